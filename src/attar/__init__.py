@@ -1,0 +1,39 @@
+"""attar distils image-classification datasets: a few synthetic images per class plus soft labels.
+
+``attar.run(recipe, out)`` makes a distilled dataset, ``attar.load(folder)`` opens one. What is named here is imported
+when it is first used, so that ``import attar`` is quick.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from attar.core.errors import AttarError
+    from attar.pipeline import Result, run
+    from attar.recipes.catalogue import recipe_named as recipe
+    from attar.recipes.recipe import Recipe
+    from attar.stages.distilled import Distilled, load
+
+__version__ = "0.1.0"
+__all__ = ["AttarError", "Distilled", "Recipe", "Result", "load", "recipe", "run"]
+
+_HOMES = {
+    "AttarError": ("attar.core.errors", "AttarError"),
+    "Distilled": ("attar.stages.distilled", "Distilled"),
+    "Recipe": ("attar.recipes.recipe", "Recipe"),
+    "Result": ("attar.pipeline", "Result"),
+    "load": ("attar.stages.distilled", "load"),
+    "recipe": ("attar.recipes.catalogue", "recipe_named"),
+    "run": ("attar.pipeline", "run"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'attar' has no attribute '{name}'")
+    module, attribute = _HOMES[name]
+    return getattr(importlib.import_module(module), attribute)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOMES])

@@ -1,0 +1,201 @@
+"""The command line: verbs and their options; nothing heavy is imported before it is needed."""
+
+import argparse
+import errno
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from attar.core import plugin
+from attar.core.errors import AttarError
+
+if TYPE_CHECKING:
+    from attar.recipes.recipe import Recipe
+
+USAGE = """\
+usage: attar VERB ...
+
+  attar list recipes|methods|datasets|models|protocols [PATTERN]
+  attar show RECIPE [--plan] [SETTINGS]        the recipe with every setting, as YAML
+  attar run RECIPE --out FOLDER [SETTINGS]     real data to a scored distilled dataset
+  attar squeeze|recover|relabel|evaluate RECIPE --out FOLDER [SETTINGS]     one stage of it
+  attar report FOLDER [FOLDER ...] [--csv FILE]     the tables and pictures of finished runs
+
+RECIPE is a name from 'attar list recipes' or a YAML file. SETTINGS are any of the recipe's keys, as in
+--recover.iterations 1000; 'attar run RECIPE --help' explains each. --method NAME and --protocol NAME swap the method
+and the evaluation protocol; --quiet keeps to results. Running the same command again continues where it stopped;
+'torchrun --nproc-per-node N -m attar run ...' shares the work among N processes.
+"""
+STAGES = ("squeeze", "recover", "relabel", "evaluate")
+KINDS = ("recipes", "methods", "datasets", "models", "protocols")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run one verb; what the user can mend ends in one sentence and exit code 2."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    try:
+        _dispatch(arguments)
+    except AttarError as error:
+        _fail(str(error))
+    except KeyboardInterrupt:
+        _fail("Interrupted; the same command continues where it stopped.", 130)
+    except BrokenPipeError:  # the reader of our output has gone, as in 'attar list models | head'
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        where = f" while writing {error.filename}" if error.filename else ""
+        _fail(f"The disk is full{where}; free some space and run the same command again: it continues.")
+
+
+def _dispatch(arguments: list[str]) -> None:
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(USAGE, end="")
+        return
+    verb, rest = arguments[0], arguments[1:]
+    if verb in ("--version", "version"):
+        from attar import __version__
+
+        print(__version__)
+    elif verb == "list":
+        _list(rest)
+    elif verb == "show":
+        _show(rest)
+    elif verb == "run" or verb in STAGES:
+        _run(verb, rest)
+    elif verb == "report":
+        _report(rest)
+    else:
+        raise plugin.unknown("verb", verb, ("list", "show", "run", *STAGES, "report"))
+
+
+def _list(arguments: list[str]) -> None:
+    kind, pattern = (*arguments, "", "")[:2]
+    if kind == "recipes":
+        from attar.recipes.catalogue import ENTRIES
+
+        rows = {name: entry.aim for name, entry in ENTRIES.items()}
+    elif kind == "methods":
+        from attar.stages.recover import METHODS, method_named
+
+        rows = {name: (method_named(name).__doc__ or "").splitlines()[0] for name in plugin.names_in(METHODS)}
+    elif kind == "datasets":
+        from attar.data.named import available
+
+        rows = available()
+    elif kind == "models":
+        from attar.models import build
+
+        rows = dict.fromkeys(build.available(pattern), "")
+        pattern = ""
+    elif kind == "protocols":
+        from attar.stages.protocols import PROTOCOLS
+
+        rows = {name: _protocol_line(protocol) for name, protocol in PROTOCOLS.items()}
+    else:
+        raise AttarError(f"'attar list' takes one of {', '.join(KINDS)}" + (f", not '{kind}'." if kind else "."))
+    rows = {name: text for name, text in rows.items() if pattern in name}
+    width = max((len(name) for name in rows), default=0)
+    for name, text in rows.items():
+        print(f"{name:<{width}}  {text}".rstrip())
+
+
+def _protocol_line(protocol: Any) -> str:
+    training = protocol.training
+    loss = f"KL at T={protocol.temperature:g}" if protocol.loss == "soft" else "hard labels"
+    squared = " times T^2" if protocol.temperature_squared and protocol.loss == "soft" else ""
+    return (
+        f"v{protocol.version}: {training.epochs} epochs, batch {training.batch_size}, {training.optimizer} "
+        f"{training.learning_rate:g}, {loss}{squared}, {protocol.views.crop} crops, mix {protocol.mix.kind}"
+    )
+
+
+def _show(arguments: list[str]) -> None:
+    from attar.recipes.catalogue import header_of
+
+    recipe, options = _recipe("show", arguments)
+    header = header_of(recipe.name)
+    if options.plan:
+        from attar.report.plan import describe
+
+        header += "\n\n" + describe(recipe)
+    print(recipe.to_yaml(header), end="")
+
+
+def _run(verb: str, arguments: list[str]) -> None:
+    recipe, options = _recipe(verb, arguments)
+    if not options.out:
+        raise AttarError(f"'attar {verb}' needs a folder for its results; add --out runs/{recipe.name}.")
+    from attar import pipeline
+
+    result = pipeline.run(recipe, options.out, stage="" if verb == "run" else verb, quiet=options.quiet)
+    if result.table and verb in ("run", "evaluate"):
+        _print_tables([result.out], result.table)
+
+
+def _report(arguments: list[str]) -> None:
+    parser = argparse.ArgumentParser(prog="attar report", allow_abbrev=False)
+    parser.add_argument("runs", nargs="+", type=Path, metavar="FOLDER")
+    parser.add_argument("--csv", type=Path, metavar="FILE")
+    options = parser.parse_args(arguments)
+    from attar.report import figures, table
+    from attar.store import atomic
+
+    rows = [line for run in options.runs for line in table.lines(run)]
+    for run in options.runs:
+        figures.write_all(run, run / "report")
+    if options.csv:
+        atomic.write_text(options.csv, table.as_csv(rows))
+    _print_tables(options.runs, rows)
+
+
+def _recipe(verb: str, arguments: list[str]) -> tuple["Recipe[Any]", argparse.Namespace]:
+    """The recipe that the first argument names, changed by the settings that follow."""
+    asks_help = {"-h", "--help"} & set(arguments)
+    if not arguments or arguments[0].startswith("-"):
+        if asks_help:
+            print(USAGE, end="")
+            raise SystemExit(0)
+        raise AttarError(f"'attar {verb}' needs a recipe: a name from 'attar list recipes', or a YAML file.")
+    parser = argparse.ArgumentParser(prog=f"attar {verb}", allow_abbrev=False, add_help=False)
+    parser.add_argument("--out", default="")
+    parser.add_argument("--method", default="")
+    parser.add_argument("--protocol", default="")
+    parser.add_argument("--quiet", action="store_true")
+    parser.add_argument("--plan", action="store_true")
+    options, settings = parser.parse_known_args(arguments[1:])
+    import tyro
+
+    from attar.recipes.catalogue import header_of, recipe_named
+
+    recipe = recipe_named(arguments[0])
+    recipe = recipe.with_method(options.method) if options.method else recipe
+    recipe = recipe.with_protocol(options.protocol) if options.protocol else recipe
+    changed = tyro.cli(
+        type(recipe),
+        default=recipe,
+        args=settings,
+        prog=f"attar {verb} {arguments[0]}",
+        description=header_of(arguments[0]),
+        config=(tyro.conf.FlagConversionOff,),
+    )
+    return changed, options
+
+
+def _print_tables(runs: list[Path], rows: list[Any]) -> None:
+    from rich.console import Console
+
+    from attar.report import table
+
+    console = Console(highlight=False)
+    title = "real validation images, last epoch, mean ± standard deviation over n seeds"
+    console.print(table.for_terminal(rows, title))
+    for run in runs:
+        spent = ", ".join(f"{stage} {seconds:.0f} s" for stage, seconds in table.stage_seconds(run).items())
+        console.print(f"{run}: {spent}; pictures and tables in {run / 'report'}", soft_wrap=True)
+
+
+def _fail(sentence: str, code: int = 2) -> NoReturn:
+    print(f"attar: {sentence}", file=sys.stderr)
+    raise SystemExit(code)

@@ -1,0 +1,72 @@
+"""Where and how tensors are computed: device, threads, precision."""
+
+import contextlib
+import os
+import platform
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+
+from attar.core.config import Config
+from attar.core.errors import AttarError
+
+
+class Execution(Config):
+    """How a run is executed. Of these only the precision may alter results, and it is recorded with them."""
+
+    device: str = "auto"
+    """'auto', 'cpu', 'cuda' or 'cuda:1'; auto takes this process's GPU where there is one."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Arithmetic of networks in training and of recover; auto: bf16 for training on GPUs that have it, else fp32."""
+    threads: int = 0
+    """CPU threads for tensor operations; 0 leaves PyTorch's own choice."""
+    workers: int = -1
+    """Processes that decode images which do not fit in memory; -1: one per core, at most 8."""
+
+
+@dataclass(frozen=True)
+class Device:
+    """A resolved device with the precision of training and of recovering images on it."""
+
+    device: torch.device
+    training: Literal["fp32", "bf16"]
+    recovering: Literal["fp32", "bf16"]
+    workers: int
+
+    def autocast(self, precision: Literal["fp32", "bf16"]) -> contextlib.AbstractContextManager[Any]:
+        """The context in which networks run at this precision."""
+        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=precision == "bf16")
+
+    def describe(self) -> str:
+        """The hardware in words, for manifests and tables."""
+        if self.device.type == "cuda":
+            return torch.cuda.get_device_name(self.device)
+        return f"{_cpu_name()}, {torch.get_num_threads()} threads"
+
+
+def resolve(execution: Execution) -> Device:
+    """Choose the device; raises AttarError when the named one is not there."""
+    if execution.threads:
+        torch.set_num_threads(execution.threads)
+    name = execution.device
+    if name == "auto":
+        name = f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError):
+        raise AttarError(f"There is no device '{name}' here; use --execution.device cpu or auto.") from None
+    fast = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
+    training = ("bf16" if fast else "fp32") if execution.precision == "auto" else execution.precision
+    recovering = "fp32" if execution.precision == "auto" else execution.precision
+    workers = min(8, os.cpu_count() or 1) if execution.workers < 0 else execution.workers
+    return Device(device, training, recovering, workers)
+
+
+def _cpu_name() -> str:
+    with contextlib.suppress(OSError), open("/proc/cpuinfo") as lines:  # noqa: PTH123
+        for line in lines:
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()

@@ -1,0 +1,74 @@
+"""What a run says: metrics to ``log.jsonl``, sentences and progress bars to a terminal."""
+
+import contextlib
+import json
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from attar.core import ranks
+
+Advance = Callable[..., None]
+"""Moves a progress bar: ``advance(steps=1, note="loss 0.31")``."""
+
+
+class Log:
+    """Writes events as JSON lines and speaks to the user; only the first process speaks.
+
+    Bars are drawn on terminals only. Everything printed goes to standard error, so that standard output holds
+    results alone.
+    """
+
+    def __init__(self, path: Path | None = None, *, quiet: bool = False) -> None:
+        """``path`` is the JSON-lines file, appended to; further processes write beside it, with their rank."""
+        self.path = path if path is None or ranks.is_first() else path.with_suffix(f".rank{ranks.rank()}.jsonl")
+        self.quiet = quiet or not ranks.is_first()
+        self.console = Console(stderr=True, quiet=self.quiet, highlight=False)
+
+    def beside(self, folder: Path) -> "Log":
+        """The same voice, writing its events into another folder."""
+        return Log(folder / "log.jsonl", quiet=self.quiet)
+
+    def event(self, event: str, **values: Any) -> None:
+        """Append one line: the time, the event's name, its values."""
+        if self.path is None:
+            return
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.open("a") as file:
+            file.write(json.dumps({"time": round(time.time(), 3), "event": event, **values}) + "\n")
+
+    def say(self, text: str) -> None:
+        """One line for the user."""
+        self.console.print(text, markup=False, soft_wrap=True)
+
+    def warn(self, text: str) -> None:
+        """One line that the user should not miss; also an event."""
+        self.console.print(f"warning: {text}", style="yellow", markup=False, soft_wrap=True)
+        self.event("warning", text=text)
+
+    @contextlib.contextmanager
+    def progress(self, what: str, total: int, done: int = 0) -> Iterator[Advance]:
+        """A bar over ``total`` steps, of which ``done`` are behind us; yields the function that advances it."""
+        bar = Progress(
+            TextColumn("{task.description:<10}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}"),
+            console=self.console,
+            disable=self.quiet or not self.console.is_terminal,
+        )
+        with bar:
+            task = bar.add_task(what, total=total, completed=done, note="")
+
+            def advance(steps: int = 1, note: str = "") -> None:
+                bar.update(task, advance=steps)
+                if note:
+                    bar.update(task, note=note)
+
+            yield advance

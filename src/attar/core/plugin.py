@@ -1,0 +1,39 @@
+"""Finding modules by name: the file's name is the plug-in's name, a dotted path reaches code outside attar."""
+
+import difflib
+import importlib
+import importlib.util
+import pkgutil
+from collections.abc import Iterable
+from types import ModuleType
+
+from attar.core.errors import AttarError
+
+
+def names_in(package: str) -> list[str]:
+    """The names of the modules directly inside ``package``, sorted."""
+    path = importlib.import_module(package).__path__
+    return sorted(module.name for module in pkgutil.iter_modules(path))
+
+
+def resolve(package: str, name: str, kind: str) -> ModuleType:
+    """Import the module ``name``: a file of ``package``, or a dotted path to a module elsewhere.
+
+    Raises AttarError, with the nearest known names, when there is no such module.
+    """
+    if name in names_in(package):
+        return importlib.import_module(f"{package}.{name}")
+    if "." in name:
+        try:
+            return importlib.import_module(name)
+        except ModuleNotFoundError as error:
+            if error.name is None or not name.startswith(error.name):
+                raise  # the module exists; something that it imports does not
+    raise unknown(kind, name, names_in(package))
+
+
+def unknown(kind: str, name: str, known: Iterable[str]) -> AttarError:
+    """The error for a name that is not among ``known``, with the nearest ones as the mend."""
+    known = list(known)
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.4) or known
+    return AttarError(f"There is no {kind} named '{name}'; did you mean {' or '.join(near)}?")

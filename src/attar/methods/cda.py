@@ -1,0 +1,25 @@
+"""CDA: curriculum data augmentation (Yin & Shen, 2023, arXiv 2311.18838)."""
+
+import pydantic
+from jaxtyping import Float
+from torch import Tensor
+
+from attar.ops.curriculum import Curriculum
+from attar.ops.synthesis import Inversion, noise, optimise, shared_crops
+from attar.ops.task import Needs, Task
+
+needs = Needs(batchnorm=True)
+
+
+class Config(Inversion):
+    """SRe2L's pixel optimisation with crops that go from the whole image to small parts."""
+
+    curriculum: Curriculum = "cosine"
+    """How the smallest crop's area falls from 1 to min_crop; 'none' is SRe2L."""
+    milestone: float = pydantic.Field(default=1.0, ge=0, le=1)
+    """Fraction of the iterations after which the smallest crop has reached min_crop."""
+
+
+def recover(task: Task, config: Config) -> Float[Tensor, "image 3 height width"]:
+    """Optimise one unit of images from noise, easy views first; returns pixels in [0, 1]."""
+    return optimise(task, config, noise(task), shared_crops(task, config, config.curriculum, config.milestone))

@@ -1,0 +1,18 @@
+"""SRe2L: squeeze, recover, relabel (Yin, Xing & Shen, 2023, arXiv 2306.13092)."""
+
+from jaxtyping import Float
+from torch import Tensor
+
+from attar.ops.synthesis import Inversion, noise, optimise, shared_crops
+from attar.ops.task import Needs, Task
+
+needs = Needs(batchnorm=True)
+
+
+class Config(Inversion):
+    """Pixel optimisation under random crops of every size from the first iteration on."""
+
+
+def recover(task: Task, config: Config) -> Float[Tensor, "image 3 height width"]:
+    """Optimise one unit of images from noise; returns pixels in [0, 1]."""
+    return optimise(task, config, noise(task), shared_crops(task, config))

@@ -1,0 +1,83 @@
+"""Mixing of two images: CutMix (Yun et al., 2019, arXiv 1905.04899), Mixup (Zhang et al., 2018, arXiv 1710.09412)."""
+
+from dataclasses import dataclass
+from typing import Literal, Self
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from attar.core.config import Config
+
+
+@dataclass(frozen=True)
+class Mix:
+    """For each image its partner, what of the partner is laid over it, and how much of itself remains."""
+
+    partner: Int[Tensor, " image"]
+    """Index of the image mixed in, among all images of the set."""
+    box: Int[Tensor, "image 4"] | None
+    """CutMix: top, left, height, width of the part taken from the partner; None for Mixup."""
+    weight: Float[Tensor, " image"]
+    """Fraction of the result that is the image itself, in [0, 1]."""
+
+    def __len__(self) -> int:
+        return len(self.partner)
+
+    def to(self, device: torch.device | str) -> Self:
+        box = None if self.box is None else self.box.to(device)
+        return type(self)(self.partner.to(device), box, self.weight.to(device))
+
+    def take(self, index: Tensor | slice) -> Self:
+        """The records at these places."""
+        return type(self)(self.partner[index], None if self.box is None else self.box[index], self.weight[index])
+
+
+class MixChoice(Config):
+    """How images are mixed."""
+
+    kind: Literal["none", "cutmix", "mixup"] = "none"
+    """'cutmix' pastes a box of the partner, 'mixup' averages the two images."""
+    alpha: float = 1.0
+    """Both parameters of the Beta distribution of the image's own share."""
+
+    def draw(self, count: int, height: int, width: int, generator: torch.Generator) -> Mix | None:
+        """One record for each of ``count`` images, partners being a permutation; None when nothing is mixed."""
+        if self.kind == "none":
+            return None
+        partner = torch.randperm(count, generator=generator)
+        draws = np.random.default_rng(int(torch.randint(2**62, (1,), generator=generator)))
+        share = torch.from_numpy(draws.beta(self.alpha, self.alpha, count))
+        if self.kind == "mixup":
+            return Mix(partner, None, share.to(torch.float32))
+        centre = torch.rand(count, 2, generator=generator, dtype=torch.float64)
+        side = torch.sqrt(1 - share)
+        top, bottom = _span(centre[:, 0], side, height)
+        left, right = _span(centre[:, 1], side, width)
+        box = torch.stack([top, left, bottom - top, right - left], dim=1)
+        weight = 1 - (box[:, 2] * box[:, 3]).to(torch.float32) / (height * width)
+        return Mix(partner, box, weight)
+
+
+def apply(
+    images: Float[Tensor, "image channel height width"],
+    partners: Float[Tensor, "image channel height width"],
+    mix: Mix,
+) -> Float[Tensor, "image channel height width"]:
+    """Mix each image with its partner, given in the same order (``partners[i]`` is image ``mix.partner[i]``)."""
+    mix = mix.to(images.device)
+    if mix.box is None:
+        share = mix.weight.view(-1, 1, 1, 1).to(images.dtype)
+        return share * images + (1 - share) * partners
+    top, left, box_height, box_width = (part.view(-1, 1, 1) for part in mix.box.unbind(1))
+    row = torch.arange(images.shape[-2], device=images.device).view(1, -1, 1)
+    column = torch.arange(images.shape[-1], device=images.device).view(1, 1, -1)
+    inside = (row >= top) & (row < top + box_height) & (column >= left) & (column < left + box_width)
+    return torch.where(inside[:, None], partners, images)
+
+
+def _span(centre: Tensor, side: Tensor, length: int) -> tuple[Tensor, Tensor]:
+    middle = (centre * length).floor()
+    half = (side * length).floor() // 2
+    return (middle - half).clamp(0, length).to(torch.int64), (middle + half).clamp(0, length).to(torch.int64)

@@ -1,0 +1,127 @@
+"""The whole story on one page: real data, a teacher, images, soft labels, scores."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from attar.core import ranks
+from attar.core.errors import AttarError
+from attar.core.log import Log
+from attar.methods import random as random_real
+from attar.recipes.catalogue import header_of, recipe_named
+from attar.recipes.recipe import Recipe
+from attar.report import card, figures, table
+from attar.report.table import Line
+from attar.stages import evaluate, recover, relabel, squeeze
+from attar.stages.distilled import Distilled
+from attar.stages.workspace import Workspace
+from attar.store import atomic
+
+STAGES = ("squeeze", "recover", "relabel", "evaluate")
+
+
+@dataclass(frozen=True)
+class Result:
+    """A finished run."""
+
+    out: Path
+    table: list[Line]
+    """Empty when the run stopped before evaluate."""
+
+    def distilled(self) -> Distilled:
+        """The distilled dataset."""
+        return Distilled(self.out / "distilled")
+
+
+def run(
+    recipe: Recipe[Any] | str,
+    out: Path | str,
+    *,
+    teacher: nn.Module | None = None,
+    stage: str = "",
+    quiet: bool = False,
+) -> Result:
+    """Run a recipe into a folder; what is finished there is skipped, what was interrupted goes on.
+
+    ``teacher`` is a trained network of the caller's, on the data's classes in their order and taking normalised
+    images; it takes the place of squeeze's. ``stage`` runs that one alone. Raises AttarError, with one sentence that
+    names what is wrong and how to mend it; finished work is kept.
+    """
+    recipe = recipe_named(recipe) if isinstance(recipe, str) else recipe
+    with ranks.group():
+        log = Log(quiet=quiet)
+        space = Workspace(Path(out), recipe.seed, recipe.data, recipe.execution, log, teacher)
+        _check(space, recipe)
+        wanted = (stage,) if stage else STAGES
+        if "squeeze" in wanted:
+            squeeze.run(space, recipe.squeeze)
+        if "recover" in wanted:
+            recover.run(space, recipe.method, recipe.recover)
+        if "relabel" in wanted:
+            relabel.run(space, recipe.relabel, recipe.evaluate.protocol)
+        if "evaluate" in wanted:
+            evaluate.run(space, recipe.evaluate, recipe.squeeze, _baseline(space, recipe))
+        if ranks.is_first():
+            return _publish(space, recipe, "evaluate" in wanted)
+        return Result(space.out, [])
+
+
+def _check(space: Workspace, recipe: Recipe[Any]) -> None:
+    """Find out before hours are spent what would fail after them."""
+    log = space.log
+    real = space.real
+    log.say(
+        f"attar     {recipe.name}: {real.name}, {len(real.classes)} classes, {len(real.train)} training and "
+        f"{len(real.val)} validation images, on {space.device.describe()}"
+    )
+    evaluate.check(space, recipe.evaluate)
+    fewest = _fewest(space)
+    if recipe.method == "random" and recipe.recover.ipc > fewest[1]:
+        raise AttarError(
+            f"Class '{fewest[0]}' has {fewest[1]} training images but {recipe.recover.ipc} are asked for; "
+            f"use --recover.ipc {fewest[1]} or less."
+        )
+
+
+def _baseline(space: Workspace, recipe: Recipe[Any]) -> Path | None:
+    """Random real images, labelled by the same teacher in the same way: what every method has to beat."""
+    if not {"random-soft", "random-hard"} & set(recipe.evaluate.rows):
+        return None
+    if recipe.method == "random":
+        return space.out / "distilled"
+    name, count = _fewest(space)
+    if count < recipe.recover.ipc:
+        space.log.warn(f"class '{name}' has only {count} training images, so random real images are not compared")
+        return None
+    folder = space.out / "baselines" / "random"
+    same = {"ipc", "ipc_start", "unit_classes", "image_format", "jpeg_quality", "rounding"}
+    config = random_real.Config(
+        **recipe.recover.model_dump(include=same), accept_weak_teacher=True, accept_other_classes=True
+    )
+    recover.run(space, "random", config, folder / "recover")
+    relabel.run(space, recipe.relabel, recipe.evaluate.protocol, folder / "recover", folder / "distilled")
+    return folder / "distilled"
+
+
+def _fewest(space: Workspace) -> tuple[str, int]:
+    counts = np.bincount(space.real.train.labels, minlength=len(space.real.classes))
+    return space.real.classes[int(counts.argmin())], int(counts.min())
+
+
+def _publish(space: Workspace, recipe: Recipe[Any], evaluated: bool) -> Result:
+    """The recipe, tables, pictures and the card, from what is on the disk."""
+    out, lines = space.out, []
+    atomic.write_text(out / "recipe.yaml", recipe.to_yaml(header_of(recipe.name)))
+    if (out / "evaluate" / "manifest.json").is_file():
+        lines = table.lines(out)
+        (out / "report").mkdir(exist_ok=True)
+        atomic.write_text(out / "report" / "table.csv", table.as_csv(lines))
+        atomic.write_text(out / "report" / "table.md", table.as_markdown(lines))
+    if (out / "distilled" / "manifest.json").is_file():
+        card.write(out / "distilled", lines)
+        if evaluated:
+            figures.write_all(out, out / "report")
+    return Result(out, lines)

@@ -1,0 +1,111 @@
+"""A recipe: every choice of a run in one frozen model, the same in Python, in a YAML file and on the command line."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import pydantic
+import yaml
+
+from attar.core.config import Config
+from attar.core.device import Execution
+from attar.core.errors import AttarError
+from attar.data.choice import DataChoice
+from attar.ops.task import MethodConfig
+from attar.stages.evaluate import Evaluate
+from attar.stages.recover import method_named
+from attar.stages.relabel import Relabel
+from attar.stages.squeeze import Squeeze
+
+M = TypeVar("M", bound=MethodConfig)
+
+
+class Recipe(Config, Generic[M]):
+    """All that a run is told. Read a recipe's header for the published row that it aims at."""
+
+    name: str = "unnamed"
+    """What the run is called in tables."""
+    method: str = "cda"
+    """How images are made: a name from 'attar list methods', or a dotted path to a module."""
+    seed: int = pydantic.Field(default=0, ge=0)
+    """Seed of every random stream of the run."""
+    data: DataChoice = DataChoice()
+    """The real data."""
+    squeeze: Squeeze = Squeeze()
+    """The teacher."""
+    recover: M
+    """The method's own choices."""
+    relabel: Relabel = Relabel()
+    """The soft labels."""
+    evaluate: Evaluate = Evaluate()
+    """How the result is judged."""
+    execution: Execution = Execution()
+    """Device, precision, threads: how the run is executed."""
+
+    def with_method(self, method: str) -> "Recipe[Any]":
+        """The same recipe with another method; settings that both methods have are kept."""
+        config = method_named(method).Config
+        kept = self.recover.model_dump(include=set(config.model_fields), exclude_unset=True)
+        return recipe(method=method, recover=config(**kept), **self._others("method", "recover"))
+
+    def with_protocol(self, name: str) -> "Recipe[M]":
+        """The same recipe judged by another built-in protocol, its views and mixing included."""
+        evaluate = self.evaluate.changed(protocol=name)
+        protocol = evaluate.protocol
+        relabel = self.relabel.changed(views=protocol.views, mix=protocol.mix, epochs=protocol.training.epochs)
+        return self.changed(evaluate=evaluate, relabel=relabel)
+
+    def _others(self, *without: str) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in type(self).model_fields if name not in without}
+
+    def to_yaml(self, header: str = "") -> str:
+        """The recipe as a file, every default written out, under ``header`` as a comment."""
+        comment = "".join(f"# {line}".rstrip() + "\n" for line in header.strip().splitlines())
+        return comment + yaml.safe_dump(self.plain(), sort_keys=False, allow_unicode=True, width=120)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A built-in recipe."""
+
+    aim: str
+    """The published row that it aims at, or that there is none."""
+    cost: str
+    """What it takes, on which device, and who says so."""
+    build: Callable[[], Recipe[Any]]
+
+    def header(self, name: str) -> str:
+        """What a reader should know before running it."""
+        return f"{name}\nattar run {name} --out runs/{name.replace('/', '-')}\nAims at: {self.aim}\nCost: {self.cost}"
+
+
+def recipe_type(method: str) -> type[Recipe[Any]]:
+    """The recipe model whose ``recover`` holds this method's choices."""
+    return Recipe[method_named(method).Config]
+
+
+def recipe(**choices: Any) -> Recipe[Any]:
+    """Build a recipe from models or plain values; the method decides what ``recover`` may hold."""
+    return recipe_type(choices.get("method", "cda"))(**choices)
+
+
+def from_mapping(values: Mapping[str, Any], where: str) -> Recipe[Any]:
+    """Build a recipe from plain values; raises AttarError naming ``where`` and the first thing wrong."""
+    method = values.get("method", "cda")
+    if not isinstance(method, str):
+        raise AttarError(f"{where}: method must be a name (see 'attar list methods'), not {method!r}.")
+    return recipe_type(method).of({"recover": {}, **values}, where)
+
+
+def from_yaml(path: Path) -> Recipe[Any]:
+    """Read a recipe file; raises AttarError with the path and what is wrong with it."""
+    try:
+        values = yaml.safe_load(path.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise AttarError(f"{path} is not valid YAML ({' '.join(str(error).split())}); mend it.") from None
+    except OSError as error:
+        raise AttarError(f"{path} cannot be read ({error.strerror}).") from None
+    if not isinstance(values, dict):
+        raise AttarError(f"{path} holds no recipe; start from 'attar show digits > {path.name}'.")
+    return from_mapping(values, str(path))

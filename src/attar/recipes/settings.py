@@ -1,0 +1,83 @@
+"""What the published recipes have in common by dataset: data, teacher, how images are stored, how students train."""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from attar.data.choice import DataChoice
+from attar.ops.task import MethodConfig
+from attar.ops.training import Optimisation
+from attar.ops.views import ViewChoice
+from attar.recipes.recipe import Recipe, recipe
+from attar.stages.evaluate import Evaluate
+from attar.stages.protocols import PROTOCOLS
+from attar.stages.relabel import Relabel
+from attar.stages.squeeze import Squeeze
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+CIFAR_MEAN, CIFAR_STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
+PAPER_STORAGE: dict[str, Any] = {"image_format": "jpeg", "jpeg_quality": 75, "rounding": "truncate"}
+"""The published scripts truncate pixels to bytes and store JPEG at Pillow's default quality."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A dataset as the papers use it."""
+
+    data: DataChoice
+    squeeze: Squeeze
+    student: str
+    full_data: Literal["train", "teacher"] = "teacher"
+    """Where a training on all data takes days, the teacher stands for it."""
+
+    def recipe(self, name: str, method: str, config: MethodConfig, protocol: str) -> Recipe[Any]:
+        """The recipe of one method on this dataset."""
+        chosen = PROTOCOLS[protocol]
+        return recipe(
+            name=name,
+            method=method,
+            data=self.data,
+            squeeze=self.squeeze,
+            recover=config,
+            relabel=Relabel(epochs=chosen.training.epochs, views=chosen.views, mix=chosen.mix),
+            evaluate=Evaluate(protocol=chosen, students=(self.student,), full_data=self.full_data),
+        )
+
+
+def _cifar(source: str) -> Setting:
+    # SRe2L's squeeze_cifar: 78.72 % on CIFAR-100 with CIFAR-10's normalisation.
+    training = Optimisation(epochs=200, batch_size=128, learning_rate=0.1, weight_decay=5e-4)
+    return Setting(
+        data=DataChoice(source=source, size=32, mean=CIFAR_MEAN, std=CIFAR_STD),
+        squeeze=Squeeze(architecture="resnet18", training=training, views=ViewChoice(crop="padded")),
+        student="resnet18",
+    )
+
+
+CIFAR10, CIFAR100 = _cifar("cifar10"), _cifar("cifar100")
+
+# The 50-epoch teacher of zeyuanyin/tiny-imagenet: 59.57 %.
+TINY_IMAGENET = Setting(
+    data=DataChoice(source="tiny-imagenet", size=64, mean=(0.4802, 0.4481, 0.3975), std=(0.2302, 0.2265, 0.2262)),
+    squeeze=Squeeze(
+        architecture="resnet18",
+        training=Optimisation(epochs=50, batch_size=256, learning_rate=0.2, warmup_epochs=5, weight_decay=1e-4),
+    ),
+    student="resnet18",
+)
+
+IMAGENET_1K = Setting(
+    data=DataChoice(source="imagenet-1k", size=224, resize=256, mean=IMAGENET_MEAN, std=IMAGENET_STD),
+    squeeze=Squeeze(architecture="resnet18", weights="IMAGENET1K_V1"),
+    student="resnet18",
+)
+
+# The published teacher takes pixels in [0, 1] as they are; its 80 epochs are inferred from its name, "rn18E80".
+IMAGENET_21K = Setting(
+    data=DataChoice(source="imagenet-21k-p", size=224, resize=224, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0)),
+    squeeze=Squeeze(
+        architecture="timm/resnet18",
+        training=Optimisation(epochs=80, batch_size=1024, learning_rate=0.4, warmup_epochs=5, weight_decay=1e-4),
+        label_smoothing=0.2,
+    ),
+    student="timm/resnet18",
+)

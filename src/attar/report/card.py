@@ -1,0 +1,81 @@
+"""The dataset card: the README.md that travels with a distilled dataset."""
+
+from pathlib import Path
+
+from attar.report.table import Line, as_markdown, readable_bytes
+from attar.stages.distilled import DatasetInfo, read_info
+from attar.store import atomic
+
+_TEXT = """\
+---
+license: other
+task_categories: [image-classification]
+tags: [dataset-distillation, attar, {method}]
+configs:
+- config_name: default
+  data_files:
+  - split: train
+    path: data/train-*.parquet
+---
+
+# {source}, distilled: {ipc} images per class
+
+{num_images} images of {size} x {size} pixels for {num_classes} classes, made from *{source}* with the method `{method}`
+and attar, with soft labels of a `{teacher}` teacher{accuracy}.
+
+```python
+import attar
+
+distilled = attar.load("this folder")
+for images, targets in distilled.batches(epoch=0, batch_size=128, device="cpu"):
+    loss = distilled.loss(model(images), targets)
+```
+
+The images alone open with `datasets.load_dataset("this folder")`; they are worth much less without the soft labels.
+
+## Scores
+
+{scores}
+
+Last epoch, mean ± sample standard deviation over n seeds, on the real validation images; protocol {protocol}.
+"Random real" are as many real training images, drawn at random.
+
+## Size
+
+Images {image_bytes}, {label_name} {label_bytes}.
+
+## How it was made
+
+Every setting is in `dataset.json`: recipe, seed, hashes of images and teacher, versions.
+
+## Licence and privacy
+
+The licence of the source applies: {licence}. Distilled images can show what a teacher remembers of its training images,
+and images of the method `random` *are* training images: this set gives no privacy to anyone in the data.
+"""
+
+
+def write(folder: Path, table: list[Line]) -> None:
+    """Write ``README.md`` into a distilled folder, with the scores there are."""
+    atomic.write_text(folder / "README.md", text(read_info(folder), table))
+
+
+def text(info: DatasetInfo, table: list[Line]) -> str:
+    """The card of a distilled dataset."""
+    rated = "" if info.teacher_accuracy is None else f" ({info.teacher_accuracy:.1%} on real validation images)"
+    return _TEXT.format(
+        method=info.method,
+        source=info.source,
+        ipc=info.ipc,
+        num_images=info.num_images,
+        size=info.size,
+        num_classes=len(info.classes),
+        teacher=info.teacher,
+        accuracy=rated,
+        scores=as_markdown(table).strip() if table else "Not evaluated yet.",
+        protocol=info.protocol.title(),
+        image_bytes=readable_bytes(info.image_bytes),
+        label_name="stored labels" if info.labels.mode == "stored" else "the teacher (labels are made online)",
+        label_bytes=readable_bytes(info.label_bytes),
+        licence=info.licence,
+    )

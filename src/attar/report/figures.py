@@ -1,0 +1,104 @@
+"""Pictures of a run: its images, how they came to be, and the losses on the way."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from jaxtyping import UInt8
+from torch import Tensor
+
+from attar.stages.distilled import Distilled
+from attar.stages.folder import manifest_of
+from attar.store import atomic, units
+from attar.store.units import UnitResult
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+SHOWN_CLASSES, SHOWN_SLOTS = 10, 10
+_CELL_INCHES = 0.8
+
+
+def write_all(run: Path, folder: Path) -> list[Path]:
+    """Draw ``grid.png`` and, where pixels were optimised, ``film.png`` and ``curves.png``; returns their paths."""
+    folder.mkdir(parents=True, exist_ok=True)
+    distilled = Distilled(run / "distilled")
+    written = [_save(grid(distilled), folder / "grid.png")]
+    first = _first_unit(run)
+    if first.snapshots:
+        written.append(_save(film(first, distilled), folder / "film.png"))
+        written.append(_save(curves(first), folder / "curves.png"))
+    return written
+
+
+def grid(distilled: Distilled) -> "Figure":
+    """Up to ten classes by ten images."""
+    shown = list(range(min(SHOWN_CLASSES, len(distilled.classes))))
+    rows = [distilled.images[distilled.labels == label][:SHOWN_SLOTS] for label in shown]
+    return _matrix(rows, [_title(distilled, label) for label in shown], [])
+
+
+def film(unit: UnitResult, distilled: Distilled) -> "Figure":
+    """The images of one unit after more and more iterations."""
+    steps = sorted(unit.snapshots)
+    places = range(min(SHOWN_CLASSES, len(unit.labels)))
+    rows = [torch.stack([unit.snapshots[step][place] for step in steps]) for place in places]
+    titles = [_title(distilled, int(unit.labels[place])) for place in places]
+    return _matrix(rows, titles, [str(step) for step in steps])
+
+
+def curves(unit: UnitResult) -> "Figure":
+    """What the optimisation measured at each iteration."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(3.2 * len(unit.curves), 2.6), layout="constrained")
+    axes = figure.subplots(1, len(unit.curves), squeeze=False)[0]
+    for axis, (name, values) in zip(axes, unit.curves.items(), strict=True):
+        axis.plot(range(1, len(values) + 1), values.numpy(), linewidth=0.8)
+        axis.set_title(name.replace("_", " "), fontsize=9)
+        axis.set_xlabel("iteration", fontsize=8)
+        axis.tick_params(labelsize=7)
+        if float(values.min()) > 0 and float(values.max()) > 20 * float(values.min()):
+            axis.set_yscale("log")
+    return figure
+
+
+def _matrix(rows: list[UInt8[Tensor, "column 3 height width"]], left: list[str], top: list[str]) -> "Figure":
+    from matplotlib.figure import Figure
+
+    columns = max(len(row) for row in rows)
+    margin = 0.08 * max((len(name) for name in left), default=0)
+    figure = Figure(figsize=(columns * _CELL_INCHES + margin, len(rows) * _CELL_INCHES + 0.2), layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.01, h_pad=0.01, wspace=0.0, hspace=0.0)  # type: ignore[union-attr]
+    axes = figure.subplots(len(rows), columns, squeeze=False)
+    for row, (images, name) in enumerate(zip(rows, left, strict=True)):
+        for column in range(columns):
+            axis = axes[row][column]
+            axis.set_xticks([])
+            axis.set_yticks([])
+            axis.set_frame_on(False)
+            if column < len(images):
+                axis.imshow(images[column].permute(1, 2, 0).numpy(), interpolation="nearest")
+            if column == 0:
+                axis.set_ylabel(name, rotation=0, ha="right", va="center", fontsize=8)
+            if row == 0 and column < len(top):
+                axis.set_title(top[column], fontsize=8)
+    return figure
+
+
+def _title(distilled: Distilled, label: int) -> str:
+    name = distilled.classes[label]
+    return distilled.info.titles.get(name, name).split(",")[0][:24]
+
+
+def _first_unit(run: Path) -> UnitResult:
+    manifest = manifest_of(run / "recover", "recover")
+    asked = manifest["request"]["recover"]
+    plan = units.plan(len(manifest["result"]["classes"]), asked["ipc_start"], asked["ipc"], asked["unit_classes"])
+    return units.load(run / "recover" / "units", plan[0])
+
+
+def _save(figure: "Figure", path: Path) -> Path:
+    with atomic.replace(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=150)
+    return path

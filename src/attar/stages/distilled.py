@@ -1,0 +1,190 @@
+"""The artefact, opened: images, labels and the way to train on them."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Int, UInt8
+from torch import Tensor
+
+from attar.core.config import Config
+from attar.core.errors import AttarError
+from attar.core.randomness import generator
+from attar.models import teacher as teachers
+from attar.models.teacher import Teacher
+from attar.ops import replay
+from attar.ops.mixing import MixChoice
+from attar.ops.pixels import Normalisation
+from attar.ops.targets import Targets
+from attar.ops.views import ViewChoice
+from attar.stages.protocols import Protocol
+from attar.store import atomic
+from attar.store import images as image_files
+from attar.store.labels import EpochLabels, Labels
+
+INFO = "dataset.json"
+
+
+class LabelInfo(Config):
+    """Which soft labels come with a set."""
+
+    mode: Literal["stored", "online"]
+    """'stored': in labels/; 'online': asked of the teacher in teacher/."""
+    epochs: int
+    """Epochs of different views."""
+    views: ViewChoice
+    mix: MixChoice
+
+
+class DatasetInfo(Config):
+    """What ``dataset.json`` says."""
+
+    format: Literal[1] = 1
+    name: str
+    source: str
+    """The real dataset."""
+    licence: str
+    classes: tuple[str, ...]
+    """Class names, by label."""
+    titles: dict[str, str]
+    """What classes are called in English, where their names are identifiers."""
+    method: str
+    recover: dict[str, object]
+    """The method's settings."""
+    num_images: int
+    ipc: int
+    """Images per class."""
+    size: int
+    """Height and width in pixels."""
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    """Normalisation of the teacher's and the student's input."""
+    images_sha256: str
+    """Of the pixels."""
+    teacher: str
+    teacher_sha256: str
+    """Of the weights."""
+    teacher_accuracy: float | None
+    """On real validation images, a fraction."""
+    seed: int
+    labels: LabelInfo
+    protocol: Protocol
+    """How the labels are meant to be trained on."""
+    image_bytes: int
+    label_bytes: int
+    versions: dict[str, str]
+
+
+def write_info(folder: Path, info: DatasetInfo) -> None:
+    """Write ``dataset.json``."""
+    atomic.write_json(folder / INFO, info.plain())
+
+
+def read_info(folder: Path) -> DatasetInfo:
+    """Read ``dataset.json``; raises AttarError when it is missing or not what it should be."""
+    path = folder / INFO
+    try:
+        return DatasetInfo.of(json.loads(path.read_text()), str(path))
+    except FileNotFoundError:
+        raise AttarError(f"{folder} is no distilled dataset: it has no {INFO}; name the folder that does.") from None
+    except ValueError as error:
+        raise AttarError(f"{path} is damaged ({error}); relabel again, or copy the set once more.") from None
+
+
+class Distilled(torch.utils.data.Dataset[tuple[UInt8[Tensor, "3 height width"], int]]):
+    """A distilled dataset in memory.
+
+    As a ``torch.utils.data.Dataset`` it holds plain (uint8 image, class) pairs; ``batches`` gives what it is made for.
+    """
+
+    def __init__(self, folder: Path | str, teacher: torch.nn.Module | None = None) -> None:
+        """Open a ``distilled`` folder. ``teacher`` is only needed where the teacher was a module of the caller's.
+
+        Raises AttarError when the set is incomplete, damaged, or its labels belong to other images.
+        """
+        self.folder = Path(folder)
+        self.info = read_info(self.folder)
+        stored = image_files.read(self.folder / "data")
+        if stored.sha256() != self.info.images_sha256:
+            raise AttarError(f"The images in {self.folder / 'data'} are not those of {INFO}; take another copy.")
+        self.images: UInt8[Tensor, "image 3 height width"] = stored.images
+        self.labels: Int[Tensor, " image"] = stored.labels
+        self.classes = self.info.classes
+        self.normalisation = Normalisation(self.info.mean, self.info.std)
+        self._labels: Labels | None = None
+        self._teacher: Teacher | None = None
+        self._resident: UInt8[Tensor, "image 3 height width"] = stored.images
+        if self.info.labels.mode == "stored":
+            self._labels = Labels(self.folder / "labels")
+            if self._labels.header.images_sha256 != self.info.images_sha256:
+                raise AttarError(f"The soft labels in {self.folder / 'labels'} belong to other images; relabel again.")
+        else:
+            self._teacher = teachers.load(self.folder / "teacher", teacher)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> tuple[UInt8[Tensor, "3 height width"], int]:
+        return self.images[index], int(self.labels[index])
+
+    def batches(
+        self, epoch: int, batch_size: int = 128, device: torch.device | str = "cpu", seed: int = 0
+    ) -> Iterator[tuple[Float[Tensor, "batch 3 height width"], Targets]]:
+        """One epoch of training: every image once, in the view that its label is for, normalised, and its targets.
+
+        The order is a function of ``seed`` and ``epoch`` alone; the labels are those of the epoch, whatever the batch.
+        """
+        for images, targets in self.views(epoch, batch_size, device, seed):
+            yield self.normalisation.apply(images), targets
+
+    def views(
+        self, epoch: int, batch_size: int, device: torch.device | str, seed: int, soft: bool = True
+    ) -> Iterator[tuple[Float[Tensor, "batch 3 height width"], Targets]]:
+        """``batches`` before normalisation, in [0, 1]; without ``soft`` the targets hold classes only."""
+        records = self._records(epoch)
+        order = torch.randperm(len(self), generator=generator(seed, "order", epoch))
+        if self._resident.device != torch.device(device):
+            self._resident = self.images.to(device)
+        for index in order.split(batch_size):
+            shown = replay.show(self._resident, index, records.view, records.mix)
+            logits = self._logits(records, index, shown) if soft else None
+            targets = Targets(self.labels[index].to(device), logits=logits)
+            if records.mix is not None:
+                partners = self.labels[records.mix.partner[index]].to(device)
+                targets = Targets(targets.labels, partners, records.mix.weight[index].to(device), logits)
+            yield shown, targets
+
+    def loss(self, logits: Float[Tensor, "batch class"], targets: Targets) -> Float[Tensor, ""]:
+        """The loss of the protocol that the set was made for."""
+        return self.info.protocol.value(logits, targets)
+
+    def _records(self, epoch: int) -> EpochLabels:
+        if self._labels is not None:
+            return self._labels.epoch(epoch)
+        choice, size = self.info.labels, (self.info.size, self.info.size)
+        stream = generator(self.info.seed, "relabel", "epoch", epoch % choice.epochs)
+        view, mix = replay.draw(len(self), size, choice.views, choice.mix, stream)
+        return EpochLabels(view, mix, torch.empty(0))
+
+    def _logits(self, records: EpochLabels, index: Tensor, shown: Tensor) -> Float[Tensor, "batch class"]:
+        if self._teacher is None:
+            return records.logits[index].to(shown.device)
+        self._teacher.module.to(shown.device)
+        with torch.no_grad():
+            return self._teacher.logits(shown)
+
+
+def load(folder: Path | str, teacher: torch.nn.Module | None = None) -> Distilled:
+    """Open a distilled dataset: a folder, or ``hf:ORG/NAME`` on the Hugging Face Hub."""
+    if isinstance(folder, str) and folder.startswith("hf:"):
+        import huggingface_hub
+
+        name = folder.removeprefix("hf:")
+        try:
+            folder = huggingface_hub.snapshot_download(name, repo_type="dataset")
+        except Exception as error:  # the Hub's client raises many kinds; all mean that it could not be had
+            reason = str(error).splitlines()[0]
+            raise AttarError(f"Cannot fetch '{name}' from the Hub ({reason}); give a local folder instead.") from None
+    return Distilled(folder, teacher)

@@ -1,0 +1,145 @@
+"""Images on disk: Parquet in the Hugging Face ``Image`` layout, which ``datasets.load_dataset`` opens as it is."""
+
+import hashlib
+import io
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from jaxtyping import Int, UInt8
+from PIL import Image
+from torch import Tensor
+
+from attar.core.errors import AttarError
+from attar.store import atomic
+
+SHARD_BYTES = 256 * 2**20
+ROWS_PER_GROUP = 256
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """Images as bytes, with the class and slot of each."""
+
+    images: UInt8[Tensor, "image 3 height width"]
+    labels: Int[Tensor, " image"]
+    slots: Int[Tensor, " image"]
+
+    def sha256(self) -> str:
+        """The set's identity: its pixels and labels, however they are stored."""
+        total = hashlib.sha256(repr((tuple(self.images.shape), self.labels.tolist())).encode())
+        for image in self.images:
+            total.update(image.contiguous().numpy().tobytes())
+        return total.hexdigest()
+
+
+def encode(image: UInt8[Tensor, "3 height width"], image_format: Literal["png", "jpeg"], quality: int) -> bytes:
+    """One image as the bytes of a PNG (lossless) or of a JPEG of this quality."""
+    buffer = io.BytesIO()
+    picture = Image.fromarray(np.ascontiguousarray(image.permute(1, 2, 0).numpy()))
+    if image_format == "png":
+        picture.save(buffer, "PNG", optimize=True)
+    else:
+        picture.save(buffer, "JPEG", quality=quality)
+    return buffer.getvalue()
+
+
+def decode(data: bytes) -> UInt8[Tensor, "3 height width"]:
+    """The pixels of an encoded image."""
+    with Image.open(io.BytesIO(data)) as picture:
+        return torch.from_numpy(np.asarray(picture.convert("RGB")).copy()).permute(2, 0, 1)
+
+
+def save_picture(path: Path, picture: UInt8[Tensor, "3 height width"]) -> None:
+    """Write a picture for people to look at, as PNG."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    atomic.write_bytes(path, encode(picture, "png", 0))
+
+
+def write(
+    folder: Path,
+    images: Iterator[tuple[UInt8[Tensor, "3 height width"], int, int]],
+    classes: tuple[str, ...],
+    image_format: Literal["png", "jpeg"] = "png",
+    quality: int = 75,
+) -> int:
+    """Write (image, label, slot) rows into ``folder/train-*.parquet``; returns the bytes of the files.
+
+    Shards are closed at about 256 MiB and named once their number is known, so a reader never sees a part of a set.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    suffix, schema = ("png" if image_format == "png" else "jpg"), _schema(classes)
+    parts: list[Path] = []
+    rows: list[dict[str, object]] = []
+    size = 0
+
+    def close() -> None:
+        nonlocal rows, size
+        part = folder / f".part-{len(parts):05d}"
+        with atomic.replace(part) as temporary:
+            table = pa.Table.from_pylist(rows, schema=schema)
+            pq.write_table(table, temporary, row_group_size=ROWS_PER_GROUP, compression="none")
+        parts.append(part)
+        rows, size = [], 0
+
+    for image, label, slot in images:
+        data = encode(image, image_format, quality)
+        path = f"{classes[label]}_{slot:05d}.{suffix}"
+        rows.append({"image": {"bytes": data, "path": path}, "label": label, "slot": slot})
+        size += len(data)
+        if size >= SHARD_BYTES:
+            close()
+    if rows or not parts:
+        close()
+    names = [folder / f"train-{place:05d}-of-{len(parts):05d}.parquet" for place in range(len(parts))]
+    for stale in set(folder.glob("train-*.parquet")) - set(names):
+        stale.unlink()
+    for part, name in zip(parts, names, strict=True):
+        part.replace(name)
+    return sum(name.stat().st_size for name in names)
+
+
+def read(folder: Path) -> ImageSet:
+    """Read a set that ``write`` wrote, into memory.
+
+    Raises AttarError when files are missing or damaged, or the images differ in size.
+    """
+    files = sorted(folder.glob("train-*.parquet"))
+    if not files or len(files) != int(files[0].stem.rpartition("-")[2]):
+        raise AttarError(f"{folder} holds no complete set of images (train-*.parquet); recover them again.")
+    images, labels, slots = [], [], []
+    for file in files:
+        try:
+            for batch in pq.ParquetFile(file).iter_batches(columns=["image", "label", "slot"]):
+                for row in batch.to_pylist():
+                    images.append(decode(row["image"]["bytes"]))
+                    labels.append(row["label"])
+                    slots.append(row["slot"])
+        except (pa.ArrowException, OSError, KeyError) as error:
+            reason = str(error).splitlines()[0]
+            raise AttarError(f"{file} is damaged ({reason}); recover the images again.") from None
+    if len({image.shape for image in images}) != 1:
+        raise AttarError(f"{folder} holds images of different sizes; attar's own sets never do, so take another copy.")
+    return ImageSet(torch.stack(images), torch.tensor(labels), torch.tensor(slots))
+
+
+def num_bytes(folder: Path) -> int:
+    """Bytes of the files of a set."""
+    return sum(file.stat().st_size for file in folder.glob("train-*.parquet"))
+
+
+def _schema(classes: tuple[str, ...]) -> pa.Schema:
+    features = {
+        "image": {"_type": "Image"},
+        "label": {"_type": "ClassLabel", "names": list(classes)},
+        "slot": {"_type": "Value", "dtype": "int64"},
+    }
+    image = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    fields = [pa.field("image", image), pa.field("label", pa.int64()), pa.field("slot", pa.int64())]
+    return pa.schema(fields, metadata={"huggingface": json.dumps({"info": {"features": features}})})

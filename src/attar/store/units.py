@@ -1,0 +1,71 @@
+"""Finished units of recovered images: one file each, written whole, with what the comparison figure needs."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from jaxtyping import Float, Int, UInt8
+from torch import Tensor
+
+from attar.store import weights
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One slot of some of the classes."""
+
+    slot: int
+    block: int
+    """Which block of ``unit_classes`` classes."""
+    labels: tuple[int, ...]
+
+    @property
+    def name(self) -> str:
+        """The unit's name, which seeds its random streams and names its file."""
+        return f"slot{self.slot:05d}-block{self.block:04d}"
+
+    def path(self, folder: Path) -> Path:
+        """The unit's file."""
+        return folder / f"{self.name}.safetensors"
+
+
+@dataclass(frozen=True)
+class UnitResult:
+    """What a unit left behind."""
+
+    images: UInt8[Tensor, "image 3 height width"]
+    labels: Int[Tensor, " image"]
+    snapshots: dict[int, UInt8[Tensor, "image 3 height width"]]
+    """Images after so many iterations."""
+    curves: dict[str, Float[Tensor, " iteration"]]
+    """Losses and metrics of every iteration."""
+    verifier: dict[int, float]
+    """The verifier's accuracy on the images after so many iterations."""
+
+
+def plan(num_classes: int, first_slot: int, last_slot: int, unit_classes: int) -> list[Unit]:
+    """All units of a run, slot by slot: fixed by the recipe, whatever the number of processes."""
+    blocks = [
+        tuple(range(start, min(start + unit_classes, num_classes))) for start in range(0, num_classes, unit_classes)
+    ]
+    return [Unit(slot, place, block) for slot in range(first_slot, last_slot) for place, block in enumerate(blocks)]
+
+
+def save(folder: Path, unit: Unit, result: UnitResult) -> None:
+    """Write the unit's file, whole or not at all; what took how long is in the log, so equal work is equal bytes."""
+    tensors = {"images": result.images, "labels": result.labels}
+    tensors |= {f"snapshot.{iteration}": images for iteration, images in result.snapshots.items()}
+    tensors |= {f"curve.{name}": values for name, values in result.curves.items()}
+    weights.save_weights(unit.path(folder), tensors, {"verifier": json.dumps(result.verifier)})
+
+
+def load(folder: Path, unit: Unit) -> UnitResult:
+    """Read a unit's file; raises AttarError naming it when it is missing or damaged."""
+    tensors, extra = weights.load_weights(unit.path(folder))
+    return UnitResult(
+        images=tensors["images"],
+        labels=tensors["labels"],
+        snapshots={int(key.split(".")[1]): value for key, value in tensors.items() if key.startswith("snapshot.")},
+        curves={key.split(".", 1)[1]: value for key, value in tensors.items() if key.startswith("curve.")},
+        verifier={int(key): value for key, value in json.loads(extra["verifier"]).items()},
+    )
