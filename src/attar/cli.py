@@ -117,9 +117,9 @@ def _show(arguments: list[str]) -> None:
     recipe, options = _recipe("show", arguments)
     header = header_of(recipe.name)
     if options.plan:
-        from attar.report.plan import describe
+        from attar import pipeline
 
-        header += "\n\n" + describe(recipe)
+        header += "\n\n" + pipeline.plan(recipe)
     print(recipe.to_yaml(header), end="")
 
 
@@ -189,10 +189,16 @@ def _print_tables(runs: list[Path], rows: list[Any]) -> None:
     from attar.report import table
 
     console = Console(highlight=False)
-    title = "real validation images, last epoch, mean ± standard deviation over n seeds"
-    console.print(table.for_terminal(rows, title))
+    if not console.is_terminal:
+        console.width = 160  # a file or a pipe does not wrap
+    students, protocols = (sorted({getattr(row, key) for row in rows}) for key in ("student", "protocol"))
+    console.print(
+        f"Students {', '.join(students)}; protocol {', '.join(p for p in protocols if p != 'full data')}; real "
+        f"validation images, last epoch, mean ± standard deviation over n seeds"
+    )
+    console.print(table.for_terminal(rows, console.width))
     for run in runs:
-        spent = ", ".join(f"{stage} {seconds:.0f} s" for stage, seconds in table.stage_seconds(run).items())
+        spent = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in table.stage_seconds(run).items())
         console.print(f"{run}: {spent}; pictures and tables in {run / 'report'}", soft_wrap=True)
 
 

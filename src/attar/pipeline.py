@@ -10,6 +10,7 @@ from torch import nn
 from attar.core import ranks
 from attar.core.errors import AttarError
 from attar.core.log import Log
+from attar.data.load import load
 from attar.methods import random as random_real
 from attar.recipes.catalogue import header_of, recipe_named
 from attar.recipes.recipe import Recipe
@@ -18,7 +19,7 @@ from attar.report.table import Line
 from attar.stages import evaluate, recover, relabel, squeeze
 from attar.stages.distilled import Distilled
 from attar.stages.workspace import Workspace
-from attar.store import atomic
+from attar.store import atomic, units
 
 STAGES = ("squeeze", "recover", "relabel", "evaluate")
 
@@ -67,6 +68,25 @@ def run(
         if ranks.is_first():
             return _publish(space, recipe, "evaluate" in wanted)
         return Result(space.out, [])
+
+
+def plan(recipe: Recipe[Any]) -> str:
+    """What a recipe will make, as lines of text: units, images, bytes of labels. Opens the real data."""
+    real = load(recipe.data, recipe.seed, Log(quiet=True))
+    config, num_classes = recipe.recover, len(real.classes)
+    todo = units.plan(num_classes, config.ipc_start, config.ipc, config.unit_classes)
+    num_images = sum(len(unit.labels) for unit in todo)
+    raw = num_images * 3 * recipe.data.size**2
+    labels = relabel.planned_bytes(num_images, num_classes, recipe.relabel) if recipe.relabel.mode == "stored" else 0
+    steps = getattr(config, "iterations", 0)
+    return "\n".join(
+        [
+            f"Real data: {real.name}, {num_classes} classes, {len(real.train)} training images",
+            f"Units: {len(todo)} of up to {config.unit_classes} images, {steps} iterations each",
+            f"Images: {num_images}, {recipe.data.size} pixels square, {table.readable_bytes(raw)} as raw bytes",
+            f"Soft labels: {recipe.relabel.mode}, {table.readable_bytes(labels)} on disk, {recipe.relabel.epochs} epochs",
+        ]
+    )
 
 
 def _check(space: Workspace, recipe: Recipe[Any]) -> None:

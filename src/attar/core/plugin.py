@@ -9,6 +9,9 @@ from types import ModuleType
 
 from attar.core.errors import AttarError
 
+SHOWN = 12
+"""Names listed when none is near."""
+
 
 def names_in(package: str) -> list[str]:
     """The names of the modules directly inside ``package``, sorted."""
@@ -35,5 +38,8 @@ def resolve(package: str, name: str, kind: str) -> ModuleType:
 def unknown(kind: str, name: str, known: Iterable[str]) -> AttarError:
     """The error for a name that is not among ``known``, with the nearest ones as the mend."""
     known = list(known)
-    near = difflib.get_close_matches(name, known, n=3, cutoff=0.4) or known
-    return AttarError(f"There is no {kind} named '{name}'; did you mean {' or '.join(near)}?")
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
+    if near:
+        return AttarError(f"There is no {kind} named '{name}'; did you mean {' or '.join(near)}?")
+    shown = ", ".join(known[:SHOWN]) + (", ..." if len(known) > SHOWN else "")
+    return AttarError(f"There is no {kind} named '{name}'; there are {shown}.")

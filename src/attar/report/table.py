@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from attar.stages.folder import manifest_of
@@ -100,14 +101,18 @@ def as_markdown(table: list[Line]) -> str:
     return "\n".join("| " + " | ".join(cells) + " |" for cells in [header, aligned, *rows]) + "\n"
 
 
-def for_terminal(table: list[Line], title: str) -> Table:
-    """The table for a terminal."""
+def for_terminal(table: list[Line], width: int) -> Table:
+    """The table for a terminal of this width; a narrow one goes without some of the columns, which the CSV has."""
     header, rows = _cells(table)
-    shown = Table(title=title, title_justify="left")
-    for place, name in enumerate(header):
-        shown.add_column(name, justify="left" if place < 2 else "right", overflow="fold")
+    dropped = {"top-5 %", "images"} if width < 100 else set()
+    if len({line.student for line in table}) == 1:
+        dropped.add("student")
+    shown = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    kept = [place for place, name in enumerate(header) if name not in dropped]
+    for place in kept:
+        shown.add_column(header[place], justify="left" if place < 2 else "right", no_wrap=True)
     for cells in rows:
-        shown.add_row(*cells)
+        shown.add_row(*(cells[place] for place in kept))
     return shown
 
 

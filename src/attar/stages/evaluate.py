@@ -164,7 +164,7 @@ def _train(
     if folder is None:
         squeeze.full_data(space, network, squeezing, f"evaluate-full-{job.seed}", after)
         normalisation = space.normalisation
-        num_images, num_bytes = space.train.num_images, (space.real.train.num_bytes, 0)
+        num_images, num_bytes = space.train.num_images, (space.real.train.num_bytes(), 0)
     else:
         opened = Distilled(folder, space.module)
         normalisation, num_images = opened.normalisation, len(opened)
@@ -225,7 +225,7 @@ def _teacher_score(space: Workspace, config: Evaluate) -> Score:
         top1=manifest["result"]["top1"],
         top5=manifest["result"]["top5"],
         num_images=len(space.real.train.labels),
-        image_bytes=space.real.train.num_bytes,
+        image_bytes=space.real.train.num_bytes(),
         label_bytes=0,
         seconds=manifest["device_seconds"],
         protocol="the teacher",
@@ -237,4 +237,4 @@ def check(space: Workspace, config: Evaluate) -> None:
     for student in config.students:
         num_classes, size = len(space.real.classes), space.choice.size
         network = build.build(student, num_classes, size, stem=config.student_stem, seed=space.seed)
-        build.check_forward(network, size, num_classes)
+        build.check_forward(network, size, num_classes, name=student)

@@ -119,8 +119,8 @@ def bring(space: Workspace, architecture: str, weights: str, stem: build.Stem) -
         loaded = pretrained.pretrained(architecture, weights, len(classes), size, stem)
         found = Teacher(
             module=loaded.module,
-            architecture=architecture,
-            stem=build.resolve_stem(architecture, size, stem),
+            architecture=loaded.architecture,
+            stem=loaded.stem,
             classes=loaded.classes or classes,
             normalisation=loaded.normalisation or space.normalisation,
             image_size=loaded.image_size or size,
@@ -132,7 +132,7 @@ def bring(space: Workspace, architecture: str, weights: str, stem: build.Stem) -
 def _train(space: Workspace, config: Squeeze, out: Path, log: Any) -> tuple[Teacher, float]:
     classes, size = space.real.classes, space.choice.size
     network = build.build(config.architecture, len(classes), size, stem=config.stem, seed=space.seed)
-    build.check_forward(network, size, len(classes))
+    build.check_forward(network, size, len(classes), name=config.architecture)
     network.to(space.device.device)
     checkpoint = out / CHECKPOINT
     state = weights.load_tree(checkpoint) if checkpoint.exists() else None

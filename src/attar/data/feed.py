@@ -1,0 +1,134 @@
+"""Batches of real images, from memory or straight from files, behind one interface."""
+
+from collections.abc import Iterator, Sequence
+from typing import Protocol
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from torch import Tensor
+
+from attar.core.log import Log
+from attar.data.choice import DataChoice
+from attar.data.decoded import Batch, Pixels, pixels
+from attar.data.source import Split
+from attar.data.streaming import Streaming
+from attar.ops.pixels import Normalisation, from_bytes
+from attar.ops.views import View, ViewChoice, apply
+
+RESIDENT_BYTES = 4 * 1024**3
+MEASURED_IMAGES = 10_000
+_CHUNK = 16_384
+
+
+class Feed(Protocol):
+    """A split's images, prepared, as batches."""
+
+    labels: np.ndarray
+    """int64, in the split's order."""
+
+    @property
+    def num_images(self) -> int:
+        """How many images ``labels`` counts."""
+        ...
+
+    def epoch(
+        self, batch_size: int, views: ViewChoice, generator: torch.Generator, device: torch.device | str
+    ) -> Iterator[Batch]:
+        """Every image once, shuffled, each in one augmented view, on the device.
+
+        Order and views are a function of the generator alone. The last batch may be smaller; it is left out when it
+        would be a single image, on which BatchNorm cannot train.
+        """
+        ...
+
+    def plain(self, batch_size: int, device: torch.device | str) -> Iterator[Batch]:
+        """Every image once, in order, whole, on the device."""
+        ...
+
+    def take(self, indices: Sequence[int]) -> UInt8[Tensor, "image 3 height width"]:
+        """Whole images by their places in ``labels``, on the CPU."""
+        ...
+
+
+class Resident:
+    """A feed whose images lie on the device, as bytes; views are cut there, in batches."""
+
+    def __init__(self, content: Pixels, device: torch.device | str) -> None:
+        self.labels = content.labels.cpu().numpy()
+        self._images = content.images.to(device)
+        self._labels = content.labels.to(device)
+
+    @property
+    def num_images(self) -> int:
+        return len(self.labels)
+
+    def epoch(
+        self, batch_size: int, views: ViewChoice, generator: torch.Generator, device: torch.device | str
+    ) -> Iterator[Batch]:
+        """As in Feed; resized crops are cut from the prepared square image."""
+        order = torch.randperm(self.num_images, generator=generator)
+        height, width = self._images.shape[-2:]
+        drawn = _draw(views, self.num_images, height, width, generator)
+        for start in range(0, self.num_images, batch_size):
+            rows = order[start : start + batch_size].to(self._images.device)
+            if len(rows) == 1 < min(batch_size, self.num_images):
+                return
+            images = apply(from_bytes(self._images[rows]), drawn.take(slice(start, start + batch_size)))
+            yield images.to(device), self._labels[rows].to(device)
+
+    def plain(self, batch_size: int, device: torch.device | str) -> Iterator[Batch]:
+        for start in range(0, self.num_images, batch_size):
+            part = slice(start, start + batch_size)
+            yield from_bytes(self._images[part].to(device)), self._labels[part].to(device)
+
+    def take(self, indices: Sequence[int]) -> UInt8[Tensor, "image 3 height width"]:
+        return self._images[torch.as_tensor(indices, dtype=torch.int64, device=self._images.device)].cpu()
+
+
+def open_feed(
+    split: Split, choice: DataChoice, workers: int, device: torch.device | str, log: Log, what: str = "reading"
+) -> Feed:
+    """The feed of a split, resident or not as ``choice.resident`` says; ``what`` names the progress bar.
+
+    ``workers`` processes decode for a feed that is not resident. Raises AttarError when a resident image is unreadable.
+    """
+    size_bytes = len(split) * 3 * choice.size**2
+    if choice.resident == "on" or (choice.resident == "auto" and size_bytes <= RESIDENT_BYTES):
+        return Resident(pixels(split, choice, log, what), device)
+    return Streaming(split, choice, workers, log)
+
+
+def measure_normalisation(feed: Feed, log: Log) -> Normalisation:
+    """Mean and standard deviation of each channel, to four decimals, over up to 10,000 evenly spaced images.
+
+    Sums are exact, so the figures depend on nothing but the pixels. A deviation is at least 0.01.
+    """
+    count = min(MEASURED_IMAGES, feed.num_images)
+    indices = np.linspace(0, feed.num_images - 1, count).round().astype(np.int64)
+    total = torch.zeros(3, dtype=torch.int64)
+    squares, num_pixels = torch.zeros_like(total), 0
+    with log.progress("measuring", count) as advance:
+        for part in np.array_split(indices, -(-count // 256)):
+            images = feed.take(part.tolist()).to(torch.int64)
+            total += images.sum(dim=(0, 2, 3))
+            squares += images.square().sum(dim=(0, 2, 3))
+            num_pixels += images[:, 0].numel()
+            advance(len(part))
+    mean = total.double() / num_pixels
+    std = (squares.double() / num_pixels - mean.square()).clamp_min(0).sqrt()
+    means = [round(value / 255, 4) for value in mean.tolist()]
+    stds = [max(0.01, round(value / 255, 4)) for value in std.tolist()]
+    log.event("normalisation", mean=means, std=stds, num_images=count)
+    return Normalisation((means[0], means[1], means[2]), (stds[0], stds[1], stds[2]))
+
+
+def _draw(views: ViewChoice, count: int, height: int, width: int, generator: torch.Generator) -> View:
+    """All views of an epoch, whatever the batch size; drawn in chunks, because a draw needs much more than it gives."""
+    sizes = [min(_CHUNK, count - start) for start in range(0, count, _CHUNK)]
+    parts = [views.draw(size, height, width, generator) for size in sizes]
+    return View(
+        torch.cat([part.box for part in parts]),
+        torch.cat([part.flip for part in parts]),
+        torch.cat([part.shift for part in parts]),
+    )

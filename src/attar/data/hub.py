@@ -1,0 +1,129 @@
+"""Datasets of the ``datasets`` package: saved on disk by it, or fetched from the Hugging Face Hub."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from PIL import Image
+
+from attar.core.errors import AttarError
+from attar.core.log import Log
+from attar.data import columns
+from attar.data.picture import Unreadable, decode
+from attar.data.source import TRAIN_NAMES, VAL_NAMES, Found, Split, hashed
+from attar.data.titles import licence, titles
+
+PREFIX = "hf:"
+
+
+class HubRows(Split):
+    """Images in the rows of a ``datasets.Dataset``, which maps its files into memory."""
+
+    def __init__(self, rows: Any, where: str) -> None:
+        """Raises AttarError when there is no column of encoded images or none of class indices."""
+        import datasets
+
+        name = columns.find(rows.column_names, columns.IMAGE, "image", where)
+        label = columns.find(rows.column_names, columns.LABEL, "label", where)
+        kind = rows.features[name]
+        if not isinstance(kind, datasets.Image) and getattr(kind, "dtype", "") not in ("binary", "large_binary"):
+            raise AttarError(f"The column '{name}' of {where} holds no encoded images; cast it to datasets.Image().")
+        table = rows.select_columns([label]).with_format("arrow")[:]
+        self.labels = columns.label_array(table.column(0), where)
+        self.class_names: list[str] | None = getattr(rows.features[label], "names", None)
+        encoded = rows.select_columns([name])
+        if isinstance(kind, datasets.Image):
+            encoded = encoded.cast_column(name, datasets.Image(decode=False))
+        self._rows = encoded
+        self._column, self._where = name, where
+
+    def image(self, index: int) -> Image.Image:
+        cell = self._rows[int(index)][self._column]
+        if isinstance(cell, dict):
+            cell = cell["bytes"] if cell["bytes"] is not None or not cell["path"] else Path(cell["path"])
+        if cell is None:
+            raise Unreadable(self.where(index), "the row holds no bytes")
+        return decode(cell, self.where(index))
+
+    def where(self, index: int) -> str:
+        return f"{self._where} row {index}"
+
+    def identity(self) -> str:
+        tables = self._rows.with_format("arrow").iter(batch_size=1000)
+        parts = [_names_and_bytes(chunk) for table in tables for chunk in table.column(0).chunks]
+        names = "\n".join(name for names, _ in parts for name in names)
+        return hashed(names.encode(), np.concatenate([sizes for _, sizes in parts]), self.labels)
+
+    def num_bytes(self) -> int:
+        return int(self._rows.data.nbytes)
+
+
+def is_saved(path: Path) -> bool:
+    """Whether ``save_to_disk`` of the datasets package wrote this folder."""
+    return (path / "dataset_dict.json").is_file() or (
+        (path / "dataset_info.json").is_file() and (path / "state.json").is_file()
+    )
+
+
+def read_saved(path: Path, log: Log) -> Found:
+    """A folder that ``save_to_disk`` wrote. Raises AttarError when it is damaged or the package is missing."""
+    package = _package(str(path), log)
+    try:
+        loaded = package.load_from_disk(str(path))
+    except Exception as error:  # the package raises errors of many kinds
+        raise AttarError(f"{path} cannot be loaded ({_first_line(error)}); save the dataset again.") from None
+    return _read(loaded, str(path), path)
+
+
+def read_hub(source: str, log: Log) -> Found:
+    """A dataset of the Hub, ``hf:ORG/NAME``. Raises AttarError when it cannot be had, with the reason."""
+    package = _package(source, log)
+    try:
+        loaded = package.load_dataset(source.removeprefix(PREFIX))
+    except Exception as error:  # the package, its client and the network raise errors of many kinds
+        raise AttarError(
+            f"'{source}' cannot be loaded ({_first_line(error)}); check the name and the network, "
+            f"log in if access to it is restricted, or name a folder."
+        ) from None
+    return _read(loaded, source, None)
+
+
+def _read(loaded: Any, where: str, folder: Path | None) -> Found:
+    splits: Mapping[str, Any] = loaded if isinstance(loaded, Mapping) else {"train": loaded}
+    train_name = next((name for name in TRAIN_NAMES if name in splits), None)
+    val_name = next((name for name in VAL_NAMES if name in splits), None)
+    if train_name is None:
+        raise AttarError(f"{where} has no split 'train', only {', '.join(splits)}; rename the one to train on.")
+    train = HubRows(splits[train_name], f"{where} ({train_name})")
+    val = HubRows(splits[val_name], f"{where} ({val_name})") if val_name else None
+    classes = columns.classes(train, val, where)
+    terms = licence(classes)
+    stated = getattr(splits[train_name].info, "license", "") or ""
+    return Found(classes, train, val, titles(folder, classes), stated if terms == "unknown" and stated else terms)
+
+
+def _names_and_bytes(cells: pa.Array) -> tuple[list[str], np.ndarray]:
+    """File names, without their folders, and bytes of encoded images; no bytes are counted for images kept in files."""
+    names = []
+    if isinstance(cells, pa.StructArray):
+        paths = cells.field("path").to_pylist()
+        names = [path.replace("\\", "/").rpartition("/")[2] if path else "" for path in paths]
+        cells = cells.field("bytes")
+    return names, pc.call_function("binary_length", [cells]).fill_null(0).to_numpy(zero_copy_only=False)
+
+
+def _package(source: str, log: Log) -> Any:
+    try:
+        import datasets
+    except ImportError:
+        raise AttarError(f"'{source}' needs the datasets package; install it with pip install 'attar[hub]'.") from None
+    if log.quiet or not log.console.is_terminal:
+        datasets.disable_progress_bars()
+    return datasets
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0].rstrip(".") or type(error).__name__

@@ -1,0 +1,26 @@
+"""A folder whose layout is found out by looking at it."""
+
+from pathlib import Path
+
+from attar.core.errors import AttarError
+from attar.core.log import Log
+from attar.data import folder, hub, parquet
+from attar.data.source import Found
+
+
+def read(path: Path, log: Log) -> Found:
+    """The dataset in an existing folder, in any layout that attar knows; raises AttarError when it is none of them."""
+    if hub.is_saved(path):
+        return hub.read_saved(path, log)
+    if folder.is_tiny_imagenet(path):
+        return folder.read_tiny_imagenet(path, log)
+    if files := parquet.find(path):
+        return parquet.read(path, *files)
+    if folder.has_split(path):
+        return folder.read_split(path, log)
+    if folder.class_folders(path):
+        return folder.read_unsplit(path, log)
+    raise AttarError(
+        f"{path} holds no dataset that attar knows; it should have train/ and val/ with one folder of images per "
+        f"class, or one folder of images per class, or train-*.parquet files."
+    )

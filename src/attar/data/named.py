@@ -1,0 +1,127 @@
+"""The datasets that have a name: digits, CIFAR and the ImageNet family."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from attar.core.errors import AttarError
+from attar.core.log import Log
+from attar.data import layout
+from attar.data.source import Arrays, Found
+from attar.data.titles import IMAGENET_TERMS
+
+
+@dataclass(frozen=True)
+class Named:
+    """A dataset with a name: what it is, and where its files are expected."""
+
+    about: str
+    num_classes: int
+    folders: tuple[str, ...] = ()
+    """What its folder is called."""
+    holds: tuple[str, ...] = ()
+    """What is in its folder: any one of these."""
+
+
+_PARQUET = ("train-*.parquet", "data/train-*.parquet")
+
+KNOWN = {
+    "digits": Named("1,797 handwritten digits, 8x8, grey, 10 classes; ships with scikit-learn", 10),
+    "cifar10": Named("50,000 + 10,000 images, 32x32, 10 classes", 10, ("cifar10",), ("cifar-10-batches-py",)),
+    "cifar100": Named("50,000 + 10,000 images, 32x32, 100 classes", 100, ("cifar100",), ("cifar-100-python",)),
+    "tiny-imagenet": Named(
+        "100,000 + 10,000 images, 64x64, 200 classes; the published folder, or Parquet files",
+        200,
+        ("tiny-imagenet", "tiny-imagenet-200"),
+        ("train", *_PARQUET),
+    ),
+    "imagenet-1k": Named(
+        "1,281,167 + 50,000 photographs, 1,000 classes; folders train/ and val/, or Parquet files",
+        1000,
+        ("imagenet-1k", "imagenet"),
+        ("train", *_PARQUET),
+    ),
+    "imagenet-21k-p": Named(
+        "about 11 million photographs, 10,450 classes; folders train/ and val/, or imagenet21k_train/ and _val/",
+        10450,
+        ("imagenet-21k-p", "imagenet21k_resized"),
+        ("train", "imagenet21k_train"),
+    ),
+}
+
+
+def available() -> dict[str, str]:
+    """Everything that a source can be, with a line on each."""
+    return {name: named.about for name, named in KNOWN.items()} | {
+        "PATH": "a folder: train/ and val/ with a folder per class, a folder per class, Parquet files, save_to_disk",
+        "hf:ORG/NAME": "a dataset of the Hugging Face Hub; needs pip install 'attar[hub]'",
+    }
+
+
+def read(name: str, root: str, log: Log) -> Found:
+    """The dataset called ``name``, a key of KNOWN, from the folder ``root`` or where it is expected.
+
+    Raises AttarError when it is not there, is damaged, or has another number of classes than it should.
+    """
+    if name == "digits":
+        return _digits()
+    path = _locate(name, root)
+    if name in ("cifar10", "cifar100"):
+        return _cifar(name, path)
+    found = layout.read(path, log)
+    if len(found.classes) != (expected := KNOWN[name].num_classes):
+        raise AttarError(
+            f"{path} has {len(found.classes)} classes and {name} has {expected}; finish extracting it, "
+            f"or use it as it is with --data.source {path}."
+        )
+    return replace(found, licence=IMAGENET_TERMS)
+
+
+def _locate(name: str, root: str) -> Path:
+    known = KNOWN[name]
+    if root:
+        base = Path(root).expanduser()
+        places = [base, *(base / folder for folder in known.folders)]
+    else:
+        base = Path(os.environ.get("ATTAR_DATA") or "data").expanduser()
+        places = [*(base / folder for folder in known.folders), base]
+    for place in places:
+        if any(next(place.glob(pattern), None) for pattern in known.holds):
+            return place
+    raise AttarError(
+        f"{name} is not in {_either(places)}; put a folder with {_either(known.holds)} there, "
+        f"or name it with --data.root."
+    )
+
+
+def _digits() -> Found:
+    from sklearn.datasets import load_digits
+
+    values, labels = load_digits(return_X_y=True)
+    grey = np.rint(np.asarray(values).reshape(-1, 8, 8, 1) * (255 / 16)).astype(np.uint8)
+    split = Arrays(np.repeat(grey, 3, axis=3), np.asarray(labels), "digits")
+    return Found(tuple("0123456789"), split, None, licence="CC BY 4.0 (UCI ML digits)")
+
+
+def _cifar(name: str, path: Path) -> Found:
+    from torchvision.datasets import CIFAR10, CIFAR100
+
+    kind = CIFAR10 if name == "cifar10" else CIFAR100
+    try:
+        train, test = kind(path, train=True), kind(path, train=False)
+    except RuntimeError:  # torchvision has compared checksums
+        raise AttarError(
+            f"{path / kind.base_folder} is incomplete or damaged; extract {kind.filename} of {name} there again."
+        ) from None
+    return Found(
+        tuple(train.classes),
+        Arrays(train.data, np.asarray(train.targets), f"{name} train"),
+        Arrays(test.data, np.asarray(test.targets), f"{name} test"),
+    )
+
+
+def _either(names: Sequence[object]) -> str:
+    return " or ".join(str(name) for name in names)

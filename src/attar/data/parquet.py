@@ -1,0 +1,179 @@
+"""Parquet files in the Hugging Face layout: ``train-*.parquet`` with a column of encoded images and one of labels."""
+
+import json
+import re
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image
+
+from attar.core.errors import AttarError
+from attar.data import columns
+from attar.data.picture import Unreadable, decode
+from attar.data.source import TRAIN_NAMES, VAL_NAMES, Found, Split, hashed
+from attar.data.titles import licence, titles
+
+CACHE_BYTES = 512 * 1024**2
+"""Encoded images that a process keeps, by whole row groups; a smaller dataset is read once."""
+
+
+class Rows(Split):
+    """Images in the rows of Parquet files, read by row group when asked for."""
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        """Raises AttarError when a file is no Parquet file or lacks an image or a label column."""
+        self._paths = list(paths)
+        self._footers = [_footer(path) for path in paths]
+        names = [_columns(path, footer) for path, footer in zip(paths, self._footers, strict=True)]
+        self._image_columns = [image for image, _ in names]
+        self.labels = np.concatenate(
+            [
+                columns.label_array(_column(path, label), str(path))
+                for path, (_, label) in zip(paths, names, strict=True)
+            ]
+        )
+        self._starts = np.cumsum([0, *(footer.num_rows for footer in self._footers)])
+        self._group_starts = [
+            np.cumsum([0, *(footer.row_group(group).num_rows for group in range(footer.num_row_groups))])
+            for footer in self._footers
+        ]
+        self._cache = _Cache()
+
+    @property
+    def class_names(self) -> list[str] | None:
+        """The names that the first file's metadata give to its labels."""
+        metadata = self._footers[0].schema.to_arrow_schema().metadata or {}
+        _, label = _columns(self._paths[0], self._footers[0])
+        try:
+            return json.loads(metadata[b"huggingface"])["info"]["features"][label]["names"]
+        except (KeyError, TypeError, ValueError):
+            return None
+
+    def image(self, index: int) -> Image.Image:
+        file, row = self._place(index)
+        group = int(np.searchsorted(self._group_starts[file], row, side="right")) - 1
+        try:
+            images = self._cache.get((file, group), lambda: self._read(file, group))
+        except (pa.ArrowException, OSError) as error:
+            raise Unreadable(self.where(index), _first_line(error)) from None
+        cell = images[row - int(self._group_starts[file][group])].as_py()
+        encoded = cell.get("bytes") if isinstance(cell, dict) else cell
+        if not isinstance(encoded, bytes):
+            raise Unreadable(self.where(index), "the row holds no bytes")
+        return decode(encoded, self.where(index))
+
+    def where(self, index: int) -> str:
+        file, row = self._place(index)
+        return f"{self._paths[file]} row {row}"
+
+    def identity(self) -> str:
+        return hashed(*(_raw_footer(path) for path in self._paths), self.labels)
+
+    def num_bytes(self) -> int:
+        return sum(path.stat().st_size for path in self._paths)
+
+    def _place(self, index: int) -> tuple[int, int]:
+        file = int(np.searchsorted(self._starts, index, side="right")) - 1
+        return file, index - int(self._starts[file])
+
+    def _read(self, file: int, group: int) -> pa.ChunkedArray:
+        # opened anew each time and read by one thread: the split may have come through a fork
+        with pq.ParquetFile(self._paths[file], metadata=self._footers[file]) as opened:
+            table = opened.read_row_group(group, columns=[self._image_columns[file]], use_threads=False)
+        return table.column(0)
+
+
+class _Cache:
+    """The row groups used last, up to CACHE_BYTES; empty after a journey to another process."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._held: OrderedDict[tuple[int, int], pa.ChunkedArray] = OrderedDict()
+        self._bytes = 0
+
+    def get(self, key: tuple[int, int], read: Any) -> pa.ChunkedArray:
+        """The row group ``key``, by ``read()`` when it is not held."""
+        with self._lock:
+            if key in self._held:
+                self._held.move_to_end(key)
+                return self._held[key]
+            images = self._held[key] = read()
+            self._bytes += images.nbytes
+            while self._bytes > CACHE_BYTES and len(self._held) > 1:
+                self._bytes -= self._held.popitem(last=False)[1].nbytes
+            return images
+
+    def __reduce__(self) -> tuple[type["_Cache"], tuple[()]]:
+        return _Cache, ()
+
+
+def find(path: Path) -> tuple[list[Path], list[Path]] | None:
+    """The training and the validation files in a folder or in its ``data`` folder; None without any Parquet file.
+
+    Raises AttarError when there are Parquet files, but none for training.
+    """
+    every = sorted(path.glob("*.parquet")) or sorted((path / "data").glob("*.parquet"))
+    if not every:
+        return None
+    train, val = _named(every, TRAIN_NAMES), _named(every, VAL_NAMES)
+    if not train:
+        raise AttarError(
+            f"{every[0].parent} has no training files among its Parquet files; name them train-*.parquet "
+            f"(and the others val-*.parquet)."
+        )
+    return train, val
+
+
+def read(path: Path, train_files: Sequence[Path], val_files: Sequence[Path]) -> Found:
+    """The dataset of these files; ``path`` is the folder, where a words.txt may lie."""
+    train, val = Rows(train_files), Rows(val_files) if val_files else None
+    classes = columns.classes(train, val, str(path))
+    return Found(classes, train, val, titles(path, classes), licence(classes))
+
+
+def _named(paths: Sequence[Path], names: Sequence[str]) -> list[Path]:
+    """The files of the first split name that has any, as in val-00000-of-00001.parquet."""
+    for name in names:
+        if found := [path for path in paths if re.match(rf"{name}[-_.]", path.name)]:
+            return found
+    return []
+
+
+def _footer(path: Path) -> pq.FileMetaData:
+    try:
+        return pq.read_metadata(path)
+    except (pa.ArrowException, OSError) as error:
+        raise AttarError(f"{path} cannot be read as Parquet ({_first_line(error)}); fetch it again.") from None
+
+
+def _column(path: Path, name: str) -> pa.ChunkedArray:
+    try:
+        with pq.ParquetFile(path) as opened:
+            return opened.read(columns=[name])[name]
+    except (pa.ArrowException, OSError) as error:
+        raise AttarError(f"{path} cannot be read as Parquet ({_first_line(error)}); fetch it again.") from None
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0].rstrip(".")
+
+
+def _columns(path: Path, footer: pq.FileMetaData) -> tuple[str, str]:
+    names = footer.schema.to_arrow_schema().names
+    image = columns.find(names, columns.IMAGE, "image", str(path))
+    return image, columns.find(names, columns.LABEL, "label", str(path))
+
+
+def _raw_footer(path: Path) -> bytes:
+    """The footer's bytes: sizes, statistics and offsets of every column chunk."""
+    with path.open("rb") as file:
+        file.seek(-8, 2)
+        length = int.from_bytes(file.read(4), "little")
+        file.seek(-8 - length, 2)
+        return file.read(length)

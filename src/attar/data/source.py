@@ -1,0 +1,129 @@
+"""What every dataset is, wherever it comes from: two splits of labelled images and the identity of its classes."""
+
+import abc
+import hashlib
+from dataclasses import dataclass, field
+
+import numpy as np
+from jaxtyping import Int, UInt8
+from PIL import Image
+
+TRAIN_NAMES = ("train", "imagenet21k_train")
+VAL_NAMES = ("val", "validation", "valid", "test", "imagenet21k_val")
+
+
+class Split(abc.ABC):
+    """Labelled images that are decoded when asked for; safe to use from threads and to send to other processes."""
+
+    labels: np.ndarray
+    """int64, one class index an image."""
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @abc.abstractmethod
+    def image(self, index: int) -> Image.Image:
+        """One image as RGB in its original size; raises Unreadable."""
+
+    @abc.abstractmethod
+    def where(self, index: int) -> str:
+        """Where a person finds this image: its path, or its file and row."""
+
+    @abc.abstractmethod
+    def identity(self) -> str:
+        """A SHA-256 that other images or labels would change, found without reading every pixel; knows no paths."""
+
+    @abc.abstractmethod
+    def num_bytes(self) -> int:
+        """Bytes of the images as they are stored."""
+
+    def select(
+        self,
+        indices: Int[np.ndarray, "chosen"],  # noqa: F821
+        labels: Int[np.ndarray, "chosen"] | None = None,  # noqa: F821
+    ) -> "Split":
+        """The images at these indices, in this order, under these labels (default: their own)."""
+        return Subset(self, indices, self.labels[indices] if labels is None else labels)
+
+
+class Subset(Split):
+    """Some images of another split."""
+
+    def __init__(self, base: Split, indices: np.ndarray, labels: np.ndarray) -> None:
+        self.labels = np.asarray(labels, dtype=np.int64)
+        self._base = base
+        self._indices = np.asarray(indices, dtype=np.int64)
+
+    def image(self, index: int) -> Image.Image:
+        return self._base.image(int(self._indices[index]))
+
+    def where(self, index: int) -> str:
+        return self._base.where(int(self._indices[index]))
+
+    def identity(self) -> str:
+        return hashed(self._base.identity().encode(), self._indices, self.labels)
+
+    def num_bytes(self) -> int:
+        """In proportion to the number of images."""
+        return self._base.num_bytes() * len(self) // max(1, len(self._base))
+
+
+class Arrays(Split):
+    """Images of one size that are in memory already."""
+
+    def __init__(self, images: UInt8[np.ndarray, "image height width 3"], labels: np.ndarray, name: str) -> None:
+        """``name`` is what ``where`` calls the dataset."""
+        self.labels = np.asarray(labels, dtype=np.int64)
+        self._images = images
+        self._name = name
+
+    def image(self, index: int) -> Image.Image:
+        return Image.fromarray(self._images[index])
+
+    def where(self, index: int) -> str:
+        return f"{self._name} image {index}"
+
+    def identity(self) -> str:
+        return hashed(np.ascontiguousarray(self._images), self.labels)
+
+    def num_bytes(self) -> int:
+        return self._images.nbytes
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a reader of one format found, before classes are chosen and a missing validation split is held out."""
+
+    classes: tuple[str, ...]
+    train: Split
+    val: Split | None
+    titles: dict[str, str] = field(default_factory=dict)
+    licence: str = "unknown"
+
+
+@dataclass(frozen=True)
+class RealData:
+    """A real dataset, ready to be used."""
+
+    name: str
+    classes: tuple[str, ...]
+    """Identity of the classes (WordNet ids where there are some); the order is that of the labels."""
+    titles: dict[str, str]
+    """Class to a name that people read, where one is known."""
+    train: Split
+    val: Split
+    fingerprint: str
+    """SHA-256 of the class names and of both splits' identities; equal wherever the files lie."""
+    licence: str
+
+
+def hashed(*parts: bytes | np.ndarray) -> str:
+    """A SHA-256 over bytes and arrays, with their types and shapes."""
+    digest = hashlib.sha256()
+    for part in parts:
+        if isinstance(part, bytes):
+            digest.update(b"bytes %d " % len(part) + part)
+        else:
+            digest.update(f"{part.dtype.str} {part.shape} ".encode())
+            digest.update(np.ascontiguousarray(part).data)
+    return digest.hexdigest()

@@ -1,0 +1,210 @@
+"""Networks by name: attar's own, torchvision's, timm's, and factories in code outside."""
+
+import contextlib
+import copy
+import difflib
+import fnmatch
+import importlib
+from collections.abc import Iterator
+from typing import Any, Literal
+
+import torch
+import torchvision
+from torch import nn
+from torchvision.models import get_model, get_model_builder, list_models
+
+from attar.core import plugin
+from attar.core.errors import AttarError
+from attar.core.randomness import seed_of
+from attar.models.small import NETWORKS
+
+Stem = Literal["auto", "small", "standard"]
+Source = Literal["attar", "torchvision", "timm", "factory"]
+
+LARGEST_SMALL_IMAGE = 112
+"""Side in pixels up to which 'auto' takes the small stem: the standard one shrinks an image fourfold at once."""
+
+
+def build(name: str, num_classes: int, image_size: int, *, stem: Stem = "auto", seed: int) -> nn.Module:
+    """The network of this name, on the CPU, with fresh weights that depend on ``seed`` and ``name`` alone.
+
+    ``name`` is looked up among attar's own networks, then torchvision's, then timm's; 'torchvision/NAME' and
+    'timm/NAME' say which, and 'package.module:factory' calls ``factory(num_classes, image_size)``. ``image_size`` is
+    the side in pixels. The small stem is a 3x3 convolution of stride 1 and no pooling, for torchvision ResNets.
+    Raises AttarError on an unknown name and on a network that cannot be built for these images.
+    """
+    source, bare = locate(name)
+    small = resolve_stem(name, image_size, stem) == "small"
+    with seeded(seed_of(seed, "init", name)):
+        if source == "factory":
+            return _call_factory(bare, num_classes, image_size)
+        if source == "attar":
+            return NETWORKS[bare](num_classes, image_size)
+        try:
+            module = (_from_torchvision if source == "torchvision" else _from_timm)(bare, num_classes, image_size)
+        except (AssertionError, RuntimeError, TypeError, ValueError) as error:
+            raise _unfit(name, image_size, error) from error
+        if small:
+            _make_stem_small(module)
+    return module
+
+
+def available(pattern: str = "") -> list[str]:
+    """Names that ``build`` knows, attar's own first; ``pattern`` is a part of the name, or has wildcards (``*?[``)."""
+    import timm
+
+    own, vision = list(NETWORKS), [f"torchvision/{name}" for name in list_models(torchvision.models)]
+    names = [*own, *vision, *(f"timm/{name}" for name in timm.list_models())]
+    if not any(character in pattern for character in "*?["):
+        return [name for name in names if pattern in name]
+    return [
+        name
+        for name in names
+        if fnmatch.fnmatchcase(name, pattern) or fnmatch.fnmatchcase(name.rpartition("/")[2], pattern)
+    ]
+
+
+def check_forward(module: nn.Module, image_size: int, num_classes: int, *, name: str = "") -> None:
+    """Raise AttarError unless the network turns two square images of this side into ``num_classes`` logits each.
+
+    Runs on a copy, so that neither its mode, its statistics nor its caches change; ``name`` is for the error.
+    """
+    name = name or type(module).__name__
+    probe = copy.deepcopy(module).cpu().eval()
+    try:
+        with torch.no_grad(), seeded(0):
+            shape = tuple(probe(torch.zeros(2, 3, image_size, image_size)).shape)
+    except Exception as error:  # whatever a network of any origin raises, the images do not fit it
+        raise _unfit(name, image_size, error) from error
+    if shape != (2, num_classes):
+        raise _unfit(name, image_size, f"2 images give {list(shape)}, not {[2, num_classes]}")
+
+
+def batchnorm_layers(module: nn.Module) -> list[nn.Module]:
+    """The 2d BatchNorm layers that keep running statistics, in the order of registration.
+
+    timm's ``BatchNormAct2d`` is one of them, being a ``BatchNorm2d`` with the activation inside.
+    """
+    return [
+        layer
+        for layer in module.modules()
+        if isinstance(layer, nn.BatchNorm2d | nn.SyncBatchNorm) and layer.track_running_stats
+    ]
+
+
+def has_batchnorm(module: nn.Module) -> bool:
+    """Whether there are BatchNorm statistics to match."""
+    return bool(batchnorm_layers(module))
+
+
+def resolve_stem(name: str, image_size: int, stem: Stem) -> Literal["small", "standard"]:
+    """Which stem ``build`` gives this network; raises AttarError when it has none that could be small."""
+    source, bare = locate(name)
+    exchangeable = source == "torchvision" and get_model_builder(bare).__module__ == "torchvision.models.resnet"
+    if stem == "small" and not exchangeable:
+        raise AttarError(f"{name} has no stem to make small; leave the stem at auto, or choose a torchvision ResNet.")
+    small = stem == "small" or (stem == "auto" and image_size <= LARGEST_SMALL_IMAGE)
+    return "small" if exchangeable and small else "standard"
+
+
+def locate(name: str) -> tuple[Source, str]:
+    """Where a network comes from and its name there; raises AttarError, with the nearest names, when nowhere."""
+    prefix, slash, bare = name.partition("/")
+    if slash and prefix in ("torchvision", "timm"):
+        if prefix == "torchvision" and bare in list_models(torchvision.models):
+            return "torchvision", bare
+        if prefix == "timm" and _timm_knows(bare):
+            return "timm", bare
+    elif ":" in name:
+        return "factory", name
+    elif name in NETWORKS:
+        return "attar", name
+    elif name in list_models(torchvision.models):
+        return "torchvision", name
+    elif _timm_knows(name):
+        return "timm", name
+    known = available()
+    if not slash:
+        known = list(dict.fromkeys(known_name.rpartition("/")[2] for known_name in known))
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
+    raise plugin.unknown("network", name, near or NETWORKS)  # a thousand names would not be a mend
+
+
+@contextlib.contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Inside, PyTorch draws on the CPU from this seed; afterwards the global random state is as it was before."""
+    with torch.random.fork_rng(devices=[]), torch.device("cpu"):
+        torch.default_generator.manual_seed(seed)
+        yield
+
+
+def timm_arguments(name: str, image_size: int) -> dict[str, Any]:
+    """What a timm network must be told of the images: its size, for those whose weights depend on it, as ViTs' do."""
+    from timm.models import get_pretrained_cfg
+
+    config = get_pretrained_cfg(name)
+    return {"img_size": image_size} if config is not None and config.fixed_input_size else {}
+
+
+def first_line(error: object) -> str:
+    """An error's first line, for a sentence that gives it as the reason."""
+    lines = str(error).strip().splitlines()
+    return lines[0].rstrip(".") if lines else type(error).__name__
+
+
+def _from_torchvision(name: str, num_classes: int, image_size: int) -> nn.Module:
+    arguments: dict[str, Any] = {}
+    if name in ("googlenet", "inception_v3"):
+        arguments = {"aux_logits": False, "init_weights": True}
+    elif name.startswith("vit_"):
+        arguments = {"image_size": image_size}
+    elif name == "maxvit_t":
+        arguments = {"input_size": (image_size, image_size)}
+    return get_model(name, weights=None, num_classes=num_classes, **arguments)
+
+
+def _from_timm(name: str, num_classes: int, image_size: int) -> nn.Module:
+    import timm
+
+    return timm.create_model(name, pretrained=False, num_classes=num_classes, **timm_arguments(name, image_size))
+
+
+def _timm_knows(name: str) -> bool:
+    import timm
+
+    return timm.is_model(name)
+
+
+def _call_factory(path: str, num_classes: int, image_size: int) -> nn.Module:
+    package, _, attribute = path.partition(":")
+    try:
+        factory = getattr(importlib.import_module(package), attribute, None)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{package}.".startswith(f"{error.name}."):
+            raise  # the module exists; something that it imports does not
+        raise AttarError(
+            f"There is no module '{package}' for the network {path}; add its folder to PYTHONPATH."
+        ) from None
+    if not callable(factory):
+        raise AttarError(
+            f"The module '{package}' has no function '{attribute}' for the network {path}; check the name."
+        )
+    module = factory(num_classes, image_size)
+    if not isinstance(module, nn.Module):
+        raise AttarError(f"{path} returned a {type(module).__name__}; it must return a torch.nn.Module.")
+    return module
+
+
+def _make_stem_small(module: nn.Module) -> None:
+    assert isinstance(module, torchvision.models.ResNet)
+    conv = nn.Conv2d(3, module.conv1.out_channels, 3, stride=1, padding=1, bias=False)
+    nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
+    module.conv1 = conv
+    module.maxpool = nn.Identity()  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def _unfit(name: str, image_size: int, reason: object) -> AttarError:
+    return AttarError(
+        f"{name} cannot take {image_size} x {image_size} images ({first_line(reason)}); "
+        "choose another --data.size or network."
+    )

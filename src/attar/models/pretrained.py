@@ -1,0 +1,170 @@
+"""Networks with weights that someone else trained: torchvision's, timm's, or a local checkpoint's."""
+
+import pkgutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from torch import nn
+from torchvision.models import GoogLeNet, Inception3, WeightsEnum, get_model, get_model_weights
+
+from attar.core import plugin
+from attar.core.errors import AttarError
+from attar.models import build, foreign, record
+from attar.ops.pixels import Normalisation
+
+_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".tar", ".ckpt", ".th")
+_SUBSETS = {
+    1000: "imagenet-1k",
+    11221: "imagenet-21k-miil",
+    11821: "imagenet-12k",
+    21841: "imagenet-22k",
+    21842: "imagenet-22k-ms",
+    21843: "imagenet-21k-goog",
+}
+_WINTER21 = 10450
+"""Classes of ImageNet-21K-P made from the Winter 2021 release; timm has the list but no name for it."""
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """A network with its weights, and what is known of them."""
+
+    module: nn.Module
+    architecture: str
+    """The name under which ``build`` makes the same network."""
+    stem: Literal["small", "standard"]
+    """The stem that the weights have."""
+    classes: tuple[str, ...] | None
+    """Names of all its logits, in order: WordNet ids for ImageNet; None when the weights don't say."""
+    normalisation: Normalisation | None
+    """Of its input; None when the weights don't say."""
+    image_size: int | None
+    """Side in pixels of the images it takes, or was trained for where it takes any; None when the weights don't say.
+
+    ``build`` with this architecture, stem and size makes a network that these weights fit.
+    """
+
+
+def pretrained(name: str, weights: str, num_classes: int, image_size: int, stem: build.Stem) -> Pretrained:
+    """The network ``name`` with ``weights``: a path, torchvision's ('IMAGENET1K_V1'), 'pretrained' or a timm tag.
+
+    Published weights keep the classes they were trained on, whatever ``num_classes`` is (see ``teacher.aligned``).
+    A local checkpoint has the classes it names, else ``num_classes``. Raises AttarError on unknown weights, on a
+    failed download, and on a checkpoint that does not fit.
+    """
+    path = Path(weights).expanduser()
+    if path.suffix in _SUFFIXES or "/" in weights or path.is_file():
+        return _from_file(name, path, num_classes, image_size, stem)
+    source, bare = build.locate(name)
+    published = _torchvision_weights(bare) if source == "torchvision" else {}
+    tags = [] if source in ("attar", "factory") or name.startswith("torchvision/") else _timm_tags(bare)
+    short = weights.rpartition(".")[2]  # 'ResNet18_Weights.IMAGENET1K_V1' is torchvision's full name
+    if short not in published and weights not in tags:
+        known = [*published, *tags]
+        if known:
+            raise plugin.unknown(f"set of weights for {name}", weights, known)
+        raise AttarError(f"{name} has no published weights; give a local file with --squeeze.weights PATH.")
+    if stem == "small":
+        raise AttarError(f"The weights '{weights}' have the standard stem; set --squeeze.stem standard or auto.")
+    with build.seeded(0):
+        try:
+            if short in published:
+                return _from_torchvision(bare, published[short])
+            return _from_timm(bare, weights, image_size)
+        except AttarError:
+            raise
+        except Exception as error:  # three download libraries, each with errors of its own
+            raise AttarError(
+                f"Cannot download the weights '{weights}' of {name} ({build.first_line(error)}); "
+                "give a local file with --squeeze.weights PATH."
+            ) from error
+
+
+def imagenet_classes(count: int) -> tuple[str, ...] | None:
+    """The WordNet ids of the ImageNet variant with so many classes, in the usual order; None if there is none."""
+    from timm.data.imagenet_info import ImageNetInfo
+
+    if count == _WINTER21:
+        data = pkgutil.get_data("timm.data", "_info/imagenet21k_miil_w21_synsets.txt")
+        assert data is not None
+        return tuple(data.decode().split())
+    return tuple(ImageNetInfo(_SUBSETS[count]).label_names()) if count in _SUBSETS else None
+
+
+def _from_file(name: str, path: Path, num_classes: int, image_size: int, stem: build.Stem) -> Pretrained:
+    state, classes = foreign.read_checkpoint(path)
+    teacher = record.of_weights(path) if path.suffix == ".safetensors" else None
+    if teacher is not None:
+        image_size = teacher.image_size
+        stem = teacher.stem if stem == "auto" else stem
+    module = build.build(name, len(classes or ()) or num_classes, image_size, stem=stem, seed=0)
+    foreign.load_into(module, state, path)
+    return Pretrained(
+        module,
+        name,
+        build.resolve_stem(name, image_size, stem),
+        classes,
+        Normalisation(teacher.mean, teacher.std) if teacher is not None else None,
+        image_size if teacher is not None else None,
+    )
+
+
+def _from_torchvision(name: str, weights: WeightsEnum) -> Pretrained:
+    module = get_model(name, weights=weights)
+    presets = weights.transforms()
+    normalisation = Normalisation(_three(presets.mean), _three(presets.std))
+    if isinstance(module, GoogLeNet | Inception3):
+        # These two undo ImageNet's normalisation inside; without that their own is plain, and build() makes the same.
+        module.transform_input = False
+        normalisation = Normalisation((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+        module.aux_logits = False
+        for head in ("aux1", "aux2", "AuxLogits"):
+            if hasattr(module, head):
+                setattr(module, head, None)
+    categories = tuple(weights.meta["categories"])
+    classes = imagenet_classes(1000) if len(categories) == 1000 else categories
+    return Pretrained(module, f"torchvision/{name}", "standard", classes, normalisation, presets.crop_size[0])
+
+
+def _from_timm(name: str, weights: str, image_size: int) -> Pretrained:
+    import timm
+    from timm.models import get_pretrained_cfg
+
+    variant = name if weights == "pretrained" else f"{name.partition('.')[0]}.{weights}"
+    config = get_pretrained_cfg(variant)
+    assert config is not None
+    if config.num_classes < 1:
+        raise AttarError(f"The weights '{weights}' of timm/{name} have no classifier; choose others.")
+    arguments = build.timm_arguments(variant, image_size)
+    module = timm.create_model(variant, pretrained=True, **arguments)
+    return Pretrained(
+        module,
+        f"timm/{variant}",
+        "standard",
+        imagenet_classes(config.num_classes),
+        Normalisation(_three(config.mean), _three(config.std)),
+        arguments.get("img_size", config.input_size[-1]),
+    )
+
+
+def _torchvision_weights(name: str) -> dict[str, WeightsEnum]:
+    return dict(get_model_weights(name).__members__)
+
+
+def _timm_tags(name: str) -> list[str]:
+    """'pretrained' and the tags of a timm network, when there are any weights."""
+    import timm
+    from timm.models import get_arch_pretrained_cfgs
+
+    architecture = name.partition(".")[0]
+    if not timm.is_model(architecture):
+        return []
+    configs = get_arch_pretrained_cfgs(architecture)
+    tags = [variant.partition(".")[2] for variant, config in configs.items() if config.has_weights]
+    return ["pretrained", *(tag for tag in tags if tag)] if tags else []
+
+
+def _three(values: object) -> tuple[float, float, float]:
+    red, green, blue = values  # pyright: ignore[reportGeneralTypeIssues]
+    return float(red), float(green), float(blue)

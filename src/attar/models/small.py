@@ -1,0 +1,106 @@
+"""attar's own networks for small images: CIFAR ResNets and the ConvNet of dataset condensation."""
+
+import functools
+from collections.abc import Callable
+
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+WIDTHS = (16, 32, 64)
+
+
+class Block(nn.Module):
+    """Two 3x3 convolutions with a shortcut: the identity, or a 1x1 projection where the shape changes."""
+
+    def __init__(self, channels_in: int, channels_out: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels_in, channels_out, 3, stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(channels_out)
+        self.conv2 = nn.Conv2d(channels_out, channels_out, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(channels_out)
+        self.shortcut = nn.Sequential()
+        if stride != 1 or channels_in != channels_out:
+            self.shortcut = nn.Sequential(
+                nn.Conv2d(channels_in, channels_out, 1, stride, bias=False), nn.BatchNorm2d(channels_out)
+            )
+
+    def forward(
+        self, maps: Float[Tensor, "image channels height width"]
+    ) -> Float[Tensor, "image out_channels out_height out_width"]:
+        inner = F.relu(self.bn1(self.conv1(maps)))
+        return F.relu(self.bn2(self.conv2(inner)) + self.shortcut(maps))
+
+
+class SmallResNet(nn.Module):
+    """ResNet for small images (He et al., 2016, arXiv 1512.03385, section 4.2): three stages, 6n + 2 layers deep.
+
+    Shortcuts that change shape are projections (the paper's option B; its CIFAR table uses option A, zero padding):
+    they carry BatchNorm statistics of their own. Weights are drawn as in the paper (He et al., 2015, fan-out).
+    """
+
+    def __init__(self, depth: int, num_classes: int) -> None:
+        super().__init__()
+        per_stage = (depth - 2) // 6
+        self.conv1 = nn.Conv2d(3, WIDTHS[0], 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(WIDTHS[0])
+        self.layer1 = _stage(WIDTHS[0], WIDTHS[0], per_stage, stride=1)
+        self.layer2 = _stage(WIDTHS[0], WIDTHS[1], per_stage, stride=2)
+        self.layer3 = _stage(WIDTHS[1], WIDTHS[2], per_stage, stride=2)
+        self.fc = nn.Linear(WIDTHS[2], num_classes)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    def forward(self, images: Float[Tensor, "image 3 height width"]) -> Float[Tensor, "image class"]:
+        maps = F.relu(self.bn1(self.conv1(images)))
+        maps = self.layer3(self.layer2(self.layer1(maps)))
+        return self.fc(maps.mean((2, 3)))
+
+
+class ConvNet(nn.Module):
+    """The ConvNet of dataset condensation (Gidaris and Komodakis, 2018, arXiv 1804.09458; Zhao et al., 2021,
+    arXiv 2006.05929), with BatchNorm: ``depth`` blocks of convolution, BatchNorm, ReLU and pooling, then one layer.
+
+    The last map is flattened, so the final layer's size follows ``image_size``, the side of the images in pixels.
+    Pooling stops at a map of 1x1; images of another size than promised are brought to the same map by averaging.
+    """
+
+    def __init__(self, depth: int, num_classes: int, image_size: int, width: int = 128) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(width if i else 3, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU())
+            for i in range(depth)
+        )
+        self.map_size = max(1, image_size // 2**depth)
+        self.fc = nn.Linear(width * self.map_size**2, num_classes)
+
+    def forward(self, images: Float[Tensor, "image 3 height width"]) -> Float[Tensor, "image class"]:
+        maps = images
+        for block in self.blocks:
+            maps = block(maps)
+            if min(maps.shape[-2:]) > 1:
+                maps = F.avg_pool2d(maps, 2)
+        if maps.shape[-2:] != (self.map_size, self.map_size):
+            maps = F.adaptive_avg_pool2d(maps, self.map_size)
+        return self.fc(maps.flatten(1))
+
+
+def _stage(channels_in: int, channels_out: int, num_blocks: int, stride: int) -> nn.Sequential:
+    first = Block(channels_in, channels_out, stride)
+    return nn.Sequential(first, *(Block(channels_out, channels_out, 1) for _ in range(num_blocks - 1)))
+
+
+def _resnet(num_classes: int, image_size: int, *, depth: int) -> nn.Module:
+    return SmallResNet(depth, num_classes)
+
+
+def _convnet(num_classes: int, image_size: int, *, depth: int) -> nn.Module:
+    return ConvNet(depth, num_classes, image_size)
+
+
+NETWORKS: dict[str, Callable[[int, int], nn.Module]] = {
+    **{f"resnet{depth}": functools.partial(_resnet, depth=depth) for depth in (20, 32, 44, 56)},
+    **{f"convnet{depth}": functools.partial(_convnet, depth=depth) for depth in range(3, 9)},
+}
+"""Name to factory; a factory takes the number of classes and the side of the images in pixels."""

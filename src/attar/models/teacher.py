@@ -1,0 +1,185 @@
+"""Teachers: a frozen network with the names of its classes, its normalisation and its accuracy on real images."""
+
+import dataclasses
+import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from attar.core.errors import AttarError
+from attar.models import record
+from attar.models.build import build, check_forward
+from attar.models.foreign import load_into
+from attar.ops.pixels import Normalisation
+from attar.store.atomic import write_json
+from attar.store.weights import load_weights, save_weights
+
+WEIGHTS, RECORD = "teacher.safetensors", "teacher.json"
+
+
+class Selection(nn.Module):
+    """A network of which only some logits are wanted, in an order of their own."""
+
+    def __init__(self, network: nn.Module, outputs: tuple[str, ...], classes: tuple[str, ...]) -> None:
+        """``outputs`` names the network's logits, ``classes`` those to return."""
+        super().__init__()
+        self.network = network
+        self.outputs = outputs
+        place = {name: index for index, name in enumerate(outputs)}
+        device = next((weight.device for weight in network.parameters()), None)
+        self.columns: Tensor
+        self.register_buffer("columns", torch.tensor([place[name] for name in classes], device=device))
+
+    def forward(self, images: Float[Tensor, "image 3 height width"]) -> Float[Tensor, "image class"]:
+        return self.network(images).index_select(1, self.columns)
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """A network that labels images; making one puts it in evaluation mode and freezes its weights."""
+
+    module: nn.Module
+    """Takes normalised images, returns one logit per class."""
+    architecture: str
+    """Its name for ``build``, or 'python:MODULE.CLASS' for a caller's own network."""
+    stem: Literal["small", "standard"]
+    """The stem it was built with."""
+    classes: tuple[str, ...]
+    """Names of the logits, in order."""
+    normalisation: Normalisation
+    """What its input expects."""
+    image_size: int
+    """Side of its input images in pixels."""
+    accuracy: float | None = None
+    """Top-1 on real validation images, as a fraction."""
+    extra: dict[str, Any] = field(default_factory=dict)
+    """Plain values to keep with it."""
+
+    def __post_init__(self) -> None:
+        if len(set(self.classes)) < len(self.classes):
+            twice = next(name for name in self.classes if self.classes.count(name) > 1)
+            raise AttarError(f"The teacher has two classes named '{twice}'; give every class a name of its own.")
+        self.module.eval().requires_grad_(False)
+
+    def logits(self, images: Float[Tensor, "image 3 height width"]) -> Float[Tensor, "image class"]:
+        """Float32 logits of images in [0, 1]; gradients reach the images."""
+        return self.module(self.normalisation.apply(images)).float()
+
+    def save(self, folder: Path) -> None:
+        """Write ``teacher.safetensors``, complete in itself, and ``teacher.json``, last."""
+        network, outputs = self.module, None
+        if isinstance(network, Selection):
+            network, outputs = network.network, network.outputs
+        described = record.Record(
+            architecture=self.architecture,
+            stem=self.stem,
+            image_size=self.image_size,
+            classes=self.classes,
+            outputs=outputs,
+            mean=self.normalisation.mean,
+            std=self.normalisation.std,
+            accuracy=self.accuracy,
+            extra=self.extra,
+        ).plain()
+        save_weights(folder / WEIGHTS, network.state_dict(), {"format": "pt", record.KEY: json.dumps(described)})
+        write_json(folder / RECORD, described)
+
+
+def load(folder: Path, module: nn.Module | None = None) -> Teacher:
+    """The teacher that ``Teacher.save`` wrote, on the CPU.
+
+    Its network is built by name, or is ``module``, whose weights are replaced. Raises AttarError when the folder
+    holds no whole teacher, or one of the caller's own network and ``module`` is missing.
+    """
+    path = folder / RECORD
+    if not path.is_file():
+        raise AttarError(f"{folder} holds no finished teacher, for {RECORD} is missing; run squeeze.")
+    described = record.parse(path.read_bytes(), path)
+    state, metadata = load_weights(folder / WEIGHTS)
+    if record.parse(metadata.get(record.KEY, "{}"), folder / WEIGHTS) != described:
+        raise AttarError(f"{WEIGHTS} and {RECORD} in {folder} are of two different teachers; squeeze again.")
+    outputs = described.outputs or described.classes
+    if module is None:
+        if described.architecture.startswith("python:"):
+            raise AttarError(
+                f"The teacher in {folder} is your own {described.architecture.removeprefix('python:')}, which attar "
+                "cannot build by name; pass it from Python: teacher=attar.models.teacher.load(folder, module=...)."
+            )
+        module = build(described.architecture, len(outputs), described.image_size, stem=described.stem, seed=0)
+    load_into(module, state, folder / WEIGHTS)
+    if described.outputs is not None:
+        module = Selection(module, described.outputs, described.classes)
+    return Teacher(
+        module,
+        described.architecture,
+        described.stem,
+        described.classes,
+        Normalisation(described.mean, described.std),
+        described.image_size,
+        described.accuracy,
+        described.extra,
+    )
+
+
+def of_module(module: nn.Module, classes: Sequence[str], normalisation: Normalisation, image_size: int) -> Teacher:
+    """A teacher from a caller's own network, which is frozen.
+
+    Raises AttarError when it does not turn images of this side, in pixels, into one logit per class.
+    """
+    kind = type(module)
+    check_forward(module, image_size, len(classes))
+    return Teacher(
+        module, f"python:{kind.__module__}.{kind.__qualname__}", "standard", tuple(classes), normalisation, image_size
+    )
+
+
+def aligned(teacher: Teacher, classes: Sequence[str]) -> Teacher:
+    """A teacher that answers in these classes and this order: the same one, or one that selects from its logits.
+
+    Raises AttarError on a class that the teacher does not know. The accuracy is that of the old classes, so it is
+    dropped when they change.
+    """
+    wanted = tuple(classes)
+    if wanted == teacher.classes:
+        return teacher
+    known = set(teacher.classes)
+    for name in wanted:
+        if name not in known:
+            example = ", ".join(teacher.classes[:3])
+            raise AttarError(
+                f"The teacher {teacher.architecture} does not know the class '{name}' (its classes are like {example});"
+                " name the data's classes as the teacher does, or train a teacher on this data."
+            )
+    network, outputs = teacher.module, teacher.classes
+    if isinstance(network, Selection):
+        network, outputs = network.network, network.outputs
+    return dataclasses.replace(teacher, module=Selection(network, outputs, wanted), classes=wanted, accuracy=None)
+
+
+def accuracy(
+    logits: Callable[[Tensor], Tensor],
+    batches: Iterable[tuple[Float[Tensor, "image 3 height width"], Int[Tensor, "image"]]],  # noqa: F821
+) -> tuple[float, float]:
+    """Top-1 and top-5 accuracy over batches of images in [0, 1] and labels, as fractions.
+
+    ``logits`` may be ``teacher.logits``. With fewer than five classes all count as the top five. Raises AttarError
+    when there are no images.
+    """
+    hits, total = torch.zeros(2, dtype=torch.int64), 0
+    # Not inference_mode: a network that keeps a tensor between calls could then no longer be differentiated.
+    with torch.no_grad():
+        for images, labels in batches:
+            scores = logits(images)
+            ranked = scores.topk(min(5, scores.shape[1]), dim=1).indices
+            right = ranked == labels.to(ranked.device)[:, None]
+            hits = hits.to(ranked.device) + torch.stack([right[:, 0].sum(), right.sum()])
+            total += len(images)
+    if total == 0:
+        raise AttarError("There are no validation images to measure accuracy on; check the data's validation folder.")
+    top1, top5 = (hits / total).tolist()
+    return top1, top5

@@ -1,0 +1,81 @@
+"""Files that are whole or not there: written beside their place, synced, then moved onto it."""
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from attar.core.errors import AttarError
+
+_MENDS = {
+    errno.ENOSPC: "The disk is full while writing {path}; free some space and run the same command again: "
+    "it continues.",
+    errno.EDQUOT: "Your disk quota is used up while writing {path}; free some space and run the same command again: "
+    "it continues.",
+    errno.EROFS: "{path} lies on a read-only disk; choose another folder.",
+    errno.EACCES: "There is no permission to write {path}; change its folder's permissions or choose another folder.",
+    errno.EPERM: "There is no permission to write {path}; change its folder's permissions or choose another folder.",
+    errno.ENOTDIR: "{path} cannot be written, for a part of that path is a file; choose another folder.",
+    errno.EEXIST: "{path} cannot be written, for a part of that path is a file; choose another folder.",
+}
+
+
+@contextlib.contextmanager
+def replace(path: Path) -> Iterator[Path]:
+    """Yield a path in the same folder to write to; on success its file takes the place of ``path``, else it is removed.
+
+    Makes the folder. A process killed at any moment leaves either the old file or the new one. Raises AttarError when
+    the disk is full or may not be written.
+    """
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")  # ranks may write the same name at once
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        _sync_folder(path.parent)
+    except OSError as error:
+        if error.errno in _MENDS:
+            raise AttarError(_MENDS[error.errno].format(path=path)) from error
+        raise
+    finally:
+        with contextlib.suppress(OSError):  # a read-only disk objects even to removing nothing
+            temporary.unlink(missing_ok=True)
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a whole file; raises AttarError as ``replace`` does."""
+    with replace(path) as temporary:
+        temporary.write_bytes(data)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a whole UTF-8 file; raises AttarError as ``replace`` does."""
+    write_bytes(path, text.encode())
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write plain JSON values, indented; raises AttarError as ``replace`` does."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def sha256_of(path: Path) -> str:
+    """The SHA-256 of a file's content, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make the move itself survive a power cut, where the file system can."""
+    with contextlib.suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

@@ -1,0 +1,137 @@
+"""Tensors on disk: safetensors files of weights, and of whole trees such as an optimiser's state.
+
+The file is written here rather than by the safetensors library, whose own writer orders metadata differently in each
+process, makes files that only their owner can read, and wraps a full disk in an error of its own; any safetensors
+reader opens the result, and equal content gives equal bytes.
+"""
+
+import contextlib
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from attar.core.errors import AttarError
+from attar.store.atomic import replace
+
+_DTYPES = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.float8_e4m3fn: "F8_E4M3",
+    torch.float8_e5m2: "F8_E5M2",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.int16: "I16",
+    torch.int8: "I8",
+    torch.uint64: "U64",
+    torch.uint32: "U32",
+    torch.uint16: "U16",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
+
+
+def save_weights(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """Write tensors of any device and layout to one safetensors file, atomically.
+
+    Tensors that share memory are written once each. Raises AttarError when the disk is full or may not be written.
+    """
+    header: dict[str, Any] = {"__metadata__": dict(metadata)}
+    offset = 0
+    order = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))  # wide first: all stay aligned
+    for name in order:
+        tensor = tensors[name]
+        end = offset + tensor.numel() * tensor.element_size()
+        header[name] = {"dtype": _DTYPES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [offset, end]}
+        offset = end
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    with replace(path) as temporary, temporary.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for name in order:
+            plain = tensors[name].detach().cpu().contiguous().reshape(-1)
+            file.write(plain.view(torch.uint8).numpy().data)
+
+
+def load_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors of a safetensors file, on the CPU, and its metadata; raises AttarError when it is not whole."""
+    with _opened(path) as file:
+        return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """The metadata alone, without reading a tensor; raises AttarError when the file is not whole."""
+    with _opened(path) as file:
+        return file.metadata() or {}
+
+
+def save_tree(path: Path, tree: Any) -> None:
+    """Write nested dicts, lists and tuples of tensors and JSON scalars to one safetensors file, atomically.
+
+    Keys may be any JSON scalar, so an optimiser's ``state_dict()`` comes back as it was. Raises AttarError when the
+    disk is full, TypeError on a leaf of another kind.
+    """
+    tensors: dict[str, Tensor] = {}
+    structure = _encoded(tree, tensors)
+    save_weights(path, tensors, {"tree": json.dumps(structure)})
+
+
+def load_tree(path: Path) -> Any:
+    """What ``save_tree`` wrote, tensors on the CPU; raises AttarError when the file is not whole or no tree."""
+    tensors, metadata = load_weights(path)
+    if "tree" not in metadata:
+        raise AttarError(f"{path} holds tensors but not a saved state; remove it and run the same command again.")
+    return _decoded(json.loads(metadata["tree"]), tensors)
+
+
+def _encoded(value: Any, tensors: dict[str, Tensor]) -> Any:
+    """JSON in which scalars stand for themselves and everything else is a one-key object that names its kind."""
+    if isinstance(value, Tensor):
+        name = str(len(tensors))
+        tensors[name] = value
+        return {"tensor": name}
+    if isinstance(value, Mapping):
+        for key in value:
+            if not _is_scalar(key):
+                raise TypeError(f"cannot store the key {key!r} of type {type(key).__name__}")
+        return {"dict": [[key, _encoded(item, tensors)] for key, item in value.items()]}
+    if isinstance(value, list | tuple):
+        return {"list" if isinstance(value, list) else "tuple": [_encoded(item, tensors) for item in value]}
+    if _is_scalar(value):
+        return value
+    raise TypeError(f"cannot store {value!r} of type {type(value).__name__}")
+
+
+def _decoded(value: Any, tensors: dict[str, Tensor]) -> Any:
+    if not isinstance(value, dict):
+        return value
+    ((kind, content),) = value.items()
+    if kind == "tensor":
+        return tensors[content]
+    if kind == "dict":
+        return {key: _decoded(item, tensors) for key, item in content}
+    items = [_decoded(item, tensors) for item in content]
+    return items if kind == "list" else tuple(items)
+
+
+def _is_scalar(value: Any) -> bool:
+    return value is None or isinstance(value, bool | int | float | str)
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            yield file
+    except FileNotFoundError:
+        raise AttarError(f"There is no file {path}; check the path, or run the stage that writes it.") from None
+    except (SafetensorError, OSError) as error:
+        raise AttarError(
+            f"{path} is not a whole safetensors file ({error}); remove it and make or copy it again."
+        ) from error

@@ -1,0 +1,47 @@
+"""What all tests share: one small run of the whole pipeline, and random state that no test may leave changed."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from attar import pipeline
+from attar.recipes.catalogue import recipe_named
+from attar.recipes.recipe import Recipe
+
+MINI = (
+    "--execution.threads 1 --recover.ipc 2 --recover.iterations 12 --recover.snapshots 4 8 "
+    "--squeeze.training.epochs 4 --relabel.epochs 6 --evaluate.protocol.training.epochs 3 --evaluate.num-seeds 2"
+).split()
+"""The settings of ``mini_recipe`` for a command line."""
+
+
+def mini_recipe() -> Recipe:
+    """The digits recipe with little of everything: some seconds."""
+    full = recipe_named("digits")
+    protocol = full.evaluate.protocol
+    return full.changed(
+        execution=full.execution.changed(threads=1),
+        squeeze=full.squeeze.changed(training=full.squeeze.training.changed(epochs=4)),
+        recover=full.recover.changed(ipc=2, iterations=12, snapshots=(4, 8)),
+        relabel=full.relabel.changed(epochs=6),
+        evaluate=full.evaluate.changed(
+            protocol=protocol.changed(training=protocol.training.changed(epochs=3)), num_seeds=2
+        ),
+    )
+
+
+@pytest.fixture(scope="session")
+def mini_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of ``mini_recipe``; tests read it and change copies only."""
+    out = tmp_path_factory.mktemp("runs") / "mini"
+    pipeline.run(mini_recipe(), out, quiet=True)
+    return out
+
+
+@pytest.fixture(autouse=True)
+def _global_random_state_is_left_alone():
+    """attar draws from generators of its own: PyTorch's global one must be where it was."""
+    before = torch.random.get_rng_state()
+    yield
+    assert torch.equal(before, torch.random.get_rng_state())

@@ -1,0 +1,54 @@
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from attar.core.errors import AttarError
+from attar.core.log import Log
+from attar.data.choice import DataChoice
+from attar.data.decoded import pixels
+from attar.data.load import load
+from attar.data.picture import prepare
+
+
+def spoil(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:150])
+
+
+def test_every_image_in_order(tmp_path: Path, class_folders: Callable, log: Log) -> None:
+    class_folders(tmp_path / "train", {"a": 70, "b": 70})
+    class_folders(tmp_path / "val", {"a": 1, "b": 1})
+    choice = DataChoice(source=str(tmp_path), size=8, resize=9)
+    real = load(choice, 0, log)
+    found = pixels(real.train, choice, log)
+    assert found.images.shape == (140, 3, 8, 8)
+    assert found.images.dtype == torch.uint8
+    assert found.labels.tolist() == [0] * 70 + [1] * 70
+    for index in (0, 63, 64, 139):
+        expected = prepare(real.train.image(index), 8, 9).transpose(2, 0, 1)
+        assert np.array_equal(found.images[index].numpy(), expected)
+
+
+def test_unreadable_images(tmp_path: Path, class_folders: Callable, log: Log, events: Callable) -> None:
+    class_folders(tmp_path / "train", {"a": 3, "b": 3})
+    class_folders(tmp_path / "val", {"a": 1, "b": 1})
+    first = tmp_path / "train" / "a" / "a_1.png"
+    spoil(first)
+    (tmp_path / "train" / "b" / "b_2.png").write_bytes(b"")
+    choice = DataChoice(source=str(tmp_path), size=8)
+    train = load(choice, 0, log).train
+    with pytest.raises(AttarError) as error:
+        pixels(train, choice, log)
+    assert str(error.value).startswith(f"2 of 6 images cannot be read, the first is {first} (")
+    assert str(error.value).endswith("); repair or delete them, or skip them with --data.on-corrupt skip.")
+    found = pixels(train, choice.changed(on_corrupt="skip"), log)
+    assert found.labels.tolist() == [0, 0, 1, 1]
+    assert np.array_equal(found.images[1].numpy(), prepare(train.image(2), 8).transpose(2, 0, 1))
+    assert events("warning")[0]["text"] == f"skipped 2 of 6 images, which cannot be read; the first is {first}"
+    assert [Path(line["where"]).name for line in events("unreadable")] == ["a_1.png", "b_2.png"]
+    for path in (tmp_path / "train" / "b").iterdir():
+        path.write_bytes(b"")
+    with pytest.raises(AttarError, match=r"No image of a class can be read, the first of them is .*b_0\.png"):
+        pixels(train, choice.changed(on_corrupt="skip"), log)

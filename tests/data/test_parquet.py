@@ -1,0 +1,128 @@
+import io
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from attar.core.errors import AttarError
+from attar.core.log import Log
+from attar.data import layout, parquet
+from attar.data.picture import Unreadable
+
+Write = Callable[..., list[bytes]]
+
+
+@pytest.mark.parametrize("inside", ["", "data"])
+@pytest.mark.parametrize("val_name", ["val", "validation", "test"])
+def test_hugging_face_layout(tmp_path: Path, write_parquet: Write, log: Log, inside: str, val_name: str) -> None:
+    folder = tmp_path / inside
+    names = ["ant", "bee", "cow"]
+    first = write_parquet(folder / "train-00000-of-00002.parquet", [0, 1, 2, 0, 1], names)
+    second = write_parquet(folder / "train-00001-of-00002.parquet", [2, 2], names, seed=40)
+    write_parquet(folder / f"{val_name}-00000-of-00001.parquet", [2, 0], names, seed=80)
+    found = layout.read(tmp_path, log)
+    assert found.classes == ("ant", "bee", "cow")
+    assert found.train.labels.tolist() == [0, 1, 2, 0, 1, 2, 2]
+    assert found.val is not None
+    assert found.val.labels.tolist() == [2, 0]
+    for index, data in enumerate(first + second):  # across row groups and files
+        assert np.array_equal(np.asarray(found.train.image(index)), np.asarray(Image.open(io.BytesIO(data))))
+    assert found.train.where(6) == f"{folder / 'train-00001-of-00002.parquet'} row 1"
+
+
+@pytest.mark.parametrize("columns", [("img", "labels"), ("image", "fine_label")])
+def test_raw_bytes_other_columns_no_names(
+    tmp_path: Path, write_parquet: Write, log: Log, columns: tuple[str, str]
+) -> None:
+    data = write_parquet(tmp_path / "train.parquet", [0, 2, 1, 1], columns=columns, raw=True)
+    found = layout.read(tmp_path, log)
+    assert found.classes == ("0", "1", "2")
+    assert found.val is None
+    assert np.array_equal(np.asarray(found.train.image(3)), np.asarray(Image.open(io.BytesIO(data[3]))))
+
+
+def test_words_beside_the_files(tmp_path: Path, write_parquet: Write, log: Log) -> None:
+    write_parquet(tmp_path / "train-0.parquet", [0, 1], ["n01443537", "n01629819"])
+    (tmp_path / "words.txt").write_text("n01443537\tgold fish, other\n")
+    found = layout.read(tmp_path, log)
+    assert found.titles == {"n01443537": "gold fish"}
+    assert found.licence.startswith("ImageNet terms")
+
+
+def test_a_small_cache_reads_again(tmp_path: Path, write_parquet: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = write_parquet(tmp_path / "train-0.parquet", [0, 1] * 6)
+    rows = parquet.Rows([tmp_path / "train-0.parquet"])
+    monkeypatch.setattr(parquet, "CACHE_BYTES", 1)
+    for index in [11, 0, 5, 11, 3, 0]:
+        assert np.array_equal(np.asarray(rows.image(index)), np.asarray(Image.open(io.BytesIO(data[index]))))
+    assert len(rows._cache._held) == 1
+    again = pickle.loads(pickle.dumps(rows))
+    assert np.array_equal(np.asarray(again.image(7)), np.asarray(rows.image(7)))
+
+
+def test_identity_knows_content_but_not_the_place(tmp_path: Path, write_parquet: Write) -> None:
+    write_parquet(tmp_path / "a" / "train-0.parquet", [0, 1, 0])
+    write_parquet(tmp_path / "b" / "train-0.parquet", [0, 1, 0])
+    write_parquet(tmp_path / "c" / "train-0.parquet", [0, 1, 1])
+    a, b, c = (parquet.Rows([tmp_path / name / "train-0.parquet"]).identity() for name in "abc")
+    assert a == b != c
+
+
+def test_a_row_without_bytes(tmp_path: Path) -> None:
+    table = pa.table({"image": pa.array([None, b""], pa.binary()), "label": [0, 1]})
+    pq.write_table(table, tmp_path / "train-0.parquet")
+    rows = parquet.Rows([tmp_path / "train-0.parquet"])
+    with pytest.raises(Unreadable, match=r"train-0.parquet row 0 cannot be read .*\(the row holds no bytes\)"):
+        rows.image(0)
+    with pytest.raises(Unreadable, match="row 1 cannot"):
+        rows.image(1)
+
+
+def test_refuses_unknown_columns(tmp_path: Path, write_parquet: Write, log: Log) -> None:
+    path = tmp_path / "train-0.parquet"
+    write_parquet(path, [0, 1], columns=("photo", "label"))
+    with pytest.raises(AttarError, match="no column of images that attar knows: it has photo, label; rename"):
+        layout.read(tmp_path, log)
+    write_parquet(path, [0, 1], columns=("image", "kind"))
+    with pytest.raises(AttarError, match="no column of labels that attar knows: it has image, kind; rename"):
+        layout.read(tmp_path, log)
+
+
+def test_refuses_labels_that_are_no_classes(tmp_path: Path, write_parquet: Write, log: Log) -> None:
+    path = tmp_path / "train-0.parquet"
+    pq.write_table(pa.table({"image": [b"", b""], "label": ["a", "b"]}), path)
+    with pytest.raises(AttarError, match=r"label column of .* holds string values; attar needs class indices"):
+        layout.read(tmp_path, log)
+    pq.write_table(pa.table({"image": [b"", b""], "label": [None, 1]}), path)
+    with pytest.raises(AttarError, match="holds empty places"):
+        layout.read(tmp_path, log)
+    write_parquet(path, [0, 1, 2], ["a", "b"])
+    with pytest.raises(AttarError, match="has the label 2, but its classes are 0 to 1"):
+        layout.read(tmp_path, log)
+    write_parquet(path, [0, 1], ["a", "b"])
+    write_parquet(tmp_path / "test-0.parquet", [-1, -1], ["a", "b"])
+    with pytest.raises(AttarError, match=r"has the label -1.*a split without labels cannot be used"):
+        layout.read(tmp_path, log)
+
+
+def test_refuses_other_names_in_val(tmp_path: Path, write_parquet: Write, log: Log) -> None:
+    write_parquet(tmp_path / "train-0.parquet", [0, 1], ["a", "b"])
+    write_parquet(tmp_path / "val-0.parquet", [0, 1], ["a", "c"])
+    with pytest.raises(AttarError, match="name their classes differently: 'b' against 'c' is the first"):
+        layout.read(tmp_path, log)
+
+
+def test_refuses_files_without_training_or_content(tmp_path: Path, write_parquet: Write, log: Log) -> None:
+    write_parquet(tmp_path / "0000.parquet", [0, 1])
+    with pytest.raises(AttarError, match=rf"{tmp_path} has no training files among its Parquet files"):
+        layout.read(tmp_path, log)
+    path = tmp_path / "train-0.parquet"
+    write_parquet(path, [0, 1])
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(AttarError, match=r"train-0.parquet cannot be read as Parquet \(.*\); fetch it again\.$"):
+        layout.read(tmp_path, log)

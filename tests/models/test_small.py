@@ -1,0 +1,57 @@
+"""models/small.py: shapes, depths and parameter counts of attar's own networks."""
+
+import pytest
+import torch
+from torch import nn
+
+from attar.models.small import NETWORKS, ConvNet, SmallResNet
+
+
+@pytest.mark.parametrize(("depth", "millions"), [(20, 0.27), (32, 0.46), (44, 0.66), (56, 0.85)])
+def test_resnets_have_the_papers_depth_and_parameters(depth: int, millions: float):
+    network = SmallResNet(depth, 10)
+    layers = [layer for layer in network.modules() if isinstance(layer, nn.Conv2d | nn.Linear)]
+    projections = [layer for layer in layers if isinstance(layer, nn.Conv2d) and layer.kernel_size == (1, 1)]
+    assert len(layers) - len(projections) == depth
+    assert len(projections) == 2
+    count = sum(weight.numel() for weight in network.parameters())
+    assert count / 1e6 == pytest.approx(millions, abs=0.01)
+
+
+def test_a_resnet_halves_the_map_twice():
+    network = SmallResNet(20, 10).eval()
+    maps = network.layer3(network.layer2(network.layer1(torch.zeros(1, 16, 32, 32))))
+    assert maps.shape == (1, 64, 8, 8)
+
+
+def test_convolutions_of_a_resnet_are_drawn_fan_out():
+    conv = SmallResNet(20, 10).layer3[1].conv1
+    assert conv.weight.std().item() == pytest.approx((2 / (64 * 9)) ** 0.5, rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("depth", "size", "features"), [(3, 32, 128 * 16), (4, 64, 128 * 16), (3, 8, 128), (3, 30, 1152)]
+)
+def test_convnet_flattens_the_last_map(depth: int, size: int, features: int):
+    network = ConvNet(depth, 7, size)
+    assert network.fc.in_features == features
+    assert network(torch.zeros(2, 3, size, size)).shape == (2, 7)
+
+
+def test_convnet_has_the_published_number_of_parameters():
+    assert sum(weight.numel() for weight in ConvNet(3, 10, 32).parameters()) == 320_010
+
+
+def test_convnet_stops_pooling_at_one_pixel_and_takes_other_sizes():
+    network = ConvNet(3, 7, 4)
+    assert network(torch.zeros(2, 3, 4, 4)).shape == (2, 7)
+    assert network(torch.zeros(2, 3, 21, 16)).shape == (2, 7)
+    assert ConvNet(3, 7, 32)(torch.zeros(2, 3, 8, 8)).shape == (2, 7)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_every_network_is_differentiable_to_the_pixels(name: str):
+    images = torch.linspace(-1, 1, 2 * 3 * 9 * 9).reshape(2, 3, 9, 9).requires_grad_()
+    NETWORKS[name](5, 9).eval()(images).sum().backward()
+    assert images.grad is not None
+    assert images.grad.abs().sum() > 0

@@ -1,0 +1,149 @@
+"""The same recipe makes the same files: twice, in two processes, and after being killed in every stage."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import MINI, mini_recipe
+
+from attar import pipeline
+from attar.store import labels as label_files
+
+TIMEOUT_SECONDS = 240
+
+
+def bytes_of(run: Path) -> dict[str, bytes]:
+    """Every file whose bytes are a result: weights, images, labels, pictures; not logs, and not seconds."""
+    kept = (".safetensors", ".parquet", ".png")
+    return {
+        str(path.relative_to(run)): path.read_bytes()
+        for path in sorted(run.rglob("*"))
+        if path.suffix in kept or path.name in ("teacher.json", "labels.json")
+    }
+
+
+def accuracies(run: Path) -> list[tuple]:
+    from attar.report.table import lines
+
+    return [(line.row, line.top1_mean, line.top1_std, line.top5_mean) for line in lines(run)]
+
+
+def assert_same(run: Path, other: Path) -> None:
+    first, second = bytes_of(run), bytes_of(other)
+    assert first.keys() == second.keys()
+    assert [name for name in first if first[name] != second[name]] == []
+    assert accuracies(run) == accuracies(other)
+
+
+def start(*arguments: str, launcher: tuple[str, ...] = ()) -> subprocess.Popen[str]:
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        [sys.executable, *launcher, "-m", "attar", *arguments],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def finish(process: subprocess.Popen[str]) -> str:
+    output, _ = process.communicate(timeout=TIMEOUT_SECONDS)
+    assert process.returncode == 0, output
+    return output
+
+
+def kill_when(process: subprocess.Popen[str], exists: Path) -> None:
+    """SIGKILL as soon as a file is there; the process must not have finished by then."""
+    deadline = time.monotonic() + TIMEOUT_SECONDS
+    while not exists.exists():
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+
+
+def test_the_same_recipe_twice_gives_the_same_bytes(mini_run: Path, tmp_path: Path):
+    pipeline.run(mini_recipe(), tmp_path / "again", quiet=True)
+    assert_same(mini_run, tmp_path / "again")
+
+
+def test_another_seed_gives_other_images(mini_run: Path, tmp_path: Path):
+    recipe = mini_recipe().changed(seed=1)
+    shutil.copytree(mini_run / "squeeze", tmp_path / "other" / "squeeze")
+    (tmp_path / "other" / "squeeze" / "manifest.json").unlink()
+    pipeline.run(recipe, tmp_path / "other", stage="squeeze", quiet=True)
+    pipeline.run(recipe, tmp_path / "other", stage="recover", quiet=True)
+    name = "recover/data/train-00000-of-00001.parquet"
+    assert (mini_run / name).read_bytes() != (tmp_path / "other" / name).read_bytes()
+
+
+def test_two_processes_write_the_same_files_as_one(mini_run: Path, tmp_path: Path):
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+    output = finish(start("run", "digits", "--out", str(tmp_path / "two"), *MINI, launcher=launcher))
+    assert "random real, soft labels" in output
+    assert_same(mini_run, tmp_path / "two")
+    logs = [(tmp_path / "two" / "recover" / name).read_text() for name in ("log.jsonl", "log.rank1.jsonl")]
+    assert "slot00000" in logs[0]
+    assert "slot00001" in logs[1], "the second process had no unit of its own"
+
+
+def test_killed_in_every_stage_and_run_again_equals_uninterrupted(mini_run: Path, tmp_path: Path):
+    out = tmp_path / "killed"
+    command = ("run", "digits", "--out", str(out), *MINI)
+    for stage, sign in {
+        "squeeze": out / "squeeze" / "checkpoint.safetensors",
+        "recover": out / "recover" / "units" / "slot00000-block0000.safetensors",
+        "relabel": out / "distilled" / "plan.json",
+        "evaluate": next(iter((mini_run / "evaluate" / "scores").glob("distilled-*seed0*"))),
+    }.items():
+        kill_when(start(*command), out / sign.relative_to(mini_run) if stage == "evaluate" else sign)
+        folder = "distilled" if stage == "relabel" else stage
+        assert not (out / folder / "manifest.json").exists(), f"{stage} was finished before it could be killed"
+    finish(start(*command))
+    assert_same(mini_run, out)
+
+
+def test_relabel_continues_after_the_files_that_are_there(mini_run: Path, tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(label_files, "SHARD_BYTES", 2 * 20 * 50)  # a file for every epoch or two
+    out = tmp_path / "run"
+    shutil.copytree(mini_run / "squeeze", out / "squeeze")
+    shutil.copytree(mini_run / "recover", out / "recover")
+    pipeline.run(mini_recipe(), out, stage="relabel", quiet=True)
+    folder = out / "distilled" / "labels"
+    before = {path.name: path.read_bytes() for path in folder.glob("*.safetensors")}
+    assert len(before) > 2
+    kept = folder / sorted(before)[0]
+    stamp = kept.stat().st_mtime_ns
+    (out / "distilled" / "manifest.json").unlink()
+    (folder / sorted(before)[1]).unlink()
+    pipeline.run(mini_recipe(), out, stage="relabel", quiet=True)
+    assert {path.name: path.read_bytes() for path in folder.glob("*.safetensors")} == before
+    assert kept.stat().st_mtime_ns == stamp
+
+
+def test_finished_stages_are_not_done_again(mini_run: Path, tmp_path: Path):
+    out = tmp_path / "copy"
+    shutil.copytree(mini_run, out)
+    stamps = {path: path.stat().st_mtime_ns for path in out.rglob("*.safetensors")}
+    pipeline.run(mini_recipe(), out, quiet=True)
+    assert {path: path.stat().st_mtime_ns for path in out.rglob("*.safetensors")} == stamps
+
+
+@pytest.mark.gpu
+def test_a_gpu_repeats_itself(tmp_path: Path):
+    assert torch.cuda.is_available()
+    recipe = mini_recipe().changed(execution=mini_recipe().execution.changed(device="cuda"))
+    for name in ("first", "second"):
+        pipeline.run(recipe, tmp_path / name, quiet=True)
+    first, second = bytes_of(tmp_path / "first"), bytes_of(tmp_path / "second")
+    images = "recover/data/train-00000-of-00001.parquet"
+    assert first[images] == second[images]

@@ -1,0 +1,54 @@
+"""The map of the house, proved from the code: imports look down, ``__init__`` files are empty, attar is quick to import."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SOURCE = Path(__file__).parents[1] / "src" / "attar"
+LAYERS = {
+    "core": 0, "ops": 1, "store": 2, "data": 3, "models": 3, "methods": 3, "stages": 4,
+    "recipes": 5, "report": 5, "pipeline": 6, "cli": 7, "__main__": 8,
+}  # fmt: skip
+FILES = sorted(SOURCE.rglob("*.py"))
+
+
+def imported_rooms(path: Path) -> set[str]:
+    """The rooms that a file imports from, anywhere in it."""
+    modules = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module == "attar":
+            modules |= {f"attar.{alias.name}" for alias in node.names if alias.name in LAYERS}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            modules.add(node.module)
+        elif isinstance(node, ast.Import):
+            modules |= {alias.name for alias in node.names}
+    return {module.split(".")[1] for module in modules if module.startswith("attar.") and module.count(".")}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(SOURCE)))
+def test_imports_look_down(path: Path):
+    room = path.relative_to(SOURCE).parts[0].removesuffix(".py")
+    if room == "__init__":
+        return  # the package's front door names what lies behind it, and imports nothing
+    for other in imported_rooms(path):
+        assert other == room or LAYERS[other] < LAYERS[room], f"{path}: {room} must not import {other}"
+
+
+def test_rooms_are_all_on_the_map():
+    rooms = {path.relative_to(SOURCE).parts[0].removesuffix(".py") for path in FILES} - {"__init__"}
+    assert rooms == set(LAYERS)
+
+
+@pytest.mark.parametrize("path", [path for path in SOURCE.glob("*/__init__.py")], ids=lambda path: path.parent.name)
+def test_inner_init_files_are_empty(path: Path):
+    assert path.read_text() == ""
+
+
+def test_importing_attar_loads_nothing_heavy():
+    heavy = "torch torchvision timm numpy pydantic tyro pyarrow matplotlib sklearn datasets"
+    code = f"import sys, attar, attar.cli; print([name for name in {heavy.split()} if name in sys.modules])"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"
