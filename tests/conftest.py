@@ -9,10 +9,12 @@ from attar import pipeline
 from attar.recipes.catalogue import recipe_named
 from attar.recipes.recipe import Recipe
 
-MINI = (
-    "--execution.threads 1 --recover.ipc 2 --recover.iterations 12 --recover.snapshots 4 8 "
-    "--squeeze.training.epochs 4 --relabel.epochs 6 --evaluate.protocol.training.epochs 3 --evaluate.num-seeds 2"
-).split()
+MINI = [
+    *("--execution.threads", "1"),
+    *("--recover.ipc", "2", "--recover.iterations", "12", "--recover.snapshots", "4", "8"),
+    *("--squeeze.training.epochs", "4", "--relabel.epochs", "6"),
+    *("--evaluate.protocol.training.epochs", "3", "--evaluate.num-seeds", "2"),
+]
 """The settings of ``mini_recipe`` for a command line."""
 
 

@@ -1,4 +1,4 @@
-"""The map of the house, proved from the code: imports look down, ``__init__`` files are empty, attar is quick to import."""
+"""The map of the house, proved from the code: imports look down, inner ``__init__`` files are empty."""
 
 import ast
 import subprocess
@@ -42,7 +42,7 @@ def test_rooms_are_all_on_the_map():
     assert rooms == set(LAYERS)
 
 
-@pytest.mark.parametrize("path", [path for path in SOURCE.glob("*/__init__.py")], ids=lambda path: path.parent.name)
+@pytest.mark.parametrize("path", sorted(SOURCE.glob("*/__init__.py")), ids=lambda path: path.parent.name)
 def test_inner_init_files_are_empty(path: Path):
     assert path.read_text() == ""
 

@@ -1,8 +1,11 @@
 """The command line: verbs and their options; nothing heavy is imported before it is needed."""
 
 import argparse
+import contextlib
 import errno
+import io
 import os
+import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -165,22 +168,55 @@ def _recipe(verb: str, arguments: list[str]) -> tuple["Recipe[Any]", argparse.Na
     parser.add_argument("--quiet", action="store_true")
     parser.add_argument("--plan", action="store_true")
     options, settings = parser.parse_known_args(arguments[1:])
-    import tyro
-
-    from attar.recipes.catalogue import header_of, recipe_named
+    from attar.recipes.catalogue import recipe_named
 
     recipe = recipe_named(arguments[0])
     recipe = recipe.with_method(options.method) if options.method else recipe
     recipe = recipe.with_protocol(options.protocol) if options.protocol else recipe
-    changed = tyro.cli(
-        type(recipe),
-        default=recipe,
-        args=settings,
-        prog=f"attar {verb} {arguments[0]}",
-        description=header_of(arguments[0]),
-        config=(tyro.conf.FlagConversionOff,),
-    )
-    return changed, options
+    return _changed(recipe, settings, f"attar {verb} {arguments[0]}"), options
+
+
+def _changed(recipe: "Recipe[Any]", settings: list[str], prog: str) -> "Recipe[Any]":
+    """The recipe with these settings, or its help; tyro's boxed errors are told as one sentence."""
+    import tyro
+
+    from attar.core.config import field_paths
+    from attar.recipes.catalogue import header_of
+
+    known = list(field_paths(type(recipe)))
+    for setting in settings:
+        key = setting.removeprefix("--").partition("=")[0].replace("-", "_")
+        if setting.startswith("--") and key not in (*known, "help"):
+            raise plugin.unknown("setting", setting.partition("=")[0], [f"--{k.replace('_', '-')}" for k in known])
+    errors = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(errors):
+            return tyro.cli(
+                type(recipe),
+                default=recipe,
+                args=settings,
+                prog=prog,
+                description=header_of(prog.split()[-1]),
+                config=(tyro.conf.FlagConversionOff,),
+            )
+    except SystemExit as end:
+        if not end.code:
+            raise
+        raise AttarError(_sentence(errors.getvalue(), prog)) from None
+
+
+def _sentence(boxed: str, prog: str) -> str:
+    """What a boxed error of tyro's says, without the box and its title."""
+    lines = [line.strip(" │╭╮╰╯") for line in boxed.splitlines()][1:]
+    blocks = "\n".join("" if set(line) <= {"─", "-"} else line for line in lines).strip().split("\n\n")
+    text = " ".join(blocks[0].split())
+    pattern = r"Error parsing (\S+): \d+ validation errors? for \S+ (?:([a-z][\w.]*) )?(?:Value error, )?(.*?) \["
+    invalid = re.match(pattern, text)
+    if invalid:
+        group, key, reason = invalid.groups()
+        setting = ".".join(part for part in (group.lstrip("-"), key) if part and not part.startswith("Recipe["))
+        text = f"--{setting}: {reason}"
+    return f"{text.rstrip('.')}; see '{prog} --help'."
 
 
 def _print_tables(runs: list[Path], rows: list[Any]) -> None:

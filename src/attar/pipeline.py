@@ -77,14 +77,15 @@ def plan(recipe: Recipe[Any]) -> str:
     todo = units.plan(num_classes, config.ipc_start, config.ipc, config.unit_classes)
     num_images = sum(len(unit.labels) for unit in todo)
     raw = num_images * 3 * recipe.data.size**2
-    labels = relabel.planned_bytes(num_images, num_classes, recipe.relabel) if recipe.relabel.mode == "stored" else 0
+    labelling = recipe.relabel
+    labels = relabel.planned_bytes(num_images, num_classes, labelling) if labelling.mode == "stored" else 0
     steps = getattr(config, "iterations", 0)
     return "\n".join(
         [
             f"Real data: {real.name}, {num_classes} classes, {len(real.train)} training images",
             f"Units: {len(todo)} of up to {config.unit_classes} images, {steps} iterations each",
             f"Images: {num_images}, {recipe.data.size} pixels square, {table.readable_bytes(raw)} as raw bytes",
-            f"Soft labels: {recipe.relabel.mode}, {table.readable_bytes(labels)} on disk, {recipe.relabel.epochs} epochs",
+            f"Soft labels: {labelling.mode}, {labelling.epochs} epochs, {table.readable_bytes(labels)} on disk",
         ]
     )
 
@@ -97,6 +98,9 @@ def _check(space: Workspace, recipe: Recipe[Any]) -> None:
         f"attar     {recipe.name}: {real.name}, {len(real.classes)} classes, {len(real.train)} training and "
         f"{len(real.val)} validation images, on {space.device.describe()}"
     )
+    network = squeeze.check(space, recipe.squeeze)
+    if network is not None:
+        recover.check_network(network, recipe.squeeze.architecture, recipe.method)
     evaluate.check(space, recipe.evaluate)
     fewest = _fewest(space)
     if recipe.method == "random" and recipe.recover.ipc > fewest[1]:

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import MINI, mini_recipe
 
 from attar import pipeline
 from attar.store import labels as label_files
+from conftest import MINI, mini_recipe
 
 TIMEOUT_SECONDS = 240
 

@@ -4,6 +4,7 @@ import contextlib
 import os
 import platform
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -18,7 +19,7 @@ class Execution(Config):
     device: str = "auto"
     """'auto', 'cpu', 'cuda' or 'cuda:1'; auto takes this process's GPU where there is one."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """Arithmetic of networks in training and of recover; auto: bf16 for training on GPUs that have it, else fp32."""
+    """Arithmetic of networks; auto: bf16 for training where the device computes in it, float32 for recover."""
     threads: int = 0
     """CPU threads for tensor operations; 0 leaves PyTorch's own choice."""
     workers: int = -1
@@ -57,16 +58,27 @@ def resolve(execution: Execution) -> Device:
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError):
         raise AttarError(f"There is no device '{name}' here; use --execution.device cpu or auto.") from None
-    fast = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
-    training = ("bf16" if fast else "fp32") if execution.precision == "auto" else execution.precision
+    training = ("bf16" if _computes_bf16(device) else "fp32") if execution.precision == "auto" else execution.precision
     recovering = "fp32" if execution.precision == "auto" else execution.precision
     workers = min(8, os.cpu_count() or 1) if execution.workers < 0 else execution.workers
     return Device(device, training, recovering, workers)
 
 
+def _computes_bf16(device: torch.device) -> bool:
+    """Whether the device has instructions for bfloat16, rather than only emulating it."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    return bool({"avx512_bf16", "amx_bf16"} & set(_cpu_info("flags").split()))
+
+
 def _cpu_name() -> str:
-    with contextlib.suppress(OSError), open("/proc/cpuinfo") as lines:  # noqa: PTH123
-        for line in lines:
-            if line.startswith("model name"):
+    return _cpu_info("model name") or platform.processor() or platform.machine()
+
+
+def _cpu_info(key: str) -> str:
+    """What Linux says of its first processor; empty elsewhere."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.partition(":")[0].strip() == key:
                 return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
+    return ""

@@ -31,4 +31,4 @@ def recover(task: Task, config: Config) -> Float[Tensor, "image 3 height width"]
             )
         order = torch.randperm(count, generator=task.shared_stream("order", name))
         chosen.append(task.real.take(label, [int(order[slot])]))
-    return from_bytes(torch.cat(chosen))
+    return from_bytes(torch.cat(chosen).to(task.device))

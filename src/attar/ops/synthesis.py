@@ -53,8 +53,8 @@ def optimise(task: Task, config: Inversion, start: Pixels, draw_view: DrawView) 
     image can show. Source: SRe2L (arXiv 2306.13092), section 3.2, and the published loop of CDA.
     """
     network = task.teachers[0]
-    low, high = network.normalisation.bounds(start)
-    pixels = start.to(task.device).requires_grad_()
+    pixels = start.to(task.device, copy=True).requires_grad_()
+    low, high = network.normalisation.bounds(pixels)
     optimiser = torch.optim.Adam([pixels], lr=config.learning_rate, betas=config.betas, eps=1e-8)
     best, lowest = pixels.detach().clone(), torch.full((), torch.inf, device=task.device)
     with StatisticsLoss(network.module, config.first_bn_multiplier) as statistics:
@@ -70,12 +70,12 @@ def optimise(task: Task, config: Inversion, start: Pixels, draw_view: DrawView) 
             loss = cross_entropy + config.bn_weight * distance
             optimiser.zero_grad()
             loss.backward()
-            optimiser.step()
             with torch.no_grad():
+                if config.keep == "best":  # before the step, for these pixels are the ones that have this loss
+                    better = loss < lowest
+                    best, lowest = torch.where(better, pixels, best), torch.where(better, loss, lowest)
+                optimiser.step()
                 pixels.clamp_(low, high)
-                if config.keep == "best":
-                    better = loss.detach() < lowest
-                    best, lowest = torch.where(better, pixels, best), torch.where(better, loss.detach(), lowest)
             task.watch.step(
                 iteration,
                 lambda: network.normalisation.undo(pixels.detach()),

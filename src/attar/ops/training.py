@@ -92,9 +92,9 @@ def fit(
                 group["lr"] = schedule.cosine(optimisation.learning_rate, step, total, warmup)
             optimiser.zero_grad()
             num_batches += 1
-            part = -(-len(images) // min(optimisation.accumulation_steps, len(images) // 2))
-            for start in range(0, len(images), part):
-                piece = slice(start, start + part)
+            num_parts = min(optimisation.accumulation_steps, len(images) // 2)  # no part is a single image
+            for part in range(num_parts):
+                piece = slice(part * len(images) // num_parts, (part + 1) * len(images) // num_parts)
                 seen = normalisation.apply(images[piece]).contiguous(memory_format=torch.channels_last)
                 with autocast():
                     logits = network(seen)

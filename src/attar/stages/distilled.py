@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
@@ -114,14 +115,17 @@ class Distilled(torch.utils.data.Dataset[tuple[UInt8[Tensor, "3 height width"], 
         self.classes = self.info.classes
         self.normalisation = Normalisation(self.info.mean, self.info.std)
         self._labels: Labels | None = None
-        self._teacher: Teacher | None = None
+        self._module = teacher
         self._resident: UInt8[Tensor, "image 3 height width"] = stored.images
         if self.info.labels.mode == "stored":
             self._labels = Labels(self.folder / "labels")
             if self._labels.header.images_sha256 != self.info.images_sha256:
                 raise AttarError(f"The soft labels in {self.folder / 'labels'} belong to other images; relabel again.")
-        else:
-            self._teacher = teachers.load(self.folder / "teacher", teacher)
+
+    @cached_property
+    def _teacher(self) -> Teacher:
+        """The teacher of online labels, loaded when it is first asked."""
+        return teachers.load(self.folder / "teacher", self._module)
 
     def __len__(self) -> int:
         return len(self.images)
@@ -169,7 +173,7 @@ class Distilled(torch.utils.data.Dataset[tuple[UInt8[Tensor, "3 height width"], 
         return EpochLabels(view, mix, torch.empty(0))
 
     def _logits(self, records: EpochLabels, index: Tensor, shown: Tensor) -> Float[Tensor, "batch class"]:
-        if self._teacher is None:
+        if self._labels is not None:
             return records.logits[index].to(shown.device)
         self._teacher.module.to(shown.device)
         with torch.no_grad():

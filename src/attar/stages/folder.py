@@ -9,13 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from attar.core import ranks
 from attar.core.config import differences
 from attar.core.errors import AttarError
 from attar.store import atomic
 
 PLAN, MANIFEST = "plan.json", "manifest.json"
-_PACKAGES = ("attar", "torch", "torchvision", "timm", "numpy", "pillow", "pyarrow", "safetensors")
+_PACKAGES = ("attar", "torchvision", "timm", "numpy", "pillow", "pyarrow", "safetensors")
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ class StageFolder:
         """
         plan, manifest = _read(self.path / PLAN), _read(self.path / MANIFEST)
         ranks.wait()  # everyone has looked before anyone writes
-        known = manifest or plan
+        known = manifest or (plan if self._has_results() else None)
         if known is None:
             return None
         changed = differences(known["request"], self.request)
@@ -55,8 +57,7 @@ class StageFolder:
 
     def begin(self) -> None:
         """Write down what will be made here, so that a later run can tell whether to continue it."""
-        if ranks.is_first() and not (self.path / PLAN).exists():
-            self.path.mkdir(parents=True, exist_ok=True)
+        if ranks.is_first():
             atomic.write_json(self.path / PLAN, {"stage": self.stage, "request": self.request, "parents": self.parents})
         ranks.wait()
 
@@ -77,6 +78,10 @@ class StageFolder:
         (self.path / PLAN).unlink(missing_ok=True)
         return manifest
 
+    def _has_results(self) -> bool:
+        """Whether anything was made under the plan: a plan alone binds nobody."""
+        return any(path.is_file() and path.name != PLAN and path.suffix != ".jsonl" for path in self.path.rglob("*"))
+
 
 def manifest_of(folder: Path, made_by: str) -> dict[str, Any]:
     """The manifest of a finished stage; raises AttarError when it is not finished."""
@@ -88,7 +93,7 @@ def manifest_of(folder: Path, made_by: str) -> dict[str, Any]:
 
 def versions() -> dict[str, str]:
     """Versions of Python and of the packages that can alter results."""
-    found = {"python": platform.python_version()}
+    found = {"python": platform.python_version(), "torch": torch.__version__}  # with its build, as in 2.15.0+cu130
     for package in _PACKAGES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             found[package] = importlib.metadata.version(package)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import UInt8
-from torch import Tensor
+from torch import Tensor, nn
 
 from attar.core import plugin, ranks
 from attar.core.errors import AttarError
@@ -59,7 +59,7 @@ def run(space: Workspace, method: str, config: MethodConfig, folder: Path | None
     if finished is not None:
         return finished
     teacher = teachers.load(space.out / "squeeze", space.module)
-    check(teacher, space, module, method, config)
+    check(teacher, space, method, config)
     stage.begin()
     log = space.log.beside(out)
     todo = units.plan(len(space.real.classes), config.ipc_start, config.ipc, config.unit_classes)
@@ -73,7 +73,7 @@ def run(space: Workspace, method: str, config: MethodConfig, folder: Path | None
     return finished or manifest_of(out, "recover")
 
 
-def check(teacher: Teacher, space: Workspace, module: Any, method: str, config: MethodConfig) -> None:
+def check(teacher: Teacher, space: Workspace, method: str, config: MethodConfig) -> None:
     """Refuse, in a sentence, a teacher on which hours of recovering would be wasted."""
     chance = 1 / len(space.real.classes)
     if teacher.classes != space.real.classes and not config.accept_other_classes:
@@ -93,16 +93,21 @@ def check(teacher: Teacher, space: Workspace, module: Any, method: str, config: 
             f"The teacher was made for {teacher.image_size} pixels and the data are prepared at {space.choice.size}; "
             f"use --data.size {teacher.image_size}, or squeeze again."
         )
-    if module.needs.batchnorm and not build.batchnorm_layers(teacher.module):
-        raise AttarError(
-            f"The teacher '{teacher.architecture}' has no BatchNorm layers, which method '{method}' matches; "
-            f"choose a network with BatchNorm (resnet18), or another method."
-        )
+    check_network(teacher.module, teacher.architecture, method)
     rated = teacher.accuracy
     if rated is not None and (rated - chance) / (1 - chance) < WEAK and not config.accept_weak_teacher:
         raise AttarError(
             f"The teacher is right on {rated:.1%} of the real validation images, about chance ({chance:.1%}); "
             f"train it longer, check its class order, or insist with --recover.accept-weak-teacher True."
+        )
+
+
+def check_network(network: nn.Module, architecture: str, method: str) -> None:
+    """Refuse a network that lacks what the method works with."""
+    if method_named(method).needs.batchnorm and not build.has_batchnorm(network):
+        raise AttarError(
+            f"The teacher '{architecture}' has no BatchNorm layers, which method '{method}' matches; "
+            f"choose a network with BatchNorm (resnet18), or another method."
         )
 
 

@@ -57,11 +57,25 @@ def run(space: Workspace, config: Squeeze) -> Teacher:
         request["module"] = f"{type(module).__module__}.{type(module).__qualname__}"
     folder = StageFolder(out, "squeeze", request, {"data": space.real.fingerprint})
     if folder.finished() is None:
+        brought = _brought(space, config)  # before anything is written: what is named may not be there
         folder.begin()
         if ranks.is_first():
-            _make(space, config, folder)
+            _make(space, config, folder, brought)
         ranks.wait()
     return teachers.load(out, module)
+
+
+def check(space: Workspace, config: Squeeze) -> nn.Module | None:
+    """The network that would be trained, untrained; None when a teacher is brought along.
+
+    Raises AttarError when there is no such network, or it cannot take images of this size.
+    """
+    if config.weights or space.module is not None:
+        return space.module
+    num_classes, size = len(space.real.classes), space.choice.size
+    network = build.build(config.architecture, num_classes, size, stem=config.stem, seed=space.seed)
+    build.check_forward(network, size, num_classes, name=config.architecture)
+    return network
 
 
 def full_data(space: Workspace, network: nn.Module, config: Squeeze, stream: str, progress: Any, **resume: Any) -> None:
@@ -86,15 +100,15 @@ def full_data(space: Workspace, network: nn.Module, config: Squeeze, stream: str
     )
 
 
-def _make(space: Workspace, config: Squeeze, folder: StageFolder) -> None:
-    module, log = space.module, space.log.beside(folder.path)
-    if module is not None:
-        found = teachers.of_module(module, space.real.classes, space.normalisation, space.choice.size)
-        seconds = 0.0
-    elif config.weights:
-        found, seconds = bring(space, config.architecture, config.weights, config.stem), 0.0
-    else:
-        found, seconds = _train(space, config, folder.path, log)
+def _brought(space: Workspace, config: Squeeze) -> Teacher | None:
+    if space.module is not None:
+        return teachers.of_module(space.module, space.real.classes, space.normalisation, space.choice.size)
+    return bring(space, config.architecture, config.weights, config.stem) if config.weights else None
+
+
+def _make(space: Workspace, config: Squeeze, folder: StageFolder, brought: Teacher | None) -> None:
+    log = space.log.beside(folder.path)
+    found, seconds = (brought, 0.0) if brought else _train(space, config, folder.path, log)
     found.module.to(space.device.device)
     top1, top5 = None, None
     if len(found.classes) == len(space.real.classes):
@@ -131,8 +145,8 @@ def bring(space: Workspace, architecture: str, weights: str, stem: build.Stem) -
 
 def _train(space: Workspace, config: Squeeze, out: Path, log: Any) -> tuple[Teacher, float]:
     classes, size = space.real.classes, space.choice.size
-    network = build.build(config.architecture, len(classes), size, stem=config.stem, seed=space.seed)
-    build.check_forward(network, size, len(classes), name=config.architecture)
+    network = check(space, config)
+    assert network is not None  # no weights are brought along
     network.to(space.device.device)
     checkpoint = out / CHECKPOINT
     state = weights.load_tree(checkpoint) if checkpoint.exists() else None

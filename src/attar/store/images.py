@@ -21,6 +21,7 @@ from attar.store import atomic
 
 SHARD_BYTES = 256 * 2**20
 ROWS_PER_GROUP = 256
+COLUMNS = ["image", "label", "slot"]
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,8 @@ def write(
 ) -> int:
     """Write (image, label, slot) rows into ``folder/train-*.parquet``; returns the bytes of the files.
 
-    Shards are closed at about 256 MiB and named once their number is known, so a reader never sees a part of a set.
+    Shards are closed at about 256 MiB and named once their number is known, so a reader never sees a part of a set;
+    nothing is left of them when ``images`` fails.
     """
     folder.mkdir(parents=True, exist_ok=True)
     suffix, schema = ("png" if image_format == "png" else "jpg"), _schema(classes)
@@ -88,20 +90,24 @@ def write(
         parts.append(part)
         rows, size = [], 0
 
-    for image, label, slot in images:
-        data = encode(image, image_format, quality)
-        path = f"{classes[label]}_{slot:05d}.{suffix}"
-        rows.append({"image": {"bytes": data, "path": path}, "label": label, "slot": slot})
-        size += len(data)
-        if size >= SHARD_BYTES:
+    try:
+        for image, label, slot in images:
+            data = encode(image, image_format, quality)
+            path = f"{classes[label]}_{slot:05d}.{suffix}"
+            rows.append({"image": {"bytes": data, "path": path}, "label": label, "slot": slot})
+            size += len(data)
+            if size >= SHARD_BYTES:
+                close()
+        if rows or not parts:
             close()
-    if rows or not parts:
-        close()
-    names = [folder / f"train-{place:05d}-of-{len(parts):05d}.parquet" for place in range(len(parts))]
-    for stale in set(folder.glob("train-*.parquet")) - set(names):
-        stale.unlink()
-    for part, name in zip(parts, names, strict=True):
-        part.replace(name)
+        for old in folder.glob("train-*.parquet"):  # all of them first: old and new shards never pass for one set
+            old.unlink()
+        names = [folder / name for name in _names(len(parts))]
+        for part, name in zip(parts, names, strict=True):
+            part.replace(name)
+    finally:
+        for part in folder.glob(".part-*"):
+            part.unlink()
     return sum(name.stat().st_size for name in names)
 
 
@@ -111,18 +117,22 @@ def read(folder: Path) -> ImageSet:
     Raises AttarError when files are missing or damaged, or the images differ in size.
     """
     files = sorted(folder.glob("train-*.parquet"))
-    if not files or len(files) != int(files[0].stem.rpartition("-")[2]):
+    if not files or [file.name for file in files] != _names(len(files)):
         raise AttarError(f"{folder} holds no complete set of images (train-*.parquet); recover them again.")
     images, labels, slots = [], [], []
     for file in files:
         try:
-            for batch in pq.ParquetFile(file).iter_batches(columns=["image", "label", "slot"]):
+            table = pq.ParquetFile(file)
+            absent = [column for column in COLUMNS if column not in table.schema_arrow.names]
+            if absent:
+                raise AttarError(f"{file} lacks attar's column '{absent[0]}'; recover the images again.")
+            for batch in table.iter_batches(columns=COLUMNS):
                 for row in batch.to_pylist():
                     images.append(decode(row["image"]["bytes"]))
                     labels.append(row["label"])
                     slots.append(row["slot"])
-        except (pa.ArrowException, OSError, KeyError) as error:
-            reason = str(error).splitlines()[0]
+        except (pa.ArrowException, OSError, KeyError, TypeError, ValueError, SyntaxError) as error:  # Pillow's, too
+            reason = next(iter(str(error).splitlines()), type(error).__name__)
             raise AttarError(f"{file} is damaged ({reason}); recover the images again.") from None
     if len({image.shape for image in images}) != 1:
         raise AttarError(f"{folder} holds images of different sizes; attar's own sets never do, so take another copy.")
@@ -132,6 +142,10 @@ def read(folder: Path) -> ImageSet:
 def num_bytes(folder: Path) -> int:
     """Bytes of the files of a set."""
     return sum(file.stat().st_size for file in folder.glob("train-*.parquet"))
+
+
+def _names(num_shards: int) -> list[str]:
+    return [f"train-{place:05d}-of-{num_shards:05d}.parquet" for place in range(num_shards)]
 
 
 def _schema(classes: tuple[str, ...]) -> pa.Schema:

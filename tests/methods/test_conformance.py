@@ -1,0 +1,189 @@
+"""What every method in attar.methods must do; a new file there is tested without a change here."""
+
+import random as python_random
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from attar.core import plugin
+from attar.core.errors import AttarError
+from attar.core.randomness import generator
+from attar.methods import random as random_images
+from attar.models.small import ConvNet, SmallResNet
+from attar.ops.pixels import Normalisation, from_bytes, to_bytes
+from attar.ops.task import MethodConfig, Needs, Network, Task
+
+NUM_CLASSES, ITERATIONS, NUM_REAL = 3, 4, 12
+TEACHERS: dict[str, Callable[[], nn.Module]] = {
+    "resnet": lambda: SmallResNet(8, NUM_CLASSES),
+    "convnet": lambda: ConvNet(3, NUM_CLASSES, 8, width=8),
+}
+DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
+
+
+class RealByFormula:
+    """Real images whose pixels say which class and index they are."""
+
+    def count(self, label: int) -> int:
+        return NUM_REAL - label
+
+    def take(self, label: int, indices: Sequence[int]) -> Tensor:
+        pixels = torch.tensor([[label, index, 7] for index in indices], dtype=torch.uint8)
+        return pixels[:, :, None, None].repeat(1, 1, 8, 8)
+
+    def class_name(self, label: int) -> str:
+        return ("ant", "bee", "cat")[label]
+
+
+class Steps:
+    """A watch that looks at everything it is offered."""
+
+    def __init__(self) -> None:
+        self.iterations: list[int] = []
+        self.shapes: set[torch.Size] = set()
+        self.metrics: list[dict[str, Tensor | float]] = []
+
+    def step(self, iteration: int, images: Callable[[], Tensor], **metrics: Tensor | float) -> None:
+        self.iterations.append(iteration)
+        self.shapes.add(images().shape)
+        self.metrics.append(metrics)
+
+
+def task_of(
+    module: Any, seed: int = 0, slot: int = 0, teacher: str = "resnet", device: str = "cpu", precision: str = "fp32"
+) -> tuple[Task, Steps]:
+    """One unit of three images at 8 pixels, with a teacher of random weights."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = TEACHERS[teacher]().eval().requires_grad_(False).to(device)
+    watch = Steps()
+    task = Task(
+        labels=torch.arange(NUM_CLASSES, device=device),
+        slots=torch.full((NUM_CLASSES,), slot),
+        size=(8, 8),
+        teachers=(Network(network, Normalisation((0.5, 0.4, 0.3), (0.2, 0.3, 0.4))),),
+        device=torch.device(device),
+        autocast=lambda: torch.autocast(device, dtype=torch.bfloat16, enabled=precision == "bf16"),
+        stream=lambda *names: generator(seed, "recover", f"slot{slot}", *names),
+        shared_stream=lambda *names: generator(seed, "recover", *names),
+        watch=watch,
+        real=RealByFormula() if module.needs.real_images else None,
+    )
+    return task, watch
+
+
+def config_of(module: Any, **values: Any) -> Any:
+    """The method's own defaults, with few iterations where it has some."""
+    few = {"iterations": ITERATIONS} if "iterations" in module.Config.model_fields else {}
+    return module.Config.of({"ipc": 2} | few | values, "the test")
+
+
+@pytest.fixture(params=plugin.names_in("attar.methods"))
+def module(request: pytest.FixtureRequest) -> Any:
+    return plugin.resolve("attar.methods", request.param, "method")
+
+
+def test_it_says_what_it_is_and_what_it_needs(module: Any):
+    assert module.__doc__
+    assert module.recover.__doc__
+    assert issubclass(module.Config, MethodConfig)
+    assert module.Config.__doc__ != MethodConfig.__doc__
+    assert isinstance(module.needs, Needs)
+
+
+def test_every_choice_is_documented_and_survives_being_written_down(module: Any):
+    for name, field in module.Config.model_fields.items():
+        assert field.description, f"{name} has no docstring"
+    config = config_of(module)
+    assert module.Config.of(config.plain(), "there") == config
+
+
+@pytest.mark.parametrize("teacher", TEACHERS)
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_it_makes_images(module: Any, teacher: str, device: str, precision: str):
+    task, watch = task_of(module, teacher=teacher, device=device, precision=precision)
+    config = config_of(module)
+    images = module.recover(task, config)
+    assert images.shape == (NUM_CLASSES, 3, 8, 8)
+    assert images.dtype == torch.float32
+    assert images.device.type == device
+    assert not images.requires_grad
+    assert images.isfinite().all()
+    assert images.min() >= 0
+    assert images.max() <= 1
+    assert len({image.sum().item() for image in images}) == NUM_CLASSES
+    assert watch.iterations == list(range(getattr(config, "iterations", 0)))
+    assert watch.shapes <= {images.shape}
+    for metrics in watch.metrics:
+        assert metrics
+        assert all(bool(torch.as_tensor(value).isfinite()) for value in metrics.values())
+
+
+def test_the_same_task_gives_the_same_bits_and_another_seed_others(module: Any):
+    first, again, other = (module.recover(task_of(module, seed)[0], config_of(module)) for seed in (1, 1, 2))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+def test_every_slot_is_another_image(module: Any):
+    slots = [module.recover(task_of(module, slot=slot)[0], config_of(module)) for slot in range(2)]
+    for label in range(NUM_CLASSES):
+        assert not torch.equal(slots[0][label], slots[1][label])
+
+
+def test_no_global_random_state_is_touched(module: Any):
+    def states() -> tuple[list[int], str, Any]:
+        return torch.random.get_rng_state().tolist(), str(np.random.get_state()), python_random.getstate()
+
+    task, _ = task_of(module)
+    before = states()
+    module.recover(task, config_of(module))
+    assert states() == before
+
+
+@pytest.mark.parametrize("teacher", TEACHERS)
+def test_the_teacher_is_left_as_it_was(module: Any, teacher: str):
+    task, _ = task_of(module, teacher=teacher)
+    network = task.teachers[0].module
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    module.recover(task, config_of(module))
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+    assert not any(layer.training for layer in network.modules())
+    assert not any(layer._forward_hooks or layer._forward_pre_hooks for layer in network.modules())
+    assert all(parameter.grad is None and not parameter.requires_grad for parameter in network.parameters())
+
+
+def drawn(slot: int, ipc: int) -> list[tuple[int, int]]:
+    """Class and index of the real images that the random method takes for a slot, byte for byte."""
+    images = random_images.recover(task_of(random_images, slot=slot)[0], random_images.Config(ipc=ipc))
+    records = [(int(label), int(index)) for label, index in to_bytes(images)[:, :2, 0, 0]]
+    assert torch.equal(
+        images, from_bytes(torch.cat([RealByFormula().take(label, [index]) for label, index in records]))
+    )
+    return records
+
+
+def test_random_takes_every_image_of_a_class_once():
+    taken = [record for slot in range(NUM_REAL - 2) for record in drawn(slot, NUM_REAL - 2)]
+    assert [label for label, _ in taken[:NUM_CLASSES]] == list(range(NUM_CLASSES))
+    for label in range(NUM_CLASSES):
+        indices = [index for own, index in taken if own == label]
+        assert len(set(indices)) == len(indices) == NUM_REAL - 2
+        assert indices != sorted(indices)
+    assert sorted(index for label, index in taken if label == 2) == list(range(NUM_REAL - 2))
+
+
+def test_random_with_more_images_per_class_begins_with_the_same():
+    assert drawn(1, 2) == drawn(1, 9)
+
+
+def test_random_refuses_more_images_than_a_class_has():
+    with pytest.raises(
+        AttarError, match=r"Class 'cat' has 10 training images but 11 are asked for; .*--recover.ipc 10"
+    ):
+        drawn(0, 11)

@@ -1,0 +1,138 @@
+"""The artefact: labels that belong to views, and what users do with it."""
+
+import json
+import shutil
+
+import pytest
+import torch
+
+import attar
+from attar import pipeline
+from attar.core.errors import AttarError
+from attar.models import teacher as teachers
+from attar.models.build import build
+from attar.stages import relabel as relabel_stage
+from conftest import mini_recipe
+
+
+def all_batches(distilled, epoch, batch_size, seed=0):
+    return list(distilled.batches(epoch, batch_size, seed=seed))
+
+
+def test_a_stored_label_is_the_teachers_answer_to_the_very_pixels(mini_run):
+    """Replay: the view re-applied gives what the teacher saw, so asking it again gives the stored logits."""
+    distilled = attar.load(mini_run / "distilled")
+    teacher = teachers.load(mini_run / "squeeze")
+    for epoch in (0, 5):
+        for images, targets in distilled.batches(epoch, 7):
+            again = teacher.module(images)
+            torch.testing.assert_close(targets.logits.float(), again, atol=2e-3 * again.abs().max().item(), rtol=2e-3)
+
+
+def test_labels_do_not_depend_on_the_batch(mini_run):
+    distilled = attar.load(mini_run / "distilled")
+    small, large = all_batches(distilled, 2, 3), all_batches(distilled, 2, 20)
+    for part in range(2):
+        pieces = [batch[0] if part == 0 else batch[1].logits for batch in small]
+        whole = [batch[0] if part == 0 else batch[1].logits for batch in large]
+        torch.testing.assert_close(torch.cat(pieces), torch.cat(whole), atol=1e-6, rtol=0)
+
+
+def test_every_image_comes_once_and_epochs_differ(mini_run):
+    distilled = attar.load(mini_run / "distilled")
+    labels = torch.cat([targets.labels for _, targets in distilled.batches(0, 6)])
+    assert sorted(labels.tolist()) == sorted(distilled.labels.tolist())
+    first, second = all_batches(distilled, 0, 20)[0][0], all_batches(distilled, 1, 20)[0][0]
+    assert not torch.equal(first, second)
+    wrapped = all_batches(distilled, 6, 20, seed=0)[0][1].logits.sort(0).values
+    assert torch.equal(wrapped, all_batches(distilled, 0, 20)[0][1].logits.sort(0).values), "6 epochs, then over again"
+
+
+def test_online_labels_are_the_stored_ones(mini_run, recovered):
+    recipe = mini_recipe()
+    recipe = recipe.changed(relabel=recipe.relabel.changed(mode="online"))
+    pipeline.run(recipe, recovered, stage="relabel", quiet=True)
+    online, stored = attar.load(recovered / "distilled"), attar.load(mini_run / "distilled")
+    assert not (recovered / "distilled" / "labels").exists()
+    for (ours, mine), (theirs, yours) in zip(all_batches(online, 1, 8), all_batches(stored, 1, 8), strict=True):
+        assert torch.equal(ours, theirs)
+        torch.testing.assert_close(mine.logits, yours.logits.float(), atol=2e-2, rtol=2e-3)
+
+
+def test_a_student_learns_from_it_in_three_lines(mini_run):
+    model = build("convnet3", 10, 8, seed=0)
+    optimiser = torch.optim.AdamW(model.parameters(), 1e-3)
+    losses = []
+    distilled = attar.load(mini_run / "distilled")
+    for epoch in range(10):
+        for images, targets in distilled.batches(epoch, batch_size=10):
+            loss = distilled.loss(model(images), targets)
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+            losses.append(loss.item())
+    assert sum(losses[-4:]) < sum(losses[:4])
+
+
+def test_it_is_a_dataset_of_plain_pairs(mini_run):
+    distilled = attar.load(str(mini_run / "distilled"))
+    assert len(distilled) == 20
+    image, label = distilled[13]
+    assert (image.dtype, image.shape, label) == (torch.uint8, (3, 8, 8), 3)
+
+
+def test_hugging_face_datasets_opens_the_folder(mini_run, tmp_path):
+    datasets = pytest.importorskip("datasets")
+    opened = datasets.load_dataset(str(mini_run / "distilled"), cache_dir=str(tmp_path))["train"]
+    assert opened.num_rows == 20
+    assert opened.features["label"].names == list("0123456789")
+    assert opened[13]["image"].size == (8, 8)
+    assert opened[13]["label"] == 3
+
+
+def test_the_card_and_the_facts_are_there(mini_run):
+    info = json.loads((mini_run / "distilled" / "dataset.json").read_text())
+    assert info["classes"] == list("0123456789")
+    assert (info["ipc"], info["size"], info["method"]) == (2, 8, "cda")
+    assert info["label_bytes"] == sum(path.stat().st_size for path in (mini_run / "distilled" / "labels").iterdir())
+    card = (mini_run / "distilled" / "README.md").read_text()
+    for part in ("random real, hard labels", "CC BY 4.0", "gives no privacy", "stored labels"):
+        assert part in card
+    assert not list((mini_run / "distilled").rglob("*.pkl"))
+
+
+def test_labels_that_would_not_fit_are_refused_before_they_are_made(recovered, monkeypatch):
+    usage = shutil.disk_usage(recovered)
+    monkeypatch.setattr(relabel_stage.shutil, "disk_usage", lambda _: usage._replace(free=1000))
+    with pytest.raises(AttarError, match=r"take 0.0 GB and the disk .* --relabel.mode online"):
+        pipeline.run(mini_recipe(), recovered, stage="relabel", quiet=True)
+    assert not (recovered / "distilled").exists()
+
+
+def test_what_does_not_belong_together_is_refused(finished, mini_run):
+    folder = finished / "distilled"
+    header = json.loads((folder / "labels" / "labels.json").read_text())
+    (folder / "labels" / "labels.json").write_text(json.dumps(header | {"images_sha256": "0" * 64}))
+    with pytest.raises(AttarError, match="belong to other images; relabel again"):
+        attar.load(folder)
+    (folder / "labels" / "labels.json").unlink()
+    with pytest.raises(AttarError, match="no finished soft labels"):
+        attar.load(folder)
+    images = next((folder / "data").iterdir())
+    images.unlink()
+    shutil.copy(next((mini_run / "baselines" / "random" / "distilled" / "data").iterdir()), images)
+    with pytest.raises(AttarError, match="are not those of dataset.json"):
+        attar.load(folder)
+    with pytest.raises(AttarError, match="no distilled dataset"):
+        attar.load(finished)
+
+
+def test_a_hub_id_without_a_network_is_one_sentence(monkeypatch):
+    huggingface_hub = pytest.importorskip("huggingface_hub")
+
+    def offline(*_, **__):
+        raise ConnectionError("no route\nto host")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", offline)
+    with pytest.raises(AttarError, match=r"Cannot fetch 'org/name' from the Hub \(no route\)"):
+        attar.load("hf:org/name")

@@ -1,0 +1,118 @@
+import json
+import shutil
+
+import pytest
+import torch
+
+import attar
+from attar import pipeline
+from attar.core.errors import AttarError
+from attar.models import teacher as teachers
+from attar.models.build import build
+from attar.store.weights import load_weights
+from conftest import mini_recipe
+
+
+def test_the_teacher_is_measured_on_real_validation_images(mini_run):
+    teacher = teachers.load(mini_run / "squeeze")
+    manifest = json.loads((mini_run / "squeeze" / "manifest.json").read_text())
+    assert teacher.classes == tuple("0123456789")
+    assert teacher.accuracy == manifest["result"]["top1"] > 0.9
+    assert manifest["device_seconds"] > 0
+    assert manifest["versions"]["torch"] == torch.__version__
+    assert not (mini_run / "squeeze" / "checkpoint.safetensors").exists()
+    assert not (mini_run / "squeeze" / "plan.json").exists()
+
+
+def test_a_teacher_of_another_run_is_taken_along(mini_run, tmp_path):
+    recipe = mini_recipe()
+    recipe = recipe.changed(squeeze=recipe.squeeze.changed(weights=str(mini_run / "squeeze")))
+    pipeline.run(recipe, tmp_path / "run", stage="squeeze", quiet=True)
+    theirs, ours = teachers.load(mini_run / "squeeze"), teachers.load(tmp_path / "run" / "squeeze")
+    assert ours.accuracy == theirs.accuracy
+    assert all(torch.equal(a, b) for a, b in zip(ours.module.parameters(), theirs.module.parameters(), strict=True))
+
+
+def test_a_foreign_checkpoint_is_taken_along(mini_run, tmp_path):
+    state, _ = load_weights(mini_run / "squeeze" / "teacher.safetensors")
+    torch.save({"model": {f"module.{key}": value for key, value in state.items()}, "epoch": 3}, tmp_path / "mine.pth")
+    recipe = mini_recipe()
+    recipe = recipe.changed(squeeze=recipe.squeeze.changed(weights=str(tmp_path / "mine.pth")))
+    pipeline.run(recipe, tmp_path / "run", stage="squeeze", quiet=True)
+    assert teachers.load(tmp_path / "run" / "squeeze").accuracy == teachers.load(mini_run / "squeeze").accuracy
+
+
+def test_a_module_of_the_callers_is_a_teacher_for_every_stage(mini_run, tmp_path):
+    class Wrapped(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = teachers.load(mini_run / "squeeze").module
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return self.inner(images)
+
+    recipe = mini_recipe()
+    recipe = recipe.changed(relabel=recipe.relabel.changed(mode="online"))
+    result = attar.run(recipe, tmp_path / "run", teacher=Wrapped(), quiet=True)
+    assert {line.row for line in result.table} == {"distilled", "random-soft", "random-hard", "full"}
+    assert (
+        teachers.load(tmp_path / "run" / "squeeze", Wrapped()).accuracy == teachers.load(mini_run / "squeeze").accuracy
+    )
+    with pytest.raises(AttarError, match="pass it from Python"):
+        teachers.load(tmp_path / "run" / "squeeze")
+
+
+def test_recover_refuses_a_teacher_near_chance_unless_told(tmp_path):
+    recipe = mini_recipe()
+    network = build("convnet3", 10, 8, seed=3)
+    with pytest.raises(AttarError, match=r"about chance \(10.0%\).*--recover.accept-weak-teacher True"):
+        pipeline.run(recipe, tmp_path / "run", teacher=network, quiet=True)
+    assert not (tmp_path / "run" / "recover").exists()
+    bold = recipe.changed(recover=recipe.recover.changed(accept_weak_teacher=True))
+    pipeline.run(bold, tmp_path / "run", stage="recover", teacher=network, quiet=True)
+    assert (tmp_path / "run" / "recover" / "manifest.json").exists()
+
+
+def test_recover_refuses_a_teacher_of_other_classes_unless_told(mini_run, tmp_path):
+    folder = tmp_path / "foreign"
+    shutil.copytree(mini_run / "squeeze", folder)
+    teacher = teachers.load(folder)
+    renamed = tuple(f"sign {name}" for name in teacher.classes)
+    teachers.Teacher(
+        teacher.module, teacher.architecture, teacher.stem, renamed, teacher.normalisation, teacher.image_size
+    ).save(folder)
+    recipe = mini_recipe()
+    recipe = recipe.changed(squeeze=recipe.squeeze.changed(weights=str(folder)))
+    with pytest.raises(AttarError, match="knows other classes than the data.*'sign 0' is the first"):
+        pipeline.run(recipe, tmp_path / "run", quiet=True)
+    bold = recipe.changed(recover=recipe.recover.changed(accept_other_classes=True))
+    pipeline.run(bold, tmp_path / "run", stage="recover", quiet=True)
+
+
+def test_a_teacher_with_the_classes_in_another_order_is_put_right(mini_run, tmp_path):
+    folder = tmp_path / "shuffled"
+    shutil.copytree(mini_run / "squeeze", folder)
+    teacher = teachers.load(folder)
+    teachers.aligned(teacher, teacher.classes[::-1]).save(folder)
+    recipe = mini_recipe()
+    recipe = recipe.changed(squeeze=recipe.squeeze.changed(weights=str(folder)))
+    pipeline.run(recipe, tmp_path / "run", stage="squeeze", quiet=True)
+    assert teachers.load(tmp_path / "run" / "squeeze").accuracy == teacher.accuracy
+
+
+def test_a_teacher_of_another_image_size_is_refused(mini_run, tmp_path):
+    recipe = mini_recipe()
+    recipe = recipe.changed(
+        data=recipe.data.changed(size=16), squeeze=recipe.squeeze.changed(weights=str(mini_run / "squeeze"))
+    )
+    with pytest.raises(AttarError, match="made for 8 pixels and the data are prepared at 16"):
+        pipeline.run(recipe, tmp_path / "run", quiet=True)
+
+
+def test_a_diverged_training_is_told_and_leaves_no_teacher(tmp_path):
+    recipe = mini_recipe()
+    wild = recipe.squeeze.training.changed(learning_rate=1e12)
+    recipe = recipe.changed(squeeze=recipe.squeeze.changed(training=wild))
+    with pytest.raises(AttarError, match="diverged.*--squeeze.training.learning-rate"):
+        pipeline.run(recipe, tmp_path / "run", stage="squeeze", quiet=True)
+    assert not (tmp_path / "run" / "squeeze" / "teacher.json").exists()

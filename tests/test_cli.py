@@ -1,0 +1,203 @@
+"""What users type and what they are told; the verbs run in this process."""
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from attar.cli import main
+from conftest import MINI
+
+
+def told(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """What a failing command says: exit code 2, one line, no traceback."""
+    with pytest.raises(SystemExit) as end:
+        main(list(arguments))
+    assert end.value.code == 2
+    said = capsys.readouterr().err.strip().splitlines()[-1]
+    assert said.startswith("attar: ")
+    assert said.endswith((".", "?"))
+    return said
+
+
+@pytest.fixture
+def folders(tmp_path: Path):
+    """Makes a dataset of folders of small pictures."""
+
+    def make(counts: dict[str, int]) -> str:
+        draws = np.random.default_rng(0)
+        for split in ("train", "val"):
+            for name, count in counts.items():
+                folder = tmp_path / "pictures" / split / name
+                folder.mkdir(parents=True)
+                for place in range(count):
+                    pixels = draws.integers(0, 256, (8, 8, 3), dtype=np.uint8)
+                    Image.fromarray(pixels).save(folder / f"{place}.png")
+        return str(tmp_path / "pictures")
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["rum"], "no verb named 'rum'; did you mean run"),
+        (["run"], "needs a recipe"),
+        (["run", "digits"], "needs a folder for its results; add --out runs/digits"),
+        (["run", "digit", "--out", "OUT"], "no recipe named 'digit'; did you mean digits"),
+        (["run", "absent.yaml", "--out", "OUT"], "absent.yaml cannot be read"),
+        (["run", "digits", "--out", "OUT", "--method", "cdaa"], "no method named 'cdaa'; did you mean cda"),
+        (["run", "digits", "--out", "OUT", "--protocol", "tini"], "no protocol named 'tini'; did you mean tiny"),
+        (["run", "digits", "--out", "OUT", "--recover.iteration", "3"], "did you mean --recover.iterations"),
+        (["run", "digits", "--out", "OUT", "--recover.ipc", "0"], "--recover.ipc: .*greater than or equal to 1"),
+        (["run", "digits", "--out", "OUT", "--recover.ipc", "few"], "--recover.ipc: .*'few'"),
+        (["run", "digits", "--out", "OUT", "--recover.ipc-start", "10"], "must be below ipc"),
+        (["run", "digits", "--out", "OUT", "--recover.curriculum", "cubic"], "'cubic'"),
+        (["run", "digits", "--out", "OUT", "--data.source", "/no/such"], "no folder /no/such"),
+        (["run", "digits", "--out", "OUT", "--data.source", "cifar10", "--data.root", "/no"], "/no"),
+        (["run", "digits", "--out", "OUT", "--squeeze.architecture", "alexnet"], "alexnet cannot take 8 x 8 images"),
+        (["run", "digits", "--out", "OUT", "--data.size", "0"], "--data.size"),
+        (["run", "digits", "--out", "OUT", "--data.num-classes", "1"], "--data.num_classes|--data.num-classes"),
+        (["run", "digits", "--out", "OUT", "--squeeze.architecture", "resnet81"], "no .*named 'resnet81'"),
+        (["run", "digits", "--out", "OUT", "--squeeze.weights", "/no/such.pth"], "/no/such.pth"),
+        (["run", "digits", "--out", "OUT", "--method", "random", "--recover.ipc", "500"], "--recover.ipc 139 or less"),
+        (["run", "digits", "--out", "OUT", "--evaluate.students", "convnet2"], "no .*named 'convnet2'"),
+        (["run", "digits", "--out", "OUT", "--execution.device", "tpu"], "no device 'tpu'"),
+        (["evaluate", "digits", "--out", "OUT"], "squeeze is not finished; run 'attar squeeze'"),
+        (["relabel", "digits", "--out", "OUT"], "run 'attar recover'"),
+        (["recover", "digits", "--out", "OUT"], "run 'attar squeeze'"),
+        (["report", "OUT"], "OUT/evaluate is not finished"),
+        (["list", "things"], "one of recipes, methods"),
+        (["show", "digits", "--seed", "-1"], "--seed"),
+    ],
+    ids=lambda value: " ".join(value)[:60] if isinstance(value, list) else "",
+)
+def test_bad_input_is_one_sentence_and_leaves_nothing(arguments, sentence, tmp_path, capsys):
+    out = tmp_path / "out"
+    said = told(capsys, *[argument.replace("OUT", str(out)) for argument in arguments])
+    assert re.search(sentence.replace("OUT", str(out)), said), said
+    assert not out.exists()
+
+
+def test_bad_keys_in_a_file_are_named(tmp_path, capsys):
+    path = tmp_path / "mine.yaml"
+    path.write_text("method: cda\nrecover: {iteration: 5}\n")
+    assert f"{path} has the unknown key 'recover.iteration'" in told(capsys, "show", str(path))
+    path.write_text("recover: [\n")
+    assert f"{path} is not valid YAML" in told(capsys, "show", str(path))
+    path.write_text("recover: {ipc: many}\n")
+    assert "recover.ipc" in told(capsys, "show", str(path))
+
+
+def test_a_network_without_batchnorm_is_refused_for_a_batchnorm_method(tmp_path, capsys):
+    arguments = ["run", "digits", "--out", str(tmp_path / "out"), "--data.size", "32"]
+    said = told(capsys, *arguments, "--squeeze.architecture", "timm/vit_tiny_patch16_224")
+    assert "no BatchNorm layers" in said
+    assert not (tmp_path / "out").exists()
+
+
+def test_one_class_is_refused(folders, tmp_path, capsys):
+    source = folders({"only": 3})
+    assert "class" in told(capsys, "run", "digits", "--out", str(tmp_path / "out"), "--data.source", source)
+    assert not (tmp_path / "out").exists()
+
+
+def test_corrupt_images_are_counted_and_the_first_is_named(folders, tmp_path, capsys):
+    source = folders({"a": 3, "b": 3})
+    bad = Path(source) / "train" / "a" / "0.png"
+    bad.write_bytes(bad.read_bytes()[:40])
+    arguments = ["run", "digits", "--out", str(tmp_path / "out"), "--data.source", source]
+    said = told(capsys, *arguments)
+    assert "1 of 6 images" in said
+    assert str(bad) in said
+    assert "--data.on-corrupt skip" in said
+
+
+def test_other_settings_in_the_same_folder_are_refused_and_nothing_is_touched(mini_run, tmp_path, capsys):
+    out = tmp_path / "copy"
+    shutil.copytree(mini_run, out)
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    said = told(capsys, "run", "digits", "--out", str(out), *MINI, "--recover.learning-rate", "0.2")
+    assert "recover.learning_rate 0.1 -> 0.2" in said
+    assert "choose another --out, or delete" in said
+    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
+
+
+def test_a_changed_parent_is_refused(mini_run, tmp_path, capsys):
+    out = tmp_path / "copy"
+    shutil.copytree(mini_run, out)
+    shutil.rmtree(out / "squeeze")
+    said = told(capsys, "run", "digits", "--out", str(out), *MINI, "--squeeze.training.epochs", "5")
+    assert f"{out / 'recover'} was made from another teacher" in said
+
+
+def test_list_and_help_name_everything(capsys):
+    main(["list", "recipes"])
+    recipes = capsys.readouterr().out
+    assert {"digits", "cda/imagenet-21k-ipc20", "sre2l/cifar100-ipc50"} <= {
+        line.split()[0] for line in recipes.splitlines()
+    }
+    main(["list", "methods"])
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["cda", "random", "sre2l"]
+    main(["list", "datasets"])
+    assert "tiny-imagenet" in capsys.readouterr().out
+    main(["list", "models", "convnet"])
+    assert "convnet3" in capsys.readouterr().out
+    main(["list", "protocols"])
+    assert "hard-label" in capsys.readouterr().out
+    main([])
+    assert "attar run RECIPE --out FOLDER" in capsys.readouterr().out
+    with pytest.raises(SystemExit) as end:
+        main(["run", "digits", "--help"])
+    assert end.value.code == 0
+    assert "--recover.bn-weight" in capsys.readouterr().out
+
+
+def test_show_prints_a_file_that_is_as_good_as_the_name(tmp_path, capsys):
+    main(["show", "cda/tiny-imagenet-ipc50", "--recover.iterations", "1000"])
+    shown = capsys.readouterr().out
+    assert shown.startswith("# cda/tiny-imagenet-ipc50\n")
+    assert "48.7" in shown.split("name:")[0]
+    assert yaml.safe_load(shown)["recover"]["iterations"] == 1000
+    path = tmp_path / "mine.yaml"
+    path.write_text(shown)
+    main(["show", str(path)])
+    assert yaml.safe_load(capsys.readouterr().out) == yaml.safe_load(shown)
+
+
+def test_show_plan_counts_units_and_bytes(capsys):
+    main(["show", "digits", "--plan"])
+    header = capsys.readouterr().out.split("\nname:")[0]
+    assert "Units: 10 of up to 100 images" in header
+    assert "Images: 100, 8 pixels square" in header
+
+
+def test_changing_the_method_keeps_what_both_have(capsys):
+    main(["show", "digits", "--method", "random"])
+    shown = yaml.safe_load(capsys.readouterr().out)
+    assert shown["method"] == "random"
+    assert shown["recover"]["ipc"] == 10
+    assert "iterations" not in shown["recover"]
+
+
+def test_run_prints_the_table_and_report_prints_it_again(mini_run, tmp_path, capsys):
+    main(["run", "digits", "--out", str(mini_run), *MINI, "--quiet"])
+    ran = capsys.readouterr()
+    for row in ("distilled", "random real, soft labels", "random real, hard labels", "all real images"):
+        assert row in ran.out
+    assert ran.err == ""
+    main(["report", str(mini_run), "--csv", str(tmp_path / "table.csv")])
+    assert capsys.readouterr().out == ran.out
+    assert (tmp_path / "table.csv").read_text() == (mini_run / "report" / "table.csv").read_text()
+
+
+def test_a_closed_pipe_is_no_error():
+    command = f"{sys.executable} -m attar list models | head -1"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, check=True)
+    assert "Traceback" not in done.stderr
