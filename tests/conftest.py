@@ -42,8 +42,13 @@ def mini_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def _global_random_state_is_left_alone():
-    """attar draws from generators of its own: PyTorch's global one must be where it was."""
+def _global_random_state_is_left_alone(request: pytest.FixtureRequest):
+    """attar draws from generators of its own: PyTorch's global one must be where it was.
+
+    Tests of ``models`` and ``store`` build networks of their own by it, so there it is only put back.
+    """
     before = torch.random.get_rng_state()
     yield
-    assert torch.equal(before, torch.random.get_rng_state())
+    after = torch.random.get_rng_state()
+    torch.random.set_rng_state(before)
+    assert torch.equal(before, after) or {"models", "store"} & set(request.path.parts)

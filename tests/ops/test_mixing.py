@@ -1,5 +1,8 @@
 """ops/mixing.py against loops over pixels, and its draws against what they promise."""
 
+import math
+
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -51,6 +54,23 @@ def test_the_weight_of_cutmix_is_the_share_of_own_pixels(height: int, width: int
     if height * width == 64:  # a power of two divides without rounding
         assert torch.equal(mix.weight, own / 64)
     assert len(set(own.tolist())) > 10
+
+
+@pytest.mark.parametrize(("height", "width"), [(32, 32), (15, 22)])
+def test_cutmix_boxes_follow_the_published_formula(height: int, width: int):
+    """Yun et al.'s box, from the same draws: sides by the square root, rounded down, halved, cut at the border."""
+    mix, source = drawn("cutmix", 300, height, width, alpha=0.8), stream()
+    assert torch.equal(mix.partner, torch.randperm(300, generator=source))
+    shares = np.random.default_rng(int(torch.randint(2**62, (1,), generator=source))).beta(0.8, 0.8, 300)
+    centres = torch.rand(300, 2, generator=source, dtype=torch.float64).tolist()
+    assert mix.box is not None
+    for box, share, (row, column) in zip(mix.box.tolist(), shares.tolist(), centres, strict=True):
+        spans = []
+        for centre, length in ((int(row * height), height), (int(column * width), width)):
+            cut = int(length * math.sqrt(1 - share))
+            spans.append((max(0, centre - cut // 2), min(length, centre + cut // 2)))
+        (top, bottom), (left, right) = spans
+        assert box == [top, left, bottom - top, right - left]
 
 
 def test_cutmix_boxes_lie_in_the_image_and_average_out_as_their_beta_distribution():

@@ -120,7 +120,10 @@ def published_loop(
     draw = shared_crops(task, config, config.curriculum, config.milestone)
     fed: list[tuple[nn.BatchNorm2d, Tensor]] = []
     layers = [layer for layer in network.modules() if isinstance(layer, nn.BatchNorm2d)]
-    handles = [layer.register_forward_hook(lambda layer, inputs, _: fed.append((layer, inputs[0]))) for layer in layers]
+    handles = [
+        layer.register_forward_hook(lambda _, inputs, __, layer=layer: fed.append((layer, inputs[0])))
+        for layer in layers
+    ]
     optimiser, losses = adam(pixels), []
     for iteration in range(iterations):
         optimiser.rate = 0.5 * (1 + math.cos(math.pi * iteration / config.iterations)) * config.learning_rate

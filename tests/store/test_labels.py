@@ -218,3 +218,12 @@ def test_equal_labels_are_equal_bytes(tmp_path: Path):
         stored(tmp_path / place, header_of())
     for file in (tmp_path / "a").iterdir():
         assert file.read_bytes() == (tmp_path / "b" / file.name).read_bytes()
+
+
+def test_a_renamed_file_is_refused(tmp_path: Path):
+    header = header_of(epochs_per_file=3)
+    folder = stored(tmp_path, header)
+    first, second = sorted(header.files())[:2]
+    (folder / second).write_bytes((folder / first).read_bytes())
+    with pytest.raises(AttarError, match=f"holds other epochs, those of {first}"):
+        Labels(folder).epoch(3)

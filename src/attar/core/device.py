@@ -58,6 +58,8 @@ def resolve(execution: Execution) -> Device:
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError):
         raise AttarError(f"There is no device '{name}' here; use --execution.device cpu or auto.") from None
+    if device.type == "cuda":
+        torch.backends.cudnn.deterministic = True  # the same pixels on every run
     training = ("bf16" if _computes_bf16(device) else "fp32") if execution.precision == "auto" else execution.precision
     recovering = "fp32" if execution.precision == "auto" else execution.precision
     workers = min(8, os.cpu_count() or 1) if execution.workers < 0 else execution.workers

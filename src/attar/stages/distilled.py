@@ -149,7 +149,8 @@ class Distilled(torch.utils.data.Dataset[tuple[UInt8[Tensor, "3 height width"], 
         """``batches`` before normalisation, in [0, 1]; without ``soft`` the targets hold classes only."""
         records = self._records(epoch)
         order = torch.randperm(len(self), generator=generator(seed, "order", epoch))
-        if self._resident.device != torch.device(device):
+        device = torch.empty(0, device=device).device  # 'cuda' is 'cuda:0'
+        if self._resident.device != device:
             self._resident = self.images.to(device)
         for index in order.split(batch_size):
             shown = replay.show(self._resident, index, records.view, records.mix)

@@ -93,7 +93,7 @@ def write_file(folder: Path, header: Header, name: str, records: list[EpochLabel
         if boxes:
             tensors["mix_box"] = torch.stack(boxes).to(torch.int16)
     folder.mkdir(parents=True, exist_ok=True)
-    weights.save_weights(folder / name, tensors, {"images_sha256": header.images_sha256})
+    weights.save_weights(folder / name, tensors, {"images_sha256": header.images_sha256, "file": name})
 
 
 def write_header(folder: Path, header: Header) -> None:
@@ -123,8 +123,11 @@ class Labels:
         name, place = self.header.file_of(epoch % self.header.num_epochs)
         try:
             with safe_open(self.folder / name, framework="pt") as file:
-                if (file.metadata() or {}).get("images_sha256") != self.header.images_sha256:
+                said = file.metadata() or {}
+                if said.get("images_sha256") != self.header.images_sha256:
                     raise AttarError(f"{self.folder / name} belongs to other images; relabel again.")
+                if said.get("file") != name:
+                    raise AttarError(f"{self.folder / name} holds other epochs, those of {said.get('file')}; name it so.")
                 part = {key: file.get_slice(key)[place] for key in file.keys()}  # noqa: SIM118 - not a dict
         except (SafetensorError, OSError) as error:
             raise AttarError(f"{self.folder / name} is damaged ({error}); relabel again.") from None

@@ -1,0 +1,90 @@
+"""The pages say what is so: code blocks run, settings and links exist."""
+
+import re
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from attar.core.config import field_paths
+from attar.models.build import build
+from attar.recipes.catalogue import ENTRIES
+from attar.recipes.recipe import recipe_type
+from attar.stages.protocols import PROTOCOLS
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+KEYS = set(field_paths(recipe_type("cda")))
+
+
+def code_blocks(page: Path) -> list[str]:
+    return re.findall(r"```python\n(.*?)```", page.read_text(), flags=re.DOTALL)
+
+
+def test_the_readmes_code_runs(mini_run, tmp_path, monkeypatch):
+    """Its three lines, on a run that is there."""
+    (block,) = code_blocks(ROOT / "README.md")
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "digits").symlink_to(mini_run)
+    monkeypatch.chdir(tmp_path)
+    names = {"model": build("convnet3", 10, 8, seed=0)}
+    exec(block, names)
+    assert torch.isfinite(names["loss"])
+
+
+def test_the_method_in_the_guide_works(mini_run, tmp_path, monkeypatch):
+    import shutil
+
+    from conftest import mini_recipe
+
+    from attar import pipeline
+
+    (block,) = code_blocks(ROOT / "docs" / "methods.md")
+    (tmp_path / "guide").mkdir()
+    (tmp_path / "guide" / "whole_images.py").write_text(block)
+    monkeypatch.syspath_prepend(tmp_path)
+    shutil.copytree(mini_run / "squeeze", tmp_path / "run" / "squeeze")
+    recipe = mini_recipe().with_method("guide.whole_images")
+    assert recipe.recover.iterations == 12
+    pipeline.run(recipe, tmp_path / "run", stage="recover", quiet=True)
+    assert (tmp_path / "run" / "recover" / "manifest.json").exists()
+    for name in [name for name in sys.modules if name.startswith("guide")]:
+        monkeypatch.delitem(sys.modules, name)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_settings_named_in_a_page_exist(page):
+    rooms = {key.split(".")[0] for key in KEYS if "." in key}
+    named = set(re.findall(r"`(?:--)?((?:" + "|".join(sorted(rooms)) + r")\.[a-z_.-]+)", page.read_text()))
+    files = (".py", ".md", ".json", ".yaml")
+    unknown = {key for key in named if key.replace("-", "_") not in KEYS and not key.endswith(files)}
+    assert not unknown
+
+
+def test_every_published_flag_is_in_the_table():
+    flags = """--exp-name --syn-data-path --store-best-images --batch-size --iteration --lr --jitter --r-bn
+    --first-bn-multiplier --arch-name --arch-path --verifier --verifier-arch --verifier-path --easy2hard-mode
+    --milestone --G --ipc-start --ipc-end --wandb-key""".split()
+    rows = [line.split("|")[1] for line in (ROOT / "docs" / "cda-flags.md").read_text().splitlines() if "| `--" in line]
+    assert {flag for row in rows for flag in re.findall(r"`(--[\w-]+)`", row)} == set(flags)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page):
+    for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
+        assert target.startswith("https://") or (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def test_all_recipes_and_protocols_are_on_their_page():
+    text = (ROOT / "docs" / "recipes.md").read_text()
+    for pattern in re.findall(r"`((?:cda|sre2l)/[\w-]+-ipc)\{([\d,]+)\}`", text):
+        for ipc in pattern[1].split(","):
+            assert f"{pattern[0]}{ipc}" in ENTRIES
+    covered = {
+        f"{stem}{ipc}"
+        for stem, all_ipc in re.findall(r"`((?:cda|sre2l)/[\w-]+-ipc)\{([\d,]+)\}`", text)
+        for ipc in all_ipc.split(",")
+    }
+    assert covered | {"digits"} == set(ENTRIES)
+    assert set(re.findall(r"^\| `([\w-]+)` \| [^|]+ \| \d+ \| ", text, flags=re.MULTILINE)) == set(PROTOCOLS)
