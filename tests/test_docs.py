@@ -36,9 +36,8 @@ def test_the_readmes_code_runs(mini_run, tmp_path, monkeypatch):
 def test_the_method_in_the_guide_works(mini_run, tmp_path, monkeypatch):
     import shutil
 
-    from conftest import mini_recipe
-
     from attar import pipeline
+    from conftest import mini_recipe
 
     (block,) = code_blocks(ROOT / "docs" / "methods.md")
     (tmp_path / "guide").mkdir()
@@ -63,9 +62,28 @@ def test_settings_named_in_a_page_exist(page):
 
 
 def test_every_published_flag_is_in_the_table():
-    flags = """--exp-name --syn-data-path --store-best-images --batch-size --iteration --lr --jitter --r-bn
-    --first-bn-multiplier --arch-name --arch-path --verifier --verifier-arch --verifier-path --easy2hard-mode
-    --milestone --G --ipc-start --ipc-end --wandb-key""".split()
+    flags = [
+        "--exp-name",
+        "--syn-data-path",
+        "--store-best-images",
+        "--batch-size",
+        "--iteration",
+        "--lr",
+        "--jitter",
+        "--r-bn",
+        "--first-bn-multiplier",
+        "--arch-name",
+        "--arch-path",
+        "--verifier",
+        "--verifier-arch",
+        "--verifier-path",
+        "--easy2hard-mode",
+        "--milestone",
+        "--G",
+        "--ipc-start",
+        "--ipc-end",
+        "--wandb-key",
+    ]
     rows = [line.split("|")[1] for line in (ROOT / "docs" / "cda-flags.md").read_text().splitlines() if "| `--" in line]
     assert {flag for row in rows for flag in re.findall(r"`(--[\w-]+)`", row)} == set(flags)
 

@@ -225,5 +225,5 @@ def test_a_renamed_file_is_refused(tmp_path: Path):
     folder = stored(tmp_path, header)
     first, second = sorted(header.files())[:2]
     (folder / second).write_bytes((folder / first).read_bytes())
-    with pytest.raises(AttarError, match=f"holds other epochs, those of {first}"):
+    with pytest.raises(AttarError, match=f"holds the epochs of {first}"):
         Labels(folder).epoch(3)

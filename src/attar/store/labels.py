@@ -127,7 +127,7 @@ class Labels:
                 if said.get("images_sha256") != self.header.images_sha256:
                     raise AttarError(f"{self.folder / name} belongs to other images; relabel again.")
                 if said.get("file") != name:
-                    raise AttarError(f"{self.folder / name} holds other epochs, those of {said.get('file')}; name it so.")
+                    raise AttarError(f"{self.folder / name} holds the epochs of {said.get('file')}; rename it.")
                 part = {key: file.get_slice(key)[place] for key in file.keys()}  # noqa: SIM118 - not a dict
         except (SafetensorError, OSError) as error:
             raise AttarError(f"{self.folder / name} is damaged ({error}); relabel again.") from None
