@@ -174,7 +174,7 @@ def test_show_prints_a_file_that_is_as_good_as_the_name(tmp_path, capsys):
 def test_show_plan_counts_units_and_bytes(capsys):
     main(["show", "digits", "--plan"])
     header = capsys.readouterr().out.split("\nname:")[0]
-    assert "Units: 10 of up to 100 images" in header
+    assert "Units: 10 of up to 10 images" in header
     assert "Images: 100, 8 pixels square" in header
 
 

@@ -74,7 +74,7 @@ def plan(recipe: Recipe[Any]) -> str:
     """What a recipe will make, as lines of text: units, images, bytes of labels. Opens the real data."""
     real = load(recipe.data, recipe.seed, Log(quiet=True))
     config, num_classes = recipe.recover, len(real.classes)
-    todo = units.plan(num_classes, config.ipc_start, config.ipc, config.unit_classes)
+    todo = units.plan(num_classes, config.ipc_start, config.ipc, config.unit_classes, config.unit_slots)
     num_images = sum(len(unit.labels) for unit in todo)
     raw = num_images * 3 * recipe.data.size**2
     labelling = recipe.relabel
@@ -83,7 +83,7 @@ def plan(recipe: Recipe[Any]) -> str:
     return "\n".join(
         [
             f"Real data: {real.name}, {num_classes} classes, {len(real.train)} training images",
-            f"Units: {len(todo)} of up to {config.unit_classes} images, {steps} iterations each",
+            f"Units: {len(todo)} of up to {max(len(unit.labels) for unit in todo)} images, {steps} iterations each",
             f"Images: {num_images}, {recipe.data.size} pixels square, {table.readable_bytes(raw)} as raw bytes",
             f"Soft labels: {labelling.mode}, {labelling.epochs} epochs, {table.readable_bytes(labels)} on disk",
         ]
@@ -121,7 +121,7 @@ def _baseline(space: Workspace, recipe: Recipe[Any]) -> Path | None:
         space.log.warn(f"class '{name}' has only {count} training images, so random real images are not compared")
         return None
     folder = space.out / "baselines" / "random"
-    same = {"ipc", "ipc_start", "unit_classes", "image_format", "jpeg_quality", "rounding"}
+    same = {"ipc", "ipc_start", "unit_classes", "unit_slots", "image_format", "jpeg_quality", "rounding"}
     config = random_real.Config(
         **recipe.recover.model_dump(include=same), accept_weak_teacher=True, accept_other_classes=True
     )

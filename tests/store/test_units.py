@@ -94,3 +94,16 @@ def test_files_that_are_not_whole_are_refused_by_name(tmp_path: Path):
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(AttarError, match=r"slot00002-block0001\.safetensors is not a whole"):
         units.load(tmp_path, UNIT)
+
+
+def test_a_unit_of_several_slots_holds_each_class_once_a_slot():
+    plan = units.plan(5, 1, 8, 3, 4)
+    assert [(unit.slot, unit.num_slots, unit.classes) for unit in plan] == [
+        (1, 3, (0, 1, 2)),
+        (1, 3, (3, 4)),
+        (4, 4, (0, 1, 2)),
+        (4, 4, (3, 4)),
+    ]
+    made = [pair for unit in plan for pair in zip(unit.slots, unit.labels, strict=True)]
+    assert sorted(made) == [(slot, label) for slot in range(1, 8) for label in range(5)]
+    assert plan[0].slots == (1, 1, 1, 2, 2, 2, 3, 3, 3)

@@ -25,6 +25,8 @@ class MethodConfig(Config):
     """First slot to make, to share slots out over machines or add to an earlier set."""
     unit_classes: int = pydantic.Field(default=100, ge=1)
     """Classes in one unit of work: one slot of up to this many different classes is optimised together."""
+    unit_slots: int = pydantic.Field(default=1, ge=1)
+    """Slots in one unit of work; with few classes, more slots give BatchNorm statistics more images to match."""
     snapshots: tuple[int, ...] = SNAPSHOTS
     """Iterations after which the images are kept for the comparison figure; the last is always kept."""
     image_format: Literal["png", "jpeg"] = "png"

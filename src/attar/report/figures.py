@@ -94,8 +94,9 @@ def _title(distilled: Distilled, label: int) -> str:
 def _first_unit(run: Path) -> UnitResult:
     manifest = manifest_of(run / "recover", "recover")
     asked = manifest["request"]["recover"]
-    plan = units.plan(len(manifest["result"]["classes"]), asked["ipc_start"], asked["ipc"], asked["unit_classes"])
-    return units.load(run / "recover" / "units", plan[0])
+    choices = (asked[key] for key in ("ipc_start", "ipc", "unit_classes", "unit_slots"))
+    first = units.plan(len(manifest["result"]["classes"]), *choices)[0]
+    return units.load(run / "recover" / "units", first)
 
 
 def _save(figure: "Figure", path: Path) -> Path:

@@ -62,7 +62,7 @@ def run(space: Workspace, method: str, config: MethodConfig, folder: Path | None
     check(teacher, space, method, config)
     stage.begin()
     log = space.log.beside(out)
-    todo = units.plan(len(space.real.classes), config.ipc_start, config.ipc, config.unit_classes)
+    todo = units.plan(len(space.real.classes), config.ipc_start, config.ipc, config.unit_classes, config.unit_slots)
     _make_units(space, module, config, teacher, todo, out, log)
     ranks.wait()
     if ranks.is_first():
@@ -195,7 +195,7 @@ def _make_units(
                 recorder.preview = _previewer(out)
             task = Task(
                 labels=labels,
-                slots=torch.full((len(unit.labels),), unit.slot),
+                slots=torch.tensor(unit.slots),
                 size=(space.choice.size, space.choice.size),
                 teachers=(network,),
                 device=device.device,
@@ -228,8 +228,7 @@ def _assemble(config: MethodConfig, classes: tuple[str, ...], todo: list[Unit], 
     def rows() -> Iterator[tuple[Tensor, int, int]]:
         for unit in todo:
             result = units.load(out / "units", unit)
-            for image, label in zip(result.images, result.labels.tolist(), strict=True):
-                yield image, label, unit.slot
+            yield from zip(result.images, unit.labels, unit.slots, strict=True)
 
     size = image_files.write(out / "data", rows(), classes, config.image_format, config.jpeg_quality)
     stored = image_files.read(out / "data")

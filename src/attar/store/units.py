@@ -12,12 +12,24 @@ from attar.store import weights
 
 @dataclass(frozen=True)
 class Unit:
-    """One slot of some of the classes."""
+    """One slot, or a few, of some of the classes."""
 
     slot: int
+    """The first of its slots."""
     block: int
     """Which block of ``unit_classes`` classes."""
-    labels: tuple[int, ...]
+    classes: tuple[int, ...]
+    num_slots: int = 1
+
+    @property
+    def labels(self) -> tuple[int, ...]:
+        """Class of each image: slot by slot, every class once."""
+        return self.classes * self.num_slots
+
+    @property
+    def slots(self) -> tuple[int, ...]:
+        """Slot of each image."""
+        return tuple(slot for slot in range(self.slot, self.slot + self.num_slots) for _ in self.classes)
 
     @property
     def name(self) -> str:
@@ -43,12 +55,20 @@ class UnitResult:
     """The verifier's accuracy on the images after so many iterations."""
 
 
-def plan(num_classes: int, first_slot: int, last_slot: int, unit_classes: int) -> list[Unit]:
-    """All units of a run, slot by slot: fixed by the recipe, whatever the number of processes."""
+def plan(num_classes: int, first_slot: int, last_slot: int, unit_classes: int, unit_slots: int = 1) -> list[Unit]:
+    """All units of a run, slot by slot: fixed by the recipe, whatever the number of processes.
+
+    ``last_slot`` is one past the last. Units begin at multiples of ``unit_slots``, or at ``first_slot``.
+    """
     blocks = [
         tuple(range(start, min(start + unit_classes, num_classes))) for start in range(0, num_classes, unit_classes)
     ]
-    return [Unit(slot, place, block) for slot in range(first_slot, last_slot) for place, block in enumerate(blocks)]
+    starts = [slot for slot in range(first_slot, last_slot) if slot % unit_slots == 0 or slot == first_slot]
+    return [
+        Unit(start, place, block, end - start)
+        for start, end in zip(starts, [*starts[1:], last_slot], strict=True)
+        for place, block in enumerate(blocks)
+    ]
 
 
 def save(folder: Path, unit: Unit, result: UnitResult) -> None:
