@@ -11,7 +11,7 @@ from attar.recipes.recipe import Recipe
 
 MINI = [
     *("--execution.threads", "1"),
-    *("--recover.ipc", "2", "--recover.iterations", "12", "--recover.snapshots", "4", "8"),
+    *("--recover.ipc", "2", "--recover.unit-slots", "1", "--recover.iterations", "12", "--recover.snapshots", "4", "8"),
     *("--squeeze.training.epochs", "4", "--relabel.epochs", "6"),
     *("--evaluate.protocol.training.epochs", "3", "--evaluate.num-seeds", "2"),
 ]
@@ -25,7 +25,7 @@ def mini_recipe() -> Recipe:
     return full.changed(
         execution=full.execution.changed(threads=1),
         squeeze=full.squeeze.changed(training=full.squeeze.training.changed(epochs=4)),
-        recover=full.recover.changed(ipc=2, iterations=12, snapshots=(4, 8)),
+        recover=full.recover.changed(ipc=2, unit_slots=1, iterations=12, snapshots=(4, 8)),
         relabel=full.relabel.changed(epochs=6),
         evaluate=full.evaluate.changed(
             protocol=protocol.changed(training=protocol.training.changed(epochs=3)), num_seeds=2

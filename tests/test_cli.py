@@ -1,5 +1,6 @@
 """What users type and what they are told; the verbs run in this process."""
 
+import json
 import re
 import shutil
 import subprocess
@@ -174,7 +175,7 @@ def test_show_prints_a_file_that_is_as_good_as_the_name(tmp_path, capsys):
 def test_show_plan_counts_units_and_bytes(capsys):
     main(["show", "digits", "--plan"])
     header = capsys.readouterr().out.split("\nname:")[0]
-    assert "Units: 10 of up to 10 images" in header
+    assert "Units: 1 of up to 100 images" in header
     assert "Images: 100, 8 pixels square" in header
 
 
@@ -195,6 +196,8 @@ def test_run_prints_the_table_and_report_prints_it_again(mini_run, tmp_path, cap
     main(["report", str(mini_run), "--csv", str(tmp_path / "table.csv")])
     assert capsys.readouterr().out == ran.out
     assert (tmp_path / "table.csv").read_text() == (mini_run / "report" / "table.csv").read_text()
+    manifests = json.loads((tmp_path / "table.json").read_text())[mini_run.name]
+    assert list(manifests) == ["squeeze", "recover", "relabel", "evaluate"]
 
 
 def test_a_closed_pipe_is_no_error():

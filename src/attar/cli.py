@@ -23,7 +23,8 @@ usage: attar VERB ...
   attar show RECIPE [--plan] [SETTINGS]        the recipe with every setting, as YAML
   attar run RECIPE --out FOLDER [SETTINGS]     real data to a scored distilled dataset
   attar squeeze|recover|relabel|evaluate RECIPE --out FOLDER [SETTINGS]     one stage of it
-  attar report FOLDER [FOLDER ...] [--csv FILE]     the tables and pictures of finished runs
+  attar report FOLDER [FOLDER ...] [--csv FILE]     the tables and pictures of finished runs; FILE.csv gets every
+                                                    column, and FILE.json beside it the stages' manifests
 
 RECIPE is a name from 'attar list recipes' or a YAML file. SETTINGS are any of the recipe's keys, as in
 --recover.iterations 1000; 'attar run RECIPE --help' explains each. --method NAME and --protocol NAME swap the method
@@ -150,6 +151,7 @@ def _report(arguments: list[str]) -> None:
         figures.write_all(run, run / "report")
     if options.csv:
         atomic.write_text(options.csv, table.as_csv(rows))
+        atomic.write_json(options.csv.with_suffix(".json"), {run.name: table.manifests(run) for run in options.runs})
     _print_tables(options.runs, rows)
 
 

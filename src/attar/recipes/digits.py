@@ -29,9 +29,10 @@ def digits() -> Recipe[Any]:
         ),
         recover=cda.Config(
             ipc=10,
+            unit_slots=10,  # ten classes alone are too few images for BatchNorm statistics
             iterations=500,
             learning_rate=0.1,
-            bn_weight=0.05,
+            bn_weight=1.0,
             min_crop=0.5,
             flip=False,
             jitter=1,

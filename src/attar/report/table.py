@@ -19,7 +19,7 @@ TITLES = {
     "random-hard": "random real, hard labels",
     "full": "all real images",
 }
-STAGES = ("squeeze", "recover", "distilled")
+FOLDERS = ("squeeze", "recover", "distilled", "evaluate")
 
 
 @dataclass(frozen=True)
@@ -74,15 +74,16 @@ def lines(run: Path) -> list[Line]:
     return table
 
 
+def manifests(run: Path) -> dict[str, dict[str, Any]]:
+    """The manifests of the stages that are done, by stage."""
+    paths = [run / folder / "manifest.json" for folder in FOLDERS]
+    found = [json.loads(path.read_text()) for path in paths if path.is_file()]
+    return {manifest["stage"]: manifest for manifest in found}
+
+
 def stage_seconds(run: Path) -> dict[str, float]:
     """Device-seconds of squeeze, recover and relabel, as far as they are done."""
-    found = {}
-    for stage in STAGES:
-        path = run / stage / "manifest.json"
-        if path.is_file():
-            manifest = json.loads(path.read_text())
-            found[manifest["stage"]] = manifest["device_seconds"]
-    return found
+    return {stage: made["device_seconds"] for stage, made in manifests(run).items() if stage != "evaluate"}
 
 
 def as_csv(table: list[Line]) -> str:
