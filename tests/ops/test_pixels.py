@@ -72,3 +72,9 @@ def test_a_grid_zooms_by_repeating_pixels():
     assert sheet.shape == (3, 12, 15)
     for offset in range(3):
         assert torch.equal(sheet[:, offset::3, offset::3], tiles[0])
+
+
+def test_a_grey_normalisation_is_the_mean_of_the_channels():
+    grey = Normalisation((0.3, 0.4, 0.5), (0.1, 0.2, 0.3)).grey()
+    assert grey.mean == pytest.approx((0.4, 0.4, 0.4))
+    assert grey.std == pytest.approx((0.2, 0.2, 0.2))

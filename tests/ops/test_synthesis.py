@@ -283,3 +283,17 @@ def test_noise_is_standard_normal_in_normalised_units_and_the_stream_s():
     assert start.std().item() == pytest.approx(1, abs=0.02)
     assert torch.equal(start, noise(task))
     assert not torch.equal(start, noise(task_of(nn.Identity(), seed=1, size=(48, 32))[0]))
+
+
+def test_grey_images_are_grey_and_met_by_the_teacher_as_such():
+    """The three channels stay equal in [0, 1] also under a normalisation that differs by channel."""
+    task, curves = task_of(formula_network())
+    config = config_of(grey=True, iterations=4, crop="none", flip=False, jitter=0, curriculum="none")
+    images = cda.recover(task, config)
+    assert torch.equal(images[:, 0], images[:, 1])
+    assert torch.equal(images[:, 0], images[:, 2])
+    assert images.std() > 0.01
+    (network,) = task.teachers
+    again = network.module(network.normalisation.apply(curves.images[0]))
+    expected = F.cross_entropy(again, task.labels).item()
+    assert curves.metrics[1]["cross_entropy"] == pytest.approx(expected, rel=1e-4), "not what the pictures show"

@@ -1,7 +1,7 @@
 """Pixels: normalisation, and the step between [0, 1] and eight bits."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Self
 
 import torch
 from jaxtyping import Float, UInt8
@@ -31,6 +31,11 @@ class Normalisation:
         """Where black and white lie in the network's units."""
         mean, std = self._columns(like)
         return -mean / std, (1 - mean) / std
+
+    def grey(self) -> Self:
+        """One for grey images: the mean of the three means and of the three deviations."""
+        mean, std = sum(self.mean) / 3, sum(self.std) / 3
+        return type(self)((mean, mean, mean), (std, std, std))
 
     def _columns(self, like: Tensor) -> tuple[Tensor, Tensor]:
         kind = {"dtype": like.dtype, "device": like.device}

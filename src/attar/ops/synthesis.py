@@ -42,6 +42,8 @@ class Inversion(MethodConfig):
     """Largest circular shift of a view, in pixels, along each axis."""
     jitter_both_ways: bool = False
     """Shift by -jitter to jitter, not only 0 to jitter."""
+    grey: bool = False
+    """Optimise grey images, for grey data: one value a pixel, shown to the teacher in all three channels."""
     keep: Literal["last", "best"] = "last"
     """Keep the last iterate, as published, or the one of lowest loss."""
 
@@ -53,8 +55,9 @@ def optimise(task: Task, config: Inversion, start: Pixels, draw_view: DrawView) 
     image can show. Source: SRe2L (arXiv 2306.13092), section 3.2, and the published loop of CDA.
     """
     network = task.teachers[0]
-    pixels = start.to(task.device, copy=True).requires_grad_()
-    low, high = network.normalisation.bounds(pixels)
+    paint = network.normalisation.grey() if config.grey else network.normalisation
+    pixels = (start[:, :1] if config.grey else start).to(task.device, copy=True).requires_grad_()
+    low, high = (edge[:, : pixels.shape[1]] for edge in paint.bounds(pixels))
     optimiser = torch.optim.Adam([pixels], lr=config.learning_rate, betas=config.betas, eps=1e-8)
     best, lowest = pixels.detach().clone(), torch.full((), torch.inf, device=task.device)
     with StatisticsLoss(network.module, config.first_bn_multiplier) as statistics:
@@ -62,7 +65,8 @@ def optimise(task: Task, config: Inversion, start: Pixels, draw_view: DrawView) 
             for group in optimiser.param_groups:
                 group["lr"] = schedule.cosine(config.learning_rate, iteration, config.iterations)
             view = draw_view(iteration)
-            seen = pixels if view is None else views.apply(pixels, view)
+            whole = network.normalisation.apply(paint.undo(pixels)) if config.grey else pixels
+            seen = whole if view is None else views.apply(whole, view)
             with task.autocast():
                 logits = network.module(seen)
             cross_entropy = F.cross_entropy(logits.float(), task.labels)
@@ -78,14 +82,14 @@ def optimise(task: Task, config: Inversion, start: Pixels, draw_view: DrawView) 
                 pixels.clamp_(low, high)
             task.watch.step(
                 iteration,
-                lambda: network.normalisation.undo(pixels.detach()),
+                lambda: paint.undo(pixels.detach()),
                 loss=loss.detach(),
                 cross_entropy=cross_entropy.detach(),
                 bn_distance=distance.detach(),
                 view_accuracy=(logits.detach().argmax(1) == task.labels).float().mean(),
             )
     final = best if config.keep == "best" else pixels.detach()
-    return network.normalisation.undo(final).clamp(0, 1)
+    return paint.undo(final).clamp(0, 1)
 
 
 def noise(task: Task) -> Pixels:

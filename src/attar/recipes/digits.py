@@ -35,6 +35,7 @@ def digits() -> Recipe[Any]:
             bn_weight=1.0,
             min_crop=0.5,
             flip=False,
+            grey=True,
             jitter=1,
             jitter_both_ways=True,
             snapshots=(25, 50, 100, 250),
