@@ -53,7 +53,8 @@ def curves(unit: UnitResult) -> "Figure":
 
     figure = Figure(figsize=(3.2 * len(unit.curves), 2.6), layout="constrained")
     axes = figure.subplots(1, len(unit.curves), squeeze=False)[0]
-    for axis, (name, values) in zip(axes, unit.curves.items(), strict=True):
+    ordered = sorted(unit.curves.items(), key=lambda curve: (curve[0] != "loss", curve[0]))
+    for axis, (name, values) in zip(axes, ordered, strict=True):
         axis.plot(range(1, len(values) + 1), values.numpy(), linewidth=0.8)
         axis.set_title(name.replace("_", " "), fontsize=9)
         axis.set_xlabel("iteration", fontsize=8)
