@@ -67,7 +67,7 @@ def lines(run: Path) -> list[Line]:
                 num_images=scores[0]["num_images"],
                 image_bytes=scores[0]["image_bytes"],
                 label_bytes=scores[0]["label_bytes"],
-                train_seconds=round(statistics.fmean(score["seconds"] for score in scores), 1),
+                train_seconds=round(statistics.fmean(score["seconds"] for score in scores), 3),
                 device=manifest["device"],
             )
         )
