@@ -7,7 +7,7 @@ from attar.data.choice import DataChoice
 from attar.ops.task import MethodConfig
 from attar.ops.training import Optimisation
 from attar.ops.views import ViewChoice
-from attar.recipes.recipe import Recipe, recipe
+from attar.recipes.recipe import Entry, Recipe, recipe
 from attar.stages.evaluate import Evaluate
 from attar.stages.protocols import PROTOCOLS
 from attar.stages.relabel import Relabel
@@ -41,6 +41,14 @@ class Setting:
             relabel=Relabel(epochs=chosen.training.epochs, views=chosen.views, mix=chosen.mix),
             evaluate=Evaluate(protocol=chosen, students=(self.student,), full_data=self.full_data),
         )
+
+
+def entry(
+    method: str, dataset: str, ipc: int, setting: Setting, config: MethodConfig, protocol: str, aim: str, cost: str
+) -> Entry:
+    """The catalogue's entry of METHOD/DATASET-ipcIPC; ``config`` is the method's for this dataset, at any IPC."""
+    name = f"{method}/{dataset}-ipc{ipc}"
+    return Entry(aim, cost, lambda: setting.recipe(name, method, config.changed(ipc=ipc), protocol))
 
 
 def _cifar(source: str) -> Setting:

@@ -3,7 +3,7 @@
 from attar.methods.sre2l import Config
 from attar.recipes import settings
 from attar.recipes.recipe import Entry
-from attar.recipes.settings import PAPER_STORAGE, Setting
+from attar.recipes.settings import PAPER_STORAGE, entry
 
 TINY = Config(learning_rate=0.1, bn_weight=1.0, jitter=4, jitter_both_ways=True, iterations=4000, **PAPER_STORAGE)
 IMAGENET_1K = Config(learning_rate=0.25, bn_weight=0.01, jitter=32, iterations=4000, **PAPER_STORAGE)
@@ -15,28 +15,22 @@ CIFAR = Config(learning_rate=0.25, bn_weight=0.01, jitter=4, iterations=1000, cr
 _DERIVED = "in proportion to the time published for"
 
 
-def _entry(name: str, ipc: int, setting: Setting, config: Config, protocol: str, aim: str, cost: str) -> Entry:
-    return Entry(
-        aim, cost, lambda: setting.recipe(f"sre2l/{name}-ipc{ipc}", "sre2l", config.changed(ipc=ipc), protocol)
-    )
-
-
 def _tiny(ipc: int, aim: str, cost: str) -> Entry:
-    return _entry("tiny-imagenet", ipc, settings.TINY_IMAGENET, TINY, "tiny", aim, cost)
+    return entry("sre2l", "tiny-imagenet", ipc, settings.TINY_IMAGENET, TINY, "tiny", aim, cost)
 
 
 def _imagenet_1k(ipc: int, aim: str, cost: str) -> Entry:
-    return _entry("imagenet-1k", ipc, settings.IMAGENET_1K, IMAGENET_1K, "sre2l", aim, cost)
+    return entry("sre2l", "imagenet-1k", ipc, settings.IMAGENET_1K, IMAGENET_1K, "sre2l", aim, cost)
 
 
 def _imagenet_21k(ipc: int, aim: str, cost: str) -> Entry:
     aim += ", in CDA's table; the published teacher's weights go into --squeeze.weights PATH"
-    return _entry("imagenet-21k", ipc, settings.IMAGENET_21K, IMAGENET_21K, "imagenet-21k", aim, cost)
+    return entry("sre2l", "imagenet-21k", ipc, settings.IMAGENET_21K, IMAGENET_21K, "imagenet-21k", aim, cost)
 
 
 def _cifar(name: str, ipc: int, aim: str, cost: str) -> Entry:
     setting = settings.CIFAR10 if name == "cifar10" else settings.CIFAR100
-    return _entry(name, ipc, setting, CIFAR, "cifar", aim, cost)
+    return entry("sre2l", name, ipc, setting, CIFAR, "cifar", aim, cost)
 
 
 RECIPES = {
