@@ -51,7 +51,7 @@ def curves(unit: UnitResult) -> "Figure":
     """What the optimisation measured at each iteration."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(3.2 * len(unit.curves), 2.6), layout="constrained")
+    figure = Figure(figsize=(4.5 * len(unit.curves), 3.6), layout="constrained")
     axes = figure.subplots(1, len(unit.curves), squeeze=False)[0]
     ordered = sorted(unit.curves.items(), key=lambda curve: (curve[0] != "loss", curve[0]))
     for axis, (name, values) in zip(axes, ordered, strict=True):
@@ -68,7 +68,7 @@ def _matrix(rows: list[UInt8[Tensor, "column 3 height width"]], left: list[str],
     from matplotlib.figure import Figure
 
     columns = max(len(row) for row in rows)
-    margin = 0.08 * max((len(name) for name in left), default=0)
+    margin = 0.12 * max((len(name) for name in left), default=0)
     figure = Figure(figsize=(columns * _CELL_INCHES + margin, len(rows) * _CELL_INCHES + 0.2), layout="constrained")
     figure.get_layout_engine().set(w_pad=0.01, h_pad=0.01, wspace=0.0, hspace=0.0)  # type: ignore[union-attr]
     axes = figure.subplots(len(rows), columns, squeeze=False)
@@ -81,9 +81,9 @@ def _matrix(rows: list[UInt8[Tensor, "column 3 height width"]], left: list[str],
             if column < len(images):
                 axis.imshow(images[column].permute(1, 2, 0).numpy(), interpolation="nearest")
             if column == 0:
-                axis.set_ylabel(name, rotation=0, ha="right", va="center", fontsize=8)
+                axis.set_ylabel(name, rotation=0, ha="right", va="center", fontsize=10)
             if row == 0 and column < len(top):
-                axis.set_title(top[column], fontsize=8)
+                axis.set_title(top[column], fontsize=10)
     return figure
 
 
@@ -102,5 +102,5 @@ def _first_unit(run: Path) -> UnitResult:
 
 def _save(figure: "Figure", path: Path) -> Path:
     with atomic.replace(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=150)
+        figure.savefig(temporary, format="png", dpi=80)
     return path
