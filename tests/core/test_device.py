@@ -36,4 +36,5 @@ def test_a_device_that_is_not_there_is_refused(name):
 
 
 def test_the_hardware_is_described():
-    assert "threads" in resolve(Execution(device="cpu")).describe()
+    assert resolve(Execution(device="cpu", threads=1)).describe().endswith(", 1 thread")
+    assert resolve(Execution(device="cpu", threads=2)).describe().endswith(", 2 threads")

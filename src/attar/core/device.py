@@ -43,7 +43,8 @@ class Device:
         """The hardware in words, for manifests and tables."""
         if self.device.type == "cuda":
             return torch.cuda.get_device_name(self.device)
-        return f"{_cpu_name()}, {torch.get_num_threads()} threads"
+        count = torch.get_num_threads()
+        return f"{_cpu_name()}, {count} thread{'s' if count > 1 else ''}"
 
 
 def resolve(execution: Execution) -> Device:

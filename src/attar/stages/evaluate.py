@@ -126,7 +126,8 @@ def _jobs(space: Workspace, config: Evaluate, squeezing: Squeeze, sets: dict[Row
         if row == "full":
             if config.full_data == "teacher":
                 continue
-            source: Any = [space.real.fingerprint, squeezing.training.plain(), squeezing.views.plain()]
+            how = squeezing.plain()
+            source: Any = [space.real.fingerprint, how["training"], how["views"], how["label_smoothing"]]
         elif row in sets:
             manifest = manifest_of(sets[row], "relabel")
             source = [manifest["request"], manifest["parents"], config.protocol.plain()]
