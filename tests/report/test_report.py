@@ -36,7 +36,7 @@ def test_a_mean_shows_its_spread_when_there_is_one():
 @pytest.mark.parametrize("name", ["grid.png", "film.png", "curves.png"])
 def test_pictures_are_drawn(mini_run, name):
     with Image.open(mini_run / "report" / name) as picture:
-        assert min(picture.size) > 200
+        assert min(picture.size) > 100
         assert len(picture.convert("L").getcolors()) > 20
 
 
