@@ -6,19 +6,18 @@ from attar.core.device import Execution, resolve
 from attar.core.errors import AttarError
 
 
-def test_auto_takes_what_is_there_and_recovers_in_float32():
+def test_auto_takes_what_is_there():
     found = resolve(Execution())
     assert found.device.type == ("cuda" if torch.cuda.is_available() else "cpu")
-    assert found.recovering == "fp32"
     assert found.workers >= 1
 
 
 @pytest.mark.parametrize(("flags", "precision"), [("fpu avx2 avx512_bf16", "bf16"), ("fpu avx2", "fp32")])
-def test_training_is_bf16_where_the_cpu_computes_in_it(flags, precision, monkeypatch):
+def test_auto_is_bf16_where_the_cpu_computes_in_it(flags, precision, monkeypatch):
     monkeypatch.setattr(device, "_cpu_info", lambda key: flags)
     found = resolve(Execution(device="cpu"))
-    assert found.training == precision
-    with found.autocast(found.training):
+    assert found.precision == precision
+    with found.autocast():
         assert torch.mm(torch.ones(2, 2), torch.ones(2, 2)).dtype == (
             torch.bfloat16 if precision == "bf16" else torch.float32
         )
@@ -26,7 +25,8 @@ def test_training_is_bf16_where_the_cpu_computes_in_it(flags, precision, monkeyp
 
 def test_a_precision_asked_for_is_taken():
     found = resolve(Execution(device="cpu", precision="bf16"))
-    assert (found.training, found.recovering) == ("bf16", "bf16")
+    assert found.precision == "bf16"
+    assert resolve(Execution(device="cpu", precision="fp32")).precision == "fp32"
 
 
 @pytest.mark.parametrize("name", ["tpu", "cuda:99", "nonsense"])

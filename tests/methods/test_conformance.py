@@ -54,7 +54,7 @@ class Steps:
 
 
 def task_of(
-    module: Any, seed: int = 0, slot: int = 0, teacher: str = "resnet", device: str = "cpu", precision: str = "fp32"
+    module: Any, seed: int = 0, slot: int = 0, teacher: str = "resnet", device: str = "cpu", precision: Any = "fp32"
 ) -> tuple[Task, Steps]:
     """One unit of three images at 8 pixels, with a teacher of random weights."""
     with torch.random.fork_rng(devices=[]):
@@ -65,12 +65,12 @@ def task_of(
         labels=torch.arange(NUM_CLASSES, device=device),
         slots=torch.full((NUM_CLASSES,), slot),
         size=(8, 8),
-        teachers=(Network(network, Normalisation((0.5, 0.4, 0.3), (0.2, 0.3, 0.4))),),
+        teachers=(Network(network, Normalisation((0.5, 0.4, 0.3), (0.2, 0.3, 0.4)), precision),),
         device=torch.device(device),
-        autocast=lambda: torch.autocast(device, dtype=torch.bfloat16, enabled=precision == "bf16"),
-        stream=lambda *names: generator(seed, "recover", f"slot{slot}", *names),
+        streams=lambda *names: (generator(seed, "recover", f"slot{slot}", *names),),
         shared_stream=lambda *names: generator(seed, "recover", *names),
         watch=watch,
+        unit_sizes=(NUM_CLASSES,),
         real=RealByFormula() if module.needs.real_images else None,
     )
     return task, watch

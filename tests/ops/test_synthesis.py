@@ -1,6 +1,5 @@
 """ops/synthesis.py against the published loop, written out here with torchvision's views and Adam by hand."""
 
-import contextlib
 import math
 from collections.abc import Callable
 from typing import Any
@@ -62,10 +61,10 @@ def task_of(network: nn.Module, seed: int = 0, size: tuple[int, int] = (SIDE, SI
         size=size,
         teachers=(Network(network, NORMALISATION),),
         device=torch.device("cpu"),
-        autocast=contextlib.nullcontext,
-        stream=lambda *names: generator(seed, "unit", *names),
+        streams=lambda *names: (generator(seed, "unit", *names),),
         shared_stream=lambda *names: generator(seed, *names),
         watch=curves,
+        unit_sizes=(NUM_CLASSES,),
     )
     return task, curves
 

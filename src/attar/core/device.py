@@ -19,7 +19,9 @@ class Execution(Config):
     device: str = "auto"
     """'auto', 'cpu', 'cuda' or 'cuda:1'; auto takes this process's GPU where there is one."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """Arithmetic of networks; auto: bf16 for training where the device computes in it, float32 for recover."""
+    """Arithmetic of networks; auto: bf16 where the device computes in it, float32 elsewhere."""
+    compile: Literal["auto", "on", "off"] = "auto"
+    """Whether recover's step is compiled; auto: where there is work enough to pay for it."""
     threads: int = 0
     """CPU threads for tensor operations; 0 leaves PyTorch's own choice."""
     workers: int = -1
@@ -28,16 +30,16 @@ class Execution(Config):
 
 @dataclass(frozen=True)
 class Device:
-    """A resolved device with the precision of training and of recovering images on it."""
+    """A resolved device with the precision of networks on it."""
 
     device: torch.device
-    training: Literal["fp32", "bf16"]
-    recovering: Literal["fp32", "bf16"]
+    precision: Literal["fp32", "bf16"]
+    compile: Literal["auto", "on", "off"]
     workers: int
 
-    def autocast(self, precision: Literal["fp32", "bf16"]) -> contextlib.AbstractContextManager[Any]:
-        """The context in which networks run at this precision."""
-        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=precision == "bf16")
+    def autocast(self) -> contextlib.AbstractContextManager[Any]:
+        """The context in which networks are trained and label."""
+        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16")
 
     def describe(self) -> str:
         """The hardware in words, for manifests and tables."""
@@ -61,10 +63,9 @@ def resolve(execution: Execution) -> Device:
         raise AttarError(f"There is no device '{name}' here; use --execution.device cpu or auto.") from None
     if device.type == "cuda":
         torch.backends.cudnn.deterministic = True  # the same pixels on every run
-    training = ("bf16" if _computes_bf16(device) else "fp32") if execution.precision == "auto" else execution.precision
-    recovering = "fp32" if execution.precision == "auto" else execution.precision
+    precision = ("bf16" if _computes_bf16(device) else "fp32") if execution.precision == "auto" else execution.precision
     workers = min(8, os.cpu_count() or 1) if execution.workers < 0 else execution.workers
-    return Device(device, training, recovering, workers)
+    return Device(device, precision, execution.compile, workers)
 
 
 def _computes_bf16(device: torch.device) -> bool:

@@ -1,72 +1,184 @@
-"""BatchNorm statistics as a prior on images: the regulariser of DeepInversion (Yin et al., 2020, arXiv 1912.08795)."""
+"""BatchNorm statistics as a prior on images: the regulariser of DeepInversion (Yin et al., 2020, arXiv 1912.08795).
 
-from collections.abc import Callable
-from types import TracebackType
-from typing import Self
+In evaluation mode BatchNorm is an affine map, so measuring a batch changes nothing that flows through the network and
+each image can be measured alone: its mean and mean square per channel. The statistics of any group of images are then
+averages of a few numbers, so many units of work go through the teacher in one batch, each with statistics of its own.
+"""
+
+import copy
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+Moments = Float[Tensor, "image channel"]
 
 
-def tracked_layers(network: nn.Module) -> list[nn.BatchNorm2d]:
-    """The network's BatchNorm layers over images that keep running statistics, in order of registration."""
+def tracked_layers(network: nn.Module) -> list[nn.Module]:
+    """The network's BatchNorm layers over images that keep running statistics, in order of registration.
+
+    Subclasses such as timm's ``BatchNormAct2d`` are among them.
+    """
     return [
         layer
         for layer in network.modules()
-        if isinstance(layer, nn.BatchNorm2d) and layer.running_mean is not None and layer.running_var is not None
+        if isinstance(layer, nn.BatchNorm2d | nn.SyncBatchNorm)
+        and layer.running_mean is not None
+        and layer.running_var is not None
     ]
 
 
-class StatisticsLoss:
-    """Measures how far a batch's statistics are from those that a network's BatchNorm layers keep.
+class Observed(nn.Module):
+    """A frozen copy of a network that tells, beside its logits, the moments of what its BatchNorm layers are fed.
 
-    Used as a context: inside it every forward pass records the input of each layer; ``distance`` sums the layers.
+    Made for gradients with respect to images: weights are frozen, memory is channels-last, weights of convolutions and
+    linear layers are in the working precision, and each plain BatchNorm layer is folded into one affine map. Moments
+    are float32 whatever the precision, and taken about the running mean, so that none is lost to cancellation.
     """
 
-    def __init__(self, network: nn.Module, first_multiplier: float = 1.0) -> None:
-        """``first_multiplier`` weighs the first registered layer, all others weigh 1."""
-        self._layers = tracked_layers(network)
-        self._first_multiplier = first_multiplier
-        self._terms: dict[int, Float[Tensor, ""]] = {}
-        self._handles: list[torch.utils.hooks.RemovableHandle] = []
-
-    def __enter__(self) -> Self:
-        for place, layer in enumerate(self._layers):
-            self._handles.append(layer.register_forward_pre_hook(self._recorder(place, layer)))
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    def __init__(
+        self,
+        network: nn.Module,
+        example: Float[Tensor, "image 3 height width"],
+        precision: Literal["fp32", "bf16"] = "fp32",
+        first_multiplier: float = 1.0,
     ) -> None:
-        for handle in self._handles:
-            handle.remove()
-        self._handles.clear()
-        self._terms.clear()
+        """``example`` is run once, to learn which layers take part; the first registered one weighs
+        ``first_multiplier``, all others 1."""
+        super().__init__()
+        self.network = copy.deepcopy(network).eval().requires_grad_(False)
+        self._dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+        layers = tracked_layers(self.network)
+        self._seen: dict[int, tuple[Moments, Moments]] = {}
+        for place, layer in enumerate(layers):
+            _observe(layer, place, self._seen)
+        if precision == "bf16":
+            for module in self.network.modules():
+                if isinstance(module, nn.Conv2d | nn.Linear):
+                    module.to(torch.bfloat16)
+        self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._places: list[int] = []
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            self._run(example)
+        self.operations = 2 * counter.get_total_flops() / len(example)
+        """Floating-point operations of an image's way forth and back."""
+        self._places = sorted(self._seen)
+        self._seen.clear()
+        taking_part = [layers[place] for place in self._places]
+        variances: Any = [layer.running_var for layer in taking_part]
+        self.running_var: Tensor
+        self.register_buffer("running_var", torch.cat(variances).float() if variances else example.new_zeros(0))
+        self.layer_of: Tensor  # channel by layer, 1 where the channel is the layer's
+        self.register_buffer("layer_of", torch.block_diag(*(torch.ones_like(v)[:, None] for v in variances)).float())
+        weights = [first_multiplier if place == 0 else 1.0 for place in self._places]
+        self.weights: Tensor
+        self.register_buffer("weights", torch.tensor(weights, device=example.device))
+        self.narrow = any(len(variance) % 32 for variance in variances)
 
-    def distance(self) -> Float[Tensor, ""]:
-        """The last forward pass's sum over layers of |mean - running mean|_2 + |variance - running variance|_2.
+    def forward(
+        self, images: Float[Tensor, "image 3 height width"]
+    ) -> tuple[Float[Tensor, "image class"], Moments, Moments]:
+        """Logits, means about the running mean, and mean squares about it, the channels of all layers in a row."""
+        logits = self._run(images)
+        firsts, seconds = zip(*(self._seen[place] for place in self._places), strict=True)
+        self._seen.clear()
+        return logits.float(), torch.cat(firsts, 1), torch.cat(seconds, 1)
 
-        Mean and biased variance are taken over images and positions, in float32. Source: SRe2L (arXiv 2306.13092),
-        equation 6.
+    def distance(self, firsts: Float[Tensor, "unit channel"], seconds: Float[Tensor, "unit channel"]) -> Tensor:
+        """Each unit's sum over layers of |mean - running mean|_2 + |variance - running variance|_2.
+
+        ``firsts`` and ``seconds`` are averages of the moments over the unit's images; the variance is the biased one.
+        Source: SRe2L (arXiv 2306.13092), equation 6.
         """
-        weights = {place: self._first_multiplier if place == 0 else 1.0 for place in self._terms}
-        return torch.stack([weights[place] * term for place, term in sorted(self._terms.items())]).sum()
+        away = seconds - firsts.square() - self.running_var
+        norms = [(part.square() @ self.layer_of).clamp_min(1e-30).sqrt() for part in (firsts, away)]
+        return (norms[0] + norms[1]) @ self.weights
 
-    def _recorder(self, place: int, layer: nn.BatchNorm2d) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
-        def record(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            self._terms[place] = layer_distance(inputs[0], layer.running_mean, layer.running_var)
+    def _run(self, images: Tensor) -> Tensor:
+        images = images.contiguous(memory_format=torch.channels_last)
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=self._dtype == torch.bfloat16):
+            return self.network(images)
 
-        return record
+
+class Measure(torch.autograd.Function):
+    """The moments of each image, about a centre, and the image features as they came.
+
+    The gradient of a moment is linear in the features, so one pass over them serves all three outputs.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, features: Tensor, centre: Tensor) -> tuple[Tensor, Moments, Moments]:
+        ctx.save_for_backward(features, centre)
+        return features.view_as(features), *_moments(features, centre)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        features, centre = ctx.saved_tensors
+        passed, first, second = gradients
+        return (passed.float() + _pulled(features, centre, first, second)).to(features.dtype), None
 
 
-def layer_distance(
-    activations: Float[Tensor, "image channel height width"],
-    running_mean: Float[Tensor, " channel"] | None,
-    running_var: Float[Tensor, " channel"] | None,
-) -> Float[Tensor, ""]:
-    """Distance of one layer's input from its running statistics."""
-    assert running_mean is not None  # tracked_layers saw to it
-    assert running_var is not None
-    variance, mean = torch.var_mean(activations.float(), dim=(0, 2, 3), correction=0)
-    return torch.linalg.vector_norm(mean - running_mean) + torch.linalg.vector_norm(variance - running_var)
+class MeasuredAffine(torch.autograd.Function):
+    """The same, and the features after an affine map per channel, which is BatchNorm in evaluation mode."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, features: Tensor, centre: Tensor, scale: Tensor, shift: Tensor
+    ) -> tuple[Tensor, Moments, Moments]:
+        ctx.save_for_backward(features, centre, scale)
+        mapped = (features.float() * scale[:, None, None] + shift[:, None, None]).to(features.dtype)
+        return mapped, *_moments(features, centre)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        features, centre, scale = ctx.saved_tensors
+        mapped, first, second = gradients
+        slope = mapped.float() * scale[:, None, None] + _pulled(features, centre, first, second)
+        return slope.to(features.dtype), None, None, None
+
+
+class _Folded(nn.BatchNorm2d):
+    """BatchNorm in evaluation mode as one affine map, which notes the moments of its input."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        mapped, *moments = MeasuredAffine.apply(input, self.running_mean, self.scale, self.shift)  # type: ignore[misc]
+        self.seen[self.place] = tuple(moments)  # type: ignore[operator]
+        return mapped
+
+
+def _observe(layer: Any, place: int, seen: dict[int, tuple[Moments, Moments]]) -> None:
+    if type(layer) is nn.BatchNorm2d:
+        scale = torch.rsqrt(layer.running_var.double() + layer.eps)
+        scale = scale if layer.weight is None else scale * layer.weight.double()
+        shift = -layer.running_mean.double() * scale
+        shift = shift if layer.bias is None else shift + layer.bias.double()
+        layer.__class__ = _Folded
+        layer.register_buffer("scale", scale.float())
+        layer.register_buffer("shift", shift.float())
+        layer.seen, layer.place = seen, place
+    else:  # a kind of its own, which may do more than normalise
+        layer.register_forward_pre_hook(_noting(place, seen))
+
+
+def _noting(place: int, seen: dict[int, tuple[Moments, Moments]]) -> Any:
+    def note(layer: Any, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        features, *moments = Measure.apply(inputs[0], layer.running_mean)  # type: ignore[misc]
+        seen[place] = tuple(moments)  # type: ignore[assignment]
+        return (features, *inputs[1:])
+
+    return note
+
+
+def _moments(features: Tensor, centre: Tensor) -> tuple[Moments, Moments]:
+    away = features.float() - centre[:, None, None]
+    return away.mean((2, 3)), away.square().mean((2, 3))
+
+
+def _pulled(features: Tensor, centre: Tensor, first: Tensor, second: Tensor) -> Tensor:
+    """What the gradients of the two moments ask of the features."""
+    positions = features.shape[2] * features.shape[3]
+    slope = second * (2 / positions)
+    offset = first / positions - slope * centre
+    return features.float() * slope[:, :, None, None] + offset[:, :, None, None]

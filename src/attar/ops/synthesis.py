@@ -11,7 +11,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from attar.ops import curriculum, schedule, views
-from attar.ops.batchnorm import StatisticsLoss
+from attar.ops.batchnorm import Observed
+from attar.ops.objective import Objective, Terms, pixel_gradient
 from attar.ops.task import MethodConfig, Task
 
 DrawView = Callable[[int], views.View | None]
@@ -58,56 +59,71 @@ def optimise(task: Task, config: Inversion, start: Pixels, draw_view: DrawView) 
     paint = network.normalisation.grey() if config.grey else network.normalisation
     pixels = (start[:, :1] if config.grey else start).to(task.device, copy=True).requires_grad_()
     low, high = (edge[:, : pixels.shape[1]] for edge in paint.bounds(pixels))
-    optimiser = torch.optim.Adam([pixels], lr=config.learning_rate, betas=config.betas, eps=1e-8)
-    best, lowest = pixels.detach().clone(), torch.full((), torch.inf, device=task.device)
-    with StatisticsLoss(network.module, config.first_bn_multiplier) as statistics:
-        for iteration in range(config.iterations):
-            for group in optimiser.param_groups:
-                group["lr"] = schedule.cosine(config.learning_rate, iteration, config.iterations)
-            view = draw_view(iteration)
-            whole = network.normalisation.apply(paint.undo(pixels)) if config.grey else pixels
-            seen = whole if view is None else views.apply(whole, view)
-            with task.autocast():
-                logits = network.module(seen)
-            cross_entropy = F.cross_entropy(logits.float(), task.labels)
-            distance = statistics.distance()
-            loss = cross_entropy + config.bn_weight * distance
-            optimiser.zero_grad()
-            loss.backward()
-            with torch.no_grad():
-                if config.keep == "best":  # before the step, for these pixels are the ones that have this loss
-                    better = loss < lowest
-                    best, lowest = torch.where(better, pixels, best), torch.where(better, loss, lowest)
-                optimiser.step()
-                pixels.clamp_(low, high)
-            task.watch.step(
-                iteration,
-                lambda: paint.undo(pixels.detach()),
-                loss=loss.detach(),
-                cross_entropy=cross_entropy.detach(),
-                bn_distance=distance.detach(),
-                view_accuracy=(logits.detach().argmax(1) == task.labels).float().mean(),
-            )
+    sizes = torch.tensor(task.unit_sizes, device=task.device)
+    unit_of = torch.arange(len(sizes), device=task.device).repeat_interleave(sizes)
+    average = F.one_hot(unit_of, len(sizes)).T / sizes[:, None]
+    optimiser = torch.optim.Adam([pixels], lr=config.learning_rate, betas=config.betas, eps=1e-8, fused=True)
+    best, lowest = pixels.detach().clone(), torch.full((len(sizes),), torch.inf, device=task.device)
+    for iteration in range(config.iterations):
+        for group in optimiser.param_groups:
+            group["lr"] = schedule.cosine(config.learning_rate, iteration, config.iterations)
+        view = draw_view(iteration)
+        parts = (None, None, None) if view is None else view.to(task.device).parts()
+        gradient = _gradient(task, config, task.size)
+        pixels.grad, terms = gradient(pixels, *parts, task.size, task.labels, average)
+        with torch.no_grad():
+            if config.keep == "best":  # before the step, for these pixels are the ones that have this loss
+                better = terms.loss < lowest
+                best = torch.where(better[unit_of, None, None, None], pixels, best)
+                lowest = torch.where(better, terms.loss, lowest)
+            optimiser.step()
+            pixels.clamp_(low, high)
+        task.watch.step(iteration, lambda: paint.undo(pixels.detach()), **vars(terms))
     final = best if config.keep == "best" else pixels.detach()
     return paint.undo(final).clamp(0, 1)
 
 
+def _gradient(task: Task, config: Inversion, size: tuple[int, int]) -> Callable[..., tuple[Pixels, Terms]]:
+    """The pixel gradient for views of this size, prepared once for all tasks of the run."""
+    network = task.teachers[0]
+    parts = (config.bn_weight, config.first_bn_multiplier, config.grey)
+
+    def prepare() -> Objective:
+        example = torch.zeros(2, 3, *task.size, device=task.device)
+        observed = Observed(network.module, example, network.precision, config.first_bn_multiplier)
+        paint = network.normalisation.grey() if config.grey else network.normalisation
+        return Objective(observed, config.bn_weight, network.normalisation, paint).to(task.device)
+
+    def compile_for(count: int) -> Callable[..., tuple[Pixels, Terms]]:
+        operations = objective.observed.operations * count * config.iterations * task.num_alike
+        return network.compiler(pixel_gradient, objective, operations, objective.observed.narrow)
+
+    objective = network.kept(("objective", *parts), prepare)
+    count = len(task.labels)
+    return network.kept(("gradient", *parts, count, size), lambda: compile_for(count))
+
+
 def noise(task: Task) -> Pixels:
     """Standard normal noise in normalised units, the start of SRe2L and CDA."""
-    return torch.randn((len(task.labels), 3, *task.size), generator=task.stream("noise"))
+    streams = zip(task.unit_sizes, task.streams("noise"), strict=True)
+    return torch.cat([torch.randn((count, 3, *task.size), generator=stream) for count, stream in streams])
 
 
 def shared_crops(
     task: Task, config: Inversion, ramp: curriculum.Curriculum = "none", milestone: float = 0.0
 ) -> DrawView:
-    """One random view an iteration for the whole batch, its crops at least as large as the curriculum says."""
-    generator = task.stream("views")
+    """One random view an iteration for each whole unit, its crops at least as large as the curriculum says."""
+    streams = task.streams("views")
     reach = (-config.jitter if config.jitter_both_ways else 0, config.jitter + 1)
+    unit_of = torch.arange(len(streams)).repeat_interleave(torch.tensor(task.unit_sizes))
 
     def draw(iteration: int) -> views.View:
         smallest = curriculum.lower_bound(iteration, config.iterations, ramp, milestone, config.min_crop)
         choice = views.ViewChoice(crop=config.crop, min_scale=smallest, flip=config.flip)
-        view = choice.draw(1, *task.size, generator)
-        return replace(view, shift=torch.randint(*reach, (1, 2), generator=generator))
+        drawn = []
+        for generator in streams:
+            view = choice.draw(1, *task.size, generator)
+            drawn.append(replace(view, shift=torch.randint(*reach, (1, 2), generator=generator)))
+        return drawn[0] if len(drawn) == 1 else views.cat(drawn).take(unit_of)
 
     return draw

@@ -1,8 +1,7 @@
 """What a method is given and what it must offer: the contract between the recover stage and every method."""
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, TypeVar
 
 import pydantic
@@ -10,6 +9,7 @@ import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 
+from attar.core.compiling import Compiler
 from attar.core.config import Config
 from attar.ops.pixels import Normalisation, Rounding
 
@@ -27,6 +27,9 @@ class MethodConfig(Config):
     """Classes in one unit of work: one slot of up to this many different classes is optimised together."""
     unit_slots: int = pydantic.Field(default=1, ge=1)
     """Slots in one unit of work; with few classes, more slots give BatchNorm statistics more images to match."""
+    parallel_units: int = pydantic.Field(default=1, ge=1)
+    """Units that go through the teacher in one batch, each with statistics of its own; fills the device when units
+    are small. Part of what identifies the images, for batches of another size are rounded otherwise."""
     snapshots: tuple[int, ...] = SNAPSHOTS
     """Iterations after which the images are kept for the comparison figure; the last is always kept."""
     image_format: Literal["png", "jpeg"] = "png"
@@ -59,12 +62,25 @@ class Needs:
     """Real training images are read through ``Task.real``."""
 
 
+K = TypeVar("K")
+
+
 @dataclass(frozen=True)
 class Network:
-    """A frozen teacher in evaluation mode and the units of its input."""
+    """A frozen teacher in evaluation mode, the units of its input, and how it is to be computed."""
 
     module: nn.Module
     normalisation: Normalisation
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """Arithmetic of the network; losses, statistics and pixels stay float32."""
+    compiler: Compiler = field(default_factory=Compiler)
+    _kept: dict[Hashable, Any] = field(default_factory=dict, repr=False, compare=False)
+
+    def kept(self, key: Hashable, make: Callable[[], K]) -> K:
+        """What a method made of the network once for all tasks, such as a compiled function."""
+        if key not in self._kept:
+            self._kept[key] = make()
+        return self._kept[key]
 
 
 class RealImages(Protocol):
@@ -86,14 +102,17 @@ class RealImages(Protocol):
 class Watch(Protocol):
     """Follows an optimisation without disturbing it."""
 
-    def step(self, iteration: int, images: Callable[[], Tensor], **metrics: Tensor | float) -> None:
+    def step(self, iteration: int, images: Callable[[], Tensor], **metrics: Float[Tensor, " unit"]) -> None:
         """Called after each iteration (0-based); ``images`` yields the images in [0, 1] when they are wanted."""
         ...
 
 
 @dataclass(frozen=True)
 class Task:
-    """One unit of work: make an image of each of these classes."""
+    """One unit of work, or several side by side: make an image of each of these classes.
+
+    The images of a unit lie together, and units never influence one another.
+    """
 
     labels: Int[Tensor, " image"]
     """Class index of each image, on the device."""
@@ -103,13 +122,15 @@ class Task:
     """Height and width in pixels."""
     teachers: tuple[Network, ...]
     device: torch.device
-    autocast: Callable[[], AbstractContextManager[Any]]
-    """The precision in which networks run; losses and pixels stay float32."""
-    stream: Callable[..., torch.Generator]
-    """A random stream of this unit: ``task.stream("views")``."""
+    streams: Callable[..., tuple[torch.Generator, ...]]
+    """A random stream of every unit: ``task.streams("views")``."""
     shared_stream: Callable[..., torch.Generator]
     """A random stream that all units of the run have in common."""
     watch: Watch
+    unit_sizes: tuple[int, ...]
+    """Images of each unit."""
+    num_alike: int = 1
+    """How many tasks of this shape the run has: what it pays to prepare."""
     real: RealImages | None = None
 
 
@@ -124,5 +145,5 @@ class Method(Protocol[C]):
     needs: Needs
 
     def recover(self, task: Task, config: C) -> Float[Tensor, "image 3 height width"]:
-        """Make the unit's images, in [0, 1], in the order of ``task.labels``."""
+        """Make the task's images, in [0, 1], in the order of ``task.labels``."""
         ...

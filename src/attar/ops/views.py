@@ -5,6 +5,7 @@ axis, so a view of an image is ``rows @ image @ columns.T``. Views may differ pe
 matrix products and therefore deterministic, and another output size is only another shape.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Self
 
@@ -35,9 +36,19 @@ class View:
     def to(self, device: torch.device | str) -> Self:
         return type(self)(self.box.to(device), self.flip.to(device), self.shift.to(device))
 
+    def parts(self) -> tuple[Int[Tensor, "view 4"], Bool[Tensor, " view"], Int[Tensor, "view 2"]]:
+        """Box, flip and shift."""
+        return self.box, self.flip, self.shift
+
     def take(self, index: Tensor | slice) -> Self:
         """The views at these places."""
         return type(self)(self.box[index], self.flip[index], self.shift[index])
+
+
+def cat(views: Sequence[View]) -> View:
+    """The views one after the other."""
+    box, flip, shift = (torch.cat(parts) for parts in zip(*(view.parts() for view in views), strict=True))
+    return View(box, flip, shift)
 
 
 class ViewChoice(Config):

@@ -135,7 +135,7 @@ def _jobs(space: Workspace, config: Evaluate, squeezing: Squeeze, sets: dict[Row
             continue
         for student in config.students:
             for seed in range(config.num_seeds):
-                depends = [row, student, seed, space.request(), source, config.student_stem, space.device.training]
+                depends = [row, student, seed, space.request(), source, config.student_stem, space.device.precision]
                 jobs.append(_Job(row, student, seed, digest(depends)))
     return jobs
 
@@ -207,7 +207,7 @@ def _fit_small(
         lambda logits, targets: protocol.value(logits, targets, hard),
         protocol.training,
         len(opened),
-        lambda: device.autocast(device.training),
+        device.autocast,
         after,
     )
 

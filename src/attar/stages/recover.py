@@ -10,21 +10,24 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor, nn
 
-from attar.core import plugin, ranks
+from attar.core import memory, plugin, ranks
+from attar.core.compiling import Compiler, out_of_memory
+from attar.core.device import Device
 from attar.core.errors import AttarError
-from attar.core.log import Advance, Log
+from attar.core.log import Log
 from attar.core.randomness import generator
 from attar.models import build
 from attar.models import teacher as teachers
 from attar.models.teacher import Teacher
-from attar.ops.pixels import grid, to_bytes
+from attar.ops.pixels import grid
 from attar.ops.task import MethodConfig, Network, Task
 from attar.stages.folder import StageFolder, logged_seconds, manifest_of
+from attar.stages.recorder import Recorder
 from attar.stages.squeeze import bring
 from attar.stages.workspace import Workspace
 from attar.store import images as image_files
 from attar.store import units
-from attar.store.units import Unit, UnitResult
+from attar.store.units import Unit
 
 METHODS = "attar.methods"
 WEAK = 0.05
@@ -52,7 +55,7 @@ def run(space: Workspace, method: str, config: MethodConfig, folder: Path | None
     out = folder or space.out / "recover"
     module = method_named(method)
     squeezed = manifest_of(space.out / "squeeze", "squeeze")
-    request = space.request(method=method, recover=config.plain(), precision=space.device.recovering)
+    request = space.request(method=method, recover=config.plain(), precision=space.device.precision)
     parents = {"teacher": squeezed["result"]["weights_sha256"], "data": space.real.fingerprint}
     stage = StageFolder(out, "recover", request, parents)
     finished = stage.finished()
@@ -62,7 +65,7 @@ def run(space: Workspace, method: str, config: MethodConfig, folder: Path | None
     check(teacher, space, method, config)
     stage.begin()
     log = space.log.beside(out)
-    todo = units.plan(len(space.real.classes), config.ipc_start, config.ipc, config.unit_classes, config.unit_slots)
+    todo = planned(len(space.real.classes), config)
     _make_units(space, module, config, teacher, todo, out, log)
     ranks.wait()
     if ranks.is_first():
@@ -71,6 +74,13 @@ def run(space: Workspace, method: str, config: MethodConfig, folder: Path | None
         finished = stage.finish(result, logged_seconds(out, "unit"), space.device.describe())
     ranks.wait()
     return finished or manifest_of(out, "recover")
+
+
+def planned(num_classes: int, config: MethodConfig) -> list[tuple[Unit, ...]]:
+    """The units of a run, in groups that are made side by side."""
+    todo = units.plan(num_classes, config.ipc_start, config.ipc, config.unit_classes, config.unit_slots)
+    starts = range(0, len(todo), config.parallel_units)
+    return [tuple(todo[start : start + config.parallel_units]) for start in starts]
 
 
 def check(teacher: Teacher, space: Workspace, method: str, config: MethodConfig) -> None:
@@ -132,107 +142,122 @@ class RealByClass:
         return self._classes[label]
 
 
-class Recorder:
-    """Follows one unit: losses of every iteration, images at some, a progress bar, a verifier's opinion."""
-
-    def __init__(self, config: MethodConfig, labels: Tensor, advance: Advance, name: str) -> None:
-        self.curves: dict[str, list[Tensor]] = {}
-        self.snapshots: dict[int, UInt8[Tensor, "image 3 height width"]] = {}
-        self.verified: dict[int, float] = {}
-        self.verifier: Teacher | None = None
-        self.preview: Callable[[int, Tensor], None] | None = None
-        self._config, self._labels, self._advance, self._name = config, labels, advance, name
-
-    def step(self, iteration: int, images: Callable[[], Tensor], **metrics: Tensor | float) -> None:
-        """Remember the metrics without waiting for the device; keep the images when it is time."""
-        for name, value in metrics.items():
-            self.curves.setdefault(name, []).append(torch.as_tensor(value))
-        done = iteration + 1
-        self._advance(note=self._note(done, metrics) if done % 50 == 0 else "")
-        if done in self._config.snapshots:
-            self.keep(done, images())
-
-    def keep(self, done: int, images: Tensor) -> None:
-        """Keep the images as they are after ``done`` iterations."""
-        self.snapshots[done] = to_bytes(images, self._config.rounding).cpu()
-        if self.verifier is not None:
-            right = self.verifier.logits(images.clamp(0, 1)).argmax(1) == self._labels
-            self.verified[done] = float(right.float().mean())
-        if self.preview is not None:
-            self.preview(done, self.snapshots[done])
-
-    def num_iterations(self) -> int:
-        """Iterations seen so far."""
-        return max((len(values) for values in self.curves.values()), default=0)
-
-    def _note(self, done: int, metrics: dict[str, Any]) -> str:
-        shown = "  ".join(f"{name} {float(value):.3g}" for name, value in metrics.items())
-        return f"{self._name} iteration {done}  {shown}"
-
-
 def _make_units(
-    space: Workspace, module: Any, config: MethodConfig, teacher: Teacher, todo: list[Unit], out: Path, log: Log
+    space: Workspace,
+    module: Any,
+    config: MethodConfig,
+    teacher: Teacher,
+    todo: list[tuple[Unit, ...]],
+    out: Path,
+    log: Log,
 ) -> None:
     device = space.device
     teacher.module.to(device.device)
-    network = Network(teacher.module, teacher.normalisation)
+    network = network_of(teacher, device, log)
     real = RealByClass(space) if module.needs.real_images else None
     verifier = _verifier(space, config) if config.verifier else None
     folder = out / "units"
     folder.mkdir(parents=True, exist_ok=True)
     mine = ranks.mine(todo)
-    open_units = [unit for unit in mine if not unit.path(folder).exists()]
+    open_groups = [group for group in mine if not all(unit.path(folder).exists() for unit in group)]
     steps = getattr(config, "iterations", 1)
-    if len(open_units) < len(mine):
-        log.say(f"recover   {len(mine) - len(open_units)} of {len(mine)} units are there already")
-    with log.progress("recover", len(mine) * steps, (len(mine) - len(open_units)) * steps) as advance:
-        for unit in open_units:
+    num_units, num_open = sum(map(len, mine)), sum(map(len, open_groups))
+    if num_open < num_units:
+        log.say(f"recover   {num_units - num_open} of {num_units} units are there already")
+    with log.progress("recover", num_units * steps, (num_units - num_open) * steps) as advance, memory.kept():
+        waiting = open_groups[::-1]
+        while waiting:
+            group = waiting.pop()
             started = time.perf_counter()
-            labels = torch.tensor(unit.labels, device=device.device)
-            recorder = Recorder(config, labels, advance, unit.name)
+            labels = torch.tensor([label for unit in group for label in unit.labels], device=device.device)
+            recorder = Recorder(config, labels, advance, group)
             recorder.verifier = verifier
-            if unit == todo[0] and steps > 1:
+            if group[0] == todo[0][0] and steps > 1:
                 recorder.preview = _previewer(out)
             task = Task(
                 labels=labels,
-                slots=torch.tensor(unit.slots),
+                slots=torch.tensor([slot for unit in group for slot in unit.slots]),
                 size=(space.choice.size, space.choice.size),
                 teachers=(network,),
                 device=device.device,
-                autocast=lambda: device.autocast(device.recovering),
-                stream=lambda *names, unit=unit: generator(space.seed, "recover", unit.name, *names),
+                streams=lambda *names, group=group: tuple(
+                    generator(space.seed, "recover", unit.name, *names) for unit in group
+                ),
                 shared_stream=lambda *names: generator(space.seed, "recover", *names),
                 watch=recorder,
+                unit_sizes=_shape(group),
+                num_alike=max(1, sum(_shape(other) == _shape(group) for other in todo)),
                 real=real,
             )
-            images = module.recover(task, config)
-            _refuse_broken(images, unit)
-            if recorder.curves:
-                recorder.keep(recorder.num_iterations(), images)
-            result = UnitResult(
-                images=to_bytes(images, config.rounding).cpu(),
-                labels=labels.cpu(),
-                snapshots=recorder.snapshots,
-                curves={name: torch.stack(values).float().cpu() for name, values in recorder.curves.items()},
-                verifier=recorder.verified,
-            )
-            units.save(folder, unit, result)
-            seconds = time.perf_counter() - started
-            final = {name: float(values[-1]) for name, values in result.curves.items()}
-            log.event("unit", name=unit.name, seconds=round(seconds, 3), **final)
-            if not recorder.curves:
-                advance()
+            try:
+                images = module.recover(task, config)
+            except (RuntimeError, MemoryError) as error:
+                if not out_of_memory(error):
+                    raise
+                advance(-recorder.num_iterations * len(group))
+                waiting = _halved([*waiting, group], log)
+                continue
+            _refuse_broken(images, group)
+            seconds = (time.perf_counter() - started) / len(group)
+            for unit, result in zip(group, recorder.results(images), strict=True):
+                units.save(folder, unit, result)
+                final = {name: float(values[-1]) for name, values in result.curves.items()}
+                log.event("unit", name=unit.name, seconds=round(seconds, 3), **final)
+            if not recorder.num_iterations:
+                advance(len(group))
 
 
-def _assemble(config: MethodConfig, classes: tuple[str, ...], todo: list[Unit], out: Path) -> dict[str, Any]:
+def network_of(teacher: Teacher, device: Device, log: Log) -> Network:
+    """The teacher as methods use it."""
+
+    def say(line: str) -> None:
+        log.say(f"recover   {device.precision}, {line}")
+        log.event("execution", precision=device.precision, compilation=line)
+
+    compiler = Compiler(device.compile, device.device.type, say, lambda line: log.warn(f"recover {line}"))
+    return Network(teacher.module, teacher.normalisation, device.precision, compiler)
+
+
+def _halved(waiting: list[tuple[Unit, ...]], log: Log) -> list[tuple[Unit, ...]]:
+    """The groups that wait, the next one last, none larger than half of the one that was too large."""
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    group = waiting[-1]
+    if len(group) == 1:
+        raise AttarError(
+            f"There is not memory enough for {group[0].name}, {len(group[0].labels)} images at a time; lower "
+            f"--recover.unit-classes or --recover.unit-slots, or use a device with more."
+        )
+    most = len(group) // 2
+    log.warn(f"out of memory with {len(group)} units side by side; going on with {most}")
+    return [
+        each[start : start + most]
+        for each in waiting
+        for start in range(len(each) - 1 - (len(each) - 1) % most, -1, -most)
+    ]
+
+
+def _shape(group: tuple[Unit, ...]) -> tuple[int, ...]:
+    return tuple(len(unit.labels) for unit in group)
+
+
+def _assemble(
+    config: MethodConfig, classes: tuple[str, ...], todo: list[tuple[Unit, ...]], out: Path
+) -> dict[str, Any]:
+    fewer: dict[str, int] = {}
+
     def rows() -> Iterator[tuple[Tensor, int, int]]:
-        for unit in todo:
-            result = units.load(out / "units", unit)
-            yield from zip(result.images, unit.labels, unit.slots, strict=True)
+        for group in todo:
+            for unit in group:
+                result = units.load(out / "units", unit)
+                if result.num_parallel != len(group):
+                    fewer[unit.name] = result.num_parallel
+                yield from zip(result.images, unit.labels, unit.slots, strict=True)
 
     size = image_files.write(out / "data", rows(), classes, config.image_format, config.jpeg_quality)
     stored = image_files.read(out / "data")
-    return {"images_sha256": stored.sha256(), "num_images": len(stored.images), "image_bytes": size}
+    found = {"images_sha256": stored.sha256(), "num_images": len(stored.images), "image_bytes": size}
+    return found | ({"fewer_parallel_units": fewer} if fewer else {})
 
 
 def _verifier(space: Workspace, config: MethodConfig) -> Teacher:
@@ -256,9 +281,9 @@ def _previewer(out: Path) -> Callable[[int, Tensor], None]:
     return write
 
 
-def _refuse_broken(images: Tensor, unit: Unit) -> None:
+def _refuse_broken(images: Tensor, group: tuple[Unit, ...]) -> None:
     if not bool(images.isfinite().all()):
         raise AttarError(
-            f"Recovering {unit.name} diverged (its pixels are not finite); lower --recover.learning-rate or "
+            f"Recovering {group[0].name} diverged (its pixels are not finite); lower --recover.learning-rate or "
             f"--recover.bn-weight."
         )

@@ -52,7 +52,7 @@ def run(space: Workspace, config: Squeeze) -> Teacher:
     another teacher, or the named weights don't fit.
     """
     out, module = space.out / "squeeze", space.module
-    request = space.request(squeeze=config.plain(), precision=space.device.training)
+    request = space.request(squeeze=config.plain(), precision=space.device.precision)
     if module is not None:
         request["module"] = f"{type(module).__module__}.{type(module).__qualname__}"
     folder = StageFolder(out, "squeeze", request, {"data": space.real.fingerprint})
@@ -94,7 +94,7 @@ def full_data(space: Workspace, network: nn.Module, config: Squeeze, stream: str
         lambda logits, targets: hard_loss(logits, targets, config.label_smoothing),
         config.training,
         space.train.num_images,
-        lambda: device.autocast(device.training),
+        device.autocast,
         progress,
         **resume,
     )

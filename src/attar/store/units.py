@@ -53,6 +53,8 @@ class UnitResult:
     """Losses and metrics of every iteration."""
     verifier: dict[int, float]
     """The verifier's accuracy on the images after so many iterations."""
+    num_parallel: int = 1
+    """Units that went through the teacher in one batch with it."""
 
 
 def plan(num_classes: int, first_slot: int, last_slot: int, unit_classes: int, unit_slots: int = 1) -> list[Unit]:
@@ -76,7 +78,11 @@ def save(folder: Path, unit: Unit, result: UnitResult) -> None:
     tensors = {"images": result.images, "labels": result.labels}
     tensors |= {f"snapshot.{iteration}": images for iteration, images in result.snapshots.items()}
     tensors |= {f"curve.{name}": values for name, values in result.curves.items()}
-    weights.save_weights(unit.path(folder), tensors, {"verifier": json.dumps(result.verifier)})
+    weights.save_weights(
+        unit.path(folder),
+        tensors,
+        {"verifier": json.dumps(result.verifier), "num_parallel": str(result.num_parallel)},
+    )
 
 
 def load(folder: Path, unit: Unit) -> UnitResult:
@@ -88,4 +94,5 @@ def load(folder: Path, unit: Unit) -> UnitResult:
         snapshots={int(key.split(".")[1]): value for key, value in tensors.items() if key.startswith("snapshot.")},
         curves={key.split(".", 1)[1]: value for key, value in tensors.items() if key.startswith("curve.")},
         verifier={int(key): value for key, value in json.loads(extra["verifier"]).items()},
+        num_parallel=int(extra.get("num_parallel", 1)),
     )

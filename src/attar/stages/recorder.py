@@ -1,0 +1,71 @@
+"""What is remembered of units while a method makes them."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, UInt8
+from torch import Tensor
+
+from attar.core.log import Advance
+from attar.models.teacher import Teacher
+from attar.ops.pixels import to_bytes
+from attar.ops.task import MethodConfig
+from attar.store.units import Unit, UnitResult
+
+
+class Recorder:
+    """Follows units that are made side by side: losses of every iteration, images at some, a verifier's opinion."""
+
+    def __init__(self, config: MethodConfig, labels: Tensor, advance: Advance, units: Sequence[Unit]) -> None:
+        self.verifier: Teacher | None = None
+        self.preview: Callable[[int, Tensor], None] | None = None
+        self._config, self._labels, self._advance, self._units = config, labels, advance, units
+        self._curves: dict[str, list[Float[Tensor, " unit"]]] = {}
+        self._snapshots: dict[int, UInt8[Tensor, "image 3 height width"]] = {}
+        self._right: dict[int, Bool[Tensor, " image"]] = {}
+        self.num_iterations = 0
+
+    def step(self, iteration: int, images: Callable[[], Tensor], **metrics: Float[Tensor, " unit"]) -> None:
+        """Remember the metrics without waiting for the device; keep the images when it is time."""
+        for name, value in metrics.items():
+            self._curves.setdefault(name, []).append(value)
+        self.num_iterations = iteration + 1
+        self._advance(len(self._units), note=self._note(metrics) if self.num_iterations % 50 == 0 else "")
+        if self.num_iterations in self._config.snapshots:
+            self.keep(images())
+
+    def keep(self, images: Tensor) -> None:
+        """Keep the images as they are now."""
+        done = self.num_iterations
+        self._snapshots[done] = to_bytes(images, self._config.rounding).cpu()
+        if self.verifier is not None:
+            self._right[done] = self.verifier.logits(images.clamp(0, 1)).argmax(1) == self._labels
+        if self.preview is not None:
+            self.preview(done, self._snapshots[done][: len(self._units[0].labels)])
+
+    def results(self, images: Tensor) -> list[UnitResult]:
+        """What becomes of every unit, given the finished images of all."""
+        if self.num_iterations:
+            self.keep(images)
+        finished = to_bytes(images, self._config.rounding).cpu()
+        curves = {name: torch.stack(values).float().cpu() for name, values in self._curves.items()}
+        found, start = [], 0
+        for place, unit in enumerate(self._units):
+            own = slice(start, start + len(unit.labels))
+            start = own.stop
+            found.append(
+                UnitResult(
+                    images=finished[own].clone(),
+                    labels=torch.tensor(unit.labels),
+                    snapshots={done: kept[own].clone() for done, kept in self._snapshots.items()},
+                    curves={name: values[:, place].clone() for name, values in curves.items()},
+                    verifier={done: float(right[own].float().mean()) for done, right in self._right.items()},
+                    num_parallel=len(self._units),
+                )
+            )
+        return found
+
+    def _note(self, metrics: dict[str, Any]) -> str:
+        shown = "  ".join(f"{name} {float(value.mean()):.3g}" for name, value in metrics.items())
+        return f"{self._units[0].name} iteration {self.num_iterations}  {shown}"
