@@ -17,6 +17,9 @@ SIZES = [
     ((16, 24), (8, 10)),
     ((9, 7), (20, 32)),
     ((64, 64), (64, 64)),
+    ((20, 33), (20, 11)),
+    ((112, 80), (100, 71)),
+    ((40, 64), (7, 9)),
 ]
 """Source and output sizes."""
 
@@ -34,11 +37,14 @@ def drawn(count: int, size: tuple[int, int], seed: int) -> View:
 
 
 def plain(images: Tensor, view: View, size: tuple[int, int]) -> Tensor:
-    """The same views, image by image, by torchvision's crop and flip and PyTorch's roll."""
+    """The same views, image by image, by torchvision's crop and flip and PyTorch's roll.
+
+    Its antialiasing changes nothing where a crop is not shrunk.
+    """
     shown = []
     for place, image in enumerate(images):
         record = 0 if len(view) == 1 else place
-        seen = tv.resized_crop(image, *view.box[record].tolist(), size=list(size), antialias=False)
+        seen = tv.resized_crop(image, *view.box[record].tolist(), size=list(size), antialias=True)
         seen = tv.horizontal_flip(seen) if view.flip[record] else seen
         shown.append(torch.roll(seen, view.shift[record].tolist(), dims=(-2, -1)))
     return torch.stack(shown)
@@ -58,7 +64,7 @@ def test_the_output_is_as_large_as_the_input_unless_told():
     assert torch.equal(views.apply(images, view), views.apply(images, view, (10, 14)))
 
 
-@pytest.mark.parametrize(("source", "target"), SIZES[:5])
+@pytest.mark.parametrize(("source", "target"), [*SIZES[:5], *SIZES[6:]])
 @pytest.mark.parametrize("shared", [False, True], ids=["per-image", "shared"])
 def test_gradients_equal_autograd_through_torchvision_and_repeat_bitwise(
     source: tuple[int, int], target: tuple[int, int], shared: bool
@@ -93,6 +99,106 @@ def test_a_padded_crop_is_exactly_a_slice_of_the_image_with_a_black_border(size:
     corners = {tuple(box[:2]) for box in view.box.tolist()}
     assert len(corners) > 30
     assert {side for corner in corners for side in corner} == set(range(-3, 4))
+
+
+def overlapping(count: int, size: tuple[int, int], seed: int) -> View:
+    """Views whose boxes reach outside the image, up to half their side, and may be larger than it."""
+    source, (height, width) = stream(seed), size
+    extent = torch.stack([torch.randint(1, 2 * side, (count,), generator=source) for side in size], dim=1)
+    place = torch.rand(count, 2, generator=source) * torch.tensor([height, width]) - extent / 2
+    flip = torch.rand(count, generator=source) < 0.5
+    return View(torch.cat([place.long(), extent], dim=1), flip, torch.randint(-9, 10, (count, 2), generator=source))
+
+
+@pytest.mark.parametrize(("source", "target"), SIZES)
+def test_crops_that_reach_outside_the_image_are_shrunk_with_the_black_around_it(source, target):
+    """As torchvision does it, which pads before it resizes: the image's edge does not become brighter."""
+    images = 1 + torch.rand(60, 3, *source, generator=stream(1))
+    view = overlapping(60, source, 2)
+    torch.testing.assert_close(views.apply(images, view, target), plain(images, view, target), atol=1e-4, rtol=0)
+
+
+def test_a_crop_of_a_black_border_stays_black_when_shrunk():
+    white = torch.ones(1, 3, 16, 16)
+    view = View(torch.tensor([[-16, 0, 32, 16]]), torch.tensor([False]), torch.zeros(1, 2, dtype=torch.int64))
+    seen = views.apply(white, view, (8, 4))
+    assert not seen[:, :, :3].any()
+    torch.testing.assert_close(seen[:, :, 5:], torch.ones(1, 3, 3, 4))
+    torch.testing.assert_close(seen[:, :, 3] + seen[:, :, 4], torch.ones(1, 3, 4))
+
+
+def enlarging_weights(view: View, axis: int, source: int, target: int) -> Tensor:
+    """The weights of one axis where nothing is shrunk, as stored labels were made with: a tent of width one."""
+    start, extent, shift = view.box[:, axis], view.box[:, axis + 2], view.shift[:, axis]
+    place = (torch.arange(target) - shift[:, None]) % target
+    if axis == 1:
+        place = torch.where(view.flip[:, None], target - 1 - place, place)
+    length = extent[:, None].to(torch.float32)
+    position = ((place + 0.5) * length / target - 0.5).clamp_min(0).minimum(length - 1) + start[:, None]
+    return (1 - (position[..., None] - torch.arange(source)).abs()).clamp_min(0)
+
+
+@pytest.mark.parametrize("side", [8, 28, 41, 224])
+@pytest.mark.parametrize("outside", [False, True], ids=["inside", "outside"])
+def test_weights_of_crops_no_larger_than_the_output_are_the_same_bits_as_ever(side: int, outside: bool):
+    """Recipes and the replay of stored labels rest on it; 41 times the reciprocal of 41 is not 1 in float32."""
+    view = drawn(20, (side, side), 4)
+    if outside:
+        view = View(view.box + torch.tensor([-3, 2, 0, 0]), view.flip, view.shift)
+    for target in (side, side + 5, 2 * side):
+        ours = views.matrices(view, (side, side), (target, target))
+        for axis, weights in enumerate(ours):
+            assert torch.equal(weights, enlarging_weights(view, axis, side, target))
+
+
+def test_an_axis_that_is_not_shrunk_keeps_its_bits_beside_one_that_is():
+    view = drawn(100, (24, 24), 5)
+    _, columns = views.matrices(view, (24, 24), (6, 24))
+    assert torch.equal(columns, enlarging_weights(view, 1, 24, 24))
+
+
+@pytest.mark.parametrize("target", [(5, 8), (12, 12), (31, 17)])
+def test_every_pixel_of_a_crop_has_a_part_in_its_shrunk_view(target: tuple[int, int]):
+    """So that none goes without a gradient; unshrunk interpolation would skip some."""
+    pixels = torch.zeros(1, 1, 33, 40, requires_grad=True)
+    view = View(torch.tensor([[1, 2, 31, 36]]), torch.tensor([True]), torch.tensor([[3, 5]]))
+    views.apply(pixels, view, target).sum().backward()
+    assert pixels.grad is not None
+    touched = torch.zeros(33, 40, dtype=torch.bool)
+    touched[1:32, 2:38] = True
+    assert torch.equal(pixels.grad[0, 0] > 0, touched)
+
+
+def test_the_gradient_of_shrunk_views_is_that_of_finite_differences():
+    pixels = torch.rand(2, 1, 9, 11, generator=stream(), dtype=torch.float64, requires_grad=True)
+    view = View(
+        torch.tensor([[0, 0, 9, 11], [-2, 3, 8, 9]]), torch.tensor([True, False]), torch.tensor([[1, 2], [0, 1]])
+    )
+    assert torch.autograd.gradcheck(lambda images: views.apply(images, view, (4, 6)), (pixels,))
+
+
+def test_shifts_scale_with_the_output_to_the_nearest_pixel():
+    view = View(torch.tensor([[0, 0, 32, 64]]), torch.tensor([True]), torch.tensor([[6, -31]]))
+    smaller = view.scaled((32, 64), (20, 16))
+    assert smaller.shift.tolist() == [[4, -8]]
+    assert smaller.shift.dtype == torch.int64
+    assert torch.equal(smaller.box, view.box)
+    assert torch.equal(smaller.flip, view.flip)
+    assert torch.equal(view.scaled((32, 64), (32, 64)).shift, view.shift)
+
+
+def test_a_shifted_view_shown_smaller_is_the_smaller_image_shifted():
+    """The roll comes after the resizing, so it is whole pixels of the output and blends no opposite edges."""
+    images = torch.rand(2, 3, 32, 32, generator=stream())
+    whole = views.whole(32, 32)
+    shifted = View(whole.box, whole.flip, torch.tensor([[8, -4]])).scaled((32, 32), (16, 16))
+    expected = torch.roll(views.apply(images, whole, (16, 16)), (4, -2), dims=(-2, -1))
+    assert torch.equal(views.apply(images, shifted, (16, 16)), expected)
+
+
+def test_the_whole_image_is_a_view_that_changes_nothing():
+    images = torch.rand(5, 3, 11, 17, generator=stream())
+    assert torch.equal(views.apply(images, views.whole(11, 17)), images)
 
 
 def test_the_whole_image_comes_back_exactly():

@@ -64,7 +64,10 @@ class Compiler:
         if not self.wants(operations):
             return plain
         logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # it looks for CUDA, on CPUs too
-        options = {"cpp.simdlen": 256} if narrow and self._device == "cpu" else None  # masked 512-bit stores are slow
+        # Without it, values kept in bf16 for the way back are not those of the way forth, and gradients suffer.
+        options: dict[str, Any] = {"emulate_precision_casts": True}
+        if narrow and self._device == "cpu":
+            options["cpp.simdlen"] = 256  # half-filled 512-bit vectors are stored under a mask, which is slow
         fast = functools.partial(use, torch.compile(function, dynamic=False, options=options))
 
         def guarded(*arguments: Any) -> Any:

@@ -149,17 +149,18 @@ class _Folded(nn.BatchNorm2d):
 
 
 def _observe(layer: Any, place: int, seen: dict[int, tuple[Moments, Moments]]) -> None:
-    if type(layer) is nn.BatchNorm2d:
-        scale = torch.rsqrt(layer.running_var.double() + layer.eps)
-        scale = scale if layer.weight is None else scale * layer.weight.double()
-        shift = -layer.running_mean.double() * scale
-        shift = shift if layer.bias is None else shift + layer.bias.double()
-        layer.__class__ = _Folded
-        layer.register_buffer("scale", scale.float())
-        layer.register_buffer("shift", shift.float())
-        layer.seen, layer.place = seen, place
-    else:  # a kind of its own, which may do more than normalise
+    if type(layer) is not nn.BatchNorm2d:  # a kind of its own, which may do more than normalise
         layer.register_forward_pre_hook(_noting(place, seen))
+        return
+    folded: Any = layer
+    scale = torch.rsqrt(folded.running_var.double() + folded.eps)
+    shift = -folded.running_mean.double() * scale
+    if folded.affine:
+        scale, shift = scale * folded.weight.double(), shift * folded.weight.double() + folded.bias.double()
+    folded.__class__ = _Folded
+    folded.register_buffer("scale", scale.float())
+    folded.register_buffer("shift", shift.float())
+    folded.seen, folded.place = seen, place
 
 
 def _noting(place: int, seen: dict[int, tuple[Moments, Moments]]) -> Any:

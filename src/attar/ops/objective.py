@@ -60,12 +60,14 @@ class Objective(nn.Module):
     ) -> tuple[PerUnit, PerUnit, PerUnit, PerUnit]:
         """Each unit's loss, cross-entropy, distance and view accuracy.
 
-        The parts of a view (see ``ops/views.py``) are one for all images, or one for each; without them the teacher
-        sees the images as they are. ``size`` is what it sees, ``average`` takes means over each unit's images.
+        The parts of a view (see ``ops/views.py``) are one for all images, one for each unit or one for each image;
+        without them the teacher sees the images as they are. ``size`` is that of what it sees, ``average`` takes means
+        over each unit's images.
         """
         seen = pixels * self.scale + self.shift if self._grey else pixels
         if box is not None and flip is not None and shift is not None:
-            seen = views.apply(seen, views.View(box, flip, shift), size)
+            view_of = average.argmax(0) if 1 < len(box) == len(average) else None
+            seen = views.apply(seen, views.View(box, flip, shift), size, view_of)
         logits, firsts, seconds = self.observed(seen)
         cross_entropy = average @ F.cross_entropy(logits, labels, reduction="none")
         distance = self.observed.distance(average @ firsts, average @ seconds)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Literal
+from typing import Annotated, Literal, Self
 
 import pydantic
 import torch
@@ -10,14 +10,19 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from attar.core.compiling import out_of_memory
+from attar.core.errors import AttarError
 from attar.ops import curriculum, schedule, views
 from attar.ops.batchnorm import Observed
 from attar.ops.objective import Objective, Terms, pixel_gradient
 from attar.ops.task import MethodConfig, Task
 
 DrawView = Callable[[int], views.View | None]
-"""From the iteration to the view through which the teacher sees the images; None is the image as it is."""
+"""From the iteration to the views through which the teacher sees the images: one for all, one for each unit or one for
+each image; None is the image as it is."""
 Pixels = Float[Tensor, "image 3 height width"]
+SMALLEST = 8
+"""Smallest side in pixels of a view that is shown smaller than the image; there is nothing to be seen on less."""
 
 
 class Inversion(MethodConfig):
@@ -40,13 +45,29 @@ class Inversion(MethodConfig):
     flip: bool = True
     """Mirror half of the views left to right; off where a mirrored object is another one (digits)."""
     jitter: int = pydantic.Field(default=32, ge=0)
-    """Largest circular shift of a view, in pixels, along each axis."""
+    """Largest circular shift of a view, in pixels of the image's full size, along each axis."""
     jitter_both_ways: bool = False
     """Shift by -jitter to jitter, not only 0 to jitter."""
+    view_sizes: tuple[Annotated[float, pydantic.Field(gt=0, le=1)], ...] = (1.0,)
+    """Sizes at which the teacher is shown the views, as fractions of the image's side, each for an equal block of the
+    iterations; the pixels that are optimised stay whole. '0.5 1.0' is coarse to fine; with 224 pixels
+    '0.893 1.0 0.893 1.0' is 200, 224, 200, 224 as in FADRM (arXiv 2506.24125), which resizes the images themselves."""
     grey: bool = False
     """Optimise grey images, for grey data: one value a pixel, shown to the teacher in all three channels."""
     keep: Literal["last", "best"] = "last"
-    """Keep the last iterate, as published, or the one of lowest loss."""
+    """Keep the last iterate, as published, or the one of lowest loss among those shown at the size of the last block:
+    losses at different sizes do not compare."""
+
+    @pydantic.model_validator(mode="after")
+    def _blocks(self) -> Self:
+        if not self.view_sizes:
+            raise ValueError("view_sizes is empty; give one size at least, 1.0 for the whole")
+        if len(self.view_sizes) > self.iterations:
+            raise ValueError(
+                f"view_sizes has {len(self.view_sizes)} sizes for {self.iterations} iterations; "
+                f"each needs an iteration of its own"
+            )
+        return self
 
 
 def optimise(task: Task, config: Inversion, start: Pixels, draw_view: DrawView) -> Pixels:
@@ -54,6 +75,7 @@ def optimise(task: Task, config: Inversion, start: Pixels, draw_view: DrawView) 
 
     ``start`` is in normalised units. Adam with a cosine to zero; after each step the pixels are clamped to what an
     image can show. Source: SRe2L (arXiv 2306.13092), section 3.2, and the published loop of CDA.
+    Raises AttarError when the teacher cannot be shown one of ``view_sizes``.
     """
     network = task.teachers[0]
     paint = network.normalisation.grey() if config.grey else network.normalisation
@@ -64,15 +86,18 @@ def optimise(task: Task, config: Inversion, start: Pixels, draw_view: DrawView) 
     average = F.one_hot(unit_of, len(sizes)).T / sizes[:, None]
     optimiser = torch.optim.Adam([pixels], lr=config.learning_rate, betas=config.betas, eps=1e-8, fused=True)
     best, lowest = pixels.detach().clone(), torch.full((len(sizes),), torch.inf, device=task.device)
-    for iteration in range(config.iterations):
+    shown = shown_sizes(config, task.size)
+    gradients = {size: _gradient(task, config, size) for size in dict.fromkeys(shown)}
+    for iteration, size in enumerate(shown):
         for group in optimiser.param_groups:
             group["lr"] = schedule.cosine(config.learning_rate, iteration, config.iterations)
         view = draw_view(iteration)
-        parts = (None, None, None) if view is None else view.to(task.device).parts()
-        gradient = _gradient(task, config, task.size)
-        pixels.grad, terms = gradient(pixels, *parts, task.size, task.labels, average)
+        if view is None and size != task.size:
+            view = views.whole(*task.size)
+        parts = (None, None, None) if view is None else view.scaled(task.size, size).to(task.device).parts()
+        pixels.grad, terms = gradients[size](pixels, *parts, size, task.labels, average)
         with torch.no_grad():
-            if config.keep == "best":  # before the step, for these pixels are the ones that have this loss
+            if config.keep == "best" and size == shown[-1]:  # before the step: it is these pixels that have this loss
                 better = terms.loss < lowest
                 best = torch.where(better[unit_of, None, None, None], pixels, best)
                 lowest = torch.where(better, terms.loss, lowest)
@@ -81,6 +106,22 @@ def optimise(task: Task, config: Inversion, start: Pixels, draw_view: DrawView) 
         task.watch.step(iteration, lambda: paint.undo(pixels.detach()), **vars(terms))
     final = best if config.keep == "best" else pixels.detach()
     return paint.undo(final).clamp(0, 1)
+
+
+def shown_sizes(config: Inversion, full: tuple[int, int]) -> list[tuple[int, int]]:
+    """Height and width in pixels at which the teacher is shown the views, for each iteration, by ``view_sizes``.
+
+    Rounded to whole pixels and to no multiple of anything, for convolutions and pooling take what they get. Raises
+    AttarError when a size is too small to show anything.
+    """
+    blocks = [(round(full[0] * part), round(full[1] * part)) for part in config.view_sizes]
+    for part, size in zip(config.view_sizes, blocks, strict=True):
+        if size != full and min(size) < SMALLEST:
+            raise AttarError(
+                f"Views at {part:g} of {full[0]} x {full[1]} pixels are {size[0]} x {size[1]}, too small for a teacher "
+                f"to see anything; raise --recover.view-sizes so that no side is below {SMALLEST}."
+            )
+    return [blocks[iteration * len(blocks) // config.iterations] for iteration in range(config.iterations)]
 
 
 def _gradient(task: Task, config: Inversion, size: tuple[int, int]) -> Callable[..., tuple[Pixels, Terms]]:
@@ -95,12 +136,31 @@ def _gradient(task: Task, config: Inversion, size: tuple[int, int]) -> Callable[
         return Objective(observed, config.bn_weight, network.normalisation, paint).to(task.device)
 
     def compile_for(count: int) -> Callable[..., tuple[Pixels, Terms]]:
-        operations = objective.observed.operations * count * config.iterations * task.num_alike
+        if size != task.size:
+            _check_fits(objective.observed, size, task)
+        area = size[0] * size[1] / (task.size[0] * task.size[1])  # to which the work of convolutions is proportional
+        iterations = shown_sizes(config, task.size).count(size)
+        operations = objective.observed.operations * area * count * iterations * task.num_alike
         return network.compiler(pixel_gradient, objective, operations, objective.observed.narrow)
 
     objective = network.kept(("objective", *parts), prepare)
     count = len(task.labels)
     return network.kept(("gradient", *parts, count, size), lambda: compile_for(count))
+
+
+def _check_fits(observed: Observed, size: tuple[int, int], task: Task) -> None:
+    """Refuse, before the first iteration, a size that the teacher does not take."""
+    try:
+        with torch.no_grad():
+            observed(torch.zeros(1, 3, *size, device=task.device))
+    except Exception as error:  # networks refuse in ways of their own
+        if out_of_memory(error):
+            raise
+        first = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise AttarError(
+            f"The teacher cannot be shown {size[0]} x {size[1]} pixels ({first}); use another --recover.view-sizes, "
+            f"or 1.0 for the images' own {task.size[0]} x {task.size[1]}."
+        ) from None
 
 
 def noise(task: Task) -> Pixels:
@@ -115,15 +175,11 @@ def shared_crops(
     """One random view an iteration for each whole unit, its crops at least as large as the curriculum says."""
     streams = task.streams("views")
     reach = (-config.jitter if config.jitter_both_ways else 0, config.jitter + 1)
-    unit_of = torch.arange(len(streams)).repeat_interleave(torch.tensor(task.unit_sizes))
 
     def draw(iteration: int) -> views.View:
         smallest = curriculum.lower_bound(iteration, config.iterations, ramp, milestone, config.min_crop)
         choice = views.ViewChoice(crop=config.crop, min_scale=smallest, flip=config.flip)
-        drawn = []
-        for generator in streams:
-            view = choice.draw(1, *task.size, generator)
-            drawn.append(replace(view, shift=torch.randint(*reach, (1, 2), generator=generator)))
-        return drawn[0] if len(drawn) == 1 else views.cat(drawn).take(unit_of)
+        view = choice.draw(1, *task.size, *streams)
+        return replace(view, shift=torch.cat([torch.randint(*reach, (1, 2), generator=each) for each in streams]))
 
     return draw

@@ -2,10 +2,10 @@
 
 A view is two small matrices: bilinear interpolation, mirroring and rolling of an axis are linear in the pixels of that
 axis, so a view of an image is ``rows @ image @ columns.T``. Views may differ per image, the gradient is again two
-matrix products and therefore deterministic, and another output size is only another shape.
+matrix products and therefore deterministic, and another output size is only another shape: what is shown smaller is
+averaged, so that every pixel has its part in it and in the gradient.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Self
 
@@ -44,11 +44,20 @@ class View:
         """The views at these places."""
         return type(self)(self.box[index], self.flip[index], self.shift[index])
 
+    def scaled(self, planned: tuple[int, int], size: tuple[int, int]) -> Self:
+        """The same views for an output of another height and width than planned: the shift is the same part of it.
 
-def cat(views: Sequence[View]) -> View:
-    """The views one after the other."""
-    box, flip, shift = (torch.cat(parts) for parts in zip(*(view.parts() for view in views), strict=True))
-    return View(box, flip, shift)
+        To the nearest whole pixel, for a roll by less would blend opposite edges of the image.
+        """
+        ratio = torch.tensor(size, dtype=torch.float64) / torch.tensor(planned)
+        return type(self)(self.box, self.flip, (self.shift * ratio.to(self.shift.device)).round().to(torch.int64))
+
+
+def whole(height: int, width: int) -> View:
+    """All of an image of this size, as it is: one view for a whole batch."""
+    return View(
+        torch.tensor([[0, 0, height, width]]), torch.zeros(1, dtype=torch.bool), torch.zeros(1, 2, dtype=torch.int64)
+    )
 
 
 class ViewChoice(Config):
@@ -63,28 +72,36 @@ class ViewChoice(Config):
     flip: bool = True
     """Mirror half of the views left to right."""
 
-    def draw(self, count: int, height: int, width: int, generator: torch.Generator) -> View:
-        """``count`` independent views of images of this size."""
+    def draw(self, count: int, height: int, width: int, *streams: torch.Generator) -> View:
+        """``count`` independent views of images of this size from each stream, those of a stream together."""
+        total = count * len(streams)
         if self.crop == "resized":
-            box = resized_boxes(count, height, width, (self.min_scale, 1.0), generator)
+            box = resized_boxes(count, height, width, (self.min_scale, 1.0), *streams)
         elif self.crop == "padded":
-            corner = torch.randint(-self.padding, self.padding + 1, (count, 2), generator=generator)
-            box = torch.cat([corner, torch.tensor([[height, width]]).expand(count, 2)], dim=1)
+            reach = (-self.padding, self.padding + 1)
+            corner = torch.cat([torch.randint(*reach, (count, 2), generator=stream) for stream in streams])
+            box = torch.cat([corner, torch.tensor([[height, width]]).expand(total, 2)], dim=1)
         else:
-            box = torch.tensor([[0, 0, height, width]]).repeat(count, 1)
-        flip = torch.rand(count, generator=generator) < 0.5 if self.flip else torch.zeros(count, dtype=torch.bool)
-        return View(box, flip, torch.zeros(count, 2, dtype=torch.int64))
+            box = torch.tensor([[0, 0, height, width]]).repeat(total, 1)
+        if self.flip:
+            flip = torch.cat([torch.rand(count, generator=stream) for stream in streams]) < 0.5
+        else:
+            flip = torch.zeros(total, dtype=torch.bool)
+        return View(box, flip, torch.zeros(total, 2, dtype=torch.int64))
 
 
 def resized_boxes(
-    count: int, height: int, width: int, scale: tuple[float, float], generator: torch.Generator
+    count: int, height: int, width: int, scale: tuple[float, float], *streams: torch.Generator
 ) -> Int[Tensor, "view 4"]:
     """Boxes distributed as torchvision's RandomResizedCrop draws them: area uniform in ``scale``, log-uniform ratio.
 
     Of ten attempts the first that fits is taken, else the largest central box whose ratio is within 3/4 to 4/3.
     """
-    draws = torch.rand(count, ATTEMPTS, 2, generator=generator, dtype=torch.float64)
-    place = torch.rand(count, 2, generator=generator, dtype=torch.float64)
+
+    def uniform(*shape: int) -> Tensor:
+        return torch.cat([torch.rand(count, *shape, generator=stream, dtype=torch.float64) for stream in streams])
+
+    draws, place = uniform(ATTEMPTS, 2), uniform(2)
     area = height * width * (scale[0] + (scale[1] - scale[0]) * draws[..., 0])
     low, high = torch.log(torch.tensor(RATIO, dtype=torch.float64))
     ratio = torch.exp(low + (high - low) * draws[..., 1])
@@ -101,16 +118,22 @@ def resized_boxes(
 
 
 def apply(
-    images: Float[Tensor, "image channel height width"], view: View, size: tuple[int, int] | None = None
+    images: Float[Tensor, "image channel height width"],
+    view: View,
+    size: tuple[int, int] | None = None,
+    view_of: Int[Tensor, " image"] | None = None,
 ) -> Float[Tensor, "image channel out_height out_width"]:
-    """The views of images: ``len(view)`` equals the number of images, or is 1 and shared.
+    """The views of images: ``len(view)`` equals the number of images, or is 1 and shared, or ``view_of`` names each's.
 
-    ``size`` is the output's height and width, by default the input's. Bilinear, equal to torchvision's
-    ``resized_crop`` wherever the crop is not larger than the output.
+    ``size`` is the output's height and width, by default the input's. Equal to torchvision's ``resized_crop`` with
+    ``antialias=True``: bilinear, and along an axis where the crop is larger than the output, a weighted average. Where
+    it is not larger, antialiasing changes nothing.
     """
     height, width = images.shape[-2:]
     out_height, out_width = size or (height, width)
     rows, columns = matrices(view.to(images.device), (height, width), (out_height, out_width))
+    if view_of is not None:
+        rows, columns = rows[view_of], columns[view_of]
     return rows.to(images.dtype)[:, None] @ images @ columns.to(images.dtype)[:, None].mT
 
 
@@ -135,13 +158,41 @@ def _axis_weights(
     source: int,
     target: int,
 ) -> Float[Tensor, "view target source"]:
-    """Bilinear weights of one axis: a tent of width one around each output pixel's position in the source."""
+    """Bilinear weights of one axis: a tent around each output pixel's position in the source.
+
+    It reaches one source pixel to either side, or as many as an output pixel covers, where the crop is shrunk.
+    """
     device = start.device
     place = (torch.arange(target, device=device) - shift[:, None]) % target  # undo the roll
     place = torch.where(mirror[:, None], target - 1 - place, place)
     length = extent[:, None].to(torch.float32)
-    position = ((place + 0.5) * length / target - 0.5).clamp_min(0).minimum(length - 1) + start[:, None]
-    return (1 - (position[..., None] - torch.arange(source, device=device)).abs()).clamp_min(0)
+    position = ((place + 0.5) * length / target - 0.5).clamp_min(0).minimum(length - 1)
+    # Exactly 1 where nothing shrinks, for stored labels are replayed bit by bit; the tent's sum is then 1 as well.
+    reach = torch.where((extent > target)[:, None], length / target, 1.0)
+    peak = 1 / _tent_sum(position, length, reach)
+    source_pixel = torch.arange(source, device=device)
+    away = ((position + start[:, None])[..., None] - source_pixel).abs()
+    weights = (peak[..., None] - away * (peak / reach)[..., None]).clamp_min(0)
+    past_start = source_pixel - start[:, None]
+    cropped = (past_start >= 0) & (past_start < extent[:, None])  # a wide tent must not see beside the crop
+    return torch.where(cropped[:, None], weights, 0.0)
+
+
+def _tent_sum(
+    position: Float[Tensor, "view target"], length: Float[Tensor, "view 1"], reach: Float[Tensor, "view 1"]
+) -> Float[Tensor, "view target"]:
+    """Sum of a tent of height one over all pixels of the crop, those outside the image too: they are black, and an
+    average over the others alone would brighten the image's edge.
+    """
+    left = position.floor()  # of the two pixels around the position; weights fall linearly from there
+    to_left = position - left
+    return _ramp_sum(to_left, left + 1, reach) + _ramp_sum(1 - to_left, length - 1 - left, reach)
+
+
+def _ramp_sum(nearest: Tensor, available: Tensor, reach: Tensor) -> Tensor:
+    """Sum of ``1 - distance / reach`` over pixels one apart from the nearest on, as far as they reach or there are."""
+    count = (reach - nearest).ceil().minimum(available)
+    return count * (1 - (nearest + (count - 1) / 2) / reach)
 
 
 def _central_box(height: int, width: int) -> tuple[float, float]:
