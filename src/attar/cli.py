@@ -28,7 +28,8 @@ usage: attar VERB ...
 
 RECIPE is a name from 'attar list recipes' or a YAML file. SETTINGS are any of the recipe's keys, as in
 --recover.iterations 1000; 'attar run RECIPE --help' explains each. --method NAME and --protocol NAME swap the method
-and the evaluation protocol; --quiet keeps to results. Running the same command again continues where it stopped;
+and the evaluation protocol; --quiet keeps to results. --plan measures a few steps, and tells what a run would make and
+take on this device. Running the same command again continues where it stopped;
 'torchrun --nproc-per-node N -m attar run ...' shares the work among N processes.
 """
 STAGES = ("squeeze", "recover", "relabel", "evaluate")
@@ -123,7 +124,7 @@ def _show(arguments: list[str]) -> None:
     if options.plan:
         from attar import pipeline
 
-        header += "\n\n" + pipeline.plan(recipe)
+        header += "\n\n" + pipeline.plan(recipe, quiet=options.quiet)
     print(recipe.to_yaml(header), end="")
 
 

@@ -14,12 +14,13 @@ from attar.data.load import load
 from attar.methods import random as random_real
 from attar.recipes.catalogue import header_of, recipe_named
 from attar.recipes.recipe import Recipe
-from attar.report import card, figures, table
+from attar.report import card, figures, forecast, table
 from attar.report.table import Line
 from attar.stages import evaluate, recover, relabel, squeeze
+from attar.stages.calibrate import Work
 from attar.stages.distilled import Distilled
 from attar.stages.workspace import Workspace
-from attar.store import atomic, units
+from attar.store import atomic
 
 STAGES = ("squeeze", "recover", "relabel", "evaluate")
 
@@ -70,22 +71,39 @@ def run(
         return Result(space.out, [])
 
 
-def plan(recipe: Recipe[Any]) -> str:
-    """What a recipe will make, as lines of text: units, images, bytes of labels. Opens the real data."""
+def plan(recipe: Recipe[Any], quiet: bool = False) -> str:
+    """What a recipe will make and take, as lines of text: units, images, bytes; hours and memory on this device.
+
+    Opens the real data and measures a few steps of every stage; writes nothing.
+    """
+    log = Log(quiet=quiet)
     real = load(recipe.data, recipe.seed, Log(quiet=True))
-    config, num_classes = recipe.recover, len(real.classes)
-    todo = units.plan(num_classes, config.ipc_start, config.ipc, config.unit_classes, config.unit_slots)
-    num_images = sum(len(unit.labels) for unit in todo)
-    raw = num_images * 3 * recipe.data.size**2
-    labelling = recipe.relabel
-    labels = relabel.planned_bytes(num_images, num_classes, labelling) if labelling.mode == "stored" else 0
+    config, num_classes, labelling = recipe.recover, len(real.classes), recipe.relabel
+    work = Work(
+        execution=recipe.execution,
+        counts=np.bincount(real.train.labels, minlength=num_classes).tolist(),
+        size=recipe.data.size,
+        squeeze=recipe.squeeze,
+        method=recipe.method,
+        recover=config,
+        relabel=labelling,
+        evaluate=recipe.evaluate,
+    )
+    todo = [unit for group in work.groups for unit in group]
+    raw = work.num_images * 3 * recipe.data.size**2
+    labels = relabel.planned_bytes(work.num_images, num_classes, labelling) if labelling.mode == "stored" else 0
     steps = getattr(config, "iterations", 0)
+    twice = ", as much again for random real images" if labels and forecast.compares(work) else ""
+    unit_files = table.readable_bytes(forecast.unit_file_bytes(work))
+    log.say("measuring a few steps on this device, after compiling where that pays")
     return "\n".join(
         [
             f"Real data: {real.name}, {num_classes} classes, {len(real.train)} training images",
             f"Units: {len(todo)} of up to {max(len(unit.labels) for unit in todo)} images, {steps} iterations each",
-            f"Images: {num_images}, {recipe.data.size} pixels square, {table.readable_bytes(raw)} as raw bytes",
-            f"Soft labels: {labelling.mode}, {labelling.epochs} epochs, {table.readable_bytes(labels)} on disk",
+            f"Images: {work.num_images}, {recipe.data.size} pixels square, {table.readable_bytes(raw)} as raw bytes",
+            f"Unit files: {unit_files} on disk, with {forecast.num_snapshots(work)} snapshots of every image",
+            f"Soft labels: {labelling.mode}, {labelling.epochs} epochs, {table.readable_bytes(labels)} on disk{twice}",
+            *forecast.lines(work),
         ]
     )
 
