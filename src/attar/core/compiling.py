@@ -68,13 +68,15 @@ class Compiler:
         options: dict[str, Any] = {"emulate_precision_casts": True}
         if narrow and self._device == "cpu":
             options["cpp.simdlen"] = 256  # half-filled 512-bit vectors are stored under a mask, which is slow
-        fast = functools.partial(use, torch.compile(function, dynamic=False, options=options))
+        compiled: list[Callable[..., Any]] = []
 
         def guarded(*arguments: Any) -> Any:
             if self.failed:
                 return plain(*arguments)
             try:
-                return fast(*arguments)
+                if not compiled:
+                    compiled.append(torch.compile(function, dynamic=False, options=options))
+                return use(compiled[0], *arguments)
             except Exception as error:
                 if out_of_memory(error):
                     raise

@@ -1,0 +1,265 @@
+"""What optimising images costs: the published loop (plain.py) against attar's, on the same teacher, in one run.
+
+    python benchmarks/recover.py --rows tiny-cpu,cifar-cpu --csv recover.csv
+
+Before a row is timed both sides must mean the same: equal loss and pixel gradient in float32, and in bf16 a gradient
+that points the same way, on noise and on pictures; else the exit code is 1. Then blocks of iterations alternate, so
+that other load meets every side; shown are medians, and the range over the alternations of how much faster attar is.
+"""
+
+import argparse
+import contextlib
+import csv
+import datetime
+import functools
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import get_args
+
+import torch
+from sides import ROWS, DisagreementError, Row, Side, Sides, check, photographs, pictures_in, teacher_of
+
+from attar.core import plugin
+from attar.core.device import Execution, resolve
+from attar.core.errors import AttarError
+from attar.core.randomness import generator
+from attar.models.build import build
+from attar.stages.folder import versions
+
+ITERATIONS = 4000
+NOTES = """\
+'attar is faster' is the median of the alternations, with their range; 's/image' is for 4,000 iterations.
+'of product' is FLOP/s (an image's way forth and back) against a large matrix product's in the side's own precision.
+'peak' is memory above the level before the loop: on CPUs resident, a process for each side, compilation included but
+not the processes it starts; on CUDA allocated. 'plain' has the C library's memory settings as they are; 'memory kept'
+is the plain loop with attar's: memory that is freed stays with the process."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """One side of a row, as measured."""
+
+    row: str
+    side: str
+    precision: str
+    image_iterations_per_second: float
+    """Median over the blocks."""
+    num_blocks: int
+    faster: float
+    """How much faster attar is than this side: median over the alternations."""
+    faster_low: float
+    faster_high: float
+    target: float | None
+    target_seconds: float | None
+    seconds_per_image: float
+    flops: float
+    """Floating-point operations per second."""
+    of_product: float
+    peak_bytes: int | None
+    warm_up_seconds: float | None
+
+    def cells(self) -> list[str]:
+        """What the table shows of it."""
+        reached = ""
+        if self.target is not None:
+            reached = f"{self.target:g}x " + ("reached" if self.faster >= self.target else "missed")
+        elif self.target_seconds is not None:
+            reached = f"{self.target_seconds:g} s " + (
+                "reached" if self.seconds_per_image <= self.target_seconds else "missed"
+            )
+        return [
+            self.row,
+            f"{self.side} {self.precision}",
+            f"{self.image_iterations_per_second:,.1f}",
+            "" if self.side == "attar" else f"{self.faster:.1f}x ({self.faster_low:.1f} to {self.faster_high:.1f})",
+            reached,
+            f"{self.seconds_per_image:.3g}",
+            f"{self.flops / 1e9:,.0f}",
+            f"{self.of_product:.0%}",
+            "" if self.peak_bytes is None else f"{self.peak_bytes / 2**20:,.0f} MiB",
+            "" if self.warm_up_seconds is None else f"{self.warm_up_seconds:.1f} s",
+        ]
+
+
+def measure(name: str, sides: Sides, options: argparse.Namespace) -> tuple[list[Line], list[str]]:
+    """The lines of a row and what its check found; raises DisagreementError when that failed."""
+    row, cpu, warm_up = sides.row, sides.device.type == "cpu", {}
+    counts: dict[str, int] = {}
+    found: list[str] = []
+    for side in ("attar", "plain"):
+        started = time.perf_counter()
+        speed = sides.run(side, 1)
+        warm_up[side] = time.perf_counter() - started
+        counts[side] = 1 if options.quick else max(1, round(options.seconds * speed / sides.num_images(side)))
+        found = found or check(sides, pictures_in(options.images) if options.images else photographs())
+    timed: list[Side] = ["plain", "plain, memory kept", "attar"] if cpu else ["plain", "attar"]
+    speeds: dict[str, list[float]] = {side: [] for side in timed}
+    for _ in range(2 if options.quick else options.alternations):
+        for side in timed:
+            speeds[side].append(sides.run(side, counts["attar" if side == "attar" else "plain"]))
+    lines = []
+    for side in timed:
+        speed, precision = statistics.median(speeds[side]), sides.precision if side == "attar" else "fp32"
+        flops = speed * sides.compiler.objective.observed.operations
+        faster = [fast / slow for fast, slow in zip(speeds["attar"], speeds[side], strict=True)]
+        lines.append(
+            Line(
+                row=name,
+                side=side,
+                precision=precision,
+                image_iterations_per_second=speed,
+                num_blocks=len(speeds[side]),
+                faster=statistics.median(faster),
+                faster_low=min(faster),
+                faster_high=max(faster),
+                target=row.target if side == "plain" else None,
+                target_seconds=row.target_seconds if side == "attar" else None,
+                seconds_per_image=ITERATIONS / speed,
+                flops=flops,
+                of_product=flops / product_speed(sides.device, precision, 512 if options.quick else 4096),
+                peak_bytes=peak_of(name, side, options.quick) if cpu else sides.peaks[side],
+                warm_up_seconds=warm_up.get(side),
+            )
+        )
+    return lines, found
+
+
+@functools.cache
+def product_speed(device: torch.device, precision: str, side: int) -> float:
+    """Floating-point operations per second of a product of square matrices, the best of five; fp32 on CUDA is TF32."""
+    dtype, num_products = torch.bfloat16 if precision == "bf16" else torch.float32, 20 if device.type == "cuda" else 1
+    matrix, times = torch.randn(side, side, generator=generator(0, "product")).to(device, dtype), []
+    before, torch.backends.cuda.matmul.allow_tf32 = torch.backends.cuda.matmul.allow_tf32, True
+    for _ in range(6):
+        started = time.perf_counter()
+        for _ in range(num_products):
+            torch.mm(matrix, matrix)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        times.append(time.perf_counter() - started)
+    torch.backends.cuda.matmul.allow_tf32 = before
+    return 2 * side**3 * num_products / min(times[1:])
+
+
+def peak_of(name: str, side: Side, quick: bool) -> int | None:
+    """Peak of resident memory above the level before the loop, in bytes, in a fresh process; None where not known."""
+    command = [sys.executable, __file__, "--rows", name, "--measure-memory", side, *(["--quick"] if quick else [])]
+    if sys.platform != "linux":
+        return None
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise AttarError(f"Measuring the memory of {name}, {side} failed: {done.stderr.strip()[-300:]}")
+    return int(done.stdout.split()[-1])
+
+
+def peak_here(row: Row, side: Side, quick: bool) -> int:
+    """The same for this process; the processes that compile are not counted."""
+    sides = Sides(row, build(row.network, row.num_classes, row.size, seed=0), quick)
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")  # forget the peak of getting ready
+    level = resident("VmRSS")
+    sides.run(side, 1)
+    return resident("VmHWM") - level
+
+
+def resident(field: str) -> int:
+    """Resident memory in bytes as Linux has it: VmRSS now, VmHWM at most (getrusage's includes the parent's)."""
+    (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(field))
+    return 1024 * int(line.split()[1])
+
+
+def print_table(lines: Sequence[Line]) -> None:
+    """One line a side, the row's name on its first."""
+    titles = [
+        "row",
+        "side",
+        "img-it/s",
+        "attar is faster",
+        "target",
+        "s/image",
+        "GFLOP/s",
+        "of product",
+        "peak",
+        "warm-up",
+    ]
+    table = [titles, *(line.cells() for line in lines)]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    for place, cells in enumerate(table):
+        if place > 1 and cells[0] == table[place - 1][0]:
+            cells = ["", *cells[1:]]
+        print("  ".join(f"{cell:<{width}}" for cell, width in zip(cells, widths, strict=True)).rstrip())
+
+
+def compare(names: Sequence[str], options: argparse.Namespace) -> None:
+    """Measure the rows this machine can do, and print the table."""
+    able = [name for name in names if not ROWS[name].skipped()]
+    devices = dict.fromkeys(resolve(Execution(device=ROWS[name].device)).describe() for name in able)
+    load = f", load {os.getloadavg()[0]:.1f} before" if hasattr(os, "getloadavg") else ""
+    words = [*devices, f"torch {versions()['torch']}", f"{datetime.date.today()}{load}"]
+    print(", ".join(words), f"n = {2 if options.quick else options.alternations} alternations", sep="; ", flush=True)
+    for name in names:
+        if name not in able:
+            print(f"{name} is skipped: {ROWS[name].skipped()}.")
+    lines: list[Line] = []
+    notes = []
+    for name in able:
+        row = ROWS[name]
+        sides = Sides(row, teacher_of(row.network, row.num_classes, row.size, row.device), options.quick)
+        measured, found = measure(name, sides, options)
+        lines += measured
+        notes.append(
+            f"{name}: {row.network}, {row.num_classes} classes, {row.size} px; at a time plain makes "
+            f"{sides.num_images('plain')} images, attar {sides.num_images('attar')} ({len(sides.group)} units), "
+            f"{sides.state()}"
+        )
+        notes += [f"    {words}" for words in found]
+    if lines:
+        print_table(lines)
+        print(NOTES, *notes, sep="\n")
+    if options.csv:
+        with options.csv.open("w", newline="") as file:
+            writer = csv.DictWriter(file, [field.name for field in fields(Line)])
+            writer.writeheader()
+            writer.writerows(asdict(line) for line in lines)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Returns the exit code: 1 when the sides disagree, 2 when the command is at fault."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--rows", default=",".join(ROWS), help=f"comma separated, of {', '.join(ROWS)}; default all")
+    parser.add_argument("--images", type=Path, help="folder of pictures for the check; default two photographs")
+    parser.add_argument("--alternations", type=int, default=3, help="how often every side is timed")
+    parser.add_argument("--seconds", type=float, default=4.0, help="length of a block of iterations, about")
+    parser.add_argument("--csv", type=Path, help="file for the table, unrounded")
+    parser.add_argument("--quick", action="store_true", help="hardly any iterations, nothing compiled: to try it out")
+    parser.add_argument(
+        "--measure-memory", choices=get_args(Side), help="print a side's peak on a CPU, and nothing else"
+    )
+    options = parser.parse_args(arguments)
+    try:
+        names = options.rows.split(",")
+        for name in names:
+            if name not in ROWS:
+                raise plugin.unknown("row", name, ROWS)
+        if options.measure_memory:
+            print(peak_here(ROWS[names[0]], options.measure_memory, options.quick))
+        else:
+            compare(names, options)
+    except (AttarError, DisagreementError) as error:
+        print(error, file=sys.stderr)
+        return 1 if isinstance(error, DisagreementError) else 2
+    return 0
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory() as cache:  # compilation is part of what is measured, so it starts from nothing
+        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", cache)
+        code = main()
+    sys.exit(code)
