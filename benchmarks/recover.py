@@ -25,6 +25,7 @@ from typing import get_args
 
 import torch
 from sides import ROWS, DisagreementError, Row, Side, Sides, check, photographs, pictures_in, teacher_of
+from torch import Tensor
 
 from attar.core import plugin
 from attar.core.device import Execution, resolve
@@ -88,7 +89,9 @@ class Line:
         ]
 
 
-def measure(name: str, sides: Sides, options: argparse.Namespace) -> tuple[list[Line], list[str]]:
+def measure(
+    name: str, sides: Sides, pictures: Sequence[Tensor], options: argparse.Namespace
+) -> tuple[list[Line], list[str]]:
     """The lines of a row and what its check found; raises DisagreementError when that failed."""
     row, cpu, warm_up = sides.row, sides.device.type == "cpu", {}
     counts: dict[str, int] = {}
@@ -98,7 +101,7 @@ def measure(name: str, sides: Sides, options: argparse.Namespace) -> tuple[list[
         speed = sides.run(side, 1)
         warm_up[side] = time.perf_counter() - started
         counts[side] = 1 if options.quick else max(1, round(options.seconds * speed / sides.num_images(side)))
-        found = found or check(sides, pictures_in(options.images) if options.images else photographs())
+        found = found or check(sides, pictures)
     timed: list[Side] = ["plain", "plain, memory kept", "attar"] if cpu else ["plain", "attar"]
     speeds: dict[str, list[float]] = {side: [] for side in timed}
     for _ in range(2 if options.quick else options.alternations):
@@ -199,6 +202,7 @@ def print_table(lines: Sequence[Line]) -> None:
 
 def compare(names: Sequence[str], options: argparse.Namespace) -> None:
     """Measure the rows this machine can do, and print the table."""
+    pictures = pictures_in(options.images) if options.images else photographs()
     able = [name for name in names if not ROWS[name].skipped()]
     devices = dict.fromkeys(resolve(Execution(device=ROWS[name].device)).describe() for name in able)
     load = f", load {os.getloadavg()[0]:.1f} before" if hasattr(os, "getloadavg") else ""
@@ -212,7 +216,7 @@ def compare(names: Sequence[str], options: argparse.Namespace) -> None:
     for name in able:
         row = ROWS[name]
         sides = Sides(row, teacher_of(row.network, row.num_classes, row.size, row.device), options.quick)
-        measured, found = measure(name, sides, options)
+        measured, found = measure(name, sides, pictures, options)
         lines += measured
         notes.append(
             f"{name}: {row.network}, {row.num_classes} classes, {row.size} px; at a time plain makes "

@@ -253,6 +253,28 @@ def test_the_compiled_gradient_is_the_plain_one(precision: Literal["fp32", "bf16
 
 
 @pytest.mark.slow
+def test_every_shape_is_compiled_however_many_there_are(monkeypatch: pytest.MonkeyPatch):
+    """Views of several sizes and groups halved for memory are shapes; PyTorch's own limit of eight says no word."""
+    real = torch.compile
+    monkeypatch.setattr(
+        torch,
+        "compile",
+        lambda function, options, **choices: real(function, backend="eager", **choices),  # compiles in no time
+    )
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    voice, counts = Voice(), range(2, 22)
+    compiler = voice.compiler("on")
+    for count in (*counts, *counts):
+        assert compiler(lambda function, pixels: function(pixels), squared, 1.0)(torch.ones(count)).sum() == count
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == len(counts)
+
+
+def squared(pixels: Tensor) -> Tensor:
+    return pixels.square()
+
+
+@pytest.mark.slow
 def test_compiled_runs_repeat_themselves_bit_by_bit():
     voice = Voice()
     first, second = (recovered(voice.compiler("on"), "bf16") for _ in range(2))

@@ -187,8 +187,13 @@ def test_a_teacher_in_a_squeeze_folder_is_of_its_own_kind(mini_run):
     assert calibrate.untrained_teacher(work_of(mini_recipe(), squeeze=squeeze)).architecture == "convnet3"
 
 
-@pytest.mark.parametrize(("batch_size", "counts"), [(5, [5]), (100, [8, 64]), (30, [8, 30])])
-def test_batches_that_take_long_are_measured_on_fewer_images(batch_size: int, counts: list[int]):
+@pytest.mark.parametrize(
+    ("batch_size", "images_per_second", "counts"),
+    [(5, 64, [5]), (100, 64, [8, 64]), (30, 64, [8, 30]), (10, 64, [8, 10]), (100, 12, [8])],
+)
+def test_batches_that_take_long_are_measured_on_fewer_images(
+    batch_size: int, images_per_second: int, counts: list[int]
+):
     now, asked = [0.0], []
     work = work_of(mini_recipe(), clock=lambda: now[0])
 
@@ -196,10 +201,10 @@ def test_batches_that_take_long_are_measured_on_fewer_images(batch_size: int, co
         asked.append(count)
         enough = False
         while not enough:
-            now[0] += count / 64
+            now[0] += count / images_per_second
             enough = pace.tick()
 
-    assert calibrate.seconds_per_image(work, batch_size, run) == pytest.approx(1 / 64)
+    assert calibrate.seconds_per_image(work, batch_size, run) == pytest.approx(1 / images_per_second)
     assert asked == counts
 
 

@@ -208,7 +208,7 @@ def seconds_per_image(work: Work, batch_size: int, run: Callable[[int, Pace], No
     count, pace = min(PROBE_IMAGES, batch_size), work.pace(0, NUM_WARM + NUM_STEADY)
     run(count, pace)
     bearable = int(count * SLOW_SECONDS / max(pace.step_seconds, 1e-6))
-    if count < min(bearable, batch_size):
+    if count < batch_size and 2 * count < bearable:
         count, pace = min(bearable, batch_size), work.pace(OTHER_SECONDS)
         run(count, pace)
     return pace.step_seconds / count

@@ -1,0 +1,187 @@
+"""benchmarks/recover.py: the check before the timing, the table, and what it skips and refuses."""
+
+import csv
+import importlib
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from attar.core import device
+from attar.methods import cda
+from attar.ops.synthesis import noise
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+MODULES = ("plain", "sides", "recover")
+UNIT = 3
+
+
+@pytest.fixture(scope="module")
+def recover() -> Iterator[ModuleType]:
+    """The script as a module, with rows of two units of three small images."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(BENCHMARKS))
+        module = importlib.import_module("recover")
+        config = module.ROWS["cifar-cpu"].config.changed(ipc=2, unit_classes=UNIT, parallel_units=2)
+        for precision in ("fp32", "bf16"):
+            module.ROWS[precision] = module.Row("resnet20", UNIT, 16, config, "cpu", precision, target=1e6)
+        yield module
+    for name in MODULES:
+        sys.modules.pop(name)
+
+
+def sides_of(recover: ModuleType, name: str) -> Any:
+    row = recover.ROWS[name]
+    return recover.Sides(row, recover.teacher_of(row.network, row.num_classes, row.size, row.device), quick=True)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_row_that_agrees_is_timed(
+    recover: ModuleType, precision: str, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(device, "_computes_bf16", lambda _: True)
+    monkeypatch.setattr(recover, "peak_of", lambda *_: 3 * 2**20)
+    assert recover.main(["--rows", precision, "--quick", "--csv", str(tmp_path / "lines.csv")]) == 0
+    printed = capsys.readouterr().out
+    header, titles, *table = printed.splitlines()
+    assert f"torch {torch.__version__}" in header
+    assert [titles[line.index(line.strip()[0]) :].split()[0] for line in table[:3]] == ["row", "side", "side"]
+    assert "1e+06x missed" in table[0]
+    assert all("3 MiB" in line for line in table[:3])
+    for images in ("noise", "pictures"):
+        assert f"    fp32, 3 images of {images}: loss" in printed
+        assert f"    {precision}, 6 images of {images}: loss" in printed
+    with (tmp_path / "lines.csv").open(newline="") as file:
+        lines = list(csv.DictReader(file))
+    assert [line["side"] for line in lines] == ["plain", "plain, memory kept", "attar"]
+    assert [line["precision"] for line in lines] == ["fp32", "fp32", precision]
+    for line in lines:
+        number = {key: float(line[key]) for key in line if key not in ("row", "side", "precision") and line[key]}
+        assert number["num_blocks"] == 2
+        assert number["faster_low"] <= number["faster"] <= number["faster_high"]
+        assert number["seconds_per_image"] == pytest.approx(4000 / number["image_iterations_per_second"])
+        assert 0 < number["of_product"] < 1
+        operations = number["flops"] / number["image_iterations_per_second"]
+        assert operations == pytest.approx(2 * 2 * 40.8e6 / 4, rel=0.01), "of a ResNet-20 on 16 pixels, both ways"
+
+
+def heavier(loss: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Statistics that weigh a hundredth more."""
+
+    def wrong(self: Any, *arguments: Any) -> Tensor:
+        config = self.config
+        self.config = config.changed(bn_weight=1.01 * config.bn_weight)
+        found = loss(self, *arguments)
+        self.config = config
+        return found
+
+    return wrong
+
+
+def unmoved(loss: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Views without jitter."""
+
+    def wrong(self: Any, pixels: Tensor, view: Any, labels: Tensor) -> Tensor:
+        return loss(self, pixels, type(view)(view.box, view.flip, 0 * view.shift), labels)
+
+    return wrong
+
+
+@pytest.mark.parametrize("mistake", [heavier, unmoved])
+def test_a_plain_loop_that_computes_something_else_ends_the_run(
+    recover: ModuleType,
+    mistake: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+):
+    loop = sys.modules["plain"].PlainLoop
+    monkeypatch.setattr(loop, "loss", mistake(loop.loss))
+    assert recover.main(["--rows", "fp32", "--quick"]) == 1
+    printed = capsys.readouterr()
+    assert printed.err.startswith("attar and the plain loop do not compute the same: fp32, 3 images of noise: loss")
+    assert "img-it/s" not in printed.out
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_the_very_function_that_is_timed_is_checked(recover: ModuleType, precision: str):
+    sides = sides_of(recover, precision)
+    sides.run("attar", 1)
+    right = sides.compiler.gradient
+
+    def last_unit_reversed(*arguments: Any) -> Any:
+        slope, terms = right(*arguments)
+        return torch.cat([slope[:UNIT], -slope[UNIT:]]), terms
+
+    assert len(recover.check(sides, recover.photographs())) == 4
+    sides.compiler.gradient = last_unit_reversed
+    with pytest.raises(recover.DisagreementError, match=f"{precision}, 6 images of noise"):
+        recover.check(sides, recover.photographs())
+
+
+def test_the_plain_loop_makes_the_images_that_attar_makes(recover: ModuleType):
+    sides = sides_of(recover, "fp32")
+    config = sides.row.config.changed(iterations=6)
+    task = sides.task(watch=SimpleNamespace(step=lambda *_, **__: None))
+    images = cda.recover(task, config)
+    sides.plain.config = config
+    draw_view = sys.modules["sides"].shared_crops(sides.task(1), config, config.curriculum, config.milestone)
+    pixels = sides.plain.recover(noise(sides.task(1)), task.labels[:UNIT], draw_view, task.watch)
+    plain = sys.modules["sides"].NORMALISATION.undo(pixels)
+    start = sys.modules["sides"].NORMALISATION.undo(noise(sides.task(1))).clamp(0, 1)
+    torch.testing.assert_close(plain, images[:UNIT], atol=1e-3, rtol=0)
+    assert (plain - start).abs().max() > 0.1
+
+
+def test_speed_counts_the_images_of_the_timed_iterations(recover: ModuleType, monkeypatch: pytest.MonkeyPatch):
+    """By a clock that is a second on whenever it is read, which is at the ends of the block."""
+    seconds = iter(range(100))
+    monkeypatch.setattr(sys.modules["sides"], "time", SimpleNamespace(perf_counter=lambda: next(seconds)))
+    sides = sides_of(recover, "fp32")
+    assert sides.run("plain", 2) == UNIT * 2
+    assert sides.run("plain, memory kept", 4) == UNIT * 4
+    assert sides.run("attar", 5) == 2 * UNIT * 5
+    assert next(seconds) == 6
+
+
+def test_rows_that_this_machine_cannot_do_are_skipped_with_a_sentence(
+    recover: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(device, "_computes_bf16", lambda _: False)
+    assert recover.main(["--rows", "tiny-cpu,tiny-gpu,imagenet-gpu,cifar-gpu"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1:] == [
+        "tiny-cpu is skipped: this processor has no instructions for bf16.",
+        *(f"{name} is skipped: there is no CUDA device here." for name in ("tiny-gpu", "imagenet-gpu", "cifar-gpu")),
+    ]
+
+
+def test_an_unknown_row_is_refused(recover: ModuleType, capsys: pytest.CaptureFixture):
+    assert recover.main(["--rows", "fp32,cifer-cpu"]) == 2
+    printed = capsys.readouterr()
+    assert printed.err.startswith("There is no row named 'cifer-cpu'; did you mean cifar-cpu")
+    assert not printed.out
+
+
+def test_pictures_of_a_folder_can_be_taken_instead(recover: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture):
+    (tmp_path / "notes.txt").write_text("no picture")
+    assert recover.main(["--rows", "fp32", "--images", str(tmp_path)]) == 2
+    assert capsys.readouterr().err.startswith("There are no pictures in")
+    (tmp_path / "inner").mkdir()
+    Image.new("L", (7, 5), 200).save(tmp_path / "inner" / "grey.png")
+    (picture,) = recover.pictures_in(tmp_path)
+    assert picture.shape == (3, 5, 7)
+    assert picture.dtype == torch.uint8
+    assert (picture == 200).all()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process's peak")
+def test_the_peak_of_a_side_is_that_of_its_activations(recover: ModuleType):
+    kept_for_the_way_back = 10 * 2 * 7 * (16 * 32 * 32 + 32 * 16 * 16 + 64 * 8 * 8) * 4
+    assert kept_for_the_way_back < recover.peak_of("cifar-cpu", "plain", True) < 20 * kept_for_the_way_back
