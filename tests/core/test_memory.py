@@ -1,7 +1,9 @@
 """core/memory.py: freed memory stays within the context and is given back after it; results are what they were."""
 
 import ctypes
+import json
 import os
+import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -54,6 +56,43 @@ def test_afterwards_all_is_as_before(what: str):
                 assert kept_after_free() > 0.9
     assert resident_bytes() - before < 0.2 * BLOCK_BYTES
     assert kept_after_free() < 0.2
+
+
+FRESH = """
+import ctypes, json
+from attar.core import memory
+
+class Mallinfo2(ctypes.Structure):
+    names = "arena ordblks smblks hblks hblkhd usmblks fsmblks uordblks fordblks keepcost"
+    _fields_ = [(name, ctypes.c_size_t) for name in names.split()]
+
+libc = ctypes.CDLL(None)
+libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, (ctypes.c_size_t,)
+libc.free.restype, libc.free.argtypes = None, (ctypes.c_void_p,)
+libc.mallinfo2.restype, libc.mallinfo2.argtypes = Mallinfo2, ()
+with memory.kept():
+    pass
+found = {}
+for megabytes in (1, 30, 40):
+    before = libc.mallinfo2().hblkhd
+    block = libc.malloc(megabytes * 2**20)
+    found[megabytes] = libc.mallinfo2().hblkhd > before
+    libc.free(block)
+for block in [libc.malloc(30 * 2**20) for _ in range(5)]:
+    libc.free(block)
+found["left"] = libc.mallinfo2().arena // 2**20
+print(json.dumps(found))
+"""
+"""A process that has used little memory: which blocks are mapped by themselves, and MiB left of 150 freed ones."""
+
+
+@pytest.mark.skipif(memory._glibc() is None or not hasattr(memory._glibc(), "mallinfo2"), reason="no glibc 2.33 here")
+def test_afterwards_only_blocks_beyond_32_mib_are_mapped_afresh():
+    """That is where glibc's own threshold ends as it learns, so what follows is no slower than it was."""
+    done = subprocess.run([sys.executable, "-c", FRESH], capture_output=True, text=True, check=True)
+    found = json.loads(done.stdout)
+    assert found.pop("left") <= 64
+    assert found == {"1": False, "30": False, "40": True}
 
 
 def test_tensors_are_what_they_are_without():

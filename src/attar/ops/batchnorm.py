@@ -155,8 +155,10 @@ def _observe(layer: Any, place: int, seen: dict[int, tuple[Moments, Moments]]) -
     folded: Any = layer
     scale = torch.rsqrt(folded.running_var.double() + folded.eps)
     shift = -folded.running_mean.double() * scale
-    if folded.affine:
-        scale, shift = scale * folded.weight.double(), shift * folded.weight.double() + folded.bias.double()
+    if folded.weight is not None:
+        scale, shift = scale * folded.weight.double(), shift * folded.weight.double()
+    if folded.bias is not None:
+        shift = shift + folded.bias.double()
     folded.__class__ = _Folded
     folded.register_buffer("scale", scale.float())
     folded.register_buffer("shift", shift.float())
