@@ -72,10 +72,10 @@ def test_a_single_step_has_a_pace_too():
 
 def test_peak_memory_is_what_was_in_use_and_is_no_more():
     with Peak(CPU) as peak:
-        torch.ones(64 * 2**20 // 4)
+        torch.ones(512 * 2**20 // 4)  # far more than what the C library may have in hand from before
     if stopwatch.status_bytes("VmRSS"):  # on Linux
         assert peak.num_bytes is not None
-        assert 60 * 2**20 < peak.num_bytes < 120 * 2**20
+        assert 400 * 2**20 < peak.num_bytes < 600 * 2**20
 
 
 def test_peak_memory_is_not_known_where_the_system_does_not_tell(monkeypatch):
