@@ -135,6 +135,7 @@ def test_a_failed_compilation_is_one_warning_and_the_plain_result(at_once: bool,
     first, second = (compiler(use, function, 1.0) for function in (double, triple))
     assert [first(3), second(3), first(4), second(4)] == [60, 90, 80, 120]
     assert compiler.failed
+    assert not compiler.wants(1e30)
     assert voice.warned == ["could not compile, so it goes on without, slower (ValueError: no C++ compiler)"]
     assert compiler(use, double, 1.0)(5) == 100
     assert compiled.num_calls == (0 if at_once else 1), "it was tried again"

@@ -135,6 +135,16 @@ def test_memory_that_does_not_suffice_is_a_sentence(pretend, monkeypatch):
         calibrate.recovering(work)
 
 
+def test_other_errors_are_not_taken_for_a_lack_of_memory(pretend, monkeypatch):
+    def fail(task: Task, config: Any) -> torch.Tensor:
+        raise RuntimeError("a bug")
+
+    work, _ = pretend(lambda iteration, config: 0.0)
+    monkeypatch.setattr(sys.modules["pretended.method"], "recover", fail)
+    with pytest.raises(RuntimeError, match="a bug"):
+        calibrate.recovering(work)
+
+
 def test_real_images_are_stood_for_by_random_ones(pretend):
     work, method = pretend(lambda iteration, config: 0.5)
     vars(sys.modules["pretended.method"])["needs"] = Needs(real_images=True)
