@@ -15,6 +15,7 @@ from attar.core.errors import AttarError
 
 if TYPE_CHECKING:
     from attar.recipes.recipe import Recipe
+    from attar.stages.protocols import Protocol
 
 USAGE = """\
 usage: attar VERB ...
@@ -106,13 +107,21 @@ def _list(arguments: list[str]) -> None:
         print(f"{name:<{width}}  {text}".rstrip())
 
 
-def _protocol_line(protocol: Any) -> str:
-    training = protocol.training
-    loss = f"KL at T={protocol.temperature:g}" if protocol.loss == "soft" else "hard labels"
-    squared = " times T^2" if protocol.temperature_squared and protocol.loss == "soft" else ""
+def _protocol_line(protocol: "Protocol") -> str:
+    training, views = protocol.training, protocol.views
+    if protocol.loss == "hard":
+        loss = "hard labels"
+    elif protocol.soft_loss == "mse":
+        loss = "MSE of logits"
+    else:
+        loss = f"KL at T={protocol.temperature:g}" + (" times T^2" if protocol.temperature_squared else "")
+    if protocol.loss == "soft" and protocol.hard_weight:
+        loss += f" + {protocol.hard_weight:g} CE"
+    average = f", EMA {training.ema_decay:g}" if training.ema_decay else ""
+    labels = f", labels by batches of {protocol.label_batch_size}" if protocol.label_batchnorm == "train" else ""
     return (
         f"v{protocol.version}: {training.epochs} epochs, batch {training.batch_size}, {training.optimizer} "
-        f"{training.learning_rate:g}, {loss}{squared}, {protocol.views.crop} crops, mix {protocol.mix.kind}"
+        f"{training.learning_rate:g}{average}, {loss}{labels}, {views.crop} crops, mix {protocol.mix.kind}"
     )
 
 
