@@ -109,20 +109,21 @@ def _list(arguments: list[str]) -> None:
 
 def _protocol_line(protocol: "Protocol") -> str:
     training, views = protocol.training, protocol.views
-    if protocol.loss == "hard":
-        loss = "hard labels"
-    elif protocol.soft_loss == "mse":
-        loss = "MSE of logits"
-    else:
-        loss = f"KL at T={protocol.temperature:g}" + (" times T^2" if protocol.temperature_squared else "")
-    if protocol.loss == "soft" and protocol.hard_weight:
-        loss += f" + {protocol.hard_weight:g} CE"
-    average = f", EMA {training.ema_decay:g}" if training.ema_decay else ""
-    labels = f", labels by batches of {protocol.label_batch_size}" if protocol.label_batchnorm == "train" else ""
-    return (
-        f"v{protocol.version}: {training.epochs} epochs, batch {training.batch_size}, {training.optimizer} "
-        f"{training.learning_rate:g}{average}, {loss}{labels}, {views.crop} crops, mix {protocol.mix.kind}"
-    )
+    squared = " times T^2" if protocol.temperature_squared else ""
+    loss = {"soft": f"KL at T={protocol.temperature:g}{squared}", "mse": "MSE of logits", "hard": "hard labels"}
+    parts = [
+        f"{training.epochs} epochs",
+        f"batch {training.batch_size}",
+        f"{training.optimizer} {training.learning_rate:g}",
+        f"{training.schedule} stretched by {training.cosine_stretch:g}" * (training.cosine_stretch != 1),
+        f"EMA {training.ema_decay:g}" * bool(training.ema_decay),
+        loss[protocol.loss] + f" + {protocol.hard_weight:g} CE" * bool(protocol.hard_weight),
+        f"labels by batches of {protocol.label_batch_size}" * (protocol.label_batchnorm == "train"),
+        f"{views.patch_shuffle} x {views.patch_shuffle} patches" * (views.patch_shuffle > 1),
+        f"{views.crop} crops",
+        f"mix {protocol.mix.kind}",
+    ]
+    return f"v{protocol.version}: " + ", ".join(filter(None, parts))
 
 
 def _show(arguments: list[str]) -> None:

@@ -11,9 +11,9 @@ from torch import Tensor
 from attar.core import plugin
 from attar.core.config import Config
 from attar.ops.mixing import MixChoice
+from attar.ops.replay import LookChoice
 from attar.ops.targets import Targets, hard_loss, logit_loss, soft_loss
 from attar.ops.training import Optimisation
-from attar.ops.views import ViewChoice
 
 
 class Protocol(Config):
@@ -27,20 +27,19 @@ class Protocol(Config):
     """Optimiser, learning rate, epochs, batches."""
     learning_rates: tuple[tuple[str, Annotated[float, pydantic.Field(gt=0)]], ...] = ()
     """Peak learning rates of students that need another: pairs of a name, maybe with wildcards, and a rate."""
-    views: ViewChoice
-    """Crops and flips; soft labels bring their own, drawn alike."""
+    views: LookChoice
+    """Crops, flips and further augmentation; soft labels bring their own, drawn alike."""
     mix: MixChoice
     """How images are mixed; soft labels bring their own."""
-    loss: Literal["soft", "hard"] = "soft"
-    """'soft': towards the teacher's logits; 'hard': cross-entropy with the classes."""
-    soft_loss: Literal["kl", "mse"] = "kl"
-    """The soft loss: 'kl' is the divergence at a temperature, 'mse' the squared difference of logits."""
+    loss: Literal["soft", "mse", "hard"] = "soft"
+    """'soft': Kullback-Leibler divergence from the teacher; 'mse': squared difference of its logits; 'hard':
+    cross-entropy with the classes."""
     temperature: float = pydantic.Field(default=20.0, gt=0)
-    """Divides logits before the divergence."""
+    """Divides logits before the soft loss."""
     temperature_squared: bool = False
-    """Multiply the divergence by the temperature's square."""
+    """Multiply the soft loss by the temperature's square."""
     hard_weight: float = pydantic.Field(default=0.0, ge=0)
-    """Weight of the cross-entropy with the classes that is added to the soft loss."""
+    """Weight of the cross-entropy with the classes that is added to the loss towards the teacher."""
     label_smoothing: float = pydantic.Field(default=0.0, ge=0, lt=1)
     """Share of every class label that is spread over all classes, wherever cross-entropy is used."""
     label_batchnorm: Literal["eval", "train"] = "eval"
@@ -73,7 +72,7 @@ class Protocol(Config):
         """The protocol's loss; ``hard`` asks for the one with classes in place of soft labels."""
         if hard or self.loss == "hard":
             return hard_loss(logits, targets, self.label_smoothing)
-        if self.soft_loss == "mse":
+        if self.loss == "mse":
             loss = logit_loss(logits, targets)
         else:
             loss = soft_loss(logits, targets, self.temperature, self.temperature_squared)
@@ -87,25 +86,25 @@ _ADAMW = Optimisation(
 )
 
 _RDED = _ADAMW.changed(batch_size=100, cosine_stretch=2.0, rate_moves="epoch")
-_HALVES = ViewChoice(min_scale=0.5)  # patch_shuffle=2 belongs here
+_HALVES = LookChoice(min_scale=0.5, patch_shuffle=2)
 
 PROTOCOLS = {
     protocol.name: protocol
     for protocol in (
         # ImageNet-1K: the published train_FKD with the batch of 128 that DD-Ranking lists for CDA; no T^2.
-        Protocol(name="cda", training=_ADAMW, views=ViewChoice(), mix=MixChoice(kind="cutmix")),
+        Protocol(name="cda", training=_ADAMW, views=LookChoice(), mix=MixChoice(kind="cutmix")),
         # SRe2L's own: batches of 1024 in two accumulation steps.
         Protocol(
             name="sre2l",
             training=_ADAMW.changed(batch_size=1024, accumulation_steps=2),
-            views=ViewChoice(),
+            views=LookChoice(),
             mix=MixChoice(kind="cutmix"),
         ),
         # The published Tiny-ImageNet script: labels by the teacher during training, T^2, nothing mixed.
         Protocol(
             name="tiny",
             training=Optimisation(epochs=100, batch_size=256, learning_rate=0.2, weight_decay=1e-4, warmup_epochs=5),
-            views=ViewChoice(),
+            views=LookChoice(),
             mix=MixChoice(kind="none"),
             temperature_squared=True,
         ),
@@ -113,7 +112,7 @@ PROTOCOLS = {
         Protocol(
             name="cifar",
             training=_ADAMW.changed(epochs=400),
-            views=ViewChoice(crop="padded"),
+            views=LookChoice(crop="padded"),
             mix=MixChoice(kind="mixup", alpha=0.8),
             temperature=30.0,
         ),
@@ -121,11 +120,11 @@ PROTOCOLS = {
         Protocol(
             name="imagenet-21k",
             training=_ADAMW.changed(batch_size=32, learning_rate=2e-3),
-            views=ViewChoice(),
+            views=LookChoice(),
             mix=MixChoice(kind="none"),
         ),
         # No teacher: what the images alone are worth.
-        Protocol(name="hard-label", training=_ADAMW, views=ViewChoice(), mix=MixChoice(kind="cutmix"), loss="hard"),
+        Protocol(name="hard-label", training=_ADAMW, views=LookChoice(), mix=MixChoice(kind="cutmix"), loss="hard"),
         # RDED (arXiv 2312.03526), its published validation: the batch is that of ImageNet-1K at 10 images per class and
         # of Tiny-ImageNet; it is 20 and 200 for 1 and 50 on ImageNet-1K, 10, 50 and 100 for 1, 10 and 50 of 10 classes.
         # The learning rate stops at half its peak.
@@ -148,16 +147,16 @@ PROTOCOLS = {
         Protocol(
             name="edc",
             training=_RDED.changed(ema_decay=0.99),
-            views=ViewChoice(min_scale=0.5),
+            views=LookChoice(min_scale=0.5),
             mix=MixChoice(kind="cutmix"),
-            soft_loss="mse",
+            loss="mse",
             hard_weight=0.025,
         ),
         # SRe2L++ (CV-DD, arXiv 2501.07575) on ImageNet-1K at 1 and 10 images per class; at 50 the stretch is 1.
         Protocol(
             name="sre2l++",
             training=_RDED.changed(batch_size=16, accumulation_steps=2),
-            views=ViewChoice(),
+            views=LookChoice(),
             mix=MixChoice(kind="cutmix"),
             label_batchnorm="train",
             label_batch_size=16,
@@ -173,14 +172,14 @@ PROTOCOLS = {
         Protocol(
             name="attar",
             training=_ADAMW.changed(batch_size=25),
-            views=ViewChoice(),
+            views=LookChoice(),
             mix=MixChoice(kind="cutmix"),
         ),
         # Attar's own, for 8-pixel digits on a CPU: small shifts, no mirrored digits.
         Protocol(
             name="digits",
             training=_ADAMW.changed(epochs=300, batch_size=50, learning_rate=3e-3),
-            views=ViewChoice(crop="padded", padding=1, flip=False),
+            views=LookChoice(crop="padded", padding=1, flip=False),
             mix=MixChoice(kind="mixup", alpha=0.8),
             temperature=4.0,
         ),
