@@ -190,7 +190,7 @@ def _interpolate(images: Tensor, index: Tensor, view: View, shown: Float[Tensor,
 def _neighbours(start: Tensor, extent: Tensor, shift: Tensor, mirror: Tensor, side: int) -> tuple[Tensor, Tensor]:
     """The two source pixels around each output pixel of one axis and their weights, both shaped (2, view, side).
 
-    The weights are the non-zero ones of ``_axis_weights``.
+    The weights are those of ``_axis_weights`` that are not zero, to rounding.
     """
     position = _positions(extent, shift, mirror, side)
     left = position.floor()
