@@ -208,7 +208,8 @@ def write_pictures(folder: Path, row: Row, pictures: Sequence[Tensor]) -> tuple[
     labels = torch.arange(row.num_images) * num_classes // row.num_images
     for place, label in enumerate(labels.tolist()):
         picture = pictures[int(torch.randint(len(pictures), (1,), generator=draws))]
-        box = views.resized_boxes(1, *picture.shape[1:], (0.08, 1.0), draws)[0].tolist()
+        _, height, width = picture.shape
+        box = views.resized_boxes(1, height, width, (0.08, 1.0), draws)[0].tolist()
         pixels = tv.resized_crop(picture, *box, size=[row.size, row.size], antialias=True)
         path = folder / f"new{label:03d}" / f"class{label:03d}_id{place:05d}.jpg"
         path.parent.mkdir(parents=True, exist_ok=True)

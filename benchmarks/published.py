@@ -39,7 +39,7 @@ class Augmented(ImageFolder):
         picture: Any = tv.resized_crop(self.loader(self.samples[index][0]), *box, size=[self.size, self.size])
         return self.finish(tv.hflip(picture) if flip else picture)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def __getitem__(self, index: int) -> tuple[Any, ...]:  # type: ignore[override]
         width, height = Image.open(self.samples[index][0]).size
         box = transforms.RandomResizedCrop.get_params(torch.empty(3, height, width), [0.08, 1.0], [3 / 4, 4 / 3])
         flip = torch.rand(1) < 0.5

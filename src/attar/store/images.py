@@ -134,17 +134,17 @@ def identity(folder: Path) -> tuple[str, int]:
     return stream(folder, labels, lambda _: None), len(labels)
 
 
-def stream(folder: Path, labels: list[int], use: Callable[[np.ndarray], object]) -> str:
-    """Hand every image to ``use``, one after the other, and return the SHA-256 of the set.
+def stream(folder: Path, labels: list[int], use: Callable[[bytes], object]) -> str:
+    """Hand the pixels of every image to ``use``, one after the other, and return the SHA-256 of the set.
 
-    ``use`` gets uint8 of (3, height, width), contiguous. Raises AttarError as ``read`` does.
+    Pixels come channel by channel, row by row. Raises AttarError as ``read`` does.
     """
     total = None
     for image, _, _ in _rows(folder):
         if total is None:
             total = _begun((len(labels), *image.shape), labels)
-        pixels = image.contiguous().numpy()
-        total.update(pixels.tobytes())
+        pixels = image.contiguous().numpy().tobytes()
+        total.update(pixels)
         use(pixels)
     assert total is not None  # _rows refuses an empty set
     return total.hexdigest()
