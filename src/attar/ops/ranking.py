@@ -10,7 +10,7 @@ import math
 
 
 def hard_label_recovery(real_hard: float, distilled_hard: float) -> float:
-    """HLR: accuracy lost by training on distilled in place of all real images, both with hard labels; smaller is better.
+    """HLR: accuracy lost by training on distilled in place of all real images, both with hard labels; less is better.
 
     Accuracies are fractions in [0, 1], the result is in [-1, 1]. Raises ValueError on any other accuracy.
     """
