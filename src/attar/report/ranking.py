@@ -154,7 +154,8 @@ def _by_seed(
         if not protocols or (chosen != protocol and len(protocols) > 1):
             continue
         if chosen == TEACHER:
-            return dict.fromkeys(seeds, of_row[0]["top1"])
+            top1: float = of_row[0]["top1"]
+            return dict.fromkeys(seeds, top1)
         return {score["seed"]: score["top1"] for score in of_row if score["protocol"] == chosen}
     return {}
 
