@@ -2,6 +2,7 @@
 
 import dataclasses
 import statistics
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from attar.core.errors import AttarError
 from attar.models import record
 from attar.models import teacher as teachers
 from attar.models.build import Stem
+from attar.models.small import ConvNet
 from attar.models.teacher import Selection
 from attar.report import ddranking_terms as terms
 from attar.report.ddranking_terms import Dataset, Network, Setup
@@ -49,6 +51,9 @@ def export(run: Path, out: Path) -> list[str]:
     dataset = terms.dataset_of(info)
     evaluated = _evaluated(run, info, relabelled["request"]["data"].get("resize") or info.size)
     student = terms.student_of(evaluated.student, evaluated.student_stem, info.size)
+    squeezed = manifest_of(run / "squeeze", "squeeze")
+    if squeezed["result"]["weights_sha256"] != info.teacher_sha256:
+        raise AttarError(f"{run / 'squeeze'} holds another teacher than the one of the soft labels; relabel again.")
     described = record.parse((run / "squeeze" / teachers.RECORD).read_bytes(), run / "squeeze" / teachers.RECORD)
     teacher = terms.network_of(described.architecture, described.stem, info.size)
     notes = terms.unexpressed(dataset, info, evaluated.setup)
@@ -69,7 +74,7 @@ def export(run: Path, out: Path) -> list[str]:
         _write_images(distilled, dataset, folder / "images")
         if teacher is not None:
             _write_teacher(run / "squeeze", dataset, folder / config["teacher_dir"] / dataset.name / teacher.name)
-        text = yaml.safe_dump(config, sort_keys=False, width=120)
+        text = yaml.safe_dump(config, sort_keys=False, default_flow_style=None, width=120)
         (folder / "config.yaml").write_text(f"# {info.method} on {info.name}, for DD-Ranking 0.2.0\n{text}")
         (folder / "score.py").write_text(_SCORE)
         (folder / "README.txt").write_text(_readme(info, dataset, evaluated, config, mode, notes))
@@ -119,35 +124,41 @@ def _write_teacher(squeezed: Path, dataset: Dataset, folder: Path) -> None:
     for name in (f"{last}.weight", f"{last}.bias"):
         state[name] = state[name][rows].contiguous()
     folder.mkdir(parents=True)
-    torch.save({_renamed(name): tensor for name, tensor in state.items()}, folder / "ckpt_best.pt")
+    if isinstance(network, ConvNet):
+        state = {_in_sequence(name): tensor for name, tensor in state.items()}
+    torch.save(state, folder / "ckpt_best.pt")
 
 
-def _renamed(name: str) -> str:
-    """The evaluator's name of a weight: its ConvNet is one sequence of convolution, BatchNorm, ReLU and pooling."""
-    if name.startswith("blocks."):
-        _, block, layer, weight = name.split(".")
-        return f"features.{4 * int(block) + int(layer)}.{weight}"
-    return name
+def _in_sequence(name: str) -> str:
+    """The evaluator's name of a ConvNet's weight: blocks are one sequence of convolution, BatchNorm, ReLU, pooling."""
+    if not name.startswith("blocks."):
+        return name.replace("fc.", "classifier.")
+    _, block, layer, weight = name.split(".")
+    return f"features.{4 * int(block) + int(layer)}.{weight}"
 
 
 def _readme(
     info: DatasetInfo, dataset: Dataset, evaluated: _Evaluated, config: dict[str, Any], mode: str, notes: list[str]
 ) -> str:
     key = f"{dataset.name}-{config['model_name']}"
-    full = f"For {key} train one, and write it into config.yaml as full_data_percent."
+    full = f"Train a {key} and write its per cents into config.yaml as full_data_percent."
     if key in terms.FULL_DATA_PERCENT:
-        full = f"{key} is one, with {terms.FULL_DATA_PERCENT[key]} %."
+        full = f"{key} is one of them, with {terms.FULL_DATA_PERCENT[key]} %."
     elif evaluated.full_data_percent is not None:
         full = f"For {key} score.py gives it the run's own {evaluated.full_data_percent:g} %."
     return _README.format(
-        title=f"{info.ipc} images per class, {info.method} on {info.name}, as {dataset.name} for DD-Ranking 0.2.0",
+        title=f"IPC {info.ipc}, {info.method} on {info.name}, as {dataset.name} for DD-Ranking 0.2.0",
         mode=mode,
         real=_CIFAR if dataset.name.startswith("CIFAR") else _FOLDERS,
         model=config["model_name"],
         protocol=evaluated.setup.protocol.title(),
         full=full,
-        notes="\n".join(f"- {note}" for note in notes),
+        notes="\n".join(_wrapped(note) for note in notes),
     )
+
+
+def _wrapped(sentence: str) -> str:
+    return textwrap.fill(sentence, 118, initial_indent="- ", subsequent_indent="  ")
 
 
 _CIFAR = "the package downloads CIFAR into it."
@@ -173,7 +184,8 @@ What it does otherwise than the run's own evaluation
 
 What is wrong in the package itself, and what score.py does about it
 - Scores put differences of per cents into an exponential and leave [0, 1]: score.py tells them on fractions, too.
-- It knows the accuracy on all real data for two pairs of dataset and network only. {full}
+- It knows the accuracy on all real data for two pairs of dataset and network only.
+  {full}
   With eval_full_data it would train that by a table of few pairs, for num_epochs in place of the table's epochs.
 - For ImageNet's subsets it asks a torch Subset for targets that there are not: score.py steps around it.
 - LabelRobustScoreHard notes every score twice and then fails to write its table: score.py writes it.

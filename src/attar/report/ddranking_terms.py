@@ -84,9 +84,11 @@ def dataset_of(info: DatasetInfo) -> Dataset:
     if are_wordnet_ids(names):
         if count == 200 and (info.name == "tiny-imagenet" or set(names) >= _OF_TINY):
             return Dataset("TinyImageNet", by_name, 64)
-        if count == 1000:
+        known = _imagenet()
+        if set(names) == set(known):
             return Dataset("ImageNet1K", by_name, None)
-        for subset, wanted in _subset_names().items():
+        for subset, indices in SUBSETS.items():
+            wanted = [known[index] for index in indices]
             if set(names) == set(wanted):
                 return Dataset(subset, tuple(names.index(name) for name in wanted), None)
     elif count == 1000 and info.name == "imagenet-1k":  # named in words, and in ImageNet's order
@@ -240,9 +242,8 @@ def _leaves(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]
     return found
 
 
-def _subset_names() -> dict[str, list[str]]:
-    """The WordNet ids of each subset, in the evaluator's order."""
+def _imagenet() -> list[str]:
+    """The WordNet ids of ImageNet-1K, in its order."""
     from timm.data.imagenet_info import ImageNetInfo
 
-    known = ImageNetInfo("imagenet-1k").label_names()
-    return {subset: [known[index] for index in indices] for subset, indices in SUBSETS.items()}
+    return ImageNetInfo("imagenet-1k").label_names()
