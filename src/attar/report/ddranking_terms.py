@@ -37,6 +37,9 @@ _SMALL = (32, 64)
 """Sides in pixels at which the evaluator gives torchvision's networks another first layer."""
 FULL_DATA_PERCENT = {"ImageNet1K-ResNet-18-BN": 56.5, "TinyImageNet-ResNet-18-BN": 46.4}
 """Top-1 on all real data that the evaluator has in a table of its own."""
+_CIFAR_COLOURS = ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))
+_IMAGENET_COLOURS = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+"""Mean and standard deviation by which the evaluator normalises where it does not use the configuration's."""
 TEST_INTERVAL = 20
 """Epochs between two tests of a student trained with soft labels; the evaluator reports the best of them."""
 
@@ -198,6 +201,12 @@ def unexpressed(dataset: Dataset, info: DatasetInfo, setup: Setup) -> list[str]:
         told.append(
             f"Its real images are {dataset.size} pixels wide where it tests hard labels, and the exported ones "
             f"{info.size}."
+        )
+    mean, std = _CIFAR_COLOURS if dataset.name.startswith("CIFAR") else _IMAGENET_COLOURS
+    if any(abs(mine - its) > 0.005 for mine, its in zip((*info.mean, *info.std), (*mean, *std), strict=True)):
+        told.append(
+            f"It tests students of hard labels, and trains without augmentation, on images normalised by constants of "
+            f"its own (mean {mean}, std {std}), not by the run's."
         )
     return told
 
