@@ -1,0 +1,156 @@
+"""Soft labels that others published in the FKD layout, read as attar's own: one record for each epoch and image."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from attar.core.errors import AttarError
+from attar.ops.mixing import Mix, MixChoice
+from attar.ops.views import View, ViewChoice
+from attar.store import fkd
+from attar.store.fkd import Batch
+from attar.store.images import ImageSet
+from attar.store.labels import EpochLabels
+
+PIXEL = 0.01
+"""How far from whole pixels, in pixels, the edges of a crop may lie: its fractions are rounded to float32."""
+CERTAIN = 6.0
+"""Standard deviations beyond which it is no accident that labels do not fit their images."""
+
+
+def published_order(labels: Int[Tensor, " image"], slots: Int[Tensor, " image"]) -> Int[Tensor, " image"]:
+    """Where the images are that ImageFolder counts 0, 1, 2 and so on: class by class, in a class slot by slot."""
+    return (labels.to(torch.int64) * (int(slots.max()) + 1) + slots).argsort(stable=True)
+
+
+class PublishedLabels:
+    """A folder of soft labels in the FKD layout, opened for the images that they are for."""
+
+    def __init__(
+        self,
+        folder: Path,
+        images: ImageSet,
+        num_classes: int,
+        advance: Callable[[int], object] = lambda _: None,
+        seed: int = fkd.SEED,
+    ) -> None:
+        """Look through all files; ``advance`` is told after each. ``seed`` is that of the published sampler.
+
+        Raises AttarError naming the file that is missing, damaged or foreign, or when the labels are of another set:
+        of more or fewer images, of other classes, of another image size, or of images in another order.
+        """
+        self.layout = fkd.scan(folder, advance)
+        self._height, self._width = images.images.shape[2:]
+        self._labels, self._seed = images.labels, seed
+        self._place = published_order(images.labels, images.slots)
+        self._orders: Iterator[Tensor] = iter(())
+        self._next_epoch = 0
+        if self.layout.num_images != len(images.images):
+            raise AttarError(
+                f"The labels in {folder} are for {self.layout.num_images} images and there are {len(images.images)}; "
+                f"take the images that they were made for."
+            )
+        if self.layout.num_classes != num_classes:
+            raise AttarError(
+                f"The labels in {folder} are for {self.layout.num_classes} classes and the data have {num_classes}; "
+                f"take labels of these classes."
+            )
+        self._refuse_strangers()
+
+    @property
+    def num_epochs(self) -> int:
+        """Epochs that there are labels for."""
+        return self.layout.num_epochs
+
+    @property
+    def views(self) -> ViewChoice:
+        """How the published writer draws views; it stands in no file."""
+        return ViewChoice()
+
+    @property
+    def mix(self) -> MixChoice:
+        """How the images are mixed; ``alpha``, which stands in no file, is what the published commands leave it at."""
+        return MixChoice(kind=self.layout.kind, alpha=0.8 if self.layout.kind == "mixup" else 1.0)
+
+    def epoch(self, epoch: int) -> EpochLabels:
+        """The records of an epoch, in the order of the images; fastest when epochs are asked for in their order.
+
+        Raises AttarError when a file has changed, or does not fit these images.
+        """
+        layout, place = self.layout, self._place[self._order(epoch)]
+        count = layout.num_images
+        box, flip = torch.empty(count, 4, dtype=torch.int64), torch.empty(count, dtype=torch.bool)
+        partner, mix_box = torch.empty(count, dtype=torch.int64), torch.empty(count, 4, dtype=torch.int64)
+        weight, logits = torch.empty(count), torch.empty(count, layout.num_classes)
+        for batch in range(layout.num_batches):
+            path = layout.path(epoch, batch)
+            found = fkd.read_batch(path)
+            fkd.check(layout, epoch, batch, found)
+            if not found.logits.isfinite().all():
+                raise AttarError(f"{path} holds logits that are not finite; copy or download it again.")
+            index = place[layout.rows(batch)]
+            box[index], flip[index], logits[index] = self._boxes(found, path), found.flip, found.logits.float()
+            if found.partner is not None:
+                partner[index] = index[found.partner]
+                mix_box[index], weight[index] = self._mixed(found, path)
+        view = View(box, flip, torch.zeros(count, 2, dtype=torch.int64))
+        mix = Mix(partner, mix_box if layout.kind == "cutmix" else None, weight)
+        return EpochLabels(view, None if layout.kind == "none" else mix, logits)
+
+    def _order(self, epoch: int) -> Int[Tensor, " image"]:
+        """The images of an epoch as the sampler drew them, counted as ImageFolder does."""
+        if epoch < self._next_epoch or not self._next_epoch:
+            self._orders, self._next_epoch = fkd.orders(self.layout.num_images, self._seed), 0
+        for _ in range(self._next_epoch, epoch):
+            next(self._orders)
+        self._next_epoch = epoch + 1
+        return next(self._orders)
+
+    def _boxes(self, found: Batch, path: Path) -> Int[Tensor, "image 4"]:
+        """Crops in pixels."""
+        size = torch.tensor([self._height, self._width, self._height, self._width], dtype=torch.float64)
+        edges = found.coords.to(torch.float64) * size
+        box = edges.round()
+        if (edges - box).abs().max() > PIXEL:
+            raise AttarError(
+                f"The crops in {path} are no whole pixels of images of {self._height}x{self._width}; the labels are "
+                f"for images of another size."
+            )
+        return box.to(torch.int64)
+
+    def _mixed(self, found: Batch, path: Path) -> tuple[Int[Tensor, " 4"], float]:
+        """The CutMix box, as top, left, height, width, and the image's own share of the mixture."""
+        if found.box is None:
+            return torch.zeros(4, dtype=torch.int64), found.share or 0.0
+        top, left, bottom, right = found.box
+        if bottom > self._height or right > self._width:
+            raise AttarError(
+                f"The box that {path} mixes reaches beyond images of {self._height}x{self._width}; the labels are for "
+                f"images of another size."
+            )
+        box = torch.tensor([top, left, bottom - top, right - left])
+        # Not the share in the file: that was drawn before the box was cut off at the image's border.
+        share = 1 - (box[2] * box[3]).to(torch.float32) / (self._height * self._width)
+        return box, float(share)
+
+    def _refuse_strangers(self) -> None:
+        """Labels of another set or order name other classes than the images': in the first epoch no better than chance.
+
+        With few images or classes a poor teacher may do no better, and nothing is refused.
+        """
+        record = self.epoch(0)
+        named = record.logits.argmax(1)
+        right = named == self._labels
+        chance = 1 / self.layout.num_classes
+        if record.mix is not None:
+            right |= named == self._labels[record.mix.partner]
+            chance = 1 - (1 - chance) ** 2
+        found, limit = float(right.float().mean()), chance + CERTAIN * (chance * (1 - chance) / len(right)) ** 0.5
+        if found <= limit < 0.5:
+            raise AttarError(
+                f"The labels in {self.layout.folder / 'epoch_0'} name the class of their images in {found:.1%} of cases, "
+                f"about chance ({chance:.1%}); take the images that they were made for, in the same classes and order."
+            )
