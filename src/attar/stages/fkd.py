@@ -48,6 +48,7 @@ class PublishedLabels:
         self._place = published_order(images.labels, images.slots)
         self._orders: Iterator[Tensor] = iter(())
         self._next_epoch = 0
+        self._usual = 0.0
         if self.layout.num_images != len(images.images):
             raise AttarError(
                 f"The labels in {folder} are for {self.layout.num_images} images and there are {len(images.images)}; "
@@ -92,6 +93,7 @@ class PublishedLabels:
             if not found.logits.isfinite().all():
                 raise AttarError(f"{path} holds logits that are not finite; copy or download it again.")
             index = place[layout.rows(batch)]
+            self._refuse_swapped(found, index, path)
             box[index], flip[index], logits[index] = self._boxes(found, path), found.flip, found.logits.float()
             if found.partner is not None:
                 partner[index] = index[found.partner]
@@ -136,21 +138,38 @@ class PublishedLabels:
         share = 1 - (box[2] * box[3]).to(torch.float32) / (self._height * self._width)
         return box, float(share)
 
-    def _refuse_strangers(self) -> None:
-        """Labels of another set or order name other classes than the images': in the first epoch no better than chance.
+    def _agreement(self, logits: Tensor, index: Tensor, partner: Tensor | None) -> tuple[float, float, float]:
+        """How often the labels of these images name their classes, how often chance would, and by what it varies."""
+        named = logits.argmax(1)
+        right = named == self._labels[index]
+        chance = 1 / self.layout.num_classes
+        if partner is not None:
+            right |= named == self._labels[partner]
+            chance = 1 - (1 - chance) ** 2
+        return float(right.float().mean()), chance, (chance * (1 - chance) / len(index)) ** 0.5
 
-        With few images or classes a poor teacher may do no better, and nothing is refused.
+    def _refuse_strangers(self) -> None:
+        """In labels of another set or order the teacher names the classes of other images: no better than chance.
+
+        With few images or classes a poor teacher does no better, and nothing is refused.
         """
         record = self.epoch(0)
-        named = record.logits.argmax(1)
-        right = named == self._labels
-        chance = 1 / self.layout.num_classes
-        if record.mix is not None:
-            right |= named == self._labels[record.mix.partner]
-            chance = 1 - (1 - chance) ** 2
-        found, limit = float(right.float().mean()), chance + CERTAIN * (chance * (1 - chance) / len(right)) ** 0.5
-        if found <= limit < 0.5:
+        partner = None if record.mix is None else record.mix.partner
+        found, chance, spread = self._agreement(record.logits, torch.arange(len(record.logits)), partner)
+        if found <= chance + CERTAIN * spread < 0.5:
             raise AttarError(
-                f"The labels in {self.layout.folder / 'epoch_0'} name the class of their images in {found:.1%} of cases, "
-                f"about chance ({chance:.1%}); take the images that they were made for, in the same classes and order."
+                f"The labels in {self.layout.folder} name the class of their images in {found:.1%} of cases, about "
+                f"chance ({chance:.1%}); take the images that they were made for, in the same classes and order."
+            )
+        self._usual = found
+
+    def _refuse_swapped(self, found: Batch, index: Tensor, path: Path) -> None:
+        """The same for one file, where the others do better."""
+        partner = None if found.partner is None else index[found.partner]
+        agreement, chance, spread = self._agreement(found.logits, index, partner)
+        if agreement <= chance + CERTAIN * spread < self._usual - CERTAIN * spread:
+            raise AttarError(
+                f"{path} names the class of its images in {agreement:.1%} of cases, about chance ({chance:.1%}), and "
+                f"epoch_0 in {self._usual:.1%}; it has changed places, so take the file of that name from the original "
+                f"set."
             )

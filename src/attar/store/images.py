@@ -3,10 +3,10 @@
 import hashlib
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -22,6 +22,7 @@ from attar.store import atomic
 SHARD_BYTES = 256 * 2**20
 ROWS_PER_GROUP = 256
 COLUMNS = ["image", "label", "slot"]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,12 @@ def encode(image: UInt8[Tensor, "3 height width"], image_format: Literal["png", 
 def decode(data: bytes) -> UInt8[Tensor, "3 height width"]:
     """The pixels of an encoded image."""
     with Image.open(io.BytesIO(data)) as picture:
-        return torch.from_numpy(np.asarray(picture.convert("RGB")).copy()).permute(2, 0, 1)
+        return tensor_of(picture)
+
+
+def tensor_of(picture: Image.Image) -> UInt8[Tensor, "3 height width"]:
+    """The pixels of a picture."""
+    return torch.from_numpy(np.array(picture.convert("RGB"))).permute(2, 0, 1)
 
 
 def save_picture(path: Path, picture: UInt8[Tensor, "3 height width"]) -> None:
@@ -65,18 +71,20 @@ def save_picture(path: Path, picture: UInt8[Tensor, "3 height width"]) -> None:
 
 def write(
     folder: Path,
-    images: Iterator[tuple[UInt8[Tensor, "3 height width"], int, int]],
+    images: Iterator[tuple[UInt8[Tensor, "3 height width"] | bytes, int, int]],
     classes: tuple[str, ...],
     image_format: Literal["png", "jpeg"] = "png",
     quality: int = 75,
 ) -> int:
     """Write (image, label, slot) rows into ``folder/train-*.parquet``; returns the bytes of the files.
 
+    An image that comes as the bytes of a PNG or JPEG is kept as it is.
+
     Shards are closed at about 256 MiB and named once their number is known, so a reader never sees a part of a set;
     nothing is left of them when ``images`` fails.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    suffix, schema = ("png" if image_format == "png" else "jpg"), _schema(classes)
+    schema = _schema(classes)
     parts: list[Path] = []
     rows: list[dict[str, object]] = []
     size = 0
@@ -92,8 +100,8 @@ def write(
 
     try:
         for image, label, slot in images:
-            data = encode(image, image_format, quality)
-            path = f"{classes[label]}_{slot:05d}.{suffix}"
+            data = image if isinstance(image, bytes) else encode(image, image_format, quality)
+            path = f"{classes[label]}_{slot:05d}.{suffix(data)}"
             rows.append({"image": {"bytes": data, "path": path}, "label": label, "slot": slot})
             size += len(data)
             if size >= SHARD_BYTES:
@@ -116,10 +124,33 @@ def read(folder: Path) -> ImageSet:
 
     Raises AttarError when files are missing or damaged, or the images differ in size.
     """
+    rows = list(_rows(folder, decode))
+    if len({image.shape for image, _, _ in rows}) != 1:
+        raise AttarError(f"{folder} holds images of different sizes; attar's own sets never do, so take another copy.")
+    images, labels, slots = zip(*rows, strict=True)
+    return ImageSet(torch.stack(images), torch.tensor(labels), torch.tensor(slots))
+
+
+def encoded(folder: Path) -> Iterator[tuple[bytes, int, int]]:
+    """The rows of a set that ``write`` wrote, images as the bytes of their files; raises AttarError as ``read`` does."""
+    return _rows(folder, bytes)
+
+
+def suffix(data: bytes) -> Literal["png", "jpg"]:
+    """What a file of these bytes is called: images are stored as PNG or JPEG."""
+    return "png" if data.startswith(b"\x89PNG") else "jpg"
+
+
+def num_bytes(folder: Path) -> int:
+    """Bytes of the files of a set."""
+    return sum(file.stat().st_size for file in folder.glob("train-*.parquet"))
+
+
+def _rows(folder: Path, opened: Callable[[bytes], T]) -> Iterator[tuple[T, int, int]]:
+    """Image, label and slot of every row, shard by shard."""
     files = sorted(folder.glob("train-*.parquet"))
     if not files or [file.name for file in files] != _names(len(files)):
         raise AttarError(f"{folder} holds no complete set of images (train-*.parquet); recover them again.")
-    images, labels, slots = [], [], []
     for file in files:
         try:
             table = pq.ParquetFile(file)
@@ -128,20 +159,10 @@ def read(folder: Path) -> ImageSet:
                 raise AttarError(f"{file} lacks attar's column '{absent[0]}'; recover the images again.")
             for batch in table.iter_batches(columns=COLUMNS):
                 for row in batch.to_pylist():
-                    images.append(decode(row["image"]["bytes"]))
-                    labels.append(row["label"])
-                    slots.append(row["slot"])
+                    yield opened(row["image"]["bytes"]), row["label"], row["slot"]
         except (pa.ArrowException, OSError, KeyError, TypeError, ValueError, SyntaxError) as error:  # Pillow's, too
             reason = next(iter(str(error).splitlines()), type(error).__name__)
             raise AttarError(f"{file} is damaged ({reason}); recover the images again.") from None
-    if len({image.shape for image in images}) != 1:
-        raise AttarError(f"{folder} holds images of different sizes; attar's own sets never do, so take another copy.")
-    return ImageSet(torch.stack(images), torch.tensor(labels), torch.tensor(slots))
-
-
-def num_bytes(folder: Path) -> int:
-    """Bytes of the files of a set."""
-    return sum(file.stat().st_size for file in folder.glob("train-*.parquet"))
 
 
 def _names(num_shards: int) -> list[str]:
