@@ -9,7 +9,7 @@ from torch import nn
 
 from attar.core import ranks
 from attar.core.errors import AttarError
-from attar.core.log import Log
+from attar.core.log import Log, readable_bytes
 from attar.data.load import load
 from attar.methods import random as random_real
 from attar.recipes.catalogue import header_of, recipe_named
@@ -94,15 +94,15 @@ def plan(recipe: Recipe[Any], quiet: bool = False) -> str:
     labels = relabel.planned_bytes(work.num_images, num_classes, labelling) if labelling.mode == "stored" else 0
     steps = getattr(config, "iterations", 0)
     twice = ", as much again for random real images" if labels and forecast.compares(work) else ""
-    unit_files = table.readable_bytes(forecast.unit_file_bytes(work))
+    unit_files = readable_bytes(forecast.unit_file_bytes(work))
     log.say("measuring a few steps on this device, after compiling where that pays")
     return "\n".join(
         [
             f"Real data: {real.name}, {num_classes} classes, {len(real.train)} training images",
             f"Units: {len(todo)} of up to {max(len(unit.labels) for unit in todo)} images, {steps} iterations each",
-            f"Images: {work.num_images}, {recipe.data.size} pixels square, {table.readable_bytes(raw)} as raw bytes",
+            f"Images: {work.num_images}, {recipe.data.size} pixels square, {readable_bytes(raw)} as raw bytes",
             f"Unit files: {unit_files} on disk, with {forecast.num_snapshots(work)} snapshots of every image",
-            f"Soft labels: {labelling.mode}, {labelling.epochs} epochs, {table.readable_bytes(labels)} on disk{twice}",
+            f"Soft labels: {labelling.mode}, {relabel.described(labelling)}, {readable_bytes(labels)} on disk{twice}",
             *forecast.lines(work),
         ]
     )
@@ -119,6 +119,7 @@ def _check(space: Workspace, recipe: Recipe[Any]) -> None:
     network = squeeze.check(space, recipe.squeeze)
     if network is not None:
         recover.check_network(network, recipe.squeeze.architecture, recipe.method)
+    relabel.check(recipe.relabel, recipe.evaluate.protocol, recipe.data.size, len(real.classes))
     evaluate.check(space, recipe.evaluate)
     fewest = _fewest(space)
     if recipe.method == "random" and recipe.recover.ipc > fewest[1]:

@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from attar.report.table import Line, as_markdown, readable_bytes
+from attar.core.log import readable_bytes
+from attar.report.table import Line, as_markdown
 from attar.stages.distilled import DatasetInfo, read_info
 from attar.store import atomic
 

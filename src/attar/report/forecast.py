@@ -6,7 +6,7 @@ import torch
 
 from attar.core.compiling import out_of_memory
 from attar.core.errors import AttarError
-from attar.report.table import readable_bytes
+from attar.core.log import readable_bytes
 from attar.stages import calibrate
 from attar.stages.calibrate import Recovering, Work
 
@@ -110,8 +110,9 @@ def _relabel(work: Work) -> Estimate:
     if config.mode == "online":
         return 0.0, "nothing, for the teacher is asked while students train"
     sets = 2 if compares(work) else 1
-    of = f"{config.epochs} epochs of {work.num_images:,} images" + (", and of random real ones" if sets == 2 else "")
-    return _about(sets * config.epochs * calibrate.labels_epoch_seconds(work), of)
+    of = f"{config.stored_epochs} epochs of {work.num_images:,} images"
+    of += ", and of random real ones" if sets == 2 else ""
+    return _about(sets * config.stored_epochs * calibrate.labels_epoch_seconds(work), of)
 
 
 def _evaluate(work: Work) -> Estimate:

@@ -11,6 +11,7 @@ from typing import Any
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
+from attar.core.log import readable_bytes
 from attar.stages.folder import manifest_of
 
 TITLES = {
@@ -115,16 +116,6 @@ def for_terminal(table: list[Line], width: int) -> Table:
     for cells in rows:
         shown.add_row(*(cells[place] for place in kept))
     return shown
-
-
-def readable_bytes(count: int) -> str:
-    """A byte count in decimal units, three digits."""
-    size = float(count)
-    for unit in ("B", "kB", "MB", "GB", "TB"):
-        if size < 1000 or unit == "TB":
-            return f"{size:.3g} {unit}" if size < 100 else f"{size:.0f} {unit}"
-        size /= 1000
-    raise AssertionError
 
 
 def percent(mean: float, std: float | None) -> str:
