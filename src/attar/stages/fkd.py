@@ -8,8 +8,10 @@ from jaxtyping import Int
 from torch import Tensor
 
 from attar.core.errors import AttarError
+from attar.ops import replay
 from attar.ops.mixing import Mix, MixChoice
-from attar.ops.views import View, ViewChoice
+from attar.ops.replay import Look, LookChoice, Records
+from attar.ops.views import View
 from attar.store import fkd
 from attar.store.fkd import Batch
 from attar.store.images import ImageSet
@@ -21,11 +23,6 @@ CERTAIN = 6.0
 """Standard deviations beyond which it is no accident that labels do not fit their images."""
 
 
-def published_order(labels: Int[Tensor, " image"], slots: Int[Tensor, " image"]) -> Int[Tensor, " image"]:
-    """Where the images are that ImageFolder counts 0, 1, 2 and so on: class by class, in a class slot by slot."""
-    return (labels.to(torch.int64) * (int(slots.max()) + 1) + slots).argsort(stable=True)
-
-
 class PublishedLabels:
     """A folder of soft labels in the FKD layout, opened for the images that they are for."""
 
@@ -35,7 +32,7 @@ class PublishedLabels:
         images: ImageSet,
         num_classes: int,
         advance: Callable[[int], object] = lambda _: None,
-        seed: int = fkd.SEED,
+        seed: int = 42,
     ) -> None:
         """Look through all files; ``advance`` is told after each. ``seed`` is that of the published sampler.
 
@@ -45,7 +42,7 @@ class PublishedLabels:
         self.layout = fkd.scan(folder, advance)
         self._height, self._width = images.images.shape[2:]
         self._labels, self._seed = images.labels, seed
-        self._place = published_order(images.labels, images.slots)
+        self._slots = images.slots
         self._orders: Iterator[Tensor] = iter(())
         self._next_epoch = 0
         self._usual = 0.0
@@ -67,21 +64,24 @@ class PublishedLabels:
         return self.layout.num_epochs
 
     @property
-    def views(self) -> ViewChoice:
+    def views(self) -> LookChoice:
         """How the published writer draws views; it stands in no file."""
-        return ViewChoice()
+        return LookChoice()
 
     @property
     def mix(self) -> MixChoice:
         """How the images are mixed; ``alpha``, which stands in no file, is what the published commands leave it at."""
-        return MixChoice(kind=self.layout.kind, alpha=0.8 if self.layout.kind == "mixup" else 1.0)
+        if self.layout.kind == "none":
+            return MixChoice()
+        alpha = 0.8 if self.layout.kind == "mixup" else 1.0
+        return MixChoice(kind=self.layout.kind, alpha=alpha, shared_by=self.layout.batch_size)
 
     def epoch(self, epoch: int) -> EpochLabels:
         """The records of an epoch, in the order of the images; fastest when epochs are asked for in their order.
 
         Raises AttarError when a file has changed, or does not fit these images.
         """
-        layout, place = self.layout, self._place[self._order(epoch)]
+        layout, order = self.layout, self._order(epoch)
         count = layout.num_images
         box, flip = torch.empty(count, 4, dtype=torch.int64), torch.empty(count, dtype=torch.bool)
         partner, mix_box = torch.empty(count, dtype=torch.int64), torch.empty(count, 4, dtype=torch.int64)
@@ -92,20 +92,22 @@ class PublishedLabels:
             fkd.check(layout, epoch, batch, found)
             if not found.logits.isfinite().all():
                 raise AttarError(f"{path} holds logits that are not finite; copy or download it again.")
-            index = place[layout.rows(batch)]
+            index = order[layout.rows(batch)]
             self._refuse_swapped(found, index, path)
             box[index], flip[index], logits[index] = self._boxes(found, path), found.flip, found.logits.float()
             if found.partner is not None:
                 partner[index] = index[found.partner]
                 mix_box[index], weight[index] = self._mixed(found, path)
-        view = View(box, flip, torch.zeros(count, 2, dtype=torch.int64))
+        look = Look(View(box, flip, torch.zeros(count, 2, dtype=torch.int64)))
+        if layout.kind == "none":
+            return EpochLabels(Records(look), logits)
         mix = Mix(partner, mix_box if layout.kind == "cutmix" else None, weight)
-        return EpochLabels(view, None if layout.kind == "none" else mix, logits)
+        return EpochLabels(Records(look, mix, look.take(partner)), logits)
 
     def _order(self, epoch: int) -> Int[Tensor, " image"]:
-        """The images of an epoch as the sampler drew them, counted as ImageFolder does."""
+        """The images of an epoch as the published sampler drew them."""
         if epoch < self._next_epoch or not self._next_epoch:
-            self._orders, self._next_epoch = fkd.orders(self.layout.num_images, self._seed), 0
+            self._orders, self._next_epoch = replay.published_orders(self._labels, self._slots, self._seed), 0
         for _ in range(self._next_epoch, epoch):
             next(self._orders)
         self._next_epoch = epoch + 1
@@ -154,7 +156,8 @@ class PublishedLabels:
         With few images or classes a poor teacher does no better, and nothing is refused.
         """
         record = self.epoch(0)
-        partner = None if record.mix is None else record.mix.partner
+        mix = record.records.mix
+        partner = None if mix is None else mix.partner
         found, chance, spread = self._agreement(record.logits, torch.arange(len(record.logits)), partner)
         if found <= chance + CERTAIN * spread < 0.5:
             raise AttarError(

@@ -1,4 +1,4 @@
-"""Images made elsewhere, in place of recovering: folders and tables that others published, as recover leaves its own."""
+"""Images made elsewhere in place of recovering: folders and tables of others become what recover leaves."""
 
 import hashlib
 import io
@@ -35,7 +35,7 @@ class Given:
     """Images of others, sorted into the data's classes."""
 
     split: Split
-    rows: Int[np.ndarray, "class slot"]  # noqa: F722
+    rows: Int[np.ndarray, "class slot"]
     """Which image of the split is a class's first, second and so on: in a folder by name, in a table by row."""
 
     @property

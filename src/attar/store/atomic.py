@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import secrets
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,28 @@ def replace(path: Path) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):  # a read-only disk objects even to removing nothing
             temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """Yield a folder beside ``path`` to fill; on success it becomes ``path``, else it is removed with all in it.
+
+    Raises AttarError when ``path`` is there already and not an empty folder, or as ``replace`` does.
+    """
+    if path.is_file() or (path.is_dir() and any(path.iterdir())):
+        raise AttarError(f"{path} is there already and not empty; choose another folder, or delete it.")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        temporary.mkdir(parents=True)
+        yield temporary
+        temporary.replace(path)
+        _sync_folder(path.parent)
+    except OSError as error:
+        if error.errno in _MENDS:
+            raise AttarError(_MENDS[error.errno].format(path=path)) from error
+        raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def write_bytes(path: Path, data: bytes) -> None:

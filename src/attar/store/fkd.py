@@ -1,31 +1,29 @@
 """Soft labels in the layout that SRe2L, CDA and their successors publish: ``epoch_E/batch_B.tar``, a batch a file.
 
 A file is a list that ``torch.save`` wrote: crops, flips, the mixing of the batch, and the teacher's logits, for the
-images that a seeded sampler put into that batch. It does not say which images these are: ``orders`` draws them again.
-Nothing in a file is run: what is not a tensor or a plain number is refused.
+images that a seeded sampler put into that batch. It does not say which images these are: ``ops.replay.published_orders`` draws them again. Nothing
+in a file is run: what is not a tensor or a plain number is refused.
 """
 
+import hashlib
 import io
 import pickle
 import re
 import struct
 import warnings
 import zipfile
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from torch.utils.data import RandomSampler
 
 from attar.core.errors import AttarError
 from attar.store import atomic
 
-SEED = 42
-"""The sampler's seed in every published command."""
 Kind = Literal["none", "cutmix", "mixup"]
 _BESIDE = ("sampler_indices_epoch.json",)
 """What LPLD's writer leaves beside the epochs."""
@@ -72,6 +70,8 @@ class Layout:
     num_images: int
     num_classes: int
     kind: Kind
+    identity: str = ""
+    """A SHA-256 of all crops, flips and mixes and of some logits; knows no paths."""
 
     def path(self, epoch: int, batch: int) -> Path:
         """The file of a batch."""
@@ -85,18 +85,6 @@ class Layout:
 def batch_path(folder: Path, epoch: int, batch: int) -> Path:
     """The file of a batch."""
     return folder / f"epoch_{epoch}" / f"batch_{batch}.tar"
-
-
-def orders(num_images: int, seed: int = SEED) -> Iterator[Int[Tensor, " image"]]:
-    """For each epoch in turn, the images in the order of their batches; images are counted as ImageFolder does.
-
-    One generator runs through all epochs, and PyTorch's sampler takes more from it than it shows, so the sampler itself
-    is asked.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    sampler = RandomSampler(range(num_images), generator=generator)
-    while True:
-        yield torch.tensor(list(sampler))
 
 
 def read_batch(path: Path) -> Batch:
@@ -141,7 +129,7 @@ def write_batch(path: Path, batch: Batch) -> None:
 def scan(folder: Path, advance: Callable[[int], object] = lambda _: None) -> Layout:
     """Look through a folder: every epoch and batch must be there, whole, and fit the others.
 
-    ``advance`` is told after each file. Reads no logits. Raises AttarError naming the first file that is wrong.
+    ``advance`` is told after each file. Reads next to no logits. Raises AttarError naming the first file that is wrong.
     """
     epochs = _numbered(folder, r"epoch_(\d+)", "epoch_{}", _BESIDE)
     batches = _numbered(folder / "epoch_0", r"batch_(\d+)\.tar", "batch_{}.tar")
@@ -156,6 +144,7 @@ def scan(folder: Path, advance: Callable[[int], object] = lambda _: None) -> Lay
         num_classes=first.logits.shape[1],
         kind=first.kind,
     )
+    digest = hashlib.sha256()
     for epoch in range(epochs):
         found = _numbered(folder / f"epoch_{epoch}", r"batch_(\d+)\.tar", "batch_{}.tar")
         if found != batches:
@@ -165,9 +154,19 @@ def scan(folder: Path, advance: Callable[[int], object] = lambda _: None) -> Lay
                 f"or remove it where it was never finished."
             )
         for batch in range(batches):
-            check(layout, epoch, batch, read_batch(layout.path(epoch, batch)))
+            content = read_batch(layout.path(epoch, batch))
+            check(layout, epoch, batch, content)
+            _add(digest, content)
             advance(1)
-    return layout
+    return replace(layout, identity=digest.hexdigest())
+
+
+def _add(digest: "hashlib._Hash", batch: Batch) -> None:
+    parts = (batch.coords, batch.flip, batch.partner, batch.logits[0])
+    digest.update(repr((len(batch), batch.share, batch.box)).encode())
+    for part in parts:
+        if part is not None:
+            digest.update(part.contiguous().view(torch.uint8).numpy().tobytes())
 
 
 def check(layout: Layout, epoch: int, batch: int, content: Batch) -> None:

@@ -132,7 +132,7 @@ def read(folder: Path) -> ImageSet:
 
 
 def encoded(folder: Path) -> Iterator[tuple[bytes, int, int]]:
-    """The rows of a set that ``write`` wrote, images as the bytes of their files; raises AttarError as ``read`` does."""
+    """The rows of a set that ``write`` wrote, images as the bytes of their files. Raises AttarError as ``read``."""
     return _rows(folder, bytes)
 
 
