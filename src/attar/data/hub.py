@@ -32,7 +32,7 @@ class HubRows(Split):
         if not isinstance(kind, datasets.Image) and getattr(kind, "dtype", "") not in ("binary", "large_binary"):
             raise AttarError(f"The column '{name}' of {where} holds no encoded images; cast it to datasets.Image().")
         table = rows.select_columns([label]).with_format("arrow")[:]
-        self.labels, names = columns.numbered([table.column(0)], [where])
+        self.labels, names = columns.numbered([table.column(0)], [label], [where])
         self.class_names: list[str] | None = names or getattr(rows.features[label], "names", None)
         encoded = rows.select_columns([name])
         if isinstance(kind, datasets.Image):

@@ -33,7 +33,7 @@ class Rows(Split):
         names = [_columns(path, footer) for path, footer in zip(paths, self._footers, strict=True)]
         self._image_columns = [image for image, _ in names]
         held = [_column(path, label) for path, (_, label) in zip(paths, names, strict=True)]
-        self.labels, self._names = columns.numbered(held, [str(path) for path in paths])
+        self.labels, self._names = columns.numbered(held, [label for _, label in names], [str(path) for path in paths])
         self._starts = np.cumsum([0, *(footer.num_rows for footer in self._footers)])
         self._group_starts = [
             np.cumsum([0, *(footer.row_group(group).num_rows for group in range(footer.num_row_groups))])

@@ -19,8 +19,10 @@ from attar.store.labels import EpochLabels
 
 PIXEL = 0.01
 """How far from whole pixels, in pixels, the edges of a crop may lie: its fractions are rounded to float32."""
-CERTAIN = 6.0
-"""Standard deviations beyond which it is no accident that labels do not fit their images."""
+CERTAIN = 4.0
+"""Standard deviations within which it is chance how high labels rank the classes of images."""
+ALWAYS = 0.8
+"""A rank that teachers reach; where chance might as well, there are too few images to tell."""
 
 
 class PublishedLabels:
@@ -140,39 +142,38 @@ class PublishedLabels:
         share = 1 - (box[2] * box[3]).to(torch.float32) / (self._height * self._width)
         return box, float(share)
 
-    def _agreement(self, logits: Tensor, index: Tensor, partner: Tensor | None) -> tuple[float, float, float]:
-        """How often the labels of these images name their classes, how often chance would, and by what it varies."""
-        named = logits.argmax(1)
-        right = named == self._labels[index]
-        chance = 1 / self.layout.num_classes
-        if partner is not None:
-            right |= named == self._labels[partner]
-            chance = 1 - (1 - chance) ** 2
-        return float(right.float().mean()), chance, (chance * (1 - chance) / len(index)) ** 0.5
+    def _rank(self, logits: Tensor, index: Tensor, partner: Tensor | None) -> tuple[float, float]:
+        """Which part of all classes the teacher ranks below the class of an image, or of its partner if that is higher.
+
+        Mean over the images; and the highest that labels of other images would reach by chance.
+        """
+        known = [self._labels[index]] + ([] if partner is None else [self._labels[partner]])
+        ranks = [(logits < logits.gather(1, label[:, None])).float().sum(1) for label in known]
+        found = float(torch.stack(ranks).amax(0).mean()) / (logits.shape[1] - 1)
+        mean, deviation = (1 / 2, 12**-0.5) if partner is None else (2 / 3, 18**-0.5)  # of one draw, of the best of two
+        return found, mean + CERTAIN * deviation / len(index) ** 0.5
 
     def _refuse_strangers(self) -> None:
-        """In labels of another set or order the teacher names the classes of other images: no better than chance.
+        """Labels of another set, or of images in another order, rank the images' classes as chance would.
 
-        With few images or classes a poor teacher does no better, and nothing is refused.
+        Of a handful of images nothing can be told, and nothing is refused.
         """
         record = self.epoch(0)
         mix = record.records.mix
         partner = None if mix is None else mix.partner
-        found, chance, spread = self._agreement(record.logits, torch.arange(len(record.logits)), partner)
-        if found <= chance + CERTAIN * spread < 0.5:
+        self._usual, limit = self._rank(record.logits, torch.arange(len(record.logits)), partner)
+        if self._usual <= limit < ALWAYS:
             raise AttarError(
-                f"The labels in {self.layout.folder} name the class of their images in {found:.1%} of cases, about "
-                f"chance ({chance:.1%}); take the images that they were made for, in the same classes and order."
+                f"The labels in {self.layout.folder} rank the classes of their images no higher than chance; take the "
+                f"images that they were made for, in the same classes and order."
             )
-        self._usual = found
 
     def _refuse_swapped(self, found: Batch, index: Tensor, path: Path) -> None:
-        """The same for one file, where the others do better."""
+        """The same for one file, where the first epoch does better."""
         partner = None if found.partner is None else index[found.partner]
-        agreement, chance, spread = self._agreement(found.logits, index, partner)
-        if agreement <= chance + CERTAIN * spread < self._usual - CERTAIN * spread:
+        rank, limit = self._rank(found.logits, index, partner)
+        if rank <= limit < min(ALWAYS, self._usual):
             raise AttarError(
-                f"{path} names the class of its images in {agreement:.1%} of cases, about chance ({chance:.1%}), and "
-                f"epoch_0 in {self._usual:.1%}; it has changed places, so take the file of that name from the original "
-                f"set."
+                f"{path} ranks the classes of its images no higher than chance, unlike the files of epoch_0; it has "
+                f"changed places, so take the file of that name from the original set."
             )

@@ -1,8 +1,8 @@
 """Soft labels in the layout that SRe2L, CDA and their successors publish: ``epoch_E/batch_B.tar``, a batch a file.
 
 A file is a list that ``torch.save`` wrote: crops, flips, the mixing of the batch, and the teacher's logits, for the
-images that a seeded sampler put into that batch. It does not say which images these are: ``ops.replay.published_orders`` draws them again. Nothing
-in a file is run: what is not a tensor or a plain number is refused.
+images that a seeded sampler put into that batch. It does not say which images these are; published_orders of
+``ops.replay`` draws them again. Nothing in a file is run: what is not a tensor or a plain number is refused.
 """
 
 import hashlib
