@@ -41,7 +41,7 @@ def digits() -> Recipe[Any]:
             jitter_both_ways=True,
             snapshots=(25, 50, 100, 250),
         ),
-        relabel=Relabel(epochs=protocol.training.epochs, views=protocol.views, mix=protocol.mix),
+        relabel=Relabel().suited(protocol),
         evaluate=Evaluate(protocol=protocol, students=("convnet3",)),
     )
 

@@ -67,6 +67,14 @@ class Relabel(Config):
             raise ValueError("pool_epochs is for stored labels; online ones take no room, so leave it at 0")
         return self
 
+    def suited(self, protocol: Protocol) -> Self:
+        """The same choices with the views, mixing, epochs and temperature of a protocol."""
+        codec = self.codec.changed(temperature=protocol.temperature)
+        pool = min(self.pool_epochs, protocol.training.epochs)
+        return self.changed(
+            epochs=protocol.training.epochs, pool_epochs=pool, views=protocol.views, mix=protocol.mix, codec=codec
+        )
+
     @property
     def stored_epochs(self) -> int:
         """Epochs of labels that are written."""
