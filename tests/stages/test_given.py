@@ -14,6 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
+from attar import pipeline
 from attar.core.device import Execution
 from attar.core.errors import AttarError
 from attar.core.log import Log
@@ -22,10 +23,14 @@ from attar.models.build import build
 from attar.models.teacher import Teacher
 from attar.ops.pixels import Normalisation
 from attar.ops.task import MethodConfig
+from attar.report import figures
+from attar.report.fkd import image_name
 from attar.stages import given
+from attar.stages.distilled import Distilled
 from attar.stages.folder import StageFolder
 from attar.stages.workspace import Workspace
 from attar.store import images as image_files
+from conftest import mini_recipe
 
 CLASSES = ("ant", "bee", "cat")
 SIZE, IPC = 16, 2
@@ -174,6 +179,26 @@ def test_png_of_odd_kinds_is_made_plain(space: Workspace, tmp_path: Path):
     white[0].putalpha(100)
     expected = np.asarray(Image.alpha_composite(white[1], white[0]).convert("RGB"))
     assert np.array_equal(stored.images[2].permute(1, 2, 0).numpy(), expected)
+
+
+def test_a_run_goes_on_with_them(mini_run: Path, squeezed: Path, tmp_path: Path):
+    """The images of another run, exported and given back, are labelled and drawn like those made in place."""
+    recipe = mini_recipe()
+    for data, label, slot in image_files.encoded(mini_run / "recover" / "data"):
+        path = tmp_path / "theirs" / image_name(label, slot, 10, data)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    space = Workspace(squeezed, recipe.seed, recipe.data, recipe.execution, Log(quiet=True))
+    made = given.run(space, str(tmp_path / "theirs"), recipe.recover)
+    own = json.loads((mini_run / "recover" / "manifest.json").read_text())
+    for key in ("images_sha256", "num_images", "image_bytes", "classes", "size"):
+        assert made["result"][key] == own["result"][key]
+    pipeline.run(recipe, squeezed, stage="relabel", quiet=True)
+    assert Distilled(squeezed / "distilled").info.method == "given"
+    for name in ("labels.json", "epochs-00000-00005.safetensors"):
+        theirs, ours = (run / "distilled" / "labels" / name for run in (squeezed, mini_run))
+        assert theirs.read_bytes() == ours.read_bytes()
+    assert [path.name for path in figures.write_all(squeezed, squeezed / "report")] == ["grid.png"]
 
 
 def test_a_finished_set_is_kept_and_another_one_is_not_written_over_it(space: Workspace, tmp_path: Path):
