@@ -15,6 +15,7 @@ from attar.core.errors import AttarError
 
 if TYPE_CHECKING:
     from attar.recipes.recipe import Recipe
+    from attar.stages.protocols import Protocol
 
 USAGE = """\
 usage: attar VERB ...
@@ -106,14 +107,23 @@ def _list(arguments: list[str]) -> None:
         print(f"{name:<{width}}  {text}".rstrip())
 
 
-def _protocol_line(protocol: Any) -> str:
-    training = protocol.training
-    loss = f"KL at T={protocol.temperature:g}" if protocol.loss == "soft" else "hard labels"
-    squared = " times T^2" if protocol.temperature_squared and protocol.loss == "soft" else ""
-    return (
-        f"v{protocol.version}: {training.epochs} epochs, batch {training.batch_size}, {training.optimizer} "
-        f"{training.learning_rate:g}, {loss}{squared}, {protocol.views.crop} crops, mix {protocol.mix.kind}"
-    )
+def _protocol_line(protocol: "Protocol") -> str:
+    training, views = protocol.training, protocol.views
+    squared = " times T^2" if protocol.temperature_squared else ""
+    loss = {"soft": f"KL at T={protocol.temperature:g}{squared}", "mse": "MSE of logits", "hard": "hard labels"}
+    parts = [
+        f"{training.epochs} epochs",
+        f"batch {training.batch_size}",
+        f"{training.optimizer} {training.learning_rate:g}",
+        f"{training.schedule} stretched by {training.cosine_stretch:g}" * (training.cosine_stretch != 1),
+        f"EMA {training.ema_decay:g}" * bool(training.ema_decay),
+        loss[protocol.loss] + f" + {protocol.hard_weight:g} CE" * bool(protocol.hard_weight),
+        f"labels by batches of {protocol.label_batch_size}" * (protocol.label_batchnorm == "train"),
+        f"{views.patch_shuffle} x {views.patch_shuffle} patches" * (views.patch_shuffle > 1),
+        f"{views.crop} crops",
+        f"mix {protocol.mix.kind}",
+    ]
+    return f"v{protocol.version}: " + ", ".join(filter(None, parts))
 
 
 def _show(arguments: list[str]) -> None:

@@ -148,6 +148,15 @@ def test_labels_that_cannot_be_made_are_refused_and_nothing_is_written(recovered
     assert not (recovered / "distilled").exists()
 
 
+def test_squared_error_needs_all_classes():
+    dropping = with_labels(codec={"kind": "topk", "k": 3, "remainder": "drop"}).relabel
+    squared = mini_recipe().evaluate.protocol.changed(loss="mse")
+    with pytest.raises(AttarError, match="needs the logits of all classes, and these labels drop some"):
+        relabel_stage.check(dropping, squared, 8, 10)
+    relabel_stage.check(dropping.changed(codec={"kind": "topk", "k": 3}), squared, 8, 10)
+    relabel_stage.check(dropping.changed(codec={"kind": "topk", "k": 10, "remainder": "drop"}), squared, 8, 10)
+
+
 def test_pools_must_fit():
     with pytest.raises(ValueError, match="pool_epochs \\(9\\) is more than epochs \\(6\\)"):
         with_labels(pool_epochs=9)

@@ -68,11 +68,14 @@ class Relabel(Config):
         return self
 
     def suited(self, protocol: Protocol) -> Self:
-        """The same choices with the views, mixing, epochs and temperature of a protocol."""
-        codec = self.codec.changed(temperature=protocol.temperature)
-        pool = min(self.pool_epochs, protocol.training.epochs)
+        """The same choices with what a protocol says of labels: views, mixing, epochs, temperature, BatchNorm."""
         return self.changed(
-            epochs=protocol.training.epochs, pool_epochs=pool, views=protocol.views, mix=protocol.mix, codec=codec
+            epochs=protocol.training.epochs,
+            pool_epochs=min(self.pool_epochs, protocol.training.epochs),
+            views=protocol.views,
+            mix=protocol.mix,
+            codec=self.codec.changed(temperature=protocol.temperature),
+            voices=self.voices.changed(batchnorm=protocol.label_batchnorm, batchnorm_batch=protocol.label_batch_size),
         )
 
     @property
