@@ -172,7 +172,8 @@ def test_a_run_is_as_good_as_its_set(tmp_path: Path):
     make(tmp_path)
     (tmp_path / "run").mkdir()
     (tmp_path / "set").rename(tmp_path / "run" / "distilled")
-    exporter.export(tmp_path / "run", tmp_path / "out", log=Log(quiet=True))
+    (line,) = exporter.export(tmp_path / "run", tmp_path / "out", log=Log(quiet=True))
+    assert "160 images and 3 epochs of labels in batches of 1024" in line
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["README.md", "images", "labels"]
     assert [path.name for path in (tmp_path / "out" / "labels").iterdir() if not path.name.startswith("epoch_")] == []
 

@@ -20,11 +20,11 @@ BATCH_SIZE = 1024
 """The published one, where the labels do not say."""
 
 
-def export(run: Path, out: Path, batch_size: int = 0, log: Log | None = None) -> None:
+def export(run: Path, out: Path, batch_size: int = 0, log: Log | None = None) -> list[str]:
     """Write the distilled set of a run, or a set itself, as ``out/images`` and ``out/labels``, all of it or nothing.
 
-    ``batch_size`` is the trainer's, 0 for the labels' own or 1024. Raises AttarError when ``out`` is not empty, or the
-    layout cannot express the labels.
+    ``batch_size`` is the trainer's, 0 for the labels' own or 1024. Returns lines to print. Raises AttarError when
+    ``out`` is not empty, or the layout cannot express the labels.
     """
     folder = run / "distilled" if (run / "distilled").is_dir() else run
     distilled, log = Distilled(folder), log or Log()
@@ -40,6 +40,10 @@ def export(run: Path, out: Path, batch_size: int = 0, log: Log | None = None) ->
                 _write_epoch(labels, epoch, next(orders), batch_size, temporary / "labels")
                 advance()
         (temporary / "README.md").write_text(_readme(distilled, labels.header, batch_size))
+    return [
+        f"{out}: {len(distilled)} images and {labels.header.num_epochs} epochs of labels in batches of {batch_size}, as "
+        f"the published scripts read them; {out / 'README.md'} has the command."
+    ]
 
 
 def _batch_size(header: Header, asked: int) -> int:
@@ -114,14 +118,16 @@ def _mixed(
 
 
 def _readme(distilled: Distilled, header: Header, batch_size: int) -> str:
-    mix = f" --mix-type {header.mix.kind}" if header.mix.kind != "none" else ""
+    info, mix = distilled.info, f" --mix-type {header.mix.kind}" if header.mix.kind != "none" else ""
+    command = f"--train-dir images --fkd-path labels/ --batch-size {batch_size} --epochs {header.num_epochs}{mix}"
     return (
-        f"# {distilled.info.name}, in the layout of the published SRe2L and CDA scripts\n\n"
-        f"- `images/`: {len(distilled)} images of {len(distilled.classes)} classes for torchvision's ImageFolder, as "
-        f"they were stored. Loaders that ask for `*.jpg` by name do not see PNG files.\n"
+        f"# {info.source}, distilled, in the layout of the published SRe2L and CDA scripts\n\n"
+        f"- `images/`: {len(distilled)} images of {len(info.classes)} classes for torchvision's ImageFolder, as they "
+        f"were stored. Scripts that ask for `*.jpg` by name do not see PNG files.\n"
         f"- `labels/`: {header.num_epochs} epochs of soft labels in batches of {batch_size}, in the order of the "
         f"sampler's seed 42.\n\n"
-        f"Train with `train_FKD.py --train-dir images --fkd-path labels/ --batch-size {batch_size} --epochs "
-        f"{header.num_epochs}{mix}`; the script needs the slash after `labels`, and normalises images by "
-        f"mean {list(distilled.info.mean)} and standard deviation {list(distilled.info.std)} when told so.\n"
+        f"`train_FKD.py {command}` trains on them; the slash after `labels` is needed. That script is written for "
+        f"ImageNet-1K: 224 pixels, 1000 outputs, ImageNet's mean and standard deviation. These images have {info.size} "
+        f"pixels and {len(info.classes)} classes, and their teacher the mean {list(info.mean)} and the standard "
+        f"deviation {list(info.std)}.\n"
     )
