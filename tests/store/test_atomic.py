@@ -1,4 +1,7 @@
-"""Folders that are whole or not there."""
+"""store/atomic.py: folders that are whole or not there."""
+
+import errno
+from pathlib import Path
 
 import pytest
 
@@ -44,3 +47,15 @@ def test_what_is_there_is_left_alone(tmp_path, is_file):
         pytest.fail("it was to be refused")
     assert there.read_text() == "mine"
     assert len(list(tmp_path.iterdir())) == 1
+
+
+def fill(path: Path, fault: Exception) -> None:
+    with atomic.new_folder(path) as temporary:
+        (temporary / "one").write_text("1")
+        raise fault
+
+
+def test_a_full_disk_is_a_sentence(tmp_path: Path):
+    with pytest.raises(AttarError, match="disk is full while writing .*out"):
+        fill(tmp_path / "out", OSError(errno.ENOSPC, "full"))
+    assert list(tmp_path.iterdir()) == []

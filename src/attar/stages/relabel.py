@@ -163,7 +163,7 @@ def label_epoch(
 ) -> EpochLabels:
     """Draw one epoch's views and ask the teachers about them, on their ``device``, by default that of the images."""
     size = (header.height, header.width)
-    order = replay.published_order(header.num_images, epoch) if header.mix.shared_by else None
+    order = replay.published_order(images.labels, images.slots, epoch) if header.mix.shared_by else None
     records = replay.draw(header.num_images, size, header.views, header.mix, stream, order)
     asked = torch.arange(header.num_images)
     if labeller.by_batch:  # whoever shares a batch is part of the result, and classes must be mixed in it
