@@ -199,7 +199,8 @@ class Continual:
         info = self.distilled.info
         names = [self.distilled.classes[label] for label in seen]
         depends = [row, seed, names, self.space.request(), self.space.real.fingerprint, self.space.device.precision]
-        depends += [info.images_sha256, info.teacher_sha256, self.protocol.plain(), self.recipe.relabel.plain()]
+        views, mix = self.recipe.relabel.views.plain(), self.recipe.relabel.mix.plain()
+        depends += [info.images_sha256, info.teacher_sha256, self.protocol.plain(), views, mix]
         depends += [self.recipe.evaluate.students[0], self.recipe.evaluate.student_stem]
         path = self.space.out / "scores" / f"{row}-{len(seen)}-seed{seed}-{digest(depends)[:8]}.json"
         if not path.is_file():

@@ -166,26 +166,37 @@ def line(
 ) -> Line:
     """The agreement of two rankings of the same architectures, with its interval."""
     x, y = (np.array([values[architecture] for architecture in target]) for values in (proxy, target))
-    spearman, kendall = interval(x, y, stats.spearmanr, seed), interval(x, y, stats.kendalltau, seed)
+    rho, tau = interval(x, y, spearman, seed), interval(x, y, kendall, seed)
     seconds = sum(statistics.fmean(score.seconds for score in seeds) for seeds in scores.values())
     num_seeds = len(next(iter(scores.values())))
-    return Line(name, *spearman, *kendall, len(target), num_seeds, epochs, round(seconds, 1))
+    return Line(name, *rho, *tau, len(target), num_seeds, epochs, round(seconds, 1))
 
 
 def interval(
-    x: np.ndarray, y: np.ndarray, statistic: Callable[..., Any], seed: int
+    x: np.ndarray, y: np.ndarray, statistic: Callable[[np.ndarray, np.ndarray], np.ndarray], seed: int
 ) -> tuple[float | None, float | None, float | None]:
     """A rank correlation, and the 2.5 and 97.5 per cent points of it when architectures are drawn with replacement.
 
     None where all values of a side are equal, and nothing is ranked; draws of that kind are left out of the points.
     """
     draws = np.random.default_rng(seed_of(seed, "proxy", "resample")).integers(len(x), size=(NUM_RESAMPLES, len(x)))
-    samples = [draw for draw in draws if np.ptp(x[draw]) and np.ptp(y[draw])]
-    if not (np.ptp(x) and np.ptp(y)) or not samples:
+    draws = draws[(np.ptp(x[draws], axis=1) > 0) & (np.ptp(y[draws], axis=1) > 0)]
+    if not len(draws):
         return None, None, None
-    resampled = [statistic(x[draw], y[draw]).statistic for draw in samples]
-    low, high = np.percentile(resampled, [2.5, 97.5])
-    return round(float(statistic(x, y).statistic), 3), round(float(low), 3), round(float(high), 3)
+    low, high = np.percentile(statistic(x[draws], y[draws]), [2.5, 97.5])
+    return round(float(statistic(x, y)), 3), round(float(low), 3), round(float(high), 3)
+
+
+def spearman(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Spearman's rho along the last axis, equal values sharing their mean rank; scipy.stats.spearmanr, many at once."""
+    x, y = (stats.rankdata(values, axis=-1) - (values.shape[-1] + 1) / 2 for values in (x, y))
+    return (x * y).sum(-1) / np.sqrt((x**2).sum(-1) * (y**2).sum(-1))
+
+
+def kendall(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Kendall's tau-b along the last axis; scipy.stats.kendalltau, many at once."""
+    x, y = (np.sign(values[..., :, None] - values[..., None, :]) for values in (x, y))
+    return (x * y).sum((-2, -1)) / np.sqrt((x**2).sum((-2, -1)) * (y**2).sum((-2, -1)))
 
 
 def figure(found: Scores, table: list[Line]) -> Figure:
@@ -235,8 +246,8 @@ def as_markdown(table: list[Line]) -> str:
     cells = [header.split("|"), ["---", *["---:"] * 5]]
     for line in table:
         counts = [str(line.num_architectures), str(line.num_seeds), f"{line.train_seconds:.0f}"]
-        kendall = (line.kendall, line.kendall_low, line.kendall_high)
-        cells.append([PROXIES.get(line.proxy, line.proxy), _range(*_spearman(line)), _range(*kendall), *counts])
+        tau = (line.kendall, line.kendall_low, line.kendall_high)
+        cells.append([PROXIES.get(line.proxy, line.proxy), _range(*_spearman(line)), _range(*tau), *counts])
     return "".join("| " + " | ".join(row) + " |\n" for row in cells)
 
 

@@ -1,6 +1,7 @@
 """examples/continual.py: its tables, what a student and a teacher may know of classes to come, resuming."""
 
 import csv
+import itertools
 import statistics
 from pathlib import Path
 from types import ModuleType
@@ -174,7 +175,7 @@ def test_random_real_images_are_as_many_of_each_class_and_others_for_another_see
 def test_classes_come_in_a_seeded_order_and_stay(continual: ModuleType):
     stages = continual.seen_after(10, 4, 0)
     assert [len(seen) for seen in stages] == [3, 6, 8, 10]
-    assert all(later[: len(seen)] == seen for seen, later in zip(stages, stages[1:], strict=False))
+    assert all(later[: len(seen)] == seen for seen, later in itertools.pairwise(stages))
     assert sorted(stages[-1]) == list(range(10))
     assert stages == continual.seen_after(10, 4, 0)
     assert stages != continual.seen_after(10, 4, 1)
