@@ -293,7 +293,7 @@ def spread(fractions: np.ndarray) -> tuple[float, float | None]:
 def figure(lines: list[Line]) -> Figure:
     """Accuracy over the classes seen, one panel for each number of steps; bars are standard deviations."""
     numbers = list(dict.fromkeys(line.steps for line in lines))
-    drawn = Figure(figsize=(4.6 * len(numbers), 3.8), layout="constrained")
+    drawn = Figure(figsize=(4.6 * len(numbers), 4.2), layout="constrained")
     panels = drawn.subplots(1, len(numbers), squeeze=False, sharey=True)[0]
     for panel, steps in zip(panels, numbers, strict=True):
         for row, style in zip(TITLES, ("o-", "s-", "^-", "k:"), strict=True):
@@ -304,7 +304,7 @@ def figure(lines: list[Line]) -> Figure:
         panel.set_title(f"{steps} steps", fontsize=10)
         panel.set_xlabel("classes seen")
     panels[0].set_ylabel("top-1 of seen classes, %")
-    panels[0].legend(fontsize=8)
+    drawn.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=8)
     return drawn
 
 

@@ -59,7 +59,7 @@ def test_every_step_has_a_line_for_every_memory(out: Path):
             assert (int(line["label_bytes"]) > 0) == (line["row"] != "random-hard")
     full = [line for line in lines if line["num_classes"] == "10"]
     assert len({(line["row"], line["top1_mean"], line["image_bytes"]) for line in full}) == 4, "the order is the same"
-    assert Image.open(out / "continual.png").size == (920, 380)
+    assert Image.open(out / "continual.png").size == (920, 420)
 
 
 def test_the_average_is_that_of_the_steps(out: Path):
