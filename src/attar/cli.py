@@ -29,6 +29,7 @@ usage: attar VERB ...
                                                     column, and FILE.json beside it the stages' manifests
   attar report FOLDER [FOLDER ...] --ranking        DD-Ranking's scores, and which rows they lack
   attar export LAYOUT FOLDER --out FOLDER           a finished run as other tools read it; LAYOUT is ddranking
+                                                    or fkd
 
 RECIPE is a name from 'attar list recipes' or a YAML file. SETTINGS are any of the recipe's keys, as in
 --recover.iterations 1000; 'attar run RECIPE --help' explains each. --method NAME and --protocol NAME swap the method
@@ -37,7 +38,7 @@ take on this device. Running the same command again continues where it stopped;
 'torchrun --nproc-per-node N -m attar run ...' shares the work among N processes.
 """
 STAGES = ("squeeze", "recover", "relabel", "evaluate")
-LAYOUTS = {"ddranking": "attar.report.ddranking"}
+LAYOUTS = {"ddranking": "attar.report.ddranking", "fkd": "attar.report.fkd"}
 """Layouts of 'attar export': modules with ``export(run, out)``, which returns lines to print."""
 KINDS = ("recipes", "methods", "datasets", "models", "protocols")
 

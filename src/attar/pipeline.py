@@ -16,7 +16,7 @@ from attar.recipes.catalogue import header_of, recipe_named
 from attar.recipes.recipe import Recipe
 from attar.report import card, figures, forecast, table
 from attar.report.table import Line
-from attar.stages import evaluate, recover, relabel, squeeze
+from attar.stages import evaluate, given, recover, relabel, squeeze
 from attar.stages.calibrate import Work
 from attar.stages.distilled import Distilled
 from attar.stages.workspace import Workspace
@@ -61,7 +61,10 @@ def run(
         if "squeeze" in wanted:
             squeeze.run(space, recipe.squeeze)
         if "recover" in wanted:
-            recover.run(space, recipe.method, recipe.recover)
+            if recipe.images:
+                given.run(space, recipe.images, recipe.recover)
+            else:
+                recover.run(space, recipe.method, recipe.recover)
         if "relabel" in wanted:
             relabel.run(space, recipe.relabel, recipe.evaluate.protocol)
         if "evaluate" in wanted:
@@ -117,7 +120,7 @@ def _check(space: Workspace, recipe: Recipe[Any]) -> None:
         f"{len(real.val)} validation images, on {space.device.describe()}"
     )
     network = squeeze.check(space, recipe.squeeze)
-    if network is not None:
+    if network is not None and not recipe.images:
         recover.check_network(network, recipe.squeeze.architecture, recipe.method)
     relabel.check(recipe.relabel, recipe.evaluate.protocol, recipe.data.size, len(real.classes))
     evaluate.check(space, recipe.evaluate)
