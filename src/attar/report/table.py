@@ -27,6 +27,8 @@ TITLES = {
     "kcentre-hard": "k-centre, hard labels",
     "full": "all real images",
 }
+_GAP = 2
+"""Spaces between columns, and at the edges."""
 _WORDS = ("trained on", "student")
 _EXPENDABLE = ("teacher s", "images s", "labels s", "ECE %", "top-5 %", "images", "student s")
 """Columns that a narrow terminal goes without, the first of them first."""
@@ -134,10 +136,10 @@ def markdown(header: list[str], rows: list[list[str]], left: int = 2) -> str:
 def for_terminal(table: list[Line], width: int) -> Table:
     """The table for a terminal of this width; a narrow one goes without some of the columns, which the CSV has."""
     header, rows = _cells(table)
-    widths = [max(map(len, column)) + 1 for column in zip(header, *rows, strict=True)]
+    widths = [max(map(len, column)) + _GAP for column in zip(header, *rows, strict=True)]
     dropped = {1} if len({line.student for line in table}) == 1 else set()
     for name in _EXPENDABLE:
-        if sum(widths[place] for place in range(len(header)) if place not in dropped) > width:
+        if sum(widths[place] for place in range(len(header)) if place not in dropped) + _GAP > width:
             dropped.add(header.index(name))
     kept = [place for place in range(len(header)) if place not in dropped]
     return grid([header[place] for place in kept], [[cells[place] for place in kept] for cells in rows])
