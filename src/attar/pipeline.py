@@ -8,7 +8,7 @@ import numpy as np
 from torch import nn
 
 from attar.core import ranks
-from attar.core.log import Log
+from attar.core.log import Log, readable_bytes
 from attar.data.load import load
 from attar.ops.coreset import refuse_fewer
 from attar.recipes.catalogue import header_of, recipe_named
@@ -96,15 +96,15 @@ def plan(recipe: Recipe[Any], quiet: bool = False) -> str:
     steps = getattr(config, "iterations", 0)
     num_sets = len(forecast.baselines(work)) if labels else 0
     again = f", as much again for each of {num_sets} baselines" if num_sets else ""
-    unit_files = table.readable_bytes(forecast.unit_file_bytes(work))
+    unit_files = readable_bytes(forecast.unit_file_bytes(work))
     log.say("measuring a few steps on this device, after compiling where that pays")
     return "\n".join(
         [
             f"Real data: {real.name}, {num_classes} classes, {len(real.train)} training images",
             f"Units: {len(todo)} of up to {max(len(unit.labels) for unit in todo)} images, {steps} iterations each",
-            f"Images: {work.num_images}, {recipe.data.size} pixels square, {table.readable_bytes(raw)} as raw bytes",
+            f"Images: {work.num_images}, {recipe.data.size} pixels square, {readable_bytes(raw)} as raw bytes",
             f"Unit files: {unit_files} on disk, with {forecast.num_snapshots(work)} snapshots of every image",
-            f"Soft labels: {labelling.mode}, {labelling.epochs} epochs, {table.readable_bytes(labels)} on disk{again}",
+            f"Soft labels: {labelling.mode}, {relabel.described(labelling)}, {readable_bytes(labels)} on disk{again}",
             *forecast.lines(work),
         ]
     )
@@ -121,6 +121,7 @@ def _check(space: Workspace, recipe: Recipe[Any]) -> None:
     network = squeeze.check(space, recipe.squeeze)
     if network is not None:
         recover.check_network(network, recipe.squeeze.architecture, recipe.method)
+    relabel.check(recipe.relabel, recipe.evaluate.protocol, recipe.data.size, len(real.classes))
     evaluate.check(space, recipe.evaluate)
     if recipe.method in REAL_SETS:
         refuse_fewer(*baselines.fewest(space), recipe.recover.ipc)

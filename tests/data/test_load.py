@@ -122,3 +122,12 @@ def test_a_file_is_no_folder(tmp_path: Path, log: Log) -> None:
     (tmp_path / "set.zip").write_bytes(b"")
     with pytest.raises(AttarError, match=r"set.zip is a file; name the folder that holds the dataset\."):
         open_folder(tmp_path / "set.zip", log)
+
+
+def test_settings_can_be_chosen_without_the_validation_split(log: Log) -> None:
+    usual, choosing = load(DataChoice(), 0, log), load(DataChoice(validate_on="train", holdout=0.25), 0, log)
+    assert len(choosing.train) + len(choosing.val) == len(usual.train)
+    assert 0.23 < len(choosing.val) / len(usual.train) < 0.27
+    kept = {usual.train.image(index).tobytes() for index in range(len(usual.train))}
+    assert all(choosing.val.image(index).tobytes() in kept for index in range(len(choosing.val)))
+    assert usual.fingerprint != choosing.fingerprint

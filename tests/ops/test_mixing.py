@@ -133,3 +133,22 @@ def test_mixes_can_be_taken_apart_and_moved(kind: str):
         assert torch.equal(part.box, mix.box[[5, 2]])
     assert (part.box is None) == (kind == "mixup")
     assert mix.to("meta").weight.device.type == "meta"
+
+
+@pytest.mark.parametrize("kind", ["cutmix", "mixup"])
+def test_batches_that_share_a_mix_keep_to_themselves(kind: str):
+    choice = MixChoice.of({"kind": kind, "shared_by": 4}, "the test")
+    order = torch.randperm(10, generator=stream(5))
+    mix = choice.draw(10, 16, 16, stream(1), order)
+    assert mix is not None
+    weights = set()
+    for batch in order.split(4):
+        assert set(mix.partner[batch].tolist()) == set(batch.tolist())
+        assert len(set(mix.weight[batch].tolist())) == 1
+        weights.add(mix.weight[batch[0]].item())
+        if mix.box is not None:
+            assert (mix.box[batch] == mix.box[batch[0]]).all()
+    assert len(weights) == 3
+    unordered = choice.draw(10, 16, 16, stream(1))
+    assert unordered is not None
+    assert sorted(unordered.partner.tolist()) == list(range(10))

@@ -4,12 +4,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from attar.ops import mixing, replay, views
-from attar.ops.mixing import Mix, MixChoice
+from attar.ops import augment, mixing, replay, views
+from attar.ops.mixing import MixChoice
 from attar.ops.pixels import from_bytes
-from attar.ops.views import View, ViewChoice
+from attar.ops.replay import LookChoice, Records
 
-CROPS = {"resized": ViewChoice(), "padded": ViewChoice(crop="padded"), "none": ViewChoice(crop="none")}
+CROPS = {"resized": LookChoice(), "padded": LookChoice(crop="padded"), "none": LookChoice(crop="none")}
 
 
 def stream(seed: int) -> torch.Generator:
@@ -20,11 +20,11 @@ def small_set(count: int, side: int) -> Tensor:
     return torch.randint(0, 256, (count, 3, side, side), generator=stream(0), dtype=torch.uint8)
 
 
-def shown_in_batches(images: Tensor, order: Tensor, batch_size: int, view: View, mix: Mix | None) -> Tensor:
+def shown_in_batches(images: Tensor, order: Tensor, batch_size: int, records: Records) -> Tensor:
     """What ``show`` yields for batches of an order, put back into the set's own order."""
     seen = torch.empty(images.shape)
     for index in order.split(batch_size):
-        seen[index] = replay.show(images, index, view, mix)
+        seen[index] = replay.show(images, index, records)
     return seen
 
 
@@ -34,38 +34,79 @@ def shown_in_batches(images: Tensor, order: Tensor, batch_size: int, view: View,
 def test_another_batch_size_and_order_show_the_very_same_pixels(kind: str, crop: str, side: int):
     """Bit by bit on the CPU: each image is its own pair of matrix products, whoever shares the batch."""
     images = small_set(40, side)
-    view, mix = replay.draw(
+    records = replay.draw(
         40, (side, side), CROPS[crop], MixChoice.of({"kind": kind, "alpha": 0.8}, "the test"), stream(1)
     )
-    labelled = shown_in_batches(images, torch.arange(40), 40, view, mix)
+    labelled = shown_in_batches(images, torch.arange(40), 40, records)
     for seed, batch_size in enumerate((1, 3, 16, 40)):
         order = torch.randperm(40, generator=stream(seed))
-        assert torch.equal(shown_in_batches(images, order, batch_size, view, mix), labelled)
+        assert torch.equal(shown_in_batches(images, order, batch_size, records), labelled)
 
 
 def test_a_mixed_view_is_the_two_views_mixed():
     images = small_set(12, 16)
-    view, mix = replay.draw(12, (16, 16), ViewChoice(), MixChoice(kind="cutmix"), stream(1))
+    records = replay.draw(12, (16, 16), LookChoice(), MixChoice(kind="cutmix"), stream(1))
+    mix = records.mix
     assert mix is not None
-    every = views.apply(from_bytes(images), view)
-    assert torch.equal(replay.show(images, torch.arange(12), view, mix), mixing.apply(every, every[mix.partner], mix))
-    assert torch.equal(replay.show(images, torch.arange(12), view, None), every)
+    every = views.apply(from_bytes(images), records.look.view)
+    assert torch.equal(replay.show(images, torch.arange(12), records), mixing.apply(every, every[mix.partner], mix))
+    assert torch.equal(replay.show(images, torch.arange(12), Records(records.look)), every)
+
+
+def test_a_partner_may_be_looked_at_as_it_is_not_itself():
+    """As in a pool, where an image's record and its partner's may be of different epochs."""
+    images = small_set(12, 16)
+    records, other = (replay.draw(12, (16, 16), LookChoice(), MixChoice(kind="mixup"), stream(seed)) for seed in (1, 2))
+    mix, partner_look = records.mix, other.look
+    assert mix is not None
+    own = views.apply(from_bytes(images), records.look.view)
+    partners = views.apply(from_bytes(images[mix.partner]), partner_look.view)
+    shown = replay.show(images, torch.arange(12), Records(records.look, mix, partner_look))
+    assert torch.equal(shown, mixing.apply(own, partners, mix))
+
+
+def test_patches_are_shuffled_before_and_colours_changed_after_cropping():
+    images = small_set(10, 16)
+    choice = LookChoice(patch_shuffle=2, randaugment_ops=2)
+    look = replay.draw(10, (16, 16), choice, MixChoice(), stream(1)).look
+    assert look.patches is not None
+    assert look.changes is not None
+    shuffled = augment.shuffle(from_bytes(images), look.patches)
+    expected = augment.change(views.apply(shuffled, look.view), look.changes)
+    assert torch.equal(replay.show(images, torch.arange(10), Records(look)), expected)
+    assert not torch.equal(expected, views.apply(from_bytes(images), look.view))
+
+
+def test_further_augmentation_leaves_other_draws_alone():
+    plain, more = LookChoice(), LookChoice(patch_shuffle=2, randaugment_ops=1)
+    first, second = (replay.draw(20, (16, 16), choice, MixChoice(kind="cutmix"), stream(1)) for choice in (plain, more))
+    assert torch.equal(first.look.view.box, second.look.view.box)
+    assert first.mix is not None
+    assert second.mix is not None
+    assert torch.equal(first.mix.partner, second.mix.partner)
+
+
+def test_the_published_order_is_that_of_torchs_sampler():
+    generator = torch.Generator().manual_seed(42)
+    sampler = torch.utils.data.RandomSampler(range(11), generator=generator)
+    for epoch in range(4):
+        assert replay.published_order(11, epoch).tolist() == list(sampler)
 
 
 def test_an_image_may_come_twice_in_a_batch():
     images = small_set(6, 16)
-    view, mix = replay.draw(6, (16, 16), ViewChoice(), MixChoice(kind="mixup"), stream(1))
-    twice = replay.show(images, torch.tensor([4, 2, 4]), view, mix)
+    records = replay.draw(6, (16, 16), LookChoice(), MixChoice(kind="mixup"), stream(1))
+    twice = replay.show(images, torch.tensor([4, 2, 4]), records)
     assert torch.equal(twice[0], twice[2])
 
 
 def test_draws_follow_from_the_generator_and_differ_from_image_to_image():
-    choices = (ViewChoice(), MixChoice(kind="cutmix"))
-    (view, mix), (again, mix_again), (other, _) = (replay.draw(50, (32, 32), *choices, stream(s)) for s in (1, 1, 2))
-    assert mix is not None
-    assert mix_again is not None
-    assert torch.equal(view.box, again.box)
-    assert torch.equal(mix.partner, mix_again.partner)
-    assert not torch.equal(view.box, other.box)
-    assert len(view) == len(mix) == 50
-    assert len({tuple(box) for box in view.box.tolist()}) > 40
+    choices = (LookChoice(), MixChoice(kind="cutmix"))
+    first, again, other = (replay.draw(50, (32, 32), *choices, stream(seed)) for seed in (1, 1, 2))
+    assert first.mix is not None
+    assert again.mix is not None
+    assert torch.equal(first.look.view.box, again.look.view.box)
+    assert torch.equal(first.mix.partner, again.mix.partner)
+    assert not torch.equal(first.look.view.box, other.look.view.box)
+    assert len(first) == len(first.mix) == 50
+    assert len({tuple(box) for box in first.look.view.box.tolist()}) > 40

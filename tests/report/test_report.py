@@ -10,10 +10,10 @@ from PIL import Image
 from rich.console import Console
 
 from attar.core.errors import AttarError
-from attar.core.log import Log
+from attar.core.log import Log, readable_bytes
 from attar.data.load import load
 from attar.report import architectures, card, per_class, table
-from attar.report.table import Line, percent, readable_bytes
+from attar.report.table import Line, percent
 from attar.stages.distilled import read_info
 from attar.stages.rows import ROWS
 from conftest import mini_recipe

@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 
 from attar.core.errors import AttarError
-from attar.ops import replay
+from attar.ops import codec, replay
+from attar.ops.codec import Codec
 from attar.ops.mixing import MixChoice
-from attar.ops.views import ViewChoice
+from attar.ops.replay import LookChoice, Records
 from attar.store import labels, weights
-from attar.store.labels import HEADER, EpochLabels, Header, Labels
+from attar.store.labels import HEADER, EpochLabels, Header, Labels, StoredEpoch
 
 NUM_IMAGES, NUM_CLASSES, NUM_EPOCHS = 12, 5, 7
 HEIGHT, WIDTH = 16, 24
@@ -29,7 +30,7 @@ def header_of(kind: str = "cutmix", epochs_per_file: int = 3, **values: Any) -> 
         "epochs_per_file": epochs_per_file,
         "height": HEIGHT,
         "width": WIDTH,
-        "views": ViewChoice(crop="padded"),
+        "views": LookChoice(crop="padded"),
         "mix": MixChoice.of({"kind": kind, "alpha": 0.8}, "the test"),
         "teacher": "cd" * 32,
     }
@@ -39,9 +40,9 @@ def header_of(kind: str = "cutmix", epochs_per_file: int = 3, **values: Any) -> 
 def record(header: Header, epoch: int) -> EpochLabels:
     generator = torch.Generator().manual_seed(epoch)
     size = (header.height, header.width)
-    view, mix = replay.draw(header.num_images, size, header.views, header.mix, generator)
+    records = replay.draw(header.num_images, size, header.views, header.mix, generator)
     logits = 10 * torch.randn(header.num_images, header.num_classes, generator=generator)
-    return EpochLabels(view, mix, logits.half())
+    return EpochLabels(records, logits.half())
 
 
 def stored(folder: Path, header: Header) -> Path:
@@ -51,24 +52,22 @@ def stored(folder: Path, header: Header) -> Path:
     return folder
 
 
-def assert_same(found: EpochLabels, expected: EpochLabels) -> None:
-    pairs: list[tuple[Tensor | None, Tensor | None]] = [
-        (found.view.box, expected.view.box),
-        (found.view.flip, expected.view.flip),
-        (found.view.shift, expected.view.shift),
-        (found.logits, expected.logits),
-    ]
-    assert (found.mix is None) == (expected.mix is None)
-    if found.mix is not None and expected.mix is not None:
-        pairs += [(found.mix.partner, expected.mix.partner), (found.mix.weight, expected.mix.weight)]
-        assert (found.mix.box is None) == (expected.mix.box is None)
-        if found.mix.box is not None:
-            pairs.append((found.mix.box, expected.mix.box))
-    for one, other in pairs:
-        assert one is not None
-        assert other is not None
-        assert one.dtype == other.dtype
-        assert torch.equal(one, other)
+def tensors_of(records: Records) -> list[Tensor | None]:
+    """Everything that records say, in an order."""
+    found: list[Tensor | None] = []
+    for look in (records.look, records.partner_look):
+        found += [None] * 5 if look is None else [*look.view.parts(), look.patches, look.changes]
+    mix = records.mix
+    return found + ([None] * 3 if mix is None else [mix.partner, mix.box, mix.weight])
+
+
+def assert_same(found: StoredEpoch, expected: EpochLabels) -> None:
+    assert torch.equal(found.logits(), expected.logits)
+    for one, other in zip(tensors_of(found.records), tensors_of(expected.records), strict=True):
+        assert (one is None) == (other is None)
+        if one is not None and other is not None:
+            assert one.dtype == other.dtype
+            assert torch.equal(one, other)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -113,7 +112,7 @@ def test_the_bytes_of_a_record_are_those_of_its_tensors(tmp_path: Path, kind: st
     for name in header.files():
         tensors, _ = weights.load_weights(tmp_path / name)
         total += sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
-    assert total == NUM_IMAGES * NUM_EPOCHS * labels.record_bytes(NUM_CLASSES, header.mix)
+    assert total == NUM_IMAGES * NUM_EPOCHS * header.record_bytes
     files = sum(file.stat().st_size for file in tmp_path.iterdir())
     assert Labels(tmp_path).num_bytes() == files > total
 
@@ -121,10 +120,97 @@ def test_the_bytes_of_a_record_are_those_of_its_tensors(tmp_path: Path, kind: st
 def test_files_are_about_as_large_as_they_should_be():
     mix = MixChoice(kind="cutmix")
     for num_images, num_classes in ((100, 10), (50_000, 1000), (10, 10_450)):
-        each = num_images * labels.record_bytes(num_classes, mix)
-        epochs = labels.epochs_per_file(num_images, num_classes, mix)
+        record_bytes = labels.record_bytes(num_classes, Codec(), LookChoice(), mix)
+        each = num_images * record_bytes
+        epochs = labels.epochs_per_file(num_images, record_bytes)
         assert epochs >= 1
         assert epochs == 1 or epochs * each <= labels.SHARD_BYTES < (epochs + 1) * each
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_further_augmentation_comes_back_too(tmp_path: Path, kind: str):
+    header = header_of(kind, views={"patch_shuffle": 2, "randaugment_ops": 2})
+    found = Labels(stored(tmp_path, header))
+    for epoch in range(NUM_EPOCHS):
+        assert_same(found.epoch(epoch), record(header, epoch))
+    taken = sum(part.numel() * part.element_size() for name in header.files() for part in found._file(name).values())
+    assert taken == NUM_IMAGES * NUM_EPOCHS * header.record_bytes
+
+
+@pytest.mark.parametrize("values", ["fp16", "int8"])
+def test_few_logits_come_back_as_the_codec_rebuilds_them(tmp_path: Path, values: str):
+    header = header_of(codec={"kind": "topk", "k": 2, "values": values})
+    found = Labels(stored(tmp_path, header))
+    some = torch.tensor([7, 0, 7, 3])
+    for epoch in (0, 4, 6):
+        encoded = codec.encode(record(header, epoch).logits, header.codec)
+        rebuilt = codec.decode(encoded, NUM_CLASSES)
+        assert torch.equal(found.epoch(epoch).logits(), rebuilt)
+        assert torch.equal(found.epoch(epoch).logits(some), rebuilt[some])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("epochs_per_file", [1, 3, 100])
+def test_a_pool_deals_every_record_once_each_time_round(tmp_path: Path, kind: str, epochs_per_file: int):
+    header = header_of(kind, epochs_per_file, pooled=True)
+    found, expected = Labels(stored(tmp_path, header)), [record(header, epoch) for epoch in range(NUM_EPOCHS)]
+    for around in range(2):
+        dealt = [found.epoch(around * NUM_EPOCHS + place) for place in range(NUM_EPOCHS)]
+        for image in range(NUM_IMAGES):
+            met = []
+            for epoch in dealt:
+                logits = epoch.logits(torch.tensor([image]))[0]
+                (which,) = [at for at, other in enumerate(expected) if torch.equal(other.logits[image], logits)]
+                met.append(which)
+                one = tensors_of(epoch.records)
+                for mine, theirs in zip(one, tensors_of(expected[which].records), strict=True):
+                    assert (mine is None) == (theirs is None)
+                    assert mine is None or theirs is None or torch.equal(mine[image], theirs[image])
+            assert sorted(met) == list(range(NUM_EPOCHS))
+    orders = {tuple(found.epoch(e).logits()[image, 0].item() for e in range(NUM_EPOCHS)) for image in range(NUM_IMAGES)}
+    assert len(orders) == NUM_IMAGES
+    first, later = found.epoch(0), found.epoch(NUM_EPOCHS)
+    assert not torch.equal(first.logits(), later.logits())
+    assert torch.equal(first.logits(), Labels(tmp_path).epoch(0).logits())
+
+
+def planned(num_images: int, num_classes: int, num_epochs: int, codec: Codec) -> float:
+    """Gigabytes of labels of CutMix views, without a file."""
+    return (
+        num_images * num_epochs * labels.record_bytes(num_classes, codec, LookChoice(), MixChoice(kind="cutmix")) / 1e9
+    )
+
+
+def test_published_sizes_and_what_they_can_become():
+    """28 GB and 1.3 TB in the published layout (logits alone); budgets of 0.7 and 16 GB can be chosen."""
+    logits_alone = 50_000 * 300 * Codec().record_bytes(1000) / 1e9, 209_000 * 300 * Codec().record_bytes(10_450) / 1e9
+    assert [round(size) for size in logits_alone] == [30, 1310]
+    assert planned(50_000, 1000, 30, Codec(kind="topk", k=100)) <= 0.7
+    assert planned(50_000, 1000, 300, Codec(kind="topk", k=5, values="int8")) <= 0.7
+    assert planned(209_000, 10_450, 30, Codec(kind="topk", k=500)) <= 16
+    assert planned(209_000, 10_450, 300, Codec(kind="topk", k=50)) <= 16
+
+
+def test_a_store_of_ten_thousand_classes_is_as_large_as_planned(tmp_path: Path):
+    """ImageNet-21K-P's class count with few images: bytes on disk are those planned, in proportion to the images."""
+    choice = Codec(kind="topk", k=50)
+    header = header_of(num_images=20, num_classes=10_450, num_epochs=6, codec=choice, epochs_per_file=3)
+    stored(tmp_path, header)
+    found = Labels(tmp_path)
+    planned_bytes = 20 * 6 * header.record_bytes
+    assert planned_bytes <= found.num_bytes() <= planned_bytes + 4000
+    assert found.num_bytes() * (209_000 / 20) * (300 / 6) <= 16e9
+    assert found.epoch(5).logits().shape == (20, 10_450)
+
+
+def test_a_file_of_another_shape_is_refused(tmp_path: Path):
+    header = header_of("none")
+    stored(tmp_path, header)
+    name = next(iter(header.files()))
+    tensors, said = weights.load_weights(tmp_path / name)
+    weights.save_weights(tmp_path / name, tensors | {"flip": tensors["flip"][:, 1:].contiguous()}, said)
+    with pytest.raises(AttarError, match=rf"{name} holds 'flip' of \(3, 11\) .* says \(3, 12\); relabel"):
+        Labels(tmp_path).epoch(0)
 
 
 def test_half_precision_keeps_three_digits_and_never_overflows(tmp_path: Path):
@@ -133,9 +219,9 @@ def test_half_precision_keeps_three_digits_and_never_overflows(tmp_path: Path):
     logits[3, 2], logits[4, 1] = 1e6, -1e6
     kept = record(header, 0)
     (name,) = header.files()
-    labels.write_file(tmp_path, header, name, [EpochLabels(kept.view, None, logits)])
+    labels.write_file(tmp_path, header, name, [EpochLabels(kept.records, logits)])
     labels.write_header(tmp_path, header)
-    found = Labels(tmp_path).epoch(0).logits
+    found = Labels(tmp_path).epoch(0).logits()
     assert found.dtype == torch.float16
     assert (found[3, 2].item(), found[4, 1].item()) == (65504, -65504)
     logits[3, 2] = logits[4, 1] = found[3, 2] = found[4, 1] = 0
@@ -162,8 +248,8 @@ def test_a_damaged_header_is_refused_by_name(tmp_path: Path, text: str):
     ("change", "words"),
     [
         ({"codecc": "fp16"}, "unknown key 'codecc'; did you mean 'codec'"),
-        ({"format": 2}, r"format: .*\(it is 2\)"),
-        ({"codec": "top-k"}, r"codec: .*\(it is 'top-k'\)"),
+        ({"format": 1}, "is of format 1 and this version reads 2"),
+        ({"codec": {"kind": "top-k"}}, r"codec.kind: .*\(it is 'top-k'\)"),
         ({"num_images": "many"}, "num_images"),
         ({"teacher": None}, "teacher"),
     ],

@@ -72,3 +72,13 @@ class Log:
                     bar.update(task, note=note)
 
             yield advance
+
+
+def readable_bytes(count: int) -> str:
+    """A byte count in decimal units, three digits."""
+    size = float(count)
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if size < 1000 or unit == "TB":
+            return f"{size:.3g} {unit}" if size < 100 else f"{size:.0f} {unit}"
+        size /= 1000
+    raise AssertionError

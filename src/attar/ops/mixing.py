@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal, Self
 
 import numpy as np
+import pydantic
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -41,12 +42,41 @@ class MixChoice(Config):
     """'cutmix' pastes a box of the partner, 'mixup' averages the two images."""
     alpha: float = 1.0
     """Both parameters of the Beta distribution of the image's own share."""
+    shared_by: int = pydantic.Field(default=0, ge=0)
+    """Images in a batch that shares one box and weight and has its partners in itself, as the published scripts mix; 0:
+    a box and weight for every image."""
 
-    def draw(self, count: int, height: int, width: int, generator: torch.Generator) -> Mix | None:
-        """One record for each of ``count`` images, partners being a permutation; None when nothing is mixed."""
+    def draw(
+        self,
+        count: int,
+        height: int,
+        width: int,
+        generator: torch.Generator,
+        order: Int[Tensor, " image"] | None = None,
+    ) -> Mix | None:
+        """One record for each of ``count`` images, partners being a permutation; None when nothing is mixed.
+
+        Where batches share a mix, ``order`` is the one in which images fall into them, by default a random one.
+        """
         if self.kind == "none":
             return None
+        if self.shared_by:
+            order = torch.randperm(count, generator=generator) if order is None else order
+            return self._draw_shared(order, height, width, generator)
         partner = torch.randperm(count, generator=generator)
+        return self._drawn(partner, count, height, width, generator)
+
+    def _draw_shared(self, order: Int[Tensor, " image"], height: int, width: int, generator: torch.Generator) -> Mix:
+        partner = torch.empty_like(order)
+        batches = order.split(self.shared_by)
+        for batch in batches:
+            partner[batch] = batch[torch.randperm(len(batch), generator=generator)]
+        mix = self._drawn(torch.arange(len(batches)), len(batches), height, width, generator)
+        batch_of = torch.empty_like(order)
+        batch_of[order] = torch.arange(len(order)) // self.shared_by
+        return Mix(partner, None if mix.box is None else mix.box[batch_of], mix.weight[batch_of])
+
+    def _drawn(self, partner: Tensor, count: int, height: int, width: int, generator: torch.Generator) -> Mix:
         draws = np.random.default_rng(int(torch.randint(2**62, (1,), generator=generator)))
         share = torch.from_numpy(draws.beta(self.alpha, self.alpha, count))
         if self.kind == "mixup":

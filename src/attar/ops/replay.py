@@ -1,32 +1,117 @@
 """Showing the images of a small set, in one way to the teacher that labels a view and the student that learns it."""
 
+from dataclasses import dataclass
+from typing import Self
+
+import pydantic
 import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
-from attar.ops import mixing, views
+from attar.ops import augment, mixing, views
+from attar.ops.augment import Changes, Patches
 from attar.ops.mixing import Mix, MixChoice
 from attar.ops.pixels import from_bytes
 from attar.ops.views import View, ViewChoice
 
 
+class LookChoice(ViewChoice):
+    """How the images of a small set are looked at: crops and flips, and what is done to images beside."""
+
+    patch_shuffle: int = pydantic.Field(default=1, ge=1, le=15)
+    """Cut images into so many patches along each side and shuffle them before cropping (RDED: 2); 1: whole."""
+    randaugment_ops: int = pydantic.Field(default=0, ge=0, le=8)
+    """Operations of RandAugment on each view; 0: none."""
+    randaugment_magnitude: float = pydantic.Field(default=6.0, ge=0, le=augment.SCALE)
+    """Strength of RandAugment, 0 to 10."""
+    randaugment_std: float = pydantic.Field(default=1.0, ge=0)
+    """Standard deviation of that strength from view to view."""
+
+
+@dataclass(frozen=True)
+class Look:
+    """How each image alone is shown; a record for each."""
+
+    view: View
+    patches: Patches | None = None
+    """Order of the patches, before cropping; None: whole."""
+    changes: Changes | None = None
+    """RandAugment, after cropping; None: nothing."""
+
+    def __len__(self) -> int:
+        return len(self.view)
+
+    def take(self, index: Tensor | slice) -> Self:
+        """The records at these places."""
+        return type(self)(self.view.take(index), *(None if part is None else part[index] for part in self.extras()))
+
+    def extras(self) -> tuple[Patches | None, Changes | None]:
+        """Patches and changes."""
+        return self.patches, self.changes
+
+
+@dataclass(frozen=True)
+class Records:
+    """What is shown of each image of a set in one epoch, on the CPU: its own look, and what is mixed into it."""
+
+    look: Look
+    mix: Mix | None = None
+    partner_look: Look | None = None
+    """How the partner of each image is looked at; goes with ``mix``."""
+
+    def __len__(self) -> int:
+        return len(self.look)
+
+
 def draw(
-    num_images: int, size: tuple[int, int], view: ViewChoice, mix: MixChoice, generator: torch.Generator
-) -> tuple[View, Mix | None]:
-    """One epoch's views and mixes of a set of images."""
-    return view.draw(num_images, *size, generator), mix.draw(num_images, *size, generator)
+    num_images: int,
+    size: tuple[int, int],
+    looks: LookChoice,
+    mix: MixChoice,
+    generator: torch.Generator,
+    order: Int[Tensor, " image"] | None = None,
+) -> Records:
+    """One epoch's records of a set of images, partners being looked at as they are themselves.
+
+    ``order`` is the one in which images fall into batches that share a mix, where ``mix`` wants that.
+    """
+    view = looks.draw(num_images, *size, generator)
+    mixed = mix.draw(num_images, *size, generator, order)
+    patches, changes = None, None
+    if looks.patch_shuffle > 1:
+        patches = augment.draw_patches(num_images, looks.patch_shuffle, generator)
+    if looks.randaugment_ops:
+        strength = (looks.randaugment_magnitude, looks.randaugment_std)
+        changes = augment.draw_changes(num_images, looks.randaugment_ops, *strength, generator)
+    look = Look(view, patches, changes)
+    return Records(look, mixed, None if mixed is None else look.take(mixed.partner))
+
+
+def published_order(num_images: int, epoch: int, seed: int = 42) -> Int[Tensor, " image"]:
+    """The order in which the published FKD scripts take images in an epoch: that of a seeded sampler, epoch by epoch.
+
+    Their sampler draws a second, unused permutation at the end of every epoch.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    for _ in range(2 * epoch):
+        torch.randperm(num_images, generator=generator)
+    return torch.randperm(num_images, generator=generator)
 
 
 def show(
-    images: UInt8[Tensor, "all 3 height width"], index: Int[Tensor, " image"], view: View, mix: Mix | None
+    images: UInt8[Tensor, "all 3 height width"], index: Int[Tensor, " image"], records: Records
 ) -> Float[Tensor, "image 3 height width"]:
-    """The views of the images at ``index``, mixed with the views of their partners; in [0, 1], on the images' device.
-
-    ``view`` and ``mix`` hold a record for each of all images, on the CPU.
-    """
-    own = views.apply(from_bytes(images[index.to(images.device)]), view.take(index))
-    if mix is None:
+    """What is shown of the images at ``index``; in [0, 1], on the images' device."""
+    own = _looked_at(images, index, records.look.take(index))
+    if records.mix is None or records.partner_look is None:
         return own
-    partners = mix.partner[index]
-    other = views.apply(from_bytes(images[partners.to(images.device)]), view.take(partners))
-    return mixing.apply(own, other, mix.take(index))
+    mix = records.mix.take(index)
+    return mixing.apply(own, _looked_at(images, mix.partner, records.partner_look.take(index)), mix)
+
+
+def _looked_at(images: UInt8[Tensor, "all 3 height width"], index: Int[Tensor, " image"], look: Look) -> Tensor:
+    seen = from_bytes(images[index.to(images.device)])
+    if look.patches is not None:
+        seen = augment.shuffle(seen, look.patches)
+    seen = views.apply(seen, look.view)
+    return seen if look.changes is None else augment.change(seen, look.changes)

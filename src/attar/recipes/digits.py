@@ -5,6 +5,7 @@ from typing import Any
 from attar.data.choice import DataChoice
 from attar.methods import cda
 from attar.ops.training import Optimisation
+from attar.ops.views import ViewChoice
 from attar.recipes.recipe import Entry, Recipe, recipe
 from attar.stages.evaluate import Evaluate
 from attar.stages.protocols import PROTOCOLS
@@ -25,7 +26,7 @@ def digits() -> Recipe[Any]:
         squeeze=Squeeze(
             architecture="convnet3",
             training=Optimisation(epochs=20, batch_size=64, learning_rate=0.05, warmup_epochs=1, weight_decay=5e-4),
-            views=protocol.views,
+            views=ViewChoice(crop="padded", padding=1, flip=False),
         ),
         recover=cda.Config(
             ipc=10,
@@ -40,7 +41,7 @@ def digits() -> Recipe[Any]:
             jitter_both_ways=True,
             snapshots=(25, 50, 100, 250),
         ),
-        relabel=Relabel(epochs=protocol.training.epochs, views=protocol.views, mix=protocol.mix),
+        relabel=Relabel().suited(protocol),
         evaluate=Evaluate(protocol=protocol, students=("convnet3",)),
     )
 

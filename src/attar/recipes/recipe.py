@@ -52,9 +52,7 @@ class Recipe(Config, Generic[M]):
     def with_protocol(self, name: str) -> "Recipe[M]":
         """The same recipe judged by another built-in protocol, its views and mixing included."""
         evaluate = self.evaluate.changed(protocol=name)
-        protocol = evaluate.protocol
-        relabel = self.relabel.changed(views=protocol.views, mix=protocol.mix, epochs=protocol.training.epochs)
-        return self.changed(evaluate=evaluate, relabel=relabel)
+        return self.changed(evaluate=evaluate, relabel=self.relabel.suited(evaluate.protocol))
 
     def _others(self, *without: str) -> dict[str, Any]:
         return {name: getattr(self, name) for name in type(self).model_fields if name not in without}

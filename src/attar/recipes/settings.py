@@ -38,7 +38,7 @@ class Setting:
             data=self.data,
             squeeze=self.squeeze,
             recover=config,
-            relabel=Relabel(epochs=chosen.training.epochs, views=chosen.views, mix=chosen.mix),
+            relabel=Relabel().suited(chosen),
             evaluate=Evaluate(protocol=chosen, students=(self.student,), full_data=self.full_data),
         )
 

@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
+from attar.core.log import readable_bytes
 from attar.report.pages import tables
-from attar.report.table import Line, readable_bytes
+from attar.report.table import Line
 from attar.stages.distilled import DatasetInfo, read_info
 from attar.store import atomic
 

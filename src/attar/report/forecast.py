@@ -6,7 +6,7 @@ import torch
 
 from attar.core.compiling import out_of_memory
 from attar.core.errors import AttarError
-from attar.report.table import readable_bytes
+from attar.core.log import readable_bytes
 from attar.stages import calibrate
 from attar.stages.calibrate import Recovering, Work
 from attar.stages.rows import REAL_SETS, images_of, labels_of, real_sets
@@ -116,8 +116,8 @@ def _relabel(work: Work) -> Estimate:
     seconds = 0.0
     if config.mode == "stored":
         each = calibrate.labels_epoch_seconds(work)
-        seconds += sets * config.epochs * each
-        of.append(f"{config.epochs} epochs of {work.num_images:,} images")
+        seconds += sets * config.stored_epochs * each
+        of.append(f"{config.stored_epochs} epochs of {work.num_images:,} images")
         if sets > 1:
             of.append(f"and of {sets - 1} baseline{'s' if sets > 2 else ''}")
     if plain:

@@ -12,6 +12,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from attar.core.errors import AttarError
+from attar.core.log import readable_bytes
 from attar.stages.folder import manifest_of
 
 TITLES = {
@@ -153,16 +154,6 @@ def grid(header: list[str], rows: list[list[str]]) -> Table:
     for cells in rows:
         shown.add_row(*cells)
     return shown
-
-
-def readable_bytes(count: int) -> str:
-    """A byte count in decimal units, three digits."""
-    size = float(count)
-    for unit in ("B", "kB", "MB", "GB", "TB"):
-        if size < 1000 or unit == "TB":
-            return f"{size:.3g} {unit}" if size < 100 else f"{size:.0f} {unit}"
-        size /= 1000
-    raise AssertionError
 
 
 def percent(mean: float, std: float | None) -> str:

@@ -6,8 +6,8 @@ import numpy as np
 
 from attar.core.config import digest
 from attar.ops.mixing import MixChoice
+from attar.ops.replay import LookChoice
 from attar.ops.task import MethodConfig
-from attar.ops.views import ViewChoice
 from attar.stages import recover, relabel
 from attar.stages.evaluate import Evaluate, shared_folder
 from attar.stages.folder import manifest_of
@@ -50,8 +50,8 @@ def make(
 
 def unaugmented(labelling: Relabel) -> Relabel:
     """The same labels for the images as they are: whole, unmirrored, unmixed, the same in every epoch."""
-    plain = ViewChoice(crop="none", flip=False)
-    return labelling.changed(mode="stored", epochs=1, views=plain, mix=MixChoice(kind="none"))
+    plain = LookChoice(crop="none", flip=False)
+    return labelling.changed(mode="stored", epochs=1, pool_epochs=0, views=plain, mix=MixChoice(kind="none"))
 
 
 def baseline_config(name: str, config: MethodConfig) -> MethodConfig:

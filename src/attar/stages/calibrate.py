@@ -29,11 +29,12 @@ from attar.models.teacher import Teacher
 from attar.ops import replay
 from attar.ops.mixing import MixChoice
 from attar.ops.pixels import Normalisation
+from attar.ops.replay import LookChoice
 from attar.ops.targets import Targets, hard_loss
 from attar.ops.task import MethodConfig, Network, Task
 from attar.ops.training import Batch, Loss, Optimisation, fit
-from attar.ops.views import ViewChoice
 from attar.stages.evaluate import Evaluate
+from attar.stages.labeller import Labeller
 from attar.stages.recover import check_network, method_named, planned
 from attar.stages.relabel import Relabel, label_epoch
 from attar.stages.squeeze import Squeeze
@@ -169,7 +170,7 @@ def full_epoch_seconds(work: Work, architecture: str, stem: build.Stem) -> float
     def loss(logits: Tensor, targets: Targets) -> Tensor:
         return hard_loss(logits, targets, config.label_smoothing)
 
-    network = (architecture, stem, config.training, config.views, MixChoice())
+    network = (architecture, stem, config.training, LookChoice(**config.views.model_dump()), MixChoice())
     if network[:2] not in work.known:
         work.known[network[:2]] = _training_seconds(work, *network, loss, num_images)
     return work.known[network[:2]]
@@ -184,20 +185,21 @@ def distilled_epoch_seconds(work: Work, student: str) -> float:
 
 def labels_epoch_seconds(work: Work) -> float:
     """One epoch of labelling the distilled images."""
-    teacher, size = untrained_teacher(work), work.size
-    stream = generator(0, "labels")
+    config, size, stream = work.relabel, work.size, generator(0, "labels")
+    alike = (untrained_teacher(work),) * (1 + len(config.teachers))  # further ones are taken to be as fast
+    labeller = Labeller(config.voices.changed(ensemble="mean", teacher_weights=()), alike, work.device.device)
 
     def label(count: int, pace: Pace) -> None:
         images = ImageSet(_noise(count, size).to(work.device.device), torch.zeros(count), torch.zeros(count))
         counts = {"num_images": count, "num_classes": work.num_classes, "num_epochs": 1, "epochs_per_file": 1}
-        shown = {"height": size, "width": size, "views": work.relabel.views, "mix": work.relabel.mix}
+        shown = {"height": size, "width": size, "views": config.views, "mix": config.mix}
         header = Header(images_sha256="", teacher="", **counts, **shown)
         enough = False
         while not enough:
-            label_epoch(images, teacher, header, stream, work.device, count)
+            label_epoch(images, labeller, header, stream, count)
             enough = pace.tick()
 
-    return seconds_per_image(work, min(work.relabel.batch_size, work.num_images), label) * work.num_images
+    return seconds_per_image(work, min(config.batch_size, work.num_images), label) * work.num_images
 
 
 def seconds_per_image(work: Work, batch_size: int, run: Callable[[int, Pace], None]) -> float:
@@ -288,7 +290,7 @@ def _training_seconds(
     name: str,
     stem: build.Stem,
     training: Optimisation,
-    views: ViewChoice,
+    views: LookChoice,
     mix: MixChoice,
     loss: Loss,
     num_images: int,
@@ -305,10 +307,11 @@ def _training_seconds(
         def batches(_: int) -> Iterator[Batch]:
             enough = False
             while not enough:
-                view, mixed = replay.draw(count, size, views, mix, stream)
+                records = replay.draw(count, size, views, mix, stream)
+                mixed = records.mix
                 weight = None if mixed is None else mixed.weight.to(device)
                 partners = None if mixed is None else labels[mixed.partner.to(device)]
-                shown = replay.show(images, torch.arange(count), view, mixed)
+                shown = replay.show(images, torch.arange(count), records)
                 yield shown, Targets(labels, partners, weight, logits)
                 enough = pace.tick()
 

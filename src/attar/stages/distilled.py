@@ -13,17 +13,17 @@ from torch import Tensor
 from attar.core.config import Config
 from attar.core.errors import AttarError
 from attar.core.randomness import generator
-from attar.models import teacher as teachers
-from attar.models.teacher import Teacher
 from attar.ops import replay
 from attar.ops.mixing import MixChoice
 from attar.ops.pixels import Normalisation
+from attar.ops.replay import LookChoice, Records
 from attar.ops.targets import Targets
-from attar.ops.views import ViewChoice
+from attar.stages import labeller
+from attar.stages.labeller import Labeller, Voices
 from attar.stages.protocols import Protocol
 from attar.store import atomic
 from attar.store import images as image_files
-from attar.store.labels import EpochLabels, Labels
+from attar.store.labels import Labels
 
 INFO = "dataset.json"
 
@@ -35,8 +35,10 @@ class LabelInfo(Config):
     """'stored': in labels/; 'online': asked of the teacher in teacher/."""
     epochs: int
     """Epochs of different views."""
-    views: ViewChoice
+    views: LookChoice
     mix: MixChoice
+    voices: Voices = Voices()
+    """How the teachers' answers became one label."""
 
 
 class DatasetInfo(Config):
@@ -65,6 +67,8 @@ class DatasetInfo(Config):
     images_sha256: str
     """Of the pixels."""
     teacher: str
+    further_teachers: tuple[str, ...] = ()
+    """Those that labelled beside it."""
     teacher_sha256: str
     """Of the weights."""
     teacher_accuracy: float | None
@@ -123,9 +127,9 @@ class Distilled(torch.utils.data.Dataset[tuple[UInt8[Tensor, "3 height width"], 
                 raise AttarError(f"The soft labels in {self.folder / 'labels'} belong to other images; relabel again.")
 
     @cached_property
-    def _teacher(self) -> Teacher:
-        """The teacher of online labels, loaded when it is first asked."""
-        return teachers.load(self.folder / "teacher", self._module)
+    def _labeller(self) -> Labeller:
+        """The teachers of online labels, loaded when they are first asked."""
+        return labeller.load(self.folder / "teacher", self.info.labels.voices, self._module)
 
     def __len__(self) -> int:
         return len(self.images)
@@ -147,14 +151,17 @@ class Distilled(torch.utils.data.Dataset[tuple[UInt8[Tensor, "3 height width"], 
         self, epoch: int, batch_size: int, device: torch.device | str, seed: int, soft: bool = True
     ) -> Iterator[tuple[Float[Tensor, "batch 3 height width"], Targets]]:
         """``batches`` before normalisation, in [0, 1]; without ``soft`` the targets hold classes only."""
-        records = self._records(epoch)
+        stored = None if self._labels is None else self._labels.epoch(epoch)
+        records = self._drawn(epoch) if stored is None else stored.records
         order = torch.randperm(len(self), generator=generator(seed, "order", epoch))
         device = torch.empty(0, device=device).device  # 'cuda' is 'cuda:0'
         if self._resident.device != device:
             self._resident = self.images.to(device)
         for index in order.split(batch_size):
-            shown = replay.show(self._resident, index, records.view, records.mix)
-            logits = self._logits(records, index, shown) if soft else None
+            shown = replay.show(self._resident, index, records)
+            logits = None
+            if soft:
+                logits = self._ask(shown) if stored is None else stored.logits(index, device)
             targets = Targets(self.labels[index].to(device), logits=logits)
             if records.mix is not None:
                 partners = self.labels[records.mix.partner[index]].to(device)
@@ -165,20 +172,16 @@ class Distilled(torch.utils.data.Dataset[tuple[UInt8[Tensor, "3 height width"], 
         """The loss of the protocol that the set was made for."""
         return self.info.protocol.value(logits, targets)
 
-    def _records(self, epoch: int) -> EpochLabels:
-        if self._labels is not None:
-            return self._labels.epoch(epoch)
+    def _drawn(self, epoch: int) -> Records:
         choice, size = self.info.labels, (self.info.size, self.info.size)
-        stream = generator(self.info.seed, "relabel", "epoch", epoch % choice.epochs)
-        view, mix = replay.draw(len(self), size, choice.views, choice.mix, stream)
-        return EpochLabels(view, mix, torch.empty(0))
+        epoch %= choice.epochs
+        stream = generator(self.info.seed, "relabel", "epoch", epoch)
+        order = replay.published_order(len(self), epoch) if choice.mix.shared_by else None
+        return replay.draw(len(self), size, choice.views, choice.mix, stream, order)
 
-    def _logits(self, records: EpochLabels, index: Tensor, shown: Tensor) -> Float[Tensor, "batch class"]:
-        if self._labels is not None:
-            return records.logits[index].to(shown.device)
-        self._teacher.module.to(shown.device)
-        with torch.no_grad():
-            return self._teacher.logits(shown)
+    def _ask(self, shown: Tensor) -> Float[Tensor, "batch class"]:
+        self._labeller.to(shown.device)
+        return self._labeller.logits(shown)
 
 
 def load(folder: Path | str, teacher: torch.nn.Module | None = None) -> Distilled:

@@ -87,8 +87,8 @@ def run(space: Workspace, config: Evaluate, squeezing: Squeeze, sets: Mapping[Ro
             else:
                 _train(space, config, squeezing, sets.get(job.row), job, log, advance)
     ranks.wait()
-    rows = dict.fromkeys(job.row for job in jobs)
-    facts = {row: scores.facts(space, config.protocol, row, sets.get(row), recognised) for row in rows}
+    shown: list[Row] = [row for row in config.rows if _has(row, sets)]
+    facts = {row: scores.facts(space, config.protocol, row, sets.get(row), recognised) for row in shown}
     known = [_score(config, job, facts[job.row]) for job in jobs]
     if ranks.is_first():
         trained = {job.path: score.seconds for job, score in zip(jobs, known, strict=True) if score.protocol != TEACHER}
@@ -128,6 +128,10 @@ def _jobs(space: Workspace, config: Evaluate, squeezing: Squeeze, sets: Mapping[
             for seed in range(config.num_seeds):
                 jobs.append(Job(row, student, seed, scores.identity(space, student, stem, seed, how), folder))
     return jobs
+
+
+def _has(row: Row, sets: Mapping[Row, SmallSet]) -> bool:
+    return row == "full" or row in sets
 
 
 def _shows_teacher(config: Evaluate, row: Row) -> bool:

@@ -9,9 +9,9 @@ from torch import Tensor
 from attar.core import plugin
 from attar.core.config import Config
 from attar.ops.mixing import MixChoice
+from attar.ops.replay import LookChoice
 from attar.ops.targets import Targets, hard_loss, soft_loss
 from attar.ops.training import Optimisation
-from attar.ops.views import ViewChoice
 
 
 class Protocol(Config):
@@ -23,7 +23,7 @@ class Protocol(Config):
     """Raised whenever a setting changes."""
     training: Optimisation
     """Optimiser, learning rate, epochs, batches."""
-    views: ViewChoice
+    views: LookChoice
     """Crops and flips; soft labels bring their own, drawn alike."""
     mix: MixChoice
     """How images are mixed; soft labels bring their own."""
@@ -54,19 +54,19 @@ PROTOCOLS = {
     protocol.name: protocol
     for protocol in (
         # ImageNet-1K: the published train_FKD with the batch of 128 that DD-Ranking lists for CDA; no T^2.
-        Protocol(name="cda", training=_ADAMW, views=ViewChoice(), mix=MixChoice(kind="cutmix")),
+        Protocol(name="cda", training=_ADAMW, views=LookChoice(), mix=MixChoice(kind="cutmix")),
         # SRe2L's own: batches of 1024 in two accumulation steps.
         Protocol(
             name="sre2l",
             training=_ADAMW.changed(batch_size=1024, accumulation_steps=2),
-            views=ViewChoice(),
+            views=LookChoice(),
             mix=MixChoice(kind="cutmix"),
         ),
         # The published Tiny-ImageNet script: labels by the teacher during training, T^2, nothing mixed.
         Protocol(
             name="tiny",
             training=Optimisation(epochs=100, batch_size=256, learning_rate=0.2, weight_decay=1e-4, warmup_epochs=5),
-            views=ViewChoice(),
+            views=LookChoice(),
             mix=MixChoice(kind="none"),
             temperature_squared=True,
         ),
@@ -74,7 +74,7 @@ PROTOCOLS = {
         Protocol(
             name="cifar",
             training=_ADAMW.changed(epochs=400),
-            views=ViewChoice(crop="padded"),
+            views=LookChoice(crop="padded"),
             mix=MixChoice(kind="mixup", alpha=0.8),
             temperature=30.0,
         ),
@@ -82,16 +82,16 @@ PROTOCOLS = {
         Protocol(
             name="imagenet-21k",
             training=_ADAMW.changed(batch_size=32, learning_rate=2e-3),
-            views=ViewChoice(),
+            views=LookChoice(),
             mix=MixChoice(kind="none"),
         ),
         # No teacher: what the images alone are worth.
-        Protocol(name="hard-label", training=_ADAMW, views=ViewChoice(), mix=MixChoice(kind="cutmix"), loss="hard"),
+        Protocol(name="hard-label", training=_ADAMW, views=LookChoice(), mix=MixChoice(kind="cutmix"), loss="hard"),
         # Attar's own, for 8-pixel digits on a CPU: small shifts, no mirrored digits.
         Protocol(
             name="digits",
             training=_ADAMW.changed(epochs=300, batch_size=50, learning_rate=3e-3),
-            views=ViewChoice(crop="padded", padding=1, flip=False),
+            views=LookChoice(crop="padded", padding=1, flip=False),
             mix=MixChoice(kind="mixup", alpha=0.8),
             temperature=4.0,
         ),

@@ -23,7 +23,7 @@ from attar.ops.pixels import grid
 from attar.ops.task import MethodConfig, Network, Task
 from attar.stages.folder import StageFolder, logged_seconds, manifest_of
 from attar.stages.recorder import Recorder
-from attar.stages.squeeze import bring
+from attar.stages.squeeze import named_teacher
 from attar.stages.workspace import Workspace
 from attar.store import images as image_files
 from attar.store import units
@@ -155,7 +155,7 @@ def _make_units(
     teacher.module.to(device.device)
     network = network_of(teacher, device, log)
     real = RealByClass(space) if module.needs.real_images else None
-    verifier = _verifier(space, config) if config.verifier else None
+    verifier = named_teacher(space, config.verifier, "verifier") if config.verifier else None
     folder = out / "units"
     folder.mkdir(parents=True, exist_ok=True)
     mine = ranks.mine(todo)
@@ -258,20 +258,6 @@ def _assemble(
     stored = image_files.read(out / "data")
     found = {"images_sha256": stored.sha256(), "num_images": len(stored.images), "image_bytes": size}
     return found | ({"fewer_parallel_units": fewer} if fewer else {})
-
-
-def _verifier(space: Workspace, config: MethodConfig) -> Teacher:
-    if (Path(config.verifier) / "teacher.json").is_file():
-        architecture, weights = "", config.verifier
-    else:
-        architecture, _, weights = config.verifier.partition(":")
-    if not weights:
-        raise AttarError(
-            f"The verifier '{config.verifier}' names no weights; write ARCHITECTURE:WEIGHTS, or a squeeze folder."
-        )
-    found = teachers.aligned(bring(space, architecture, weights, "auto"), space.real.classes)
-    found.module.to(space.device.device)
-    return found
 
 
 def _previewer(out: Path) -> Callable[[int, Tensor], None]:

@@ -4,25 +4,30 @@ import os
 import shutil
 import time
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import pydantic
 import torch
+from torch import Tensor
 
 from attar.core import ranks
-from attar.core.config import Config
-from attar.core.device import Device
+from attar.core.config import Config, digest
 from attar.core.errors import AttarError
+from attar.core.log import readable_bytes
 from attar.models import teacher as teachers
 from attar.models.teacher import Teacher
 from attar.ops import replay
+from attar.ops.codec import Codec
 from attar.ops.mixing import MixChoice
-from attar.ops.views import ViewChoice
+from attar.ops.replay import LookChoice
+from attar.stages import labeller as labellers
 from attar.stages.distilled import DatasetInfo, LabelInfo, write_info
 from attar.stages.folder import StageFolder, logged_seconds, manifest_of
+from attar.stages.labeller import Labeller, Voices
 from attar.stages.protocols import Protocol
+from attar.stages.squeeze import named_teacher
 from attar.stages.workspace import Workspace
-from attar.store import atomic
+from attar.store import atomic, weights
 from attar.store import images as image_files
 from attar.store import labels as label_files
 from attar.store.images import ImageSet
@@ -36,14 +41,44 @@ class Relabel(Config):
     """'stored': write every label down; 'online': keep the teacher with the images and ask it during training."""
     epochs: int = pydantic.Field(default=300, ge=1)
     """Epochs of different views; a student that trains longer starts over with the first."""
-    codec: Literal["fp16"] = "fp16"
+    pool_epochs: int = pydantic.Field(default=0, ge=0)
+    """Label only so many epochs and deal them out anew through all others (label pruning, LPLD, arXiv 2410.15919: a
+    tenth to a fortieth of the epochs); 0: label all."""
+    codec: Codec = Codec()
     """How stored logits are encoded."""
-    views: ViewChoice = ViewChoice()
-    """Crops and flips that the student will see."""
+    views: LookChoice = LookChoice()
+    """Crops, flips and further augmentation that the student will see."""
     mix: MixChoice = MixChoice(kind="cutmix")
     """How images are mixed."""
+    teachers: tuple[str, ...] = ()
+    """Further teachers that label beside the run's own: ARCHITECTURE:WEIGHTS or squeeze folders."""
+    voices: Voices = Voices()
+    """How the teachers' answers become one label."""
     batch_size: int = pydantic.Field(default=256, ge=1)
     """Views that the teacher labels at a time; no part of the result."""
+
+    @pydantic.model_validator(mode="after")
+    def _fit_together(self) -> Self:
+        if self.pool_epochs > self.epochs:
+            raise ValueError(
+                f"pool_epochs ({self.pool_epochs}) is more than epochs ({self.epochs}); lower it, or use 0"
+            )
+        if self.pool_epochs and self.mode == "online":
+            raise ValueError("pool_epochs is for stored labels; online ones take no room, so leave it at 0")
+        return self
+
+    def suited(self, protocol: Protocol) -> Self:
+        """The same choices with the views, mixing, epochs and temperature of a protocol."""
+        codec = self.codec.changed(temperature=protocol.temperature)
+        pool = min(self.pool_epochs, protocol.training.epochs)
+        return self.changed(
+            epochs=protocol.training.epochs, pool_epochs=pool, views=protocol.views, mix=protocol.mix, codec=codec
+        )
+
+    @property
+    def stored_epochs(self) -> int:
+        """Epochs of labels that are written."""
+        return self.pool_epochs or self.epochs
 
 
 def run(
@@ -62,30 +97,35 @@ def run(
     recovered, out = recovered or space.out / "recover", folder or space.out / "distilled"
     made = manifest_of(recovered, "recover")
     squeezed = manifest_of(space.out / "squeeze", "squeeze")
-    request = space.request(relabel=config.plain() | {"batch_size": None})
+    others = tuple(named_teacher(space, name, "teacher") for name in config.teachers)
+    request = space.request(relabel=config.plain() | {"batch_size": None, "teachers": len(others)})
     parents = {"teacher": squeezed["result"]["weights_sha256"], "images": made["result"]["images_sha256"]}
+    if others:  # what they are, not where they lie
+        hashes = [weights.tensors_sha256(one.module.state_dict()) for one in others]
+        parents["teachers"] = digest([parents["teacher"], *hashes])
     stage = StageFolder(out, "relabel", request, parents)
     finished = stage.finished()
     if finished is not None:
         return finished
-    teacher = teachers.load(space.out / "squeeze", space.module)
+    own = teachers.load(space.out / "squeeze", space.module)
+    labeller = Labeller(config.voices, (own, *others), space.device.device)
     images = image_files.read(recovered / "data")
-    header = _header(space, config, images, parents, len(teacher.classes))
+    header = _header(space, config, images, parents)
     if config.mode == "stored":
-        _refuse_full_disk(space.out, header)
+        _tell_size(space, header, out)
     stage.begin()
     if config.mode == "stored":
-        _label(space, config, header, teacher, images, out)
+        _label(space, config, header, labeller, images, out)
     ranks.wait()
     if ranks.is_first():
         _link_images(recovered / "data", out / "data")
         if config.mode == "stored":
             label_files.write_header(out / "labels", header)
         else:
-            shutil.copytree(space.out / "squeeze", out / "teacher", ignore=_all_but_weights, dirs_exist_ok=True)
+            labeller.save(out / "teacher")
         label_bytes = _folder_bytes(out / ("labels" if config.mode == "stored" else "teacher"))
         image_bytes = image_files.num_bytes(out / "data")
-        info = _info(space, config, protocol, teacher, images, made, parents, (image_bytes, label_bytes))
+        info = _info(space, config, protocol, labeller.teachers, images, made, parents, (image_bytes, label_bytes))
         write_info(out, info)
         result = {"image_bytes": image_bytes, "label_bytes": label_bytes, "num_images": len(images.images)}
         finished = stage.finish(result, logged_seconds(out, "labels"), space.device.describe())
@@ -93,22 +133,53 @@ def run(
     return finished or manifest_of(out, "relabel")
 
 
+def check(config: Relabel, protocol: Protocol, size: int, num_classes: int) -> None:
+    """Raise AttarError, before hours are spent, on labels that could not be made or not be trained on."""
+    labellers.check(config.voices, 1 + len(config.teachers))
+    if size % config.views.patch_shuffle:
+        raise AttarError(
+            f"Images of {size} pixels do not divide into {config.views.patch_shuffle} patches a side; "
+            f"use another --relabel.views.patch-shuffle, or 1."
+        )
+    dropped = config.codec.kind == "topk" and config.codec.remainder == "drop" and config.codec.k < num_classes
+    if protocol.loss == "mse" and dropped and config.mode == "stored":
+        raise AttarError(
+            "The protocol's squared error needs the logits of all classes, and these labels drop some; "
+            "use --relabel.codec.remainder spread, or --relabel.codec.kind fp16."
+        )
+
+
 def label_epoch(
-    images: ImageSet, teacher: Teacher, header: Header, stream: torch.Generator, device: Device, batch_size: int
+    images: ImageSet, labeller: Labeller, header: Header, stream: torch.Generator, batch_size: int, epoch: int = 0
 ) -> EpochLabels:
-    """Draw one epoch's views and ask the teacher about them. ``images.images`` and teacher are on the device."""
+    """Draw one epoch's views and ask the teachers about them. ``images.images`` and teachers are on one device."""
     size = (header.height, header.width)
-    view, mix = replay.draw(header.num_images, size, header.views, header.mix, stream)
-    parts = []
+    order = replay.published_order(header.num_images, epoch) if header.mix.shared_by else None
+    records = replay.draw(header.num_images, size, header.views, header.mix, stream, order)
+    asked = torch.arange(header.num_images)
+    if labeller.by_batch:  # whoever shares a batch is part of the result, and classes must be mixed in it
+        asked = torch.randperm(header.num_images, generator=stream)
+        batch_size = max(1, batch_size // labeller.batch) * labeller.batch
+    answers: Tensor | None = None
     with torch.inference_mode():
-        for index in torch.arange(header.num_images).split(batch_size):
-            parts.append(teacher.logits(replay.show(images.images, index, view, mix)).cpu())
-    return EpochLabels(view, mix, torch.cat(parts))
+        for index in _split(asked, batch_size):
+            logits = labeller.logits(replay.show(images.images, index, records)).cpu()
+            answers = torch.empty(header.num_images, logits.shape[1]) if answers is None else answers
+            answers[index] = logits
+    assert answers is not None  # a set has images
+    return EpochLabels(records, answers)
 
 
-def _label(space: Workspace, config: Relabel, header: Header, teacher: Teacher, images: ImageSet, out: Path) -> None:
+def _split(order: Tensor, batch_size: int) -> list[Tensor]:
+    """Batches, the last of which is no single image where that can be helped: it would have no statistics."""
+    parts = list(order.split(batch_size))
+    if len(parts) > 1 and len(parts[-1]) == 1:
+        parts[-2:] = [torch.cat(parts[-2:])]
+    return parts
+
+
+def _label(space: Workspace, config: Relabel, header: Header, labeller: Labeller, images: ImageSet, out: Path) -> None:
     device, log = space.device, space.log.beside(out)
-    teacher.module.to(device.device)
     resident = ImageSet(images.images.to(device.device), images.labels, images.slots)
     files = ranks.mine(list(header.files().items()))
     todo = [(name, epochs) for name, epochs in files if not (out / "labels" / name).exists()]
@@ -118,49 +189,64 @@ def _label(space: Workspace, config: Relabel, header: Header, teacher: Teacher, 
             started, records = time.perf_counter(), []
             for epoch in epochs:
                 stream = space.stream("relabel", "epoch", epoch)
-                records.append(label_epoch(resident, teacher, header, stream, device, config.batch_size))
+                records.append(label_epoch(resident, labeller, header, stream, config.batch_size, epoch))
                 advance()
             label_files.write_file(out / "labels", header, name, records)
             log.event("labels", name=name, seconds=round(time.perf_counter() - started, 3))
 
 
-def _header(space: Workspace, config: Relabel, images: ImageSet, parents: dict[str, str], num_classes: int) -> Header:
+def _header(space: Workspace, config: Relabel, images: ImageSet, parents: dict[str, str]) -> Header:
     count, height, width = len(images.images), images.images.shape[2], images.images.shape[3]
+    num_classes, stored = len(space.real.classes), config.stored_epochs
+    one = label_files.record_bytes(num_classes, config.codec, config.views, config.mix)
     return Header(
         codec=config.codec,
         images_sha256=parents["images"],
         num_images=count,
         num_classes=num_classes,
-        num_epochs=config.epochs,
-        epochs_per_file=min(config.epochs, label_files.epochs_per_file(count, num_classes, config.mix)),
+        num_epochs=stored,
+        pooled=bool(config.pool_epochs),
+        epochs_per_file=min(stored, label_files.epochs_per_file(count, one)),
         height=height,
         width=width,
         views=config.views,
         mix=config.mix,
-        teacher=parents["teacher"],
+        teacher=parents.get("teachers", parents["teacher"]),
     )
 
 
 def planned_bytes(num_images: int, num_classes: int, config: Relabel) -> int:
     """Bytes that stored labels will take, without the files' headers."""
-    return num_images * config.epochs * label_files.record_bytes(num_classes, config.mix)
+    one = label_files.record_bytes(num_classes, config.codec, config.views, config.mix)
+    return num_images * config.stored_epochs * one
 
 
-def _refuse_full_disk(out: Path, header: Header) -> None:
-    needed = header.num_images * header.num_epochs * label_files.record_bytes(header.num_classes, header.mix)
-    free = shutil.disk_usage(out).free
+def described(config: Relabel) -> str:
+    """What is stored, in a few words."""
+    pooled = f", dealt out anew through {config.epochs}" if config.pool_epochs else ""
+    epochs = f"{config.stored_epochs} epoch{'s' if config.stored_epochs > 1 else ''}{pooled}"
+    return f"{epochs}, {config.codec.title()}"
+
+
+def _tell_size(space: Workspace, header: Header, out: Path) -> None:
+    """Say what the labels will take before they are written; raise AttarError where there is not room for them."""
+    needed = header.num_images * header.num_epochs * header.record_bytes
+    there = sum(file.stat().st_size for file in (out / "labels").glob("*.safetensors"))
+    free = shutil.disk_usage(space.out).free + there
     if needed > free:
         raise AttarError(
-            f"The soft labels take {needed / 1e9:.1f} GB and the disk of {out} has {free / 1e9:.1f} GB free; "
-            f"use --relabel.mode online, or fewer --relabel.epochs."
+            f"The soft labels take {needed / 1e9:.1f} GB and the disk of {space.out} has {free / 1e9:.1f} GB free; "
+            f"use --relabel.mode online, --relabel.codec.kind topk, --relabel.pool-epochs, or fewer --relabel.epochs."
         )
+    shape = f"{header.num_epochs} epochs of {header.num_images:,} images, {header.codec.title()}"
+    space.log.say(f"relabel   {shape}: {readable_bytes(needed)} of labels")
 
 
 def _info(
     space: Workspace,
     config: Relabel,
     protocol: Protocol,
-    teacher: Teacher,
+    found: tuple[Teacher, ...],
     images: ImageSet,
     made: dict[str, Any],
     parents: dict[str, str],
@@ -178,14 +264,17 @@ def _info(
         num_images=len(images.images),
         ipc=len(images.images) // len(real.classes),
         size=space.choice.size,
-        mean=teacher.normalisation.mean,
-        std=teacher.normalisation.std,
+        mean=found[0].normalisation.mean,
+        std=found[0].normalisation.std,
         images_sha256=parents["images"],
         teacher_sha256=parents["teacher"],
-        teacher=teacher.architecture,
-        teacher_accuracy=teacher.accuracy,
+        teacher=found[0].architecture,
+        further_teachers=tuple(teacher.architecture for teacher in found[1:]),
+        teacher_accuracy=found[0].accuracy,
         seed=space.seed,
-        labels=LabelInfo(mode=config.mode, epochs=config.epochs, views=config.views, mix=config.mix),
+        labels=LabelInfo(
+            mode=config.mode, epochs=config.epochs, views=config.views, mix=config.mix, voices=config.voices
+        ),
         protocol=protocol,
         image_bytes=num_bytes[0],
         label_bytes=num_bytes[1],
@@ -205,9 +294,5 @@ def _link_images(source: Path, target: Path) -> None:
                 shutil.copyfile(file, temporary)
 
 
-def _all_but_weights(_: str, names: list[str]) -> list[str]:
-    return [name for name in names if name not in ("teacher.safetensors", "teacher.json")]
-
-
 def _folder_bytes(folder: Path) -> int:
-    return sum(file.stat().st_size for file in folder.iterdir())
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())

@@ -19,7 +19,7 @@ from attar.store import atomic
 _NOT_TRAINING = {"name", "version", "views", "mix"}
 """Of a protocol: what it is called, and views, which every set brings along."""
 _SOFT_ONLY = {"loss", "temperature", "temperature_squared"}
-_NOT_VIEWS = {"mode", "codec", "batch_size"}
+_NOT_VIEWS = {"mode", "codec", "batch_size", "teachers", "voices"}
 """Of relabel: what alters logits and not what is shown."""
 
 

@@ -143,6 +143,22 @@ def bring(space: Workspace, architecture: str, weights: str, stem: build.Stem) -
     return teachers.aligned(found, space.real.classes) if known.issuperset(space.real.classes) else found
 
 
+def named_teacher(space: Workspace, name: str, role: str) -> Teacher:
+    """A further network by ARCHITECTURE:WEIGHTS or a squeeze folder, answering in the data's classes, on the device.
+
+    Raises AttarError, naming the ``role`` that it was to play, when there is none, or it does not know the classes.
+    """
+    if (Path(name) / "teacher.json").is_file():
+        architecture, weights = "", name
+    else:
+        architecture, _, weights = name.partition(":")
+    if not weights:
+        raise AttarError(f"The {role} '{name}' names no weights; write ARCHITECTURE:WEIGHTS, or a squeeze folder.")
+    found = teachers.aligned(bring(space, architecture, weights, "auto"), space.real.classes)
+    found.module.to(space.device.device)
+    return found
+
+
 def _train(space: Workspace, config: Squeeze, out: Path, log: Any) -> tuple[Teacher, float]:
     classes, size = space.real.classes, space.choice.size
     network = check(space, config)

@@ -1,49 +1,59 @@
 """Soft labels on disk, addressed by (epoch, image): the view that the teacher saw and what it answered.
 
 A folder of memory-mapped safetensors, a few epochs a file, and ``labels.json``, written last, that says how to read
-them. Any batch size, sampler or number of processes reads the same labels.
+them. Any batch size, sampler or number of processes reads the same labels. A pool holds fewer epochs than students
+train, and deals them out anew, image by image.
 """
 
+import functools
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
+import pydantic
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from attar.core.config import Config
 from attar.core.errors import AttarError
+from attar.core.randomness import generator
+from attar.ops import codec as codecs
+from attar.ops.codec import Codec, Parts
 from attar.ops.mixing import Mix, MixChoice
-from attar.ops.views import View, ViewChoice
+from attar.ops.replay import Look, LookChoice, Records
+from attar.ops.views import View
 from attar.store import atomic, weights
 
-FORMAT = 1
+FORMAT = 2
 SHARD_BYTES = 64 * 2**20
 HEADER = "labels.json"
-_LARGEST = torch.finfo(torch.float16).max
+_ANSWERS = ("logits", "classes", "values", "range", "rest")
 
 
 class Header(Config):
     """What ``labels.json`` says."""
 
-    format: Literal[1] = FORMAT
-    codec: Literal["fp16"] = "fp16"
-    """How logits are stored: all of them, in half precision."""
+    format: Literal[2] = FORMAT
+    codec: Codec = Codec()
+    """How logits are stored."""
     images_sha256: str
     """Which images these labels are for."""
-    num_images: int
-    num_classes: int
-    num_epochs: int
-    epochs_per_file: int
+    num_images: int = pydantic.Field(ge=1)
+    num_classes: int = pydantic.Field(ge=1)
+    num_epochs: int = pydantic.Field(ge=1)
+    """Epochs that are stored."""
+    pooled: bool = False
+    """Students meet each image's records in an order shuffled anew each time round; else epoch by epoch."""
+    epochs_per_file: int = pydantic.Field(ge=1)
     height: int
     width: int
-    views: ViewChoice
+    views: LookChoice
     mix: MixChoice
     teacher: str
-    """SHA-256 of the teacher's weights."""
+    """SHA-256 of the teacher's weights, of several teachers', or of the files that labels were imported from."""
 
     def file_of(self, epoch: int) -> tuple[str, int]:
         """The name of the file that holds an epoch, and the epoch's place in it."""
@@ -56,42 +66,36 @@ class Header(Config):
         starts = range(0, self.num_epochs, self.epochs_per_file)
         return {self.file_of(at)[0]: range(at, min(at + self.epochs_per_file, self.num_epochs)) for at in starts}
 
+    @property
+    def record_bytes(self) -> int:
+        """Bytes of one record."""
+        return record_bytes(self.num_classes, self.codec, self.views, self.mix)
+
 
 @dataclass(frozen=True)
 class EpochLabels:
-    """One epoch's records, one for each image, in the order of the images."""
+    """One epoch to be written: what was shown of each image, in their order, and what the teacher answered."""
 
-    view: View
-    mix: Mix | None
+    records: Records
     logits: Float[Tensor, "image class"]
-    """The teacher's logits, in half precision."""
 
 
-def record_bytes(num_classes: int, mix: MixChoice) -> int:
-    """Bytes of one record, without the files' headers: logits, crop, flip, and what was mixed in."""
+def record_bytes(num_classes: int, codec: Codec, views: LookChoice, mix: MixChoice) -> int:
+    """Bytes of one record, without the files' headers: logits, crop, flip, augmentation, and what was mixed in."""
     mixed = {"none": 0, "mixup": 4 + 4, "cutmix": 4 + 4 + 4 * 2}[mix.kind]
-    return num_classes * 2 + 4 * 2 + 1 + mixed
+    patches = views.patch_shuffle**2 if views.patch_shuffle > 1 else 0
+    return codec.record_bytes(num_classes) + 4 * 2 + 1 + patches + 2 * views.randaugment_ops + mixed
 
 
-def epochs_per_file(num_images: int, num_classes: int, mix: MixChoice) -> int:
+def epochs_per_file(num_images: int, one_record_bytes: int) -> int:
     """How many epochs go into a file of about 64 MiB; at least one."""
-    return max(1, SHARD_BYTES // (num_images * record_bytes(num_classes, mix)))
+    return max(1, SHARD_BYTES // (num_images * one_record_bytes))
 
 
-def write_file(folder: Path, header: Header, name: str, records: list[EpochLabels]) -> None:
+def write_file(folder: Path, header: Header, name: str, epochs: list[EpochLabels]) -> None:
     """Write the records of the epochs of one file, whole or not at all."""
-    tensors = {
-        "box": torch.stack([record.view.box for record in records]).to(torch.int16),
-        "flip": torch.stack([record.view.flip for record in records]).to(torch.uint8),
-        "logits": torch.stack([record.logits.float().clamp(-_LARGEST, _LARGEST).half() for record in records]),
-    }
-    mixes = [record.mix for record in records if record.mix is not None]
-    if mixes:
-        tensors["partner"] = torch.stack([mix.partner for mix in mixes]).to(torch.int32)
-        tensors["mix_weight"] = torch.stack([mix.weight for mix in mixes]).to(torch.float32)
-        boxes = [mix.box for mix in mixes if mix.box is not None]
-        if boxes:
-            tensors["mix_box"] = torch.stack(boxes).to(torch.int16)
+    encoded = [_encoded(epoch, header.codec) for epoch in epochs]
+    tensors = {key: torch.stack([part[key] for part in encoded]) for key in encoded[0]}
     folder.mkdir(parents=True, exist_ok=True)
     weights.save_weights(folder / name, tensors, {"images_sha256": header.images_sha256, "file": name})
 
@@ -101,8 +105,23 @@ def write_header(folder: Path, header: Header) -> None:
     atomic.write_json(folder / HEADER, header.plain())
 
 
+def _encoded(epoch: EpochLabels, codec: Codec) -> Parts:
+    look, mix = epoch.records.look, epoch.records.mix
+    parts = {"box": look.view.box.to(torch.int16), "flip": look.view.flip.to(torch.uint8)}
+    if look.patches is not None:
+        parts["patches"] = look.patches
+    if look.changes is not None:
+        parts["changes"] = look.changes
+    if mix is not None:
+        parts["partner"] = mix.partner.to(torch.int32)
+        parts["mix_weight"] = mix.weight.to(torch.float32)
+        if mix.box is not None:
+            parts["mix_box"] = mix.box.to(torch.int16)
+    return parts | codecs.encode(epoch.logits, codec)
+
+
 class Labels:
-    """A label store, opened for reading; epochs are read when they are asked for."""
+    """A label store, opened for reading; files are mapped into memory when they are first asked for."""
 
     def __init__(self, folder: Path) -> None:
         """Raises AttarError when the store is incomplete, foreign or damaged."""
@@ -113,32 +132,120 @@ class Labels:
             raise AttarError(f"{folder} holds no finished soft labels ({HEADER}); relabel again.") from None
         except (ValueError, OSError) as error:
             raise AttarError(f"{folder / HEADER} cannot be read ({error}); relabel again.") from None
+        if isinstance(values, dict) and values.get("format", FORMAT) != FORMAT:
+            raise AttarError(
+                f"{folder / HEADER} is of format {values['format']} and this version reads {FORMAT}; relabel again."
+            )
         self.header = Header.of(values, str(folder / HEADER))
         for name in self.header.files():
             if not (folder / name).is_file():
                 raise AttarError(f"{folder} lacks {name}; relabel again, or copy the folder once more.")
+        self._mapped: dict[str, Parts] = {}
+        self._deal = functools.lru_cache(maxsize=1)(self._dealt)
 
-    def epoch(self, epoch: int) -> EpochLabels:
-        """The records of an epoch; epochs past the last start over at the first."""
-        name, place = self.header.file_of(epoch % self.header.num_epochs)
-        try:
-            with safe_open(self.folder / name, framework="pt") as file:
-                said = file.metadata() or {}
-                if said.get("images_sha256") != self.header.images_sha256:
-                    raise AttarError(f"{self.folder / name} belongs to other images; relabel again.")
-                if said.get("file") != name:
-                    raise AttarError(f"{self.folder / name} holds the epochs of {said.get('file')}; rename it.")
-                part = {key: file.get_slice(key)[place] for key in file.keys()}  # noqa: SIM118 - not a dict
-        except (SafetensorError, OSError) as error:
-            raise AttarError(f"{self.folder / name} is damaged ({error}); relabel again.") from None
-        shift = torch.zeros(self.header.num_images, 2, dtype=torch.int64)
-        view = View(part["box"].long(), part["flip"].bool(), shift)
-        mix = None
-        if "partner" in part:
-            box = part["mix_box"].long() if "mix_box" in part else None
-            mix = Mix(part["partner"].long(), box, part["mix_weight"])
-        return EpochLabels(view, mix, part["logits"])
+    def epoch(self, epoch: int) -> "StoredEpoch":
+        """The records of an epoch of training.
+
+        Epochs past the last one stored start over at the first. In a pool each image has an order of its own, shuffled
+        anew each time round. Raises AttarError when a file is damaged or belongs elsewhere.
+        """
+        around, place = divmod(epoch, self.header.num_epochs)
+        if self.header.pooled:
+            return StoredEpoch.of(self, self._deal(around)[:, place])
+        return StoredEpoch.of(self, torch.tensor([place]).expand(self.header.num_images))
+
+    def gather(self, key: str, stored: Int[Tensor, " record"], image: Int[Tensor, " record"]) -> Tensor | None:
+        """One tensor of the records at these stored epochs and images; None when there is none of that name."""
+        first = stored[0] if len(stored) else torch.tensor(0)
+        if bool((stored == first).all()):  # an epoch as it lies in its file
+            name, place = self.header.file_of(int(first))
+            part = self._file(name).get(key)
+            return None if part is None else part[place][image]
+        number = stored // self.header.epochs_per_file
+        found: Tensor | None = None
+        for file in number.unique().tolist():
+            here = number == file
+            name, _ = self.header.file_of(file * self.header.epochs_per_file)
+            part = self._file(name).get(key)
+            if part is None:
+                return None
+            if found is None:
+                found = part.new_empty(len(stored), *part.shape[2:])
+            found[here] = part[stored[here] % self.header.epochs_per_file, image[here]]
+        return found
 
     def num_bytes(self) -> int:
         """Bytes of all files of the store."""
         return sum(file.stat().st_size for file in self.folder.iterdir())
+
+    def _dealt(self, around: int) -> Int[Tensor, "image epoch"]:
+        """For every image, the order of its records on this way round the pool; fixed by the format."""
+        stream = generator(0, "pool", around)
+        return torch.rand(self.header.num_images, self.header.num_epochs, generator=stream).argsort(1)
+
+    def _file(self, name: str) -> Parts:
+        if name not in self._mapped:
+            self._mapped[name] = self._opened(name)
+        return self._mapped[name]
+
+    def _opened(self, name: str) -> Parts:
+        path, header = self.folder / name, self.header
+        try:
+            with safe_open(path, framework="pt") as file:
+                said = file.metadata() or {}
+                if said.get("images_sha256") != header.images_sha256:
+                    raise AttarError(f"{path} belongs to other images; relabel again.")
+                if said.get("file") != name:
+                    raise AttarError(f"{path} holds the epochs of {said.get('file')}; rename it.")
+                parts = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
+        except (SafetensorError, OSError) as error:
+            raise AttarError(f"{path} is damaged ({error}); relabel again.") from None
+        shape = (len(header.files()[name]), header.num_images)
+        for key, part in parts.items():
+            if tuple(part.shape[:2]) != shape:
+                raise AttarError(
+                    f"{path} holds '{key}' of {tuple(part.shape[:2])} epochs and images where {HEADER} says {shape}; "
+                    f"relabel again."
+                )
+        return parts
+
+
+@dataclass(frozen=True)
+class StoredEpoch:
+    """An epoch of a store: what is shown of each image, and the teacher's answers when they are asked for."""
+
+    records: Records
+    _labels: Labels
+    _stored: Int[Tensor, " image"]
+    """Which of the stored epochs each image's record is from."""
+
+    @classmethod
+    def of(cls, labels: Labels, stored: Int[Tensor, " image"]) -> Self:
+        """The epoch in which every image is shown as in this one of its records."""
+        every = torch.arange(labels.header.num_images)
+        partner, mix = labels.gather("partner", stored, every), None
+        if partner is not None:
+            box, weight = labels.gather("mix_box", stored, every), labels.gather("mix_weight", stored, every)
+            assert weight is not None  # written together with partners
+            mix = Mix(partner.long(), None if box is None else box.long(), weight)
+        partner_look = None if mix is None else _look(labels, stored, mix.partner)
+        return cls(Records(_look(labels, stored, every), mix, partner_look), labels, stored)
+
+    def logits(
+        self, index: Int[Tensor, " image"] | slice = slice(None), device: torch.device | str = "cpu"
+    ) -> Float[Tensor, "image class"]:
+        """The teacher's answers for the images at ``index``; they are decoded on the device."""
+        header, every = self._labels.header, torch.arange(len(self._stored))
+        image = every[index]
+        parts = {key: self._labels.gather(key, self._stored[image], image) for key in _ANSWERS}
+        return codecs.decode(
+            {key: part.to(device) for key, part in parts.items() if part is not None}, header.num_classes
+        )
+
+
+def _look(labels: Labels, stored: Int[Tensor, " image"], image: Int[Tensor, " image"]) -> Look:
+    box, flip = labels.gather("box", stored, image), labels.gather("flip", stored, image)
+    if box is None or flip is None:
+        raise AttarError(f"{labels.folder} lacks the crops of its records; relabel again.")
+    view = View(box.long(), flip.bool(), torch.zeros(len(image), 2, dtype=torch.int64))
+    return Look(view, labels.gather("patches", stored, image), labels.gather("changes", stored, image))

@@ -6,6 +6,7 @@ reader opens the result, and equal content gives equal bytes.
 """
 
 import contextlib
+import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -69,6 +70,16 @@ def read_metadata(path: Path) -> dict[str, str]:
     """The metadata alone, without reading a tensor; raises AttarError when the file is not whole."""
     with _opened(path) as file:
         return file.metadata() or {}
+
+
+def tensors_sha256(tensors: Mapping[str, Tensor]) -> str:
+    """The identity of named tensors: a SHA-256 of their names, types, shapes and values, wherever they lie."""
+    total = hashlib.sha256()
+    for name in sorted(tensors):
+        plain = tensors[name].detach().cpu().contiguous()
+        total.update(f"{name} {_DTYPES[plain.dtype]} {tuple(plain.shape)} ".encode())
+        total.update(plain.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return total.hexdigest()
 
 
 def save_tree(path: Path, tree: Any) -> None:

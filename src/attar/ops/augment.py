@@ -1,0 +1,109 @@
+"""Augmentation beside crops and flips: shuffled patches (RDED) and RandAugment, drawn apart from being applied."""
+
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float, Int8, UInt8
+from torch import Tensor
+
+STRONGEST = 30
+"""Levels of strength run from 0 to this."""
+SCALE = 10
+"""What configurations call the greatest magnitude, as timm does."""
+_TRANSLATION = 150 / 331
+"""Largest translation as a part of the image's side; it and the other extremes are AutoAugment's."""
+_DEGREES, _SHEAR, _FACTOR = 30.0, 0.3, 0.9
+
+Patches = UInt8[Tensor, "image patch"]
+"""For each place, row by row, the patch that is shown there."""
+Changes = Int8[Tensor, "image step 2"]
+"""For each step of an image the operation, and its strength with a sign where the operation has two directions."""
+
+
+def draw_patches(count: int, factor: int, generator: torch.Generator) -> Patches:
+    """A random order of ``factor`` x ``factor`` patches for each of ``count`` images."""
+    return torch.rand(count, factor**2, generator=generator).argsort(1).to(torch.uint8)
+
+
+def shuffle(images: Float[Tensor, "image 3 height width"], patches: Patches) -> Float[Tensor, "image 3 height width"]:
+    """Cut each image into a square number of equal patches and show them in its order.
+
+    Source: RDED (Sun et al., 2024, arXiv 2312.03526). Raises ValueError where the sides don't divide into patches.
+    """
+    count, channels, height, width = images.shape
+    factor = round(patches.shape[1] ** 0.5)
+    if height % factor or width % factor:
+        raise ValueError(f"{height} x {width} pixels do not divide into {factor} x {factor} patches")
+    cut = images.reshape(count, channels, factor, height // factor, factor, width // factor)
+    cut = cut.permute(0, 2, 4, 1, 3, 5).flatten(1, 2)
+    order = patches.to(images.device, torch.int64)
+    shown = cut[torch.arange(count, device=images.device)[:, None], order].unflatten(1, (factor, factor))
+    return shown.permute(0, 3, 1, 4, 2, 5).reshape(images.shape)
+
+
+def draw_changes(count: int, num_steps: int, magnitude: float, std: float, generator: torch.Generator) -> Changes:
+    """``num_steps`` random operations for each of ``count`` images.
+
+    ``magnitude`` is on a scale of 0 to 10 and varies normally with ``std``, as in timm's 'rand-m6-n2-mstd1.0'.
+    """
+    operation = torch.randint(0, len(OPERATIONS), (count, num_steps), generator=generator)
+    wanted = magnitude + std * torch.randn(count, num_steps, generator=generator)
+    level = (wanted * (STRONGEST / SCALE)).round().clamp(0, STRONGEST).long()
+    sign = torch.where(torch.rand(count, num_steps, generator=generator) < 0.5, -1, 1)
+    return torch.stack([operation, level * sign], dim=2).to(torch.int8)
+
+
+def change(images: Float[Tensor, "image 3 height width"], changes: Changes) -> Float[Tensor, "image 3 height width"]:
+    """Apply each image's operations, one after the other; images are in [0, 1].
+
+    Images that share an operation and its strength go through torchvision together. Source: RandAugment (Cubuk et al.,
+    2020, arXiv 1909.13719) with the operations and extremes of torchvision's.
+    """
+    shown = images.clone()
+    for step in changes.cpu().unbind(1):
+        for pair in step.unique(dim=0):
+            same = (step == pair).all(1).nonzero()[:, 0].to(images.device)
+            operation, level = pair.tolist()
+            shown[same] = _OPERATIONS[OPERATIONS[operation]](shown[same], level / STRONGEST).clamp(0, 1)
+    return shown
+
+
+def _affine(images: Tensor, across: float = 0.0, down: float = 0.0, x: float = 0, y: float = 0):
+    from torchvision.transforms.v2 import functional
+
+    shear = [float(torch.atan(torch.tensor(part)) * (180 / torch.pi)) for part in (x, y)]
+    moved = [float(int(across * images.shape[-1])), float(int(down * images.shape[-2]))]
+    corner = [0.0, 0.0] if x or y else None
+    return functional.affine(images, 0.0, moved, 1.0, shear, center=corner)
+
+
+def _apply(name: str, images: Tensor, value: float) -> Tensor:
+    from torchvision.transforms.v2 import functional
+
+    return getattr(functional, name)(images, value)
+
+
+def _plain(name: str, images: Tensor) -> Tensor:
+    from torchvision.transforms.v2 import functional
+
+    return getattr(functional, name)(images)
+
+
+_OPERATIONS: dict[str, Callable[[Tensor, float], Tensor]] = {
+    "identity": lambda images, _: images,
+    "shear_x": lambda images, signed: _affine(images, x=signed * _SHEAR),
+    "shear_y": lambda images, signed: _affine(images, y=signed * _SHEAR),
+    "translate_x": lambda images, signed: _affine(images, across=signed * _TRANSLATION),
+    "translate_y": lambda images, signed: _affine(images, down=signed * _TRANSLATION),
+    "rotate": lambda images, signed: _apply("rotate", images, signed * _DEGREES),
+    "brightness": lambda images, signed: _apply("adjust_brightness", images, 1 + signed * _FACTOR),
+    "colour": lambda images, signed: _apply("adjust_saturation", images, 1 + signed * _FACTOR),
+    "contrast": lambda images, signed: _apply("adjust_contrast", images, 1 + signed * _FACTOR),
+    "sharpness": lambda images, signed: _apply("adjust_sharpness", images, 1 + signed * _FACTOR),
+    "posterize": lambda images, signed: _apply("posterize", images, 8 - round(abs(signed) * 4)),
+    "solarize": lambda images, signed: _apply("solarize", images, 1 - abs(signed)),
+    "autocontrast": lambda images, _: _plain("autocontrast", images),
+    "equalize": lambda images, _: _plain("equalize", images),
+}
+OPERATIONS = tuple(_OPERATIONS)
+"""Names of the operations, by the number that stands for them in ``Changes``."""

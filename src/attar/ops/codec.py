@@ -1,0 +1,97 @@
+"""Soft labels in fewer bytes: all logits in half precision, or the largest few and what is left of the rest."""
+
+import math
+from typing import Literal
+
+import pydantic
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from attar.core.config import Config
+
+NOTHING = -3e4
+"""Stands for a class that was dropped: no share of the softmax at any temperature in use, and yet finite."""
+_LARGEST = torch.finfo(torch.float16).max
+_LEVELS = 255
+
+Parts = dict[str, Tensor]
+"""Encoded logits, by name; the first axis of each tensor is the image."""
+
+
+class Codec(Config):
+    """How a teacher's logits are stored."""
+
+    kind: Literal["fp16", "topk"] = "fp16"
+    """'fp16': all logits in half precision; 'topk': the k largest and their classes."""
+    k: int = pydantic.Field(default=10, ge=1)
+    """How many logits 'topk' keeps (MR-k of LPQLD, arXiv 2604.18135)."""
+    values: Literal["fp16", "int8"] = "fp16"
+    """How 'topk' stores a logit: in half precision, or in 256 steps between the record's least and greatest."""
+    remainder: Literal["spread", "drop"] = "spread"
+    """What 'topk' makes of all other classes: spread what probability they have together evenly over them, or none."""
+    temperature: float = pydantic.Field(default=20.0, gt=0)
+    """At this temperature 'spread' keeps the others' probability as it was; make it the student's."""
+
+    def kept(self, num_classes: int) -> int:
+        """Logits in a record."""
+        return num_classes if self.kind == "fp16" else min(self.k, num_classes)
+
+    def record_bytes(self, num_classes: int) -> int:
+        """Bytes of one image's encoded logits."""
+        kept = self.kept(num_classes)
+        if self.kind == "fp16":
+            return 2 * kept
+        spans = {"fp16": 2 * kept, "int8": kept + 2 * 2}[self.values]
+        rest = 2 if self.remainder == "spread" and kept < num_classes else 0
+        return kept * _index_type(num_classes).itemsize + spans + rest
+
+    def title(self) -> str:
+        """In a few words, for tables."""
+        if self.kind == "fp16":
+            return "fp16"
+        return f"top {self.k}" + (" int8" if self.values == "int8" else "") + f", rest {self.remainder}"
+
+
+def encode(logits: Float[Tensor, "image class"], codec: Codec) -> Parts:
+    """Logits as stored; those beyond half precision's range are cut to it."""
+    logits = logits.float().clamp(-_LARGEST, _LARGEST)
+    if codec.kind == "fp16":
+        return {"logits": logits.half()}
+    num_classes = logits.shape[1]
+    values, classes = logits.topk(codec.kept(num_classes), dim=1)
+    parts = {"classes": classes.to(_index_type(num_classes))}
+    if codec.values == "fp16":
+        parts["values"] = values.half()
+    else:
+        # The ends are rounded first, so that a reader's steps are the writer's.
+        low, high = values[:, -1:].half(), values[:, :1].half()
+        step = (high.float() - low.float()).clamp_min(1e-6) / _LEVELS
+        parts["values"] = ((values - low.float()) / step).round().clamp(0, _LEVELS).to(torch.uint8)
+        parts["range"] = torch.cat([low, high], 1)
+    if codec.remainder == "spread" and classes.shape[1] < num_classes:
+        others = logits.scatter(1, classes, -torch.inf)
+        share = torch.logsumexp(others / codec.temperature, 1) - math.log(num_classes - classes.shape[1])
+        parts["rest"] = (share * codec.temperature).clamp(-_LARGEST, _LARGEST).half()
+    return parts
+
+
+def decode(parts: Parts, num_classes: int) -> Float[Tensor, "image class"]:
+    """Logits of all classes again, on the parts' device: half precision where all were kept, float32 else.
+
+    A class that was dropped has the logit ``NOTHING``.
+    """
+    if "logits" in parts:
+        return parts["logits"]
+    classes, values = parts["classes"].long(), parts["values"].float()
+    if "range" in parts:
+        low, high = parts["range"].float().split(1, dim=1)
+        values = low + values * ((high - low).clamp_min(1e-6) / _LEVELS)
+    rest = parts["rest"].float()[:, None] if "rest" in parts else values.new_full((len(values), 1), NOTHING)
+    return rest.expand(-1, num_classes).scatter(1, classes, values)
+
+
+def _index_type(num_classes: int) -> torch.dtype:
+    if num_classes <= 2**8:
+        return torch.uint8
+    return torch.int16 if num_classes <= 2**15 else torch.int32

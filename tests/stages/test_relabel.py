@@ -1,0 +1,170 @@
+"""Relabel: labels by one teacher or several, by running or batch statistics, few or many; and what is refused."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+import attar
+from attar import pipeline
+from attar.core.errors import AttarError
+from attar.models import teacher as teachers
+from attar.ops.ensemble import batch_normalised, combine
+from attar.recipes.recipe import Recipe
+from attar.stages import relabel as relabel_stage
+from attar.stages.labeller import Voices
+from conftest import mini_recipe
+
+
+def with_labels(**values: object) -> Recipe:
+    """The small recipe with other labels."""
+    recipe = mini_recipe()
+    return recipe.changed(relabel=recipe.relabel.changed(**values))
+
+
+def labelled(run: Path, recipe: Recipe) -> attar.stages.distilled.Distilled:
+    """The artefact that relabel makes of it."""
+    pipeline.run(recipe, run, stage="relabel", quiet=True)
+    return attar.load(run / "distilled")
+
+
+@pytest.fixture(scope="session")
+def other_teacher(mini_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A second squeeze folder of the same classes."""
+    out = tmp_path_factory.mktemp("other")
+    pipeline.run(mini_recipe().changed(seed=7), out, stage="squeeze", quiet=True)
+    return out / "squeeze"
+
+
+def seen_and_said(distilled, epoch: int, batch_size: int = 20):
+    """Images in [0, 1] and logits of an epoch."""
+    batches = list(distilled.views(epoch, batch_size, "cpu", seed=0))
+    return torch.cat([images for images, _ in batches]), torch.cat([targets.logits.float() for _, targets in batches])
+
+
+@pytest.mark.parametrize("ensemble", ["mean", "weighted", "norm-balanced"])
+@pytest.mark.parametrize("mode", ["stored", "online"])
+def test_several_teachers_answer_together(recovered: Path, other_teacher: Path, ensemble: str, mode: str):
+    weights = (3.0, 1.0) if ensemble == "weighted" else ()
+    voices = {"ensemble": ensemble, "teacher_weights": weights}
+    distilled = labelled(recovered, with_labels(teachers=(str(other_teacher),), voices=voices, mode=mode))
+    images, said = seen_and_said(distilled, 2)
+    both = [teachers.load(folder).logits(images) for folder in (recovered / "squeeze", other_teacher)]
+    expected = combine(both, Voices(**voices).ensemble, weights)
+    torch.testing.assert_close(said, expected, atol=2e-3 * float(expected.abs().max()), rtol=2e-3)
+    assert not torch.allclose(said, both[0], atol=0.05)
+    assert distilled.info.further_teachers == ("convnet3",)
+
+
+def test_another_second_teacher_is_another_label_set(recovered: Path, other_teacher: Path):
+    labelled(recovered, with_labels(teachers=(str(other_teacher),)))
+    copy = recovered.parent / "elsewhere"
+    shutil.copytree(other_teacher, copy)
+    labelled(recovered, with_labels(teachers=(str(copy),)))  # where it lies does not matter
+    with pytest.raises(AttarError, match="made from another teachers than"):
+        labelled(recovered, with_labels(teachers=(str(recovered / "squeeze"),)))
+
+
+def test_labels_by_batch_statistics(recovered: Path):
+    """With every image in one batch the answer is that of the network with this batch's statistics."""
+    recipe = with_labels(voices={"batchnorm": "train", "batchnorm_batch": 20}, epochs=2)
+    distilled = labelled(recovered, recipe)
+    images, said = seen_and_said(distilled, 1)
+    teacher = teachers.load(recovered / "squeeze")
+    expected = batch_normalised(teacher.module)(teacher.normalisation.apply(images))
+    torch.testing.assert_close(said, expected, atol=4e-3 * float(expected.abs().max()), rtol=4e-3)
+    assert not torch.allclose(said, teacher.logits(images), atol=0.05)
+
+
+def test_batch_specific_labels_depend_on_their_batches_and_not_on_how_many_are_asked_at_a_time(
+    mini_run: Path, tmp_path: Path
+):
+    found = {}
+    for name, batch, at_a_time in (("a", 8, 8), ("b", 8, 256), ("c", 5, 256)):
+        for folder in ("squeeze", "recover"):
+            shutil.copytree(mini_run / folder, tmp_path / name / folder)
+        voices = {"batchnorm": "train", "batchnorm_batch": batch}
+        distilled = labelled(tmp_path / name, with_labels(voices=voices, batch_size=at_a_time, epochs=1))
+        found[name] = seen_and_said(distilled, 0)[1]
+    torch.testing.assert_close(found["a"], found["b"], atol=2e-3, rtol=1e-3)
+    assert not torch.allclose(found["a"], found["c"], atol=0.05)
+
+
+def test_a_pool_and_few_logits_take_a_part_of_the_bytes(mini_run: Path, recovered: Path):
+    codec = {"kind": "topk", "k": 3, "values": "int8"}
+    distilled = labelled(recovered, with_labels(pool_epochs=2, codec=codec))
+    full = attar.load(mini_run / "distilled").info.label_bytes
+    assert distilled.info.label_bytes < full / 2
+    manifest = json.loads((recovered / "distilled" / "manifest.json").read_text())
+    assert manifest["result"]["label_bytes"] == distilled.info.label_bytes
+    planned = relabel_stage.planned_bytes(20, 10, with_labels(pool_epochs=2, codec=codec).relabel)
+    assert 0 < distilled.info.label_bytes - planned < 4000  # the headers of files
+    teacher = teachers.load(recovered / "squeeze")
+    met = set()
+    for epoch in range(8):
+        images, said = seen_and_said(distilled, epoch)
+        answer = teacher.logits(images)
+        top = answer.topk(3).indices
+        torch.testing.assert_close(said.gather(1, top), answer.gather(1, top), atol=0.1, rtol=0.02)
+        met.add(tuple(said[:, 0].tolist()))
+    assert len(met) > 2  # other company each time round
+
+
+def test_students_train_on_a_pool_of_few_logits(recovered: Path):
+    recipe = with_labels(pool_epochs=2, codec={"kind": "topk", "k": 3})
+    pipeline.run(recipe, recovered, stage="relabel", quiet=True)
+    recipe = recipe.changed(evaluate=recipe.evaluate.changed(rows=("distilled",), num_seeds=1))
+    (line,) = pipeline.run(recipe, recovered, stage="evaluate", quiet=True).table
+    assert line.label_bytes == attar.load(recovered / "distilled").info.label_bytes
+    assert line.top1_mean > 5
+
+
+@pytest.mark.parametrize("mode", ["stored", "online"])
+def test_a_mix_shared_by_batches_follows_the_published_order(recovered: Path, mode: str):
+    from attar.ops.replay import published_order
+
+    recipe = with_labels(mode=mode, mix={"kind": "cutmix", "shared_by": 8}, epochs=3)
+    distilled = labelled(recovered, recipe)
+    for epoch in range(3):
+        records = distilled._drawn(epoch) if mode == "online" else distilled._labels.epoch(epoch).records
+        for batch in published_order(20, epoch).split(8):
+            assert set(records.mix.partner[batch].tolist()) == set(batch.tolist())
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"voices": {"ensemble": "weighted", "teacher_weights": (1.0, 2.0)}}, "names 2 weights for 1 teachers"),
+        ({"voices": {"teacher_weights": (1.0,)}}, "only used with --relabel.voices.ensemble weighted"),
+        ({"views": {"patch_shuffle": 3}}, "Images of 8 pixels do not divide into 3 patches"),
+        ({"teachers": ("convnet3",)}, "The teacher 'convnet3' names no weights; write ARCHITECTURE:WEIGHTS"),
+    ],
+)
+def test_labels_that_cannot_be_made_are_refused_and_nothing_is_written(recovered: Path, values: dict, words: str):
+    with pytest.raises(AttarError, match=words):
+        labelled(recovered, with_labels(**values))
+    assert not (recovered / "distilled").exists()
+
+
+def test_pools_must_fit():
+    with pytest.raises(ValueError, match="pool_epochs \\(9\\) is more than epochs \\(6\\)"):
+        with_labels(pool_epochs=9)
+    with pytest.raises(ValueError, match="pool_epochs is for stored labels"):
+        with_labels(pool_epochs=2, mode="online")
+
+
+def test_the_size_is_told_before_labels_are_written(recovered: Path, capsys):
+    recipe = with_labels(pool_epochs=2, codec={"kind": "topk", "k": 3})
+    pipeline.run(recipe, recovered, stage="relabel")
+    said = " ".join(capsys.readouterr().err.split())
+    assert "relabel 2 epochs of 20 images, top 3, rest spread: 1.12 kB of labels" in said
+
+
+def test_a_full_disk_is_foreseen(recovered: Path, monkeypatch):
+    usage = shutil.disk_usage(recovered)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=100))
+    with pytest.raises(AttarError, match=r"has 0\.0 GB free; use --relabel\.mode online, --relabel\.codec\.kind topk"):
+        labelled(recovered, with_labels())
+    assert not (recovered / "distilled").exists()
