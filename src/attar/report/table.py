@@ -62,9 +62,9 @@ class Line:
     label_bytes: int
     teacher_seconds: float | None
     """Device-seconds, as all seconds are; None where a teacher was brought along."""
-    images_seconds: float
+    images_seconds: float | None
     """Of making the images, or of choosing them."""
-    labels_seconds: float
+    labels_seconds: float | None
     train_seconds: float
     """Of one student: the mean over seeds."""
     device: str

@@ -19,7 +19,7 @@ from attar.ops.pixels import Normalisation
 from attar.ops.training import Epoch, fit
 from attar.stages import agreement, scores, squeeze
 from attar.stages.distilled import Distilled, read_info
-from attar.stages.folder import StageFolder, manifest_of
+from attar.stages.folder import MANIFEST, StageFolder, manifest_of
 from attar.stages.protocols import PROTOCOLS, Protocol, protocol_named
 from attar.stages.rows import ROWS, Row, SmallSet, images_of
 from attar.stages.scores import Job, Score
@@ -218,9 +218,12 @@ def _rate_teacher(space: Workspace, job: Job) -> None:
 
 
 def _agreements(space: Workspace, sets: Mapping[Row, SmallSet], out: Path, log: Log) -> dict[str, float]:
-    """Part of each kind of images that the teacher recognises, measured once; warns about the distilled ones."""
+    """Part of each kind of images that the teacher recognises, measured once; warns about the distilled ones.
+
+    Images that were brought from elsewhere may have no teacher here to ask.
+    """
     found: dict[str, float] = {}
-    if not ranks.is_first() or not sets:
+    if not ranks.is_first() or not sets or not (space.out / "squeeze" / MANIFEST).is_file():
         return found
     weights = manifest_of(space.out / "squeeze", "squeeze")["result"]["weights_sha256"]
     teacher = None

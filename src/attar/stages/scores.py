@@ -9,7 +9,7 @@ from typing import Any
 from attar.core.config import digest
 from attar.ops.metrics import Measured
 from attar.stages.distilled import DatasetInfo, read_info
-from attar.stages.folder import manifest_of
+from attar.stages.folder import MANIFEST
 from attar.stages.protocols import Protocol
 from attar.stages.rows import Row, SmallSet, images_of, labels_of
 from attar.stages.squeeze import Squeeze
@@ -116,9 +116,6 @@ def facts(
     space: Workspace, protocol: Protocol, row: Row, small: SmallSet | None, recognised: Mapping[str, float]
 ) -> dict[str, Any]:
     """What a row's training set takes and what was spent on it, in device-seconds; None where that is not known."""
-    made = manifest_of(space.out / "squeeze", "squeeze")
-    brought = bool(made["request"]["squeeze"]["weights"]) or "module" in made["request"]
-    teacher_seconds = None if brought else made["device_seconds"]
     if small is None:
         sizes = {"num_images": space.train.num_images, "image_bytes": space.real.train.num_bytes(), "label_bytes": 0}
         return sizes | {"teacher_seconds": 0.0, "images_seconds": 0.0, "labels_seconds": 0.0, "teacher_agreement": None}
@@ -127,8 +124,17 @@ def facts(
         "num_images": info.num_images,
         "image_bytes": info.image_bytes,
         "label_bytes": 0 if hard else info.label_bytes,
-        "teacher_seconds": 0.0 if hard and info.method == "random" else teacher_seconds,
-        "images_seconds": manifest_of(small.recovered, "recover")["device_seconds"],
-        "labels_seconds": 0.0 if hard else manifest_of(small.folder, "relabel")["device_seconds"],
+        "teacher_seconds": 0.0 if hard and info.method == "random" else _seconds(space.out / "squeeze"),
+        "images_seconds": _seconds(small.recovered),
+        "labels_seconds": 0.0 if hard else _seconds(small.folder),
         "teacher_agreement": recognised.get(images_of(row)),
     }
+
+
+def _seconds(folder: Path) -> float | None:
+    """Device-seconds of a stage; None where its folder is not here, or it took along what was made elsewhere."""
+    if not (folder / MANIFEST).is_file():
+        return None
+    made = json.loads((folder / MANIFEST).read_text())
+    brought = made["request"].get("squeeze", {}).get("weights") or "module" in made["request"]
+    return None if brought else made["device_seconds"]
