@@ -166,11 +166,13 @@ def _report(arguments: list[str]) -> None:
     if options.ranking:
         _print_rankings(options.runs, options.csv)
         return
-    from attar.report import figures, table
+    from attar.report import figures, pages, table
     from attar.store import atomic
 
-    rows = [line for run in options.runs for line in table.lines(run)]
-    for run in options.runs:
+    tables = {run: table.lines(run) for run in options.runs}
+    rows = [line for lines in tables.values() for line in lines]
+    for run, lines in tables.items():
+        pages.write_all(run, lines, run / "report")
         figures.write_all(run, run / "report")
     if options.csv:
         atomic.write_text(options.csv, table.as_csv(rows))
@@ -264,7 +266,7 @@ def _sentence(boxed: str, prog: str) -> str:
 def _print_tables(runs: list[Path], rows: list[Any]) -> None:
     from rich.console import Console
 
-    from attar.report import table
+    from attar.report import architectures, pages, per_class, table
 
     console = Console(highlight=False)
     if not console.is_terminal:
@@ -275,9 +277,13 @@ def _print_tables(runs: list[Path], rows: list[Any]) -> None:
         f"validation images, last epoch, mean ± standard deviation over n seeds"
     )
     console.print(table.for_terminal(rows, console.width))
+    crossed = architectures.for_terminal(rows)
+    if crossed is not None:
+        console.print(architectures.CAPTION)
+        console.print(crossed)
     for run in runs:
-        spent = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in table.stage_seconds(run).items())
-        console.print(f"{run}: {spent}; pictures and tables in {run / 'report'}", soft_wrap=True)
+        console.print(per_class.extremes(run), soft_wrap=True)
+        console.print(f"{run}: {pages.spent(run)}; pictures and tables in {run / 'report'}", soft_wrap=True)
 
 
 def _print_rankings(runs: list[Path], path: Path | None) -> None:
