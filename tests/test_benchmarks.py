@@ -1,7 +1,8 @@
-"""benchmarks/recover.py: the check before the timing, the table, and what it skips and refuses."""
+"""The scripts in benchmarks/: the check before the timing, the table, and what they skip and refuse."""
 
 import csv
 import importlib
+import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -185,3 +186,78 @@ def test_pictures_of_a_folder_can_be_taken_instead(recover: ModuleType, tmp_path
 def test_the_peak_of_a_side_is_that_of_its_activations(recover: ModuleType):
     kept_for_the_way_back = 10 * 2 * 7 * (16 * 32 * 32 + 32 * 16 * 16 + 64 * 8 * 8) * 4
     assert kept_for_the_way_back < recover.peak_of("cifar-cpu", "plain", True) < 20 * kept_for_the_way_back
+
+
+@pytest.fixture(scope="module", params=["relabel", "evaluate"])
+def contest(request: pytest.FixtureRequest) -> Iterator[ModuleType]:
+    """A script that compares data paths, with a row that has a small network."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(BENCHMARKS))
+        module = importlib.import_module(request.param)
+        module.ROWS["small"] = module.Row(16, 24, 8, "convnet3", 10, target=1e6, target_share=0.01)
+        yield module
+    for name in ("relabel", "evaluate", "published", "blocks", "plain", "sides"):
+        sys.modules.pop(name, None)
+
+
+def run_contest(contest: ModuleType, *arguments: str) -> int:
+    enter = contest.Relabelling if hasattr(contest, "Relabelling") else contest.Training
+    return contest.main(contest.__doc__, contest.ROWS, enter, ["--quick", *arguments])
+
+
+def test_data_paths_that_agree_are_timed(contest: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture):
+    assert run_contest(contest, "--rows", "data-32,small", "--csv", str(tmp_path / "lines.csv")) == 0
+    header, titles, *table = capsys.readouterr().out.splitlines()
+    assert f"torch {torch.__version__}, torchvision" in header
+    assert titles.split()[:3] == ["row", "side", "images/s"]
+    assert "1e+06x missed" in table[2]
+    assert "1% reached" in table[3]
+    assert sum("24 views: pictures 0.00" in line for line in table) == 2
+    with (tmp_path / "lines.csv").open(newline="") as file:
+        lines = list(csv.DictReader(file))
+    assert [(line["row"], line["side"]) for line in lines] == [
+        (row, side) for row in ("data-32", "small") for side in ("plain", "attar")
+    ]
+    for line in lines:
+        assert float(line["faster_low"]) <= float(line["faster"]) <= float(line["faster_high"])
+        assert float(line["images_per_second"]) > 0
+        assert line["num_blocks"] == "2"
+        assert bool(line["network_share"]) == (line["row"] == "small")
+        assert not line["network_share"] or 0 < float(line["network_share"]) < 1
+
+
+def moved(cutmix: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """A box where it was not said to be."""
+    return lambda images, partner, box: cutmix(images, partner, [0, 0, *box[2:]]).roll(1, 0)
+
+
+def test_a_published_way_that_shows_something_else_ends_the_run(
+    contest: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+):
+    monkeypatch.setattr(contest.published, "cutmix", moved(contest.published.cutmix))
+    assert run_contest(contest, "--rows", "small") == 1
+    printed = capsys.readouterr()
+    assert printed.err.startswith("attar and the published way do not give the same: 24 views: pictures 0.")
+    assert "images/s" not in printed.out
+
+
+def test_rows_for_a_gpu_are_skipped_without_one_and_unknown_rows_refused(
+    contest: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert run_contest(contest, "--rows", "whole-gpu-224") == 0
+    assert capsys.readouterr().out.splitlines()[1:] == ["whole-gpu-224 is skipped: there is no CUDA device here."]
+    assert run_contest(contest, "--rows", "data-65") == 2
+    assert capsys.readouterr().err.startswith("There is no row named 'data-65'; did you mean data-64")
+
+
+def test_processor_time_is_that_of_all_processes(contest: ModuleType):
+    clock = contest.Clock(torch.device("cpu"))
+    ends = iter(range(5))
+    assert list(clock.fetched(iter(range(3)))) == [0, 1, 2]
+    assert clock.timed(lambda: next(ends))() == 0
+    block = clock.block(3, "data")
+    assert block.network_seconds < block.seconds
+    if sys.platform == "linux":
+        assert block.cpu_seconds is not None
+        assert sys.modules["blocks"].cpu_seconds([os.getpid()]) > 1.5 * sys.modules["blocks"].cpu_seconds([])

@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import errno
+import importlib
 import io
 import os
 import re
@@ -26,6 +27,8 @@ usage: attar VERB ...
   attar squeeze|recover|relabel|evaluate RECIPE --out FOLDER [SETTINGS]     one stage of it
   attar report FOLDER [FOLDER ...] [--csv FILE]     the tables and pictures of finished runs; FILE.csv gets every
                                                     column, and FILE.json beside it the stages' manifests
+  attar report FOLDER [FOLDER ...] --ranking        DD-Ranking's scores, and which rows they lack
+  attar export LAYOUT FOLDER --out FOLDER           a finished run as other tools read it; LAYOUT is ddranking
 
 RECIPE is a name from 'attar list recipes' or a YAML file. SETTINGS are any of the recipe's keys, as in
 --recover.iterations 1000; 'attar run RECIPE --help' explains each. --method NAME and --protocol NAME swap the method
@@ -34,6 +37,8 @@ take on this device. Running the same command again continues where it stopped;
 'torchrun --nproc-per-node N -m attar run ...' shares the work among N processes.
 """
 STAGES = ("squeeze", "recover", "relabel", "evaluate")
+LAYOUTS = {"ddranking": "attar.report.ddranking"}
+"""Layouts of 'attar export': modules with ``export(run, out)``, which returns lines to print."""
 KINDS = ("recipes", "methods", "datasets", "models", "protocols")
 
 
@@ -72,8 +77,10 @@ def _dispatch(arguments: list[str]) -> None:
         _run(verb, rest)
     elif verb == "report":
         _report(rest)
+    elif verb == "export":
+        _export(rest)
     else:
-        raise plugin.unknown("verb", verb, ("list", "show", "run", *STAGES, "report"))
+        raise plugin.unknown("verb", verb, ("list", "show", "run", *STAGES, "report", "export"))
 
 
 def _list(arguments: list[str]) -> None:
@@ -153,7 +160,11 @@ def _report(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="attar report", allow_abbrev=False)
     parser.add_argument("runs", nargs="+", type=Path, metavar="FOLDER")
     parser.add_argument("--csv", type=Path, metavar="FILE")
+    parser.add_argument("--ranking", action="store_true")
     options = parser.parse_args(arguments)
+    if options.ranking:
+        _print_rankings(options.runs, options.csv)
+        return
     from attar.report import figures, table
     from attar.store import atomic
 
@@ -164,6 +175,20 @@ def _report(arguments: list[str]) -> None:
         atomic.write_text(options.csv, table.as_csv(rows))
         atomic.write_json(options.csv.with_suffix(".json"), {run.name: table.manifests(run) for run in options.runs})
     _print_tables(options.runs, rows)
+
+
+def _export(arguments: list[str]) -> None:
+    parser = argparse.ArgumentParser(prog="attar export", allow_abbrev=False)
+    parser.add_argument("layout", metavar="LAYOUT")
+    parser.add_argument("run", type=Path, metavar="FOLDER")
+    parser.add_argument("--out", type=Path, default=None, metavar="FOLDER")
+    options = parser.parse_args(arguments)
+    if options.layout not in LAYOUTS:
+        raise plugin.unknown("layout", options.layout, LAYOUTS)
+    if options.out is None:
+        raise AttarError(f"'attar export {options.layout}' needs a folder to write; add --out FOLDER.")
+    for line in importlib.import_module(LAYOUTS[options.layout]).export(options.run, options.out):
+        print(line)
 
 
 def _recipe(verb: str, arguments: list[str]) -> tuple["Recipe[Any]", argparse.Namespace]:
@@ -249,6 +274,23 @@ def _print_tables(runs: list[Path], rows: list[Any]) -> None:
     for run in runs:
         spent = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in table.stage_seconds(run).items())
         console.print(f"{run}: {spent}; pictures and tables in {run / 'report'}", soft_wrap=True)
+
+
+def _print_rankings(runs: list[Path], path: Path | None) -> None:
+    from rich.console import Console
+
+    from attar.report import ranking
+    from attar.store import atomic
+
+    rows = [line for run in runs for line in ranking.rankings(run)]
+    if path:
+        atomic.write_text(path, ranking.as_csv(rows))
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = 160
+    console.print(ranking.for_terminal(rows))
+    for sentence in ranking.hints(rows):
+        console.print(sentence, soft_wrap=True, markup=False)
 
 
 def _fail(sentence: str, code: int = 2) -> NoReturn:

@@ -32,7 +32,7 @@ def shown_in_batches(images: Tensor, order: Tensor, batch_size: int, records: Re
 @pytest.mark.parametrize("crop", CROPS)
 @pytest.mark.parametrize("side", [8, 28, 64])
 def test_another_batch_size_and_order_show_the_very_same_pixels(kind: str, crop: str, side: int):
-    """Bit by bit on the CPU: each image is its own pair of matrix products, whoever shares the batch."""
+    """Bit by bit on the CPU: each pixel is its own few sums, whoever shares the batch."""
     images = small_set(40, side)
     records = replay.draw(
         40, (side, side), CROPS[crop], MixChoice.of({"kind": kind, "alpha": 0.8}, "the test"), stream(1)
@@ -49,8 +49,9 @@ def test_a_mixed_view_is_the_two_views_mixed():
     mix = records.mix
     assert mix is not None
     every = views.apply(from_bytes(images), records.look.view)
-    assert torch.equal(replay.show(images, torch.arange(12), records), mixing.apply(every, every[mix.partner], mix))
-    assert torch.equal(replay.show(images, torch.arange(12), Records(records.look)), every)
+    expected = mixing.apply(every, every[mix.partner], mix)
+    torch.testing.assert_close(replay.show(images, torch.arange(12), records), expected, atol=1e-6, rtol=0)
+    torch.testing.assert_close(replay.show(images, torch.arange(12), Records(records.look)), every, atol=1e-6, rtol=0)
 
 
 def test_a_partner_may_be_looked_at_as_it_is_not_itself():
@@ -62,7 +63,7 @@ def test_a_partner_may_be_looked_at_as_it_is_not_itself():
     own = views.apply(from_bytes(images), records.look.view)
     partners = views.apply(from_bytes(images[mix.partner]), partner_look.view)
     shown = replay.show(images, torch.arange(12), Records(records.look, mix, partner_look))
-    assert torch.equal(shown, mixing.apply(own, partners, mix))
+    torch.testing.assert_close(shown, mixing.apply(own, partners, mix), atol=1e-6, rtol=0)
 
 
 def test_patches_are_shuffled_before_and_colours_changed_after_cropping():
@@ -71,8 +72,8 @@ def test_patches_are_shuffled_before_and_colours_changed_after_cropping():
     look = replay.draw(10, (16, 16), choice, MixChoice(), stream(1)).look
     assert look.patches is not None
     assert look.changes is not None
-    shuffled = augment.shuffle(from_bytes(images), look.patches)
-    expected = augment.change(views.apply(shuffled, look.view), look.changes)
+    shuffled = augment.shuffle(images, look.patches)
+    expected = augment.change(views.apply_to_bytes(shuffled, torch.arange(10), look.view), look.changes)
     assert torch.equal(replay.show(images, torch.arange(10), Records(look)), expected)
     assert not torch.equal(expected, views.apply(from_bytes(images), look.view))
 
@@ -118,3 +119,16 @@ def test_draws_follow_from_the_generator_and_differ_from_image_to_image():
     assert not torch.equal(first.look.view.box, other.look.view.box)
     assert len(first) == len(first.mix) == 50
     assert len({tuple(box) for box in first.look.view.box.tolist()}) > 40
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("patches", [1, 2])
+def test_images_on_the_cpu_are_shown_on_a_gpu_as_those_on_it(patches: int):
+    images = small_set(12, 16)
+    choice = LookChoice(patch_shuffle=patches)
+    records = replay.draw(12, (16, 16), choice, MixChoice(kind="cutmix"), stream(1))
+    index, gpu = torch.randperm(12, generator=stream(2)), torch.device("cuda", 0)
+    sent, there = replay.show(images, index, records, gpu), replay.show(images.to(gpu), index, records)
+    assert sent.device == there.device == gpu
+    assert torch.equal(sent, there)
+    torch.testing.assert_close(sent.cpu(), replay.show(images, index, records), atol=1e-6, rtol=0)

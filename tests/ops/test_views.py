@@ -8,6 +8,7 @@ from torchvision.transforms import RandomResizedCrop
 from torchvision.transforms.v2 import functional as tv
 
 from attar.ops import views
+from attar.ops.pixels import from_bytes
 from attar.ops.views import View, ViewChoice
 
 SIZES = [
@@ -175,6 +176,51 @@ def test_the_gradient_of_shrunk_views_is_that_of_finite_differences():
         torch.tensor([[0, 0, 9, 11], [-2, 3, 8, 9]]), torch.tensor([True, False]), torch.tensor([[1, 2], [0, 1]])
     )
     assert torch.autograd.gradcheck(lambda images: views.apply(images, view, (4, 6)), (pixels,))
+
+
+def bytes_of(count: int, size: tuple[int, int]) -> Tensor:
+    return torch.randint(0, 256, (count, 3, *size), generator=stream(7), dtype=torch.uint8)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (8, 8), (28, 20), (15, 33), (64, 64)])
+@pytest.mark.parametrize("outside", [False, True], ids=["inside", "outside"])
+def test_views_of_bytes_are_those_of_floats(size: tuple[int, int], outside: bool):
+    images, index = bytes_of(30, size), torch.randint(30, (50,), generator=stream(1))
+    view = drawn(50, size, 2)
+    if outside:
+        view = View(
+            view.box + torch.randint(-9, 10, (50, 4), generator=stream(3)) * torch.tensor([1, 1, 0, 0]),
+            *view.parts()[1:],
+        )
+    seen, expected = views.apply_to_bytes(images, index, view), views.apply(from_bytes(images[index]), view)
+    torch.testing.assert_close(seen, expected, atol=5e-6, rtol=0)
+    if not outside:
+        torch.testing.assert_close(seen, plain(from_bytes(images[index]), view, size), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("choice", [ViewChoice(crop="padded"), ViewChoice(crop="none")])
+def test_views_of_bytes_that_are_copies_of_pixels_are_exact(choice: ViewChoice):
+    images, view = bytes_of(60, (28, 20)), choice.draw(60, 28, 20, stream(1))
+    seen = views.apply_to_bytes(images, torch.arange(60), view)
+    assert torch.equal(seen, views.apply(from_bytes(images), view))
+
+
+def test_views_of_bytes_may_shrink():
+    images = bytes_of(5, (9, 7))
+    view = View(
+        torch.tensor([[-3, -2, 15, 12]]).expand(5, 4), torch.arange(5) > 2, torch.zeros(5, 2, dtype=torch.int64)
+    )
+    index = torch.tensor([4, 4, 0, 1, 2])
+    assert torch.equal(views.apply_to_bytes(images, index, view), views.apply(from_bytes(images[index]), view))
+
+
+def test_views_of_bytes_are_the_same_bits_however_many_are_made_at_a_time(monkeypatch: pytest.MonkeyPatch):
+    images, index, view = bytes_of(20, (13, 21)), torch.randperm(20, generator=stream(1)), drawn(20, (13, 21), 3)
+    whole = views.apply_to_bytes(images, index, view)
+    for values in (1, 3 * 13 * 21 * 7, 2**30):
+        monkeypatch.setattr(views, "CACHED_VALUES", values)
+        assert torch.equal(views.apply_to_bytes(images, index, view), whole)
+    assert views.apply_to_bytes(images, index[:0], view.take(slice(0, 0))).shape == (0, 3, 13, 21)
 
 
 def test_shifts_scale_with_the_output_to_the_nearest_pixel():

@@ -213,7 +213,7 @@ def test_a_folder_in_use_is_refused_and_an_empty_one_taken(tmp_path: Path):
     make(tmp_path)
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine.txt").write_text("mine")
-    with pytest.raises(AttarError, match="out is there already and not empty; choose another"):
+    with pytest.raises(AttarError, match="out exists and is not an empty folder; choose another --out"):
         export(tmp_path)
     assert tree(tmp_path / "out") == {"mine.txt": b"mine"}
     shutil.rmtree(tmp_path / "out")

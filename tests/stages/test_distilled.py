@@ -12,6 +12,7 @@ from attar.core.errors import AttarError
 from attar.models import teacher as teachers
 from attar.models.build import build
 from attar.stages import relabel as relabel_stage
+from attar.store import mapped
 from conftest import mini_recipe
 
 
@@ -46,6 +47,25 @@ def test_every_image_comes_once_and_epochs_differ(mini_run):
     assert not torch.equal(first, second)
     wrapped = all_batches(distilled, 6, 20, seed=0)[0][1].logits.sort(0).values
     assert torch.equal(wrapped, all_batches(distilled, 0, 20)[0][1].logits.sort(0).values), "6 epochs, then over again"
+
+
+@pytest.mark.parametrize("mode", ["stored", "online"])
+def test_images_too_large_for_memory_give_the_same_labels_and_batches(
+    mini_run, recovered, monkeypatch, tmp_path, mode: str
+):
+    recipe = mini_recipe()
+    recipe = recipe.changed(relabel=recipe.relabel.changed(mode=mode))
+    monkeypatch.setattr(mapped, "RESIDENT_BYTES", 0)
+    monkeypatch.setenv("ATTAR_CACHE", str(tmp_path / "cache"))
+    pipeline.run(recipe, recovered, stage="relabel", quiet=True)
+    assert len(list((tmp_path / "cache").iterdir())) == 1
+    over_the_mapping = all_batches(attar.load(recovered / "distilled"), 1, 8)
+    monkeypatch.undo()
+    in_memory = all_batches(attar.load(recovered / "distilled"), 1, 8)
+    for other in (in_memory, *([all_batches(attar.load(mini_run / "distilled"), 1, 8)] if mode == "stored" else [])):
+        for (ours, mine), (theirs, yours) in zip(over_the_mapping, other, strict=True):
+            assert torch.equal(ours, theirs)
+            assert torch.equal(mine.logits, yours.logits)
 
 
 def test_online_labels_are_the_stored_ones(mini_run, recovered):

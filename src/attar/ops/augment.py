@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 import torch
-from jaxtyping import Float, Int8, UInt8
+from jaxtyping import Float, Int8, Num, UInt8
 from torch import Tensor
 
 STRONGEST = 30
@@ -25,8 +25,8 @@ def draw_patches(count: int, factor: int, generator: torch.Generator) -> Patches
     return torch.rand(count, factor**2, generator=generator).argsort(1).to(torch.uint8)
 
 
-def shuffle(images: Float[Tensor, "image 3 height width"], patches: Patches) -> Float[Tensor, "image 3 height width"]:
-    """Cut each image into a square number of equal patches and show them in its order.
+def shuffle(images: Num[Tensor, "image 3 height width"], patches: Patches) -> Num[Tensor, "image 3 height width"]:
+    """Cut each image, of floats or bytes, into a square number of equal patches and show them in its order.
 
     Source: RDED (Sun et al., 2024, arXiv 2312.03526). Raises ValueError where the sides don't divide into patches.
     """

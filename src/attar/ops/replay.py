@@ -13,7 +13,6 @@ from torch import Tensor
 from attar.ops import augment, mixing, views
 from attar.ops.augment import Changes, Patches
 from attar.ops.mixing import Mix, MixChoice
-from attar.ops.pixels import from_bytes
 from attar.ops.views import View, ViewChoice
 
 
@@ -112,19 +111,30 @@ def published_order(
 
 
 def show(
-    images: UInt8[Tensor, "all 3 height width"], index: Int[Tensor, " image"], records: Records
+    images: UInt8[Tensor, "all 3 height width"],
+    index: Int[Tensor, " image"],
+    records: Records,
+    device: torch.device | None = None,
 ) -> Float[Tensor, "image 3 height width"]:
-    """What is shown of the images at ``index``; in [0, 1], on the images' device."""
-    own = _looked_at(images, index, records.look.take(index))
+    """What is shown of the images at ``index``; in [0, 1], on ``device``, by default the images'.
+
+    Where images lie elsewhere than on ``device``, only those that are shown are sent over, as bytes.
+    """
+    device = images.device if device is None else device
+    own = _looked_at(images, index, records.look.take(index), device)
     if records.mix is None or records.partner_look is None:
         return own
     mix = records.mix.take(index)
-    return mixing.apply(own, _looked_at(images, mix.partner, records.partner_look.take(index)), mix)
+    return mixing.apply(own, _looked_at(images, mix.partner, records.partner_look.take(index), device), mix)
 
 
-def _looked_at(images: UInt8[Tensor, "all 3 height width"], index: Int[Tensor, " image"], look: Look) -> Tensor:
-    seen = from_bytes(images[index.to(images.device)])
+def _looked_at(
+    images: UInt8[Tensor, "all 3 height width"], index: Int[Tensor, " image"], look: Look, device: torch.device
+) -> Tensor:
+    if look.patches is not None or images.device != device:
+        images = images[index.to(images.device)].to(device)
+        index = torch.arange(len(index))
     if look.patches is not None:
-        seen = augment.shuffle(seen, look.patches)
-    seen = views.apply(seen, look.view)
+        images = augment.shuffle(images, look.patches)
+    seen = views.apply_to_bytes(images, index, look.view)
     return seen if look.changes is None else augment.change(seen, look.changes)

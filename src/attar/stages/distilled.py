@@ -21,8 +21,7 @@ from attar.ops.targets import Targets
 from attar.stages import labeller
 from attar.stages.labeller import Labeller, Voices
 from attar.stages.protocols import Protocol
-from attar.store import atomic
-from attar.store import images as image_files
+from attar.store import atomic, mapped
 from attar.store.labels import Labels
 
 INFO = "dataset.json"
@@ -99,7 +98,7 @@ def read_info(folder: Path) -> DatasetInfo:
 
 
 class Distilled(torch.utils.data.Dataset[tuple[UInt8[Tensor, "3 height width"], int]]):
-    """A distilled dataset in memory.
+    """A distilled dataset, in memory or, where it is too large, mapped.
 
     As a ``torch.utils.data.Dataset`` it holds plain (uint8 image, class) pairs; ``batches`` gives what it is made for.
     """
@@ -111,9 +110,7 @@ class Distilled(torch.utils.data.Dataset[tuple[UInt8[Tensor, "3 height width"], 
         """
         self.folder = Path(folder)
         self.info = read_info(self.folder)
-        stored = image_files.read(self.folder / "data")
-        if stored.sha256() != self.info.images_sha256:
-            raise AttarError(f"The images in {self.folder / 'data'} are not those of {INFO}; take another copy.")
+        stored = mapped.read(self.folder / "data", self.info.images_sha256, INFO)
         self.images: UInt8[Tensor, "image 3 height width"] = stored.images
         self.labels: Int[Tensor, " image"] = stored.labels
         self.slots: Int[Tensor, " image"] = stored.slots
@@ -121,7 +118,7 @@ class Distilled(torch.utils.data.Dataset[tuple[UInt8[Tensor, "3 height width"], 
         self.normalisation = Normalisation(self.info.mean, self.info.std)
         self._labels: Labels | None = None
         self._module = teacher
-        self._resident: UInt8[Tensor, "image 3 height width"] = stored.images
+        self._placed: tuple[torch.device, UInt8[Tensor, "image 3 height width"]] | None = None
         if self.info.labels.mode == "stored":
             self._labels = Labels(self.folder / "labels")
             if self._labels.header.images_sha256 != self.info.images_sha256:
@@ -156,10 +153,11 @@ class Distilled(torch.utils.data.Dataset[tuple[UInt8[Tensor, "3 height width"], 
         records = self._drawn(epoch) if stored is None else stored.records
         order = torch.randperm(len(self), generator=generator(seed, "order", epoch))
         device = torch.empty(0, device=device).device  # 'cuda' is 'cuda:0'
-        if self._resident.device != device:
-            self._resident = self.images.to(device)
+        if self._placed is None or self._placed[0] != device:
+            self._placed = device, mapped.placed(self.images, device)
+        images = self._placed[1]
         for index in order.split(batch_size):
-            shown = replay.show(self._resident, index, records)
+            shown = replay.show(images, index, records, device)
             logits = None
             if soft:
                 logits = self._ask(shown) if stored is None else stored.logits(index, device)

@@ -255,8 +255,8 @@ def _assemble(
                 yield from zip(result.images, unit.labels, unit.slots, strict=True)
 
     size = image_files.write(out / "data", rows(), classes, config.image_format, config.jpeg_quality)
-    stored = image_files.read(out / "data")
-    found = {"images_sha256": stored.sha256(), "num_images": len(stored.images), "image_bytes": size}
+    images_sha256, num_images = image_files.identity(out / "data")
+    found = {"images_sha256": images_sha256, "num_images": num_images, "image_bytes": size}
     return found | ({"fewer_parallel_units": fewer} if fewer else {})
 
 

@@ -27,7 +27,7 @@ from attar.stages.labeller import Labeller, Voices
 from attar.stages.protocols import Protocol
 from attar.stages.squeeze import named_teacher
 from attar.stages.workspace import Workspace
-from attar.store import atomic, weights
+from attar.store import atomic, mapped, weights
 from attar.store import images as image_files
 from attar.store import labels as label_files
 from attar.store.images import ImageSet
@@ -112,7 +112,7 @@ def run(
         return finished
     own = teachers.load(space.out / "squeeze", space.module)
     labeller = Labeller(config.voices, (own, *others), space.device.device)
-    images = image_files.read(recovered / "data")
+    images = mapped.read(recovered / "data", parents["images"], "the manifest of recover")
     header = _header(space, config, images, parents)
     if config.mode == "stored":
         _tell_size(space, header, out)
@@ -153,9 +153,15 @@ def check(config: Relabel, protocol: Protocol, size: int, num_classes: int) -> N
 
 
 def label_epoch(
-    images: ImageSet, labeller: Labeller, header: Header, stream: torch.Generator, batch_size: int, epoch: int = 0
+    images: ImageSet,
+    labeller: Labeller,
+    header: Header,
+    stream: torch.Generator,
+    batch_size: int,
+    epoch: int = 0,
+    device: torch.device | None = None,
 ) -> EpochLabels:
-    """Draw one epoch's views and ask the teachers about them. ``images.images`` and teachers are on one device."""
+    """Draw one epoch's views and ask the teachers about them, on their ``device``, by default that of the images."""
     size = (header.height, header.width)
     order = replay.published_order(images.labels, images.slots, epoch) if header.mix.shared_by else None
     records = replay.draw(header.num_images, size, header.views, header.mix, stream, order)
@@ -166,7 +172,7 @@ def label_epoch(
     answers: Tensor | None = None
     with torch.inference_mode():
         for index in _split(asked, batch_size):
-            logits = labeller.logits(replay.show(images.images, index, records)).cpu()
+            logits = labeller.logits(replay.show(images.images, index, records, device)).cpu()
             answers = torch.empty(header.num_images, logits.shape[1]) if answers is None else answers
             answers[index] = logits
     assert answers is not None  # a set has images
@@ -183,7 +189,7 @@ def _split(order: Tensor, batch_size: int) -> list[Tensor]:
 
 def _label(space: Workspace, config: Relabel, header: Header, labeller: Labeller, images: ImageSet, out: Path) -> None:
     device, log = space.device, space.log.beside(out)
-    resident = ImageSet(images.images.to(device.device), images.labels, images.slots)
+    near = ImageSet(mapped.placed(images.images, device.device), images.labels, images.slots)
     files = ranks.mine(list(header.files().items()))
     todo = [(name, epochs) for name, epochs in files if not (out / "labels" / name).exists()]
     total = sum(len(epochs) for _, epochs in files)
@@ -192,7 +198,7 @@ def _label(space: Workspace, config: Relabel, header: Header, labeller: Labeller
             started, records = time.perf_counter(), []
             for epoch in epochs:
                 stream = space.stream("relabel", "epoch", epoch)
-                records.append(label_epoch(resident, labeller, header, stream, config.batch_size, epoch))
+                records.append(label_epoch(near, labeller, header, stream, config.batch_size, epoch, device.device))
                 advance()
             label_files.write_file(out / "labels", header, name, records)
             log.event("labels", name=name, seconds=round(time.perf_counter() - started, 3))

@@ -1,4 +1,4 @@
-"""Files that are whole or not there: written beside their place, synced, then moved onto it."""
+"""Files and folders that are whole or not there: written beside their place, then moved onto it."""
 
 import contextlib
 import errno
@@ -50,28 +50,6 @@ def replace(path: Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
-@contextlib.contextmanager
-def new_folder(path: Path) -> Iterator[Path]:
-    """Yield a folder beside ``path`` to fill; on success it becomes ``path``, else it is removed with all in it.
-
-    Raises AttarError when ``path`` is there already and not an empty folder, or as ``replace`` does.
-    """
-    if path.is_file() or (path.is_dir() and any(path.iterdir())):
-        raise AttarError(f"{path} is there already and not empty; choose another folder, or delete it.")
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        temporary.mkdir(parents=True)
-        yield temporary
-        temporary.replace(path)
-        _sync_folder(path.parent)
-    except OSError as error:
-        if error.errno in _MENDS:
-            raise AttarError(_MENDS[error.errno].format(path=path)) from error
-        raise
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
 def write_bytes(path: Path, data: bytes) -> None:
     """Write a whole file; raises AttarError as ``replace`` does."""
     with replace(path) as temporary:
@@ -86,6 +64,29 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Write plain JSON values, indented; raises AttarError as ``replace`` does."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+@contextlib.contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """Yield an empty folder beside ``path`` to fill; on success it takes the place of ``path``, else it is removed.
+
+    Raises AttarError when there is something at ``path`` that is no empty folder, and as ``replace`` does.
+    """
+    path = path.absolute()
+    if path.exists() and not (path.is_dir() and next(path.iterdir(), None) is None):
+        raise AttarError(f"{path} exists and is not an empty folder; choose another --out, or remove it.")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        temporary.mkdir(parents=True)
+        yield temporary
+        temporary.replace(path)
+        _sync_folder(path.parent)
+    except OSError as error:
+        if error.errno in _MENDS:
+            raise AttarError(_MENDS[error.errno].format(path=path)) from error
+        raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def sha256_of(path: Path) -> str:

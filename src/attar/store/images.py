@@ -1,12 +1,13 @@
 """Images on disk: Parquet in the Hugging Face ``Image`` layout, which ``datasets.load_dataset`` opens as it is."""
 
+import contextlib
 import hashlib
 import io
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -22,7 +23,6 @@ from attar.store import atomic
 SHARD_BYTES = 256 * 2**20
 ROWS_PER_GROUP = 256
 COLUMNS = ["image", "label", "slot"]
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class ImageSet:
 
     def sha256(self) -> str:
         """The set's identity: its pixels and labels, however they are stored."""
-        total = hashlib.sha256(repr((tuple(self.images.shape), self.labels.tolist())).encode())
+        total = _begun(tuple(self.images.shape), self.labels.tolist())
         for image in self.images:
             total.update(image.contiguous().numpy().tobytes())
         return total.hexdigest()
@@ -124,16 +124,62 @@ def read(folder: Path) -> ImageSet:
 
     Raises AttarError when files are missing or damaged, or the images differ in size.
     """
-    rows = list(_rows(folder, decode))
-    if len({image.shape for image, _, _ in rows}) != 1:
-        raise AttarError(f"{folder} holds images of different sizes; attar's own sets never do, so take another copy.")
-    images, labels, slots = zip(*rows, strict=True)
+    images, labels, slots = [], [], []
+    for image, label, slot in _rows(folder):
+        images.append(image)
+        labels.append(label)
+        slots.append(slot)
     return ImageSet(torch.stack(images), torch.tensor(labels), torch.tensor(slots))
 
 
+def identity(folder: Path) -> tuple[str, int]:
+    """The SHA-256 of a set, as of ``ImageSet``, and how many images it has; read one by one, never all in memory.
+
+    Raises AttarError as ``read`` does.
+    """
+    labels, _ = numbers(folder)
+    return stream(folder, labels, lambda _: None), len(labels)
+
+
+def stream(folder: Path, labels: list[int], use: Callable[[bytes], object]) -> str:
+    """Hand the pixels of every image to ``use``, one after the other, and return the SHA-256 of the set.
+
+    Pixels come channel by channel, row by row. Raises AttarError as ``read`` does.
+    """
+    total = None
+    for image, _, _ in _rows(folder):
+        if total is None:
+            total = _begun((len(labels), *image.shape), labels)
+        pixels = image.contiguous().numpy().tobytes()
+        total.update(pixels)
+        use(pixels)
+    assert total is not None  # _rows refuses an empty set
+    return total.hexdigest()
+
+
+def first(folder: Path) -> UInt8[Tensor, "3 height width"]:
+    """The first image of a set; raises AttarError as ``read`` does."""
+    return next(_rows(folder))[0]
+
+
+def numbers(folder: Path) -> tuple[list[int], list[int]]:
+    """Class and slot of every image, without decoding one; raises AttarError as ``read`` does."""
+    labels, slots = [], []
+    for file in _files(folder):
+        with _damage_told(file):
+            table = _opened(file).read(columns=["label", "slot"])
+            labels += table["label"].to_pylist()
+            slots += table["slot"].to_pylist()
+    return labels, slots
+
+
 def encoded(folder: Path) -> Iterator[tuple[bytes, int, int]]:
-    """The rows of a set that ``write`` wrote, images as the bytes of their files. Raises AttarError as ``read``."""
-    return _rows(folder, bytes)
+    """The rows of a set that ``write`` wrote, images as the bytes of their files; raises AttarError on damage."""
+    for file in _files(folder):
+        with _damage_told(file):
+            for batch in _opened(file).iter_batches(ROWS_PER_GROUP, columns=COLUMNS):
+                for row in batch.to_pylist():
+                    yield row["image"]["bytes"], row["label"], row["slot"]
 
 
 def suffix(data: bytes) -> Literal["png", "jpg"]:
@@ -146,23 +192,52 @@ def num_bytes(folder: Path) -> int:
     return sum(file.stat().st_size for file in folder.glob("train-*.parquet"))
 
 
-def _rows(folder: Path, opened: Callable[[bytes], T]) -> Iterator[tuple[T, int, int]]:
-    """Image, label and slot of every row, shard by shard."""
+def _begun(shape: tuple[int, ...], labels: list[int]) -> "hashlib._Hash":
+    """What is hashed before the pixels."""
+    return hashlib.sha256(repr((shape, labels)).encode())
+
+
+def _rows(folder: Path) -> Iterator[tuple[UInt8[Tensor, "3 height width"], int, int]]:
+    """Every image with its class and slot, a group of rows in memory at a time."""
+    shape = None
+    for file in _files(folder):
+        with _damage_told(file):
+            for batch in _opened(file).iter_batches(ROWS_PER_GROUP, columns=COLUMNS):
+                for row in batch.to_pylist():
+                    image = decode(row["image"]["bytes"])
+                    shape = shape or image.shape
+                    if image.shape != shape:
+                        raise AttarError(
+                            f"{folder} holds images of different sizes; attar's own sets never do, so take another "
+                            f"copy."
+                        )
+                    yield image, row["label"], row["slot"]
+    if shape is None:
+        raise AttarError(f"{folder} holds no images; recover them again.")
+
+
+def _files(folder: Path) -> list[Path]:
     files = sorted(folder.glob("train-*.parquet"))
     if not files or [file.name for file in files] != _names(len(files)):
         raise AttarError(f"{folder} holds no complete set of images (train-*.parquet); recover them again.")
-    for file in files:
-        try:
-            table = pq.ParquetFile(file)
-            absent = [column for column in COLUMNS if column not in table.schema_arrow.names]
-            if absent:
-                raise AttarError(f"{file} lacks attar's column '{absent[0]}'; recover the images again.")
-            for batch in table.iter_batches(columns=COLUMNS):
-                for row in batch.to_pylist():
-                    yield opened(row["image"]["bytes"]), row["label"], row["slot"]
-        except (pa.ArrowException, OSError, KeyError, TypeError, ValueError, SyntaxError) as error:  # Pillow's, too
-            reason = next(iter(str(error).splitlines()), type(error).__name__)
-            raise AttarError(f"{file} is damaged ({reason}); recover the images again.") from None
+    return files
+
+
+def _opened(file: Path) -> pq.ParquetFile:
+    table = pq.ParquetFile(file)
+    absent = [column for column in COLUMNS if column not in table.schema_arrow.names]
+    if absent:
+        raise AttarError(f"{file} lacks attar's column '{absent[0]}'; recover the images again.")
+    return table
+
+
+@contextlib.contextmanager
+def _damage_told(file: Path) -> Iterator[None]:
+    try:
+        yield
+    except (pa.ArrowException, OSError, KeyError, TypeError, ValueError, SyntaxError) as error:  # Pillow's, too
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise AttarError(f"{file} is damaged ({reason}); recover the images again.") from None
 
 
 def _names(num_shards: int) -> list[str]:
