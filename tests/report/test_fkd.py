@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 import published
+from attar import cli
 from attar.core.errors import AttarError
 from attar.core.log import Log
 from attar.ops import replay
@@ -166,6 +167,20 @@ def test_the_batch_size_is_the_labels_own_or_the_published_one(tmp_path: Path):
         out = export(tmp_path / name)
         assert fkd.scan(out / "labels").num_batches == batches
     assert "--batch-size 32 --epochs 3 --mix-type cutmix" in (tmp_path / "mixed" / "out" / "README.md").read_text()
+
+
+def test_the_command_line_exports(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    make(tmp_path)
+    asked = ["export", "fkd", str(tmp_path / "set"), "--out", str(tmp_path / "out")]
+    cli.main([*asked, "--batch-size", "64"])
+    assert "in batches of 64, as the published scripts read them" in capsys.readouterr().out
+    assert fkd.scan(tmp_path / "out" / "labels").num_batches == 3
+    with pytest.raises(SystemExit):
+        cli.main([*asked, "--batch-size", "-1"])
+    assert "use --batch-size 1024" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        cli.main(["export", "ddranking", str(tmp_path / "set"), "--out", str(tmp_path / "out"), "--batch-size", "4"])
+    assert "has no batches; leave out --batch-size" in capsys.readouterr().err
 
 
 def test_a_run_is_as_good_as_its_set(tmp_path: Path):
