@@ -216,11 +216,14 @@ def _recipe(verb: str, arguments: list[str]) -> tuple["Recipe[Any]", argparse.Na
     recipe = recipe_named(arguments[0])
     recipe = recipe.with_method(options.method) if options.method else recipe
     recipe = recipe.with_protocol(options.protocol) if options.protocol else recipe
-    return _changed(recipe, settings, f"attar {verb} {arguments[0]}"), options
+    return with_settings(recipe, settings, f"attar {verb} {arguments[0]}"), options
 
 
-def _changed(recipe: "Recipe[Any]", settings: list[str], prog: str) -> "Recipe[Any]":
-    """The recipe with these settings, or its help; tyro's boxed errors are told as one sentence."""
+def with_settings(recipe: "Recipe[Any]", settings: list[str], prog: str) -> "Recipe[Any]":
+    """The recipe with these settings, as a command line gives them, or its help; scripts use it too.
+
+    Raises AttarError, tyro's boxed errors told as one sentence that points to the help of ``prog``.
+    """
     import tyro
 
     from attar.core.config import field_paths

@@ -40,8 +40,10 @@ def export(run: Path, out: Path, batch_size: int = 0, log: Log | None = None) ->
                 _write_epoch(labels, epoch, next(orders), batch_size, temporary / "labels")
                 advance()
         (temporary / "README.md").write_text(_readme(distilled, labels.header, batch_size))
-    told = f"{len(distilled)} images and {labels.header.num_epochs} epochs of labels in batches of {batch_size}"
-    return [f"{out}: {told}, as the published scripts read them; {out / 'README.md'} has the command."]
+    return [
+        f"{out}: {len(distilled)} images and {labels.header.num_epochs} epochs of labels in batches of {batch_size}, "
+        f"as the published scripts read them; {out / 'README.md'} has the command."
+    ]
 
 
 def _batch_size(header: Header, asked: int) -> int:

@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -23,6 +23,7 @@ from attar.store import atomic
 SHARD_BYTES = 256 * 2**20
 ROWS_PER_GROUP = 256
 COLUMNS = ["image", "label", "slot"]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -174,12 +175,8 @@ def numbers(folder: Path) -> tuple[list[int], list[int]]:
 
 
 def encoded(folder: Path) -> Iterator[tuple[bytes, int, int]]:
-    """The rows of a set that ``write`` wrote, images as the bytes of their files; raises AttarError on damage."""
-    for file in _files(folder):
-        with _damage_told(file):
-            for batch in _opened(file).iter_batches(ROWS_PER_GROUP, columns=COLUMNS):
-                for row in batch.to_pylist():
-                    yield row["image"]["bytes"], row["label"], row["slot"]
+    """The rows of a set that ``write`` wrote, images as the bytes of their files. Raises AttarError as ``read``."""
+    return _stored(folder, bytes)
 
 
 def suffix(data: bytes) -> Literal["png", "jpg"]:
@@ -198,22 +195,26 @@ def _begun(shape: tuple[int, ...], labels: list[int]) -> "hashlib._Hash":
 
 
 def _rows(folder: Path) -> Iterator[tuple[UInt8[Tensor, "3 height width"], int, int]]:
-    """Every image with its class and slot, a group of rows in memory at a time."""
+    """Every image with its class and slot; all are of one size."""
     shape = None
+    for image, label, slot in _stored(folder, decode):
+        shape = shape or image.shape
+        if image.shape != shape:
+            raise AttarError(
+                f"{folder} holds images of different sizes; attar's own sets never do, so take another copy."
+            )
+        yield image, label, slot
+    if shape is None:
+        raise AttarError(f"{folder} holds no images; recover them again.")
+
+
+def _stored(folder: Path, opened: Callable[[bytes], T]) -> Iterator[tuple[T, int, int]]:
+    """Every row, a group of them in memory at a time."""
     for file in _files(folder):
         with _damage_told(file):
             for batch in _opened(file).iter_batches(ROWS_PER_GROUP, columns=COLUMNS):
                 for row in batch.to_pylist():
-                    image = decode(row["image"]["bytes"])
-                    shape = shape or image.shape
-                    if image.shape != shape:
-                        raise AttarError(
-                            f"{folder} holds images of different sizes; attar's own sets never do, so take another "
-                            f"copy."
-                        )
-                    yield image, row["label"], row["slot"]
-    if shape is None:
-        raise AttarError(f"{folder} holds no images; recover them again.")
+                    yield opened(row["image"]["bytes"]), row["label"], row["slot"]
 
 
 def _files(folder: Path) -> list[Path]:
