@@ -28,8 +28,8 @@ usage: attar VERB ...
   attar report FOLDER [FOLDER ...] [--csv FILE]     the tables and pictures of finished runs; FILE.csv gets every
                                                     column, and FILE.json beside it the stages' manifests
   attar report FOLDER [FOLDER ...] --ranking        DD-Ranking's scores, and which rows they lack
-  attar export LAYOUT FOLDER --out FOLDER           a finished run as other tools read it; LAYOUT is ddranking
-                                                    or fkd
+  attar export LAYOUT FOLDER --out FOLDER           a finished run as other tools read it; LAYOUT is ddranking or
+                                                    fkd (SRe2L's and CDA's; --batch-size, default the labels')
 
 RECIPE is a name from 'attar list recipes' or a YAML file. SETTINGS are any of the recipe's keys, as in
 --recover.iterations 1000; 'attar run RECIPE --help' explains each. --method NAME and --protocol NAME swap the method
@@ -185,12 +185,16 @@ def _export(arguments: list[str]) -> None:
     parser.add_argument("layout", metavar="LAYOUT")
     parser.add_argument("run", type=Path, metavar="FOLDER")
     parser.add_argument("--out", type=Path, default=None, metavar="FOLDER")
+    parser.add_argument("--batch-size", type=int, default=None, metavar="N")
     options = parser.parse_args(arguments)
     if options.layout not in LAYOUTS:
         raise plugin.unknown("layout", options.layout, LAYOUTS)
     if options.out is None:
         raise AttarError(f"'attar export {options.layout}' needs a folder to write; add --out FOLDER.")
-    for line in importlib.import_module(LAYOUTS[options.layout]).export(options.run, options.out):
+    if options.batch_size is not None and options.layout != "fkd":
+        raise AttarError(f"The layout '{options.layout}' has no batches; leave out --batch-size.")
+    choices = {} if options.batch_size is None else {"batch_size": options.batch_size}
+    for line in importlib.import_module(LAYOUTS[options.layout]).export(options.run, options.out, **choices):
         print(line)
 
 
