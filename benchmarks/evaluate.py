@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import published
 import torch
 import torch.nn.functional as F
 from blocks import Block, Clock, Row, Side, main, workers_of, write_pictures
@@ -20,6 +19,7 @@ from relabel import FARTHEST, records_of
 from sides import NORMALISATION, DisagreementError
 from torch import Tensor
 
+import published
 from attar.core.device import Execution, resolve
 from attar.core.randomness import generator
 from attar.models.build import build

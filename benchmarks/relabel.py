@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import published
 import torch
 from blocks import Block, Clock, Row, Side, main, workers_of, write_pictures
 from sides import NORMALISATION, DisagreementError
 from torch import Tensor
 
+import published
 from attar.core.device import Execution, resolve
 from attar.core.randomness import generator
 from attar.models.build import build

@@ -204,3 +204,22 @@ def test_a_closed_pipe_is_no_error():
     command = f"{sys.executable} -m attar list models | head -1"
     done = subprocess.run(command, shell=True, capture_output=True, text=True, check=True)
     assert "Traceback" not in done.stderr
+
+
+def test_a_report_of_dd_rankings_scores_says_what_it_lacks(mini_run, tmp_path, capsys):
+    main(["report", str(mini_run), "--ranking", "--csv", str(tmp_path / "ranking.csv")])
+    said = capsys.readouterr().out
+    assert "LRS" in said
+    assert "--evaluate.rows distilled random-soft random-hard full distilled-hard" in said
+    assert (tmp_path / "ranking.csv").read_text().startswith("run,student,protocol,weight,hlr_mean")
+
+
+def test_exports_are_refused_in_a_sentence(mini_run, tmp_path, capsys):
+    out = str(tmp_path / "out")
+    assert "no layout named 'ddrank'; did you mean ddranking" in told(
+        capsys, "export", "ddrank", str(mini_run), "--out", out
+    )
+    assert "add --out FOLDER" in told(capsys, "export", "ddranking", str(mini_run))
+    assert "classes of digits are none of them" in told(capsys, "export", "ddranking", str(mini_run), "--out", out)
+    assert "is not finished" in told(capsys, "export", "ddranking", str(tmp_path), "--out", out)
+    assert list(tmp_path.iterdir()) == []

@@ -105,4 +105,4 @@ def test_all_recipes_and_protocols_are_on_their_page():
         for ipc in all_ipc.split(",")
     }
     assert covered | {"digits"} == set(ENTRIES)
-    assert set(re.findall(r"^\| `([\w-]+)` \| [^|]+ \| \d+ \| ", text, flags=re.MULTILINE)) == set(PROTOCOLS)
+    assert set(re.findall(r"^\| `([\w+-]+)` \| [^|]+ \| \d+ \| ", text, flags=re.MULTILINE)) == set(PROTOCOLS)

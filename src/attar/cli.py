@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import errno
+import importlib
 import io
 import os
 import re
@@ -15,6 +16,7 @@ from attar.core.errors import AttarError
 
 if TYPE_CHECKING:
     from attar.recipes.recipe import Recipe
+    from attar.stages.protocols import Protocol
 
 USAGE = """\
 usage: attar VERB ...
@@ -25,6 +27,8 @@ usage: attar VERB ...
   attar squeeze|recover|relabel|evaluate RECIPE --out FOLDER [SETTINGS]     one stage of it
   attar report FOLDER [FOLDER ...] [--csv FILE]     the tables and pictures of finished runs; FILE.csv gets every
                                                     column, and FILE.json beside it the stages' manifests
+  attar report FOLDER [FOLDER ...] --ranking        DD-Ranking's scores, and which rows they lack
+  attar export LAYOUT FOLDER --out FOLDER           a finished run as other tools read it; LAYOUT is ddranking
 
 RECIPE is a name from 'attar list recipes' or a YAML file. SETTINGS are any of the recipe's keys, as in
 --recover.iterations 1000; 'attar run RECIPE --help' explains each. --method NAME and --protocol NAME swap the method
@@ -33,6 +37,8 @@ take on this device. Running the same command again continues where it stopped;
 'torchrun --nproc-per-node N -m attar run ...' shares the work among N processes.
 """
 STAGES = ("squeeze", "recover", "relabel", "evaluate")
+LAYOUTS = {"ddranking": "attar.report.ddranking"}
+"""Layouts of 'attar export': modules with ``export(run, out)``, which returns lines to print."""
 KINDS = ("recipes", "methods", "datasets", "models", "protocols")
 
 
@@ -71,8 +77,10 @@ def _dispatch(arguments: list[str]) -> None:
         _run(verb, rest)
     elif verb == "report":
         _report(rest)
+    elif verb == "export":
+        _export(rest)
     else:
-        raise plugin.unknown("verb", verb, ("list", "show", "run", *STAGES, "report"))
+        raise plugin.unknown("verb", verb, ("list", "show", "run", *STAGES, "report", "export"))
 
 
 def _list(arguments: list[str]) -> None:
@@ -106,14 +114,23 @@ def _list(arguments: list[str]) -> None:
         print(f"{name:<{width}}  {text}".rstrip())
 
 
-def _protocol_line(protocol: Any) -> str:
-    training = protocol.training
-    loss = f"KL at T={protocol.temperature:g}" if protocol.loss == "soft" else "hard labels"
-    squared = " times T^2" if protocol.temperature_squared and protocol.loss == "soft" else ""
-    return (
-        f"v{protocol.version}: {training.epochs} epochs, batch {training.batch_size}, {training.optimizer} "
-        f"{training.learning_rate:g}, {loss}{squared}, {protocol.views.crop} crops, mix {protocol.mix.kind}"
-    )
+def _protocol_line(protocol: "Protocol") -> str:
+    training, views = protocol.training, protocol.views
+    squared = " times T^2" if protocol.temperature_squared else ""
+    loss = {"soft": f"KL at T={protocol.temperature:g}{squared}", "mse": "MSE of logits", "hard": "hard labels"}
+    parts = [
+        f"{training.epochs} epochs",
+        f"batch {training.batch_size}",
+        f"{training.optimizer} {training.learning_rate:g}",
+        f"{training.schedule} stretched by {training.cosine_stretch:g}" * (training.cosine_stretch != 1),
+        f"EMA {training.ema_decay:g}" * bool(training.ema_decay),
+        loss[protocol.loss] + f" + {protocol.hard_weight:g} CE" * bool(protocol.hard_weight),
+        f"labels by batches of {protocol.label_batch_size}" * (protocol.label_batchnorm == "train"),
+        f"{views.patch_shuffle} x {views.patch_shuffle} patches" * (views.patch_shuffle > 1),
+        f"{views.crop} crops",
+        f"mix {protocol.mix.kind}",
+    ]
+    return f"v{protocol.version}: " + ", ".join(filter(None, parts))
 
 
 def _show(arguments: list[str]) -> None:
@@ -143,7 +160,11 @@ def _report(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="attar report", allow_abbrev=False)
     parser.add_argument("runs", nargs="+", type=Path, metavar="FOLDER")
     parser.add_argument("--csv", type=Path, metavar="FILE")
+    parser.add_argument("--ranking", action="store_true")
     options = parser.parse_args(arguments)
+    if options.ranking:
+        _print_rankings(options.runs, options.csv)
+        return
     from attar.report import figures, table
     from attar.store import atomic
 
@@ -154,6 +175,20 @@ def _report(arguments: list[str]) -> None:
         atomic.write_text(options.csv, table.as_csv(rows))
         atomic.write_json(options.csv.with_suffix(".json"), {run.name: table.manifests(run) for run in options.runs})
     _print_tables(options.runs, rows)
+
+
+def _export(arguments: list[str]) -> None:
+    parser = argparse.ArgumentParser(prog="attar export", allow_abbrev=False)
+    parser.add_argument("layout", metavar="LAYOUT")
+    parser.add_argument("run", type=Path, metavar="FOLDER")
+    parser.add_argument("--out", type=Path, default=None, metavar="FOLDER")
+    options = parser.parse_args(arguments)
+    if options.layout not in LAYOUTS:
+        raise plugin.unknown("layout", options.layout, LAYOUTS)
+    if options.out is None:
+        raise AttarError(f"'attar export {options.layout}' needs a folder to write; add --out FOLDER.")
+    for line in importlib.import_module(LAYOUTS[options.layout]).export(options.run, options.out):
+        print(line)
 
 
 def _recipe(verb: str, arguments: list[str]) -> tuple["Recipe[Any]", argparse.Namespace]:
@@ -176,11 +211,14 @@ def _recipe(verb: str, arguments: list[str]) -> tuple["Recipe[Any]", argparse.Na
     recipe = recipe_named(arguments[0])
     recipe = recipe.with_method(options.method) if options.method else recipe
     recipe = recipe.with_protocol(options.protocol) if options.protocol else recipe
-    return _changed(recipe, settings, f"attar {verb} {arguments[0]}"), options
+    return with_settings(recipe, settings, f"attar {verb} {arguments[0]}"), options
 
 
-def _changed(recipe: "Recipe[Any]", settings: list[str], prog: str) -> "Recipe[Any]":
-    """The recipe with these settings, or its help; tyro's boxed errors are told as one sentence."""
+def with_settings(recipe: "Recipe[Any]", settings: list[str], prog: str) -> "Recipe[Any]":
+    """The recipe with these settings, as a command line gives them, or its help; scripts use it too.
+
+    Raises AttarError, tyro's boxed errors told as one sentence that points to the help of ``prog``.
+    """
     import tyro
 
     from attar.core.config import field_paths
@@ -239,6 +277,23 @@ def _print_tables(runs: list[Path], rows: list[Any]) -> None:
     for run in runs:
         spent = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in table.stage_seconds(run).items())
         console.print(f"{run}: {spent}; pictures and tables in {run / 'report'}", soft_wrap=True)
+
+
+def _print_rankings(runs: list[Path], path: Path | None) -> None:
+    from rich.console import Console
+
+    from attar.report import ranking
+    from attar.store import atomic
+
+    rows = [line for run in runs for line in ranking.rankings(run)]
+    if path:
+        atomic.write_text(path, ranking.as_csv(rows))
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = 160
+    console.print(ranking.for_terminal(rows))
+    for sentence in ranking.hints(rows):
+        console.print(sentence, soft_wrap=True, markup=False)
 
 
 def _fail(sentence: str, code: int = 2) -> NoReturn:

@@ -93,6 +93,30 @@ def test_refuses_unknown_columns(tmp_path: Path, write_parquet: Write, log: Log)
         layout.read(tmp_path, log)
 
 
+def test_labels_may_be_called_class_id_or_class_and_classes_go_by_name(
+    tmp_path: Path, write_parquet: Write, log: Log
+) -> None:
+    path = tmp_path / "train-0.parquet"
+    for column in ("class_id", "class"):
+        write_parquet(path, [1, 0, 2], columns=("image", column))
+        found = layout.read(tmp_path, log)
+        assert (found.classes, found.train.labels.tolist()) == (("0", "1", "2"), [1, 0, 2])
+    pq.write_table(pa.table({"image": [b"", b"", b""], "class": ["cat", "ant", "cat"]}), path)
+    pq.write_table(pa.table({"image": [b""], "class": ["bee"]}), tmp_path / "train-1.parquet")
+    found = layout.read(tmp_path, log)
+    assert (found.classes, found.train.labels.tolist()) == (("ant", "bee", "cat"), [2, 0, 2, 1])
+    pq.write_table(pa.table({"image": [b"", b""], "class": ["cat", None]}), path)
+    with pytest.raises(AttarError, match="holds empty places; attar needs a class in each row"):
+        layout.read(tmp_path, log)
+
+
+def test_an_image_is_had_as_its_file(tmp_path: Path, write_parquet: Write, log: Log) -> None:
+    encoded = write_parquet(tmp_path / "train-0.parquet", [0, 1, 0, 1])
+    rows = layout.read(tmp_path, log).train
+    assert [rows.encoded(index) for index in range(4)] == encoded
+    assert rows.select(np.array([3, 1])).encoded(0) == encoded[3]
+
+
 def test_refuses_labels_that_are_no_classes(tmp_path: Path, write_parquet: Write, log: Log) -> None:
     path = tmp_path / "train-0.parquet"
     pq.write_table(pa.table({"image": [b"", b""], "label": ["a", "b"]}), path)

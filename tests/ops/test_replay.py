@@ -91,7 +91,15 @@ def test_the_published_order_is_that_of_torchs_sampler():
     generator = torch.Generator().manual_seed(42)
     sampler = torch.utils.data.RandomSampler(range(11), generator=generator)
     for epoch in range(4):
-        assert replay.published_order(11, epoch).tolist() == list(sampler)
+        assert replay.published_order(torch.zeros(11), torch.arange(11), epoch).tolist() == list(sampler)
+
+
+def test_the_published_order_counts_images_class_by_class():
+    labels, slots = torch.tensor([0, 1, 2, 0, 1, 2]), torch.tensor([3, 3, 3, 4, 4, 4])  # as recover leaves a set
+    counted = torch.tensor([0, 3, 1, 4, 2, 5])
+    plain = replay.published_orders(torch.zeros(6), torch.arange(6))
+    for epoch in range(3):
+        assert torch.equal(replay.published_order(labels, slots, epoch), counted[next(plain)])
 
 
 def test_an_image_may_come_twice_in_a_batch():

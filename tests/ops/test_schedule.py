@@ -1,12 +1,13 @@
-"""ops/schedule.py against PyTorch's own schedulers."""
+"""ops/schedule.py against PyTorch's own schedulers and the papers' formulas."""
 
 import math
+from typing import get_args
 
 import pytest
 import torch
 from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, LRScheduler, SequentialLR
 
-from attar.ops.schedule import cosine
+from attar.ops.schedule import Schedule, constant, cosine, cosine_linear, learning_rate
 
 
 def pytorchs(optimiser: torch.optim.Optimizer, steps: int, warmup: int) -> LRScheduler:
@@ -39,3 +40,48 @@ def test_the_warm_up_starts_where_told_and_ends_at_the_peak():
     assert cosine(0.1, 5, 100, 10, warmup_start=0.2) == pytest.approx(0.06)
     assert cosine(0.1, 10, 100, 10, warmup_start=0.2) == 0.1
     assert cosine(0.1, 100, 100, 10) == pytest.approx(0.0, abs=1e-17)
+
+
+@pytest.mark.parametrize("stretch", [1.0, 1.5, 2.0])
+def test_a_stretched_cosine_is_the_papers_formula(stretch: float):
+    for epoch in range(300):
+        expected = 0.001 * 0.5 * (1 + math.cos(math.pi * epoch / (stretch * 300)))
+        assert cosine(0.001, epoch, 300, stretch=stretch) == pytest.approx(expected, rel=1e-12)
+    end = {1.0: 0.0, 1.5: 0.25, 2.0: 0.5}[stretch]
+    assert cosine(0.001, 300, 300, stretch=stretch) == pytest.approx(0.001 * end, abs=1e-18)
+
+
+def test_a_stretch_leaves_the_warm_up_alone():
+    for step in range(10):
+        assert cosine(0.1, step, 100, 10, stretch=2.0) == cosine(0.1, step, 100, 10)
+    assert cosine(0.1, 55, 100, 10, stretch=2.0) == pytest.approx(0.05 * (1 + math.cos(math.pi / 4)))
+
+
+@pytest.mark.parametrize("stretch", [1.0, 2.0])
+def test_the_linear_tail_is_edcs(stretch: float):
+    """Its 'cos2': the curve up to and with 5/6, then a sixth of it at the start of a line to 0."""
+    for epoch in range(300):
+        curve = 0.5 * (1 + math.cos(math.pi * epoch / (stretch * 300)))
+        tail = 0.5 * (1 + math.cos(math.pi * 5 / (6 * stretch))) * (300 - epoch) / 300
+        expected = 0.001 * (curve if epoch <= 250 else tail)
+        assert cosine_linear(0.001, epoch, 300, stretch=stretch) == pytest.approx(expected, rel=1e-12)
+    assert cosine_linear(0.001, 300, 300, stretch=stretch) == 0
+    assert cosine_linear(0.001, 310, 300, stretch=stretch) == 0
+
+
+def test_a_constant_rate_may_have_a_warm_up():
+    assert [constant(0.3, step) for step in (0, 1, 999)] == [0.3, 0.3, 0.3]
+    assert [constant(0.3, step, 2) for step in (0, 1, 2, 999)] == pytest.approx([0.003, 0.1515, 0.3, 0.3])
+
+
+@pytest.mark.parametrize("step", [0, 3, 30, 90, 99])
+def test_schedules_by_name(step: int):
+    asked = (0.1, step, 100, 5)
+    expected = {
+        "cosine": cosine(*asked, stretch=2.0),
+        "cosine-linear": cosine_linear(*asked, stretch=2.0),
+        "constant": constant(0.1, step, 5),
+    }
+    assert set(expected) == set(get_args(Schedule))
+    for name in get_args(Schedule):
+        assert learning_rate(name, *asked, stretch=2.0) == expected[name]

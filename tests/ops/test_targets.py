@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from attar.ops.targets import Targets, hard_loss, soft_loss
+from attar.ops.targets import Targets, hard_loss, logit_loss, soft_loss
 
 
 def randn(*shape: int, seed: int) -> Tensor:
@@ -41,9 +41,45 @@ def test_soft_loss_is_zero_for_the_teacher_itself_and_takes_half_precision():
     assert loss.item() == pytest.approx(soft_loss(STUDENT, Targets(LABELS, logits=TEACHER), 4, True).item(), rel=1e-2)
 
 
-def test_soft_loss_without_soft_labels_says_what_to_do():
+def test_losses_towards_a_teacher_without_soft_labels_say_what_to_do():
     with pytest.raises(ValueError, match="no soft labels; relabel"):
         soft_loss(STUDENT, Targets(LABELS), 20, False)
+    with pytest.raises(ValueError, match="no soft labels; relabel"):
+        logit_loss(STUDENT, Targets(LABELS))
+
+
+@pytest.mark.parametrize("dropped", [-3e4, -65504.0])
+@pytest.mark.parametrize("temperature", [1.0, 4.0, 20.0, 250.0])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_dropped_classes_add_exactly_nothing_to_the_soft_loss(dropped: float, temperature: float, dtype: torch.dtype):
+    """The loss is that over the classes that are kept, with the student's probabilities among all."""
+    teacher = TEACHER.clone()
+    kept = teacher.argsort(1, descending=True)[:, :2]
+    teacher = torch.full_like(teacher, dropped).scatter(1, kept, teacher.gather(1, kept)).to(dtype)
+    student = STUDENT.clone().requires_grad_()
+    loss = soft_loss(student, Targets(LABELS, logits=teacher), temperature, False)
+    loss.backward()
+    total = 0.0
+    for row, answer, classes in zip(STUDENT, teacher.float(), kept, strict=True):
+        q = probabilities(row, temperature)
+        for p, place in zip(probabilities(answer[classes], temperature), classes.tolist(), strict=True):
+            total += p * math.log(p / q[place])
+    assert loss.item() == pytest.approx(total / len(LABELS), rel=1e-4)
+    shares = torch.softmax(teacher.float() / temperature, 1)
+    assert (shares > 0).sum(1).tolist() == [2] * len(LABELS)
+    assert student.grad is not None
+    expected = (torch.softmax(STUDENT / temperature, 1) - shares) / temperature / len(LABELS)
+    torch.testing.assert_close(student.grad, expected, atol=1e-7, rtol=1e-4)
+
+
+def test_logit_loss_is_the_mean_square_over_images_and_classes():
+    expected = sum((s - t) ** 2 for s, t in zip(STUDENT.flatten().tolist(), TEACHER.flatten().tolist(), strict=True))
+    loss = logit_loss(STUDENT, Targets(LABELS, logits=TEACHER))
+    assert loss.item() == pytest.approx(expected / STUDENT.numel(), rel=1e-5)
+    assert logit_loss(TEACHER, Targets(LABELS, logits=TEACHER)) == 0
+    half = logit_loss(STUDENT.half(), Targets(LABELS, logits=TEACHER.half()))
+    assert half.dtype == torch.float32
+    assert half.item() == pytest.approx(loss.item(), rel=1e-2)
 
 
 def cross_entropy(logits: Tensor, label: int, smoothing: float) -> float:

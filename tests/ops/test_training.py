@@ -5,7 +5,8 @@ import copy
 import itertools
 import math
 from collections.abc import Callable, Iterator
-from typing import Any, TypeVar
+from pathlib import Path
+from typing import Any, TypeVar, get_args
 
 import pytest
 import torch
@@ -13,8 +14,10 @@ from torch import Tensor, nn
 
 from attar.models.small import SmallResNet
 from attar.ops.pixels import Normalisation
+from attar.ops.schedule import Schedule, learning_rate
 from attar.ops.targets import Targets, hard_loss
 from attar.ops.training import Batch, Epoch, Loss, Optimisation, fit
+from attar.store import weights
 
 NORMALISATION = Normalisation((0.5, 0.4, 0.3), (0.2, 0.3, 0.4))
 
@@ -62,6 +65,7 @@ def train(
     loss: Loss = hard_loss,
     num_images: int = 25,
     resume: dict[str, Any] | None = None,
+    seed: int = 0,
 ) -> None:
     fit(
         network,
@@ -73,6 +77,7 @@ def train(
         contextlib.nullcontext,
         after_epoch,
         resume,
+        seed,
     )
 
 
@@ -81,23 +86,94 @@ def same(first: nn.Module, second: nn.Module) -> bool:
     return all(torch.equal(one, other) for one, other in pairs)
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
-def test_a_resumed_training_equals_an_uninterrupted_one_bit_by_bit(optimizer: str):
-    rate = 0.05 if optimizer == "sgd" else 0.003
-    plan = Optimisation.of({"optimizer": optimizer, "learning_rate": rate, "epochs": 4, "warmup_epochs": 1.0}, "here")
-    plan = plan.changed(batch_size=10, decay_norms=False)
-    states: dict[int, dict[str, Any]] = {}
-    whole = norm_network()
-    train(whole, plan, after_epoch=lambda epoch: states.update({epoch.number: copy.deepcopy(epoch.state())}))
-    assert sorted(states) == [1, 2, 3, 4]
-    for stopped in (1, 3):
-        resumed = norm_network()
-        nn.init.zeros_(resumed.fc.weight)
+class Noisy(nn.Module):
+    """A network that draws random numbers itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.trunk = SmallResNet(8, 8)
+        self.head = nn.Linear(8, 4)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.head(nn.functional.dropout(self.trunk(images).relu(), 0.5, self.training))
+
+
+RATES = {"sgd": 0.05, "adamw": 0.003, "muon": 0.003}
+
+
+def planned(optimizer: str, **more: Any) -> Optimisation:
+    return Optimisation.of({"optimizer": optimizer, "learning_rate": RATES[optimizer], **more}, "here")
+
+
+@pytest.mark.parametrize("ema_decay", [0.0, 0.8])
+@pytest.mark.parametrize("optimizer", RATES)
+def test_a_resumed_training_equals_an_uninterrupted_one_bit_by_bit(optimizer: str, ema_decay: float, tmp_path: Path):
+    """Also from a file, which holds tensors in another memory layout, and of Muon flags and names beside."""
+    plan = planned(
+        optimizer, epochs=4, warmup_epochs=1.0, batch_size=10, decay_norms=False, ema_decay=ema_decay,
+        schedule="cosine-linear", cosine_stretch=2.0, rate_moves="epoch",
+    )  # fmt: skip
+    whole = made(Noisy)
+    train(whole, plan, after_epoch=lambda epoch: weights.save_tree(tmp_path / str(epoch.number), epoch.state()))
+    for stopped in (1, 3, 4):
+        resumed = made(Noisy)
+        nn.init.zeros_(resumed.head.weight)
         seen: list[int] = []
-        train(resumed, plan, after_epoch=lambda epoch, seen=seen: seen.append(epoch.number), resume=states[stopped])
+        state = weights.load_tree(tmp_path / str(stopped))
+        train(resumed, plan, after_epoch=lambda epoch, seen=seen: seen.append(epoch.number), resume=state)
         assert seen == list(range(stopped + 1, 5))
         assert same(resumed, whole)
-    assert not same(whole, norm_network())
+    assert not same(whole, made(Noisy))
+
+
+def test_what_a_network_draws_depends_on_the_seed_and_leaves_the_global_state():
+    plan, before = Optimisation(epochs=2, batch_size=10), torch.random.get_rng_state()
+    trained = []
+    for seed in (0, 0, 1):
+        torch.manual_seed(len(trained))  # no matter
+        network = made(Noisy)
+        state = torch.random.get_rng_state()
+        train(network, plan, seed=seed)
+        assert torch.equal(torch.random.get_rng_state(), state)
+        trained.append(network)
+    torch.random.set_rng_state(before)
+    assert same(trained[0], trained[1])
+    assert not same(trained[0], trained[2])
+
+
+@pytest.mark.parametrize("optimizer", RATES)
+def test_the_averaged_network_is_that_of_a_plain_loop_with_the_training_s_own_statistics(optimizer: str):
+    """Parameters: an average over steps that starts at the initial ones. Buffers: as if nothing were averaged."""
+    plan = planned(optimizer, epochs=3, batch_size=10)
+    plain, averaged = norm_network(), norm_network()
+    start = [parameter.detach().clone() for parameter in plain.parameters()]
+    path: list[list[Tensor]] = []
+    passes = shuffled()
+
+    def watched(epoch: int) -> Iterator[Batch]:
+        for batch in passes(epoch):
+            yield batch
+            path.append([parameter.detach().clone() for parameter in plain.parameters()])  # after the batch's step
+
+    losses: dict[str, list[float]] = {"plain": [], "averaged": []}
+    train(plain, plan, watched, lambda epoch: losses["plain"].append(epoch.loss))
+    middle: list[list[Tensor]] = []
+
+    def after(epoch: Epoch) -> None:
+        losses["averaged"].append(epoch.loss)
+        middle.append([parameter.detach().clone() for parameter in averaged.parameters()])
+
+    train(averaged, plan.changed(ema_decay=0.8), after_epoch=after)
+    mean, ends = start, []
+    for step, parameters in enumerate(path, start=1):
+        mean = [0.8 * old + 0.2 * new for old, new in zip(mean, parameters, strict=True)]
+        ends += [mean] if step % 3 == 0 else []
+    for found, expected in zip([*middle, list(averaged.parameters())], [*ends, mean], strict=True):
+        for one, other in zip(found, expected, strict=True):
+            torch.testing.assert_close(one.detach(), other, atol=1e-6, rtol=1e-5)
+    assert losses["averaged"] == losses["plain"]
+    assert all(torch.equal(*buffers) for buffers in zip(averaged.buffers(), plain.buffers(), strict=True))
+    assert not torch.equal(averaged.fc.weight, plain.fc.weight)
 
 
 def test_a_finished_training_resumed_is_left_as_it_is():
@@ -111,11 +187,11 @@ def test_a_finished_training_resumed_is_left_as_it_is():
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+@pytest.mark.parametrize("ema_decay", [0.0, 0.5])
 @pytest.mark.parametrize("accumulation_steps", [2, 3, 50])
-def test_accumulated_parts_equal_the_whole_batch(optimizer: str, accumulation_steps: int):
-    """For a network without BatchNorm, up to the rounding of sums taken in another order."""
-    rate = 0.1 if optimizer == "sgd" else 0.001
-    plan = Optimisation.of({"optimizer": optimizer, "learning_rate": rate, "epochs": 2, "batch_size": 10}, "here")
+def test_accumulated_parts_equal_the_whole_batch(optimizer: str, ema_decay: float, accumulation_steps: int):
+    """For a network without BatchNorm, up to the rounding of sums taken in another order; steps are per batch."""
+    plan = planned(optimizer, epochs=2, batch_size=10, ema_decay=ema_decay)
     losses: dict[int, list[float]] = {1: [], accumulation_steps: []}
     networks = {}
     for steps, seen in losses.items():
@@ -201,6 +277,24 @@ def test_every_step_uses_the_rate_of_warm_up_and_cosine():
     assert steps == pytest.approx(expected, rel=1e-9)
 
 
+@pytest.mark.parametrize("rate_moves", ["step", "epoch"])
+@pytest.mark.parametrize("schedule", get_args(Schedule))
+def test_the_rate_moves_as_told(schedule: Schedule, rate_moves: str):
+    network, places = Scale(), []
+
+    def loss(logits: Tensor, _: Targets) -> Tensor:
+        places.append(network.weight.item())
+        return logits.mean()
+
+    plan = Optimisation.of({"schedule": schedule, "rate_moves": rate_moves, "cosine_stretch": 2.0}, "here")
+    plan = plan.changed(epochs=6, batch_size=10, learning_rate=0.5, warmup_epochs=1, momentum=0, weight_decay=0)
+    train(network, plan, loss=loss)
+    places.append(network.weight.item())
+    steps = [before - after for before, after in itertools.pairwise(places)]
+    where = range(18) if rate_moves == "step" else [3 * (step // 3) for step in range(18)]
+    assert steps == pytest.approx([learning_rate(schedule, 0.5, step, 18, 3, 2.0) for step in where], rel=1e-9)
+
+
 def test_sgd_and_adamw_are_the_textbooks():
     """Two steps of gradient one, by hand: momentum carries 0.9 of a step over, Adam's steps are the rate itself."""
     plan = Optimisation(epochs=2, batch_size=25, learning_rate=0.1, weight_decay=0)
@@ -264,12 +358,15 @@ def test_epochs_come_in_order_and_the_network_is_in_training_mode_only_while_tra
     assert not network.training
 
 
-def test_a_network_learns_a_toy_problem():
+@pytest.mark.parametrize("optimizer", RATES)
+@pytest.mark.parametrize("ema_decay", [0.0, 0.9])
+def test_a_network_learns_a_toy_problem(optimizer: str, ema_decay: float):
     losses: list[float] = []
     network = norm_network()
-    plan = Optimisation(epochs=12, batch_size=16, learning_rate=0.05)
+    plan = planned(optimizer, epochs=20, batch_size=16, ema_decay=ema_decay)
+    plan = plan.changed(learning_rate=2 * plan.learning_rate)
     train(network, plan, shuffled(16, 64), lambda epoch: losses.append(epoch.loss), num_images=64)
-    assert losses[0] > 1.0
+    assert losses[0] > 0.9
     assert losses[-1] < 0.3 * losses[0]
     images, targets = next(iter(shuffled(64, 64)(0)))
     assert (network(NORMALISATION.apply(images)).argmax(1) == targets.labels).float().mean() > 0.9

@@ -95,6 +95,14 @@ def test_with_protocol_brings_its_views():
     assert recipe.relabel.epochs == 300
 
 
+def test_with_protocol_brings_what_it_says_of_labels():
+    recipe = recipe_named("digits").with_protocol("sre2l++")
+    assert (recipe.relabel.voices.batchnorm, recipe.relabel.voices.batchnorm_batch) == ("train", 16)
+    assert recipe.with_protocol("digits").relabel.voices.batchnorm == "eval"
+    assert recipe.with_protocol("digits").relabel.codec.temperature == 4
+    assert recipe_named("digits").with_protocol("rded").relabel.views.patch_shuffle == 2
+
+
 def test_every_setting_is_explained():
     from attar.recipes.recipe import recipe_type
 

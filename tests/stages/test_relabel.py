@@ -129,7 +129,7 @@ def test_a_mix_shared_by_batches_follows_the_published_order(recovered: Path, mo
     distilled = labelled(recovered, recipe)
     for epoch in range(3):
         records = distilled._drawn(epoch) if mode == "online" else distilled._labels.epoch(epoch).records
-        for batch in published_order(20, epoch).split(8):
+        for batch in published_order(distilled.labels, distilled.slots, epoch).split(8):
             assert set(records.mix.partner[batch].tolist()) == set(batch.tolist())
 
 
@@ -146,6 +146,15 @@ def test_labels_that_cannot_be_made_are_refused_and_nothing_is_written(recovered
     with pytest.raises(AttarError, match=words):
         labelled(recovered, with_labels(**values))
     assert not (recovered / "distilled").exists()
+
+
+def test_squared_error_needs_all_classes():
+    dropping = with_labels(codec={"kind": "topk", "k": 3, "remainder": "drop"}).relabel
+    squared = mini_recipe().evaluate.protocol.changed(loss="mse")
+    with pytest.raises(AttarError, match="needs the logits of all classes, and these labels drop some"):
+        relabel_stage.check(dropping, squared, 8, 10)
+    relabel_stage.check(dropping.changed(codec={"kind": "topk", "k": 3}), squared, 8, 10)
+    relabel_stage.check(dropping.changed(codec={"kind": "topk", "k": 10, "remainder": "drop"}), squared, 8, 10)
 
 
 def test_pools_must_fit():

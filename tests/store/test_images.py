@@ -55,6 +55,17 @@ def test_png_comes_back_exactly(tmp_path: Path):
     assert size == image_files.num_bytes(tmp_path / "data") == files[0].stat().st_size
 
 
+def test_what_is_a_file_already_is_kept_byte_by_byte(tmp_path: Path):
+    files = [image_files.encode(image, "jpeg" if place % 2 else "png", 90) for place, image in enumerate(noisy())]
+    image_files.write(tmp_path, ((data, place % 3, place // 3) for place, data in enumerate(files)), CLASSES)
+    assert [(data, label, slot) for data, label, slot in image_files.encoded(tmp_path)] == [
+        (data, place % 3, place // 3) for place, data in enumerate(files)
+    ]
+    assert_same(image_files.read(tmp_path), torch.stack([image_files.decode(data) for data in files]))
+    names = [row["path"] for row in pq.read_table(next(tmp_path.iterdir()))["image"].to_pylist()]
+    assert [name.rpartition(".")[2] for name in names[:2]] == ["png", "jpg"]
+
+
 def test_jpeg_comes_back_nearly_and_smaller_the_lower_its_quality(tmp_path: Path):
     pictures = noisy(height=64, width=64)
     sizes = {quality: write(tmp_path / str(quality), pictures, "jpeg", quality) for quality in (95, 75, 20)}

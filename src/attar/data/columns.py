@@ -10,7 +10,9 @@ import pyarrow as pa
 from attar.core.errors import AttarError
 
 IMAGE = ("image", "img")
-LABEL = ("label", "labels", "fine_label")
+LABEL = ("label", "labels", "fine_label", "class_id", "class")
+NAMED = "class"
+"""The label column that may hold names in place of indices."""
 
 
 def find(names: Sequence[str], wanted: Sequence[str], kind: str, where: str) -> str:
@@ -22,6 +24,25 @@ def find(names: Sequence[str], wanted: Sequence[str], kind: str, where: str) -> 
         f"{where} has no column of {kind}s that attar knows: it has {', '.join(names)}; "
         f"rename the one that holds the {kind}s to '{wanted[0]}'."
     )
+
+
+def numbered(
+    values: Sequence[pa.ChunkedArray], names: Sequence[str], places: Sequence[str]
+) -> tuple[np.ndarray, list[str] | None]:
+    """The class index of every row of tables that belong together, and the classes' names where rows hold names.
+
+    ``names`` are those of the columns. Names in a column 'class' are numbered in sorted order. ``places`` are for
+    errors: raises AttarError when rows hold anything else.
+    """
+    texts = [pa.types.is_string(one.type) or pa.types.is_large_string(one.type) for one in values]
+    if not values or not all(texts) or set(names) != {NAMED}:
+        return np.concatenate([label_array(one, place) for one, place in zip(values, places, strict=True)]), None
+    for one, place in zip(values, places, strict=True):
+        if one.null_count:
+            raise AttarError(f"The label column of {place} holds empty places; attar needs a class in each row.")
+    rows = [name for one in values for name in one.to_pylist()]
+    index = {name: label for label, name in enumerate(sorted(set(rows)))}
+    return np.array([index[name] for name in rows], dtype=np.int64), list(index)
 
 
 def label_array(values: pa.ChunkedArray, where: str) -> np.ndarray:

@@ -10,7 +10,7 @@ from PIL import Image
 
 from attar.core.errors import AttarError
 from attar.core.log import Log
-from attar.data.picture import decode
+from attar.data.picture import Unreadable, decode
 from attar.data.source import TRAIN_NAMES, VAL_NAMES, Found, Split, hashed
 from attar.data.titles import licence, titles
 
@@ -32,6 +32,12 @@ class Files(Split):
 
     def image(self, index: int) -> Image.Image:
         return decode(self._path(index), self.where(index))
+
+    def encoded(self, index: int) -> bytes:
+        try:
+            return self._path(index).read_bytes()
+        except OSError as error:
+            raise Unreadable(self.where(index), error.strerror or "it cannot be opened") from None
 
     def where(self, index: int) -> str:
         return str(self._path(index))

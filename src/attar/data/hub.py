@@ -32,8 +32,8 @@ class HubRows(Split):
         if not isinstance(kind, datasets.Image) and getattr(kind, "dtype", "") not in ("binary", "large_binary"):
             raise AttarError(f"The column '{name}' of {where} holds no encoded images; cast it to datasets.Image().")
         table = rows.select_columns([label]).with_format("arrow")[:]
-        self.labels = columns.label_array(table.column(0), where)
-        self.class_names: list[str] | None = getattr(rows.features[label], "names", None)
+        self.labels, names = columns.numbered([table.column(0)], [label], [where])
+        self.class_names: list[str] | None = names or getattr(rows.features[label], "names", None)
         encoded = rows.select_columns([name])
         if isinstance(kind, datasets.Image):
             encoded = encoded.cast_column(name, datasets.Image(decode=False))
@@ -41,12 +41,23 @@ class HubRows(Split):
         self._column, self._where = name, where
 
     def image(self, index: int) -> Image.Image:
+        return decode(self.encoded(index), self.where(index))
+
+    def encoded(self, index: int) -> bytes:
         cell = self._rows[int(index)][self._column]
         if isinstance(cell, dict):
-            cell = cell["bytes"] if cell["bytes"] is not None or not cell["path"] else Path(cell["path"])
+            if cell["bytes"] is None and cell["path"]:
+                return self._from_file(Path(cell["path"]), index)
+            cell = cell["bytes"]
         if cell is None:
             raise Unreadable(self.where(index), "the row holds no bytes")
-        return decode(cell, self.where(index))
+        return cell
+
+    def _from_file(self, path: Path, index: int) -> bytes:
+        try:
+            return path.read_bytes()
+        except OSError as error:
+            raise Unreadable(self.where(index), error.strerror or "it cannot be opened") from None
 
     def where(self, index: int) -> str:
         return f"{self._where} row {index}"

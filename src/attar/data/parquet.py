@@ -32,12 +32,8 @@ class Rows(Split):
         self._footers = [_footer(path) for path in paths]
         names = [_columns(path, footer) for path, footer in zip(paths, self._footers, strict=True)]
         self._image_columns = [image for image, _ in names]
-        self.labels = np.concatenate(
-            [
-                columns.label_array(_column(path, label), str(path))
-                for path, (_, label) in zip(paths, names, strict=True)
-            ]
-        )
+        held = [_column(path, label) for path, (_, label) in zip(paths, names, strict=True)]
+        self.labels, self._names = columns.numbered(held, [label for _, label in names], [str(path) for path in paths])
         self._starts = np.cumsum([0, *(footer.num_rows for footer in self._footers)])
         self._group_starts = [
             np.cumsum([0, *(footer.row_group(group).num_rows for group in range(footer.num_row_groups))])
@@ -47,7 +43,9 @@ class Rows(Split):
 
     @property
     def class_names(self) -> list[str] | None:
-        """The names that the first file's metadata give to its labels."""
+        """The names that stand in the rows, or that the first file's metadata give to its labels."""
+        if self._names is not None:
+            return self._names
         metadata = self._footers[0].schema.to_arrow_schema().metadata or {}
         _, label = _columns(self._paths[0], self._footers[0])
         try:
@@ -56,6 +54,9 @@ class Rows(Split):
             return None
 
     def image(self, index: int) -> Image.Image:
+        return decode(self.encoded(index), self.where(index))
+
+    def encoded(self, index: int) -> bytes:
         file, row = self._place(index)
         group = int(np.searchsorted(self._group_starts[file], row, side="right")) - 1
         try:
@@ -66,7 +67,7 @@ class Rows(Split):
         encoded = cell.get("bytes") if isinstance(cell, dict) else cell
         if not isinstance(encoded, bytes):
             raise Unreadable(self.where(index), "the row holds no bytes")
-        return decode(encoded, self.where(index))
+        return encoded
 
     def where(self, index: int) -> str:
         file, row = self._place(index)

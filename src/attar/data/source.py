@@ -25,6 +25,10 @@ class Split(abc.ABC):
     def image(self, index: int) -> Image.Image:
         """One image as RGB in its original size; raises Unreadable."""
 
+    def encoded(self, index: int) -> bytes | None:
+        """One image's file as it is stored; None where images are no files. Raises Unreadable."""
+        return None
+
     @abc.abstractmethod
     def where(self, index: int) -> str:
         """Where a person finds this image: its path, or its file and row."""
@@ -56,6 +60,9 @@ class Subset(Split):
 
     def image(self, index: int) -> Image.Image:
         return self._base.image(int(self._indices[index]))
+
+    def encoded(self, index: int) -> bytes | None:
+        return self._base.encoded(int(self._indices[index]))
 
     def where(self, index: int) -> str:
         return self._base.where(int(self._indices[index]))

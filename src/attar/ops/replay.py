@@ -1,5 +1,7 @@
 """Showing the images of a small set, in one way to the teacher that labels a view and the student that learns it."""
 
+import itertools
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Self
 
@@ -86,15 +88,26 @@ def draw(
     return Records(look, mixed, None if mixed is None else look.take(mixed.partner))
 
 
-def published_order(num_images: int, epoch: int, seed: int = 42) -> Int[Tensor, " image"]:
-    """The order in which the published FKD scripts take images in an epoch: that of a seeded sampler, epoch by epoch.
+def published_orders(
+    labels: Int[Tensor, " image"], slots: Int[Tensor, " image"], seed: int = 42
+) -> Iterator[Int[Tensor, " image"]]:
+    """The order in which the published FKD scripts take the images of a set, epoch after epoch without an end.
 
-    Their sampler draws a second, unused permutation at the end of every epoch.
+    They count images as torchvision's ImageFolder does, class by class and in a class slot by slot, and draw from one
+    generator for all epochs; PyTorch's RandomSampler takes a second, unused permutation at the end of each.
     """
+    counted = (labels.to(torch.int64) * (int(slots.max()) + 1) + slots).argsort(stable=True)
     generator = torch.Generator().manual_seed(seed)
-    for _ in range(2 * epoch):
-        torch.randperm(num_images, generator=generator)
-    return torch.randperm(num_images, generator=generator)
+    while True:
+        yield counted[torch.randperm(len(counted), generator=generator)]
+        torch.randperm(len(counted), generator=generator)
+
+
+def published_order(
+    labels: Int[Tensor, " image"], slots: Int[Tensor, " image"], epoch: int, seed: int = 42
+) -> Int[Tensor, " image"]:
+    """One epoch's of ``published_orders``."""
+    return next(itertools.islice(published_orders(labels, slots, seed), epoch, None))
 
 
 def show(

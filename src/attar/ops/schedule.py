@@ -1,10 +1,47 @@
 """Learning rates over time."""
 
 import math
+from typing import Literal
+
+Schedule = Literal["cosine", "cosine-linear", "constant"]
 
 
-def cosine(base: float, step: int, steps: int, warmup_steps: int = 0, warmup_start: float = 0.01) -> float:
-    """Linear rise from ``warmup_start * base`` over ``warmup_steps``, then half a cosine from ``base`` towards 0."""
+def cosine(
+    base: float, step: int, steps: int, warmup_steps: int = 0, warmup_start: float = 0.01, stretch: float = 1.0
+) -> float:
+    """Linear rise from ``warmup_start * base`` over ``warmup_steps``, then half a cosine from ``base`` towards 0.
+
+    ``stretch`` draws the cosine out beyond the end of training, which then stops above 0: at half of ``base`` for a
+    stretch of 2 (RDED, arXiv 2312.03526; EDC's zeta, arXiv 2404.13733).
+    """
     if step < warmup_steps:
         return base * (warmup_start + (1 - warmup_start) * step / warmup_steps)
-    return base * (1 + math.cos(math.pi * (step - warmup_steps) / max(1, steps - warmup_steps))) / 2
+    done, whole = step - warmup_steps, max(1, steps - warmup_steps)
+    return base * (1 + math.cos(math.pi * done / (stretch * whole))) / 2
+
+
+def cosine_linear(base: float, step: int, steps: int, warmup_steps: int = 0, stretch: float = 1.0) -> float:
+    """``cosine`` until 5/6 of training, then a line to 0 that starts at a sixth of what the cosine had come to.
+
+    The sudden fall to a sixth is in EDC's published code, where this is the schedule 'cos2'.
+    """
+    done, whole = step - warmup_steps, max(1, steps - warmup_steps)
+    if 6 * done <= 5 * whole:
+        return cosine(base, step, steps, warmup_steps, stretch=stretch)
+    return base * (1 + math.cos(math.pi * 5 / (6 * stretch))) / 2 * max(0.0, 1 - done / whole)
+
+
+def constant(base: float, step: int, warmup_steps: int = 0) -> float:
+    """``base``, after a rise over ``warmup_steps`` as for ``cosine``."""
+    return cosine(base, min(step, warmup_steps), warmup_steps + 1, warmup_steps)
+
+
+def learning_rate(
+    schedule: Schedule, base: float, step: int, steps: int, warmup_steps: int = 0, stretch: float = 1.0
+) -> float:
+    """The learning rate of ``step``, counted from 0, of a training of so many steps."""
+    if schedule == "constant":
+        return constant(base, step, warmup_steps)
+    if schedule == "cosine-linear":
+        return cosine_linear(base, step, steps, warmup_steps, stretch)
+    return cosine(base, step, steps, warmup_steps, stretch=stretch)

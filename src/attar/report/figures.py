@@ -25,7 +25,7 @@ def write_all(run: Path, folder: Path) -> list[Path]:
     distilled = Distilled(run / "distilled")
     written = [_save(grid(distilled), folder / "grid.png")]
     first = _first_unit(run)
-    if first.snapshots:
+    if first is not None and first.snapshots:
         written.append(_save(film(first, distilled), folder / "film.png"))
         written.append(_save(curves(first), folder / "curves.png"))
     return written
@@ -92,7 +92,10 @@ def _title(distilled: Distilled, label: int) -> str:
     return distilled.info.titles.get(name, name).split(",")[0][:24]
 
 
-def _first_unit(run: Path) -> UnitResult:
+def _first_unit(run: Path) -> UnitResult | None:
+    """The first unit that was made here; None where the images were made elsewhere."""
+    if not (run / "recover" / "units").is_dir():
+        return None
     manifest = manifest_of(run / "recover", "recover")
     asked = manifest["request"]["recover"]
     choices = (asked[key] for key in ("ipc_start", "ipc", "unit_classes", "unit_slots"))

@@ -121,7 +121,7 @@ def _evaluate(work: Work) -> Estimate:
     small = [row for row in config.rows if row == "distilled" or (row != "full" and random_rows)]
     full = "full" in config.rows and config.full_data == "train"
     epochs, full_epochs = config.protocol.training.epochs, work.squeeze.training.epochs
-    taught = [row for row in small if row != "random-hard" and config.protocol.loss == "soft"]
+    taught = [row for row in small if row != "random-hard" and config.protocol.loss != "hard"]
     seconds = 0.0
     if taught and work.relabel.mode == "online":
         seconds += len(config.students) * len(taught) * epochs * calibrate.labels_epoch_seconds(work)

@@ -113,6 +113,7 @@ class Distilled(torch.utils.data.Dataset[tuple[UInt8[Tensor, "3 height width"], 
         stored = mapped.read(self.folder / "data", self.info.images_sha256, INFO)
         self.images: UInt8[Tensor, "image 3 height width"] = stored.images
         self.labels: Int[Tensor, " image"] = stored.labels
+        self.slots: Int[Tensor, " image"] = stored.slots
         self.classes = self.info.classes
         self.normalisation = Normalisation(self.info.mean, self.info.std)
         self._labels: Labels | None = None
@@ -174,7 +175,7 @@ class Distilled(torch.utils.data.Dataset[tuple[UInt8[Tensor, "3 height width"], 
         choice, size = self.info.labels, (self.info.size, self.info.size)
         epoch %= choice.epochs
         stream = generator(self.info.seed, "relabel", "epoch", epoch)
-        order = replay.published_order(len(self), epoch) if choice.mix.shared_by else None
+        order = replay.published_order(self.labels, self.slots, epoch) if choice.mix.shared_by else None
         return replay.draw(len(self), size, choice.views, choice.mix, stream, order)
 
     def _ask(self, shown: Tensor) -> Float[Tensor, "batch class"]:

@@ -1,6 +1,8 @@
 """Evaluation protocols as data: named, versioned, and never changed under a version once released."""
 
-from typing import Literal
+import fnmatch
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
 import pydantic
 from jaxtyping import Float
@@ -10,7 +12,7 @@ from attar.core import plugin
 from attar.core.config import Config
 from attar.ops.mixing import MixChoice
 from attar.ops.replay import LookChoice
-from attar.ops.targets import Targets, hard_loss, soft_loss
+from attar.ops.targets import Targets, hard_loss, logit_loss, soft_loss
 from attar.ops.training import Optimisation
 
 
@@ -23,32 +25,68 @@ class Protocol(Config):
     """Raised whenever a setting changes."""
     training: Optimisation
     """Optimiser, learning rate, epochs, batches."""
+    learning_rates: tuple[tuple[str, Annotated[float, pydantic.Field(gt=0)]], ...] = ()
+    """Peak learning rates of students that need another: pairs of a name, maybe with wildcards, and a rate."""
     views: LookChoice
-    """Crops and flips; soft labels bring their own, drawn alike."""
+    """Crops, flips and further augmentation; soft labels bring their own, drawn alike."""
     mix: MixChoice
     """How images are mixed; soft labels bring their own."""
-    loss: Literal["soft", "hard"] = "soft"
-    """'soft': Kullback-Leibler divergence from the teacher; 'hard': cross-entropy with the classes."""
+    loss: Literal["soft", "mse", "hard"] = "soft"
+    """'soft': Kullback-Leibler divergence from the teacher; 'mse': squared difference of its logits; 'hard':
+    cross-entropy with the classes."""
     temperature: float = pydantic.Field(default=20.0, gt=0)
     """Divides logits before the soft loss."""
     temperature_squared: bool = False
     """Multiply the soft loss by the temperature's square."""
+    hard_weight: float = pydantic.Field(default=0.0, ge=0)
+    """Weight of the cross-entropy with the classes that is added to the loss towards the teacher."""
+    label_smoothing: float = pydantic.Field(default=0.0, ge=0, lt=1)
+    """Share of every class label that is spread over all classes, wherever cross-entropy is used."""
+    label_batchnorm: Literal["eval", "train"] = "eval"
+    """BatchNorm of the teacher that labels: 'eval' has running statistics, 'train' those of images labelled at once."""
+    label_batch_size: int = pydantic.Field(default=16, ge=2)
+    """Images labelled at once when that matters, as it does for 'train'."""
+
+    @pydantic.field_validator("learning_rates", mode="before")
+    @classmethod
+    def _of_mapping(cls, value: Any) -> Any:
+        return tuple(value.items()) if isinstance(value, Mapping) else value
 
     def title(self) -> str:
         """Name and version, and whether it is still what that name says."""
         altered = PROTOCOLS.get(self.name) not in (None, self)
         return f"{self.name} v{self.version}{' modified' if altered else ''}"
 
+    def training_of(self, student: str) -> Optimisation:
+        """How this student is trained; of ``learning_rates`` the first that fits its name holds.
+
+        'torchvision/' or 'timm/' before the name makes no difference.
+        """
+        bare = student.removeprefix("torchvision/").removeprefix("timm/")
+        for pattern, rate in self.learning_rates:
+            if fnmatch.fnmatchcase(bare, pattern):
+                return self.training.changed(learning_rate=rate)
+        return self.training
+
     def value(self, logits: Float[Tensor, "image class"], targets: Targets, hard: bool = False) -> Float[Tensor, ""]:
         """The protocol's loss; ``hard`` asks for the one with classes in place of soft labels."""
         if hard or self.loss == "hard":
-            return hard_loss(logits, targets)
-        return soft_loss(logits, targets, self.temperature, self.temperature_squared)
+            return hard_loss(logits, targets, self.label_smoothing)
+        if self.loss == "mse":
+            loss = logit_loss(logits, targets)
+        else:
+            loss = soft_loss(logits, targets, self.temperature, self.temperature_squared)
+        if self.hard_weight:
+            loss = loss + self.hard_weight * hard_loss(logits, targets, self.label_smoothing)
+        return loss
 
 
 _ADAMW = Optimisation(
     epochs=300, batch_size=128, optimizer="adamw", learning_rate=1e-3, weight_decay=0.01, decay_norms=False
 )
+
+_RDED = _ADAMW.changed(batch_size=100, cosine_stretch=2.0, rate_moves="epoch")
+_HALVES = LookChoice(min_scale=0.5, patch_shuffle=2)
 
 PROTOCOLS = {
     protocol.name: protocol
@@ -87,6 +125,56 @@ PROTOCOLS = {
         ),
         # No teacher: what the images alone are worth.
         Protocol(name="hard-label", training=_ADAMW, views=LookChoice(), mix=MixChoice(kind="cutmix"), loss="hard"),
+        # RDED (arXiv 2312.03526), its published validation: the batch is that of ImageNet-1K at 10 images per class and
+        # of Tiny-ImageNet; it is 20 and 200 for 1 and 50 on ImageNet-1K, 10, 50 and 100 for 1, 10 and 50 of 10 classes.
+        # The learning rate stops at half its peak.
+        Protocol(
+            name="rded",
+            training=_RDED,
+            learning_rates=(
+                ("vgg11*", 5e-4),
+                ("efficientnet_b0", 2e-3),
+                ("mobilenet_v2", 2.5e-3),
+                ("mobilenetv2_100", 2.5e-3),
+                ("alexnet", 1e-4),
+                ("vit_*", 1e-4),
+                ("swin_*", 1e-4),
+            ),
+            views=_HALVES,
+            mix=MixChoice(kind="cutmix"),
+        ),
+        # EDC (arXiv 2404.13733) on ImageNet-1K and Tiny-ImageNet; its patch shuffle does nothing as published.
+        Protocol(
+            name="edc",
+            training=_RDED.changed(ema_decay=0.99),
+            views=LookChoice(min_scale=0.5),
+            mix=MixChoice(kind="cutmix"),
+            loss="mse",
+            hard_weight=0.025,
+        ),
+        # SRe2L++ (CV-DD, arXiv 2501.07575) on ImageNet-1K at 1 and 10 images per class; at 50 the stretch is 1.
+        Protocol(
+            name="sre2l++",
+            training=_RDED.changed(batch_size=16, accumulation_steps=2),
+            views=LookChoice(),
+            mix=MixChoice(kind="cutmix"),
+            label_batchnorm="train",
+            label_batch_size=16,
+        ),
+        # RD3 (arXiv 2509.19743): one protocol for all methods; for students other than ResNet-18 the stretch is 2.
+        Protocol(
+            name="rd3",
+            training=_RDED.changed(epochs=400, batch_size=50, cosine_stretch=1.0),
+            views=_HALVES,
+            mix=MixChoice(kind="cutmix"),
+        ),
+        # Attar's own: a first version, whose settings are still being chosen.
+        Protocol(
+            name="attar",
+            training=_ADAMW.changed(batch_size=25),
+            views=LookChoice(),
+            mix=MixChoice(kind="cutmix"),
+        ),
         # Attar's own, for 8-pixel digits on a CPU: small shifts, no mirrored digits.
         Protocol(
             name="digits",

@@ -68,11 +68,14 @@ class Relabel(Config):
         return self
 
     def suited(self, protocol: Protocol) -> Self:
-        """The same choices with the views, mixing, epochs and temperature of a protocol."""
-        codec = self.codec.changed(temperature=protocol.temperature)
-        pool = min(self.pool_epochs, protocol.training.epochs)
+        """The same choices with what a protocol says of labels: views, mixing, epochs, temperature, BatchNorm."""
         return self.changed(
-            epochs=protocol.training.epochs, pool_epochs=pool, views=protocol.views, mix=protocol.mix, codec=codec
+            epochs=protocol.training.epochs,
+            pool_epochs=min(self.pool_epochs, protocol.training.epochs),
+            views=protocol.views,
+            mix=protocol.mix,
+            codec=self.codec.changed(temperature=protocol.temperature),
+            voices=self.voices.changed(batchnorm=protocol.label_batchnorm, batchnorm_batch=protocol.label_batch_size),
         )
 
     @property
@@ -160,7 +163,7 @@ def label_epoch(
 ) -> EpochLabels:
     """Draw one epoch's views and ask the teachers about them, on their ``device``, by default that of the images."""
     size = (header.height, header.width)
-    order = replay.published_order(header.num_images, epoch) if header.mix.shared_by else None
+    order = replay.published_order(images.labels, images.slots, epoch) if header.mix.shared_by else None
     records = replay.draw(header.num_images, size, header.views, header.mix, stream, order)
     asked = torch.arange(header.num_images)
     if labeller.by_batch:  # whoever shares a batch is part of the result, and classes must be mixed in it

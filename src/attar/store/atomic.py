@@ -1,4 +1,4 @@
-"""Files that are whole or not there: written beside their place, synced, then moved onto it."""
+"""Files and folders that are whole or not there: written beside their place, then moved onto it."""
 
 import contextlib
 import errno
@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import secrets
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -63,6 +64,29 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Write plain JSON values, indented; raises AttarError as ``replace`` does."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+@contextlib.contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """Yield an empty folder beside ``path`` to fill; on success it takes the place of ``path``, else it is removed.
+
+    Raises AttarError when there is something at ``path`` that is no empty folder, and as ``replace`` does.
+    """
+    path = path.absolute()
+    if path.exists() and not (path.is_dir() and next(path.iterdir(), None) is None):
+        raise AttarError(f"{path} exists and is not an empty folder; choose another --out, or remove it.")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        temporary.mkdir(parents=True)
+        yield temporary
+        temporary.replace(path)
+        _sync_folder(path.parent)
+    except OSError as error:
+        if error.errno in _MENDS:
+            raise AttarError(_MENDS[error.errno].format(path=path)) from error
+        raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def sha256_of(path: Path) -> str:

@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -23,6 +23,7 @@ from attar.store import atomic
 SHARD_BYTES = 256 * 2**20
 ROWS_PER_GROUP = 256
 COLUMNS = ["image", "label", "slot"]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,12 @@ def encode(image: UInt8[Tensor, "3 height width"], image_format: Literal["png", 
 def decode(data: bytes) -> UInt8[Tensor, "3 height width"]:
     """The pixels of an encoded image."""
     with Image.open(io.BytesIO(data)) as picture:
-        return torch.from_numpy(np.asarray(picture.convert("RGB")).copy()).permute(2, 0, 1)
+        return tensor_of(picture)
+
+
+def tensor_of(picture: Image.Image) -> UInt8[Tensor, "3 height width"]:
+    """The pixels of a picture."""
+    return torch.from_numpy(np.array(picture.convert("RGB"))).permute(2, 0, 1)
 
 
 def save_picture(path: Path, picture: UInt8[Tensor, "3 height width"]) -> None:
@@ -66,18 +72,20 @@ def save_picture(path: Path, picture: UInt8[Tensor, "3 height width"]) -> None:
 
 def write(
     folder: Path,
-    images: Iterator[tuple[UInt8[Tensor, "3 height width"], int, int]],
+    images: Iterator[tuple[UInt8[Tensor, "3 height width"] | bytes, int, int]],
     classes: tuple[str, ...],
     image_format: Literal["png", "jpeg"] = "png",
     quality: int = 75,
 ) -> int:
     """Write (image, label, slot) rows into ``folder/train-*.parquet``; returns the bytes of the files.
 
+    An image that comes as the bytes of a PNG or JPEG is kept as it is.
+
     Shards are closed at about 256 MiB and named once their number is known, so a reader never sees a part of a set;
     nothing is left of them when ``images`` fails.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    suffix, schema = ("png" if image_format == "png" else "jpg"), _schema(classes)
+    schema = _schema(classes)
     parts: list[Path] = []
     rows: list[dict[str, object]] = []
     size = 0
@@ -93,8 +101,8 @@ def write(
 
     try:
         for image, label, slot in images:
-            data = encode(image, image_format, quality)
-            path = f"{classes[label]}_{slot:05d}.{suffix}"
+            data = image if isinstance(image, bytes) else encode(image, image_format, quality)
+            path = f"{classes[label]}_{slot:05d}.{suffix(data)}"
             rows.append({"image": {"bytes": data, "path": path}, "label": label, "slot": slot})
             size += len(data)
             if size >= SHARD_BYTES:
@@ -166,6 +174,16 @@ def numbers(folder: Path) -> tuple[list[int], list[int]]:
     return labels, slots
 
 
+def encoded(folder: Path) -> Iterator[tuple[bytes, int, int]]:
+    """The rows of a set that ``write`` wrote, images as the bytes of their files. Raises AttarError as ``read``."""
+    return _stored(folder, bytes)
+
+
+def suffix(data: bytes) -> Literal["png", "jpg"]:
+    """What a file of these bytes is called: images are stored as PNG or JPEG."""
+    return "png" if data.startswith(b"\x89PNG") else "jpg"
+
+
 def num_bytes(folder: Path) -> int:
     """Bytes of the files of a set."""
     return sum(file.stat().st_size for file in folder.glob("train-*.parquet"))
@@ -177,22 +195,26 @@ def _begun(shape: tuple[int, ...], labels: list[int]) -> "hashlib._Hash":
 
 
 def _rows(folder: Path) -> Iterator[tuple[UInt8[Tensor, "3 height width"], int, int]]:
-    """Every image with its class and slot, a group of rows in memory at a time."""
+    """Every image with its class and slot; all are of one size."""
     shape = None
+    for image, label, slot in _stored(folder, decode):
+        shape = shape or image.shape
+        if image.shape != shape:
+            raise AttarError(
+                f"{folder} holds images of different sizes; attar's own sets never do, so take another copy."
+            )
+        yield image, label, slot
+    if shape is None:
+        raise AttarError(f"{folder} holds no images; recover them again.")
+
+
+def _stored(folder: Path, opened: Callable[[bytes], T]) -> Iterator[tuple[T, int, int]]:
+    """Every row, a group of them in memory at a time."""
     for file in _files(folder):
         with _damage_told(file):
             for batch in _opened(file).iter_batches(ROWS_PER_GROUP, columns=COLUMNS):
                 for row in batch.to_pylist():
-                    image = decode(row["image"]["bytes"])
-                    shape = shape or image.shape
-                    if image.shape != shape:
-                        raise AttarError(
-                            f"{folder} holds images of different sizes; attar's own sets never do, so take another "
-                            f"copy."
-                        )
-                    yield image, row["label"], row["slot"]
-    if shape is None:
-        raise AttarError(f"{folder} holds no images; recover them again.")
+                    yield opened(row["image"]["bytes"]), row["label"], row["slot"]
 
 
 def _files(folder: Path) -> list[Path]:

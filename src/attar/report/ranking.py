@@ -1,0 +1,264 @@
+"""DD-Ranking's scores of finished runs: what the distilled images add to their labels and augmentation."""
+
+import csv
+import io
+import statistics
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+from attar.core.errors import AttarError
+from attar.ops import ranking
+from attar.report.table import percent
+from attar.stages.folder import manifest_of
+
+ROWS = {
+    "distilled": ("distilled",),
+    "random": ("random-soft",),
+    "distilled_hard": ("distilled-hard",),
+    "real_hard": ("full",),
+    "distilled_plain": ("distilled-noaug",),
+    "random_plain": ("random-noaug",),
+}
+"""What a score is made of, and the row of the result table that has it; of several the first that is there."""
+HARD_ROWS = ROWS | {"random": ("random-hard", "random-soft"), "distilled_hard": ("distilled-hard", "distilled")}
+"""The same for a protocol that has no soft labels: there the distilled row is trained with hard labels already."""
+TEACHER = "the teacher"
+"""Protocol of the row of all real images where it shows the teacher itself: one score, to compare every seed with."""
+
+Accuracies = Mapping[str, float]
+"""Top-1 of one seed by what it is, a key of ROWS."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """One of the scores, over seeds."""
+
+    mean: float
+    std: float | None
+    """Sample standard deviation over seeds; None for a single one."""
+    num_seeds: int
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """The scores of one student, on fractions; None where rows are missing."""
+
+    run: str
+    student: str
+    protocol: str
+    weight: float
+    """Of the improvement over random in the label-robust score, of augmented training in the other."""
+    hlr: Score | None
+    """Hard-label recovery: accuracy lost against all real images; smaller is better."""
+    ior: Score | None
+    """Improvement over random real images by the same recipe."""
+    lrs: Score | None
+    """Label-robust score, in [0, 1]."""
+    ars: Score | None
+    """Augmentation-robust score, in [0, 1]."""
+    missing: tuple[str, ...]
+    """Rows without which some score could not be made."""
+    asked: tuple[str, ...]
+    """Rows that the run was asked for."""
+
+
+@dataclass(frozen=True)
+class _Kind:
+    name: str
+    parts: tuple[str, ...]
+    value: Callable[[Accuracies, float], float]
+
+
+def _hlr(top1: Accuracies) -> float:
+    return ranking.hard_label_recovery(top1["real_hard"], top1["distilled_hard"])
+
+
+def _ior(top1: Accuracies) -> float:
+    return ranking.improvement_over_random(top1["distilled"], top1["random"])
+
+
+def _plain(top1: Accuracies) -> float:
+    return ranking.improvement_over_random(top1["distilled_plain"], top1["random_plain"])
+
+
+_KINDS = (
+    _Kind("hlr", ("real_hard", "distilled_hard"), lambda top1, _: _hlr(top1)),
+    _Kind("ior", ("distilled", "random"), lambda top1, _: _ior(top1)),
+    _Kind(
+        "lrs",
+        ("distilled", "random", "real_hard", "distilled_hard"),
+        lambda top1, weight: ranking.label_robust_score(_ior(top1), _hlr(top1), weight),
+    ),
+    _Kind(
+        "ars",
+        ("distilled", "random", "distilled_plain", "random_plain"),
+        lambda top1, weight: ranking.augmentation_robust_score(_ior(top1), _plain(top1), weight),
+    ),
+)
+
+
+def rankings(run: Path, weight: float = 0.5) -> list[Ranking]:
+    """The scores of every student of a finished run, in the order of its table.
+
+    A score is made for each seed that all its rows have, then averaged. Raises AttarError when the run is not
+    evaluated, or has nothing trained on the distilled images.
+    """
+    manifest = manifest_of(run / "evaluate", "evaluate")
+    scores = manifest["result"]["scores"]
+    evaluate = manifest["request"].get("evaluate", {})
+    rows = HARD_ROWS if evaluate.get("protocol", {}).get("loss") == "hard" else ROWS
+    asked = tuple(evaluate.get("rows", ()))
+    pairs = dict.fromkeys((s["student"], s["protocol"]) for s in scores if s["row"] in rows["distilled"])
+    if not pairs:
+        raise AttarError(
+            f"{run} has no student trained on its distilled images; add 'distilled' to --evaluate.rows and run "
+            "'attar evaluate' again."
+        )
+    return [_ranking(run.name, student, protocol, weight, scores, rows, asked) for student, protocol in pairs]
+
+
+def _ranking(
+    run: str,
+    student: str,
+    protocol: str,
+    weight: float,
+    scores: list[dict[str, Any]],
+    rows: Mapping[str, tuple[str, ...]],
+    asked: tuple[str, ...],
+) -> Ranking:
+    seeds = sorted({s["seed"] for s in scores if s["student"] == student and s["row"] in rows["distilled"]})
+    top1 = {part: _by_seed(names, student, protocol, scores, seeds) for part, names in rows.items()}
+    found: dict[str, Score | None] = {}
+    for kind in _KINDS:
+        common = [seed for seed in seeds if all(seed in top1[part] for part in kind.parts)]
+        values = [kind.value({part: top1[part][seed] for part in kind.parts}, weight) for seed in common]
+        found[kind.name] = _score(values)
+    parts = dict.fromkeys(part for kind in _KINDS if found[kind.name] is None for part in kind.parts)
+    missing = tuple(rows[part][0] for part in parts if not top1[part])
+    return Ranking(run, student, protocol, weight, **found, missing=missing, asked=asked)
+
+
+def _by_seed(
+    names: Iterable[str], student: str, protocol: str, scores: list[dict[str, Any]], seeds: list[int]
+) -> dict[int, float]:
+    """Top-1 by seed of the first of these rows that is there: by this protocol, else by the only one there is."""
+    for name in names:
+        of_row = [score for score in scores if score["row"] == name and score["student"] == student]
+        protocols = {score["protocol"] for score in of_row}
+        chosen = protocol if protocol in protocols else next(iter(protocols), "")
+        if not protocols or (chosen != protocol and len(protocols) > 1):
+            continue
+        if chosen == TEACHER:
+            top1: float = of_row[0]["top1"]
+            return dict.fromkeys(seeds, top1)
+        return {score["seed"]: score["top1"] for score in of_row if score["protocol"] == chosen}
+    return {}
+
+
+def _score(values: list[float]) -> Score | None:
+    if not values:
+        return None
+    return Score(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None, len(values))
+
+
+def hints(table: list[Ranking]) -> list[str]:
+    """A sentence for each run in which rows are missing: which scores that costs, and how to add the rows."""
+    sentences = []
+    for run in dict.fromkeys(line.run for line in table):
+        lines = [line for line in table if line.run == run]
+        lost = [kind.name.upper() for kind in _KINDS if any(getattr(line, kind.name) is None for line in lines)]
+        missing = list(dict.fromkeys(row for line in lines for row in line.missing))
+        asked = lines[0].asked
+        new = [row for row in missing if row not in asked]
+        if new:
+            sentences.append(
+                f"{run}: {_listed(lost)} need the {_rows(new)}; add them with --evaluate.rows "
+                f"{' '.join([*asked, *new])} (what is trained already is kept)."
+            )
+        if "full" in missing and "full" in asked:
+            sentences.append(
+                f"{run}: {_listed(lost)} need the student itself trained on all real images, and the row full shows "
+                "another network; add --evaluate.full-data train."
+            )
+        failed = [row for row in missing if row in asked and row != "full"]
+        if failed:
+            sentences.append(
+                f"{run}: the {_rows(failed)} {'was' if len(failed) == 1 else 'were'} asked for but never made: a class "
+                "may have too few real images to draw from; lower --recover.ipc."
+            )
+        if lost and not missing:
+            sentences.append(f"{run}: {_listed(lost)} need rows of the same seeds; run 'attar evaluate' again.")
+    return sentences
+
+
+def as_csv(table: list[Ranking]) -> str:
+    """The scores as CSV, on fractions; empty where there is none."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    columns = [f"{kind.name}_{part}" for kind in _KINDS for part in ("mean", "std", "num_seeds")]
+    writer.writerow(["run", "student", "protocol", "weight", *columns])
+    for line in table:
+        cells: list[object] = []
+        for score in _scores(line):
+            cells += ["", "", ""] if score is None else [round(score.mean, 6), _rounded(score.std), score.num_seeds]
+        writer.writerow([line.run, line.student, line.protocol, line.weight, *cells])
+    return buffer.getvalue()
+
+
+def as_markdown(table: list[Ranking]) -> str:
+    """The scores for a page, and under them what is missing."""
+    header, rows = _cells(table)
+    aligned = ["---" if place < 2 else "---:" for place in range(len(header))]
+    lines = ["| " + " | ".join(cells) + " |" for cells in [header, aligned, *rows]]
+    return "\n".join([*lines, *(f"\n{sentence}" for sentence in hints(table))]) + "\n"
+
+
+def for_terminal(table: list[Ranking]) -> Table:
+    """The scores for a terminal; ``hints`` says what is missing."""
+    header, rows = _cells(table)
+    shown = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    for place, name in enumerate(header):
+        shown.add_column(name, justify="left" if place < 2 else "right", no_wrap=True)
+    for cells in rows:
+        shown.add_row(*cells)
+    return shown
+
+
+def _cells(table: list[Ranking]) -> tuple[list[str], list[list[str]]]:
+    several_runs = len({line.run for line in table}) > 1
+    header = ["student", "protocol", "n", "HLR %, lower is better", "IOR %", "LRS", "ARS"]
+    rows = []
+    for line in table:
+        hlr, ior, lrs, ars = _scores(line)
+        points = ["-" if s is None else percent(100 * s.mean, s.std and 100 * s.std) for s in (hlr, ior)]
+        robust = ["-" if s is None else _three_digits(s) for s in (lrs, ars)]
+        counts = [score.num_seeds for score in _scores(line) if score is not None] or [0]
+        num_seeds = str(counts[0]) if len(set(counts)) == 1 else f"{min(counts)} to {max(counts)}"
+        name = f"{line.run}: {line.student}" if several_runs else line.student
+        rows.append([name, line.protocol, num_seeds, *points, *robust])
+    return header, rows
+
+
+def _scores(line: Ranking) -> list[Score | None]:
+    return [getattr(line, kind.name) for kind in _KINDS]
+
+
+def _three_digits(score: Score) -> str:
+    return f"{score.mean:.3f}" if score.std is None else f"{score.mean:.3f} ± {score.std:.3f}"
+
+
+def _rounded(value: float | None) -> float | str:
+    return "" if value is None else round(value, 6)
+
+
+def _rows(names: list[str]) -> str:
+    return f"row {names[0]}" if len(names) == 1 else f"rows {_listed(names)}"
+
+
+def _listed(names: list[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

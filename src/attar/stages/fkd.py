@@ -1,0 +1,179 @@
+"""Soft labels that others published in the FKD layout, read as attar's own: one record for each epoch and image."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from attar.core.errors import AttarError
+from attar.ops import replay
+from attar.ops.mixing import Mix, MixChoice
+from attar.ops.replay import Look, LookChoice, Records
+from attar.ops.views import View
+from attar.store import fkd
+from attar.store.fkd import Batch
+from attar.store.images import ImageSet
+from attar.store.labels import EpochLabels
+
+PIXEL = 0.01
+"""How far from whole pixels, in pixels, the edges of a crop may lie: its fractions are rounded to float32."""
+CERTAIN = 4.0
+"""Standard deviations within which it is chance how high labels rank the classes of images."""
+ALWAYS = 0.8
+"""A rank that teachers reach; where chance might as well, there are too few images to tell."""
+
+
+class PublishedLabels:
+    """A folder of soft labels in the FKD layout, opened for the images that they are for."""
+
+    def __init__(
+        self,
+        folder: Path,
+        images: ImageSet,
+        num_classes: int,
+        advance: Callable[[int], object] = lambda _: None,
+        seed: int = 42,
+    ) -> None:
+        """Look through all files; ``advance`` is told after each. ``seed`` is that of the published sampler.
+
+        Raises AttarError naming the file that is missing, damaged or foreign, or when the labels are of another set:
+        of more or fewer images, of other classes, of another image size, or of images in another order.
+        """
+        self.layout = fkd.scan(folder, advance)
+        self._height, self._width = images.images.shape[2:]
+        self._labels, self._seed = images.labels, seed
+        self._slots = images.slots
+        self._orders: Iterator[Tensor] = iter(())
+        self._next_epoch = 0
+        self._usual = 0.0
+        if self.layout.num_images != len(images.images):
+            raise AttarError(
+                f"The labels in {folder} are for {self.layout.num_images} images and there are {len(images.images)}; "
+                f"take the images that they were made for."
+            )
+        if self.layout.num_classes != num_classes:
+            raise AttarError(
+                f"The labels in {folder} are for {self.layout.num_classes} classes and the data have {num_classes}; "
+                f"take labels of these classes."
+            )
+        self._refuse_strangers()
+
+    @property
+    def num_epochs(self) -> int:
+        """Epochs that there are labels for."""
+        return self.layout.num_epochs
+
+    @property
+    def views(self) -> LookChoice:
+        """How the published writer draws views; it stands in no file."""
+        return LookChoice()
+
+    @property
+    def mix(self) -> MixChoice:
+        """How the images are mixed; ``alpha``, which stands in no file, is what the published commands leave it at."""
+        if self.layout.kind == "none":
+            return MixChoice()
+        alpha = 0.8 if self.layout.kind == "mixup" else 1.0
+        return MixChoice(kind=self.layout.kind, alpha=alpha, shared_by=self.layout.batch_size)
+
+    def epoch(self, epoch: int) -> EpochLabels:
+        """The records of an epoch, in the order of the images; fastest when epochs are asked for in their order.
+
+        Raises AttarError when a file has changed, or does not fit these images.
+        """
+        layout, order = self.layout, self._order(epoch)
+        count = layout.num_images
+        box, flip = torch.empty(count, 4, dtype=torch.int64), torch.empty(count, dtype=torch.bool)
+        partner, mix_box = torch.empty(count, dtype=torch.int64), torch.empty(count, 4, dtype=torch.int64)
+        weight, logits = torch.empty(count), torch.empty(count, layout.num_classes)
+        for batch in range(layout.num_batches):
+            path = layout.path(epoch, batch)
+            found = fkd.read_batch(path)
+            fkd.check(layout, epoch, batch, found)
+            if not found.logits.isfinite().all():
+                raise AttarError(f"{path} holds logits that are not finite; copy or download it again.")
+            index = order[layout.rows(batch)]
+            self._refuse_swapped(found, index, path)
+            box[index], flip[index], logits[index] = self._boxes(found, path), found.flip, found.logits.float()
+            if found.partner is not None:
+                partner[index] = index[found.partner]
+                mix_box[index], weight[index] = self._mixed(found, path)
+        look = Look(View(box, flip, torch.zeros(count, 2, dtype=torch.int64)))
+        if layout.kind == "none":
+            return EpochLabels(Records(look), logits)
+        mix = Mix(partner, mix_box if layout.kind == "cutmix" else None, weight)
+        return EpochLabels(Records(look, mix, look.take(partner)), logits)
+
+    def _order(self, epoch: int) -> Int[Tensor, " image"]:
+        """The images of an epoch as the published sampler drew them."""
+        if epoch < self._next_epoch or not self._next_epoch:
+            self._orders, self._next_epoch = replay.published_orders(self._labels, self._slots, self._seed), 0
+        for _ in range(self._next_epoch, epoch):
+            next(self._orders)
+        self._next_epoch = epoch + 1
+        return next(self._orders)
+
+    def _boxes(self, found: Batch, path: Path) -> Int[Tensor, "image 4"]:
+        """Crops in pixels."""
+        size = torch.tensor([self._height, self._width, self._height, self._width], dtype=torch.float64)
+        edges = found.coords.to(torch.float64) * size
+        box = edges.round()
+        if (edges - box).abs().max() > PIXEL:
+            raise AttarError(
+                f"The crops in {path} are no whole pixels of images of {self._height}x{self._width}; the labels are "
+                f"for images of another size."
+            )
+        return box.to(torch.int64)
+
+    def _mixed(self, found: Batch, path: Path) -> tuple[Int[Tensor, " 4"], float]:
+        """The CutMix box, as top, left, height, width, and the image's own share of the mixture."""
+        if found.box is None:
+            return torch.zeros(4, dtype=torch.int64), found.share or 0.0
+        top, left, bottom, right = found.box
+        if bottom > self._height or right > self._width:
+            raise AttarError(
+                f"The box that {path} mixes reaches beyond images of {self._height}x{self._width}; the labels are for "
+                f"images of another size."
+            )
+        box = torch.tensor([top, left, bottom - top, right - left])
+        # Not the share in the file: that was drawn before the box was cut off at the image's border.
+        share = 1 - (box[2] * box[3]).to(torch.float32) / (self._height * self._width)
+        return box, float(share)
+
+    def _rank(self, logits: Tensor, index: Tensor, partner: Tensor | None) -> tuple[float, float]:
+        """Which part of all classes the teacher ranks below the class of an image, or of its partner if that is higher.
+
+        Mean over the images; and the highest that labels of other images would reach by chance.
+        """
+        known = [self._labels[index]] + ([] if partner is None else [self._labels[partner]])
+        ranks = [(logits < logits.gather(1, label[:, None])).float().sum(1) for label in known]
+        found = float(torch.stack(ranks).amax(0).mean()) / (logits.shape[1] - 1)
+        mean, deviation = (1 / 2, 12**-0.5) if partner is None else (2 / 3, 18**-0.5)  # of one draw, of the best of two
+        return found, mean + CERTAIN * deviation / len(index) ** 0.5
+
+    def _refuse_strangers(self) -> None:
+        """Labels of another set, or of images in another order, rank the images' classes as chance would.
+
+        Of a handful of images nothing can be told, and nothing is refused.
+        """
+        record = self.epoch(0)
+        mix = record.records.mix
+        partner = None if mix is None else mix.partner
+        self._usual, limit = self._rank(record.logits, torch.arange(len(record.logits)), partner)
+        if self._usual <= limit < ALWAYS:
+            raise AttarError(
+                f"The labels in {self.layout.folder} rank the classes of their images no higher than chance; take the "
+                f"images that they were made for, in the same classes and order."
+            )
+
+    def _refuse_swapped(self, found: Batch, index: Tensor, path: Path) -> None:
+        """The same for one file, where the first epoch does better."""
+        partner = None if found.partner is None else index[found.partner]
+        rank, limit = self._rank(found.logits, index, partner)
+        if rank <= limit < min(ALWAYS, self._usual):
+            raise AttarError(
+                f"{path} ranks the classes of its images no higher than chance, unlike the files of epoch_0; it has "
+                f"changed places, so take the file of that name from the original set."
+            )

@@ -1,0 +1,190 @@
+"""Images made elsewhere in place of recovering: folders and tables of others become what recover leaves."""
+
+import hashlib
+import io
+import re
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int
+from PIL import Image
+
+from attar.core import ranks
+from attar.core.errors import AttarError
+from attar.data import hub, layout
+from attar.data.picture import Unreadable
+from attar.data.source import Found, Split
+from attar.models import teacher as teachers
+from attar.ops.task import MethodConfig
+from attar.stages import recover
+from attar.stages.folder import StageFolder, manifest_of
+from attar.stages.workspace import Workspace
+from attar.store import images as image_files
+
+METHOD = "given"
+_NUMBER = re.compile(r"(?:new|class)?0*(\d+)")
+"""SRe2L and CDA call the folder of class 7 new007 or new00007, RDED 00007; tables without names have 7."""
+
+
+@dataclass(frozen=True)
+class Given:
+    """Images of others, sorted into the data's classes."""
+
+    split: Split
+    rows: Int[np.ndarray, "class slot"]
+    """Which image of the split is a class's first, second and so on: in a folder by name, in a table by row."""
+
+    @property
+    def ipc(self) -> int:
+        """Images per class."""
+        return self.rows.shape[1]
+
+    def __iter__(self) -> Iterator[tuple[int, int, int]]:
+        """Row, label and slot of every image, slot by slot, as recover writes them."""
+        for slot in range(self.ipc):
+            for label, row in enumerate(self.rows[:, slot].tolist()):
+                yield row, label, slot
+
+
+def run(space: Workspace, source: str, config: MethodConfig, folder: Path | None = None) -> dict[str, Any]:
+    """Make ``<out>/recover`` of the images in ``source``; returns its manifest.
+
+    ``source`` is a folder (a sub-folder a class, Parquet files, or what ``save_to_disk`` wrote) or hf:ORG/NAME. Of
+    ``config`` the number of images per class must be theirs, and what is accepted of a teacher holds. Raises AttarError
+    when the images are not of the data's classes or size, or differ in number from class to class; when the teacher
+    cannot be relied on; or when the folder holds other images.
+    """
+    out = folder or space.out / "recover"
+    manifest_of(space.out / "squeeze", "squeeze")
+    given = find(space, source)
+    _check_count(given, source, config)
+    request = space.request(method=METHOD, recover={"ipc": given.ipc, "images": _identity(given)})
+    stage = StageFolder(out, "recover", request, {"data": space.real.fingerprint})
+    finished = stage.finished()
+    if finished is not None:
+        return finished
+    recover.check(teachers.load(space.out / "squeeze", space.module), space, "random", config)
+    stage.begin()
+    if ranks.is_first():
+        started = time.perf_counter()
+        result = _write(space, given, out)
+        finished = stage.finish(result, time.perf_counter() - started, space.device.describe())
+    ranks.wait()
+    return finished or manifest_of(out, "recover")
+
+
+def find(space: Workspace, source: str) -> Given:
+    """The images of a source, by class; raises AttarError when their classes are not the data's, or counts differ."""
+    path = Path(source).expanduser()
+    if source.startswith(hub.PREFIX):
+        found = hub.read_hub(source, space.log)
+    elif path.is_dir():
+        found = layout.read(path, space.log)
+    else:
+        raise AttarError(f"There is no folder of images {path}; check the path, or write hf:ORG/NAME.")
+    labels = _labels(found, source, space.real.classes)
+    counts = np.bincount(labels, minlength=len(space.real.classes))
+    fewest, most = int(counts.argmin()), int(counts.argmax())
+    if counts[fewest] != counts[most]:
+        raise AttarError(
+            f"{source} has {counts[most]} images of the class '{space.real.classes[most]}' and {counts[fewest]} of "
+            f"'{space.real.classes[fewest]}'; a set has as many of each, so complete or thin it out."
+        )
+    order = np.argsort(labels, kind="stable")
+    return Given(found.train, order.reshape(len(space.real.classes), -1))
+
+
+def _labels(found: Found, source: str, classes: tuple[str, ...]) -> Int[np.ndarray, " image"]:
+    """The label that each image has among the data's classes: by the class's name, else by its number."""
+    place = {name: label for label, name in enumerate(classes)}
+    if not set(found.classes) <= set(classes):
+        numbers = [_NUMBER.fullmatch(name) for name in found.classes]
+        if all(numbers):
+            place = {name: int(number[1]) for name, number in zip(found.classes, numbers, strict=True) if number}
+        stranger = next((name for name in found.classes if place.get(name, len(classes)) >= len(classes)), None)
+        if stranger is not None:
+            what = f"class number {place[stranger]}" if stranger in place else f"the class '{stranger}'"
+            raise AttarError(
+                f"{source} has {what}, and the data have {len(classes)} classes, from '{classes[0]}' to "
+                f"'{classes[-1]}'; take the images of these classes, or other --data."
+            )
+    labels = np.array([place[name] for name in found.classes], dtype=np.int64)
+    if len(set(labels.tolist())) < len(labels):
+        raise AttarError(f"{source} has two folders of one class number; remove or rename one.")
+    return labels[found.train.labels]
+
+
+def _check_count(given: Given, source: str, config: MethodConfig) -> None:
+    if given.ipc == 0:
+        raise AttarError(f"{source} holds no images; name the folder that does.")
+    if (config.ipc_start, config.ipc) != (0, given.ipc):
+        raise AttarError(
+            f"{source} has {given.ipc} images per class and {config.ipc - config.ipc_start} are asked for; "
+            f"use --recover.ipc {given.ipc}" + (" --recover.ipc-start 0." if config.ipc_start else ".")
+        )
+
+
+def _identity(given: Given) -> str:
+    """A SHA-256 of the images as they are stored, and of their labels; knows no paths."""
+    total = hashlib.sha256(repr(given.rows.shape).encode())
+    for row, _, _ in given:
+        total.update(hashlib.sha256(_encoded(given.split, row)).digest())
+    return total.hexdigest()
+
+
+def _write(space: Workspace, given: Given, out: Path) -> dict[str, Any]:
+    log, classes, size = space.log.beside(out), space.real.classes, space.choice.size
+    with log.progress("images", given.rows.size) as advance:
+
+        def rows() -> Iterator[tuple[Any, int, int]]:
+            for row, label, slot in given:
+                yield _fitting(given.split, row, size), label, slot
+                advance()
+
+        image_bytes = image_files.write(out / "data", rows(), classes)
+    stored = image_files.read(out / "data")
+    return {
+        "images_sha256": stored.sha256(),
+        "num_images": len(stored.images),
+        "image_bytes": image_bytes,
+        "method": METHOD,
+        "size": size,
+        "classes": list(classes),
+    }
+
+
+def _fitting(split: Split, row: int, size: int) -> Any:
+    """An image as its file, where that is a plain JPEG or PNG, else its pixels; refused when it has another size."""
+    try:
+        picture = split.image(row)
+    except Unreadable as error:
+        raise _unreadable(error) from None
+    if picture.size != (size, size):
+        width, height = picture.size
+        mend = f"use --data.size {width}" if width == height else "attar's images are square, so crop them"
+        raise AttarError(f"{split.where(row)} has {width}x{height} pixels and the data are prepared at {size}; {mend}.")
+    encoded = split.encoded(row)
+    if encoded is not None and _is_plain(encoded):
+        return encoded
+    return image_files.tensor_of(picture)
+
+
+def _is_plain(encoded: bytes) -> bool:
+    with Image.open(io.BytesIO(encoded)) as picture:
+        return picture.format in ("JPEG", "PNG") and picture.mode == "RGB" and "transparency" not in picture.info
+
+
+def _encoded(split: Split, row: int) -> bytes:
+    try:
+        encoded = split.encoded(row)
+        return encoded if encoded is not None else split.image(row).tobytes()
+    except Unreadable as error:
+        raise _unreadable(error) from None
+
+
+def _unreadable(error: Unreadable) -> AttarError:
+    return AttarError(f"{error.where} cannot be read as an image ({error.reason}); fetch the set again.")

@@ -1,0 +1,300 @@
+"""Soft labels in the layout that SRe2L, CDA and their successors publish: ``epoch_E/batch_B.tar``, a batch a file.
+
+A file is a list that ``torch.save`` wrote: crops, flips, the mixing of the batch, and the teacher's logits, for the
+images that a seeded sampler put into that batch. It does not say which images these are; published_orders of
+``ops.replay`` draws them again. Nothing in a file is run: what is not a tensor or a plain number is refused.
+"""
+
+import hashlib
+import io
+import pickle
+import re
+import struct
+import warnings
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from attar.core.errors import AttarError
+from attar.store import atomic
+
+Kind = Literal["none", "cutmix", "mixup"]
+_BESIDE = ("sampler_indices_epoch.json",)
+"""What LPLD's writer leaves beside the epochs."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What one file holds, for the images of a batch in the sampler's order."""
+
+    coords: Float[Tensor, "image 4"]
+    """Top, left, height, width of the crop, as fractions of the image's height and width, float32."""
+    flip: Bool[Tensor, " image"]
+    """Mirrored left to right, after cropping."""
+    partner: Int[Tensor, " image"] | None
+    """Place in this batch of the image mixed in; None where nothing is mixed."""
+    share: float | None
+    """Mixup: the image's own share. CutMix: what it was meant to be before the box was cut off at the border."""
+    box: tuple[int, int, int, int] | None
+    """CutMix: first row, first column, end row, end column of what every image takes from its partner."""
+    logits: Float[Tensor, "image class"]
+    """The teacher's answer, float16 or float32."""
+
+    def __len__(self) -> int:
+        return len(self.coords)
+
+    @property
+    def kind(self) -> Kind:
+        """How the batch is mixed."""
+        if self.partner is None:
+            return "none"
+        return "mixup" if self.box is None else "cutmix"
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A folder of such labels, looked through."""
+
+    folder: Path
+    num_epochs: int
+    num_batches: int
+    """In an epoch."""
+    batch_size: int
+    """Of all batches but the last of an epoch, which may be smaller."""
+    num_images: int
+    num_classes: int
+    kind: Kind
+    identity: str = ""
+    """A SHA-256 of all crops, flips and mixes and of some logits; knows no paths."""
+
+    def path(self, epoch: int, batch: int) -> Path:
+        """The file of a batch."""
+        return batch_path(self.folder, epoch, batch)
+
+    def rows(self, batch: int) -> slice:
+        """Which places of the epoch's order a batch has."""
+        return slice(batch * self.batch_size, min((batch + 1) * self.batch_size, self.num_images))
+
+
+def batch_path(folder: Path, epoch: int, batch: int) -> Path:
+    """The file of a batch."""
+    return folder / f"epoch_{epoch}" / f"batch_{batch}.tar"
+
+
+def read_batch(path: Path) -> Batch:
+    """Read one file; tensors are mapped into memory and read when they are used.
+
+    Raises AttarError when it is missing, damaged, holds anything but tensors and plain numbers, or is no such batch.
+    """
+    content = _unpickled(path)
+    if not isinstance(content, list | tuple) or len(content) != 6:
+        raise _foreign(path, f"{_told(content)} where a list of six is due")
+    coords, flip, partner, share, box, logits = content
+    _check_tensor(path, "crops", coords, (None, 4), torch.float32)
+    count = len(coords)
+    if isinstance(flip, Tensor) and flip.ndim == 2:
+        raise _foreign(path, "cut-outs in place of flips, which attar does not replay")
+    _check_tensor(path, "flips", flip, (count,), torch.bool)
+    _check_tensor(path, "logits", logits, (count, None), torch.float16, torch.float32)
+    if count == 0 or not coords.isfinite().all() or (coords[:, 2:] <= 0).any() or (coords.abs() > 1.001).any():
+        raise _foreign(path, "crops that are no fractions of an image")
+    if partner is None:
+        if share is not None or box is not None:
+            raise _foreign(path, "a mixing without partners")
+        return Batch(coords, flip, None, None, None, logits)
+    _check_tensor(path, "partners", partner, (count,), torch.int64)
+    if partner.min() < 0 or partner.max() >= count:
+        raise _foreign(path, f"partners outside of its {count} images")
+    if type(share) not in (int, float) or not 0 <= share <= 1:
+        raise _foreign(path, f"{_told(share)} where the share in a mixing is due, 0 to 1")
+    return Batch(coords, flip, partner, float(share), _checked_box(path, box), logits)
+
+
+def write_batch(path: Path, batch: Batch) -> None:
+    """Write one file, whole or not at all; equal batches are equal bytes."""
+    box = None if batch.box is None else list(batch.box)
+    content = [batch.coords, batch.flip, batch.partner, batch.share, box, batch.logits]
+    content = [part.contiguous().clone() if isinstance(part, Tensor) else part for part in content]
+    buffer = io.BytesIO()  # torch.save writes a file's own name into it, and a temporary one is another each time
+    torch.save(content, buffer)
+    atomic.write_bytes(path, buffer.getvalue())
+
+
+def scan(folder: Path, advance: Callable[[int], object] = lambda _: None) -> Layout:
+    """Look through a folder: every epoch and batch must be there, whole, and fit the others.
+
+    ``advance`` is told after each file. Reads next to no logits. Raises AttarError naming the first file that is wrong.
+    """
+    epochs = _numbered(folder, r"epoch_(\d+)", "epoch_{}", _BESIDE)
+    batches = _numbered(folder / "epoch_0", r"batch_(\d+)\.tar", "batch_{}.tar")
+    first = read_batch(batch_path(folder, 0, 0))
+    last = read_batch(batch_path(folder, 0, batches - 1))
+    layout = Layout(
+        folder=folder,
+        num_epochs=epochs,
+        num_batches=batches,
+        batch_size=len(first),
+        num_images=len(first) * (batches - 1) + len(last),
+        num_classes=first.logits.shape[1],
+        kind=first.kind,
+    )
+    digest = hashlib.sha256()
+    for epoch in range(epochs):
+        found = _numbered(folder / f"epoch_{epoch}", r"batch_(\d+)\.tar", "batch_{}.tar")
+        if found != batches:
+            fewer = 0 if found > batches else epoch
+            raise AttarError(
+                f"{folder / f'epoch_{epoch}'} has {found} batches and epoch_0 {batches}; copy epoch_{fewer} once more, "
+                f"or remove it where it was never finished."
+            )
+        for batch in range(batches):
+            content = read_batch(layout.path(epoch, batch))
+            check(layout, epoch, batch, content)
+            _add(digest, content)
+            advance(1)
+    return replace(layout, identity=digest.hexdigest())
+
+
+def _add(digest: "hashlib._Hash", batch: Batch) -> None:
+    parts = (batch.coords, batch.flip, batch.partner, batch.logits[0])
+    digest.update(repr((len(batch), batch.share, batch.box)).encode())
+    for part in parts:
+        if part is not None:
+            digest.update(part.contiguous().view(torch.uint8).numpy().tobytes())
+
+
+def check(layout: Layout, epoch: int, batch: int, content: Batch) -> None:
+    """Refuse a file that does not fit the others of its folder."""
+    path, rows = layout.path(epoch, batch), layout.rows(batch)
+    due = rows.stop - rows.start
+    if len(content) != due:
+        raise AttarError(
+            f"{path} is for {len(content)} images and should be for {due}: batches are of {layout.batch_size} and the "
+            f"last of {layout.num_images - (layout.num_batches - 1) * layout.batch_size}; take the file of that name "
+            f"from the original set."
+        )
+    if content.logits.shape[1] != layout.num_classes:
+        raise AttarError(
+            f"{path} has logits of {content.logits.shape[1]} classes and the first file of {layout.num_classes}; "
+            f"it belongs to another set, so take the file of that name from the original set."
+        )
+    if content.kind != layout.kind:
+        raise AttarError(
+            f"{path} is mixed by '{content.kind}' and the first file by '{layout.kind}'; it belongs to another set, so "
+            f"take the file of that name from the original set."
+        )
+
+
+def _numbered(folder: Path, pattern: str, name: str, beside: tuple[str, ...] = ()) -> int:
+    """How many entries, numbered from 0 without a gap, a folder has; raises AttarError on a gap or anything else."""
+    if not folder.is_dir():
+        raise AttarError(f"There is no folder {folder}; name the one that holds epoch_0, epoch_1 and so on.")
+    numbers = set()
+    for entry in sorted(folder.iterdir()):
+        if entry.name.startswith(".") or entry.name in beside:
+            continue
+        matched = re.fullmatch(pattern, entry.name)
+        if matched is None or entry.name != name.format(int(matched[1])):
+            inner = next(entry.glob("epoch_0"), None) if entry.is_dir() else None
+            mend = f"name {entry}" if inner else "remove it, or name the folder that holds epoch_0, epoch_1 and so on"
+            raise AttarError(f"{entry} does not belong among labels of the FKD layout; {mend}.")
+        numbers.add(int(matched[1]))
+    missing = next(number for number in range(len(numbers) + 1) if number not in numbers)
+    if missing < len(numbers) or not numbers:
+        raise AttarError(f"{folder / name.format(missing)} is missing; copy it there, or copy the whole folder again.")
+    return len(numbers)
+
+
+class _Kind:
+    """Takes the place of NumPy's ``dtype`` where a number names its own."""
+
+    def __init__(self, code: object, *_: object) -> None:
+        self.code, self.order = code, "<"
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        self.order = state[1]
+
+
+def _number(kind: object, raw: object) -> int | float:
+    """Takes the place of NumPy's ``scalar``: the published writer's boxes are NumPy integers."""
+    codes = {"i8": "q", "i4": "i", "i2": "h", "u8": "Q", "u4": "I", "u2": "H", "f8": "d", "f4": "f"}
+    if not isinstance(kind, _Kind) or kind.code not in codes or kind.order not in ("<", ">") or type(raw) is not bytes:
+        raise pickle.UnpicklingError("a NumPy object that is no plain number")
+    try:
+        return struct.unpack(kind.order + codes[str(kind.code)], raw)[0]
+    except struct.error:
+        raise pickle.UnpicklingError("a NumPy number of another length than its kind") from None
+
+
+_STAND_INS = (
+    (_Kind, "numpy.dtype"),
+    (_number, "numpy._core.multiarray.scalar"),
+    (_number, "numpy.core.multiarray.scalar"),
+)
+
+
+def _unpickled(path: Path) -> Any:
+    try:
+        if not path.stat().st_size:
+            raise _damaged(path, "it is empty")
+        with warnings.catch_warnings(), torch.serialization.safe_globals(list(_STAND_INS)):  # pyright: ignore[reportArgumentType]
+            warnings.simplefilter("ignore")  # on other protocols of pickle; they are refused or read
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except AttarError:
+        raise
+    except FileNotFoundError:
+        raise AttarError(f"There is no file {path}; copy it there, or copy the whole folder again.") from None
+    except pickle.UnpicklingError as error:
+        refused = re.search(r"GLOBAL (\S+)", str(error))
+        if refused is None:
+            raise _damaged(path, "not a list of tensors and plain numbers; nothing of it was run") from error
+        raise AttarError(
+            f"{path} holds '{refused[1]}', which is code and no tensor or plain number; nothing of the file was run; "
+            f"take the labels from another place."
+        ) from error
+    except Exception as error:  # a damaged file fails anywhere in the reader
+        raise _damaged(path, str(error).strip().partition("\n")[0] or type(error).__name__) from error
+
+
+def _damaged(path: Path, reason: str) -> AttarError:
+    reason = reason.partition(". ")[0].rstrip(".")
+    return AttarError(f"{path} is not a whole batch of the FKD layout ({reason}); copy or download it again.")
+
+
+def _foreign(path: Path, holds: str) -> AttarError:
+    return AttarError(f"{path} is no batch of the FKD layout: it holds {holds}; remove it, or name another folder.")
+
+
+def _told(value: object) -> str:
+    if type(value) in (int, float):
+        return str(value)
+    return f"a {type(value).__name__}" + (f" of {len(value)}" if isinstance(value, list | tuple | dict) else "")
+
+
+def _check_tensor(path: Path, what: str, value: object, shape: tuple[int | None, ...], *kinds: torch.dtype) -> None:
+    """Refuse what is no plain tensor of this shape, None being any length, and one of these kinds."""
+    due = f"[{', '.join('any' if length is None else str(length) for length in shape)}]"
+    if type(value) is not Tensor or value.layout != torch.strided:
+        raise _foreign(path, f"{_told(value)} where {what} of shape {due} are due")
+    fits = len(shape) == value.ndim and all(want in (None, has) for want, has in zip(shape, value.shape, strict=True))
+    if not fits or value.dtype not in kinds:
+        raise _foreign(path, f"{what} of {value.dtype} and shape {list(value.shape)}, not {kinds[0]} and {due}")
+    if value.numel() * value.element_size() > value.untyped_storage().nbytes():  # few bytes that pass for very many
+        raise _foreign(path, f"{what} of which most are not stored")
+
+
+def _checked_box(path: Path, box: object) -> tuple[int, int, int, int] | None:
+    if box is None:
+        return None
+    if not isinstance(box, list | tuple) or len(box) != 4 or any(type(edge) is not int for edge in box):
+        raise _foreign(path, f"{_told(box)} where a box of four whole numbers is due")
+    top, left, bottom, right = box
+    if not (0 <= top <= bottom and 0 <= left <= right):
+        raise _foreign(path, f"the box {list(box)}, whose end lies before its start")
+    return top, left, bottom, right
