@@ -10,7 +10,7 @@ from typing import Any, Literal
 import pydantic
 from torch import nn
 
-from attar.core import ranks
+from attar.core import memory, ranks
 from attar.core.config import Config, digest
 from attar.core.log import Log
 from attar.models import build
@@ -200,16 +200,17 @@ def _fit_small(
     after: Callable[[Epoch], None],
 ) -> None:
     device = space.device
-    fit(
-        network,
-        opened.normalisation,
-        lambda epoch: opened.views(epoch, protocol.training.batch_size, device.device, seed, soft=not hard),
-        lambda logits, targets: protocol.value(logits, targets, hard),
-        protocol.training,
-        len(opened),
-        device.autocast,
-        after,
-    )
+    with memory.kept():
+        fit(
+            network,
+            opened.normalisation,
+            lambda epoch: opened.views(epoch, protocol.training.batch_size, device.device, seed, soft=not hard),
+            lambda logits, targets: protocol.value(logits, targets, hard),
+            protocol.training,
+            len(opened),
+            device.autocast,
+            after,
+        )
 
 
 def _predictor(network: nn.Module, normalisation: Normalisation) -> Callable[[Any], Any]:
