@@ -20,6 +20,7 @@ from sides import NORMALISATION, DisagreementError
 from torch import Tensor
 
 import published
+from attar.core import memory
 from attar.core.device import Execution, resolve
 from attar.core.randomness import generator
 from attar.models.build import build
@@ -79,23 +80,29 @@ class Training:
                     for _ in batches:
                         pass
         else:
-            for epoch in range(num_epochs):
-                if row.network:
-                    batches = clock.fetched(self.opened.views(epoch, row.batch_size, self.device, seed=0))
-                    fit(
-                        self.student,
-                        NORMALISATION,
-                        lambda _, batches=batches: batches,
-                        self.protocol.value,
-                        self.protocol.training,
-                        len(self.opened),
-                        self.how.autocast,
-                        lambda _: None,
-                    )
-                else:
-                    for _ in clock.fetched(self.opened.batches(epoch, row.batch_size, self.device)):
-                        pass
+            with memory.kept():  # as in the stage
+                for epoch in range(num_epochs):
+                    self.learn(epoch, clock)
         return clock.block(num_epochs * row.num_images, "data")
+
+    def learn(self, epoch: int, clock: Clock) -> None:
+        """An epoch as the stage has it, or its batches alone."""
+        opened, size = self.opened, self.row.batch_size
+        if not self.row.network:
+            for _ in clock.fetched(opened.batches(epoch, size, self.device)):
+                pass
+            return
+        batches = clock.fetched(opened.views(epoch, size, self.device, seed=0))
+        fit(
+            self.student,
+            NORMALISATION,
+            lambda _: batches,
+            self.protocol.value,
+            self.protocol.training,
+            len(opened),
+            self.how.autocast,
+            lambda _: None,
+        )
 
     def train(self, batches: Sequence | object) -> None:
         """An epoch of the published training."""

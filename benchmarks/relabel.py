@@ -19,6 +19,7 @@ from sides import NORMALISATION, DisagreementError
 from torch import Tensor
 
 import published
+from attar.core import memory
 from attar.core.device import Execution, resolve
 from attar.core.randomness import generator
 from attar.models.build import build
@@ -105,13 +106,17 @@ class Relabelling:
                 for _ in published.label(self.loader, predict, self.folder / "epoch_0", self.device, self.draws):
                     pass
         else:
-            labeller = Answering(clock.timed(self.ask))
-            for epoch in range(num_epochs):
-                stream = generator(0, "relabel", "epoch", epoch)
-                batch = self.row.batch_size
-                found = label_epoch(self.images, labeller, self.header, stream, batch, epoch, self.device)
-                label_files.write_file(self.folder / "labels", self.header, next(iter(self.header.files())), [found])
+            with memory.kept():  # as in the stage
+                self.label(Answering(clock.timed(self.ask)), num_epochs)
         return clock.block(num_epochs * self.row.num_images)
+
+    def label(self, labeller: Labeller, num_epochs: int) -> None:
+        """Label some epochs as the stage does."""
+        name, size = next(iter(self.header.files())), self.row.batch_size
+        for epoch in range(num_epochs):
+            stream = generator(0, "relabel", "epoch", epoch)
+            found = label_epoch(self.images, labeller, self.header, stream, size, epoch, self.device)
+            label_files.write_file(self.folder / "labels", self.header, name, [found])
 
     def check(self) -> list[str]:
         """One epoch of the published way, shown and asked again by attar."""

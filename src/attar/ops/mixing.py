@@ -94,17 +94,23 @@ def apply(
     images: Float[Tensor, "image channel height width"],
     partners: Float[Tensor, "image channel height width"],
     mix: Mix,
+    out: Tensor | None = None,
 ) -> Float[Tensor, "image channel height width"]:
-    """Mix each image with its partner, given in the same order (``partners[i]`` is image ``mix.partner[i]``)."""
+    """Mix each image with its partner, given in the same order (``partners[i]`` is image ``mix.partner[i]``).
+
+    ``out`` may be either, where it is needed no longer: new memory costs a CPU more than the mixing.
+    """
     mix = mix.to(images.device)
     if mix.box is None:
         share = mix.weight.view(-1, 1, 1, 1).to(images.dtype)
-        return share * images + (1 - share) * partners
+        return torch.add(share * images, (1 - share) * partners, out=out)
     top, left, box_height, box_width = (part.view(-1, 1, 1) for part in mix.box.unbind(1))
     row = torch.arange(images.shape[-2], device=images.device).view(1, -1, 1)
     column = torch.arange(images.shape[-1], device=images.device).view(1, 1, -1)
-    inside = (row >= top) & (row < top + box_height) & (column >= left) & (column < left + box_width)
-    return torch.where(inside[:, None], partners, images)
+    inside = ((row >= top) & (row < top + box_height)) & ((column >= left) & (column < left + box_width))
+    if out is None:
+        return torch.where(inside[:, None], partners, images)
+    return torch.where(inside[:, None], partners, images, out=out)
 
 
 def _span(centre: Tensor, side: Tensor, length: int) -> tuple[Tensor, Tensor]:

@@ -125,7 +125,7 @@ def show(
     if records.mix is None or records.partner_look is None:
         return own
     mix = records.mix.take(index)
-    return mixing.apply(own, _looked_at(images, mix.partner, records.partner_look.take(index), device), mix)
+    return mixing.apply(own, _looked_at(images, mix.partner, records.partner_look.take(index), device), mix, out=own)
 
 
 def _looked_at(

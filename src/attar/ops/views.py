@@ -21,7 +21,7 @@ from attar.ops.pixels import from_bytes
 
 RATIO = (3 / 4, 4 / 3)
 ATTEMPTS = 10
-CACHED_VALUES = 2**18
+CACHED_VALUES = 2**19
 """Pixel values that a CPU works on at a time: about what its cache holds."""
 
 
@@ -154,24 +154,23 @@ def apply_to_bytes(
     height, width = images.shape[-2:]
     if bool((view.box[:, 2:] > view.box.new_tensor([height, width])).any()):  # it shrinks something
         return apply(from_bytes(images[index.to(images.device)]), view)
-    index, view = index.to(images.device), view.to(images.device)
+    index, (box, flip, shift) = index.to(images.device), view.to(images.device).parts()
     shown = torch.empty(len(index), *images.shape[1:], device=images.device)
     if not len(shown):
         return shown
+    rows = _neighbours(box[:, 0], box[:, 2], shift[:, 0], torch.zeros_like(flip), height)
+    columns = _neighbours(box[:, 1], box[:, 3], shift[:, 1], flip, width)
     at_once = max(1, CACHED_VALUES // shown[0].numel()) if shown.device.type == "cpu" else len(shown)
     for start in range(0, len(shown), at_once):
         part = slice(start, start + at_once)
-        _interpolate(images, index[part], view.take(part), shown[part])
+        _interpolate(images, index[part], [near[:, part] for near in (*rows, *columns)], shown[part])
     return shown
 
 
-def _interpolate(images: Tensor, index: Tensor, view: View, shown: Float[Tensor, "image channel height width"]) -> None:
+def _interpolate(images: Tensor, index: Tensor, neighbours: list[Tensor], shown: Tensor) -> None:
     """Write the views into ``shown``: between two rows of the source first, then between two columns of that."""
+    rows, row_weights, columns, column_weights = neighbours
     channels, height, width = images.shape[1:]
-    (top, left, box_height, box_width), (down, right) = view.box.unbind(1), view.shift.unbind(1)
-    never = torch.zeros_like(view.flip)
-    rows, row_weights = _neighbours(top, box_height, down, never, height)
-    columns, column_weights = _neighbours(left, box_width, right, view.flip, width)
     every_row = images.reshape(-1, width)
     first_row = (index[:, None] * channels + torch.arange(channels, device=index.device))[..., None] * height
 

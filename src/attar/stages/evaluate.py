@@ -9,7 +9,7 @@ from typing import Any, Literal
 import pydantic
 from torch import nn
 
-from attar.core import ranks
+from attar.core import memory, ranks
 from attar.core.config import Config, digest
 from attar.core.log import Log
 from attar.models import build, record
@@ -195,17 +195,18 @@ def _fit_small(
     """Train a student, known by its name, its seed and whether its labels are hard."""
     device, (student, seed, hard) = space.device, how
     training = protocol.training_of(student)
-    fit(
-        network,
-        opened.normalisation,
-        lambda epoch: opened.views(epoch, training.batch_size, device.device, seed, soft=not hard),
-        lambda logits, targets: protocol.value(logits, targets, hard),
-        training,
-        len(opened),
-        device.autocast,
-        after,
-        seed=seed,
-    )
+    with memory.kept():
+        fit(
+            network,
+            opened.normalisation,
+            lambda epoch: opened.views(epoch, training.batch_size, device.device, seed, soft=not hard),
+            lambda logits, targets: protocol.value(logits, targets, hard),
+            training,
+            len(opened),
+            device.autocast,
+            after,
+            seed=seed,
+        )
 
 
 def _predictor(network: nn.Module, normalisation: Normalisation) -> Callable[[Any], Any]:

@@ -11,7 +11,7 @@ import pydantic
 import torch
 from torch import Tensor
 
-from attar.core import ranks
+from attar.core import memory, ranks
 from attar.core.config import Config, digest
 from attar.core.errors import AttarError
 from attar.core.log import readable_bytes
@@ -230,7 +230,8 @@ def _label(space: Workspace, header: Header, answer: Callable[[int], EpochLabels
     files = ranks.mine(list(header.files().items()))
     todo = [(name, epochs) for name, epochs in files if not (out / "labels" / name).exists()]
     total = sum(len(epochs) for _, epochs in files)
-    with log.progress("relabel", total, total - sum(len(epochs) for _, epochs in todo)) as advance:
+    done = total - sum(len(epochs) for _, epochs in todo)
+    with memory.kept(), log.progress("relabel", total, done) as advance:
         for name, epochs in todo:
             started, records = time.perf_counter(), []
             for epoch in epochs:

@@ -18,7 +18,8 @@ from attar.store import atomic
 
 _NOT_TRAINING = {"name", "version", "views", "mix"}
 """Of a protocol: what it is called, and views, which every set brings along."""
-_SOFT_ONLY = {"loss", "temperature", "temperature_squared"}
+_SOFT_ONLY = {"loss", "temperature", "temperature_squared", "hard_weight", "label_batchnorm", "label_batch_size"}
+"""Of a protocol: what alters nothing where classes are learnt."""
 _NOT_VIEWS = {"mode", "codec", "batch_size", "teachers", "voices"}
 """Of relabel: what alters logits and not what is shown."""
 
@@ -103,6 +104,7 @@ def small_training(row: Row, info: DatasetInfo, made: dict[str, Any], protocol: 
     asked = dict(made["request"]["relabel"])
     if hard:
         shown = {key: value for key, value in asked.items() if key not in _NOT_VIEWS}
+        shown["published"] = made["parents"].get("labels", "")  # whose views are in no request
         return ["hard", info.images_sha256, info.mean, info.std, made["request"] | {"relabel": shown}, how]
     return ["soft", info.images_sha256, made["parents"], made["request"], how]
 
