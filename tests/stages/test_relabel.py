@@ -177,3 +177,51 @@ def test_a_full_disk_is_foreseen(recovered: Path, monkeypatch):
     with pytest.raises(AttarError, match=r"has 0\.0 GB free; use --relabel\.mode online, --relabel\.codec\.kind topk"):
         labelled(recovered, with_labels())
     assert not (recovered / "distilled").exists()
+
+
+def test_published_images_and_labels_take_the_place_of_recovering_and_relabelling(recovered: Path, tmp_path: Path):
+    """Exported in the published layout and taken along by another run: the same labels for the same pixels."""
+    from attar.report.fkd import export
+
+    made = labelled(recovered, with_labels(mix={"kind": "cutmix", "shared_by": 8}, epochs=3))
+    export(recovered, tmp_path / "published")
+    out = tmp_path / "other"
+    shutil.copytree(recovered / "squeeze", out / "squeeze")
+    recipe = with_labels(imported=str(tmp_path / "published" / "labels"), codec={"kind": "topk", "k": 10})
+    recipe = recipe.changed(images=str(tmp_path / "published" / "images"))
+    pipeline.run(recipe, out, stage="recover", quiet=True)
+    found = labelled(out, recipe)
+    assert found.info.method == "given"
+    assert found.info.labels.imported
+    assert torch.equal(found.images, made.images)
+    for epoch in range(3):
+        for one, other in zip(seen_and_said(found, epoch), seen_and_said(made, epoch), strict=True):
+            torch.testing.assert_close(one, other)
+    first = recipe.relabel.imported
+    shutil.move(first, tmp_path / "moved")
+    moved = recipe.changed(relabel=recipe.relabel.changed(imported=str(tmp_path / "moved")))
+    labelled(out, moved)  # where they lie does not matter
+    (tmp_path / "moved" / "epoch_2" / "batch_2.tar").write_bytes(b"")
+    with pytest.raises(AttarError, match="made from another labels than"):
+        labelled(out, moved)
+    shutil.rmtree(out / "distilled")
+    with pytest.raises(AttarError, match=r"epoch_2/batch_2\.tar"):
+        labelled(out, moved)
+    assert not (out / "distilled").exists()
+
+
+def test_a_whole_run_on_published_images_and_labels(squeezed: Path, tmp_path: Path):
+    """Real images, for labels that rank the classes of their images by chance are refused."""
+    from attar.report.fkd import export
+
+    made = with_labels(mix={"kind": "none"}, epochs=3).with_method("random")
+    pipeline.run(made, squeezed, stage="recover", quiet=True)
+    labelled(squeezed, made)
+    export(squeezed, tmp_path / "published")
+    shutil.copytree(squeezed / "squeeze", tmp_path / "other" / "squeeze")
+    recipe = with_labels(imported=str(tmp_path / "published" / "labels"))
+    recipe = recipe.changed(images=str(tmp_path / "published" / "images"))
+    rows = ("distilled", "random-soft")
+    recipe = recipe.changed(evaluate=recipe.evaluate.changed(rows=rows, num_seeds=1))
+    lines = pipeline.run(recipe, tmp_path / "other", quiet=True).table
+    assert [line.row for line in lines] == ["distilled", "random-soft"]

@@ -112,7 +112,7 @@ def run(
     request = space.request(relabel=config.plain() | {"batch_size": None} | known_by_parents)
     parents = {"teacher": squeezed["result"]["weights_sha256"], "images": made["result"]["images_sha256"]}
     if config.imported:
-        parents["labels"] = fkd.listed(Path(config.imported))
+        parents["labels"] = fkd.listed(Path(config.imported).expanduser())
     if others:  # what they are, not where they lie
         hashes = [weights.tensors_sha256(one.module.state_dict()) for one in others]
         parents["teachers"] = digest([parents["teacher"], *hashes])
@@ -125,7 +125,7 @@ def run(
     images = mapped.read(recovered / "data", parents["images"], "the manifest of recover")
     published = None
     if config.imported:
-        published = PublishedLabels(Path(config.imported), images, len(space.real.classes))
+        published = _published(space, config, images)
         config = _as_published(config, published)
     header = _header(space, config, images, parents)
     if config.mode == "stored":
@@ -200,6 +200,12 @@ def _split(order: Tensor, batch_size: int) -> list[Tensor]:
     if len(parts) > 1 and len(parts[-1]) == 1:
         parts[-2:] = [torch.cat(parts[-2:])]
     return parts
+
+
+def _published(space: Workspace, config: Relabel, images: ImageSet) -> PublishedLabels:
+    folder = Path(config.imported).expanduser()
+    with space.log.progress("looking", sum(1 for _ in folder.glob("epoch_*/batch_*"))) as advance:
+        return PublishedLabels(folder, images, len(space.real.classes), advance)
 
 
 def _as_published(config: Relabel, published: PublishedLabels) -> Relabel:
