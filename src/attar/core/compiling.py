@@ -10,6 +10,9 @@ import torch
 WORTHWHILE = {"cpu": 2e13, "cuda": 5e15}
 """Floating-point operations from which compilation pays: about 100 seconds of uncompiled work, where compiling takes
 up to 40."""
+MOST_SHAPES = 64
+"""Shapes that are compiled. PyTorch's own limit is 8, after which it goes on uncompiled and says no word: groups halved
+for memory and views of several sizes get there."""
 
 
 class Compiler:
@@ -76,7 +79,8 @@ class Compiler:
             try:
                 if not compiled:
                     compiled.append(torch.compile(function, dynamic=False, options=options))
-                return use(compiled[0], *arguments)
+                with torch._dynamo.config.patch(recompile_limit=MOST_SHAPES):
+                    return use(compiled[0], *arguments)
             except Exception as error:
                 if out_of_memory(error):
                     raise
