@@ -191,7 +191,7 @@ def main() -> None:
     ways = {"labels": labels_ways, "protocols": protocol_ways, "choose": choices}[asked.comparison](asked.epochs)
     wanted = {name: way for name, way in ways.items() if not asked.ways or name in asked.ways}
     with ThreadPoolExecutor(asked.jobs) as pool:
-        found = list(pool.map(lambda item: run_way(*item, asked, more), wanted.items()))
+        found = list(pool.map(lambda name: run_way(name, wanted[name], asked, more), wanted))
     lines = [line for each in found for line in each]
     if asked.csv:
         with asked.csv.open("w", newline="") as file:

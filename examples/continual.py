@@ -219,10 +219,11 @@ def batches(
     """
     size = (memory.images.shape[2], memory.images.shape[3])
     draws = generator(seed, "continual", "epoch", epoch)
-    view, mix = replay.draw(len(memory.images), size, relabel.views, relabel.mix, draws)
+    records = replay.draw(len(memory.images), size, relabel.views, relabel.mix, draws)
+    mix = records.mix
     order = torch.randperm(len(memory.images), generator=draws)
     for index in order.split(protocol.training.batch_size):
-        shown = replay.show(memory.images, index, view, mix)
+        shown = replay.show(memory.images, index, records)
         with torch.no_grad():
             logits = None if labeller is None else labeller.logits(shown)
         partners, weight = None, None

@@ -43,7 +43,8 @@ from attar.cli import with_settings
 from attar.core.log import Log
 from attar.core.randomness import seed_of
 from attar.stages import evaluate
-from attar.stages.evaluate import Score
+from attar.stages.rows import Row, SmallSet, images_of
+from attar.stages.scores import Score
 from attar.stages.workspace import Workspace
 from attar.store import atomic
 
@@ -134,13 +135,15 @@ def train(recipe: attar.Recipe[Any], run: Path, baseline: Path, out: Path, quiet
         (out / "distilled").symlink_to((run / "distilled").resolve(), target_is_directory=True)
     if not (out / "distilled").samefile(run / "distilled"):
         raise attar.AttarError(f"{out} compares another distilled set than that of {run}; choose another --out.")
-    soft = recipe.evaluate.changed(rows=("distilled", "random-soft", "random-hard", "full"), full_data="train")
-    hard = soft.changed(rows=("distilled",), protocol=soft.protocol.changed(loss="hard"))
+    rows: tuple[Row, ...] = ("distilled", "distilled-hard", "random-soft", "random-hard", "full")
+    config = recipe.evaluate.changed(rows=rows, full_data="train")
+    distilled = SmallSet(out / "distilled", run / "recover")
+    random = SmallSet(baseline, baseline.parent / "recover")
+    sets: dict[Row, SmallSet] = {row: random if images_of(row) == "random" else distilled for row in rows[:-1]}
     found: Scores = {name: {} for name in (*PROXIES, FULL)}
-    for config, distilled in ((hard, "distilled-hard"), (soft, "distilled-soft")):
-        for score in evaluate.run(space, config, recipe.squeeze, baseline):
-            row = distilled if score.row == "distilled" else score.row
-            found[row].setdefault(score.student, []).append(score)
+    for score in evaluate.run(space, config, recipe.squeeze, sets):
+        row = "distilled-soft" if score.row == "distilled" else score.row
+        found[row].setdefault(score.student, []).append(score)
     return found
 
 

@@ -15,6 +15,8 @@ from PIL import Image
 from attar.cli import main
 from conftest import MINI
 
+METHODS = ["cda", "herding", "kcentre", "random", "sre2l"]
+
 
 def told(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     """What a failing command says: exit code 2, one line, no traceback."""
@@ -68,6 +70,8 @@ def folders(tmp_path: Path):
         (["run", "digits", "--out", "OUT", "--squeeze.architecture", "resnet81"], "no .*named 'resnet81'"),
         (["run", "digits", "--out", "OUT", "--squeeze.weights", "/no/such.pth"], "/no/such.pth"),
         (["run", "digits", "--out", "OUT", "--method", "random", "--recover.ipc", "500"], "--recover.ipc 139 or less"),
+        (["run", "digits", "--out", "OUT", "--method", "kcentre", "--recover.ipc", "500"], "--recover.ipc 139 or less"),
+        (["run", "digits", "--out", "OUT", "--evaluate.rows", "herding"], "--evaluate.rows"),
         (["run", "digits", "--out", "OUT", "--evaluate.students", "convnet2"], "no .*named 'convnet2'"),
         (["run", "digits", "--out", "OUT", "--execution.device", "tpu"], "no device 'tpu'"),
         (["evaluate", "digits", "--out", "OUT"], "squeeze is not finished; run 'attar squeeze'"),
@@ -145,7 +149,7 @@ def test_list_and_help_name_everything(capsys):
         line.split()[0] for line in recipes.splitlines()
     }
     main(["list", "methods"])
-    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["cda", "random", "sre2l"]
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == METHODS
     main(["list", "datasets"])
     assert "tiny-imagenet" in capsys.readouterr().out
     main(["list", "models", "convnet"])
@@ -190,8 +194,10 @@ def test_changing_the_method_keeps_what_both_have(capsys):
 def test_run_prints_the_table_and_report_prints_it_again(mini_run, tmp_path, capsys):
     main(["run", "digits", "--out", str(mini_run), *MINI, "--quiet"])
     ran = capsys.readouterr()
-    for row in ("distilled", "random real, soft labels", "random real, hard labels", "all real images"):
+    for row in ("distilled, hard labels", "random real, soft labels", "k-centre, hard labels", "all real images"):
         assert row in ran.out
+    assert "Classes (distilled, convnet3): best " in ran.out
+    assert re.search(r"squeeze \S+ s, recover \S+ s, relabel \S+ s, evaluate \S+ s; pictures", ran.out)
     assert ran.err == ""
     main(["report", str(mini_run), "--csv", str(tmp_path / "table.csv")])
     assert capsys.readouterr().out == ran.out

@@ -6,6 +6,7 @@ import pytest
 
 from attar import pipeline
 from attar.stages.distilled import read_info
+from attar.stages.rows import ROWS
 from conftest import mini_recipe
 
 SHARED = Path(__file__).parents[1].parent / "shared" / "data"
@@ -26,7 +27,7 @@ def test_imagenette_from_parquet_to_scores(tmp_path: Path, resident: str):
         evaluate=recipe.evaluate.changed(students=("resnet20",), num_seeds=1),
     )
     result = pipeline.run(recipe, tmp_path / "run", quiet=True)
-    assert {line.row for line in result.table} == {"distilled", "random-soft", "random-hard", "full"}
+    assert [line.row for line in result.table] == list(ROWS)
     info = read_info(tmp_path / "run" / "distilled")
     assert info.titles["n01440764"] == "tench"
     assert "non-commercial" in info.licence

@@ -28,7 +28,8 @@ usage: attar VERB ...
   attar report FOLDER [FOLDER ...] [--csv FILE]     the tables and pictures of finished runs; FILE.csv gets every
                                                     column, and FILE.json beside it the stages' manifests
   attar report FOLDER [FOLDER ...] --ranking        DD-Ranking's scores, and which rows they lack
-  attar export LAYOUT FOLDER --out FOLDER           a finished run as other tools read it; LAYOUT is ddranking
+  attar export LAYOUT FOLDER --out FOLDER           a finished run as other tools read it; LAYOUT is ddranking or
+                                                    fkd (SRe2L's and CDA's; --batch-size, default the labels')
 
 RECIPE is a name from 'attar list recipes' or a YAML file. SETTINGS are any of the recipe's keys, as in
 --recover.iterations 1000; 'attar run RECIPE --help' explains each. --method NAME and --protocol NAME swap the method
@@ -37,7 +38,7 @@ take on this device. Running the same command again continues where it stopped;
 'torchrun --nproc-per-node N -m attar run ...' shares the work among N processes.
 """
 STAGES = ("squeeze", "recover", "relabel", "evaluate")
-LAYOUTS = {"ddranking": "attar.report.ddranking"}
+LAYOUTS = {"ddranking": "attar.report.ddranking", "fkd": "attar.report.fkd"}
 """Layouts of 'attar export': modules with ``export(run, out)``, which returns lines to print."""
 KINDS = ("recipes", "methods", "datasets", "models", "protocols")
 
@@ -165,11 +166,13 @@ def _report(arguments: list[str]) -> None:
     if options.ranking:
         _print_rankings(options.runs, options.csv)
         return
-    from attar.report import figures, table
+    from attar.report import figures, pages, table
     from attar.store import atomic
 
-    rows = [line for run in options.runs for line in table.lines(run)]
-    for run in options.runs:
+    tables = {run: table.lines(run) for run in options.runs}
+    rows = [line for lines in tables.values() for line in lines]
+    for run, lines in tables.items():
+        pages.write_all(run, lines, run / "report")
         figures.write_all(run, run / "report")
     if options.csv:
         atomic.write_text(options.csv, table.as_csv(rows))
@@ -182,12 +185,16 @@ def _export(arguments: list[str]) -> None:
     parser.add_argument("layout", metavar="LAYOUT")
     parser.add_argument("run", type=Path, metavar="FOLDER")
     parser.add_argument("--out", type=Path, default=None, metavar="FOLDER")
+    parser.add_argument("--batch-size", type=int, default=None, metavar="N")
     options = parser.parse_args(arguments)
     if options.layout not in LAYOUTS:
         raise plugin.unknown("layout", options.layout, LAYOUTS)
     if options.out is None:
         raise AttarError(f"'attar export {options.layout}' needs a folder to write; add --out FOLDER.")
-    for line in importlib.import_module(LAYOUTS[options.layout]).export(options.run, options.out):
+    if options.batch_size is not None and options.layout != "fkd":
+        raise AttarError(f"The layout '{options.layout}' has no batches; leave out --batch-size.")
+    choices = {} if options.batch_size is None else {"batch_size": options.batch_size}
+    for line in importlib.import_module(LAYOUTS[options.layout]).export(options.run, options.out, **choices):
         print(line)
 
 
@@ -263,7 +270,7 @@ def _sentence(boxed: str, prog: str) -> str:
 def _print_tables(runs: list[Path], rows: list[Any]) -> None:
     from rich.console import Console
 
-    from attar.report import table
+    from attar.report import architectures, pages, per_class, table
 
     console = Console(highlight=False)
     if not console.is_terminal:
@@ -274,9 +281,13 @@ def _print_tables(runs: list[Path], rows: list[Any]) -> None:
         f"validation images, last epoch, mean ± standard deviation over n seeds"
     )
     console.print(table.for_terminal(rows, console.width))
+    crossed = architectures.for_terminal(rows)
+    if crossed is not None:
+        console.print(architectures.CAPTION)
+        console.print(crossed)
     for run in runs:
-        spent = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in table.stage_seconds(run).items())
-        console.print(f"{run}: {spent}; pictures and tables in {run / 'report'}", soft_wrap=True)
+        console.print(per_class.extremes(run), soft_wrap=True)
+        console.print(f"{run}: {pages.spent(run)}; pictures and tables in {run / 'report'}", soft_wrap=True)
 
 
 def _print_rankings(runs: list[Path], path: Path | None) -> None:

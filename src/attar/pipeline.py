@@ -8,17 +8,17 @@ import numpy as np
 from torch import nn
 
 from attar.core import ranks
-from attar.core.errors import AttarError
 from attar.core.log import Log, readable_bytes
 from attar.data.load import load
-from attar.methods import random as random_real
+from attar.ops.coreset import refuse_fewer
 from attar.recipes.catalogue import header_of, recipe_named
 from attar.recipes.recipe import Recipe
-from attar.report import card, figures, forecast, table
+from attar.report import card, figures, forecast, pages, table
 from attar.report.table import Line
-from attar.stages import evaluate, recover, relabel, squeeze
+from attar.stages import baselines, evaluate, given, recover, relabel, squeeze
 from attar.stages.calibrate import Work
 from attar.stages.distilled import Distilled
+from attar.stages.rows import REAL_SETS
 from attar.stages.workspace import Workspace
 from attar.store import atomic
 
@@ -61,11 +61,16 @@ def run(
         if "squeeze" in wanted:
             squeeze.run(space, recipe.squeeze)
         if "recover" in wanted:
-            recover.run(space, recipe.method, recipe.recover)
+            if recipe.images:
+                given.run(space, recipe.images, recipe.recover)
+            else:
+                recover.run(space, recipe.method, recipe.recover)
         if "relabel" in wanted:
             relabel.run(space, recipe.relabel, recipe.evaluate.protocol)
         if "evaluate" in wanted:
-            evaluate.run(space, recipe.evaluate, recipe.squeeze, _baseline(space, recipe))
+            method = given.METHOD if recipe.images else recipe.method
+            sets = baselines.make(space, method, recipe.recover, recipe.relabel, recipe.evaluate)
+            evaluate.run(space, recipe.evaluate, recipe.squeeze, sets)
         if ranks.is_first():
             return _publish(space, recipe, "evaluate" in wanted)
         return Result(space.out, [])
@@ -84,7 +89,7 @@ def plan(recipe: Recipe[Any], quiet: bool = False) -> str:
         counts=np.bincount(real.train.labels, minlength=num_classes).tolist(),
         size=recipe.data.size,
         squeeze=recipe.squeeze,
-        method=recipe.method,
+        method=given.METHOD if recipe.images else recipe.method,
         recover=config,
         relabel=labelling,
         evaluate=recipe.evaluate,
@@ -93,7 +98,8 @@ def plan(recipe: Recipe[Any], quiet: bool = False) -> str:
     raw = work.num_images * 3 * recipe.data.size**2
     labels = relabel.planned_bytes(work.num_images, num_classes, labelling) if labelling.mode == "stored" else 0
     steps = getattr(config, "iterations", 0)
-    twice = ", as much again for random real images" if labels and forecast.compares(work) else ""
+    num_sets = len(forecast.baselines(work)) if labels else 0
+    again = f", as much again for each of {num_sets} baselines" if num_sets else ""
     unit_files = readable_bytes(forecast.unit_file_bytes(work))
     log.say("measuring a few steps on this device, after compiling where that pays")
     return "\n".join(
@@ -102,7 +108,7 @@ def plan(recipe: Recipe[Any], quiet: bool = False) -> str:
             f"Units: {len(todo)} of up to {max(len(unit.labels) for unit in todo)} images, {steps} iterations each",
             f"Images: {work.num_images}, {recipe.data.size} pixels square, {readable_bytes(raw)} as raw bytes",
             f"Unit files: {unit_files} on disk, with {forecast.num_snapshots(work)} snapshots of every image",
-            f"Soft labels: {labelling.mode}, {relabel.described(labelling)}, {readable_bytes(labels)} on disk{twice}",
+            f"Soft labels: {labelling.mode}, {relabel.described(labelling)}, {readable_bytes(labels)} on disk{again}",
             *forecast.lines(work),
         ]
     )
@@ -117,41 +123,12 @@ def _check(space: Workspace, recipe: Recipe[Any]) -> None:
         f"{len(real.val)} validation images, on {space.device.describe()}"
     )
     network = squeeze.check(space, recipe.squeeze)
-    if network is not None:
+    if network is not None and not recipe.images:
         recover.check_network(network, recipe.squeeze.architecture, recipe.method)
     relabel.check(recipe.relabel, recipe.evaluate.protocol, recipe.data.size, len(real.classes))
     evaluate.check(space, recipe.evaluate)
-    fewest = _fewest(space)
-    if recipe.method == "random" and recipe.recover.ipc > fewest[1]:
-        raise AttarError(
-            f"Class '{fewest[0]}' has {fewest[1]} training images but {recipe.recover.ipc} are asked for; "
-            f"use --recover.ipc {fewest[1]} or less."
-        )
-
-
-def _baseline(space: Workspace, recipe: Recipe[Any]) -> Path | None:
-    """Random real images, labelled by the same teacher in the same way: what every method has to beat."""
-    if not {"random-soft", "random-hard"} & set(recipe.evaluate.rows):
-        return None
-    if recipe.method == "random":
-        return space.out / "distilled"
-    name, count = _fewest(space)
-    if count < recipe.recover.ipc:
-        space.log.warn(f"class '{name}' has only {count} training images, so random real images are not compared")
-        return None
-    folder = space.out / "baselines" / "random"
-    same = {"ipc", "ipc_start", "unit_classes", "unit_slots", "image_format", "jpeg_quality", "rounding"}
-    config = random_real.Config(
-        **recipe.recover.model_dump(include=same), accept_weak_teacher=True, accept_other_classes=True
-    )
-    recover.run(space, "random", config, folder / "recover")
-    relabel.run(space, recipe.relabel, recipe.evaluate.protocol, folder / "recover", folder / "distilled")
-    return folder / "distilled"
-
-
-def _fewest(space: Workspace) -> tuple[str, int]:
-    counts = np.bincount(space.real.train.labels, minlength=len(space.real.classes))
-    return space.real.classes[int(counts.argmin())], int(counts.min())
+    if recipe.method in REAL_SETS and not recipe.images:
+        refuse_fewer(*baselines.fewest(space), recipe.recover.ipc)
 
 
 def _publish(space: Workspace, recipe: Recipe[Any], evaluated: bool) -> Result:
@@ -160,9 +137,7 @@ def _publish(space: Workspace, recipe: Recipe[Any], evaluated: bool) -> Result:
     atomic.write_text(out / "recipe.yaml", recipe.to_yaml(header_of(recipe.name)))
     if (out / "evaluate" / "manifest.json").is_file():
         lines = table.lines(out)
-        (out / "report").mkdir(exist_ok=True)
-        atomic.write_text(out / "report" / "table.csv", table.as_csv(lines))
-        atomic.write_text(out / "report" / "table.md", table.as_markdown(lines))
+        pages.write_all(out, lines, out / "report")
     if (out / "distilled" / "manifest.json").is_file():
         card.write(out / "distilled", lines)
         if evaluated:

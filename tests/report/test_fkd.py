@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 import published
+from attar import cli
 from attar.core.errors import AttarError
 from attar.core.log import Log
 from attar.ops import replay
@@ -168,6 +169,20 @@ def test_the_batch_size_is_the_labels_own_or_the_published_one(tmp_path: Path):
     assert "--batch-size 32 --epochs 3 --mix-type cutmix" in (tmp_path / "mixed" / "out" / "README.md").read_text()
 
 
+def test_the_command_line_exports(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    make(tmp_path)
+    asked = ["export", "fkd", str(tmp_path / "set"), "--out", str(tmp_path / "out")]
+    cli.main([*asked, "--batch-size", "64"])
+    assert "in batches of 64, as the published scripts read them" in capsys.readouterr().out
+    assert fkd.scan(tmp_path / "out" / "labels").num_batches == 3
+    with pytest.raises(SystemExit):
+        cli.main([*asked, "--batch-size", "-1"])
+    assert "use --batch-size 1024" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        cli.main(["export", "ddranking", str(tmp_path / "set"), "--out", str(tmp_path / "out"), "--batch-size", "4"])
+    assert "has no batches; leave out --batch-size" in capsys.readouterr().err
+
+
 def test_a_run_is_as_good_as_its_set(tmp_path: Path):
     make(tmp_path)
     (tmp_path / "run").mkdir()
@@ -213,7 +228,7 @@ def test_a_folder_in_use_is_refused_and_an_empty_one_taken(tmp_path: Path):
     make(tmp_path)
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine.txt").write_text("mine")
-    with pytest.raises(AttarError, match="out is there already and not empty; choose another"):
+    with pytest.raises(AttarError, match="out exists and is not an empty folder; choose another --out"):
         export(tmp_path)
     assert tree(tmp_path / "out") == {"mine.txt": b"mine"}
     shutil.rmtree(tmp_path / "out")

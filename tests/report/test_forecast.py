@@ -56,9 +56,11 @@ def test_every_stage_has_its_line_and_the_last_is_their_sum():
         "Squeeze: about 4 min (4 epochs of 1,400 images, reading them not counted)",
         "Recover: about 32 s (30 ms per image and iteration, 10 images side by side), 1.9 GB of memory, on " + device,
         "Arithmetic: fp32, as asked; compiled (120 TFLOP to do), which takes 25 s",
-        "Relabel: about 12 s (6 epochs of 20 images, and of random real ones)",
-        "Evaluate: about 8.6 min (convnet3, 2 seeds: 3 x 3 epochs of 20 images and 4 epochs of 1,400 images)",
-        "Altogether: about 13 min, in one process",
+        "Relabel: about 24 s (6 epochs of 20 images, and of 3 baselines)",
+        # 2 seeds x (8 rows x 3 epochs x 2 s and 4 epochs x 60 s), and twice 1,400 images at 20 a second
+        "Evaluate: about 12 min (convnet3, 2 seeds: 8 x 3 epochs of 20 images and 4 epochs of 1,400 images; "
+        "the teacher looks at 1,400 images for herding and for kcentre)",
+        "Altogether: about 17 min, in one process",
     ]
 
 
@@ -89,8 +91,31 @@ def test_random_images_take_no_time_and_are_their_own_comparison():
     random = mini_recipe().with_method("random")
     found = told(method="random", recover=random.recover)
     assert found["Recover"] == "negligible, for real images are taken as they are"
-    assert found["Relabel"] == "about 6 s (6 epochs of 20 images)"
+    assert found["Relabel"] == "about 18 s (6 epochs of 20 images, and of 2 baselines)"
+    # distilled and random are one set: of nine rows, six are trained apart on little.
+    assert "6 x 3 epochs of 20 images" in found["Evaluate"]
+
+
+def test_a_method_that_looks_at_all_real_images_takes_that_long():
+    herding = mini_recipe().with_method("herding")
+    found = told(method="herding", recover=herding.recover)
+    assert found["Recover"] == "about 70 s (the teacher looks at 1,400 images)"
+    assert found["Evaluate"].endswith("the teacher looks at 1,400 images for kcentre)")
+
+
+def test_labels_without_augmentation_are_one_epoch():
+    rows = ("distilled", "distilled-noaug", "random-noaug")
+    found = told(evaluate=mini_recipe().evaluate.changed(rows=rows))
+    assert found["Relabel"] == (
+        "about 14 s (6 epochs of 20 images, and of 1 baseline, and 1 epoch without augmentation of 2 sets)"
+    )
     assert "3 x 3 epochs of 20 images" in found["Evaluate"]
+
+
+def test_rows_that_are_trained_alike_are_counted_once():
+    judging = mini_recipe().evaluate
+    hard = judging.changed(protocol=judging.protocol.changed(loss="hard"), rows=("distilled", "distilled-hard"))
+    assert told(evaluate=hard)["Evaluate"] == "about 12 s (convnet3, 2 seeds: 1 x 3 epochs of 20 images)"
 
 
 def test_a_method_without_iterations_is_not_known(monkeypatch):
@@ -111,8 +136,8 @@ def test_a_stage_that_cannot_be_measured_says_why_and_the_others_go_on(monkeypat
     found = told()
     assert found["Recover"] == "not known (There is no network named 'x'; did you mean y?)"
     assert found["Squeeze"] == found["Evaluate"] == "not known (there is not memory enough)"
-    assert found["Relabel"].startswith("about 12 s")
-    assert found["Altogether"] == "more than about 12 s, in one process"
+    assert found["Relabel"].startswith("about 24 s")
+    assert found["Altogether"] == "more than about 24 s, in one process"
 
 
 def test_other_errors_are_not_hidden(monkeypatch):
@@ -132,8 +157,11 @@ def test_weights_brought_along_need_no_training():
 def test_labels_that_are_asked_for_in_training_are_counted_there():
     found = told(relabel=mini_recipe().relabel.changed(mode="online"))
     assert found["Relabel"] == "nothing, for the teacher is asked while students train"
-    # 2 seeds x (2 rows x 3 epochs x 1 s and 3 rows x 3 epochs x 2 s and 4 epochs x 60 s)
-    assert found["Evaluate"].startswith("about 8.8 min ")
+    # 2 seeds x (4 rows x 3 epochs x 1 s and 8 rows x 3 epochs x 2 s and 4 epochs x 60 s), and 2 x 70 s
+    assert found["Evaluate"].startswith("about 12 min ")
+    alone = mini_recipe().evaluate.changed(rows=("distilled",))
+    found = told(relabel=mini_recipe().relabel.changed(mode="online"), evaluate=alone)
+    assert found["Evaluate"].startswith("about 18 s ")  # 2 seeds x 3 epochs x (1 s and 2 s)
 
 
 @pytest.mark.parametrize(
@@ -155,7 +183,7 @@ def test_students_rows_and_seeds_multiply(changes: dict[str, Any], words: str):
 def test_too_few_real_images_are_not_compared():
     found = told(counts=[140] * 9 + [1])
     assert found["Relabel"] == "about 6 s (6 epochs of 20 images)"
-    assert "1 x 3 epochs of 20 images and 4 epochs of 1,261" in found["Evaluate"]
+    assert "2 x 3 epochs of 20 images and 4 epochs of 1,261" in found["Evaluate"]  # soft and hard labels
 
 
 @pytest.mark.parametrize(

@@ -1,24 +1,132 @@
 import csv
+import dataclasses
 import io
+import json
+from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
+from rich.console import Console
 
-from attar.report import card, table
-from attar.report.table import percent, readable_bytes
+from attar.core.errors import AttarError
+from attar.core.log import Log, readable_bytes
+from attar.data.load import load
+from attar.report import architectures, card, per_class, table
+from attar.report.table import Line, percent
 from attar.stages.distilled import read_info
+from attar.stages.rows import ROWS
+from conftest import mini_recipe
 
 
 def test_csv_has_every_column_and_row(mini_run):
     rows = list(csv.DictReader(io.StringIO((mini_run / "report" / "table.csv").read_text())))
-    assert [row["row"] for row in rows] == ["distilled", "random-soft", "random-hard", "full"]
+    assert [row["row"] for row in rows] == list(ROWS)
     assert all(row["device"] and float(row["train_seconds"]) > 0 for row in rows)
+    assert all(0 <= float(row["ece_mean"]) <= 100 for row in rows)
+    assert [bool(row["teacher_agreement"]) for row in rows] == [row["row"] != "full" for row in rows]
 
 
 def test_markdown_has_a_line_for_each_row(mini_run):
     text = table.as_markdown(table.lines(mini_run))
-    assert len(text.splitlines()) == 6
+    assert len(text.splitlines()) == 2 + len(ROWS)
     assert len({line.count("|") for line in text.splitlines()}) == 1
+    for column in ("image bytes", "label bytes", "teacher s", "images s", "labels s", "student s", "ECE %"):
+        assert f"| {column} |" in text
+
+
+def test_the_page_tells_of_stages_and_classes(mini_run):
+    page = (mini_run / "report" / "table.md").read_text()
+    assert "Device-seconds of the stages: squeeze " in page
+    assert "Classes (distilled, convnet3): best " in page
+    assert not (mini_run / "report" / "architectures.csv").exists()  # a single student
+
+
+def test_accuracy_by_class_has_the_accuracy_of_all_for_its_mean(mini_run):
+    rows = list(csv.DictReader(io.StringIO((mini_run / "report" / "per-class.csv").read_text())))
+    assert len(rows) == 10 * len(ROWS)
+    labels = load(mini_recipe().data, 0, Log(quiet=True)).val.labels
+    for line in table.lines(mini_run):
+        own = [row for row in rows if row["row"] == line.row]
+        assert [row["class"] for row in own] == [str(digit) for digit in range(10)]
+        assert {row["num_seeds"] for row in own} == {"2"}
+        counts = [sum(int(label) == digit for label in labels) for digit in range(10)]
+        hits = sum(float(row["top1_mean"]) * count for row, count in zip(own, counts, strict=True))
+        assert hits / len(labels) == pytest.approx(line.top1_mean, abs=0.02)
+
+
+def written(folder: Path, top1: dict[str, list[list[float | None]]], titles: dict[str, str]) -> Path:
+    """A run's accuracies by class: for each row those of its seeds."""
+    scores = [
+        {"row": row, "student": "s", "seed": seed, "top1": values}
+        for row, seeds in top1.items()
+        for seed, values in enumerate(seeds)
+    ]
+    (folder / "evaluate").mkdir()
+    content = {"classes": ["n1", "n2", "n3", "n4"], "titles": titles, "scores": scores}
+    (folder / "evaluate" / "per-class.json").write_text(json.dumps(content))
+    return folder
+
+
+def test_the_best_and_worst_classes_are_named_by_their_titles(tmp_path):
+    accuracies = {"distilled": [[0.5, 0.1, 1.0, None], [0.7, 0.1, 1.0, None]], "full": [[1, 1, 1, None]]}
+    run = written(tmp_path, accuracies, {"n1": "tench"})
+    assert per_class.extremes(run) == "Classes (distilled, s): best n3 100 %; worst n2 10 %"
+    first = per_class.as_csv(run).splitlines()[1]
+    assert first == f"{run.name},distilled,s,n1,tench,2,60.0,14.14"
+    assert len(per_class.as_csv(run).splitlines()) == 1 + 2 * 3  # a class without images has no line
+
+
+def line_of(**changes: Any) -> Line:
+    values = {field.name: 1.0 for field in dataclasses.fields(Line)}
+    return Line(**values | {"run": "a", "row": "distilled", "student": "s", "protocol": "p"} | changes)
+
+
+def test_students_stand_side_by_side():
+    lines = [
+        line_of(top1_mean=50.0, top1_std=2.0),
+        line_of(student="t", top1_mean=40.0, top1_std=None),
+        line_of(row="full", student="s", top1_mean=90.0, top1_std=0.5),
+        line_of(row="full", student="teacher-net", protocol="the teacher"),
+    ]
+    assert architectures.as_markdown(lines).splitlines() == [
+        "| trained on | s | t |",
+        "| --- | ---: | ---: |",
+        "| distilled | 50.0 ± 2.0 | 40.0 |",
+        "| all real images | 90.0 ± 0.5 | - |",
+    ]
+    assert architectures.as_csv(lines).splitlines() == [
+        "run,row,s top1_mean,s top1_std,t top1_mean,t top1_std",
+        "a,distilled,50.0,2.0,40.0,",
+        "a,full,90.0,0.5,,",
+    ]
+    assert architectures.as_markdown([lines[0], lines[3]]) == ""
+    assert architectures.for_terminal(lines[:1]) is None
+
+
+@pytest.mark.parametrize("width", [80, 100, 120, 160])
+def test_a_narrow_terminal_goes_without_what_it_has_no_room_for(mini_run, width):
+    shown = table.for_terminal(table.lines(mini_run), width)
+    console = Console(width=width, record=True, file=io.StringIO())
+    console.print(shown)
+    text = console.export_text()
+    assert "…" not in text
+    assert all(column in text for column in ("top-1 %", "image bytes", "label bytes"))
+    assert ("teacher s" in text) == (width == 160)
+
+
+def test_a_teacher_that_was_brought_along_has_no_seconds():
+    text = table.as_markdown([line_of(teacher_seconds=None, images_seconds=0.0, labels_seconds=1234.5)])
+    assert "| - | 0 | 1,234 | 1.0 |" in text.replace("1,235", "1,234")
+
+
+def test_an_evaluation_of_another_version_is_refused(mini_run, tmp_path):
+    manifest = json.loads((mini_run / "evaluate" / "manifest.json").read_text())
+    del manifest["result"]["rows"]
+    (tmp_path / "evaluate").mkdir()
+    (tmp_path / "evaluate" / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(AttarError, match="older attar; run 'attar evaluate'"):
+        table.lines(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -40,9 +148,15 @@ def test_pictures_are_drawn(mini_run, name):
         assert len(picture.convert("L").getcolors()) > 20
 
 
+def test_the_card_has_bytes_and_seconds(mini_run):
+    text = (mini_run / "distilled" / "README.md").read_text()
+    assert "| teacher s | images s | labels s | student s |" in text
+    assert "| herding, soft labels |" in text
+
+
 def test_a_card_without_scores_says_so(mini_run):
     assert "Not evaluated yet." in card.text(read_info(mini_run / "distilled"), [])
 
 
 def test_stages_tell_their_seconds(mini_run):
-    assert set(table.stage_seconds(mini_run)) == {"squeeze", "recover", "relabel"}
+    assert set(table.stage_seconds(mini_run)) == {"squeeze", "recover", "relabel", "evaluate"}

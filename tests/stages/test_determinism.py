@@ -1,5 +1,6 @@
 """The same recipe makes the same files: twice, in two processes, and after being killed in every stage."""
 
+import json
 import os
 import shutil
 import signal
@@ -103,7 +104,11 @@ def test_killed_in_every_stage_and_run_again_equals_uninterrupted(mini_run: Path
         "squeeze": out / "squeeze" / "checkpoint.safetensors",
         "recover": out / "recover" / "units" / "slot00000-block0000.safetensors",
         "relabel": out / "distilled" / "plan.json",
-        "evaluate": next(iter((mini_run / "evaluate" / "scores").glob("distilled-*seed0*"))),
+        "evaluate": next(
+            path
+            for path in (mini_run / "evaluate" / "scores").glob("*seed0*")
+            if json.loads(path.read_text())["score"]["row"] == "distilled"
+        ),
     }.items():
         kill_when(start(*command), out / sign.relative_to(mini_run) if stage == "evaluate" else sign)
         folder = "distilled" if stage == "relabel" else stage

@@ -1,7 +1,19 @@
+import csv
+import io
 import json
+import math
+import shutil
+
+import numpy as np
+import pytest
 
 from attar import pipeline
+from attar.core.log import Log
+from attar.data.load import load
+from attar.report import architectures
 from attar.report.table import lines
+from attar.stages import agreement
+from attar.stages.rows import ROWS, labels_of
 from conftest import mini_recipe
 
 
@@ -11,18 +23,35 @@ def scores(run):
 
 def test_every_row_has_its_seeds_bytes_and_seconds(mini_run):
     table = {line.row: line for line in lines(mini_run)}
-    assert list(table) == ["distilled", "random-soft", "random-hard", "full"]
+    assert list(table) == list(ROWS)
     for line in table.values():
         assert line.num_seeds == 2
         assert line.top1_std is not None
         assert 0 <= line.top1_mean <= line.top5_mean <= 100
         assert line.image_bytes > 0
         assert line.train_seconds > 0
-    assert table["distilled"].num_images == table["random-soft"].num_images == 20
-    assert table["full"].num_images == 1438
-    assert table["random-hard"].label_bytes == table["full"].label_bytes == 0
-    assert table["distilled"].label_bytes == table["random-soft"].label_bytes > 0
+        hard = labels_of(line.row) == "hard"
+        assert line.num_images == (1438 if line.row == "full" else 20)
+        assert (line.label_bytes == 0) == (line.labels_seconds == 0) == hard
+        assert (line.teacher_seconds == 0) == (line.row in ("random-hard", "full"))
+        assert (line.images_seconds == 0) == (line.row == "full")
+        assert (line.teacher_agreement is None) == (line.row == "full")
+    soft = [line for line in table.values() if line.label_bytes]
+    assert len({line.label_bytes for line in soft}) == 1
     assert table["full"].top1_mean > 90
+    assert table["random-soft"].teacher_agreement == table["random-hard"].teacher_agreement
+
+
+def test_a_score_is_that_of_its_classes_and_of_its_confidence(mini_run):
+    kept = [json.loads(path.read_text())["score"] for path in (mini_run / "evaluate" / "scores").iterdir()]
+    assert len(kept) == 2 * len(ROWS)
+    val = load(mini_recipe().data, 0, Log(quiet=True)).val
+    counts = np.bincount(val.labels, minlength=10)
+    for score in kept:
+        hits = [round(share * count) for share, count in zip(score["per_class"], counts, strict=True)]
+        assert score["top1"] == sum(hits) / len(val)
+        assert 0 <= score["ece"] <= 1
+        assert abs(score["confidence"] - score["top1"]) <= score["ece"] + 1e-9  # a mean is within the mean distance
 
 
 def test_more_seeds_only_add_to_what_is_known(finished):
@@ -32,20 +61,33 @@ def test_more_seeds_only_add_to_what_is_known(finished):
     recipe = recipe.changed(evaluate=recipe.evaluate.changed(num_seeds=3, rows=("distilled",)))
     result = pipeline.run(recipe, finished, quiet=True)
     assert [(line.row, line.num_seeds) for line in result.table] == [("distilled", 3)]
-    assert len(scores(finished)) == len(before) + 1
+    assert len(scores(finished)) == len(before) + 1  # one seed more of one row
     assert all(path.stat().st_mtime_ns == stamp for path, stamp in stamps.items())
 
 
-def test_another_protocol_is_another_score(finished):
-    recipe = mini_recipe()
+def test_another_protocol_is_another_score_unless_it_trains_alike(finished):
+    before, recipe = scores(finished), mini_recipe()
+    entries = json.loads((finished / "evaluate" / "manifest.json").read_text())["result"]["scores"]
+    known = {(entry["row"], entry["seed"]): entry["top1"] for entry in entries}
+    named = recipe.evaluate.protocol.changed(name="mine", version=2)
+    judged = recipe.evaluate.changed(protocol=named, rows=("distilled",), num_seeds=1)
+    (line,) = pipeline.run(recipe.changed(evaluate=judged), finished, quiet=True).table
+    assert (line.protocol, scores(finished)) == ("mine v2", before)
+    warm = recipe.evaluate.protocol.changed(temperature=5.0)
+    judged = recipe.evaluate.changed(protocol=warm, rows=("distilled", "distilled-hard"), num_seeds=1)
+    pipeline.run(recipe.changed(evaluate=judged), finished, quiet=True)
+    (added,) = set(scores(finished)) - set(before)  # classes know no temperature
+    path = finished / "evaluate" / "scores" / added
+    assert len(json.loads(path.read_text())["losses"]) == 3
+    path.unlink()
     protocol = recipe.evaluate.protocol.changed(loss="hard")
     recipe = recipe.changed(evaluate=recipe.evaluate.changed(protocol=protocol, rows=("distilled",), num_seeds=1))
     (line,) = pipeline.run(recipe, finished, quiet=True).table
     assert line.protocol == "digits v1 modified"
     assert line.label_bytes == 0
-    kept = [json.loads(path.read_text()) for path in (finished / "evaluate" / "scores").glob("distilled-*")]
-    assert len(kept) == 3
-    assert all(len(entry["losses"]) == 3 for entry in kept)
+    # Its student is the one of the row with hard labels, which is trained already.
+    assert line.top1_mean == round(100 * known["distilled-hard", 0], 2)
+    assert scores(finished) == before
 
 
 def test_the_teacher_can_stand_for_the_full_data_row(finished):
@@ -57,31 +99,74 @@ def test_the_teacher_can_stand_for_the_full_data_row(finished):
     assert line.top1_mean == round(100 * manifest["result"]["top1"], 2)
 
 
-def test_several_students_make_several_rows(finished):
+def test_students_without_batchnorm_stand_beside_the_others(tmp_path):
+    """A ViT and a ConvNeXt at 32 pixels, in the tables of all students."""
     recipe = mini_recipe()
-    students = ("convnet3", "timm/resnet10t")
+    students = ("convnet3", "timm/vit_tiny_patch16_224", "timm/convnext_atto")
+    once = recipe.evaluate.protocol.training.changed(epochs=1)
     recipe = recipe.changed(
-        evaluate=recipe.evaluate.changed(students=students, rows=("distilled", "random-hard"), num_seeds=1)
+        data=recipe.data.changed(size=32),
+        squeeze=recipe.squeeze.changed(training=recipe.squeeze.training.changed(epochs=1)),
+        recover=recipe.recover.changed(ipc=1, iterations=1, snapshots=(), accept_weak_teacher=True),
+        relabel=recipe.relabel.changed(epochs=1),
+        evaluate=recipe.evaluate.changed(
+            protocol=recipe.evaluate.protocol.changed(training=once),
+            students=students,
+            rows=("distilled", "herding-hard"),
+            num_seeds=1,
+        ),
     )
-    table = pipeline.run(recipe, finished, quiet=True).table
+    table = pipeline.run(recipe, tmp_path / "run", quiet=True).table
     assert [(line.row, line.student) for line in table] == [
-        (row, student) for row in ("distilled", "random-hard") for student in students
+        (row, student) for row in ("distilled", "herding-hard") for student in students
     ]
+    for path in (tmp_path / "run" / "evaluate" / "scores").iterdir():
+        assert math.isfinite(json.loads(path.read_text())["losses"][0])
+    crossed = list(csv.reader(io.StringIO((tmp_path / "run" / "report" / "architectures.csv").read_text())))
+    assert crossed[0] == ["run", "row", *(f"{name} top1_{part}" for name in students for part in ("mean", "std"))]
+    assert [row[1] for row in crossed[1:]] == ["distilled", "herding-hard"]
+    assert [float(cell) for cell in crossed[1][2::2]] == [line.top1_mean for line in table[:3]]
+    page = (tmp_path / "run" / "report" / "table.md").read_text()
+    assert "| trained on | convnet3 | timm/vit_tiny_patch16_224 | timm/convnext_atto |" in page
+    assert architectures.for_terminal(table) is not None
 
 
-def test_random_as_the_method_is_its_own_baseline(squeezed):
-    recipe = mini_recipe().with_method("random")
-    result = pipeline.run(recipe, squeezed, quiet=True)
-    table = {line.row: line for line in result.table}
-    assert table["distilled"].top1_mean == table["random-soft"].top1_mean
+@pytest.mark.parametrize("method", ["random", "herding"])
+def test_a_baseline_as_the_method_is_its_own_row(squeezed, method):
+    recipe = mini_recipe().with_method(method)
+    rows = ("distilled", "distilled-hard", f"{method}-soft", f"{method}-hard")
+    recipe = recipe.changed(evaluate=recipe.evaluate.changed(rows=rows, num_seeds=1))
+    table = {line.row: line for line in pipeline.run(recipe, squeezed, quiet=True).table}
+    assert table["distilled"].top1_mean == table[f"{method}-soft"].top1_mean
+    assert table["distilled-hard"].top1_mean == table[f"{method}-hard"].top1_mean
     assert not (squeezed / "baselines").exists()
+    assert len(scores(squeezed)) == 2  # one training for two rows
 
 
-def test_without_enough_real_images_the_random_rows_are_left_out(squeezed):
+def test_without_enough_real_images_the_real_rows_are_left_out(squeezed):
     recipe = mini_recipe()
     recipe = recipe.changed(
         recover=recipe.recover.changed(ipc=141, ipc_start=139, iterations=1),
-        evaluate=recipe.evaluate.changed(rows=("distilled", "random-hard"), num_seeds=1),
+        evaluate=recipe.evaluate.changed(rows=("distilled", "random-hard", "herding-soft"), num_seeds=1),
     )
     result = pipeline.run(recipe, squeezed, quiet=True)
     assert [line.row for line in result.table] == ["distilled"]
+
+
+def test_a_teacher_that_does_not_know_its_images_is_told_of(finished, monkeypatch):
+    monkeypatch.setattr(agreement, "LEAST", 1.01)
+    recipe = mini_recipe()
+    shutil.rmtree(finished / "evaluate" / "agreement")
+    (finished / "evaluate" / "log.jsonl").unlink()
+    for _ in range(2):  # said again, though measured once
+        recipe = recipe.changed(evaluate=recipe.evaluate.changed(rows=("distilled",), num_seeds=1))
+        pipeline.run(recipe, finished, quiet=True)
+    events = [json.loads(line) for line in (finished / "evaluate" / "log.jsonl").read_text().splitlines()]
+    told = [event["text"] for event in events if event["event"] == "warning"]
+    assert len(told) == 2
+    assert "of the distilled images as their class (worst: " in told[0]
+    (kept,) = (finished / "evaluate" / "agreement").iterdir()
+    fraction = json.loads(kept.read_text())["fraction"]
+    manifest = json.loads((finished / "evaluate" / "manifest.json").read_text())
+    assert manifest["result"]["rows"]["distilled"]["teacher_agreement"] == fraction
+    assert f"recognises {fraction:.0%} " in told[0]

@@ -64,7 +64,8 @@ class Objective(nn.Module):
         without them the teacher sees the images as they are. ``size`` is that of what it sees, ``average`` takes means
         over each unit's images.
         """
-        seen = pixels * self.scale + self.shift if self._grey else pixels
+        # One channel is also widened where all channels have one normalisation, and the paint is no other.
+        seen = pixels * self.scale + self.shift if self._grey or pixels.shape[1] == 1 else pixels
         if box is not None and flip is not None and shift is not None:
             view_of = average.argmax(0) if 1 < len(box) == len(average) else None
             seen = views.apply(seen, views.View(box, flip, shift), size, view_of)

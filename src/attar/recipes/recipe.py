@@ -28,6 +28,9 @@ class Recipe(Config, Generic[M]):
     """What the run is called in tables."""
     method: str = "cda"
     """How images are made: a name from 'attar list methods', or a dotted path to a module."""
+    images: str = ""
+    """Images made elsewhere that take the place of recovered ones: a folder (a sub-folder a class, as SRe2L, CDA and
+    RDED leave them, or Parquet), or hf:ORG/NAME; empty: recover them."""
     seed: int = pydantic.Field(default=0, ge=0)
     """Seed of every random stream of the run."""
     data: DataChoice = DataChoice()

@@ -3,7 +3,8 @@
 from pathlib import Path
 
 from attar.core.log import readable_bytes
-from attar.report.table import Line, as_markdown
+from attar.report.pages import tables
+from attar.report.table import Line
 from attar.stages.distilled import DatasetInfo, read_info
 from attar.store import atomic
 
@@ -39,7 +40,9 @@ The images alone open with `datasets.load_dataset("this folder")`; they are wort
 {scores}
 
 Last epoch, mean ± sample standard deviation over n seeds, on the real validation images; protocol {protocol}.
-"Random real" are as many real training images, drawn at random.
+"Random real" are as many real training images, drawn at random; herding and k-centre choose as many by the teacher's
+features. ECE is the expected calibration error. Seconds are device-seconds: of training the teacher ("-" where it was
+brought along), of making or choosing the images, of labelling them, and of training one student.
 
 ## Size
 
@@ -73,7 +76,7 @@ def text(info: DatasetInfo, table: list[Line]) -> str:
         num_classes=len(info.classes),
         teacher=info.teacher,
         accuracy=rated,
-        scores=as_markdown(table).strip() if table else "Not evaluated yet.",
+        scores=tables(table).strip() if table else "Not evaluated yet.",
         protocol=info.protocol.title(),
         image_bytes=readable_bytes(info.image_bytes),
         label_name="stored labels" if info.labels.mode == "stored" else "the teacher (labels are made online)",

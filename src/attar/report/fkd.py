@@ -54,6 +54,8 @@ def _batch_size(header: Header, asked: int) -> int:
             "--relabel.views.patch-shuffle 1 --relabel.views.randaugment-ops 0."
         )
     shared = header.mix.shared_by if header.mix.kind != "none" else 0
+    if asked < 0:
+        raise AttarError(f"A batch of {asked} images cannot be written; use --batch-size {shared or BATCH_SIZE}.")
     size = asked or shared or BATCH_SIZE
     if header.mix.kind != "none" and (shared != size or header.pooled):
         pool = " --relabel.pool-epochs 0" if header.pooled else ""

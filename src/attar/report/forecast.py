@@ -7,8 +7,9 @@ import torch
 from attar.core.compiling import out_of_memory
 from attar.core.errors import AttarError
 from attar.core.log import readable_bytes
-from attar.stages import calibrate
+from attar.stages import calibrate, given
 from attar.stages.calibrate import Recovering, Work
+from attar.stages.rows import REAL_SETS, images_of, labels_of, real_sets
 
 _UNITS = ((120, 1, "s"), (120 * 60, 60, "min"), (48 * 3600, 3600, "h"), (float("inf"), 86400, "days"))
 Estimate = tuple[float | None, str]
@@ -43,10 +44,11 @@ def num_snapshots(work: Work) -> int:
     return len({done for done in work.recover.snapshots if 0 < done < iterations})
 
 
-def compares(work: Work) -> bool:
-    """Whether random real images are labelled beside the method's, to be compared with."""
-    asked = {"random-soft", "random-hard"} & set(work.evaluate.rows)
-    return bool(asked) and work.method != "random" and min(work.counts) >= work.recover.ipc
+def baselines(work: Work) -> list[str]:
+    """Sets of real images that are made and labelled beside the method's, to be compared with."""
+    if min(work.counts) < work.recover.ipc:
+        return []
+    return [name for name in real_sets(work.evaluate.rows) if name != work.method]
 
 
 def readable_seconds(seconds: float) -> str:
@@ -81,8 +83,12 @@ def _squeeze(work: Work) -> Estimate:
 
 def _recover(work: Work) -> Estimate:
     iterations = getattr(work.recover, "iterations", None)
+    if work.method == given.METHOD:
+        return 0.0, "nothing, for the images are made elsewhere"
     if iterations is None and work.method == "random":
         return 0.0, "negligible, for real images are taken as they are"
+    if iterations is None and work.method in REAL_SETS:
+        return _about(_looking_seconds(work), f"the teacher looks at {sum(work.counts):,} images")
     if iterations is None:
         return None, f"not known (the method '{work.method}' has no setting 'iterations')"
     found = calibrate.recovering(work)
@@ -106,33 +112,66 @@ def _arithmetic(work: Work, found: Recovering) -> str:
 
 
 def _relabel(work: Work) -> Estimate:
-    config = work.relabel
-    if config.mode == "online":
+    config, each = work.relabel, None
+    sets, plain = 1 + len(baselines(work)), len(_unaugmented(work))
+    of = []
+    seconds = 0.0
+    if config.mode == "stored":
+        each = calibrate.labels_epoch_seconds(work)
+        seconds += sets * config.stored_epochs * each
+        of.append(f"{config.stored_epochs} epochs of {work.num_images:,} images")
+        if sets > 1:
+            of.append(f"and of {sets - 1} baseline{'s' if sets > 2 else ''}")
+    if plain:
+        seconds += plain * (each or calibrate.labels_epoch_seconds(work))
+        of.append(f"{'and ' if of else ''}1 epoch without augmentation of {plain} set{'s' if plain > 1 else ''}")
+    if not of:
         return 0.0, "nothing, for the teacher is asked while students train"
-    sets = 2 if compares(work) else 1
-    of = f"{config.stored_epochs} epochs of {work.num_images:,} images"
-    of += ", and of random real ones" if sets == 2 else ""
-    return _about(sets * config.stored_epochs * calibrate.labels_epoch_seconds(work), of)
+    return _about(seconds, ", ".join(of))
 
 
 def _evaluate(work: Work) -> Estimate:
     config = work.evaluate
-    random_rows = compares(work) or work.method == "random"
-    small = [row for row in config.rows if row == "distilled" or (row != "full" and random_rows)]
+    trainings = _trainings(work)
     full = "full" in config.rows and config.full_data == "train"
     epochs, full_epochs = config.protocol.training.epochs, work.squeeze.training.epochs
-    taught = [row for row in small if row != "random-hard" and config.protocol.loss != "hard"]
-    seconds = 0.0
-    if taught and work.relabel.mode == "online":
+    taught = [labels for _, labels in trainings if labels == "soft"] if work.relabel.mode == "online" else []
+    seconds, seen = 0.0, [name for name in baselines(work) if name != "random"]
+    if taught:
         seconds += len(config.students) * len(taught) * epochs * calibrate.labels_epoch_seconds(work)
     for student in config.students:
-        if small:
-            seconds += len(small) * epochs * calibrate.distilled_epoch_seconds(work, student)
+        if trainings:
+            seconds += len(trainings) * epochs * calibrate.distilled_epoch_seconds(work, student)
         if full:
             seconds += full_epochs * calibrate.full_epoch_seconds(work, student, config.student_stem)
-    parts = [f"{len(small)} x {epochs} epochs of {work.num_images:,} images"] if small else []
+    parts = [f"{len(trainings)} x {epochs} epochs of {work.num_images:,} images"] if trainings else []
     parts += [f"{full_epochs} epochs of {sum(work.counts):,} images"] if full else []
     if not parts:
         return 0.0, "nothing to train"
+    looking = len(seen) * _looking_seconds(work) if seen else 0.0
     who = f"{', '.join(config.students)}, {config.num_seeds} seed{'s' if config.num_seeds > 1 else ''}"
-    return _about(config.num_seeds * seconds, f"{who}: {' and '.join(parts)}")
+    of = f"{who}: {' and '.join(parts)}"
+    of += f"; the teacher looks at {sum(work.counts):,} images for {' and for '.join(seen)}" if seen else ""
+    return _about(config.num_seeds * seconds + looking, of)
+
+
+def _trainings(work: Work) -> set[tuple[str, str]]:
+    """Images and labels of the small sets that students train on, each once, however many rows show it."""
+    found = set()
+    for row in work.evaluate.rows:
+        name, labels = images_of(row), labels_of(row)
+        if name == work.method:
+            name = "distilled"
+        if name == "distilled" or name in baselines(work):
+            # A protocol of hard labels gives the row of soft ones the same students.
+            found.add((name, "hard" if labels == "soft" and work.evaluate.protocol.loss == "hard" else labels))
+    return found
+
+
+def _unaugmented(work: Work) -> set[str]:
+    return {name for name, labels in _trainings(work) if labels == "noaug"}
+
+
+def _looking_seconds(work: Work) -> float:
+    """Of the teacher looking at every real image once, reading them not counted."""
+    return calibrate.labels_epoch_seconds(work) / work.num_images * sum(work.counts)

@@ -179,7 +179,13 @@ def full_epoch_seconds(work: Work, architecture: str, stem: build.Stem) -> float
 def distilled_epoch_seconds(work: Work, student: str) -> float:
     """One epoch of training a student on the distilled images and labels that are there already."""
     judging, labels = work.evaluate, work.relabel
-    how = (judging.student_stem, judging.protocol.training, labels.views, labels.mix, judging.protocol.value)
+    how = (
+        judging.student_stem,
+        judging.protocol.training_of(student),
+        labels.views,
+        labels.mix,
+        judging.protocol.value,
+    )
     return _training_seconds(work, student, *how, work.num_images)
 
 

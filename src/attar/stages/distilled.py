@@ -38,6 +38,8 @@ class LabelInfo(Config):
     mix: MixChoice
     voices: Voices = Voices()
     """How the teachers' answers became one label."""
+    imported: bool = False
+    """Published by others, and not asked of the teacher."""
 
 
 class DatasetInfo(Config):

@@ -2,8 +2,7 @@
 
 import json
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,20 +12,26 @@ from torch import nn
 from attar.core import memory, ranks
 from attar.core.config import Config, digest
 from attar.core.log import Log
-from attar.models import build
+from attar.models import build, record
 from attar.models import teacher as teachers
+from attar.ops.metrics import measure
 from attar.ops.pixels import Normalisation
 from attar.ops.training import Epoch, fit
-from attar.stages import squeeze
-from attar.stages.distilled import Distilled
-from attar.stages.folder import StageFolder, manifest_of
+from attar.stages import agreement, scores, squeeze
+from attar.stages.distilled import Distilled, read_info
+from attar.stages.folder import MANIFEST, StageFolder, manifest_of
 from attar.stages.protocols import PROTOCOLS, Protocol, protocol_named
+from attar.stages.rows import ROWS, Row, SmallSet, images_of
+from attar.stages.scores import Job, Score
 from attar.stages.squeeze import Squeeze
 from attar.stages.workspace import Workspace
 from attar.store import atomic
+from attar.store import images as image_files
 
-Row = Literal["distilled", "random-soft", "random-hard", "full"]
-ROWS: tuple[Row, ...] = ("distilled", "random-soft", "random-hard", "full")
+PER_CLASS = "per-class.json"
+_BATCH = 256
+TEACHER = "the teacher"
+"""Stands for the protocol where the teacher itself is shown."""
 
 
 class Evaluate(Config):
@@ -41,9 +46,13 @@ class Evaluate(Config):
     num_seeds: int = pydantic.Field(default=3, ge=1)
     """Trainings of each row, from different initial weights and orders."""
     rows: tuple[Row, ...] = ROWS
-    """Rows of the table: the distilled set, random real images with soft and with hard labels, all real images."""
+    """Rows of the table: the distilled set, real images chosen at random, by herding and by k-centre, each with soft
+    and with hard labels, and all real images; '-noaug' rows have soft labels of the images as they are."""
     full_data: Literal["train", "teacher"] = "train"
     """The row of all real images: train students as the teacher is trained, or show the teacher itself."""
+    baselines: str = ""
+    """A folder that several runs share: sets of real images, and scores that don't depend on the method; '' keeps them
+    in the run's own folder."""
 
     @pydantic.field_validator("protocol", mode="before")
     @classmethod
@@ -51,102 +60,101 @@ class Evaluate(Config):
         return protocol_named(value) if isinstance(value, str) else value
 
 
-@dataclass(frozen=True)
-class Score:
-    """One student's last epoch."""
-
-    row: Row
-    student: str
-    seed: int
-    top1: float
-    """Fraction of real validation images, as is ``top5``."""
-    top5: float
-    num_images: int
-    image_bytes: int
-    label_bytes: int
-    seconds: float
-    """Of training, on one device."""
-    protocol: str
+def shared_folder(config: Evaluate) -> Path | None:
+    """Where runs share their baselines; None when this one has its own."""
+    return Path(config.baselines).expanduser() if config.baselines else None
 
 
-@dataclass(frozen=True)
-class _Job:
-    row: Row
-    student: str
-    seed: int
-    identity: str
+def run(space: Workspace, config: Evaluate, squeezing: Squeeze, sets: Mapping[Row, SmallSet]) -> list[Score]:
+    """Train what is not known yet; returns the scores of all rows, in the order of the table.
 
-    def path(self, folder: Path) -> Path:
-        student = self.student.replace("/", "-").replace(":", "-")
-        return folder / "scores" / f"{self.row}-{student}-seed{self.seed}-{self.identity[:8]}.json"
-
-
-def run(space: Workspace, config: Evaluate, squeezing: Squeeze, random_real: Path | None) -> list[Score]:
-    """Train what ``<out>/evaluate`` does not know yet; returns the scores of all rows, in the order of the table.
-
-    ``random_real`` is the artefact of random real images, None when there is none to compare with. Scores are kept
-    one by one under what they depend on, so more seeds, students or another protocol only add to them.
+    ``sets`` says what each row but that of all real images is trained on; a row without a set is left out. Scores are
+    kept one by one under what they depend on, so more seeds, students or another protocol only add to them.
     """
     out = space.out / "evaluate"
     check(space, config)
     log = space.log.beside(out)
-    sets = _sets(space, config, random_real)
+    recognised = _agreements(space, sets, out, log)
     jobs = _jobs(space, config, squeezing, sets)
-    todo = [job for job in ranks.mine(jobs) if not job.path(out).exists()]
-    epochs = {job: (squeezing.training if job.row == "full" else config.protocol.training).epochs for job in todo}
-    with log.progress("evaluate", sum(epochs.values())) as advance:
+    unknown: dict[Path, Job] = {}
+    for job in jobs:
+        unknown.setdefault(job.path, job)
+    todo = [job for job in ranks.mine(list(unknown.values())) if not job.path.exists()]
+    with log.progress("evaluate", sum(_num_epochs(config, squeezing, job.row) for job in todo)) as advance:
         for job in todo:
-            _train(space, config, squeezing, sets.get(job.row), job, out, log, advance)
+            if _shows_teacher(config, job.row):
+                _rate_teacher(space, job)
+            else:
+                _train(space, config, squeezing, sets.get(job.row), job, log, advance)
     ranks.wait()
-    scores = [Score(**json.loads(job.path(out).read_text())["score"]) for job in jobs]
-    if "full" in config.rows and config.full_data == "teacher":
-        scores.append(_teacher_score(space, config))
+    shown: list[Row] = [row for row in config.rows if _has(row, sets)]
+    facts = {row: scores.facts(space, config.protocol, row, sets.get(row), recognised) for row in shown}
+    known = [_score(config, job, facts[job.row]) for job in jobs]
     if ranks.is_first():
-        parents = {row: digest(manifest_of(folder, "relabel")["request"]) for row, folder in sets.items()}
-        stage = StageFolder(out, "evaluate", space.request(evaluate=config.plain()), parents)
-        stage.finish(
-            {"scores": [vars(score) for score in scores]}, sum(s.seconds for s in scores), space.device.describe()
-        )
+        trained = {job.path: score.seconds for job, score in zip(jobs, known, strict=True) if score.protocol != TEACHER}
+        _finish(space, config, sets, known, facts, sum(trained.values()))
     ranks.wait()
-    return scores
+    return known
 
 
-def _sets(space: Workspace, config: Evaluate, random_real: Path | None) -> dict[Row, Path]:
-    known: dict[Row, Path | None] = {
-        "distilled": space.out / "distilled",
-        "random-soft": random_real,
-        "random-hard": random_real,
-    }
-    return {row: folder for row, folder in known.items() if row in config.rows and folder is not None}
+def check(space: Workspace, config: Evaluate) -> None:
+    """Raise AttarError, before hours are spent, when a student is unknown or cannot take images of this size."""
+    for student in config.students:
+        num_classes, size = len(space.real.classes), space.choice.size
+        network = build.build(student, num_classes, size, stem=config.student_stem, seed=space.seed)
+        build.check_forward(network, size, num_classes, name=student)
 
 
-def _jobs(space: Workspace, config: Evaluate, squeezing: Squeeze, sets: dict[Row, Path]) -> list[_Job]:
+def _jobs(space: Workspace, config: Evaluate, squeezing: Squeeze, sets: Mapping[Row, SmallSet]) -> list[Job]:
+    own, shared = space.out / "evaluate" / "scores", shared_folder(config)
     jobs = []
     for row in config.rows:
+        folder = own
+        if _shows_teacher(config, row):
+            jobs.append(_teacher_job(space, row, own))
+            continue
         if row == "full":
-            if config.full_data == "teacher":
-                continue
-            how = squeezing.plain()
-            source: Any = [space.real.fingerprint, how["training"], how["views"], how["label_smoothing"]]
+            how = scores.full_training(squeezing)
+            folder = shared / "scores" if shared else own
         elif row in sets:
-            manifest = manifest_of(sets[row], "relabel")
-            source = [manifest["request"], manifest["parents"], config.protocol.plain()]
+            made = manifest_of(sets[row].folder, "relabel")
+            how = scores.small_training(row, read_info(sets[row].folder), made, config.protocol)
+            if shared and sets[row].folder.is_relative_to(shared):
+                folder = shared / "scores"
         else:
             continue
         for student in config.students:
+            stem = build.resolve_stem(student, space.choice.size, config.student_stem)
             for seed in range(config.num_seeds):
-                depends = [row, student, seed, space.request(), source, config.student_stem, space.device.precision]
-                jobs.append(_Job(row, student, seed, digest(depends)))
+                jobs.append(Job(row, student, seed, scores.identity(space, student, stem, seed, how), folder))
     return jobs
+
+
+def _has(row: Row, sets: Mapping[Row, SmallSet]) -> bool:
+    return row == "full" or row in sets
+
+
+def _shows_teacher(config: Evaluate, row: Row) -> bool:
+    return row == "full" and config.full_data == "teacher"
+
+
+def _teacher_job(space: Workspace, row: Row, folder: Path) -> Job:
+    path = space.out / "squeeze" / teachers.RECORD
+    weights = manifest_of(space.out / "squeeze", "squeeze")["result"]["weights_sha256"]
+    known_by = digest([space.request(), space.real.fingerprint, weights])
+    return Job(row, record.parse(path.read_bytes(), path).architecture, 0, known_by, folder)
+
+
+def _num_epochs(config: Evaluate, squeezing: Squeeze, row: Row) -> int:
+    return (squeezing.training if row == "full" else config.protocol.training).epochs
 
 
 def _train(
     space: Workspace,
     config: Evaluate,
     squeezing: Squeeze,
-    folder: Path | None,
-    job: _Job,
-    out: Path,
+    small: SmallSet | None,
+    job: Job,
     log: Log,
     advance: Callable[..., None],
 ) -> None:
@@ -162,32 +170,18 @@ def _train(
         losses.append(epoch.loss)
         advance(note=f"{job.row} {job.student} seed {job.seed}  loss {epoch.loss:.3f}")
 
-    if folder is None:
-        squeeze.full_data(space, network, squeezing, f"evaluate-full-{job.seed}", after)
+    if small is None:
+        squeeze.full_data(space, network, squeezing, f"evaluate-full-{job.seed}", after, seed=seed)
         normalisation = space.normalisation
-        num_images, num_bytes = space.train.num_images, (space.real.train.num_bytes(), 0)
     else:
-        opened = Distilled(folder, space.module)
-        normalisation, num_images = opened.normalisation, len(opened)
-        hard = job.row == "random-hard" or config.protocol.loss == "hard"
-        num_bytes = (opened.info.image_bytes, 0 if hard else opened.info.label_bytes)
-        _fit_small(space, config.protocol, opened, network, seed, hard, after)
-    top1, top5 = teachers.accuracy(_predictor(network, normalisation), space.val.plain(256, device.device))
-    score = Score(
-        row=job.row,
-        student=job.student,
-        seed=job.seed,
-        top1=top1,
-        top5=top5,
-        num_images=num_images,
-        image_bytes=num_bytes[0],
-        label_bytes=num_bytes[1],
-        seconds=round(time.perf_counter() - started, 3),
-        protocol="full data" if folder is None else config.protocol.title(),
-    )
-    job.path(out).parent.mkdir(parents=True, exist_ok=True)
-    atomic.write_json(job.path(out), {"score": vars(score), "losses": losses})
-    log.event("score", **vars(score))
+        opened = Distilled(small.folder, space.module)
+        normalisation = opened.normalisation
+        hard = scores.is_hard(job.row, config.protocol)
+        _fit_small(space, config.protocol, opened, network, (job.student, seed, hard), after)
+    found = measure(_predictor(network, normalisation), space.val.plain(_BATCH, device.device))
+    seconds = time.perf_counter() - started
+    job.save(found, seconds, device.describe(), losses)
+    log.event("score", row=job.row, student=job.student, seed=job.seed, top1=found.top1, seconds=round(seconds, 3))
 
 
 def _fit_small(
@@ -195,21 +189,23 @@ def _fit_small(
     protocol: Protocol,
     opened: Distilled,
     network: nn.Module,
-    seed: int,
-    hard: bool,
+    how: tuple[str, int, bool],
     after: Callable[[Epoch], None],
 ) -> None:
-    device = space.device
+    """Train a student, known by its name, its seed and whether its labels are hard."""
+    device, (student, seed, hard) = space.device, how
+    training = protocol.training_of(student)
     with memory.kept():
         fit(
             network,
             opened.normalisation,
-            lambda epoch: opened.views(epoch, protocol.training.batch_size, device.device, seed, soft=not hard),
+            lambda epoch: opened.views(epoch, training.batch_size, device.device, seed, soft=not hard),
             lambda logits, targets: protocol.value(logits, targets, hard),
-            protocol.training,
+            training,
             len(opened),
             device.autocast,
             after,
+            seed=seed,
         )
 
 
@@ -217,26 +213,62 @@ def _predictor(network: nn.Module, normalisation: Normalisation) -> Callable[[An
     return lambda images: network(normalisation.apply(images)).float()
 
 
-def _teacher_score(space: Workspace, config: Evaluate) -> Score:
-    manifest = manifest_of(space.out / "squeeze", "squeeze")
+def _rate_teacher(space: Workspace, job: Job) -> None:
+    made = manifest_of(space.out / "squeeze", "squeeze")
     teacher = teachers.load(space.out / "squeeze", space.module)
-    return Score(
-        row="full",
-        student=teacher.architecture,
-        seed=0,
-        top1=manifest["result"]["top1"],
-        top5=manifest["result"]["top5"],
-        num_images=len(space.real.train.labels),
-        image_bytes=space.real.train.num_bytes(),
-        label_bytes=0,
-        seconds=manifest["device_seconds"],
-        protocol="the teacher",
-    )
+    teacher.module.to(space.device.device)
+    found = measure(teacher.logits, space.val.plain(_BATCH, space.device.device))
+    job.save(found, made["device_seconds"], made["device"], [])
 
 
-def check(space: Workspace, config: Evaluate) -> None:
-    """Raise AttarError, before hours are spent, when a student is unknown or cannot take images of this size."""
-    for student in config.students:
-        num_classes, size = len(space.real.classes), space.choice.size
-        network = build.build(student, num_classes, size, stem=config.student_stem, seed=space.seed)
-        build.check_forward(network, size, num_classes, name=student)
+def _agreements(space: Workspace, sets: Mapping[Row, SmallSet], out: Path, log: Log) -> dict[str, float]:
+    """Part of each kind of images that the teacher recognises, measured once; warns about the distilled ones.
+
+    Images that were brought from elsewhere may have no teacher here to ask.
+    """
+    found: dict[str, float] = {}
+    if not ranks.is_first() or not sets or not (space.out / "squeeze" / MANIFEST).is_file():
+        return found
+    weights = manifest_of(space.out / "squeeze", "squeeze")["result"]["weights_sha256"]
+    teacher = None
+    for row, small in sets.items():
+        if (name := images_of(row)) in found:
+            continue
+        path = out / "agreement" / f"{digest([read_info(small.folder).images_sha256, weights])[:16]}.json"
+        if not path.exists():
+            teacher = teacher or teachers.load(space.out / "squeeze", space.module)
+            stored = image_files.read(small.folder / "data")
+            known = agreement.teacher_agreement(stored.images, stored.labels, teacher, space.device.device)
+            atomic.write_json(path, vars(known))
+        known = agreement.Agreement(**json.loads(path.read_text()))
+        found[name] = known.fraction
+        if name == "distilled" and (text := agreement.warning(known, space.real.classes, space.real.titles)):
+            log.warn(text)
+    return found
+
+
+def _score(config: Evaluate, job: Job, facts: Mapping[str, Any]) -> Score:
+    title = "full data" if job.row == "full" else config.protocol.title()
+    sizes = {key: facts[key] for key in ("num_images", "image_bytes", "label_bytes")}
+    return job.score(**sizes, protocol=TEACHER if _shows_teacher(config, job.row) else title)
+
+
+def _finish(
+    space: Workspace,
+    config: Evaluate,
+    sets: Mapping[Row, SmallSet],
+    known: list[Score],
+    facts: Mapping[str, dict[str, Any]],
+    seconds: float,
+) -> None:
+    """The manifest, and beside it what would make it long: every class's accuracy."""
+    out = space.out / "evaluate"
+    entries = [{key: value for key, value in vars(score).items() if key != "per_class"} for score in known]
+    every = [
+        {"row": score.row, "student": score.student, "seed": score.seed, "top1": score.per_class} for score in known
+    ]
+    content = {"classes": space.real.classes, "titles": space.real.titles, "scores": every}
+    atomic.write_text(out / PER_CLASS, json.dumps(content, ensure_ascii=False) + "\n")
+    parents = {row: digest(manifest_of(small.folder, "relabel")["request"]) for row, small in sets.items()}
+    stage = StageFolder(out, "evaluate", space.request(evaluate=config.plain()), parents)
+    stage.finish({"scores": entries, "rows": dict(facts)}, seconds, space.device.describe())

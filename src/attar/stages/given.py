@@ -146,10 +146,10 @@ def _write(space: Workspace, given: Given, out: Path) -> dict[str, Any]:
                 advance()
 
         image_bytes = image_files.write(out / "data", rows(), classes)
-    stored = image_files.read(out / "data")
+    images_sha256, count = image_files.identity(out / "data")
     return {
-        "images_sha256": stored.sha256(),
-        "num_images": len(stored.images),
+        "images_sha256": images_sha256,
+        "num_images": count,
         "image_bytes": image_bytes,
         "method": METHOD,
         "size": size,

@@ -3,6 +3,7 @@
 import os
 import shutil
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -22,12 +23,13 @@ from attar.ops.mixing import MixChoice
 from attar.ops.replay import LookChoice
 from attar.stages import labeller as labellers
 from attar.stages.distilled import DatasetInfo, LabelInfo, write_info
+from attar.stages.fkd import PublishedLabels
 from attar.stages.folder import StageFolder, logged_seconds, manifest_of
 from attar.stages.labeller import Labeller, Voices
 from attar.stages.protocols import Protocol
 from attar.stages.squeeze import named_teacher
 from attar.stages.workspace import Workspace
-from attar.store import atomic, mapped, weights
+from attar.store import atomic, fkd, mapped, weights
 from attar.store import images as image_files
 from attar.store import labels as label_files
 from attar.store.images import ImageSet
@@ -54,6 +56,9 @@ class Relabel(Config):
     """Further teachers that label beside the run's own: ARCHITECTURE:WEIGHTS or squeeze folders."""
     voices: Voices = Voices()
     """How the teachers' answers become one label."""
+    imported: str = ""
+    """A folder of soft labels in the published FKD layout (epoch_E/batch_B.tar) that are taken in place of a teacher's,
+    with the views and mixing that stand in them; empty: ask the teacher."""
     batch_size: int = pydantic.Field(default=256, ge=1)
     """Views that the teacher labels at a time; no part of the result."""
 
@@ -65,6 +70,8 @@ class Relabel(Config):
             )
         if self.pool_epochs and self.mode == "online":
             raise ValueError("pool_epochs is for stored labels; online ones take no room, so leave it at 0")
+        if self.imported and (self.mode == "online" or self.teachers):
+            raise ValueError("imported labels are stored ones of other teachers; leave out teachers and mode online")
         return self
 
     def suited(self, protocol: Protocol) -> Self:
@@ -101,8 +108,11 @@ def run(
     made = manifest_of(recovered, "recover")
     squeezed = manifest_of(space.out / "squeeze", "squeeze")
     others = tuple(named_teacher(space, name, "teacher") for name in config.teachers)
-    request = space.request(relabel=config.plain() | {"batch_size": None, "teachers": len(others)})
+    known_by_parents = {"teachers": len(others), "imported": bool(config.imported)}
+    request = space.request(relabel=config.plain() | {"batch_size": None} | known_by_parents)
     parents = {"teacher": squeezed["result"]["weights_sha256"], "images": made["result"]["images_sha256"]}
+    if config.imported:
+        parents["labels"] = fkd.listed(Path(config.imported))
     if others:  # what they are, not where they lie
         hashes = [weights.tensors_sha256(one.module.state_dict()) for one in others]
         parents["teachers"] = digest([parents["teacher"], *hashes])
@@ -113,12 +123,17 @@ def run(
     own = teachers.load(space.out / "squeeze", space.module)
     labeller = Labeller(config.voices, (own, *others), space.device.device)
     images = mapped.read(recovered / "data", parents["images"], "the manifest of recover")
+    published = None
+    if config.imported:
+        published = PublishedLabels(Path(config.imported), images, len(space.real.classes))
+        config = _as_published(config, published)
     header = _header(space, config, images, parents)
     if config.mode == "stored":
         _tell_size(space, header, out)
     stage.begin()
     if config.mode == "stored":
-        _label(space, config, header, labeller, images, out)
+        answer = None if published is None else published.epoch
+        _label(space, header, answer or _asking(space, config, header, labeller, images), out)
     ranks.wait()
     if ranks.is_first():
         _link_images(recovered / "data", out / "data")
@@ -187,9 +202,31 @@ def _split(order: Tensor, batch_size: int) -> list[Tensor]:
     return parts
 
 
-def _label(space: Workspace, config: Relabel, header: Header, labeller: Labeller, images: ImageSet, out: Path) -> None:
-    device, log = space.device, space.log.beside(out)
-    near = ImageSet(mapped.placed(images.images, device.device), images.labels, images.slots)
+def _as_published(config: Relabel, published: PublishedLabels) -> Relabel:
+    """The choices that stand in published labels take the place of the recipe's; there may be fewer epochs."""
+    epochs = min(config.epochs, published.num_epochs)
+    pool = min(config.pool_epochs, published.num_epochs)
+    return config.changed(
+        views=published.views, mix=published.mix, epochs=config.epochs if pool else epochs, pool_epochs=pool
+    )
+
+
+def _asking(
+    space: Workspace, config: Relabel, header: Header, labeller: Labeller, images: ImageSet
+) -> Callable[[int], EpochLabels]:
+    """The teachers' answers, epoch by epoch."""
+    device = space.device.device
+    near = ImageSet(mapped.placed(images.images, device), images.labels, images.slots)
+
+    def answer(epoch: int) -> EpochLabels:
+        stream = space.stream("relabel", "epoch", epoch)
+        return label_epoch(near, labeller, header, stream, config.batch_size, epoch, device)
+
+    return answer
+
+
+def _label(space: Workspace, header: Header, answer: Callable[[int], EpochLabels], out: Path) -> None:
+    log = space.log.beside(out)
     files = ranks.mine(list(header.files().items()))
     todo = [(name, epochs) for name, epochs in files if not (out / "labels" / name).exists()]
     total = sum(len(epochs) for _, epochs in files)
@@ -198,8 +235,7 @@ def _label(space: Workspace, config: Relabel, header: Header, labeller: Labeller
         for name, epochs in todo:
             started, records = time.perf_counter(), []
             for epoch in epochs:
-                stream = space.stream("relabel", "epoch", epoch)
-                records.append(label_epoch(near, labeller, header, stream, config.batch_size, epoch, device.device))
+                records.append(answer(epoch))
                 advance()
             label_files.write_file(out / "labels", header, name, records)
             log.event("labels", name=name, seconds=round(time.perf_counter() - started, 3))
@@ -221,7 +257,7 @@ def _header(space: Workspace, config: Relabel, images: ImageSet, parents: dict[s
         width=width,
         views=config.views,
         mix=config.mix,
-        teacher=parents.get("teachers", parents["teacher"]),
+        teacher=parents.get("labels") or parents.get("teachers") or parents["teacher"],
     )
 
 
@@ -283,7 +319,12 @@ def _info(
         teacher_accuracy=found[0].accuracy,
         seed=space.seed,
         labels=LabelInfo(
-            mode=config.mode, epochs=config.epochs, views=config.views, mix=config.mix, voices=config.voices
+            mode=config.mode,
+            epochs=config.epochs,
+            views=config.views,
+            mix=config.mix,
+            voices=config.voices,
+            imported=bool(config.imported),
         ),
         protocol=protocol,
         image_bytes=num_bytes[0],

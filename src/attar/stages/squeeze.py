@@ -78,8 +78,11 @@ def check(space: Workspace, config: Squeeze) -> nn.Module | None:
     return network
 
 
-def full_data(space: Workspace, network: nn.Module, config: Squeeze, stream: str, progress: Any, **resume: Any) -> None:
-    """Train ``network`` on all real images as ``config`` says; evaluate's full-data row is trained the same way."""
+def full_data(space: Workspace, network: nn.Module, config: Squeeze, stream: str, progress: Any, **more: Any) -> None:
+    """Train ``network`` on all real images as ``config`` says; evaluate's full-data row is trained the same way.
+
+    ``more`` goes to ``fit``: the seed of what the network draws, and what to resume from.
+    """
     device = space.device
 
     def batches(epoch: int) -> Any:
@@ -96,7 +99,7 @@ def full_data(space: Workspace, network: nn.Module, config: Squeeze, stream: str
         space.train.num_images,
         device.autocast,
         progress,
-        **resume,
+        **more,
     )
 
 
@@ -182,7 +185,7 @@ def _train(space: Workspace, config: Squeeze, out: Path, log: Any) -> tuple[Teac
             if epoch.number % config.checkpoint_epochs == 0 and epoch.number < epochs:
                 weights.save_tree(checkpoint, {"fit": epoch.state(), "seconds": elapsed()})
 
-        full_data(space, network, config, "squeeze", after, resume=state["fit"] if state else None)
+        full_data(space, network, config, "squeeze", after, resume=state["fit"] if state else None, seed=space.seed)
     _refuse_broken(network)
     found = Teacher(
         module=network,

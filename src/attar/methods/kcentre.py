@@ -1,0 +1,39 @@
+"""k-centre: real images that leave none of their class far away (Sener & Savarese, 2018, arXiv 1708.00489)."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from attar.ops.coreset import Coreset, coreset
+from attar.ops.task import Needs, Task
+
+needs = Needs(real_images=True)
+
+
+class Config(Coreset):
+    """Real images, each the one whose features are farthest from those chosen before it."""
+
+    normalise_features: bool = False
+    """Scale every image's features to length one; the paper compares them as they are."""
+
+
+def recover(task: Task, config: Config) -> Float[Tensor, "image 3 height width"]:
+    """The unit's slots of the centres of each class, in [0, 1]; nothing is drawn at random.
+
+    Raises AttarError when a class has fewer images than are asked of it.
+    """
+    return coreset(task, config, centres)
+
+
+def centres(features: Float[Tensor, "image feature"], count: int) -> list[int]:
+    """Indices of the centres: the image nearest to the mean, then always the one farthest from all that are chosen.
+
+    The greedy algorithm 1 of the paper, within one class. No image is taken twice; of equals the first.
+    """
+    chosen = [int((features - features.mean(dim=0)).square().sum(dim=1).argmin())]
+    nearest = torch.full_like(features[:, 0], torch.inf)
+    while len(chosen) < count:
+        nearest = nearest.minimum((features - features[chosen[-1]]).square().sum(dim=1))
+        nearest[chosen[-1]] = -1  # below the zero of an image that equals a centre
+        chosen.append(int(nearest.argmax()))
+    return chosen

@@ -1,0 +1,98 @@
+"""Measures of a classifier: accuracy, of all and by class, and how far its confidence can be trusted."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, fields
+from typing import Self
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from attar.core.errors import AttarError
+
+NUM_BINS = 15
+"""Bins of equal width for the calibration error (Guo et al., 2017, arXiv 1706.04599)."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a classifier achieves; all are fractions."""
+
+    top1: float
+    top5: float
+    """With fewer than five classes all count as the top five."""
+    per_class: tuple[float | None, ...]
+    """Top-1 of each class; None for a class without images."""
+    ece: float
+    """Expected calibration error of the top class: mean distance of confidence and accuracy, over bins."""
+    confidence: float
+    """Mean probability of the top class."""
+
+
+@dataclass(frozen=True)
+class Tally:
+    """Sums over images, on the device of their logits; tallies of batches add up to that of all."""
+
+    images: Int[Tensor, " class"]
+    hits: Int[Tensor, " class"]
+    top5: Int[Tensor, ""]
+    bin_hits: Int[Tensor, " bin"]
+    bin_confidence: Float[Tensor, " bin"]
+
+    def __add__(self, other: Self) -> Self:
+        return type(self)(*(getattr(self, part.name) + getattr(other, part.name) for part in fields(self)))
+
+    def measured(self) -> Measured:
+        """The measures; the one moment at which the device is waited for. Raises ValueError without images."""
+        images, hits = self.images.tolist(), self.hits.tolist()
+        total = sum(images)
+        if not total:
+            raise ValueError("no images were tallied")
+        # A bin's distance, weighted by its share of the images: |sum of confidences - hits| / all.
+        gaps = (self.bin_confidence - self.bin_hits).abs()
+        return Measured(
+            top1=sum(hits) / total,
+            top5=int(self.top5) / total,
+            per_class=tuple(hit / count if count else None for hit, count in zip(hits, images, strict=True)),
+            ece=float(gaps.sum()) / total,
+            confidence=float(self.bin_confidence.sum()) / total,
+        )
+
+
+def tally(logits: Float[Tensor, "image class"], labels: Int[Tensor, " image"]) -> Tally:
+    """The tally of one batch, without waiting for the device.
+
+    Bin m of n holds confidences above (m - 1) / n up to m / n, as in Guo et al.'s equation 3.
+    """
+    num_classes, labels = logits.shape[1], labels.to(logits.device)
+    ranked = logits.topk(min(5, num_classes), dim=1).indices
+    right = ranked == labels[:, None]
+    confidence = logits.double().softmax(dim=1).amax(dim=1).nan_to_num()  # a diverged network is sure of nothing
+    place = ((confidence * NUM_BINS).ceil().long() - 1).clamp(0, NUM_BINS - 1)
+    # Sums over this mask have one order, which scattered additions on a GPU have not.
+    bins = place[:, None] == torch.arange(NUM_BINS, device=place.device)
+    hit = right[:, 0].long()
+    nothing = torch.zeros(num_classes, dtype=torch.int64, device=logits.device)
+    return Tally(
+        images=nothing.index_add(0, labels, torch.ones_like(labels)),
+        hits=nothing.index_add(0, labels, hit),
+        top5=right.sum(),
+        bin_hits=(bins * hit[:, None]).sum(dim=0),
+        bin_confidence=(bins * confidence[:, None]).sum(dim=0),
+    )
+
+
+def measure(
+    logits: Callable[[Tensor], Tensor],
+    batches: Iterable[tuple[Float[Tensor, "image 3 height width"], Int[Tensor, " image"]]],
+) -> Measured:
+    """The measures of a classifier over batches of images in [0, 1] and labels; raises AttarError without images."""
+    total: Tally | None = None
+    # Not inference_mode: a network that keeps a tensor between calls could then no longer be differentiated.
+    with torch.no_grad():
+        for images, labels in batches:
+            found = tally(logits(images), labels)
+            total = found if total is None else total + found
+    if total is None:
+        raise AttarError("There are no validation images to measure on; check the data's validation folder.")
+    return total.measured()

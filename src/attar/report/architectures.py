@@ -1,0 +1,59 @@
+"""Several students side by side: a line for each training set, a column for each student."""
+
+import csv
+import io
+
+from rich.table import Table
+
+from attar.report.table import Line, grid, markdown, percent, title_of
+from attar.stages.evaluate import TEACHER
+
+CAPTION = "Top-1 % by student"
+
+
+def students_of(table: list[Line]) -> list[str]:
+    """The networks that were trained, in order; there is nothing to put side by side when it is one."""
+    return list(dict.fromkeys(line.student for line in table if line.protocol != TEACHER))
+
+
+def as_markdown(table: list[Line]) -> str:
+    """The table for a page; '' for a single student."""
+    return markdown(*_cells(table), left=1) if len(students_of(table)) > 1 else ""
+
+
+def for_terminal(table: list[Line]) -> Table | None:
+    """The table for a terminal; None for a single student."""
+    return grid(*_cells(table)) if len(students_of(table)) > 1 else None
+
+
+def as_csv(table: list[Line]) -> str:
+    """The table as CSV, mean and standard deviation in columns of their own."""
+    students = students_of(table)
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(["run", "row", *(f"{name} top1_{part}" for name in students for part in ("mean", "std"))])
+    for (run, row), found in _by_set(table).items():
+        pairs = [(found[name].top1_mean, found[name].top1_std) if name in found else ("", "") for name in students]
+        writer.writerow([run, row, *("" if value is None else value for pair in pairs for value in pair)])
+    return buffer.getvalue()
+
+
+def _by_set(table: list[Line]) -> dict[tuple[str, str], dict[str, Line]]:
+    """The lines of each training set by student; a teacher that stands for all real images is no student."""
+    found: dict[tuple[str, str], dict[str, Line]] = {}
+    for line in table:
+        if line.protocol != TEACHER:
+            found.setdefault((line.run, line.row), {})[line.student] = line
+    return found
+
+
+def _cells(table: list[Line]) -> tuple[list[str], list[list[str]]]:
+    students, several_runs = students_of(table), len({line.run for line in table}) > 1
+    rows = [
+        [
+            title_of(next(iter(found.values())), several_runs),
+            *(percent(found[name].top1_mean, found[name].top1_std) if name in found else "-" for name in students),
+        ]
+        for found in _by_set(table).values()
+    ]
+    return ["trained on", *students], rows

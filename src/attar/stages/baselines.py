@@ -1,0 +1,103 @@
+"""Baselines: small sets of real images, made and labelled like the distilled set, to compare it with."""
+
+from pathlib import Path
+
+import numpy as np
+
+from attar.core.config import digest
+from attar.ops.mixing import MixChoice
+from attar.ops.replay import LookChoice
+from attar.ops.task import MethodConfig
+from attar.stages import recover, relabel
+from attar.stages.evaluate import Evaluate, shared_folder
+from attar.stages.folder import manifest_of
+from attar.stages.protocols import Protocol
+from attar.stages.relabel import Relabel
+from attar.stages.rows import Row, SmallSet, images_of, labels_of, real_sets
+from attar.stages.workspace import Workspace
+
+_AS_DISTILLED = {"ipc", "ipc_start", "image_format", "jpeg_quality", "rounding"}
+_UNIT_CLASSES = 10
+_TITLES = {"random": "random real images", "herding": "real images by herding", "kcentre": "real images by k-centre"}
+
+
+def make(
+    space: Workspace, method: str, config: MethodConfig, labelling: Relabel, judging: Evaluate
+) -> dict[Row, SmallSet]:
+    """The sets that students of each row train on; makes those of real images, and of labels without augmentation.
+
+    ``method`` and ``config`` are those of the distilled set. Baselines lie in ``<out>/baselines``, or are shared with
+    other runs in ``judging.baselines``. A row for which a class has too few real images is left out, with a warning.
+    """
+    labelling = labelling.changed(imported="")  # published labels are for the distilled images alone
+    sets = {"distilled": SmallSet(space.out / "distilled", space.out / "recover")}
+    homes = {"distilled": space.out / "baselines" / "distilled"}
+    for name in real_sets(judging.rows):
+        if name == method:  # the distilled set is this baseline
+            sets[name], homes[name] = sets["distilled"], homes["distilled"]
+        elif _suffices(space, name, config.ipc):
+            homes[name] = _home(space, name, config, labelling, judging)
+            sets[name] = _real_set(space, name, config, labelling, judging.protocol, homes[name])
+    found: dict[Row, SmallSet] = {}
+    for row in judging.rows:
+        if (name := images_of(row)) not in sets:
+            continue
+        found[row] = sets[name]
+        if labels_of(row) == "noaug":
+            found[row] = SmallSet(homes[name] / "noaug", sets[name].recovered)
+            relabel.run(space, unaugmented(labelling), judging.protocol, found[row].recovered, found[row].folder)
+    return found
+
+
+def unaugmented(labelling: Relabel) -> Relabel:
+    """The same labels for the images as they are: whole, unmirrored, unmixed, the same in every epoch."""
+    plain = LookChoice(crop="none", flip=False)
+    return labelling.changed(mode="stored", epochs=1, pool_epochs=0, views=plain, mix=MixChoice(kind="none"))
+
+
+def baseline_config(name: str, config: MethodConfig) -> MethodConfig:
+    """A baseline's choices: as many images as the distilled set's, stored alike.
+
+    Nothing else follows the method, so that runs of different methods have the same baseline. All slots of a class are
+    in one unit, for herding and k-centre look at all its images to choose one.
+    """
+    return recover.method_named(name).Config(
+        **config.model_dump(include=_AS_DISTILLED),
+        unit_classes=_UNIT_CLASSES,
+        unit_slots=config.ipc,
+        accept_weak_teacher=True,
+        accept_other_classes=True,
+    )
+
+
+def fewest(space: Workspace) -> tuple[str, int]:
+    """The class with the fewest real training images, and their number."""
+    counts = np.bincount(space.real.train.labels, minlength=len(space.real.classes))
+    return space.real.classes[int(counts.argmin())], int(counts.min())
+
+
+def _suffices(space: Workspace, name: str, ipc: int) -> bool:
+    smallest, count = fewest(space)
+    if count < ipc:
+        space.log.warn(f"class '{smallest}' has only {count} training images, so {_TITLES[name]} are not compared")
+    return count >= ipc
+
+
+def _home(space: Workspace, name: str, config: MethodConfig, labelling: Relabel, judging: Evaluate) -> Path:
+    """Where a baseline lies: among those of several runs, by all that it depends on."""
+    shared = shared_folder(judging)
+    if shared is None:
+        return space.out / "baselines" / name
+    teacher = manifest_of(space.out / "squeeze", "squeeze")["result"]["weights_sha256"]
+    asked = [baseline_config(name, config).plain(), labelling.changed(batch_size=1).plain()]
+    identity = digest([space.request(), space.real.fingerprint, teacher, space.device.precision, *asked])
+    return shared / f"{name}-ipc{config.ipc}-{identity[:12]}"
+
+
+def _real_set(
+    space: Workspace, name: str, config: MethodConfig, labelling: Relabel, protocol: Protocol, home: Path
+) -> SmallSet:
+    found = SmallSet(home / "distilled", home / "recover")
+    recover.run(space, name, baseline_config(name, config), found.recovered)
+    relabel.run(space, labelling, protocol, found.recovered, found.folder)
+    return found

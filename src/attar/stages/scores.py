@@ -1,0 +1,142 @@
+"""Scores: what trained students achieve, each kept in a file of its own under all that it depends on."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from attar.core.config import digest
+from attar.ops.metrics import Measured
+from attar.stages.distilled import DatasetInfo, read_info
+from attar.stages.folder import MANIFEST
+from attar.stages.protocols import Protocol
+from attar.stages.rows import Row, SmallSet, images_of, labels_of
+from attar.stages.squeeze import Squeeze
+from attar.stages.workspace import Workspace
+from attar.store import atomic
+
+_NOT_TRAINING = {"name", "version", "views", "mix"}
+"""Of a protocol: what it is called, and views, which every set brings along."""
+_SOFT_ONLY = {"loss", "temperature", "temperature_squared", "hard_weight", "label_batchnorm", "label_batch_size"}
+"""Of a protocol: what alters nothing where classes are learnt."""
+_NOT_VIEWS = {"mode", "codec", "batch_size", "teachers", "voices"}
+"""Of relabel: what alters logits and not what is shown."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """One student's last epoch. Accuracies are fractions of the real validation images."""
+
+    row: Row
+    student: str
+    seed: int
+    top1: float
+    top5: float
+    per_class: tuple[float | None, ...]
+    """Top-1 of each class; None for a class without validation images."""
+    ece: float
+    """Expected calibration error, a fraction."""
+    confidence: float
+    """Mean probability of the student's first choice."""
+    num_images: int
+    image_bytes: int
+    label_bytes: int
+    seconds: float
+    """Of training, on one device."""
+    protocol: str
+    device: str
+    """What the student was trained on."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A student to train, or one whose score is known."""
+
+    row: Row
+    student: str
+    seed: int
+    identity: str
+    folder: Path
+    """Where its score is kept."""
+
+    @property
+    def path(self) -> Path:
+        """The score's file. Rows whose students are trained in the very same way share it."""
+        student = self.student.replace("/", "-").replace(":", "-")
+        return self.folder / f"{student}-seed{self.seed}-{self.identity[:16]}.json"
+
+    def save(self, found: Measured, seconds: float, device: str, losses: list[float]) -> None:
+        """Write down what a student achieves."""
+        spent = {"seconds": round(seconds, 3), "device": device}
+        first = {"row": self.row, "student": self.student, "seed": self.seed}
+        atomic.write_json(self.path, {"score": first | asdict(found) | spent, "losses": losses})
+
+    def score(self, num_images: int, image_bytes: int, label_bytes: int, protocol: str) -> Score:
+        """What was written down, as the score of this row."""
+        kept: dict[str, Any] = json.loads(self.path.read_text())["score"]
+        kept |= {"row": self.row, "per_class": tuple(kept["per_class"])}
+        kept |= {"num_images": num_images, "image_bytes": image_bytes, "label_bytes": label_bytes}
+        return Score(**kept, protocol=protocol)
+
+
+def identity(space: Workspace, student: str, stem: str, seed: int, training: Any) -> str:
+    """Of a score: the data that it is measured on, the student, the seed, and what it is trained on and how."""
+    who = [student, stem, seed, space.device.precision]
+    return digest([space.request(), space.real.fingerprint, who, training])
+
+
+def full_training(squeezing: Squeeze) -> list[Any]:
+    """What tells apart trainings on all real images."""
+    how = squeezing.plain()
+    return ["full", how["training"], how["views"], how["label_smoothing"]]
+
+
+def small_training(row: Row, info: DatasetInfo, made: dict[str, Any], protocol: Protocol) -> list[Any]:
+    """What tells apart trainings on small sets; ``made`` is the manifest of relabel.
+
+    The method that made the images is known by its pixels alone, the row by its labels. Classes instead of soft labels
+    need no teacher, only the normalisation and the views that come with the set.
+    """
+    hard = is_hard(row, protocol)
+    left_out = _NOT_TRAINING | (_SOFT_ONLY if hard else set())
+    how = {key: value for key, value in protocol.plain().items() if key not in left_out}
+    asked = dict(made["request"]["relabel"])
+    if hard:
+        shown = {key: value for key, value in asked.items() if key not in _NOT_VIEWS}
+        shown["published"] = made["parents"].get("labels", "")  # whose views are in no request
+        return ["hard", info.images_sha256, info.mean, info.std, made["request"] | {"relabel": shown}, how]
+    return ["soft", info.images_sha256, made["parents"], made["request"], how]
+
+
+def is_hard(row: Row, protocol: Protocol) -> bool:
+    """Whether the row's students learn classes instead of soft labels."""
+    return labels_of(row) == "hard" or protocol.loss == "hard"
+
+
+def facts(
+    space: Workspace, protocol: Protocol, row: Row, small: SmallSet | None, recognised: Mapping[str, float]
+) -> dict[str, Any]:
+    """What a row's training set takes and what was spent on it, in device-seconds; None where that is not known."""
+    if small is None:
+        sizes = {"num_images": space.train.num_images, "image_bytes": space.real.train.num_bytes(), "label_bytes": 0}
+        return sizes | {"teacher_seconds": 0.0, "images_seconds": 0.0, "labels_seconds": 0.0, "teacher_agreement": None}
+    info, hard = read_info(small.folder), is_hard(row, protocol)
+    return {
+        "num_images": info.num_images,
+        "image_bytes": info.image_bytes,
+        "label_bytes": 0 if hard else info.label_bytes,
+        "teacher_seconds": 0.0 if hard and info.method == "random" else _seconds(space.out / "squeeze"),
+        "images_seconds": _seconds(small.recovered),
+        "labels_seconds": 0.0 if hard else _seconds(small.folder),
+        "teacher_agreement": recognised.get(images_of(row)),
+    }
+
+
+def _seconds(folder: Path) -> float | None:
+    """Device-seconds of a stage; None where its folder is not here, or it took along what was made elsewhere."""
+    if not (folder / MANIFEST).is_file():
+        return None
+    made = json.loads((folder / MANIFEST).read_text())
+    brought = made["request"].get("squeeze", {}).get("weights") or "module" in made["request"]
+    return None if brought else made["device_seconds"]
