@@ -18,15 +18,14 @@ from attar.ops.metrics import measure
 from attar.ops.pixels import Normalisation
 from attar.ops.training import Epoch, fit
 from attar.stages import agreement, scores, squeeze
-from attar.stages.distilled import Distilled, read_info
+from attar.stages.distilled import INFO, Distilled, read_info
 from attar.stages.folder import MANIFEST, StageFolder, manifest_of
 from attar.stages.protocols import PROTOCOLS, Protocol, protocol_named
 from attar.stages.rows import ROWS, Row, SmallSet, images_of
 from attar.stages.scores import Job, Score
 from attar.stages.squeeze import Squeeze
 from attar.stages.workspace import Workspace
-from attar.store import atomic
-from attar.store import images as image_files
+from attar.store import atomic, mapped
 
 PER_CLASS = "per-class.json"
 _BATCH = 256
@@ -234,10 +233,11 @@ def _agreements(space: Workspace, sets: Mapping[Row, SmallSet], out: Path, log: 
     for row, small in sets.items():
         if (name := images_of(row)) in found:
             continue
-        path = out / "agreement" / f"{digest([read_info(small.folder).images_sha256, weights])[:16]}.json"
+        images_sha256 = read_info(small.folder).images_sha256
+        path = out / "agreement" / f"{digest([images_sha256, weights])[:16]}.json"
         if not path.exists():
             teacher = teacher or teachers.load(space.out / "squeeze", space.module)
-            stored = image_files.read(small.folder / "data")
+            stored = mapped.read(small.folder / "data", images_sha256, INFO)
             known = agreement.teacher_agreement(stored.images, stored.labels, teacher, space.device.device)
             atomic.write_json(path, vars(known))
         known = agreement.Agreement(**json.loads(path.read_text()))
