@@ -87,6 +87,26 @@ def test_further_augmentation_leaves_other_draws_alone():
     assert torch.equal(first.mix.partner, second.mix.partner)
 
 
+@pytest.mark.parametrize("kind", ["none", "cutmix", "mixup"])
+@pytest.mark.parametrize("pooled", [False, True])
+@pytest.mark.parametrize("room", [0, 2**30])
+def test_an_epoch_shows_what_its_batches_show(kind: str, pooled: bool, room: int, monkeypatch: pytest.MonkeyPatch):
+    images, choice = small_set(30, 16), LookChoice(patch_shuffle=2, randaugment_ops=1)
+    mix = MixChoice.of({"kind": kind}, "the test")
+    records, other = (replay.draw(30, (16, 16), choice, mix, stream(seed)) for seed in (1, 2))
+    if pooled and records.mix is not None:
+        records = Records(records.look, records.mix, other.look)
+    epoch, num_made = replay.Epoch(images, records, room_bytes=room), []
+    made = replay._looked_at
+    monkeypatch.setattr(replay, "_looked_at", lambda *given: num_made.append(len(given[1])) or made(*given))
+    batches = torch.randperm(30, generator=stream(3)).split(7)
+    shown = [epoch.show(index) for index in batches]
+    assert sum(num_made) == (60 if kind != "none" and (pooled or not room) else 30)
+    assert all(
+        torch.equal(batch, replay.show(images, index, records)) for batch, index in zip(shown, batches, strict=True)
+    )
+
+
 def test_the_published_order_is_that_of_torchs_sampler():
     generator = torch.Generator().manual_seed(42)
     sampler = torch.utils.data.RandomSampler(range(11), generator=generator)

@@ -15,6 +15,9 @@ from attar.ops.augment import Changes, Patches
 from attar.ops.mixing import Mix, MixChoice
 from attar.ops.views import View, ViewChoice
 
+ROOM_BYTES = 2**30
+"""Room for the views of all images of an epoch."""
+
 
 class LookChoice(ViewChoice):
     """How the images of a small set are looked at: crops and flips, and what is done to images beside."""
@@ -126,6 +129,55 @@ def show(
         return own
     mix = records.mix.take(index)
     return mixing.apply(own, _looked_at(images, mix.partner, records.partner_look.take(index), device), mix, out=own)
+
+
+class Epoch:
+    """An epoch of a set, of which batches are shown; what is mixed into one image and seen for itself is made once."""
+
+    def __init__(
+        self,
+        images: UInt8[Tensor, "all 3 height width"],
+        records: Records,
+        device: torch.device | None = None,
+        room_bytes: int = ROOM_BYTES,
+    ) -> None:
+        """Views are kept on ``device`` if those of all images take no more than ``room_bytes`` there."""
+        self._images, self._records = images, records
+        self._device = images.device if device is None else device
+        self._views: Tensor | None = None
+        size = images[0].numel() * 4
+        if records.mix is not None and _alike(records, records.mix.partner) and len(images) * size <= room_bytes:
+            self._views = torch.empty(images.shape, device=self._device)
+            self._made = torch.zeros(len(images), dtype=torch.bool)
+
+    def show(self, index: Int[Tensor, " image"]) -> Float[Tensor, "image 3 height width"]:
+        """What is shown of the images at ``index``; bit by bit as the function of this name shows it."""
+        if self._views is None or self._records.mix is None:
+            return show(self._images, index, self._records, self._device)
+        mix = self._records.mix.take(index)
+        wanted = torch.cat([index, mix.partner])
+        missing = wanted[~self._made[wanted]].unique()
+        if len(missing):
+            made = _looked_at(self._images, missing, self._records.look.take(missing), self._device)
+            self._views.index_copy_(0, missing.to(self._device), made)
+            self._made[missing] = True
+        own, partners = (self._views.index_select(0, each.to(self._device)) for each in (index, mix.partner))
+        return mixing.apply(own, partners, mix, out=own)
+
+
+def _alike(records: Records, partner: Int[Tensor, " image"]) -> bool:
+    """Whether partners are looked at as they are themselves in this epoch: not so in a pool."""
+    if records.partner_look is None:
+        return False
+    own = records.look.take(partner)
+    pairs = zip(
+        (*own.view.parts(), *own.extras()),
+        (*records.partner_look.view.parts(), *records.partner_look.extras()),
+        strict=True,
+    )
+    return all(
+        one is other or (one is not None and other is not None and torch.equal(one, other)) for one, other in pairs
+    )
 
 
 def _looked_at(

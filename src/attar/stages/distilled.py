@@ -157,9 +157,9 @@ class Distilled(torch.utils.data.Dataset[tuple[UInt8[Tensor, "3 height width"], 
         device = torch.empty(0, device=device).device  # 'cuda' is 'cuda:0'
         if self._placed is None or self._placed[0] != device:
             self._placed = device, mapped.placed(self.images, device)
-        images = self._placed[1]
+        shown_of = replay.Epoch(self._placed[1], records, device)
         for index in order.split(batch_size):
-            shown = replay.show(images, index, records, device)
+            shown = shown_of.show(index)
             logits = None
             if soft:
                 logits = self._ask(shown) if stored is None else stored.logits(index, device)

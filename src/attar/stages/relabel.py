@@ -184,10 +184,10 @@ def label_epoch(
     if labeller.by_batch:  # whoever shares a batch is part of the result, and classes must be mixed in it
         asked = torch.randperm(header.num_images, generator=stream)
         batch_size = max(1, batch_size // labeller.batch) * labeller.batch
-    answers: Tensor | None = None
+    answers, shown = None, replay.Epoch(images.images, records, device)
     with torch.inference_mode():
         for index in _split(asked, batch_size):
-            logits = labeller.logits(replay.show(images.images, index, records, device)).cpu()
+            logits = labeller.logits(shown.show(index)).cpu()
             answers = torch.empty(header.num_images, logits.shape[1]) if answers is None else answers
             answers[index] = logits
     assert answers is not None  # a set has images
