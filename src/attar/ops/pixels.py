@@ -20,7 +20,7 @@ class Normalisation:
     def apply(self, images: Float[Tensor, "image 3 height width"]) -> Float[Tensor, "image 3 height width"]:
         """Images in [0, 1] to the network's units."""
         mean, std = self._columns(images)
-        return (images - mean) / std
+        return (images - mean).div_(std)
 
     def undo(self, images: Float[Tensor, "image 3 height width"]) -> Float[Tensor, "image 3 height width"]:
         """The network's units back to [0, 1]."""

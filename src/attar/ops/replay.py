@@ -148,7 +148,8 @@ class Epoch:
         size = images[0].numel() * 4
         if records.mix is not None and _alike(records, records.mix.partner) and len(images) * size <= room_bytes:
             self._views = torch.empty(images.shape, device=self._device)
-            self._made = torch.zeros(len(images), dtype=torch.bool)
+            self._place = torch.full((len(images),), -1)  # views lie in the order in which they are made
+            self._num_made = 0
 
     def show(self, index: Int[Tensor, " image"]) -> Float[Tensor, "image 3 height width"]:
         """What is shown of the images at ``index``; bit by bit as the function of this name shows it."""
@@ -156,12 +157,15 @@ class Epoch:
             return show(self._images, index, self._records, self._device)
         mix = self._records.mix.take(index)
         wanted = torch.cat([index, mix.partner])
-        missing = wanted[~self._made[wanted]].unique()
+        missing = wanted[self._place[wanted] < 0].unique()
         if len(missing):
-            made = _looked_at(self._images, missing, self._records.look.take(missing), self._device)
-            self._views.index_copy_(0, missing.to(self._device), made)
-            self._made[missing] = True
-        own, partners = (self._views.index_select(0, each.to(self._device)) for each in (index, mix.partner))
+            room = slice(self._num_made, self._num_made + len(missing))
+            look = self._records.look.take(missing)
+            _looked_at(self._images, missing, look, self._device, self._views[room])
+            self._place[missing] = torch.arange(room.start, room.stop)
+            self._num_made = room.stop
+        places = (self._place[each].to(self._device) for each in (index, mix.partner))
+        own, partners = (self._views.index_select(0, place) for place in places)
         return mixing.apply(own, partners, mix, out=own)
 
 
@@ -181,12 +185,19 @@ def _alike(records: Records, partner: Int[Tensor, " image"]) -> bool:
 
 
 def _looked_at(
-    images: UInt8[Tensor, "all 3 height width"], index: Int[Tensor, " image"], look: Look, device: torch.device
+    images: UInt8[Tensor, "all 3 height width"],
+    index: Int[Tensor, " image"],
+    look: Look,
+    device: torch.device,
+    out: Tensor | None = None,
 ) -> Tensor:
     if look.patches is not None or images.device != device:
         images = images[index.to(images.device)].to(device)
         index = torch.arange(len(index))
     if look.patches is not None:
         images = augment.shuffle(images, look.patches)
-    seen = views.apply_to_bytes(images, index, look.view)
-    return seen if look.changes is None else augment.change(seen, look.changes)
+    seen = views.apply_to_bytes(images, index, look.view, out)
+    if look.changes is None:
+        return seen
+    changed = augment.change(seen, look.changes)
+    return changed if out is None else out.copy_(changed)

@@ -144,18 +144,23 @@ def apply(
 
 
 def apply_to_bytes(
-    images: UInt8[Tensor, "all channel height width"], index: Int[Tensor, " image"], view: View
+    images: UInt8[Tensor, "all channel height width"],
+    index: Int[Tensor, " image"],
+    view: View,
+    out: Float[Tensor, "image channel height width"] | None = None,
 ) -> Float[Tensor, "image channel height width"]:
     """``apply`` to the images at ``index``, without a gradient, many times as fast; values in [0, 1].
 
     ``view`` has a record for each of ``index``. Equal to ``apply(from_bytes(images[index]), view)`` but for the last
-    bit, and exact where a view is a copy of pixels. Keep ``view`` on the CPU, or a GPU is waited for.
+    bit, and exact where a view is a copy of pixels. Keep ``view`` on the CPU, or a GPU is waited for. ``out`` is
+    memory for the result.
     """
     height, width = images.shape[-2:]
     if bool((view.box[:, 2:] > view.box.new_tensor([height, width])).any()):  # it shrinks something
-        return apply(from_bytes(images[index.to(images.device)]), view)
+        seen = apply(from_bytes(images[index.to(images.device)]), view)
+        return seen if out is None else out.copy_(seen)
     index, (box, flip, shift) = index.to(images.device), view.to(images.device).parts()
-    shown = torch.empty(len(index), *images.shape[1:], device=images.device)
+    shown = torch.empty(len(index), *images.shape[1:], device=images.device) if out is None else out
     if not len(shown):
         return shown
     rows = _neighbours(box[:, 0], box[:, 2], shift[:, 0], torch.zeros_like(flip), height)
