@@ -7,7 +7,7 @@ from attar.core.errors import AttarError
 
 
 def test_a_file_is_a_plugin():
-    assert plugin.names_in("attar.methods") == ["cda", "random", "sre2l"]
+    assert plugin.names_in("attar.methods") == ["cda", "herding", "kcentre", "random", "sre2l"]
     assert plugin.resolve("attar.methods", "cda", "method").__name__ == "attar.methods.cda"
 
 
