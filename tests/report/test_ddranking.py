@@ -229,6 +229,19 @@ def test_what_cannot_be_expressed_is_told(run):
     assert "normalised by constants of its own (mean (0.4914, 0.4822, 0.4465)" in told
 
 
+def test_squared_error_and_a_drawn_out_cosine_are_the_evaluators_own(run):
+    info = info_with(run, size=32)
+    setup = setup_with("edc")
+    student = terms.student_of("resnet18", "auto", 32)
+    found = terms.settings(Dataset("CIFAR10", tuple(range(10)), 32), info, setup, student, student)
+    assert (found["soft_label_criterion"], found["lr_scheduler"]) == ("mse_gt", "cosine")
+    assert found["loss_fn_kwargs"] == {"mse_weight": 1.0, "ce_weight": 0.025}
+    told = "\n".join(terms.unexpressed(Dataset("CIFAR10", tuple(range(10)), 32), info, setup))
+    assert "training.ema_decay = 0.99" in told
+    assert "loss" not in told
+    assert "falls" not in told
+
+
 def test_what_can_be_expressed_is_not(run):
     info = info_with(run, size=32, mean=(0.4914, 0.4822, 0.4465), std=(0.2023, 0.1994, 0.201))
     told = terms.unexpressed(Dataset("CIFAR10", tuple(range(10)), 32), info, setup_with("tiny", warmup_epochs=0))

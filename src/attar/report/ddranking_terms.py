@@ -8,6 +8,7 @@ from attar.core.errors import AttarError
 from attar.data.titles import are_wordnet_ids
 from attar.models import build
 from attar.ops.mixing import MixChoice
+from attar.ops.replay import LookChoice
 from attar.ops.training import Optimisation
 from attar.ops.views import ViewChoice
 from attar.stages.distilled import DatasetInfo
@@ -144,8 +145,7 @@ def settings(dataset: Dataset, info: DatasetInfo, setup: Setup, student: Network
         "teacher_model_names": [teacher.name],
         "label_type": "soft",
         "soft_label_mode": "M",
-        "soft_label_criterion": "kl",
-        "loss_fn_kwargs": {"temperature": protocol.temperature, "scale_loss": protocol.temperature_squared},
+        **_loss(protocol),
         "data_aug_func": None if setup.mix.kind == "none" else setup.mix.kind,
         "aug_params": {"cutmix": {"beta": setup.mix.alpha}, "mixup": {"lambda": setup.mix.alpha}}.get(setup.mix.kind),
         "use_aug_for_hard": False,
@@ -158,7 +158,7 @@ def settings(dataset: Dataset, info: DatasetInfo, setup: Setup, student: Network
         ],
         "optimizer": "adamw" if adam else "sgd",
         "default_lr": training.learning_rate,
-        "lr_scheduler": "cosineannealing",
+        "lr_scheduler": "cosine" if training.cosine_stretch == 2 else "cosineannealing",
         "weight_decay": training.weight_decay,
         "momentum": 0.9 if adam else training.momentum,
         "step_size": None,
@@ -177,19 +177,34 @@ def settings(dataset: Dataset, info: DatasetInfo, setup: Setup, student: Network
     }
 
 
+def _loss(protocol: Protocol) -> dict[str, Any]:
+    if protocol.loss == "mse":
+        weights = {"mse_weight": 1.0, "ce_weight": protocol.hard_weight}
+        return {"soft_label_criterion": "mse_gt", "loss_fn_kwargs": weights}
+    kept = {"temperature": protocol.temperature, "scale_loss": protocol.temperature_squared}
+    return {"soft_label_criterion": "kl", "loss_fn_kwargs": kept}
+
+
 def unexpressed(dataset: Dataset, info: DatasetInfo, setup: Setup) -> list[str]:
     """What the evaluator will do otherwise than the run, a sentence each."""
-    training = setup.protocol.training
-    told = ["The learning rate falls once an epoch; attar's falls with every step."]
-    if setup.mix.kind != "none":
+    protocol, training = setup.protocol, setup.protocol.training
+    told = []
+    if training.rate_moves == "step":
+        told.append("The learning rate falls once an epoch; attar's falls with every step.")
+    if training.schedule != "cosine" or training.cosine_stretch not in (1, 2):
+        told.append(
+            f"The learning rate falls along a cosine to 0, not as '{training.schedule}' with a stretch of "
+            f"{training.cosine_stretch:g}."
+        )
+    if protocol.hard_weight and protocol.loss == "soft":
+        told.append(f"Cross-entropy with the classes, of weight {protocol.hard_weight:g}, is left out.")
+    if setup.mix.kind != "none" and not setup.mix.shared_by:
         told.append(f"{setup.mix.kind} draws one mix for a whole batch; attar draws one for each image.")
     if info.labels.mode == "stored":
         told.append(
             f"The teacher labels new views in every epoch; the run's {info.labels.epochs} epochs of stored labels, "
             "which are of the same distribution, are not exported."
         )
-    if setup.protocol.loss != "soft" and setup.protocol.loss != "hard":
-        told.append(f"The loss '{setup.protocol.loss}' is replaced by the soft one.")
     if training.optimizer not in ("sgd", "adamw"):
         told.append(f"The optimiser '{training.optimizer}' is replaced by AdamW.")
     told += [f"There is no setting for {key} = {value} of the protocol." for key, value in _others(setup)]
@@ -228,7 +243,8 @@ def _normalised(info: DatasetInfo) -> list[dict[str, Any]]:
 
 
 _SAID = {
-    *("name", "version", "loss", "temperature", "temperature_squared", "mix.kind", "mix.alpha"),
+    *("name", "version", "loss", "temperature", "temperature_squared", "hard_weight"),
+    *("mix.kind", "mix.alpha", "mix.shared_by", "training.schedule", "training.cosine_stretch", "training.rate_moves"),
     *(f"training.{key}" for key in ("epochs", "batch_size", "optimizer", "learning_rate", "weight_decay", "momentum")),
     *(f"views.{key}" for key in ("crop", "min_scale", "padding", "flip")),
 }
@@ -238,7 +254,8 @@ _SAID = {
 def _others(setup: Setup) -> list[tuple[str, Any]]:
     """The protocol's other settings, as far as they are not at defaults that change nothing."""
     own = {name: field.default for name, field in Protocol.model_fields.items() if not field.is_required()}
-    parts = {"training": Optimisation(), "views": ViewChoice(), "mix": MixChoice()}
+    parts = {"training": Optimisation(), "views": LookChoice(), "mix": MixChoice()}
+    own = {name: list(value) if isinstance(value, tuple) else value for name, value in own.items()}  # as in JSON
     neutral = dict(_leaves(own | {name: part.plain() for name, part in parts.items()}))
     values = setup.protocol.plain() | {"views": setup.views.plain(), "mix": setup.mix.plain()}
     return [(k, value) for k, value in _leaves(values) if k not in _SAID and (k not in neutral or neutral[k] != value)]
