@@ -163,6 +163,7 @@ def draw(lines: Sequence[Line], path: Path) -> None:
     axis.axvline(images, color="grey", linewidth=0.8, linestyle=":")
     axis.annotate("bytes of images", (images, axis.get_ylim()[0]), rotation=90, fontsize=7, color="grey")
     axis.set_xscale("log")
+    axis.margins(x=0.15)
     axis.set_xlabel("label bytes, kB")
     axis.set_ylabel(f"top-1 %, mean ± standard deviation, n = {max(line.seed for line in lines) + 1}")
     figure.savefig(path, dpi=110)

@@ -34,7 +34,7 @@ def recover() -> Iterator[ModuleType]:
             module.ROWS[precision] = module.Row("resnet20", UNIT, 16, config, "cpu", precision, target=1e6)
         yield module
     for name in MODULES:
-        sys.modules.pop(name)
+        sys.modules.pop(name, None)
 
 
 def sides_of(recover: ModuleType, name: str) -> Any:
@@ -188,6 +188,45 @@ def test_the_peak_of_a_side_is_that_of_its_activations(recover: ModuleType):
     assert kept_for_the_way_back < recover.peak_of("cifar-cpu", "plain", True) < 20 * kept_for_the_way_back
 
 
+def test_where_the_time_of_a_step_goes(recover: ModuleType, capsys: pytest.CaptureFixture):
+    limits, threads = importlib.import_module("limits"), torch.get_num_threads()
+    assert limits.main(["--rows", "fp32", "--quick"]) == 0
+    assert torch.get_num_threads() == threads
+    title, *lines = capsys.readouterr().out.splitlines()
+    assert title.startswith("fp32: attar fp32, 6 images at a time; ")
+    milliseconds = [float(line.split(" ms")[0].split()[-1]) for line in lines]
+    _, attar, forth, back, rest, convolutions, _ = milliseconds
+    assert attar == pytest.approx(forth + back + rest, abs=0.2)
+    assert convolutions == pytest.approx(forth + back, abs=0.2)
+    ratios = [float(line.removesuffix("x").split()[-1]) for line in lines]
+    assert ratios == pytest.approx([milliseconds[0] / each for each in milliseconds], rel=0.1, abs=0.1)
+
+
+def test_every_convolution_of_a_step_is_timed(recover: ModuleType):
+    limits, sides = importlib.import_module("limits"), sides_of(recover, "fp32")
+    sides.run("attar", 1)
+    operations = 0
+    for (images, weight, stride, padding, groups), count in limits.convolutions(sides).items():
+        height, width = (
+            (size + 2 * edge - kernel) // step + 1
+            for size, edge, kernel, step in zip(images[2:], padding, weight[2:], stride, strict=True)
+        )
+        assert groups == 1
+        operations += 2 * count * 2 * images[0] * height * width * torch.Size(weight).numel()
+    linear = 2 * 2 * 6 * 64 * UNIT
+    assert operations + linear == 6 * sides.compiler.objective.observed.operations
+
+
+@pytest.mark.parametrize(
+    ("row", "words"), [("cifar-cpv", "cifar-cpv"), ("cifar-gpu", "cifar-gpu cannot be looked into")]
+)
+def test_a_row_that_cannot_be_looked_into_is_refused(
+    recover: ModuleType, row: str, words: str, capsys: pytest.CaptureFixture
+):
+    assert importlib.import_module("limits").main(["--rows", row]) == 2
+    assert words in capsys.readouterr().err
+
+
 @pytest.fixture(scope="module", params=["relabel", "evaluate"])
 def contest(request: pytest.FixtureRequest) -> Iterator[ModuleType]:
     """A script that compares data paths, with a row that has a small network."""
@@ -261,42 +300,3 @@ def test_processor_time_is_that_of_all_processes(contest: ModuleType):
     if sys.platform == "linux":
         assert block.cpu_seconds is not None
         assert sys.modules["blocks"].cpu_seconds([os.getpid()]) > 1.5 * sys.modules["blocks"].cpu_seconds([])
-
-
-def test_where_the_time_of_a_step_goes(recover: ModuleType, capsys: pytest.CaptureFixture):
-    limits, threads = importlib.import_module("limits"), torch.get_num_threads()
-    assert limits.main(["--rows", "fp32", "--quick"]) == 0
-    assert torch.get_num_threads() == threads
-    title, *lines = capsys.readouterr().out.splitlines()
-    assert title.startswith("fp32: attar fp32, 6 images at a time; ")
-    milliseconds = [float(line.split(" ms")[0].split()[-1]) for line in lines]
-    _, attar, forth, back, rest, convolutions, _ = milliseconds
-    assert attar == pytest.approx(forth + back + rest, abs=0.2)
-    assert convolutions == pytest.approx(forth + back, abs=0.2)
-    ratios = [float(line.removesuffix("x").split()[-1]) for line in lines]
-    assert ratios == pytest.approx([milliseconds[0] / each for each in milliseconds], rel=0.1, abs=0.1)
-
-
-def test_every_convolution_of_a_step_is_timed(recover: ModuleType):
-    limits, sides = importlib.import_module("limits"), sides_of(recover, "fp32")
-    sides.run("attar", 1)
-    operations = 0
-    for (images, weight, stride, padding, groups), count in limits.convolutions(sides).items():
-        height, width = (
-            (size + 2 * edge - kernel) // step + 1
-            for size, edge, kernel, step in zip(images[2:], padding, weight[2:], stride, strict=True)
-        )
-        assert groups == 1
-        operations += 2 * count * 2 * images[0] * height * width * torch.Size(weight).numel()
-    linear = 2 * 2 * 6 * 64 * UNIT
-    assert operations + linear == 6 * sides.compiler.objective.observed.operations
-
-
-@pytest.mark.parametrize(
-    ("row", "words"), [("cifar-cpv", "cifar-cpv"), ("cifar-gpu", "cifar-gpu cannot be looked into")]
-)
-def test_a_row_that_cannot_be_looked_into_is_refused(
-    recover: ModuleType, row: str, words: str, capsys: pytest.CaptureFixture
-):
-    assert importlib.import_module("limits").main(["--rows", row]) == 2
-    assert words in capsys.readouterr().err
