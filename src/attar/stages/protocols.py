@@ -168,9 +168,8 @@ PROTOCOLS = {
             views=_HALVES,
             mix=MixChoice(kind="cutmix"),
         ),
-        # Attar's own, chosen on images held out of the training split of ten Tiny-ImageNet classes at 10 images per class,
-        # one setting at a time from a batch of 25 (results/choose-tiny-imagenet-10.csv): of rate, batch, temperature,
-        # crops, a part of hard labels and Muon only the smaller batch helped.
+        # Attar's own, chosen on images held out of the training split of ten Tiny-ImageNet classes, 10 images a class,
+        # one setting at a time from a batch of 25 (results/choose-tiny-imagenet-10.csv).
         Protocol(
             name="attar",
             training=_ADAMW.changed(batch_size=10),
