@@ -60,7 +60,7 @@ def protocol_ways(epochs: int) -> dict[str, Way]:
 
 
 def choices(epochs: int) -> dict[str, Way]:
-    """Attar's own protocol with one setting changed at a time."""
+    """What attar's own protocol was before it was chosen, a batch of 25, with one setting changed at a time."""
     fixed = protocol_ways(epochs)["attar"]
     training, protocol = "--evaluate.protocol.training.", "--evaluate.protocol."
     changes: dict[str, Way] = {
@@ -80,7 +80,8 @@ def choices(epochs: int) -> dict[str, Way]:
         "squared error": (f"{protocol}loss", "mse"),
         "muon": (f"{training}optimizer", "muon"),
     }
-    return {name: (*fixed, *change) for name, change in changes.items()}
+    batch = (f"{training}batch-size", "25")
+    return {name: (*fixed, *change, *(() if batch[0] in change else batch)) for name, change in changes.items()}
 
 
 @dataclass(frozen=True)
