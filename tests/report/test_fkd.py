@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-import published
+import published_layout
 from attar import cli
 from attar.core.errors import AttarError
 from attar.core.log import Log
@@ -25,7 +25,7 @@ from attar.store import images as image_files
 from attar.store import labels as label_files
 from attar.store.images import ImageSet
 from attar.store.labels import EpochLabels, Header
-from published import IPC, NUM_CLASSES, NUM_EPOCHS, SIZE, Kind
+from published_layout import IPC, NUM_CLASSES, NUM_EPOCHS, SIZE, Kind
 
 KINDS: tuple[Kind, ...] = ("none", "cutmix", "mixup")
 COUNT = NUM_CLASSES * IPC
@@ -35,7 +35,7 @@ NAMES = [f"new{label:03d}/class{label:03d}_id{slot:03d}" for slot in range(IPC) 
 
 def make(folder: Path, suffix: str = "jpg", mode: str = "stored", pooled: bool = False, **choices: Any) -> Distilled:
     """A set as relabel leaves it, its labels by the colour teacher, written without a run around them."""
-    root = published.make_images(folder / "source", suffix)
+    root = published_layout.make_images(folder / "source", suffix)
     files = [(root / f"{name}.{suffix}").read_bytes() for name in NAMES]
     rows = ((file, place % NUM_CLASSES, place // NUM_CLASSES) for place, file in enumerate(files))
     size = image_files.write(folder / "set" / "data", rows, CLASSES)
@@ -73,7 +73,9 @@ def labelled(stored: ImageSet, header: Header, epoch: int) -> EpochLabels:
     order = replay.published_order(stored.labels, stored.slots, epoch) if header.mix.shared_by else None
     stream = torch.Generator().manual_seed(epoch)
     records = replay.draw(COUNT, (SIZE, SIZE), header.views, header.mix, stream, order)
-    return EpochLabels(records, published.by_colour(replay.show(stored.images, torch.arange(COUNT), records)).float())
+    return EpochLabels(
+        records, published_layout.by_colour(replay.show(stored.images, torch.arange(COUNT), records)).float()
+    )
 
 
 def export(folder: Path, batch_size: int = 0) -> Path:
@@ -107,7 +109,7 @@ def test_the_plain_reader_shows_what_attar_shows(tmp_path: Path, kind: Kind, suf
     stored = [labels.epoch(epoch) for epoch in range(NUM_EPOCHS)]
     shown = [replay.show(distilled.images, every, epoch.records).double() for epoch in stored]
     seen: dict[int, set[str]] = {}
-    for epoch, name, picture, logits in published.read(out / "images", out / "labels", 64, NUM_EPOCHS):
+    for epoch, name, picture, logits in published_layout.read(out / "images", out / "labels", 64, NUM_EPOCHS):
         place = NAMES.index(name.removesuffix(f".{suffix}"))
         torch.testing.assert_close(shown[epoch][place], picture, rtol=0, atol=1e-6)
         assert torch.equal(stored[epoch].logits(every[[place]])[0], logits)
@@ -143,7 +145,7 @@ def test_export_and_import_give_the_labels_back(tmp_path: Path, kind: Kind, view
 def test_import_and_export_give_the_published_files_back(tmp_path: Path, kind: Kind):
     """All that the published trainer reads; CutMix's share is told as it came out, which the trainer never looks at."""
     distilled = make(tmp_path, mix=mixed(kind))
-    published.write(tmp_path / "source", tmp_path / "theirs", kind)
+    published_layout.write(tmp_path / "source", tmp_path / "theirs", kind)
     stored = ImageSet(distilled.images, distilled.labels, distilled.slots)
     found = PublishedLabels(tmp_path / "theirs", stored, NUM_CLASSES)
     labels = label_files.Labels(tmp_path / "set" / "labels")

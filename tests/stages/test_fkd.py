@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-import published
+import published_layout
 from attar.core.errors import AttarError
 from attar.ops import replay
 from attar.ops.codec import Codec
@@ -14,7 +14,7 @@ from attar.stages.fkd import PublishedLabels
 from attar.store import labels as label_files
 from attar.store.images import ImageSet, decode
 from attar.store.labels import EpochLabels, Header, Labels
-from published import IPC, NUM_CLASSES, NUM_EPOCHS, SIZE, Kind, Shown
+from published_layout import IPC, NUM_CLASSES, NUM_EPOCHS, SIZE, Kind, Shown
 
 KINDS: tuple[Kind, ...] = ("none", "cutmix", "mixup")
 COUNT = NUM_CLASSES * IPC
@@ -25,7 +25,7 @@ Told = dict[tuple[int, str], Shown]
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return published.make_images(tmp_path_factory.mktemp("images"))
+    return published_layout.make_images(tmp_path_factory.mktemp("images"))
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +38,7 @@ def images(root: Path) -> ImageSet:
 def written(root: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[Kind, tuple[Path, Told]]:
     """A folder of labels of each kind, and what their writer showed."""
     folder = tmp_path_factory.mktemp("labels")
-    return {kind: (folder / kind, published.write(root, folder / kind, kind)) for kind in KINDS}
+    return {kind: (folder / kind, published_layout.write(root, folder / kind, kind)) for kind in KINDS}
 
 
 @pytest.fixture
@@ -75,7 +75,7 @@ def test_targets_and_views_are_those_that_the_writer_saw(
     folder, told = written[kind]
     found = PublishedLabels(folder, images, NUM_CLASSES)
     assert found.num_epochs == NUM_EPOCHS
-    assert (found.mix.kind, found.mix.shared_by) == (kind, 0 if kind == "none" else published.BATCH_SIZE)
+    assert (found.mix.kind, found.mix.shared_by) == (kind, 0 if kind == "none" else published_layout.BATCH_SIZE)
     for epoch in range(NUM_EPOCHS):
         labels = found.epoch(epoch)
         assert_as_told(epoch, labels, told)
@@ -83,7 +83,7 @@ def test_targets_and_views_are_those_that_the_writer_saw(
         expected = torch.stack([told[epoch, name].picture for name in NAMES])
         torch.testing.assert_close(shown, expected, rtol=0, atol=1e-6)
         # The proof that pictures and labels belong together: the teacher says the same of what attar shows.
-        torch.testing.assert_close(published.by_colour(shown), labels.logits.double(), rtol=2**-11, atol=1e-4)
+        torch.testing.assert_close(published_layout.by_colour(shown), labels.logits.double(), rtol=2**-11, atol=1e-4)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -93,7 +93,7 @@ def test_the_plain_reader_replays_what_the_plain_writer_showed(
     """The tests' own two sides agree, so what is compared with them stands on firm ground."""
     folder, told = written[kind]
     seen = 0
-    for epoch, name, picture, logits in published.read(root, folder, published.BATCH_SIZE, NUM_EPOCHS):
+    for epoch, name, picture, logits in published_layout.read(root, folder, published_layout.BATCH_SIZE, NUM_EPOCHS):
         assert torch.equal(picture, told[epoch, name].picture)
         assert torch.equal(logits, told[epoch, name].logits)
         seen += 1
@@ -146,7 +146,9 @@ def test_labels_in_another_order_are_refused(
 ):
     with pytest.raises(AttarError, match="rank the classes of their images no higher than chance; take the images"):
         PublishedLabels(written[kind][0], images, NUM_CLASSES, seed=43)
-    published.write(root, tmp_path, kind, lambda pictures: published.by_colour(pictures).roll(11, 1), num_epochs=1)
+    published_layout.write(
+        root, tmp_path, kind, lambda pictures: published_layout.by_colour(pictures).roll(11, 1), num_epochs=1
+    )
     with pytest.raises(AttarError, match="no higher than chance"):
         PublishedLabels(tmp_path, images, NUM_CLASSES)
 

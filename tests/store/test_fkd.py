@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-import published
+import published_layout
 from attar.core.errors import AttarError
 from attar.store import fkd
 from attar.store.fkd import Batch
@@ -317,6 +317,8 @@ def test_the_folder_above_is_refused_with_the_one_meant(tmp_path: Path):
 
 
 def test_the_plain_writer_of_the_tests_writes_the_layout(tmp_path: Path):
-    published.write(published.make_images(tmp_path / "images"), tmp_path / "labels", "cutmix", num_epochs=1)
+    published_layout.write(
+        published_layout.make_images(tmp_path / "images"), tmp_path / "labels", "cutmix", num_epochs=1
+    )
     found = fkd.scan(tmp_path / "labels")
-    assert (found.num_images, found.num_batches) == (published.NUM_CLASSES * published.IPC, 3)
+    assert (found.num_images, found.num_batches) == (published_layout.NUM_CLASSES * published_layout.IPC, 3)
