@@ -49,7 +49,7 @@ def digits() -> Recipe[Any]:
 RECIPES = {
     "digits": Entry(
         aim="no published row; the distilled images must beat random real images with hard labels clearly",
-        cost="82 to 92 s on 2 CPU cores, all four stages and twelve students, measured",
+        cost="184 s on 2 CPU cores, all four stages and twenty-seven students, measured",
         build=digits,
     )
 }
