@@ -35,16 +35,13 @@ def replace(path: Path) -> Iterator[Path]:
     """
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")  # ranks may write the same name at once
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
-        _sync_folder(path.parent)
-    except OSError as error:
-        if error.errno in _MENDS:
-            raise AttarError(_MENDS[error.errno].format(path=path)) from error
-        raise
+        with _mend_told(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            yield temporary
+            with temporary.open("rb+") as file:
+                os.fsync(file.fileno())
+            temporary.replace(path)
+            _sync_folder(path.parent)
     finally:
         with contextlib.suppress(OSError):  # a read-only disk objects even to removing nothing
             temporary.unlink(missing_ok=True)
@@ -77,14 +74,11 @@ def new_folder(path: Path) -> Iterator[Path]:
         raise AttarError(f"{path} exists and is not an empty folder; choose another --out, or remove it.")
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
-        temporary.mkdir(parents=True)
-        yield temporary
-        temporary.replace(path)
-        _sync_folder(path.parent)
-    except OSError as error:
-        if error.errno in _MENDS:
-            raise AttarError(_MENDS[error.errno].format(path=path)) from error
-        raise
+        with _mend_told(path):
+            temporary.mkdir(parents=True)
+            yield temporary
+            temporary.replace(path)
+            _sync_folder(path.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -93,6 +87,17 @@ def sha256_of(path: Path) -> str:
     """The SHA-256 of a file's content, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextlib.contextmanager
+def _mend_told(path: Path) -> Iterator[None]:
+    """Say in a sentence what the system refuses about ``path``, where that can be mended."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _MENDS:
+            raise AttarError(_MENDS[error.errno].format(path=path)) from error
+        raise
 
 
 def _sync_folder(folder: Path) -> None:
