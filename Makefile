@@ -16,8 +16,8 @@ slow: $(STAMP)
 	$(BIN)/python -m pytest -m slow
 
 lint: $(STAMP)
-	$(BIN)/ruff check
-	$(BIN)/ruff format --check
+	$(BIN)/ruff check --no-cache
+	$(BIN)/ruff format --no-cache --check
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
 $(STAMP): pyproject.toml constraints.txt

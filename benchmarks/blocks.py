@@ -18,7 +18,6 @@ from typing import Any, Literal, Protocol, Self, TypeVar
 import numpy as np
 import torch
 from PIL import Image
-from sides import DisagreementError, photographs, pictures_in
 from torch import Tensor
 from torchvision.transforms.v2 import functional as tv
 
@@ -28,6 +27,7 @@ from attar.core.errors import AttarError
 from attar.core.randomness import generator
 from attar.ops import views
 from attar.stages.folder import versions
+from sides import DisagreementError, photographs, pictures_in
 
 T = TypeVar("T")
 Side = Literal["plain", "attar"]

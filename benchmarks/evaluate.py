@@ -14,9 +14,6 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from blocks import Block, Clock, Row, Side, main, workers_of, write_pictures
-from relabel import FARTHEST, records_of
-from sides import NORMALISATION, DisagreementError
 from torch import Tensor
 
 import published
@@ -33,6 +30,9 @@ from attar.stages.protocols import PROTOCOLS
 from attar.store import images as image_files
 from attar.store import labels as label_files
 from attar.store.labels import EpochLabels, Header
+from blocks import Block, Clock, Row, Side, main, workers_of, write_pictures
+from relabel import FARTHEST, records_of
+from sides import NORMALISATION, DisagreementError
 
 ROWS = {
     "data-64": Row(64, 2048, 128, target=5.0),

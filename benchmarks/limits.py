@@ -16,13 +16,13 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from recover import product_speed
-from sides import ROWS, Side, Sides, teacher_of
 from torch import Tensor, nn
 
 from attar.core import plugin
 from attar.core.errors import AttarError
 from attar.core.randomness import generator
+from recover import product_speed
+from sides import ROWS, Side, Sides, teacher_of
 
 REPEATS = 5
 Shape = tuple[torch.Size, tuple[int, ...], tuple[int, int], tuple[int, int], int]

@@ -24,7 +24,6 @@ from pathlib import Path
 from typing import get_args
 
 import torch
-from sides import ROWS, DisagreementError, Row, Side, Sides, check, photographs, pictures_in, teacher_of
 from torch import Tensor
 
 from attar.core import plugin
@@ -33,6 +32,7 @@ from attar.core.errors import AttarError
 from attar.core.randomness import generator
 from attar.models.build import build
 from attar.stages.folder import versions
+from sides import ROWS, DisagreementError, Row, Side, Sides, check, photographs, pictures_in, teacher_of
 
 ITERATIONS = 4000
 NOTES = """\

@@ -14,8 +14,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from blocks import Block, Clock, Row, Side, main, workers_of, write_pictures
-from sides import NORMALISATION, DisagreementError
 from torch import Tensor
 
 import published
@@ -34,6 +32,8 @@ from attar.store import labels as label_files
 from attar.store import mapped
 from attar.store.images import ImageSet
 from attar.store.labels import Header
+from blocks import Block, Clock, Row, Side, main, workers_of, write_pictures
+from sides import NORMALISATION, DisagreementError
 
 ROWS = {
     "data-64": Row(64, 2048, 128, target=5.0),

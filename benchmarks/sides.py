@@ -13,7 +13,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from plain import PlainLoop, agreement
 from sklearn.datasets import load_sample_images
 from torch import Tensor, nn
 from torchvision.transforms.v2 import functional as tv
@@ -33,6 +32,7 @@ from attar.ops.synthesis import noise, shared_crops
 from attar.ops.task import Network, Task
 from attar.recipes.cda import CIFAR, IMAGENET_1K, TINY
 from attar.stages.recover import planned
+from plain import PlainLoop, agreement
 
 NORMALISATION = Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 UNTIMED = 1
