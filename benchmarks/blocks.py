@@ -1,17 +1,13 @@
 """Blocks of epochs of the published way and of attar in turn, and the table of how they compare."""
 
 import argparse
-import csv
-import datetime
-import importlib.metadata
 import os
 import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol, Self, TypeVar
 
@@ -21,17 +17,16 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2 import functional as tv
 
-from attar.core import plugin
-from attar.core.device import Execution, resolve
+import tables
 from attar.core.errors import AttarError
 from attar.core.randomness import generator
 from attar.ops import views
-from attar.stages.folder import versions
 from sides import DisagreementError, photographs, pictures_in
 
 T = TypeVar("T")
 Side = Literal["plain", "attar"]
 SIDES: tuple[Side, ...] = ("plain", "attar")
+TITLES = ["row", "side", "images/s", "attar is faster", "target", "CPU ms/image", "network"]
 NOTES = """\
 'attar is faster' is the median of the alternations, with their range. 'CPU' is what the side's processes took of the
 processors, workers included: other load hardly alters it, as it does what passes on the clock. 'network' is the share
@@ -225,7 +220,7 @@ def compared(name: str, row: Row, contest: Contest, options: argparse.Namespace)
         warm = contest.run(side, 1)
         counts[side] = 1 if options.quick else max(1, round(options.seconds / warm.seconds))
     blocks: dict[Side, list[Block]] = {side: [] for side in SIDES}
-    for _ in range(2 if options.quick else options.alternations):
+    for _ in range(_alternations(options)):
         for side in SIDES:
             blocks[side].append(contest.run(side, counts[side]))
     lines = []
@@ -255,35 +250,14 @@ def compared(name: str, row: Row, contest: Contest, options: argparse.Namespace)
     return lines
 
 
-def print_table(lines: Sequence[Line]) -> None:
-    """One line a side, the row's name on its first."""
-    titles = ["row", "side", "images/s", "attar is faster", "target", "CPU ms/image", "network"]
-    table = [titles, *(line.cells() for line in lines)]
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    for place, cells in enumerate(table):
-        if place > 1 and cells[0] == table[place - 1][0]:
-            cells = ["", *cells[1:]]
-        print("  ".join(f"{cell:<{width}}" for cell, width in zip(cells, widths, strict=True)).rstrip())
-
-
 def main(
     doc: str, rows: Mapping[str, Row], enter: Callable[[Row, Path, Sequence[Tensor]], Contest], arguments: Any
 ) -> int:
     """A script of rows; returns the exit code: 1 when the sides disagree, 2 when the command is at fault."""
-    parser = argparse.ArgumentParser(description=doc.splitlines()[0])
-    parser.add_argument("--rows", default=",".join(rows), help=f"comma separated, of {', '.join(rows)}; default all")
-    parser.add_argument("--images", type=Path, help="folder of pictures to crop; default two photographs")
-    parser.add_argument("--alternations", type=int, default=5, help="how often every side is timed")
-    parser.add_argument("--seconds", type=float, default=4.0, help="length of a block of epochs, about")
-    parser.add_argument("--csv", type=Path, help="file for the table, unrounded")
-    parser.add_argument("--quick", action="store_true", help="hardly any epochs: to try it out")
-    options = parser.parse_args(arguments)
+    options = tables.options_of(doc, rows, alternations=5).parse_args(arguments)
     try:
-        names = options.rows.split(",")
-        for name in names:
-            if name not in rows:
-                raise plugin.unknown("row", name, rows)
-        _compare({name: rows[name].quick() if options.quick else rows[name] for name in names}, enter, options)
+        asked = tables.chosen(options.rows, rows)
+        _compare({name: row.quick() if options.quick else row for name, row in asked.items()}, enter, options)
     except (AttarError, DisagreementError) as error:
         print(error, file=sys.stderr)
         return 1 if isinstance(error, DisagreementError) else 2
@@ -294,15 +268,7 @@ def _compare(
     rows: Mapping[str, Row], enter: Callable[[Row, Path, Sequence[Tensor]], Contest], options: argparse.Namespace
 ) -> None:
     pictures = pictures_in(options.images) if options.images else photographs()
-    able = {name: row for name, row in rows.items() if not row.skipped()}
-    devices = dict.fromkeys(resolve(Execution(device=row.device)).describe() for row in able.values())
-    installed = [f"{package} {importlib.metadata.version(package)}" for package in ("torchvision", "Pillow")]
-    words = [*devices, f"torch {versions()['torch']}", *installed]
-    print(", ".join([*words, f"{datetime.date.today()}{load()} before"]), end="; ")
-    print(f"n = {2 if options.quick else options.alternations} alternations", flush=True)
-    for name in rows:
-        if name not in able:
-            print(f"{name} is skipped: {rows[name].skipped()}.")
+    able = tables.able(rows, _alternations(options), ("torchvision", "Pillow"))
     lines: list[Line] = []
     notes = []
     for name, row in able.items():
@@ -313,19 +279,13 @@ def _compare(
                 lines += compared(name, row, contest, options)
             finally:
                 contest.close()
-        notes += [f"{name}: {row.content()}{load()} after", *(f"    {words}" for words in found)]
+        notes += [f"{name}: {row.content()}{tables.load()} after", *(f"    {words}" for words in found)]
     if lines:
-        print_table(lines)
+        tables.show(TITLES, lines)
         print(NOTES, *notes, sep="\n")
     if options.csv:
-        with options.csv.open("w", newline="") as file:
-            writer = csv.DictWriter(file, [field.name for field in fields(Line)])
-            writer.writeheader()
-            writer.writerows(asdict(line) for line in lines)
+        tables.write_csv(options.csv, Line, lines)
 
 
-def load() -> str:
-    """The machine's load, in words."""
-    with suppress(AttributeError, OSError):
-        return f", load {os.getloadavg()[0]:.1f}"
-    return ""
+def _alternations(options: argparse.Namespace) -> int:
+    return 2 if options.quick else options.alternations

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from attar.core import plugin
+import tables
 from attar.core.errors import AttarError
 from attar.core.randomness import generator
 from recover import product_speed
@@ -127,16 +127,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--quick", action="store_true", help="nothing compiled, to try it out")
     options, threads = parser.parse_args(arguments), torch.get_num_threads()
     try:
-        names = options.rows.split(",")
-        for name in names:
-            if name not in ROWS:
-                raise plugin.unknown("row", name, ROWS)
-            if ROWS[name].skipped() or ROWS[name].device != "cpu":
-                raise AttarError(
-                    f"{name} cannot be looked into here: {ROWS[name].skipped() or 'it is no row for CPUs'}."
-                )
+        rows = tables.chosen(options.rows, ROWS)
+        for name, row in rows.items():
+            if row.skipped() or row.device != "cpu":
+                raise AttarError(f"{name} cannot be looked into here: {row.skipped() or 'it is no row for CPUs'}.")
         torch.set_num_threads(1)
-        for name in names:
+        for name in rows:
             report(name, options.quick)
     except AttarError as error:
         print(error, file=sys.stderr)

@@ -9,8 +9,6 @@ that other load meets every side; shown are medians, and the range over the alte
 
 import argparse
 import contextlib
-import csv
-import datetime
 import functools
 import os
 import statistics
@@ -18,23 +16,22 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
 
 import torch
 from torch import Tensor
 
-from attar.core import plugin
-from attar.core.device import Execution, resolve
+import tables
 from attar.core.errors import AttarError
 from attar.core.randomness import generator
 from attar.models.build import build
-from attar.stages.folder import versions
 from sides import ROWS, DisagreementError, Row, Side, Sides, check, photographs, pictures_in, teacher_of
 
 ITERATIONS = 4000
+TITLES = ["row", "side", "img-it/s", "attar is faster", "target", "s/image", "GFLOP/s", "of product", "peak", "warm-up"]
 NOTES = """\
 'attar is faster' is the median of the alternations, with their range; 's/image' is for 4,000 iterations.
 'of product' is FLOP/s (an image's way forth and back) against a large matrix product's in the side's own precision.
@@ -104,7 +101,7 @@ def measure(
         found = found or check(sides, pictures)
     timed: list[Side] = ["plain", "plain, memory kept", "attar"] if cpu else ["plain", "attar"]
     speeds: dict[str, list[float]] = {side: [] for side in timed}
-    for _ in range(2 if options.quick else options.alternations):
+    for _ in range(_alternations(options)):
         for side in timed:
             speeds[side].append(sides.run(side, counts["attar" if side == "attar" else "plain"]))
     lines = []
@@ -178,43 +175,12 @@ def resident(field: str) -> int:
     return 1024 * int(line.split()[1])
 
 
-def print_table(lines: Sequence[Line]) -> None:
-    """One line a side, the row's name on its first."""
-    titles = [
-        "row",
-        "side",
-        "img-it/s",
-        "attar is faster",
-        "target",
-        "s/image",
-        "GFLOP/s",
-        "of product",
-        "peak",
-        "warm-up",
-    ]
-    table = [titles, *(line.cells() for line in lines)]
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    for place, cells in enumerate(table):
-        if place > 1 and cells[0] == table[place - 1][0]:
-            cells = ["", *cells[1:]]
-        print("  ".join(f"{cell:<{width}}" for cell, width in zip(cells, widths, strict=True)).rstrip())
-
-
-def compare(names: Sequence[str], options: argparse.Namespace) -> None:
+def compare(rows: Mapping[str, Row], options: argparse.Namespace) -> None:
     """Measure the rows this machine can do, and print the table."""
     pictures = pictures_in(options.images) if options.images else photographs()
-    able = [name for name in names if not ROWS[name].skipped()]
-    devices = dict.fromkeys(resolve(Execution(device=ROWS[name].device)).describe() for name in able)
-    load = f", load {os.getloadavg()[0]:.1f} before" if hasattr(os, "getloadavg") else ""
-    words = [*devices, f"torch {versions()['torch']}", f"{datetime.date.today()}{load}"]
-    print(", ".join(words), f"n = {2 if options.quick else options.alternations} alternations", sep="; ", flush=True)
-    for name in names:
-        if name not in able:
-            print(f"{name} is skipped: {ROWS[name].skipped()}.")
     lines: list[Line] = []
     notes = []
-    for name in able:
-        row = ROWS[name]
+    for name, row in tables.able(rows, _alternations(options)).items():
         sides = Sides(row, teacher_of(row.network, row.num_classes, row.size, row.device), options.quick)
         measured, found = measure(name, sides, pictures, options)
         lines += measured
@@ -225,37 +191,29 @@ def compare(names: Sequence[str], options: argparse.Namespace) -> None:
         )
         notes += [f"    {words}" for words in found]
     if lines:
-        print_table(lines)
+        tables.show(TITLES, lines)
         print(NOTES, *notes, sep="\n")
     if options.csv:
-        with options.csv.open("w", newline="") as file:
-            writer = csv.DictWriter(file, [field.name for field in fields(Line)])
-            writer.writeheader()
-            writer.writerows(asdict(line) for line in lines)
+        tables.write_csv(options.csv, Line, lines)
+
+
+def _alternations(options: argparse.Namespace) -> int:
+    return 2 if options.quick else options.alternations
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Returns the exit code: 1 when the sides disagree, 2 when the command is at fault."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--rows", default=",".join(ROWS), help=f"comma separated, of {', '.join(ROWS)}; default all")
-    parser.add_argument("--images", type=Path, help="folder of pictures for the check; default two photographs")
-    parser.add_argument("--alternations", type=int, default=3, help="how often every side is timed")
-    parser.add_argument("--seconds", type=float, default=4.0, help="length of a block of iterations, about")
-    parser.add_argument("--csv", type=Path, help="file for the table, unrounded")
-    parser.add_argument("--quick", action="store_true", help="hardly any iterations, nothing compiled: to try it out")
+    parser = tables.options_of(__doc__ or "", ROWS, alternations=3)
     parser.add_argument(
         "--measure-memory", choices=get_args(Side), help="print a side's peak on a CPU, and nothing else"
     )
     options = parser.parse_args(arguments)
     try:
-        names = options.rows.split(",")
-        for name in names:
-            if name not in ROWS:
-                raise plugin.unknown("row", name, ROWS)
+        rows = tables.chosen(options.rows, ROWS)
         if options.measure_memory:
-            print(peak_here(ROWS[names[0]], options.measure_memory, options.quick))
+            print(peak_here(next(iter(rows.values())), options.measure_memory, options.quick))
         else:
-            compare(names, options)
+            compare(rows, options)
     except (AttarError, DisagreementError) as error:
         print(error, file=sys.stderr)
         return 1 if isinstance(error, DisagreementError) else 2

@@ -13,7 +13,6 @@ at a time, each on one thread of a CPU or together on a GPU.
 """
 
 import argparse
-import csv
 import json
 import os
 import shutil
@@ -22,8 +21,10 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
+
+import tables
 
 Way = tuple[str, ...]
 
@@ -196,10 +197,7 @@ def main() -> None:
         found = list(pool.map(lambda name: run_way(name, wanted[name], asked, more), wanted))
     lines = [line for each in found for line in each]
     if asked.csv:
-        with asked.csv.open("w", newline="") as file:
-            writer = csv.DictWriter(file, [field.name for field in fields(Line)], lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(asdict(line) for line in lines)
+        tables.write_csv(asked.csv, Line, lines)
     if asked.figure:
         draw(lines, asked.figure)
 
