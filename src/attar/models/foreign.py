@@ -1,16 +1,14 @@
 """Checkpoints from elsewhere: other people's files read without running what is in them, and fitted to a network."""
 
-import pickle
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from attar.core.errors import AttarError
 from attar.models import record
+from attar.store import pickles
 from attar.store.weights import load_weights
 
 _LAYOUTS = ("state_dict", "model", "model_state_dict", "net")
@@ -39,6 +37,13 @@ _HARMLESS = (
     "pathlib.WindowsPath",
     "pathlib._local.WindowsPath",
 )
+_CHECKPOINT = pickles.Kind(
+    missing="There is no checkpoint {path}; check the path.",
+    code="{path} holds '{name}', which is code and not weights, and was not run; where you trust it, save its state "
+    "dict alone and give that file.",
+    damaged="{path} is not a whole PyTorch checkpoint ({reason}); copy or download it again.",
+    not_readable="not PyTorch's format",
+)
 
 
 def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], tuple[str, ...] | None]:
@@ -53,7 +58,7 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], tuple[str, ...] | No
         state, _ = load_weights(path)
         teacher = record.of_weights(path)
         return _unwrapped(state), None if teacher is None else teacher.outputs or teacher.classes
-    content = _unpickled(path)
+    content = pickles.read(path, _CHECKPOINT, [(_Inert, name) for name in _HARMLESS])
     return _unwrapped(_weights_in(content, path)), _classes_in(content)
 
 
@@ -97,29 +102,6 @@ def _shape_sentence(misshaped: dict[str, tuple[tuple[int, ...], tuple[int, ...]]
             "choose the other stem with --squeeze.stem."
         )
     return f"{path} has '{key}' of shape {list(has)} where {network} has {list(wants)}; is it of another network?"
-
-
-def _unpickled(path: Path) -> Any:
-    stand_ins = [(_Inert, name) for name in _HARMLESS]
-    try:
-        with torch.serialization.safe_globals(stand_ins):  # pyright: ignore[reportArgumentType]
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise AttarError(f"There is no checkpoint {path}; check the path.") from None
-    except pickle.UnpicklingError as error:
-        refused = re.search(r"GLOBAL (\S+)", str(error))
-        if refused is None:
-            raise _damaged(path, "not PyTorch's format") from error
-        raise AttarError(
-            f"{path} holds '{refused[1]}', which is code and not weights, and was not run; where you trust it, save "
-            "its state dict alone and give that file."
-        ) from error
-    except Exception as error:  # a damaged file fails anywhere in the reader
-        raise _damaged(path, str(error).strip().partition("\n")[0] or type(error).__name__) from error
-
-
-def _damaged(path: Path, reason: str) -> AttarError:
-    return AttarError(f"{path} is not a whole PyTorch checkpoint ({reason.rstrip('.')}); copy or download it again.")
 
 
 def _weights_in(content: Any, path: Path) -> dict[str, Tensor]:

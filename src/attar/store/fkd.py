@@ -10,8 +10,6 @@ import io
 import pickle
 import re
 import struct
-import warnings
-import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,7 +20,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from attar.core.errors import AttarError
-from attar.store import atomic
+from attar.store import atomic, pickles
 
 Kind = Literal["none", "cutmix", "mixup"]
 _BESIDE = ("sampler_indices_epoch.json",)
@@ -92,7 +90,7 @@ def read_batch(path: Path) -> Batch:
 
     Raises AttarError when it is missing, damaged, holds anything but tensors and plain numbers, or is no such batch.
     """
-    content = _unpickled(path)
+    content = pickles.read(path, _BATCH, _STAND_INS)
     if not isinstance(content, list | tuple) or len(content) != 6:
         raise _foreign(path, f"{_told(content)} where a list of six is due")
     coords, flip, partner, share, box, logits = content
@@ -251,32 +249,13 @@ _STAND_INS = (
 )
 
 
-def _unpickled(path: Path) -> Any:
-    try:
-        if not path.stat().st_size:
-            raise _damaged(path, "it is empty")
-        with warnings.catch_warnings(), torch.serialization.safe_globals(list(_STAND_INS)):  # pyright: ignore[reportArgumentType]
-            warnings.simplefilter("ignore")  # on other protocols of pickle; they are refused or read
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except AttarError:
-        raise
-    except FileNotFoundError:
-        raise AttarError(f"There is no file {path}; copy it there, or copy the whole folder again.") from None
-    except pickle.UnpicklingError as error:
-        refused = re.search(r"GLOBAL (\S+)", str(error))
-        if refused is None:
-            raise _damaged(path, "not a list of tensors and plain numbers; nothing of it was run") from error
-        raise AttarError(
-            f"{path} holds '{refused[1]}', which is code and no tensor or plain number; nothing of the file was run; "
-            f"take the labels from another place."
-        ) from error
-    except Exception as error:  # a damaged file fails anywhere in the reader
-        raise _damaged(path, str(error).strip().partition("\n")[0] or type(error).__name__) from error
-
-
-def _damaged(path: Path, reason: str) -> AttarError:
-    reason = reason.partition(". ")[0].rstrip(".")
-    return AttarError(f"{path} is not a whole batch of the FKD layout ({reason}); copy or download it again.")
+_BATCH = pickles.Kind(
+    missing="There is no file {path}; copy it there, or copy the whole folder again.",
+    code="{path} holds '{name}', which is code and no tensor or plain number; nothing of the file was run; take the "
+    "labels from another place.",
+    damaged="{path} is not a whole batch of the FKD layout ({reason}); copy or download it again.",
+    not_readable="not a list of tensors and plain numbers; nothing of it was run",
+)
 
 
 def _foreign(path: Path, holds: str) -> AttarError:
