@@ -21,6 +21,8 @@ from attar.core import memory
 from attar.core.device import Execution, resolve
 from attar.core.randomness import generator
 from attar.models.build import build
+from attar.ops import codec
+from attar.ops.codec import Codec
 from attar.ops.mixing import Mix, MixChoice
 from attar.ops.replay import Look, LookChoice, Records
 from attar.ops.training import fit
@@ -204,7 +206,9 @@ def stored(row: Row, files: Sequence[Path]) -> EpochLabels:
         boxes[index], flips[index], logits[index] = view.box[index], view.flip[index], labels[5].float()
         partners[index], weights[index], mix_boxes[index] = mix.partner[index], mix.weight[index], mix.box[index]
     look = Look(View(boxes, flips, torch.zeros(count, 2, dtype=torch.int64)))
-    return EpochLabels(Records(look, Mix(partners, mix_boxes, weights), look.take(partners)), logits)
+    return EpochLabels(
+        Records(look, Mix(partners, mix_boxes, weights), look.take(partners)), codec.encode(logits, Codec())
+    )
 
 
 if __name__ == "__main__":

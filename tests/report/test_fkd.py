@@ -12,7 +12,7 @@ import published_layout
 from attar import cli
 from attar.core.errors import AttarError
 from attar.core.log import Log
-from attar.ops import replay
+from attar.ops import codec, replay
 from attar.ops.codec import Codec
 from attar.ops.mixing import MixChoice
 from attar.ops.replay import LookChoice
@@ -73,9 +73,8 @@ def labelled(stored: ImageSet, header: Header, epoch: int) -> EpochLabels:
     order = replay.published_order(stored.labels, stored.slots, epoch) if header.mix.shared_by else None
     stream = torch.Generator().manual_seed(epoch)
     records = replay.draw(COUNT, (SIZE, SIZE), header.views, header.mix, stream, order)
-    return EpochLabels(
-        records, published_layout.by_colour(replay.show(stored.images, torch.arange(COUNT), records)).float()
-    )
+    logits = published_layout.by_colour(replay.show(stored.images, torch.arange(COUNT), records)).float()
+    return EpochLabels(records, codec.encode(logits, header.codec))
 
 
 def export(folder: Path, batch_size: int = 0) -> Path:
@@ -128,8 +127,8 @@ def test_export_and_import_give_the_labels_back(tmp_path: Path, kind: Kind, view
     assert found.mix.changed(alpha=1.0) == mixed(kind)
     labels = label_files.Labels(tmp_path / "set" / "labels")
     for epoch in range(NUM_EPOCHS):
-        ours, theirs = labels.epoch(epoch), found.epoch(epoch)
-        assert torch.equal(theirs.logits, ours.logits().float())
+        ours, theirs = labels.epoch(epoch), found.epoch(epoch, Codec())
+        assert torch.equal(theirs.answers["logits"], ours.logits())
         pairs: list[tuple[Tensor, Tensor]] = [
             (theirs.records.look.view.box, ours.records.look.view.box),
             (theirs.records.look.view.flip, ours.records.look.view.flip),
@@ -150,7 +149,9 @@ def test_import_and_export_give_the_published_files_back(tmp_path: Path, kind: K
     found = PublishedLabels(tmp_path / "theirs", stored, NUM_CLASSES)
     labels = label_files.Labels(tmp_path / "set" / "labels")
     for name, epochs in labels.header.files().items():
-        label_files.write_file(labels.folder, labels.header, name, [found.epoch(epoch) for epoch in epochs])
+        label_files.write_file(
+            labels.folder, labels.header, name, [found.epoch(epoch, labels.header.codec) for epoch in epochs]
+        )
     out = export(tmp_path, 64) / "labels"
     assert sorted(tree(out)) == sorted(tree(tmp_path / "theirs"))
     for name in tree(out):

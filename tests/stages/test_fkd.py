@@ -54,7 +54,7 @@ def assert_as_told(epoch: int, found: EpochLabels, told: Told) -> None:
         shown = told[epoch, name]
         assert tuple(view.box[place].tolist()) == shown.crop
         assert bool(view.flip[place]) == shown.flip
-        assert torch.equal(found.logits[place], shown.logits.float())
+        assert torch.equal(found.answers["logits"][place], shown.logits)
         if mix is None:
             assert shown.partner is None
             continue
@@ -77,13 +77,15 @@ def test_targets_and_views_are_those_that_the_writer_saw(
     assert found.num_epochs == NUM_EPOCHS
     assert (found.mix.kind, found.mix.shared_by) == (kind, 0 if kind == "none" else published_layout.BATCH_SIZE)
     for epoch in range(NUM_EPOCHS):
-        labels = found.epoch(epoch)
+        labels = found.epoch(epoch, Codec())
         assert_as_told(epoch, labels, told)
         shown = replay.show(images.images, torch.arange(COUNT), labels.records).to(torch.float64)
         expected = torch.stack([told[epoch, name].picture for name in NAMES])
         torch.testing.assert_close(shown, expected, rtol=0, atol=1e-6)
         # The proof that pictures and labels belong together: the teacher says the same of what attar shows.
-        torch.testing.assert_close(published_layout.by_colour(shown), labels.logits.double(), rtol=2**-11, atol=1e-4)
+        torch.testing.assert_close(
+            published_layout.by_colour(shown), labels.answers["logits"].double(), rtol=2**-11, atol=1e-4
+        )
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -104,7 +106,7 @@ def test_epochs_may_be_asked_for_in_any_order(images: ImageSet, written: dict[Ki
     folder, told = written["mixup"]
     found = PublishedLabels(folder, images, NUM_CLASSES)
     for epoch in (2, 0, 2, 1, 1, 0):
-        assert_as_told(epoch, found.epoch(epoch), told)
+        assert_as_told(epoch, found.epoch(epoch, Codec()), told)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -125,11 +127,11 @@ def test_the_store_keeps_them(tmp_path: Path, images: ImageSet, written: dict[Ki
         teacher=found.layout.identity,
     )
     for name, epochs in header.files().items():
-        label_files.write_file(tmp_path, header, name, [found.epoch(epoch) for epoch in epochs])
+        label_files.write_file(tmp_path, header, name, [found.epoch(epoch, header.codec) for epoch in epochs])
     label_files.write_header(tmp_path, header)
     for epoch in range(NUM_EPOCHS):
         stored = Labels(tmp_path).epoch(epoch)
-        assert_as_told(epoch, EpochLabels(stored.records, stored.logits().float()), told)
+        assert_as_told(epoch, EpochLabels(stored.records, {"logits": stored.logits()}), told)
 
 
 def test_labels_of_more_images_or_other_classes_are_refused(images: ImageSet, cutmix: Path):
@@ -172,10 +174,10 @@ def test_a_file_in_another_ones_place_is_named(
     second.rename(first)
     (folder / "epoch_1" / "kept").rename(second)
     found = PublishedLabels(folder, images, NUM_CLASSES)
-    assert len(found.epoch(0).logits) == COUNT
+    assert len(found.epoch(0, Codec()).answers["logits"]) == COUNT
     for epoch, path in ((1, r"epoch_1/batch_0\.tar"), (2, r"epoch_2/batch_1\.tar")):
         with pytest.raises(AttarError, match=rf"{path} ranks .* it has changed places, so take the file"):
-            found.epoch(epoch)
+            found.epoch(epoch, Codec())
 
 
 def test_logits_that_are_not_finite_are_refused(images: ImageSet, cutmix: Path):
@@ -185,11 +187,11 @@ def test_logits_that_are_not_finite_are_refused(images: ImageSet, cutmix: Path):
     torch.save(content, path)
     found = PublishedLabels(cutmix, images, NUM_CLASSES)
     with pytest.raises(AttarError, match=r"batch_1\.tar holds logits that are not finite; copy"):
-        found.epoch(2)
+        found.epoch(2, Codec())
 
 
 def test_a_file_that_is_changed_after_the_look_through_is_refused(images: ImageSet, cutmix: Path):
     found = PublishedLabels(cutmix, images, NUM_CLASSES)
     (cutmix / "epoch_1" / "batch_1.tar").unlink()
     with pytest.raises(AttarError, match=r"no file .*batch_1\.tar"):
-        found.epoch(1)
+        found.epoch(1, Codec())

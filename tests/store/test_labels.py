@@ -42,7 +42,7 @@ def record(header: Header, epoch: int) -> EpochLabels:
     size = (header.height, header.width)
     records = replay.draw(header.num_images, size, header.views, header.mix, generator)
     logits = 10 * torch.randn(header.num_images, header.num_classes, generator=generator)
-    return EpochLabels(records, logits.half())
+    return EpochLabels(records, codec.encode(logits.half(), header.codec))
 
 
 def stored(folder: Path, header: Header) -> Path:
@@ -62,7 +62,7 @@ def tensors_of(records: Records) -> list[Tensor | None]:
 
 
 def assert_same(found: StoredEpoch, expected: EpochLabels) -> None:
-    assert torch.equal(found.logits(), expected.logits)
+    assert torch.equal(found.logits(), expected.answers["logits"])
     for one, other in zip(tensors_of(found.records), tensors_of(expected.records), strict=True):
         assert (one is None) == (other is None)
         if one is not None and other is not None:
@@ -143,8 +143,7 @@ def test_few_logits_come_back_as_the_codec_rebuilds_them(tmp_path: Path, values:
     found = Labels(stored(tmp_path, header))
     some = torch.tensor([7, 0, 7, 3])
     for epoch in (0, 4, 6):
-        encoded = codec.encode(record(header, epoch).logits, header.codec)
-        rebuilt = codec.decode(encoded, NUM_CLASSES)
+        rebuilt = codec.decode(record(header, epoch).answers, NUM_CLASSES)
         assert torch.equal(found.epoch(epoch).logits(), rebuilt)
         assert torch.equal(found.epoch(epoch).logits(some), rebuilt[some])
 
@@ -160,7 +159,9 @@ def test_a_pool_deals_every_record_once_each_time_round(tmp_path: Path, kind: st
             met = []
             for epoch in dealt:
                 logits = epoch.logits(torch.tensor([image]))[0]
-                (which,) = [at for at, other in enumerate(expected) if torch.equal(other.logits[image], logits)]
+                (which,) = [
+                    at for at, other in enumerate(expected) if torch.equal(other.answers["logits"][image], logits)
+                ]
                 met.append(which)
                 one = tensors_of(epoch.records)
                 for mine, theirs in zip(one, tensors_of(expected[which].records), strict=True):
@@ -219,7 +220,7 @@ def test_half_precision_keeps_three_digits_and_never_overflows(tmp_path: Path):
     logits[3, 2], logits[4, 1] = 1e6, -1e6
     kept = record(header, 0)
     (name,) = header.files()
-    labels.write_file(tmp_path, header, name, [EpochLabels(kept.records, logits)])
+    labels.write_file(tmp_path, header, name, [EpochLabels(kept.records, codec.encode(logits, header.codec))])
     labels.write_header(tmp_path, header)
     found = Labels(tmp_path).epoch(0).logits()
     assert found.dtype == torch.float16

@@ -5,7 +5,7 @@ from typing import Literal
 
 import pydantic
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from attar.core.config import Config
@@ -74,6 +74,22 @@ def encode(logits: Float[Tensor, "image class"], codec: Codec) -> Parts:
         share = torch.logsumexp(others / codec.temperature, 1) - math.log(num_classes - classes.shape[1])
         parts["rest"] = (share * codec.temperature).clamp(-_LARGEST, _LARGEST).half()
     return parts
+
+
+class Gathered:
+    """Encoded logits of a set of images that come in batches, so that no more than a batch of logits is ever held."""
+
+    def __init__(self, num_images: int, codec: Codec) -> None:
+        self._num_images, self._codec = num_images, codec
+        self.parts: Parts = {}
+        """On the CPU; whole when every image was put."""
+
+    def put(self, index: Int[Tensor, " image"], logits: Float[Tensor, "image class"]) -> None:
+        """Encode the logits, on the device where they are, of the images at ``index``."""
+        for key, part in encode(logits, self._codec).items():
+            if key not in self.parts:
+                self.parts[key] = torch.empty(self._num_images, *part.shape[1:], dtype=part.dtype)
+            self.parts[key][index] = part.cpu()
 
 
 def decode(parts: Parts, num_classes: int) -> Float[Tensor, "image class"]:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from attar.core.errors import AttarError
 from attar.ops import replay
+from attar.ops.codec import Codec, Gathered
 from attar.ops.mixing import Mix, MixChoice
 from attar.ops.replay import Look, LookChoice, Records
 from attar.ops.views import View
@@ -78,33 +79,38 @@ class PublishedLabels:
         alpha = 0.8 if self.layout.kind == "mixup" else 1.0
         return MixChoice(kind=self.layout.kind, alpha=alpha, shared_by=self.layout.batch_size)
 
-    def epoch(self, epoch: int) -> EpochLabels:
+    def epoch(self, epoch: int, codec: Codec) -> EpochLabels:
         """The records of an epoch, in the order of the images; fastest when epochs are asked for in their order.
 
         Raises AttarError when a file has changed, or does not fit these images.
         """
-        layout, order = self.layout, self._order(epoch)
-        count = layout.num_images
+        layout, count = self.layout, self.layout.num_images
         box, flip = torch.empty(count, 4, dtype=torch.int64), torch.empty(count, dtype=torch.bool)
         partner, mix_box = torch.empty(count, dtype=torch.int64), torch.empty(count, 4, dtype=torch.int64)
-        weight, logits = torch.empty(count), torch.empty(count, layout.num_classes)
-        for batch in range(layout.num_batches):
-            path = layout.path(epoch, batch)
-            found = fkd.read_batch(path)
-            fkd.check(layout, epoch, batch, found)
-            if not found.logits.isfinite().all():
-                raise AttarError(f"{path} holds logits that are not finite; copy or download it again.")
-            index = order[layout.rows(batch)]
+        weight, answers = torch.empty(count), Gathered(count, codec)
+        for path, found, index in self._batches(epoch):
             self._refuse_swapped(found, index, path)
-            box[index], flip[index], logits[index] = self._boxes(found, path), found.flip, found.logits.float()
+            box[index], flip[index] = self._boxes(found, path), found.flip
+            answers.put(index, found.logits)
             if found.partner is not None:
                 partner[index] = index[found.partner]
                 mix_box[index], weight[index] = self._mixed(found, path)
         look = Look(View(box, flip, torch.zeros(count, 2, dtype=torch.int64)))
         if layout.kind == "none":
-            return EpochLabels(Records(look), logits)
+            return EpochLabels(Records(look), answers.parts)
         mix = Mix(partner, mix_box if layout.kind == "cutmix" else None, weight)
-        return EpochLabels(Records(look, mix, look.take(partner)), logits)
+        return EpochLabels(Records(look, mix, look.take(partner)), answers.parts)
+
+    def _batches(self, epoch: int) -> Iterator[tuple[Path, Batch, Int[Tensor, " image"]]]:
+        """The files of an epoch, what is in them, and the images that they are for."""
+        order = self._order(epoch)
+        for batch in range(self.layout.num_batches):
+            path = self.layout.path(epoch, batch)
+            found = fkd.read_batch(path)
+            fkd.check(self.layout, epoch, batch, found)
+            if not found.logits.isfinite().all():
+                raise AttarError(f"{path} holds logits that are not finite; copy or download it again.")
+            yield path, found, order[self.layout.rows(batch)]
 
     def _order(self, epoch: int) -> Int[Tensor, " image"]:
         """The images of an epoch as the published sampler drew them."""
@@ -142,27 +148,36 @@ class PublishedLabels:
         share = 1 - (box[2] * box[3]).to(torch.float32) / (self._height * self._width)
         return box, float(share)
 
-    def _rank(self, logits: Tensor, index: Tensor, partner: Tensor | None) -> tuple[float, float]:
+    def _rank(self, found: Batch, index: Int[Tensor, " image"]) -> float:
         """Which part of all classes the teacher ranks below the class of an image, or of its partner if that is higher.
 
-        Mean over the images; and the highest that labels of other images would reach by chance.
+        Mean over the images.
         """
-        known = [self._labels[index]] + ([] if partner is None else [self._labels[partner]])
+        known, logits = [self._labels[index]], found.logits.float()
+        if found.partner is not None:
+            known.append(known[0][found.partner])
         ranks = [(logits < logits.gather(1, label[:, None])).float().sum(1) for label in known]
-        found = float(torch.stack(ranks).amax(0).mean()) / (logits.shape[1] - 1)
-        mean, deviation = (1 / 2, 12**-0.5) if partner is None else (2 / 3, 18**-0.5)  # of one draw, of the best of two
-        return found, mean + CERTAIN * deviation / len(index) ** 0.5
+        return float(torch.stack(ranks).amax(0).mean()) / (logits.shape[1] - 1)
+
+    def _by_chance(self, num_images: int) -> float:
+        """The highest rank that labels of other images would reach."""
+        mixed = self.layout.kind != "none"
+        mean, deviation = (2 / 3, 18**-0.5) if mixed else (1 / 2, 12**-0.5)  # of the best of two draws, of one
+        return mean + CERTAIN * deviation / num_images**0.5
 
     def _refuse_strangers(self) -> None:
         """Labels of another set, or of images in another order, rank the images' classes as chance would.
 
         Of a handful of images nothing can be told, and nothing is refused.
         """
-        record = self.epoch(0)
-        mix = record.records.mix
-        partner = None if mix is None else mix.partner
-        self._usual, limit = self._rank(record.logits, torch.arange(len(record.logits)), partner)
-        if self._usual <= limit < ALWAYS:
+        total = 0.0
+        for path, found, index in self._batches(0):
+            self._boxes(found, path)
+            if found.partner is not None:
+                self._mixed(found, path)
+            total += self._rank(found, index) * len(index)
+        self._usual = total / self.layout.num_images
+        if self._usual <= self._by_chance(self.layout.num_images) < ALWAYS:
             raise AttarError(
                 f"The labels in {self.layout.folder} rank the classes of their images no higher than chance; take the "
                 f"images that they were made for, in the same classes and order."
@@ -170,9 +185,7 @@ class PublishedLabels:
 
     def _refuse_swapped(self, found: Batch, index: Tensor, path: Path) -> None:
         """The same for one file, where the first epoch does better."""
-        partner = None if found.partner is None else index[found.partner]
-        rank, limit = self._rank(found.logits, index, partner)
-        if rank <= limit < min(ALWAYS, self._usual):
+        if self._rank(found, index) <= self._by_chance(len(index)) < min(ALWAYS, self._usual):
             raise AttarError(
                 f"{path} ranks the classes of its images no higher than chance, unlike the files of epoch_0; it has "
                 f"changed places, so take the file of that name from the original set."

@@ -66,13 +66,7 @@ class Labeller:
         with torch.no_grad():
             if not self.by_batch:
                 return self._ask(images)
-            return torch.cat([self._ask(part) for part in self._parts(images)])
-
-    def _parts(self, images: Tensor) -> list[Tensor]:
-        parts = list(images.split(self._voices.batchnorm_batch))
-        if len(parts) > 1 and len(parts[-1]) == 1:
-            parts[-2:] = [torch.cat(parts[-2:])]
-        return parts
+            return torch.cat([self._ask(part) for part in batches(images, self.batch)])
 
     def _ask(self, images: Tensor) -> Float[Tensor, "image class"]:
         how, weights = self._voices.ensemble, self._voices.teacher_weights
@@ -83,6 +77,14 @@ class Labeller:
         """Write the teachers into numbered folders."""
         for place, teacher in enumerate(self.teachers):
             teacher.save(folder / str(place))
+
+
+def batches(whole: Tensor, size: int) -> list[Tensor]:
+    """Batches of images or of places; the last one, if there are others, is no single image: it has no statistics."""
+    parts = list(whole.split(size))
+    if len(parts) > 1 and len(parts[-1]) == 1:
+        parts[-2:] = [torch.cat(parts[-2:])]
+    return parts
 
 
 def load(folder: Path, voices: Voices, module: torch.nn.Module | None = None) -> Labeller:

@@ -9,7 +9,6 @@ from typing import Any, Literal, Self
 
 import pydantic
 import torch
-from torch import Tensor
 
 from attar.core import memory, ranks
 from attar.core.config import Config, digest
@@ -18,7 +17,7 @@ from attar.core.log import readable_bytes
 from attar.models import teacher as teachers
 from attar.models.teacher import Teacher
 from attar.ops import replay
-from attar.ops.codec import Codec
+from attar.ops.codec import Codec, Gathered
 from attar.ops.mixing import MixChoice
 from attar.ops.replay import LookChoice
 from attar.stages import labeller as labellers
@@ -132,8 +131,8 @@ def run(
         _tell_size(space, header, out)
     stage.begin()
     if config.mode == "stored":
-        answer = None if published is None else published.epoch
-        _label(space, header, answer or _asking(space, config, header, labeller, images), out)
+        asking = _asking(space, config, header, labeller, images)
+        _label(space, header, asking if published is None else _reading(published, header), out)
     ranks.wait()
     if ranks.is_first():
         _link_images(recovered / "data", out / "data")
@@ -141,7 +140,8 @@ def run(
             label_files.write_header(out / "labels", header)
         else:
             labeller.save(out / "teacher")
-        label_bytes = _folder_bytes(out / ("labels" if config.mode == "stored" else "teacher"))
+        stored = config.mode == "stored"
+        label_bytes = label_files.num_bytes(out / "labels", header) if stored else _folder_bytes(out / "teacher")
         image_bytes = image_files.num_bytes(out / "data")
         info = _info(space, config, protocol, labeller.teachers, images, made, parents, (image_bytes, label_bytes))
         write_info(out, info)
@@ -184,22 +184,11 @@ def label_epoch(
     if labeller.by_batch:  # whoever shares a batch is part of the result, and classes must be mixed in it
         asked = torch.randperm(header.num_images, generator=stream)
         batch_size = max(1, batch_size // labeller.batch) * labeller.batch
-    answers, shown = None, replay.Epoch(images.images, records, device)
+    answers, shown = Gathered(header.num_images, header.codec), replay.Epoch(images.images, records, device)
     with torch.inference_mode():
-        for index in _split(asked, batch_size):
-            logits = labeller.logits(shown.show(index)).cpu()
-            answers = torch.empty(header.num_images, logits.shape[1]) if answers is None else answers
-            answers[index] = logits
-    assert answers is not None  # a set has images
-    return EpochLabels(records, answers)
-
-
-def _split(order: Tensor, batch_size: int) -> list[Tensor]:
-    """Batches, the last of which is no single image where that can be helped: it would have no statistics."""
-    parts = list(order.split(batch_size))
-    if len(parts) > 1 and len(parts[-1]) == 1:
-        parts[-2:] = [torch.cat(parts[-2:])]
-    return parts
+        for index in labellers.batches(asked, batch_size):
+            answers.put(index, labeller.logits(shown.show(index)))
+    return EpochLabels(records, answers.parts)
 
 
 def _published(space: Workspace, config: Relabel, images: ImageSet) -> PublishedLabels:
@@ -229,6 +218,11 @@ def _asking(
         return label_epoch(near, labeller, header, stream, config.batch_size, epoch, device)
 
     return answer
+
+
+def _reading(published: PublishedLabels, header: Header) -> Callable[[int], EpochLabels]:
+    """The labels of others, epoch by epoch."""
+    return lambda epoch: published.epoch(epoch, header.codec)
 
 
 def _label(space: Workspace, header: Header, answer: Callable[[int], EpochLabels], out: Path) -> None:

@@ -77,7 +77,8 @@ class EpochLabels:
     """One epoch to be written: what was shown of each image, in their order, and what the teacher answered."""
 
     records: Records
-    logits: Float[Tensor, "image class"]
+    answers: Parts
+    """Logits as the store's codec encodes them."""
 
 
 def record_bytes(num_classes: int, codec: Codec, views: LookChoice, mix: MixChoice) -> int:
@@ -94,8 +95,8 @@ def epochs_per_file(num_images: int, one_record_bytes: int) -> int:
 
 def write_file(folder: Path, header: Header, name: str, epochs: list[EpochLabels]) -> None:
     """Write the records of the epochs of one file, whole or not at all."""
-    encoded = [_encoded(epoch, header.codec) for epoch in epochs]
-    tensors = {key: torch.stack([part[key] for part in encoded]) for key in encoded[0]}
+    parts = [_parts(epoch) for epoch in epochs]
+    tensors = {key: _stacked([part[key] for part in parts]) for key in parts[0]}
     folder.mkdir(parents=True, exist_ok=True)
     weights.save_weights(folder / name, tensors, {"images_sha256": header.images_sha256, "file": name})
 
@@ -105,7 +106,16 @@ def write_header(folder: Path, header: Header) -> None:
     atomic.write_json(folder / HEADER, header.plain())
 
 
-def _encoded(epoch: EpochLabels, codec: Codec) -> Parts:
+def num_bytes(folder: Path, header: Header) -> int:
+    """Bytes of all files of a store; what an interrupted writer may have left beside them is none of it."""
+    return sum((folder / name).stat().st_size for name in (HEADER, *header.files()))
+
+
+def _stacked(tensors: list[Tensor]) -> Tensor:
+    return tensors[0][None] if len(tensors) == 1 else torch.stack(tensors)
+
+
+def _parts(epoch: EpochLabels) -> Parts:
     look, mix = epoch.records.look, epoch.records.mix
     parts = {"box": look.view.box.to(torch.int16), "flip": look.view.flip.to(torch.uint8)}
     if look.patches is not None:
@@ -117,7 +127,7 @@ def _encoded(epoch: EpochLabels, codec: Codec) -> Parts:
         parts["mix_weight"] = mix.weight.to(torch.float32)
         if mix.box is not None:
             parts["mix_box"] = mix.box.to(torch.int16)
-    return parts | codecs.encode(epoch.logits, codec)
+    return parts | epoch.answers
 
 
 class Labels:
@@ -176,7 +186,7 @@ class Labels:
 
     def num_bytes(self) -> int:
         """Bytes of all files of the store."""
-        return sum(file.stat().st_size for file in self.folder.iterdir())
+        return num_bytes(self.folder, self.header)
 
     def _dealt(self, around: int) -> Int[Tensor, "image epoch"]:
         """For every image, the order of its records on this way round the pool; fixed by the format."""
