@@ -57,8 +57,8 @@ from attar.ops.pixels import Normalisation, from_bytes
 from attar.ops.targets import Targets
 from attar.ops.training import Batch, fit
 from attar.report.table import percent, readable_bytes
+from attar.stages.label_choice import Relabel
 from attar.stages.protocols import Protocol
-from attar.stages.relabel import Relabel
 from attar.stages.workspace import Workspace
 from attar.store import atomic, images
 

@@ -275,10 +275,11 @@ def _print_tables(runs: list[Path], rows: list[Any]) -> None:
     console = Console(highlight=False)
     if not console.is_terminal:
         console.width = 160  # a file or a pipe does not wrap
-    students, protocols = (sorted({getattr(row, key) for row in rows}) for key in ("student", "protocol"))
+    students, judged = sorted({row.student for row in rows}), table.protocols(rows)
+    by = f"protocol {', '.join(judged)}; " if judged else ""
     console.print(
-        f"Students {', '.join(students)}; protocol {', '.join(p for p in protocols if p != 'full data')}; real "
-        f"validation images, last epoch, mean ± standard deviation over n seeds"
+        f"Students {', '.join(students)}; {by}real validation images, last epoch, "
+        "mean ± standard deviation over n seeds"
     )
     console.print(table.for_terminal(rows, console.width))
     crossed = architectures.for_terminal(rows)

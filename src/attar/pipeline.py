@@ -1,5 +1,6 @@
 """The whole story on one page: real data, a teacher, images, soft labels, scores."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,17 +9,20 @@ import numpy as np
 from torch import nn
 
 from attar.core import ranks
+from attar.core.config import differences
 from attar.core.log import Log, readable_bytes
 from attar.data.load import load
 from attar.ops.coreset import refuse_fewer
 from attar.recipes.catalogue import header_of, recipe_named
 from attar.recipes.recipe import Recipe
+from attar.recipes.recipe import recipe as build_recipe
 from attar.report import card, figures, forecast, pages, table
 from attar.report.table import Line
-from attar.stages import baselines, evaluate, given, recover, relabel, squeeze
+from attar.stages import baselines, evaluate, given, label_choice, recover, relabel, squeeze
 from attar.stages.calibrate import Work
 from attar.stages.distilled import Distilled
-from attar.stages.rows import REAL_SETS
+from attar.stages.folder import MANIFEST, manifest_of
+from attar.stages.rows import REAL_SETS, labels_of, real_sets
 from attar.stages.workspace import Workspace
 from attar.store import atomic
 
@@ -56,8 +60,8 @@ def run(
     with ranks.group():
         log = Log(quiet=quiet)
         space = Workspace(Path(out), recipe.seed, recipe.data, recipe.execution, log, teacher)
-        _check(space, recipe)
         wanted = (stage,) if stage else STAGES
+        _check(space, recipe, wanted)
         if "squeeze" in wanted:
             squeeze.run(space, recipe.squeeze)
         if "recover" in wanted:
@@ -67,8 +71,9 @@ def run(
                 recover.run(space, recipe.method, recipe.recover)
         if "relabel" in wanted:
             relabel.run(space, recipe.relabel, recipe.evaluate.protocol)
+        recipe = _as_made(space, recipe)
         if "evaluate" in wanted:
-            method = given.METHOD if recipe.images else recipe.method
+            method = manifest_of(space.out / "recover", "recover")["request"]["method"]
             sets = baselines.make(space, method, recipe.recover, recipe.relabel, recipe.evaluate)
             evaluate.run(space, recipe.evaluate, recipe.squeeze, sets)
         if ranks.is_first():
@@ -84,6 +89,7 @@ def plan(recipe: Recipe[Any], quiet: bool = False) -> str:
     log = Log(quiet=quiet)
     real = load(recipe.data, recipe.seed, Log(quiet=True))
     config, num_classes, labelling = recipe.recover, len(real.classes), recipe.relabel
+    _check_labels(recipe, num_classes)
     work = Work(
         execution=recipe.execution,
         counts=np.bincount(real.train.labels, minlength=num_classes).tolist(),
@@ -96,7 +102,7 @@ def plan(recipe: Recipe[Any], quiet: bool = False) -> str:
     )
     todo = [unit for group in work.groups for unit in group]
     raw = work.num_images * 3 * recipe.data.size**2
-    labels = relabel.planned_bytes(work.num_images, num_classes, labelling) if labelling.mode == "stored" else 0
+    labels = label_choice.planned_bytes(work.num_images, num_classes, labelling) if labelling.mode == "stored" else 0
     steps = getattr(config, "iterations", 0)
     num_sets = len(forecast.baselines(work)) if labels else 0
     again = f", as much again for each of {num_sets} baselines" if num_sets else ""
@@ -108,13 +114,38 @@ def plan(recipe: Recipe[Any], quiet: bool = False) -> str:
             f"Units: {len(todo)} of up to {max(len(unit.labels) for unit in todo)} images, {steps} iterations each",
             f"Images: {work.num_images}, {recipe.data.size} pixels square, {readable_bytes(raw)} as raw bytes",
             f"Unit files: {unit_files} on disk, with {forecast.num_snapshots(work)} snapshots of every image",
-            f"Soft labels: {labelling.mode}, {relabel.described(labelling)}, {readable_bytes(labels)} on disk{again}",
+            f"Soft labels: {labelling.mode}, {label_choice.described(labelling)}, "
+            f"{readable_bytes(labels)} on disk{again}",
             *forecast.lines(work),
         ]
     )
 
 
-def _check(space: Workspace, recipe: Recipe[Any]) -> None:
+def _as_made(space: Workspace, recipe: Recipe[Any]) -> Recipe[Any]:
+    """The recipe with the choices that the images and labels which are there were made by: these are judged.
+
+    Where the whole run was made by ``recipe`` that is the same; another protocol is the use of it. Says what differs.
+    """
+    recovered, labelled = space.out / "recover", space.out / "distilled"
+    if not ((recovered / MANIFEST).is_file() and (labelled / MANIFEST).is_file()):
+        return recipe
+    request, labelling = manifest_of(recovered, "recover")["request"], label_choice.as_made(labelled, recipe.relabel)
+    asked = {"images": recipe.images, "method": recipe.method, "recover": recipe.recover.plain()}
+    made = {"images": "", "method": request["method"], "recover": request["recover"]}
+    if request["method"] == given.METHOD:  # where they came from is not known here
+        made = asked | {"recover": asked["recover"] | {"ipc": request["recover"]["ipc"]}}
+    changed = differences(asked | {"relabel": recipe.relabel.effective()}, made | {"relabel": labelling.effective()})
+    if not changed:
+        return recipe
+    space.log.warn(
+        f"{space.out} was made with other settings, which stay: {'; '.join(changed[:4])}"
+        + f"; and {len(changed) - 4} more" * (len(changed) > 4)
+    )
+    kept = {name: getattr(recipe, name) for name in type(recipe).model_fields}
+    return build_recipe(**(kept | made | {"relabel": labelling}))
+
+
+def _check(space: Workspace, recipe: Recipe[Any], wanted: Sequence[str]) -> None:
     """Find out before hours are spent what would fail after them."""
     log = space.log
     real = space.real
@@ -125,10 +156,34 @@ def _check(space: Workspace, recipe: Recipe[Any]) -> None:
     network = squeeze.check(space, recipe.squeeze)
     if network is not None and not recipe.images:
         recover.check_network(network, recipe.squeeze.architecture, recipe.method)
-    relabel.check(recipe.relabel, recipe.evaluate.protocol, recipe.data.size, len(real.classes))
+    _check_labels(recipe, len(real.classes))
+    if recipe.images and "recover" in wanted and not (space.out / "recover" / MANIFEST).is_file():
+        given.check(space, recipe.images, recipe.recover)
+    if "relabel" in wanted and not (space.out / "distilled" / MANIFEST).is_file():
+        relabel.check_sources(space, recipe.relabel)
+        _check_room(space, recipe, "evaluate" in wanted)
     evaluate.check(space, recipe.evaluate)
     if recipe.method in REAL_SETS and not recipe.images:
         refuse_fewer(*baselines.fewest(space), recipe.recover.ipc)
+
+
+def _check_labels(recipe: Recipe[Any], num_classes: int) -> None:
+    labelling, protocol = recipe.relabel, recipe.evaluate.protocol
+    label_choice.check(labelling, protocol, recipe.data.size, num_classes)
+    if any(labels_of(row) == "noaug" for row in recipe.evaluate.rows):
+        label_choice.check(baselines.unaugmented(labelling), protocol, recipe.data.size, num_classes)
+
+
+def _check_room(space: Workspace, recipe: Recipe[Any], judged: bool) -> None:
+    """Refuse labels for which there is no room, those of the baselines in the run's folder included."""
+    if recipe.relabel.mode == "online":
+        return
+    num_sets = 1
+    if judged and not recipe.evaluate.baselines:
+        num_sets += sum(name != recipe.method for name in real_sets(recipe.evaluate.rows))
+    num_classes = len(space.real.classes)
+    count = (recipe.recover.ipc - recipe.recover.ipc_start) * num_classes
+    label_choice.refuse_full_disk(num_sets * label_choice.planned_bytes(count, num_classes, recipe.relabel), space.out)
 
 
 def _publish(space: Workspace, recipe: Recipe[Any], evaluated: bool) -> Result:

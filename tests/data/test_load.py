@@ -131,3 +131,15 @@ def test_settings_can_be_chosen_without_the_validation_split(log: Log) -> None:
     kept = {usual.train.image(index).tobytes() for index in range(len(usual.train))}
     assert all(choosing.val.image(index).tobytes() in kept for index in range(len(choosing.val)))
     assert usual.fingerprint != choosing.fingerprint
+
+
+def test_settings_are_never_chosen_on_the_images_held_out_for_validation(
+    tmp_path: Path, class_folders: Make, log: Log
+) -> None:
+    source = str(class_folders(tmp_path / "set", {"ant": 20, "bee": 20}))
+    usual, choosing = (load(DataChoice(source=source, holdout=0.25, validate_on=on), 0, log) for on in ("val", "train"))
+    parts = usual.train, usual.val, choosing.train, choosing.val
+    assert [len(part) for part in parts] == [30, 10, 22, 8]
+    shown, held, _, chosen_on = ({part.where(place) for place in range(len(part))} for part in parts)
+    assert chosen_on < shown
+    assert not chosen_on & held

@@ -9,6 +9,8 @@ from attar.core.config import field_paths
 from attar.core.errors import AttarError
 from attar.recipes.catalogue import ENTRIES, header_of, recipe_named
 from attar.recipes.recipe import from_mapping, from_yaml
+from attar.stages.label_choice import Relabel
+from attar.stages.protocols import PROTOCOLS
 
 WANTED = {
     "digits",
@@ -97,7 +99,7 @@ def test_with_protocol_brings_its_views():
 
 def test_with_protocol_brings_what_it_says_of_labels():
     recipe = recipe_named("digits").with_protocol("sre2l++")
-    assert (recipe.relabel.voices.batchnorm, recipe.relabel.voices.batchnorm_batch) == ("train", 16)
+    assert (recipe.relabel.voices.batchnorm, recipe.relabel.voices.batchnorm_batch) == ("train", 8)
     assert recipe.with_protocol("digits").relabel.voices.batchnorm == "eval"
     assert recipe.with_protocol("digits").relabel.codec.temperature == 4
     assert recipe_named("digits").with_protocol("rded").relabel.views.patch_shuffle == 2
@@ -125,3 +127,13 @@ def test_the_command_line_surface_is_what_it_was():
     assert len(surface) == len(set(surface))
     golden = yaml.safe_load((Path(__file__).parent / "surface.yaml").read_text())
     assert surface == golden
+
+
+def test_a_protocol_named_in_a_file_brings_what_it_says_of_labels():
+    named = from_mapping({"evaluate": {"protocol": "sre2l++"}}, "the test")
+    assert named.relabel == Relabel().suited(PROTOCOLS["sre2l++"])
+    beside = {"epochs": 20, "views": {"flip": False}}
+    some = from_mapping({"evaluate": {"protocol": "rded"}, "relabel": beside}, "the test").relabel
+    assert (some.epochs, some.views) == (20, PROTOCOLS["rded"].views.changed(flip=False))
+    spelt_out = from_mapping({"evaluate": {"protocol": PROTOCOLS["rded"].plain()}}, "the test")
+    assert spelt_out.relabel == Relabel()

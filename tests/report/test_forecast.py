@@ -12,7 +12,7 @@ from attar.recipes.recipe import recipe_type
 from attar.report import forecast
 from attar.stages import calibrate
 from attar.stages.calibrate import Recovering, Work
-from attar.stages.relabel import Relabel
+from attar.stages.label_choice import Relabel
 from attar.store import units
 from conftest import MINI, mini_recipe
 

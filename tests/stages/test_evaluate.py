@@ -10,9 +10,13 @@ import pytest
 from attar import pipeline
 from attar.core.log import Log
 from attar.data.load import load
+from attar.recipes.catalogue import recipe_named
 from attar.report import architectures
 from attar.report.table import lines
 from attar.stages import agreement
+from attar.stages import scores as scores_of
+from attar.stages.distilled import read_info
+from attar.stages.protocols import PROTOCOLS
 from attar.stages.rows import ROWS, labels_of
 from conftest import mini_recipe
 
@@ -170,3 +174,44 @@ def test_a_teacher_that_does_not_know_its_images_is_told_of(finished, monkeypatc
     manifest = json.loads((finished / "evaluate" / "manifest.json").read_text())
     assert manifest["result"]["rows"]["distilled"]["teacher_agreement"] == fraction
     assert f"recognises {fraction:.0%} " in told[0]
+
+
+def test_another_protocol_judges_the_labels_that_there_are(finished, capsys):
+    """And so do baselines, and the recipe that stays beside them says how they were made."""
+    recipe, before = mini_recipe().with_protocol("cda"), read_info(finished / "distilled")
+    training = recipe.evaluate.protocol.training.changed(epochs=2)
+    judged = recipe.evaluate.changed(
+        protocol=recipe.evaluate.protocol.changed(training=training), rows=("distilled", "random-soft"), num_seeds=1
+    )
+    table = pipeline.run(recipe.changed(evaluate=judged), finished, stage="evaluate").table
+    assert {line.protocol for line in table} == {"cda v1 modified, but the labels' own views, mixing"}
+    said = " ".join(capsys.readouterr().err.split())
+    assert "was made with other settings, which stay: relabel.epochs 300 -> 6; relabel.codec.temperature" not in said
+    assert "which stay: relabel.epochs 300 -> 6; relabel.views.crop" in said
+    kept = recipe_named(str(finished / "recipe.yaml"))
+    assert kept.relabel.effective() == mini_recipe().relabel.effective()
+    assert kept.evaluate.protocol.name == "cda"
+    assert read_info(finished / "distilled") == before
+    assert read_info(finished / "baselines" / "random" / "distilled").labels == before.labels
+    card = (finished / "distilled" / "README.md").read_text()
+    assert "protocol cda v1 modified, but the labels' own views, mixing." in card
+
+
+def test_a_title_says_what_is_not_the_protocols(mini_run):
+    info, sre2lpp = read_info(mini_run / "distilled"), PROTOCOLS["sre2l++"]
+    own = mini_recipe().evaluate.protocol
+    assert scores_of.title(own, [info]) == own.title() == "digits v1 modified"
+    assert scores_of.title(own, []) == own.title()
+    assert scores_of.title(sre2lpp, [info]) == "sre2l++ v1, but the labels' own views, mixing, BatchNorm, 6 epochs"
+    assert scores_of.title(PROTOCOLS["hard-label"], [info]).endswith("own views, mixing, 6 epochs")
+    alike = info.labels.changed(
+        views=sre2lpp.views, mix=sre2lpp.mix, epochs=300, voices={"batchnorm": "train", "batchnorm_batch": 8}
+    )
+    assert scores_of.title(sre2lpp, [info.changed(labels=alike)]) == "sre2l++ v1"
+
+
+def test_the_rate_of_another_student_alters_no_score(finished):
+    before, recipe = scores(finished), mini_recipe()
+    rated = recipe.evaluate.protocol.changed(learning_rates={"vgg11": 0.5})
+    pipeline.run(recipe.changed(evaluate=recipe.evaluate.changed(protocol=rated)), finished, quiet=True)
+    assert scores(finished) == before

@@ -63,7 +63,7 @@ def test_how_a_protocol_trains(name: str):
     assert (how.betas, how.momentum) == ((0.9, 0.999), 0.9)
     assert how.decay_norms == (name == "tiny")
     assert protocol.label_smoothing == 0
-    assert protocol.label_batch_size == 16
+    assert protocol.label_batch_size == 8
 
 
 @pytest.mark.parametrize("name", SEEING)
@@ -163,8 +163,12 @@ def test_losses_are_the_sums_that_they_say(weight: float, smoothing: float):
 
 
 def test_edcs_loss():
-    expected = F.mse_loss(STUDENT, TEACHER) + 0.025 * mixed_entropy(0.0)
-    torch.testing.assert_close(PROTOCOLS["edc"].value(STUDENT, MIXED), expected)
+    protocol, squared = PROTOCOLS["edc"], F.mse_loss(STUDENT, TEACHER)
+    own = squared + 0.025 * F.cross_entropy(STUDENT, MIXED.labels)
+    torch.testing.assert_close(protocol.value(STUDENT, MIXED), own)
+    torch.testing.assert_close(
+        protocol.changed(hard_classes="parts").value(STUDENT, MIXED), squared + 0.025 * mixed_entropy(0.0)
+    )
 
 
 def test_hard_labels_need_no_teacher():

@@ -13,7 +13,8 @@ from attar.core.errors import AttarError
 from attar.models import teacher as teachers
 from attar.ops.ensemble import batch_normalised, combine
 from attar.recipes.recipe import Recipe
-from attar.stages import relabel as relabel_stage
+from attar.stages import label_choice
+from attar.stages.distilled import read_info
 from attar.stages.labeller import Voices
 from conftest import mini_recipe
 
@@ -99,7 +100,7 @@ def test_a_pool_and_few_logits_take_a_part_of_the_bytes(mini_run: Path, recovere
     assert distilled.info.label_bytes < full / 2
     manifest = json.loads((recovered / "distilled" / "manifest.json").read_text())
     assert manifest["result"]["label_bytes"] == distilled.info.label_bytes
-    planned = relabel_stage.planned_bytes(20, 10, with_labels(pool_epochs=2, codec=codec).relabel)
+    planned = label_choice.planned_bytes(20, 10, with_labels(pool_epochs=2, codec=codec).relabel)
     assert 0 < distilled.info.label_bytes - planned < 4000  # the headers of files
     teacher = teachers.load(recovered / "squeeze")
     met = set()
@@ -152,9 +153,9 @@ def test_squared_error_needs_all_classes():
     dropping = with_labels(codec={"kind": "topk", "k": 3, "remainder": "drop"}).relabel
     squared = mini_recipe().evaluate.protocol.changed(loss="mse")
     with pytest.raises(AttarError, match="needs the logits of all classes, and these labels drop some"):
-        relabel_stage.check(dropping, squared, 8, 10)
-    relabel_stage.check(dropping.changed(codec={"kind": "topk", "k": 3}), squared, 8, 10)
-    relabel_stage.check(dropping.changed(codec={"kind": "topk", "k": 10, "remainder": "drop"}), squared, 8, 10)
+        label_choice.check(dropping, squared, 8, 10)
+    label_choice.check(dropping.changed(codec={"kind": "topk", "k": 3}), squared, 8, 10)
+    label_choice.check(dropping.changed(codec={"kind": "topk", "k": 10, "remainder": "drop"}), squared, 8, 10)
 
 
 def test_pools_must_fit():
@@ -225,3 +226,81 @@ def test_a_whole_run_on_published_images_and_labels(squeezed: Path, tmp_path: Pa
     recipe = recipe.changed(evaluate=recipe.evaluate.changed(rows=rows, num_seeds=1))
     lines = pipeline.run(recipe, tmp_path / "other", quiet=True).table
     assert [line.row for line in lines] == ["distilled", "random-soft"]
+
+
+def test_choices_without_effect_make_no_other_labels(recovered: Path):
+    first = labelled(recovered, with_labels())
+    idle = with_labels(
+        codec={"k": 7, "temperature": 3.0, "values": "int8"}, voices={"batchnorm_batch": 4}, batch_size=5
+    )
+    assert labelled(recovered, idle).info == first.info
+    with pytest.raises(AttarError, match=r"relabel\.codec\.k .* -> 7"):
+        labelled(recovered, with_labels(codec={"kind": "topk", "k": 7}))
+
+
+def test_what_a_killed_writer_left_is_no_label(recovered: Path):
+    (recovered / "distilled" / "labels").mkdir(parents=True)
+    left = recovered / "distilled" / "labels" / ".epochs-00000-00005.safetensors.12ab34cd.tmp"
+    left.write_bytes(bytes(10**6))
+    info = labelled(recovered, with_labels()).info
+    assert not left.exists()
+    files = (recovered / "distilled" / "labels").iterdir()
+    assert info.label_bytes == sum(path.stat().st_size for path in files) < 10**5
+
+
+def test_room_is_asked_for_where_labels_go_and_for_the_baselines_too(squeezed: Path, monkeypatch):
+    recipe, usage = mini_recipe(), shutil.disk_usage(squeezed)
+    one, asked = label_choice.planned_bytes(20, 10, recipe.relabel), []
+
+    def measured(folder: Path):
+        asked.append(folder)
+        return usage._replace(free=3 * one)
+
+    monkeypatch.setattr(shutil, "disk_usage", measured)
+    with pytest.raises(AttarError, match="The soft labels take"):
+        pipeline.run(recipe, squeezed, quiet=True)
+    assert not (squeezed / "recover").exists()
+    assert asked == [squeezed.absolute()]
+    fewer = recipe.changed(evaluate=recipe.evaluate.changed(rows=("distilled", "random-soft", "full"), num_seeds=1))
+    assert len(pipeline.run(fewer, squeezed, quiet=True).table) == 3
+
+
+def test_online_labels_by_batch_statistics_leave_no_image_alone(recovered: Path):
+    recipe = with_labels(mode="online", voices={"batchnorm": "train", "batchnorm_batch": 4})
+    batches = labelled(recovered, recipe).batches(0, batch_size=19)
+    assert [len(images) for images, _ in batches] == [20]
+
+
+def test_what_was_taken_from_elsewhere_is_needed_no_longer(squeezed: Path, tmp_path: Path):
+    from attar.report.fkd import export
+
+    made = with_labels(mix={"kind": "none"}, epochs=3).with_method("random")
+    pipeline.run(made, squeezed, stage="recover", quiet=True)
+    labelled(squeezed, made)
+    export(squeezed, tmp_path / "published")
+    out = tmp_path / "other"
+    shutil.copytree(squeezed / "squeeze", out / "squeeze")
+    recipe = with_labels(imported=str(tmp_path / "published" / "labels"))
+    recipe = recipe.changed(images=str(tmp_path / "published" / "images"))
+    pipeline.run(recipe, out, stage="recover", quiet=True)
+    found = labelled(out, recipe)
+    shutil.rmtree(tmp_path / "published")
+    rows = ("distilled", "random-soft")
+    judged = recipe.changed(evaluate=recipe.evaluate.changed(rows=rows, num_seeds=1))
+    table = pipeline.run(judged, out, quiet=True).table
+    assert [(line.images_seconds is None, line.labels_seconds is None) for line in table] == [
+        (True, True),
+        (False, False),
+    ]
+    assert read_info(out / "baselines" / "random" / "distilled").labels.epochs == found.info.labels.epochs == 3
+    card = (out / "distilled" / "README.md").read_text()
+    assert "made elsewhere from *digits*, with soft labels made elsewhere." in " ".join(card.split())
+
+
+def test_rows_without_augmentation_are_looked_at_before_hours_are_spent(squeezed: Path):
+    recipe = with_labels(mode="online", codec={"kind": "topk", "k": 3, "remainder": "drop"})
+    squared = recipe.evaluate.protocol.changed(loss="mse")
+    judged = recipe.evaluate.changed(protocol=squared, rows=("distilled", "distilled-noaug"))
+    with pytest.raises(AttarError, match="needs the logits of all classes"):
+        pipeline.run(recipe.changed(evaluate=judged), squeezed, quiet=True)
+    assert not (squeezed / "recover").exists()

@@ -27,7 +27,8 @@ class DataChoice(Config):
     holdout: float = pydantic.Field(default=0.1, gt=0, lt=1)
     """Fraction of each class held out for validation where the dataset brings no split of its own."""
     validate_on: Literal["val", "train"] = "val"
-    """'train' leaves the validation split alone and holds out of the training images, to choose settings on."""
+    """'train' leaves the validation split alone, also one that was held out, and holds out of the training images anew,
+    to choose settings on."""
     mean: tuple[float, float, float] | None = None
     """Mean of each channel of images in [0, 1]; default: measured on the training images."""
     std: tuple[Positive, Positive, Positive] | None = None

@@ -37,7 +37,7 @@ def load(choice: DataChoice, seed: int, log: Log) -> RealData:
         train, val = _held_out(train, classes, DIGITS_HOLDOUT, 0)
     else:
         train, val = _held_out(train, classes, choice.holdout, seed)
-    if choice.validate_on == "train" and (found.val is not None or choice.source == "digits"):
+    if choice.validate_on == "train":
         train, val = _held_out(train, classes, choice.holdout, seed)
     if not len(val):
         raise AttarError(f"The validation split of '{choice.source}' has no images of these classes; add some.")

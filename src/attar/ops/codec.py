@@ -1,7 +1,7 @@
 """Soft labels in fewer bytes: all logits in half precision, or the largest few and what is left of the rest."""
 
 import math
-from typing import Literal
+from typing import Any, Literal
 
 import pydantic
 import torch
@@ -45,6 +45,13 @@ class Codec(Config):
         spans = {"fp16": 2 * kept, "int8": kept + 2 * 2}[self.values]
         rest = 2 if self.remainder == "spread" and kept < num_classes else 0
         return kept * _index_type(num_classes).itemsize + spans + rest
+
+    def effective(self) -> dict[str, Any]:
+        """The choices that alter what is stored, as plain values."""
+        idle = {"fp16": {"k", "values", "remainder", "temperature"}, "topk": set()}[self.kind]
+        if self.remainder == "drop":
+            idle = idle | {"temperature"}
+        return {key: value for key, value in self.plain().items() if key not in idle}
 
     def title(self) -> str:
         """In a few words, for tables."""

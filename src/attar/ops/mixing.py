@@ -40,7 +40,7 @@ class MixChoice(Config):
 
     kind: Literal["none", "cutmix", "mixup"] = "none"
     """'cutmix' pastes a box of the partner, 'mixup' averages the two images."""
-    alpha: float = 1.0
+    alpha: float = pydantic.Field(default=1.0, gt=0)
     """Both parameters of the Beta distribution of the image's own share."""
     shared_by: int = pydantic.Field(default=0, ge=0)
     """Images in a batch that shares one box and weight and has its partners in itself, as the published scripts mix; 0:

@@ -12,6 +12,7 @@ those two pixels instead of multiplying by zeros.
 from dataclasses import dataclass
 from typing import Literal, Self
 
+import pydantic
 import torch
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
@@ -71,9 +72,9 @@ class ViewChoice(Config):
 
     crop: Literal["none", "resized", "padded"] = "resized"
     """'resized': RandomResizedCrop; 'padded': black border, then a crop of the original size; 'none': whole image."""
-    min_scale: float = 0.08
+    min_scale: float = pydantic.Field(default=0.08, gt=0, le=1)
     """Smallest area of a resized crop, as a fraction of the image."""
-    padding: int = 4
+    padding: int = pydantic.Field(default=4, ge=0)
     """Width in pixels of the border of a padded crop."""
     flip: bool = True
     """Mirror half of the views left to right."""

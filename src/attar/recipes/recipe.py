@@ -14,8 +14,9 @@ from attar.core.errors import AttarError
 from attar.data.choice import DataChoice
 from attar.ops.task import MethodConfig
 from attar.stages.evaluate import Evaluate
+from attar.stages.label_choice import Relabel
+from attar.stages.protocols import protocol_named
 from attar.stages.recover import method_named
-from attar.stages.relabel import Relabel
 from attar.stages.squeeze import Squeeze
 
 M = TypeVar("M", bound=MethodConfig)
@@ -46,6 +47,18 @@ class Recipe(Config, Generic[M]):
     execution: Execution = Execution()
     """Device, precision, threads: how the run is executed."""
 
+    @pydantic.model_validator(mode="before")
+    @classmethod
+    def _labels_for_the_named_protocol(cls, values: Any) -> Any:
+        """A protocol given by name brings what it says of labels, but for what is said of them beside."""
+        if not isinstance(values, Mapping):
+            return values
+        judging, labelling = values.get("evaluate"), values.get("relabel", {})
+        name = judging.get("protocol") if isinstance(judging, Mapping) else None
+        if not isinstance(name, str) or not isinstance(labelling, Mapping):
+            return values
+        return {**values, "relabel": _overlaid(Relabel().suited(protocol_named(name)).plain(), labelling)}
+
     def with_method(self, method: str) -> "Recipe[Any]":
         """The same recipe with another method; settings that both methods have are kept."""
         config = method_named(method).Config
@@ -64,6 +77,12 @@ class Recipe(Config, Generic[M]):
         """The recipe as a file, every default written out, under ``header`` as a comment."""
         comment = "".join(f"# {line}".rstrip() + "\n" for line in header.strip().splitlines())
         return comment + yaml.safe_dump(self.plain(), sort_keys=False, allow_unicode=True, width=120)
+
+
+def _overlaid(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """Plain values with others laid over them, key by key."""
+    mapped = {key for key in above if isinstance(above[key], Mapping) and isinstance(below.get(key), Mapping)}
+    return {**below, **above, **{key: _overlaid(below[key], above[key]) for key in mapped}}
 
 
 @dataclass(frozen=True)

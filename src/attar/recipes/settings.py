@@ -9,8 +9,8 @@ from attar.ops.training import Optimisation
 from attar.ops.views import ViewChoice
 from attar.recipes.recipe import Entry, Recipe, recipe
 from attar.stages.evaluate import Evaluate
+from attar.stages.label_choice import Relabel
 from attar.stages.protocols import PROTOCOLS
-from attar.stages.relabel import Relabel
 from attar.stages.squeeze import Squeeze
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

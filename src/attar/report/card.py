@@ -4,7 +4,8 @@ from pathlib import Path
 
 from attar.core.log import readable_bytes
 from attar.report.pages import tables
-from attar.report.table import Line
+from attar.report.table import Line, protocols
+from attar.stages import given
 from attar.stages.distilled import DatasetInfo, read_info
 from attar.store import atomic
 
@@ -22,8 +23,7 @@ configs:
 
 # {source}, distilled: {ipc} images per class
 
-{num_images} images of {size} x {size} pixels for {num_classes} classes, made from *{source}* with the method `{method}`
-and attar, with soft labels of a `{teacher}` teacher{accuracy}.
+{num_images} images of {size} x {size} pixels for {num_classes} classes, {origin}, with {labels}.
 
 ```python
 import attar
@@ -55,7 +55,8 @@ Every setting is in `dataset.json`: recipe, seed, hashes of images and teacher, 
 ## Licence and privacy
 
 The licence of the source applies: {licence}. Distilled images can show what a teacher remembers of its training images,
-and images of the method `random` *are* training images: this set gives no privacy to anyone in the data.
+and those of the methods `random`, `herding` and `kcentre` *are* training images: this set gives no privacy to anyone in
+the data.
 """
 
 
@@ -66,6 +67,9 @@ def write(folder: Path, table: list[Line]) -> None:
 
 def text(info: DatasetInfo, table: list[Line]) -> str:
     """The card of a distilled dataset."""
+    origin = f"made from *{info.source}* with the method `{info.method}` and attar"
+    if info.method == given.METHOD:
+        origin = f"made elsewhere from *{info.source}*"
     rated = "" if info.teacher_accuracy is None else f" ({info.teacher_accuracy:.1%} on real validation images)"
     return _TEXT.format(
         method=info.method,
@@ -74,12 +78,18 @@ def text(info: DatasetInfo, table: list[Line]) -> str:
         num_images=info.num_images,
         size=info.size,
         num_classes=len(info.classes),
-        teacher=info.teacher,
-        accuracy=rated,
+        origin=origin,
+        labels=f"soft labels of {_teachers(info)}{rated}" if not info.labels.imported else "soft labels made elsewhere",
         scores=tables(table).strip() if table else "Not evaluated yet.",
-        protocol=info.protocol.title(),
+        protocol=", ".join(judged) if (judged := protocols(table)) else info.protocol.title(),
         image_bytes=readable_bytes(info.image_bytes),
         label_name="stored labels" if info.labels.mode == "stored" else "the teacher (labels are made online)",
         label_bytes=readable_bytes(info.label_bytes),
         licence=info.licence,
     )
+
+
+def _teachers(info: DatasetInfo) -> str:
+    if not info.further_teachers:
+        return f"a `{info.teacher}` teacher"
+    return "the teachers " + ", ".join(f"`{name}`" for name in (info.teacher, *info.further_teachers))

@@ -102,6 +102,11 @@ def _line(run: Path, facts: dict[str, Any], scores: list[dict[str, Any]]) -> Lin
     )
 
 
+def protocols(table: list[Line]) -> list[str]:
+    """Those by which students of small sets were trained."""
+    return sorted({line.protocol for line in table if line.row != "full"})
+
+
 def manifests(run: Path) -> dict[str, dict[str, Any]]:
     """The manifests of the stages that are done, by stage."""
     paths = [run / folder / "manifest.json" for folder in FOLDERS]

@@ -5,14 +5,16 @@ from pathlib import Path
 import numpy as np
 
 from attar.core.config import digest
+from attar.models.teacher import Teacher
 from attar.ops.mixing import MixChoice
 from attar.ops.replay import LookChoice
 from attar.ops.task import MethodConfig
 from attar.stages import recover, relabel
+from attar.stages.distilled import read_info
 from attar.stages.evaluate import Evaluate, shared_folder
 from attar.stages.folder import manifest_of
+from attar.stages.label_choice import Relabel
 from attar.stages.protocols import Protocol
-from attar.stages.relabel import Relabel
 from attar.stages.rows import Row, SmallSet, images_of, labels_of, real_sets
 from attar.stages.workspace import Workspace
 
@@ -29,14 +31,16 @@ def make(
     ``method`` and ``config`` are those of the distilled set. Baselines lie in ``<out>/baselines``, or are shared with
     other runs in ``judging.baselines``. A row for which a class has too few real images is left out, with a warning.
     """
-    labelling = labelling.changed(imported="")  # published labels are for the distilled images alone
+    if labelling.imported:
+        labelling = _as_imported(space.out / "distilled", labelling)
+    others = relabel.further_teachers(space, labelling)
     sets = {"distilled": SmallSet(space.out / "distilled", space.out / "recover")}
     homes = {"distilled": space.out / "baselines" / "distilled"}
     for name in real_sets(judging.rows):
         if name == method:  # the distilled set is this baseline
             sets[name], homes[name] = sets["distilled"], homes["distilled"]
         elif _suffices(space, name, config.ipc):
-            homes[name] = _home(space, name, config, labelling, judging)
+            homes[name] = _home(space, name, config, labelling, others, judging)
             sets[name] = _real_set(space, name, config, labelling, judging.protocol, homes[name])
     found: dict[Row, SmallSet] = {}
     for row in judging.rows:
@@ -83,13 +87,34 @@ def _suffices(space: Workspace, name: str, ipc: int) -> bool:
     return count >= ipc
 
 
-def _home(space: Workspace, name: str, config: MethodConfig, labelling: Relabel, judging: Evaluate) -> Path:
+def _as_imported(distilled: Path, labelling: Relabel) -> Relabel:
+    """The teacher's labels for real images where those of the distilled ones are published: in the same ways."""
+    made = read_info(distilled).labels
+    return labelling.changed(
+        imported="",
+        epochs=made.epochs,
+        pool_epochs=min(labelling.pool_epochs, made.epochs),
+        views=made.views,
+        mix=made.mix,
+    )
+
+
+def _home(
+    space: Workspace,
+    name: str,
+    config: MethodConfig,
+    labelling: Relabel,
+    others: tuple[Teacher, ...],
+    judging: Evaluate,
+) -> Path:
     """Where a baseline lies: among those of several runs, by all that it depends on."""
     shared = shared_folder(judging)
     if shared is None:
         return space.out / "baselines" / name
     teacher = manifest_of(space.out / "squeeze", "squeeze")["result"]["weights_sha256"]
-    asked = [baseline_config(name, config).plain(), labelling.changed(batch_size=1).plain()]
+    if others:
+        teacher = relabel.voices_sha256(teacher, others)
+    asked = [baseline_config(name, config).plain(), labelling.effective()]
     identity = digest([space.request(), space.real.fingerprint, teacher, space.device.precision, *asked])
     return shared / f"{name}-ipc{config.ipc}-{identity[:12]}"
 

@@ -34,9 +34,10 @@ from attar.ops.targets import Targets, hard_loss
 from attar.ops.task import MethodConfig, Network, Task
 from attar.ops.training import Batch, Loss, Optimisation, fit
 from attar.stages.evaluate import Evaluate
+from attar.stages.label_choice import Relabel
 from attar.stages.labeller import Labeller
 from attar.stages.recover import check_network, method_named, planned
-from attar.stages.relabel import Relabel, label_epoch
+from attar.stages.relabel import label_epoch
 from attar.stages.squeeze import Squeeze
 from attar.store.images import ImageSet
 from attar.store.labels import Header

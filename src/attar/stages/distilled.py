@@ -1,7 +1,7 @@
 """The artefact, opened: images, labels and the way to train on them."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
@@ -158,7 +158,7 @@ class Distilled(torch.utils.data.Dataset[tuple[UInt8[Tensor, "3 height width"], 
         if self._placed is None or self._placed[0] != device:
             self._placed = device, mapped.placed(self.images, device)
         shown_of = replay.Epoch(self._placed[1], records, device)
-        for index in order.split(batch_size):
+        for index in self._split(order, batch_size):
             shown = shown_of.show(index)
             logits = None
             if soft:
@@ -168,6 +168,12 @@ class Distilled(torch.utils.data.Dataset[tuple[UInt8[Tensor, "3 height width"], 
                 partners = self.labels[records.mix.partner[index]].to(device)
                 targets = Targets(targets.labels, partners, records.mix.weight[index].to(device), logits)
             yield shown, targets
+
+    def _split(self, order: Tensor, batch_size: int) -> Sequence[Tensor]:
+        labels = self.info.labels
+        if labels.mode == "online" and labels.voices.batchnorm == "train":  # a single image would get no label
+            return labeller.batches(order, batch_size)
+        return order.split(batch_size)
 
     def loss(self, logits: Float[Tensor, "batch class"], targets: Targets) -> Float[Tensor, ""]:
         """The loss of the protocol that the set was made for."""

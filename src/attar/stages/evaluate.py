@@ -53,6 +53,14 @@ class Evaluate(Config):
     """A folder that several runs share: sets of real images, and scores that don't depend on the method; '' keeps them
     in the run's own folder."""
 
+    @pydantic.field_validator("students", "rows")
+    @classmethod
+    def _each_once(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        twice = next((name for place, name in enumerate(value) if name in value[:place]), None)
+        if not value or twice:
+            raise ValueError(f"'{twice}' is named twice; name each once" if twice else "name one at least")
+        return value
+
     @pydantic.field_validator("protocol", mode="before")
     @classmethod
     def _by_name(cls, value: Any) -> Any:
@@ -88,7 +96,8 @@ def run(space: Workspace, config: Evaluate, squeezing: Squeeze, sets: Mapping[Ro
     ranks.wait()
     shown: list[Row] = [row for row in config.rows if _has(row, sets)]
     facts = {row: scores.facts(space, config.protocol, row, sets.get(row), recognised) for row in shown}
-    known = [_score(config, job, facts[job.row]) for job in jobs]
+    title = scores.title(config.protocol, [read_info(small.folder) for small in sets.values()])
+    known = [_score(config, job, facts[job.row], title) for job in jobs]
     if ranks.is_first():
         trained = {job.path: score.seconds for job, score in zip(jobs, known, strict=True) if score.protocol != TEACHER}
         _finish(space, config, sets, known, facts, sum(trained.values()))
@@ -108,25 +117,26 @@ def _jobs(space: Workspace, config: Evaluate, squeezing: Squeeze, sets: Mapping[
     own, shared = space.out / "evaluate" / "scores", shared_folder(config)
     jobs = []
     for row in config.rows:
-        folder = own
         if _shows_teacher(config, row):
             jobs.append(_teacher_job(space, row, own))
-            continue
-        if row == "full":
-            how = scores.full_training(squeezing)
-            folder = shared / "scores" if shared else own
-        elif row in sets:
-            made = manifest_of(sets[row].folder, "relabel")
-            how = scores.small_training(row, read_info(sets[row].folder), made, config.protocol)
-            if shared and sets[row].folder.is_relative_to(shared):
-                folder = shared / "scores"
-        else:
-            continue
-        for student in config.students:
-            stem = build.resolve_stem(student, space.choice.size, config.student_stem)
-            for seed in range(config.num_seeds):
-                jobs.append(Job(row, student, seed, scores.identity(space, student, stem, seed, how), folder))
+        elif _has(row, sets):
+            small = None if row == "full" else sets[row]
+            everyones = shared is not None and (small is None or small.folder.is_relative_to(shared))
+            folder = shared / "scores" if shared is not None and everyones else own
+            for student in config.students:
+                how = _training(config, squeezing, row, student, small)
+                stem = build.resolve_stem(student, space.choice.size, config.student_stem)
+                for seed in range(config.num_seeds):
+                    jobs.append(Job(row, student, seed, scores.identity(space, student, stem, seed, how), folder))
     return jobs
+
+
+def _training(config: Evaluate, squeezing: Squeeze, row: Row, student: str, small: SmallSet | None) -> list[Any]:
+    """What a score depends on beside the student and the real data."""
+    if small is None:
+        return scores.full_training(squeezing)
+    info, made = read_info(small.folder), manifest_of(small.folder, "relabel")
+    return scores.small_training(row, student, info, made, config.protocol)
 
 
 def _has(row: Row, sets: Mapping[Row, SmallSet]) -> bool:
@@ -247,10 +257,11 @@ def _agreements(space: Workspace, sets: Mapping[Row, SmallSet], out: Path, log: 
     return found
 
 
-def _score(config: Evaluate, job: Job, facts: Mapping[str, Any]) -> Score:
-    title = "full data" if job.row == "full" else config.protocol.title()
+def _score(config: Evaluate, job: Job, facts: Mapping[str, Any], title: str) -> Score:
     sizes = {key: facts[key] for key in ("num_images", "image_bytes", "label_bytes")}
-    return job.score(**sizes, protocol=TEACHER if _shows_teacher(config, job.row) else title)
+    if job.row == "full":
+        title = TEACHER if _shows_teacher(config, job.row) else "full data"
+    return job.score(**sizes, protocol=title)
 
 
 def _finish(

@@ -21,7 +21,7 @@ from attar.data.source import Found, Split
 from attar.models import teacher as teachers
 from attar.ops.task import MethodConfig
 from attar.stages import recover
-from attar.stages.folder import StageFolder, manifest_of
+from attar.stages.folder import MANIFEST, StageFolder, manifest_of
 from attar.stages.workspace import Workspace
 from attar.store import images as image_files
 
@@ -60,10 +60,17 @@ def run(space: Workspace, source: str, config: MethodConfig, folder: Path | None
     """
     out = folder or space.out / "recover"
     manifest_of(space.out / "squeeze", "squeeze")
+    parents = {"data": space.real.fingerprint}
+    if (out / MANIFEST).is_file() and not source.startswith(hub.PREFIX) and not Path(source).expanduser().exists():
+        asked = manifest_of(out, "recover")["request"]["recover"]
+        known = StageFolder(out, "recover", space.request(method=METHOD, recover=asked), parents).finished()
+        if known is not None:
+            space.log.warn(f"there is no folder {source} any more; the images that were taken from it stand")
+            return known
     given = find(space, source)
     _check_count(given, source, config)
     request = space.request(method=METHOD, recover={"ipc": given.ipc, "images": _identity(given)})
-    stage = StageFolder(out, "recover", request, {"data": space.real.fingerprint})
+    stage = StageFolder(out, "recover", request, parents)
     finished = stage.finished()
     if finished is not None:
         return finished
@@ -75,6 +82,11 @@ def run(space: Workspace, source: str, config: MethodConfig, folder: Path | None
         finished = stage.finish(result, time.perf_counter() - started, space.device.describe())
     ranks.wait()
     return finished or manifest_of(out, "recover")
+
+
+def check(space: Workspace, source: str, config: MethodConfig) -> None:
+    """Raise AttarError, before hours are spent on a teacher, as ``run`` does on images that are not fit."""
+    _check_count(find(space, source), source, config)
 
 
 def find(space: Workspace, source: str) -> Given:

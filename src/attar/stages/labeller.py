@@ -2,7 +2,7 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pydantic
 import torch
@@ -26,8 +26,13 @@ class Voices(Config):
     """With 'weighted': one a teacher, the run's own first."""
     batchnorm: Literal["eval", "train"] = "eval"
     """BatchNorm by the teacher's running statistics, or 'train': by those of the batch that is labelled (SRe2L++)."""
-    batchnorm_batch: int = pydantic.Field(default=16, ge=2)
+    batchnorm_batch: int = pydantic.Field(default=8, ge=2)
     """With 'train': images in such a batch, part of the result."""
+
+    def effective(self) -> dict[str, Any]:
+        """The choices that alter a label, as plain values."""
+        idle = {"batchnorm_batch"} if self.batchnorm == "eval" else set()
+        return {key: value for key, value in self.plain().items() if key not in idle}
 
 
 class Labeller:

@@ -5,26 +5,23 @@ import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any
 
-import pydantic
 import torch
 
 from attar.core import memory, ranks
-from attar.core.config import Config, digest
-from attar.core.errors import AttarError
+from attar.core.config import digest
 from attar.core.log import readable_bytes
 from attar.models import teacher as teachers
 from attar.models.teacher import Teacher
 from attar.ops import replay
-from attar.ops.codec import Codec, Gathered
-from attar.ops.mixing import MixChoice
-from attar.ops.replay import LookChoice
+from attar.ops.codec import Gathered
 from attar.stages import labeller as labellers
 from attar.stages.distilled import DatasetInfo, LabelInfo, write_info
 from attar.stages.fkd import PublishedLabels
-from attar.stages.folder import StageFolder, logged_seconds, manifest_of
-from attar.stages.labeller import Labeller, Voices
+from attar.stages.folder import MANIFEST, StageFolder, logged_seconds, manifest_of
+from attar.stages.label_choice import Relabel, refuse_full_disk
+from attar.stages.labeller import Labeller
 from attar.stages.protocols import Protocol
 from attar.stages.squeeze import named_teacher
 from attar.stages.workspace import Workspace
@@ -33,61 +30,6 @@ from attar.store import images as image_files
 from attar.store import labels as label_files
 from attar.store.images import ImageSet
 from attar.store.labels import EpochLabels, Header
-
-
-class Relabel(Config):
-    """Label views of the images with the teacher's logits."""
-
-    mode: Literal["stored", "online"] = "stored"
-    """'stored': write every label down; 'online': keep the teacher with the images and ask it during training."""
-    epochs: int = pydantic.Field(default=300, ge=1)
-    """Epochs of different views; a student that trains longer starts over with the first."""
-    pool_epochs: int = pydantic.Field(default=0, ge=0)
-    """Label only so many epochs and deal them out anew through all others (label pruning, LPLD, arXiv 2410.15919: a
-    tenth to a fortieth of the epochs); 0: label all."""
-    codec: Codec = Codec()
-    """How stored logits are encoded."""
-    views: LookChoice = LookChoice()
-    """Crops, flips and further augmentation that the student will see."""
-    mix: MixChoice = MixChoice(kind="cutmix")
-    """How images are mixed."""
-    teachers: tuple[str, ...] = ()
-    """Further teachers that label beside the run's own: ARCHITECTURE:WEIGHTS or squeeze folders."""
-    voices: Voices = Voices()
-    """How the teachers' answers become one label."""
-    imported: str = ""
-    """A folder of soft labels in the published FKD layout (epoch_E/batch_B.tar) that are taken in place of a teacher's,
-    with the views and mixing that stand in them; empty: ask the teacher."""
-    batch_size: int = pydantic.Field(default=256, ge=1)
-    """Views that the teacher labels at a time; no part of the result."""
-
-    @pydantic.model_validator(mode="after")
-    def _fit_together(self) -> Self:
-        if self.pool_epochs > self.epochs:
-            raise ValueError(
-                f"pool_epochs ({self.pool_epochs}) is more than epochs ({self.epochs}); lower it, or use 0"
-            )
-        if self.pool_epochs and self.mode == "online":
-            raise ValueError("pool_epochs is for stored labels; online ones take no room, so leave it at 0")
-        if self.imported and (self.mode == "online" or self.teachers):
-            raise ValueError("imported labels are stored ones of other teachers; leave out teachers and mode online")
-        return self
-
-    def suited(self, protocol: Protocol) -> Self:
-        """The same choices with what a protocol says of labels: views, mixing, epochs, temperature, BatchNorm."""
-        return self.changed(
-            epochs=protocol.training.epochs,
-            pool_epochs=min(self.pool_epochs, protocol.training.epochs),
-            views=protocol.views,
-            mix=protocol.mix,
-            codec=self.codec.changed(temperature=protocol.temperature),
-            voices=self.voices.changed(batchnorm=protocol.label_batchnorm, batchnorm_batch=protocol.label_batch_size),
-        )
-
-    @property
-    def stored_epochs(self) -> int:
-        """Epochs of labels that are written."""
-        return self.pool_epochs or self.epochs
 
 
 def run(
@@ -106,16 +48,13 @@ def run(
     recovered, out = recovered or space.out / "recover", folder or space.out / "distilled"
     made = manifest_of(recovered, "recover")
     squeezed = manifest_of(space.out / "squeeze", "squeeze")
-    others = tuple(named_teacher(space, name, "teacher") for name in config.teachers)
-    known_by_parents = {"teachers": len(others), "imported": bool(config.imported)}
-    request = space.request(relabel=config.plain() | {"batch_size": None} | known_by_parents)
+    others = further_teachers(space, config)
     parents = {"teacher": squeezed["result"]["weights_sha256"], "images": made["result"]["images_sha256"]}
     if config.imported:
-        parents["labels"] = fkd.listed(Path(config.imported).expanduser())
-    if others:  # what they are, not where they lie
-        hashes = [weights.tensors_sha256(one.module.state_dict()) for one in others]
-        parents["teachers"] = digest([parents["teacher"], *hashes])
-    stage = StageFolder(out, "relabel", request, parents)
+        parents["labels"] = _listed(space, Path(config.imported).expanduser(), out)
+    if others:
+        parents["teachers"] = voices_sha256(parents["teacher"], others)
+    stage = StageFolder(out, "relabel", space.request(relabel=config.effective()), parents)
     finished = stage.finished()
     if finished is not None:
         return finished
@@ -135,6 +74,8 @@ def run(
         _label(space, header, asking if published is None else _reading(published, header), out)
     ranks.wait()
     if ranks.is_first():
+        if out.is_relative_to(space.out):  # in a shared folder another run may be writing
+            atomic.sweep(out)
         _link_images(recovered / "data", out / "data")
         if config.mode == "stored":
             label_files.write_header(out / "labels", header)
@@ -151,20 +92,31 @@ def run(
     return finished or manifest_of(out, "relabel")
 
 
-def check(config: Relabel, protocol: Protocol, size: int, num_classes: int) -> None:
-    """Raise AttarError, before hours are spent, on labels that could not be made or not be trained on."""
-    labellers.check(config.voices, 1 + len(config.teachers))
-    if size % config.views.patch_shuffle:
-        raise AttarError(
-            f"Images of {size} pixels do not divide into {config.views.patch_shuffle} patches a side; "
-            f"use another --relabel.views.patch-shuffle, or 1."
-        )
-    dropped = config.codec.kind == "topk" and config.codec.remainder == "drop" and config.codec.k < num_classes
-    if protocol.loss == "mse" and dropped and config.mode == "stored":
-        raise AttarError(
-            "The protocol's squared error needs the logits of all classes, and these labels drop some; "
-            "use --relabel.codec.remainder spread, or --relabel.codec.kind fp16."
-        )
+def _listed(space: Workspace, folder: Path, out: Path) -> str:
+    """What imported labels are known by; once they are taken, their folder is needed no longer."""
+    if (out / MANIFEST).is_file() and not folder.exists():
+        known = manifest_of(out, "relabel")["parents"].get("labels")
+        if known is not None:
+            space.log.warn(f"there is no folder {folder} any more; the labels that were taken from it stand")
+            return known
+    return fkd.listed(folder)
+
+
+def further_teachers(space: Workspace, config: Relabel) -> tuple[Teacher, ...]:
+    """Those that label beside the run's own; raises AttarError when one is not there, or knows other classes."""
+    return tuple(named_teacher(space, name, "teacher") for name in config.teachers)
+
+
+def voices_sha256(own_sha256: str, others: tuple[Teacher, ...]) -> str:
+    """What several teachers are known by: their weights, wherever these lie."""
+    return digest([own_sha256, *(weights.tensors_sha256(one.module.state_dict()) for one in others)])
+
+
+def check_sources(space: Workspace, config: Relabel) -> None:
+    """Raise AttarError, before hours are spent, when a further teacher or the labels of others are not there."""
+    further_teachers(space, config)
+    if config.imported:
+        fkd.listed(Path(config.imported).expanduser())
 
 
 def label_epoch(
@@ -261,29 +213,10 @@ def _header(space: Workspace, config: Relabel, images: ImageSet, parents: dict[s
     )
 
 
-def planned_bytes(num_images: int, num_classes: int, config: Relabel) -> int:
-    """Bytes that stored labels will take, without the files' headers."""
-    one = label_files.record_bytes(num_classes, config.codec, config.views, config.mix)
-    return num_images * config.stored_epochs * one
-
-
-def described(config: Relabel) -> str:
-    """What is stored, in a few words."""
-    pooled = f", dealt out anew through {config.epochs}" if config.pool_epochs else ""
-    epochs = f"{config.stored_epochs} epoch{'s' if config.stored_epochs > 1 else ''}{pooled}"
-    return f"{epochs}, {config.codec.title()}"
-
-
 def _tell_size(space: Workspace, header: Header, out: Path) -> None:
     """Say what the labels will take before they are written; raise AttarError where there is not room for them."""
     needed = header.num_images * header.num_epochs * header.record_bytes
-    there = sum(file.stat().st_size for file in (out / "labels").glob("*.safetensors"))
-    free = shutil.disk_usage(space.out).free + there
-    if needed > free:
-        raise AttarError(
-            f"The soft labels take {needed / 1e9:.1f} GB and the disk of {space.out} has {free / 1e9:.1f} GB free; "
-            f"use --relabel.mode online, --relabel.codec.kind topk, --relabel.pool-epochs, or fewer --relabel.epochs."
-        )
+    refuse_full_disk(needed, out)
     shape = f"{header.num_epochs} epochs of {header.num_images:,} images, {header.codec.title()}"
     space.log.say(f"relabel   {shape}: {readable_bytes(needed)} of labels")
 

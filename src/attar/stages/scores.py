@@ -1,24 +1,26 @@
 """Scores: what trained students achieve, each kept in a file of its own under all that it depends on."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from attar.core.config import digest
 from attar.ops.metrics import Measured
-from attar.stages.distilled import DatasetInfo, read_info
+from attar.stages import given
+from attar.stages.distilled import DatasetInfo, LabelInfo, read_info
 from attar.stages.folder import MANIFEST
+from attar.stages.labeller import Voices
 from attar.stages.protocols import Protocol
 from attar.stages.rows import Row, SmallSet, images_of, labels_of
 from attar.stages.squeeze import Squeeze
 from attar.stages.workspace import Workspace
 from attar.store import atomic
 
-_NOT_TRAINING = {"name", "version", "views", "mix"}
-"""Of a protocol: what it is called, and views, which every set brings along."""
-_SOFT_ONLY = {"loss", "temperature", "temperature_squared", "hard_weight", "label_batchnorm", "label_batch_size"}
+_NOT_TRAINING = {"name", "version", "views", "mix", "label_batchnorm", "label_batch_size", "learning_rates"}
+"""Of a protocol: what it is called, what comes with the labels, and the rates of other students."""
+_SOFT_ONLY = {"loss", "temperature", "temperature_squared", "hard_weight", "hard_classes"}
 """Of a protocol: what alters nothing where classes are learnt."""
 _NOT_VIEWS = {"mode", "codec", "batch_size", "teachers", "voices"}
 """Of relabel: what alters logits and not what is shown."""
@@ -92,7 +94,7 @@ def full_training(squeezing: Squeeze) -> list[Any]:
     return ["full", how["training"], how["views"], how["label_smoothing"]]
 
 
-def small_training(row: Row, info: DatasetInfo, made: dict[str, Any], protocol: Protocol) -> list[Any]:
+def small_training(row: Row, student: str, info: DatasetInfo, made: dict[str, Any], protocol: Protocol) -> list[Any]:
     """What tells apart trainings on small sets; ``made`` is the manifest of relabel.
 
     The method that made the images is known by its pixels alone, the row by its labels. Classes instead of soft labels
@@ -101,12 +103,36 @@ def small_training(row: Row, info: DatasetInfo, made: dict[str, Any], protocol: 
     hard = is_hard(row, protocol)
     left_out = _NOT_TRAINING | (_SOFT_ONLY if hard else set())
     how = {key: value for key, value in protocol.plain().items() if key not in left_out}
+    how["training"] = protocol.training_of(student).plain()
     asked = dict(made["request"]["relabel"])
     if hard:
         shown = {key: value for key, value in asked.items() if key not in _NOT_VIEWS}
         shown["published"] = made["parents"].get("labels", "")  # whose views are in no request
         return ["hard", info.images_sha256, info.mean, info.std, made["request"] | {"relabel": shown}, how]
     return ["soft", info.images_sha256, made["parents"], made["request"], how]
+
+
+def title(protocol: Protocol, infos: Sequence[DatasetInfo]) -> str:
+    """The protocol in a table: its name, and what the labels brought along in place of what it says."""
+    said = protocol.title()
+    own = next((own for info in infos if (own := _own_ways(protocol, info.labels))), "")
+    return f"{said}, but the labels' own {own}" if own else said
+
+
+def _own_ways(protocol: Protocol, labels: LabelInfo) -> str:
+    mixes = [(mix.kind, mix.alpha if mix.kind != "none" else None) for mix in (labels.mix, protocol.mix)]
+    found = ["views"] * (labels.views != protocol.views) + ["mixing"] * (mixes[0] != mixes[1])
+    if protocol.loss != "hard":
+        batches = [
+            (voices.batchnorm, voices.batchnorm_batch if voices.batchnorm == "train" else None)
+            for voices in (
+                labels.voices,
+                Voices(batchnorm=protocol.label_batchnorm, batchnorm_batch=protocol.label_batch_size),
+            )
+        ]
+        found += ["BatchNorm"] * (batches[0] != batches[1])
+    found += [f"{labels.epochs} epochs"] * (labels.epochs < protocol.training.epochs)
+    return ", ".join(found)
 
 
 def is_hard(row: Row, protocol: Protocol) -> bool:
@@ -138,5 +164,6 @@ def _seconds(folder: Path) -> float | None:
     if not (folder / MANIFEST).is_file():
         return None
     made = json.loads((folder / MANIFEST).read_text())
-    brought = made["request"].get("squeeze", {}).get("weights") or "module" in made["request"]
-    return None if brought else made["device_seconds"]
+    asked = made["request"]
+    brought = asked.get("squeeze", {}).get("weights") or asked.get("relabel", {}).get("imported")
+    return None if brought or "module" in asked or asked.get("method") == given.METHOD else made["device_seconds"]

@@ -16,8 +16,8 @@ from attar.data.load import load
 from attar.data.source import RealData
 from attar.ops.pixels import Normalisation
 
-_NOT_IDENTITY = {"source", "root"}
-"""Where data lie does not alter results; what they are is told by their fingerprint."""
+_NOT_IDENTITY = {"source", "root", "resident"}
+"""Where data lie, on a disk or in memory, does not alter results; what they are is told by their fingerprint."""
 
 
 class Workspace:

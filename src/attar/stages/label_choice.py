@@ -1,0 +1,139 @@
+"""Which soft labels a set is given: the choices, what they take, and those that finished labels were made by."""
+
+import shutil
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import pydantic
+
+from attar.core.config import Config
+from attar.core.errors import AttarError
+from attar.ops.codec import Codec
+from attar.ops.mixing import MixChoice
+from attar.ops.replay import LookChoice
+from attar.stages import labeller as labellers
+from attar.stages.folder import manifest_of
+from attar.stages.labeller import Voices
+from attar.stages.protocols import Protocol
+from attar.store import labels as label_files
+
+
+class Relabel(Config):
+    """Label views of the images with the teacher's logits."""
+
+    mode: Literal["stored", "online"] = "stored"
+    """'stored': write every label down; 'online': keep the teacher with the images and ask it during training."""
+    epochs: int = pydantic.Field(default=300, ge=1)
+    """Epochs of different views; a student that trains longer starts over with the first."""
+    pool_epochs: int = pydantic.Field(default=0, ge=0)
+    """Label only so many epochs and deal them out anew through all others (label pruning, LPLD, arXiv 2410.15919: a
+    tenth to a fortieth of the epochs); 0: label all."""
+    codec: Codec = Codec()
+    """How stored logits are encoded."""
+    views: LookChoice = LookChoice()
+    """Crops, flips and further augmentation that the student will see."""
+    mix: MixChoice = MixChoice(kind="cutmix")
+    """How images are mixed."""
+    teachers: tuple[str, ...] = ()
+    """Further teachers that label beside the run's own: ARCHITECTURE:WEIGHTS or squeeze folders."""
+    voices: Voices = Voices()
+    """How the teachers' answers become one label."""
+    imported: str = ""
+    """A folder of soft labels in the published FKD layout (epoch_E/batch_B.tar) that are taken in place of a teacher's,
+    with the views and mixing that stand in them; empty: ask the teacher."""
+    batch_size: int = pydantic.Field(default=256, ge=1)
+    """Views that the teacher labels at a time; no part of the result."""
+
+    @pydantic.model_validator(mode="after")
+    def _fit_together(self) -> Self:
+        if self.pool_epochs > self.epochs:
+            raise ValueError(
+                f"pool_epochs ({self.pool_epochs}) is more than epochs ({self.epochs}); lower it, or use 0"
+            )
+        if self.pool_epochs and self.mode == "online":
+            raise ValueError("pool_epochs is for stored labels; online ones take no room, so leave it at 0")
+        if self.imported and (self.mode == "online" or self.teachers):
+            raise ValueError("imported labels are stored ones of other teachers; leave out teachers and mode online")
+        return self
+
+    def suited(self, protocol: Protocol) -> Self:
+        """The same choices with what a protocol says of labels: views, mixing, epochs, temperature, BatchNorm."""
+        return self.changed(
+            epochs=protocol.training.epochs,
+            pool_epochs=min(self.pool_epochs, protocol.training.epochs),
+            views=protocol.views,
+            mix=protocol.mix,
+            codec=self.codec.changed(temperature=protocol.temperature),
+            voices=self.voices.changed(batchnorm=protocol.label_batchnorm, batchnorm_batch=protocol.label_batch_size),
+        )
+
+    def effective(self) -> dict[str, Any]:
+        """The choices that alter the labels, as plain values: not those without effect here, and no paths."""
+        plain = self.plain() | {"batch_size": None, "teachers": len(self.teachers), "imported": bool(self.imported)}
+        plain["codec"] = self.codec.effective() if self.mode == "stored" else None
+        return plain | {"voices": self.voices.effective()}
+
+    @property
+    def stored_epochs(self) -> int:
+        """Epochs of labels that are written."""
+        return self.pool_epochs or self.epochs
+
+
+def check(config: Relabel, protocol: Protocol, size: int, num_classes: int) -> None:
+    """Raise AttarError, before hours are spent, on labels that could not be made or not be trained on."""
+    labellers.check(config.voices, 1 + len(config.teachers))
+    if size % config.views.patch_shuffle:
+        raise AttarError(
+            f"Images of {size} pixels do not divide into {config.views.patch_shuffle} patches a side; "
+            f"use another --relabel.views.patch-shuffle, or 1."
+        )
+    dropped = config.codec.kind == "topk" and config.codec.remainder == "drop" and config.codec.k < num_classes
+    if protocol.loss == "mse" and dropped and config.mode == "stored":
+        raise AttarError(
+            "The protocol's squared error needs the logits of all classes, and these labels drop some; "
+            "use --relabel.codec.remainder spread, or --relabel.codec.kind fp16."
+        )
+
+
+def as_made(folder: Path, config: Relabel) -> Relabel:
+    """The choices that the finished labels in ``folder`` were made by; their sources are those of ``config``.
+
+    Raises AttarError when these are not as many as there were.
+    """
+    made = manifest_of(folder, "relabel")["request"]["relabel"]
+    sources = {"teachers": config.teachers, "imported": config.imported, "batch_size": config.batch_size}
+    if made["teachers"] != len(config.teachers):
+        raise AttarError(
+            f"The labels in {folder} are of {made['teachers']} teachers beside the run's own and --relabel.teachers "
+            f"names {len(config.teachers)}; name those."
+        )
+    if made["imported"] != bool(config.imported):
+        known = "published ones" if made["imported"] else "a teacher's"
+        raise AttarError(f"The labels in {folder} are {known}; give --relabel.imported as it was when they were made.")
+    values = {key: value for key, value in made.items() if value is not None and key not in sources}
+    return Relabel.of(values | sources, str(folder))
+
+
+def planned_bytes(num_images: int, num_classes: int, config: Relabel) -> int:
+    """Bytes that stored labels will take, without the files' headers."""
+    one = label_files.record_bytes(num_classes, config.codec, config.views, config.mix)
+    return num_images * config.stored_epochs * one
+
+
+def described(config: Relabel) -> str:
+    """What is stored, in a few words."""
+    pooled = f", dealt out anew through {config.epochs}" if config.pool_epochs else ""
+    epochs = f"{config.stored_epochs} epoch{'s' if config.stored_epochs > 1 else ''}{pooled}"
+    return f"{epochs}, {config.codec.title()}"
+
+
+def refuse_full_disk(needed: int, out: Path) -> None:
+    """Raise AttarError where so many bytes of labels don't fit on the disk of ``out``, with those that lie there."""
+    there = sum(file.stat().st_size for file in out.glob("**/labels/*.safetensors"))
+    disk = next(folder for folder in (out.absolute(), *out.absolute().parents) if folder.is_dir())
+    free = shutil.disk_usage(disk).free + there
+    if needed > free:
+        raise AttarError(
+            f"The soft labels take {needed / 1e9:.1f} GB and the disk of {out} has {free / 1e9:.1f} GB free; "
+            f"use --relabel.mode online, --relabel.codec.kind topk, --relabel.pool-epochs, or fewer --relabel.epochs."
+        )
