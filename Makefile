@@ -10,7 +10,7 @@ demo: $(STAMP)
 	$(BIN)/attar run digits --out runs/digits
 
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal
 
 slow: $(STAMP)
 	$(BIN)/python -m pytest -m slow

@@ -345,6 +345,14 @@ def open_run(source: str, settings: list[str], out: Path, quiet: bool) -> tuple[
     return recipe, out / "run"
 
 
+def positive(text: str) -> int:
+    """A whole number from 1 on."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is less than 1")
+    return value
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Compare."""
     parser = argparse.ArgumentParser(
@@ -352,10 +360,10 @@ def main(arguments: list[str] | None = None) -> None:
     )
     parser.add_argument("source", metavar="RECIPE_OR_RUN")
     parser.add_argument("--out", type=Path, required=True, help="folder of the results; scores that it has are kept")
-    parser.add_argument("--steps", type=int, nargs="+", default=[5, 10], help="numbers of steps; default 5 10")
-    parser.add_argument("--seeds", type=int, default=3, help="trainings of each row and step; default 3")
+    parser.add_argument("--steps", type=positive, nargs="+", default=[5, 10], help="numbers of steps; default 5 10")
+    parser.add_argument("--seeds", type=positive, default=3, help="trainings of each row and step; default 3")
     parser.add_argument("--order-seed", type=int, default=0, help="seed of the order of classes; default 0")
-    parser.add_argument("--epochs", type=int, default=100, help="of a training; default 100, as SRe2L's")
+    parser.add_argument("--epochs", type=positive, default=100, help="of a training; default 100, as SRe2L's")
     parser.add_argument("--quiet", action="store_true")
     asked, settings = parser.parse_known_args(arguments)
     recipe, run = open_run(asked.source, settings, asked.out, asked.quiet)

@@ -291,6 +291,14 @@ def _make(recipe: attar.Recipe[Any], folder: Path, quiet: bool) -> None:
         attar.run(recipe, folder, stage=stage, quiet=quiet)
 
 
+def positive(text: str) -> int:
+    """A whole number from 1 on."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is less than 1")
+    return value
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Compare."""
     parser = argparse.ArgumentParser(
@@ -301,8 +309,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument(
         "--architectures", nargs="+", default=SMALL, help="names from 'attar list models', or factories"
     )
-    parser.add_argument("--seeds", type=int, default=2, help="trainings of each architecture and set; default 2")
-    parser.add_argument("--epochs", type=int, default=50, help="of a training on a small set; default 50")
+    parser.add_argument("--seeds", type=positive, default=2, help="trainings of each architecture and set; default 2")
+    parser.add_argument("--epochs", type=positive, default=50, help="of a training on a small set; default 50")
     parser.add_argument("--quiet", action="store_true")
     asked, settings = parser.parse_known_args(arguments)
     if len(set(asked.architectures)) < 3:

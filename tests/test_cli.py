@@ -12,7 +12,9 @@ import pytest
 import yaml
 from PIL import Image
 
+from attar import pipeline
 from attar.cli import main
+from attar.core.errors import AttarError
 from conftest import MINI
 
 METHODS = ["cda", "herding", "kcentre", "random", "sre2l"]
@@ -242,3 +244,54 @@ def test_exports_are_refused_in_a_sentence(mini_run, tmp_path, capsys):
     assert "classes of digits are none of them" in told(capsys, "export", "ddranking", str(mini_run), "--out", out)
     assert "is not finished" in told(capsys, "export", "ddranking", str(tmp_path), "--out", out)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_report_takes_the_finished_of_several_runs(mini_run, tmp_path, capsys):
+    runs = [tmp_path / name for name in ("first", "second")]
+    for run in runs:
+        run.symlink_to(mini_run)
+    nothing = tmp_path / "proxy"
+    nothing.mkdir()
+    (tmp_path / "all.txt").write_text("")
+    main(["report", *map(str, (*runs, nothing, tmp_path / "all.txt")), "--csv", str(tmp_path / "all.csv")])
+    said = capsys.readouterr()
+    for left_out in (nothing, tmp_path / "all.txt"):
+        assert f"{left_out} is no evaluated run and left out" in said.err
+    assert f"{runs[0]}: Classes (distilled, convnet3): best '" in said.out
+    names = {line.split(",")[0] for line in (tmp_path / "all.csv").read_text().splitlines()[1:]}
+    assert names == set(map(str, runs)) == set(json.loads((tmp_path / "all.json").read_text()))
+
+
+def test_reports_and_exports_are_refused_in_a_sentence(mini_run, tmp_path, capsys):
+    file = tmp_path / "file"
+    file.write_text("")
+    run = str(mini_run)
+    assert f"{file}/evaluate is not finished" in told(capsys, "report", str(file))
+    assert "None of" in told(capsys, "report", str(file), str(tmp_path))
+    assert "is a folder; name a file in it" in told(capsys, "report", run, "--csv", str(tmp_path))
+    assert "would be overwritten by the manifests" in told(capsys, "report", run, "--csv", str(tmp_path / "a.json"))
+    for layout in ("fkd", "ddranking"):
+        assert "attar: " in told(capsys, "export", layout, str(file), "--out", str(tmp_path / "out"))
+    assert sorted(tmp_path.iterdir()) == [file]
+
+
+def test_a_plan_is_shown_and_not_run(tmp_path, capsys):
+    out = str(tmp_path / "out")
+    assert "'attar show digits --plan' tells what it takes" in told(capsys, "run", "digits", "--out", out, "--plan")
+    assert "'attar show' writes nothing" in told(capsys, "show", "digits", "--out", out)
+    assert "take --protocol NAME" in told(capsys, "run", "digits", "--out", out, "--evaluate.protocol", "rded")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_plan_of_images_made_elsewhere_counts_no_iterations(capsys):
+    main(["show", "digits", "--plan", "--images", "theirs", "--relabel.mode", "online"])
+    header = capsys.readouterr().out.split("\nname:")[0]
+    assert "Images: 100, 8 pixels square, 19.2 kB as raw bytes, made elsewhere" in header
+    assert "Soft labels: online, by the teacher" in header
+    assert "iterations" not in header
+
+
+def test_an_unknown_stage_is_refused(tmp_path):
+    with pytest.raises(AttarError, match="no stage named 'relable'; did you mean relabel"):
+        pipeline.run("digits", tmp_path / "out", stage="relable")
+    assert not list(tmp_path.iterdir())

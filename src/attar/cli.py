@@ -8,6 +8,7 @@ import io
 import os
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -158,35 +159,60 @@ def _run(verb: str, arguments: list[str]) -> None:
 
 
 def _report(arguments: list[str]) -> None:
-    parser = argparse.ArgumentParser(prog="attar report", allow_abbrev=False)
-    parser.add_argument("runs", nargs="+", type=Path, metavar="FOLDER")
-    parser.add_argument("--csv", type=Path, metavar="FILE")
-    parser.add_argument("--ranking", action="store_true")
-    options = parser.parse_args(arguments)
+    parser = argparse.ArgumentParser(
+        prog="attar report", description="Tables and pictures of finished runs.", allow_abbrev=False
+    )
+    parser.add_argument("runs", nargs="+", type=Path, metavar="FOLDER", help="what 'attar run' was given as --out")
+    parser.add_argument(
+        "--csv", type=Path, metavar="FILE", help="the table with every column; the stages' manifests go beside it"
+    )
+    parser.add_argument("--ranking", action="store_true", help="DD-Ranking's scores in place of tables")
+    options = parser.parse_intermixed_args(arguments)
+    if options.csv and options.csv.suffix == ".json":
+        raise AttarError(f"--csv {options.csv} would be overwritten by the manifests beside it; name it .csv.")
+    runs = _evaluated(options.runs)
     if options.ranking:
-        _print_rankings(options.runs, options.csv)
+        _print_rankings(runs, options.csv)
         return
     from attar.report import figures, pages, table
     from attar.store import atomic
 
-    tables = {run: table.lines(run) for run in options.runs}
-    rows = [line for lines in tables.values() for line in lines]
+    names = table.names_of(runs)
+    tables = {run: table.lines(run) for run in runs}
+    rows = [replace(line, run=names[run]) for run, lines in tables.items() for line in lines]
     for run, lines in tables.items():
         pages.write_all(run, lines, run / "report")
         figures.write_all(run, run / "report")
     if options.csv:
         atomic.write_text(options.csv, table.as_csv(rows))
-        atomic.write_json(options.csv.with_suffix(".json"), {run.name: table.manifests(run) for run in options.runs})
-    _print_tables(options.runs, rows)
+        atomic.write_json(options.csv.with_suffix(".json"), {names[run]: table.manifests(run) for run in runs})
+    _print_tables(runs, rows)
+
+
+def _evaluated(runs: list[Path]) -> list[Path]:
+    """The finished ones of several; a single one is taken as it is, and what it lacks is told later."""
+    if len(runs) == 1:
+        return runs
+    found = [run for run in dict.fromkeys(runs) if (run / "evaluate" / "manifest.json").is_file()]
+    if not found:
+        raise AttarError(f"None of {', '.join(map(str, runs))} is evaluated; run 'attar evaluate' there first.")
+    for run in runs:
+        if run not in found:
+            print(f"attar: {run} is no evaluated run and left out", file=sys.stderr)
+    return found
 
 
 def _export(arguments: list[str]) -> None:
-    parser = argparse.ArgumentParser(prog="attar export", allow_abbrev=False)
-    parser.add_argument("layout", metavar="LAYOUT")
-    parser.add_argument("run", type=Path, metavar="FOLDER")
-    parser.add_argument("--out", type=Path, default=None, metavar="FOLDER")
-    parser.add_argument("--batch-size", type=int, default=None, metavar="N")
-    options = parser.parse_args(arguments)
+    parser = argparse.ArgumentParser(
+        prog="attar export", description="A finished run as other tools read it.", allow_abbrev=False
+    )
+    parser.add_argument("layout", metavar="LAYOUT", help=" or ".join(LAYOUTS))
+    parser.add_argument("run", type=Path, metavar="FOLDER", help="what 'attar run' was given as --out")
+    parser.add_argument("--out", type=Path, default=None, metavar="FOLDER", help="a new folder for it")
+    parser.add_argument(
+        "--batch-size", type=int, default=None, metavar="N", help="fkd: images in a file of labels; default the labels'"
+    )
+    options = parser.parse_intermixed_args(arguments)
     if options.layout not in LAYOUTS:
         raise plugin.unknown("layout", options.layout, LAYOUTS)
     if options.out is None:
@@ -213,6 +239,10 @@ def _recipe(verb: str, arguments: list[str]) -> tuple["Recipe[Any]", argparse.Na
     parser.add_argument("--quiet", action="store_true")
     parser.add_argument("--plan", action="store_true")
     options, settings = parser.parse_known_args(arguments[1:])
+    if options.plan and verb != "show":
+        raise AttarError(f"'attar {verb}' does the work; 'attar show {arguments[0]} --plan' tells what it takes.")
+    if options.out and verb == "show":
+        raise AttarError("'attar show' writes nothing; leave out --out, and send what it prints to a file.")
     from attar.recipes.catalogue import recipe_named
 
     recipe = recipe_named(arguments[0])
@@ -232,6 +262,8 @@ def with_settings(recipe: "Recipe[Any]", settings: list[str], prog: str) -> "Rec
     from attar.recipes.catalogue import header_of
 
     known = list(field_paths(type(recipe)))
+    if any(setting.partition("=")[0] == "--evaluate.protocol" for setting in settings):
+        raise AttarError("--evaluate.protocol is a group of settings; 'attar run' and its like take --protocol NAME.")
     for setting in settings:
         key = setting.removeprefix("--").partition("=")[0].replace("-", "_")
         if setting.startswith("--") and key not in (*known, "help"):
@@ -279,25 +311,29 @@ def _print_tables(runs: list[Path], rows: list[Any]) -> None:
     by = f"protocol {', '.join(judged)}; " if judged else ""
     console.print(
         f"Students {', '.join(students)}; {by}real validation images, last epoch, "
-        "mean ± standard deviation over n seeds"
+        "mean ± standard deviation over n seeds",
+        markup=False,
     )
     console.print(table.for_terminal(rows, console.width))
-    crossed = architectures.for_terminal(rows)
+    crossed = architectures.for_terminal(rows, console.width)
     if crossed is not None:
         console.print(architectures.CAPTION)
         console.print(crossed)
     for run in runs:
-        console.print(per_class.extremes(run), soft_wrap=True)
-        console.print(f"{run}: {pages.spent(run)}; pictures and tables in {run / 'report'}", soft_wrap=True)
+        about = f"{run}: " if len(runs) > 1 else ""
+        console.print(about + per_class.extremes(run), soft_wrap=True, markup=False)
+        words = f"{run}: {pages.spent(run)}; pictures and tables in {run / 'report'}"
+        console.print(words, soft_wrap=True, markup=False)
 
 
 def _print_rankings(runs: list[Path], path: Path | None) -> None:
     from rich.console import Console
 
-    from attar.report import ranking
+    from attar.report import ranking, table
     from attar.store import atomic
 
-    rows = [line for run in runs for line in ranking.rankings(run)]
+    names = table.names_of(runs)
+    rows = [replace(line, run=names[run]) for run in runs for line in ranking.rankings(run)]
     if path:
         atomic.write_text(path, ranking.as_csv(rows))
     console = Console(highlight=False)

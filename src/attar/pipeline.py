@@ -9,8 +9,10 @@ import numpy as np
 from torch import nn
 
 from attar.core import ranks
-from attar.core.config import differences
-from attar.core.log import Log, readable_bytes
+from attar.core.config import differences, pruned
+from attar.core.errors import AttarError
+from attar.core.log import Log
+from attar.core.plugin import unknown
 from attar.data.load import load
 from attar.ops.coreset import refuse_fewer
 from attar.recipes.catalogue import header_of, recipe_named
@@ -56,6 +58,8 @@ def run(
     images; it takes the place of squeeze's. ``stage`` runs that one alone. Raises AttarError, with one sentence that
     names what is wrong and how to mend it; finished work is kept.
     """
+    if stage and stage not in STAGES:
+        raise unknown("stage", stage, STAGES)
     recipe = recipe_named(recipe) if isinstance(recipe, str) else recipe
     with ranks.group():
         log = Log(quiet=quiet)
@@ -88,7 +92,7 @@ def plan(recipe: Recipe[Any], quiet: bool = False) -> str:
     """
     log = Log(quiet=quiet)
     real = load(recipe.data, recipe.seed, Log(quiet=True))
-    config, num_classes, labelling = recipe.recover, len(real.classes), recipe.relabel
+    num_classes = len(real.classes)
     _check_labels(recipe, num_classes)
     work = Work(
         execution=recipe.execution,
@@ -96,26 +100,15 @@ def plan(recipe: Recipe[Any], quiet: bool = False) -> str:
         size=recipe.data.size,
         squeeze=recipe.squeeze,
         method=given.METHOD if recipe.images else recipe.method,
-        recover=config,
-        relabel=labelling,
+        recover=recipe.recover,
+        relabel=recipe.relabel,
         evaluate=recipe.evaluate,
     )
-    todo = [unit for group in work.groups for unit in group]
-    raw = work.num_images * 3 * recipe.data.size**2
-    labels = label_choice.planned_bytes(work.num_images, num_classes, labelling) if labelling.mode == "stored" else 0
-    steps = getattr(config, "iterations", 0)
-    num_sets = len(forecast.baselines(work)) if labels else 0
-    again = f", as much again for each of {num_sets} baselines" if num_sets else ""
-    unit_files = readable_bytes(forecast.unit_file_bytes(work))
     log.say("measuring a few steps on this device, after compiling where that pays")
     return "\n".join(
         [
             f"Real data: {real.name}, {num_classes} classes, {len(real.train)} training images",
-            f"Units: {len(todo)} of up to {max(len(unit.labels) for unit in todo)} images, {steps} iterations each",
-            f"Images: {work.num_images}, {recipe.data.size} pixels square, {readable_bytes(raw)} as raw bytes",
-            f"Unit files: {unit_files} on disk, with {forecast.num_snapshots(work)} snapshots of every image",
-            f"Soft labels: {labelling.mode}, {label_choice.described(labelling)}, "
-            f"{readable_bytes(labels)} on disk{again}",
+            *forecast.made(work),
             *forecast.lines(work),
         ]
     )
@@ -161,6 +154,7 @@ def _check(space: Workspace, recipe: Recipe[Any], wanted: Sequence[str]) -> None
         given.check(space, recipe.images, recipe.recover)
     if "relabel" in wanted and not (space.out / "distilled" / MANIFEST).is_file():
         relabel.check_sources(space, recipe.relabel)
+        _check_baselines(space, recipe, "evaluate" in wanted)
         _check_room(space, recipe, "evaluate" in wanted)
     evaluate.check(space, recipe.evaluate)
     if recipe.method in REAL_SETS and not recipe.images:
@@ -172,6 +166,24 @@ def _check_labels(recipe: Recipe[Any], num_classes: int) -> None:
     label_choice.check(labelling, protocol, recipe.data.size, num_classes)
     if any(labels_of(row) == "noaug" for row in recipe.evaluate.rows):
         label_choice.check(baselines.unaugmented(labelling), protocol, recipe.data.size, num_classes)
+
+
+def _check_baselines(space: Workspace, recipe: Recipe[Any], judged: bool) -> None:
+    """Refuse to label a set anew beside baselines of the run's own that keep their other labels."""
+    if not judged or recipe.evaluate.baselines or recipe.relabel.imported:
+        return
+    asked, others = recipe.relabel.effective(), {}
+    for name in real_sets(recipe.evaluate.rows):
+        folder = space.out / "baselines" / name / "distilled"
+        if (folder / MANIFEST).is_file():
+            made = manifest_of(folder, "relabel")["request"]["relabel"]
+            others[name] = differences(pruned(made, asked), asked)
+    changed = [line for lines in others.values() for line in lines]
+    if changed:
+        raise AttarError(
+            f"{space.out / 'baselines'} was labelled with other settings ({'; '.join(dict.fromkeys(changed[:4]))}); "
+            f"choose another --out, or delete {' and '.join(others)} in it to make them anew."
+        )
 
 
 def _check_room(space: Workspace, recipe: Recipe[Any], judged: bool) -> None:

@@ -1,7 +1,7 @@
 import pydantic
 import pytest
 
-from attar.core.config import Config, differences, digest, field_paths
+from attar.core.config import Config, differences, digest, field_paths, pruned
 from attar.core.errors import AttarError
 
 
@@ -48,6 +48,14 @@ def test_plain_values_make_the_same_config_again():
 def test_digest_ignores_order_and_sees_values():
     assert digest({"a": 1, "b": [1, 2]}) == digest({"b": [1, 2], "a": 1})
     assert digest({"a": 1}) != digest({"a": 2})
+
+
+def test_what_is_no_choice_any_more_does_not_differ():
+    assert pruned({"a": {"b": 1, "gone": 2}, "c": [1]}, {"a": {"b": 3}, "c": [2], "new": 1}) == {
+        "a": {"b": 1},
+        "c": [1],
+    }
+    assert pruned({"a": {"b": 1}}, {"a": None}) == {"a": {"b": 1}}
 
 
 def test_differences_name_leaves():

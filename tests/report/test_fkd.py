@@ -169,7 +169,8 @@ def test_the_batch_size_is_the_labels_own_or_the_published_one(tmp_path: Path):
     for name, batches in (("mixed", 5), ("plain", 1)):
         out = export(tmp_path / name)
         assert fkd.scan(out / "labels").num_batches == batches
-    assert "--batch-size 32 --epochs 3 --mix-type cutmix" in (tmp_path / "mixed" / "out" / "README.md").read_text()
+    told = (tmp_path / "mixed" / "out" / "README.md").read_text()
+    assert "--batch-size 32 --gradient-accumulation-steps 2 --epochs 3 --cos -T 20 --mix-type cutmix`" in told
 
 
 def test_the_command_line_exports(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

@@ -71,7 +71,7 @@ def written(folder: Path, top1: dict[str, list[list[float | None]]], titles: dic
 def test_the_best_and_worst_classes_are_named_by_their_titles(tmp_path):
     accuracies = {"distilled": [[0.5, 0.1, 1.0, None], [0.7, 0.1, 1.0, None]], "full": [[1, 1, 1, None]]}
     run = written(tmp_path, accuracies, {"n1": "tench"})
-    assert per_class.extremes(run) == "Classes (distilled, s): best n3 100 %; worst n2 10 %"
+    assert per_class.extremes(run) == "Classes (distilled, s): best 'n3' 100 %; worst 'n2' 10 %"
     first = per_class.as_csv(run).splitlines()[1]
     assert first == f"{run.name},distilled,s,n1,tench,2,60.0,14.14"
     assert len(per_class.as_csv(run).splitlines()) == 1 + 2 * 3  # a class without images has no line
@@ -101,7 +101,7 @@ def test_students_stand_side_by_side():
         "a,full,90.0,0.5,,",
     ]
     assert architectures.as_markdown([lines[0], lines[3]]) == ""
-    assert architectures.for_terminal(lines[:1]) is None
+    assert architectures.for_terminal(lines[:1], 200) is None
 
 
 @pytest.mark.parametrize("width", [80, 100, 120, 160])
@@ -160,3 +160,35 @@ def test_a_card_without_scores_says_so(mini_run):
 
 def test_stages_tell_their_seconds(mini_run):
     assert set(table.stage_seconds(mini_run)) == {"squeeze", "recover", "relabel", "evaluate"}
+
+
+def test_more_students_than_fit_stand_below_each_other():
+    names = [f"a-network-number-{number}" for number in range(6)]
+    lines = [line_of(student=name, row=row) for row in ("distilled", "full") for name in names]
+    wide, narrow = architectures.for_terminal(lines, 200), architectures.for_terminal(lines, 80)
+    assert wide is not None
+    assert narrow is not None
+    assert [column.header for column in wide.columns] == ["trained on", *names]
+    assert [column.header for column in narrow.columns] == ["student", "distilled", "all real images"]
+    assert narrow.row_count == 6
+
+
+def test_names_are_no_markup():
+    shown = table.for_terminal([line_of(run=run) for run in ("a[best]", "b[/]")], 200)
+    console = Console(width=200, record=True)
+    console.print(shown)
+    said = console.export_text()
+    assert "a[best]: distilled" in said
+    assert "b[/]: distilled" in said
+
+
+def test_lines_of_several_protocols_name_theirs():
+    both = [line_of(protocol=name) for name in ("cda v1", "rded v1")]
+    assert "| protocol |" in table.as_markdown(both)
+    assert "| rded v1 |" in table.as_markdown(both)
+    assert "protocol" not in table.as_markdown([*both[:1], line_of(row="full", protocol="full data")])
+
+
+def test_runs_of_one_name_are_told_apart(tmp_path):
+    runs = [tmp_path / "a" / "run", tmp_path / "b" / "run", tmp_path / "other"]
+    assert table.names_of(runs) == {runs[0]: str(runs[0]), runs[1]: str(runs[1]), runs[2]: "other"}

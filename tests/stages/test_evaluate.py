@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 
 from attar import pipeline
+from attar.core.errors import AttarError
 from attar.core.log import Log
 from attar.data.load import load
 from attar.recipes.catalogue import recipe_named
 from attar.report import architectures
-from attar.report.table import lines
+from attar.report.table import lines, title_of
 from attar.stages import agreement
 from attar.stages import scores as scores_of
 from attar.stages.distilled import read_info
@@ -132,7 +133,7 @@ def test_students_without_batchnorm_stand_beside_the_others(tmp_path):
     assert [float(cell) for cell in crossed[1][2::2]] == [line.top1_mean for line in table[:3]]
     page = (tmp_path / "run" / "report" / "table.md").read_text()
     assert "| trained on | convnet3 | timm/vit_tiny_patch16_224 | timm/convnext_atto |" in page
-    assert architectures.for_terminal(table) is not None
+    assert architectures.for_terminal(table, 200) is not None
 
 
 @pytest.mark.parametrize("method", ["random", "herding"])
@@ -215,3 +216,35 @@ def test_the_rate_of_another_student_alters_no_score(finished):
     rated = recipe.evaluate.protocol.changed(learning_rates={"vgg11": 0.5})
     pipeline.run(recipe.changed(evaluate=recipe.evaluate.changed(protocol=rated)), finished, quiet=True)
     assert scores(finished) == before
+
+
+def test_without_soft_labels_no_student_stands_in_two_rows(finished):
+    recipe = mini_recipe().with_protocol("hard-label")
+    training = recipe.evaluate.protocol.training.changed(epochs=2)
+    hard = recipe.evaluate.protocol.changed(training=training)
+    rows = ("distilled", "distilled-hard", "random-soft", "random-hard", "kcentre-hard")
+    judged = recipe.evaluate.changed(protocol=hard, rows=rows, num_seeds=1)
+    table = pipeline.run(recipe.changed(evaluate=judged), finished, stage="evaluate", quiet=True).table
+    assert [line.row for line in table] == ["distilled", "random-soft", "kcentre-hard"]
+    assert [title_of(line, False) for line in table] == [
+        "distilled, hard labels",
+        "random real, hard labels",
+        "k-centre, hard labels",
+    ]
+
+
+def test_a_table_without_rows_is_refused(squeezed):
+    recipe = mini_recipe()
+    recipe = recipe.changed(
+        recover=recipe.recover.changed(ipc=140), evaluate=recipe.evaluate.changed(rows=("random-soft", "herding-hard"))
+    )
+    with pytest.raises(AttarError, match="No row of random-soft, herding-hard can be made"):
+        pipeline.run(recipe.with_method("cda").changed(relabel=recipe.relabel.changed(epochs=1)), squeezed, quiet=True)
+    assert not (squeezed / "evaluate").exists()
+
+
+def test_a_damaged_score_is_named(finished):
+    path = next((finished / "evaluate" / "scores").iterdir())
+    path.write_text(path.read_text()[:30])
+    with pytest.raises(AttarError, match=f"{path} is damaged; delete it"):
+        pipeline.run(mini_recipe(), finished, quiet=True)

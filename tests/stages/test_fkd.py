@@ -1,5 +1,7 @@
 """stages/fkd.py: published labels give the views and targets that their writer saw, and fit no other images."""
 
+import contextlib
+import dataclasses
 import shutil
 from pathlib import Path
 
@@ -11,6 +13,7 @@ from attar.core.errors import AttarError
 from attar.ops import replay
 from attar.ops.codec import Codec
 from attar.stages.fkd import PublishedLabels
+from attar.store import fkd as fkd_files
 from attar.store import labels as label_files
 from attar.store.images import ImageSet, decode
 from attar.store.labels import EpochLabels, Header, Labels
@@ -195,3 +198,20 @@ def test_a_file_that_is_changed_after_the_look_through_is_refused(images: ImageS
     (cutmix / "epoch_1" / "batch_1.tar").unlink()
     with pytest.raises(AttarError, match=r"no file .*batch_1\.tar"):
         found.epoch(1, Codec())
+
+
+@pytest.mark.parametrize(("share", "refused"), [(0.78, False), (0.45, True)])
+def test_a_weak_files_ranks_may_be_those_of_a_weak_set(
+    images: ImageSet, written: dict[Kind, tuple[Path, Told]], share: float, refused: bool
+):
+    """Of a set whose images rank at 0.84 +- 0.25, fifty may well rank at 0.78; at chance they do not."""
+    found = PublishedLabels(written["none"][0], images, NUM_CLASSES)
+    found._usual, found._varies = 0.84, 0.25
+    index = torch.arange(50)
+    below = round(share * (NUM_CLASSES - 1))
+    logits = torch.ones(50, NUM_CLASSES)
+    logits[:, :below] = -1
+    logits.scatter_(1, images.labels[index][:, None], 0.0)
+    batch = dataclasses.replace(fkd_files.read_batch(found.layout.path(0, 0)), logits=logits)
+    with pytest.raises(AttarError, match="changed places") if refused else contextlib.nullcontext():
+        found._refuse_swapped(batch, index, Path("batch_1.tar"))

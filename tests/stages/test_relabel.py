@@ -169,7 +169,7 @@ def test_the_size_is_told_before_labels_are_written(recovered: Path, capsys):
     recipe = with_labels(pool_epochs=2, codec={"kind": "topk", "k": 3})
     pipeline.run(recipe, recovered, stage="relabel")
     said = " ".join(capsys.readouterr().err.split())
-    assert "relabel 2 epochs of 20 images, top 3, rest spread: 1.12 kB of labels" in said
+    assert "relabel 2 epochs of 20 images in a pool, top 3, rest spread: 1.12 kB of labels" in said
 
 
 def test_a_full_disk_is_foreseen(recovered: Path, monkeypatch):
@@ -304,3 +304,13 @@ def test_rows_without_augmentation_are_looked_at_before_hours_are_spent(squeezed
     with pytest.raises(AttarError, match="needs the logits of all classes"):
         pipeline.run(recipe.changed(evaluate=judged), squeezed, quiet=True)
     assert not (squeezed / "recover").exists()
+
+
+def test_baselines_that_keep_other_labels_are_told_before_any_is_written(finished: Path):
+    shutil.rmtree(finished / "distilled")
+    before = sorted(path for path in finished.rglob("*"))
+    with pytest.raises(
+        AttarError, match=r"baselines was labelled with other settings .*codec\.kind .*delete random and"
+    ):
+        pipeline.run(with_labels(codec={"kind": "topk", "k": 3}), finished, quiet=True)
+    assert sorted(path for path in finished.rglob("*")) == before

@@ -12,7 +12,7 @@ import torch
 
 from attar.core.errors import AttarError
 from attar.store import atomic
-from attar.store.weights import load_tree, load_weights, read_metadata, save_tree, save_weights
+from attar.store.weights import load_tree, load_weights, read_metadata, save_tree, save_weights, tensors_sha256
 
 
 def write_half(path: Path, interruption: BaseException) -> None:
@@ -229,3 +229,12 @@ def _plain(value: object) -> object:
     if isinstance(value, list | tuple):
         return type(value), [_plain(item) for item in value]
     return type(value), repr(value)
+
+
+def test_a_single_value_of_a_larger_tensor_is_kept(tmp_path: Path):
+    column = torch.arange(10.0).reshape(1, 10)[:, 3]
+    assert column.is_contiguous()
+    assert column.stride() == (10,)
+    save_weights(tmp_path / "one.safetensors", {"one": column}, {})
+    assert load_weights(tmp_path / "one.safetensors")[0]["one"].tolist() == [3.0]
+    assert tensors_sha256({"one": column}) == tensors_sha256({"one": column.clone()})

@@ -80,6 +80,13 @@ def differences(before: Any, now: Any, key: str = "") -> list[str]:
     return [] if before == now else [f"{key} {_short(before)} -> {_short(now)}"]
 
 
+def pruned(before: Any, now: Any) -> Any:
+    """A plain value without the keys that ``now`` does not have: what is no choice any more cannot differ."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        return {key: pruned(value, now[key]) for key, value in before.items() if key in now}
+    return before
+
+
 def _short(value: Any) -> str:
     text = json.dumps(value)
     return text if len(text) <= 40 else f"{text[:18]}…{text[-18:]}"

@@ -5,7 +5,7 @@ import io
 
 from rich.table import Table
 
-from attar.report.table import Line, grid, markdown, percent, title_of
+from attar.report.table import Line, grid, markdown, percent, title_of, width_of
 from attar.stages.evaluate import TEACHER
 
 CAPTION = "Top-1 % by student"
@@ -21,9 +21,16 @@ def as_markdown(table: list[Line]) -> str:
     return markdown(*_cells(table), left=1) if len(students_of(table)) > 1 else ""
 
 
-def for_terminal(table: list[Line]) -> Table | None:
-    """The table for a terminal; None for a single student."""
-    return grid(*_cells(table)) if len(students_of(table)) > 1 else None
+def for_terminal(table: list[Line], width: int) -> Table | None:
+    """The table for a terminal of this width, with a line a student where that is narrower; None for a single one."""
+    if len(students_of(table)) < 2:
+        return None
+    header, rows = _cells(table)
+    if width_of(header, rows) > width:
+        turned = [list(column) for column in zip(header, *rows, strict=True)]
+        if width_of(turned[0], turned[1:]) < width_of(header, rows):
+            return grid(["student", *turned[0][1:]], turned[1:])
+    return grid(header, rows)
 
 
 def as_csv(table: list[Line]) -> str:

@@ -80,7 +80,7 @@ def export(run: Path, out: Path) -> list[str]:
         (folder / "README.txt").write_text(_readme(info, dataset, evaluated, config, mode, notes))
     return [
         f"{out}: {len(distilled)} images of {dataset.name}, configuration{'' if teacher is None else ', teacher'}",
-        f"{len(notes)} differences from the run's own evaluation are listed in {out / 'README.txt'}",
+        f"what differs from the run's own evaluation is listed in {out / 'README.txt'}",
         f"score them where ddranking is installed: python {out / 'score.py'} {mode}",
     ]
 

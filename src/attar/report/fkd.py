@@ -120,15 +120,21 @@ def _mixed(
 
 
 def _readme(distilled: Distilled, header: Header, batch_size: int) -> str:
-    info, mix = distilled.info, f" --mix-type {header.mix.kind}" if header.mix.kind != "none" else ""
-    command = f"--train-dir images --fkd-path labels/ --batch-size {batch_size} --epochs {header.num_epochs}{mix}"
+    info, training = distilled.info, distilled.info.protocol.training
+    options = [
+        "--train-dir images --val-dir FOLDER --fkd-path labels/",
+        f"--batch-size {batch_size} --gradient-accumulation-steps {training.accumulation_steps}",
+        f"--epochs {header.num_epochs} --cos -T {info.protocol.temperature:g}",
+        f"--mix-type {header.mix.kind}" if header.mix.kind != "none" else "",
+    ]
     return (
         f"# {info.source}, distilled, in the layout of the published SRe2L and CDA scripts\n\n"
         f"- `images/`: {len(distilled)} images of {len(info.classes)} classes for torchvision's ImageFolder, as they "
         f"were stored. Scripts that ask for `*.jpg` by name do not see PNG files.\n"
         f"- `labels/`: {header.num_epochs} epochs of soft labels in batches of {batch_size}, in the order of the "
         f"sampler's seed 42.\n\n"
-        f"`train_FKD.py {command}` trains on them; the slash after `labels` is needed. That script is written for "
+        f"`train_FKD.py {' '.join(filter(None, options))}` trains on them, with the real validation images in FOLDER; "
+        f"the slash after `labels` is needed, and the script asks for a login to Weights & Biases. It is written for "
         f"ImageNet-1K: 224 pixels, 1000 outputs, ImageNet's mean and standard deviation. These images have {info.size} "
         f"pixels and {len(info.classes)} classes, and their teacher the mean {list(info.mean)} and the standard "
         f"deviation {list(info.std)}.\n"

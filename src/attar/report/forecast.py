@@ -7,7 +7,7 @@ import torch
 from attar.core.compiling import out_of_memory
 from attar.core.errors import AttarError
 from attar.core.log import readable_bytes
-from attar.stages import calibrate, given
+from attar.stages import calibrate, given, label_choice
 from attar.stages.calibrate import Recovering, Work
 from attar.stages.rows import REAL_SETS, images_of, labels_of, real_sets
 
@@ -28,6 +28,33 @@ def lines(work: Work) -> list[str]:
     least = "" if len(known) == len(found) else "more than "
     total = f"Altogether: {least}about {readable_seconds(sum(known))}, in one process"
     return [*(f"{stage}: {found[stage][1]}" for stage in stages), total]
+
+
+def made(work: Work) -> list[str]:
+    """What will be made, a line each: units and their files, images, labels."""
+    raw = readable_bytes(work.num_images * 3 * work.size**2)
+    images = f"Images: {work.num_images}, {work.size} pixels square, {raw} as raw bytes"
+    if work.method == given.METHOD:
+        return [f"{images}, made elsewhere", _labels(work)]
+    todo = [unit for group in work.groups for unit in group]
+    largest, steps = max(len(unit.labels) for unit in todo), getattr(work.recover, "iterations", 0)
+    unit_files = readable_bytes(unit_file_bytes(work))
+    return [
+        f"Units: {len(todo)} of up to {largest} images, {steps} iterations each",
+        images,
+        f"Unit files: {unit_files} on disk, with {num_snapshots(work)} snapshots of every image",
+        _labels(work),
+    ]
+
+
+def _labels(work: Work) -> str:
+    config = work.relabel
+    if config.mode == "online":
+        return "Soft labels: online, by the teacher, which is kept with the images"
+    needed = readable_bytes(label_choice.planned_bytes(work.num_images, len(work.counts), config))
+    num_sets = len(baselines(work))
+    again = f", as much again for each of {num_sets} baselines" if num_sets else ""
+    return f"Soft labels: stored, {label_choice.described(config)}, {needed} on disk{again}"
 
 
 def unit_file_bytes(work: Work) -> int:

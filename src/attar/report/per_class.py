@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from attar.core.errors import AttarError
 from attar.report.table import TITLES
 from attar.stages.evaluate import PER_CLASS
 
@@ -25,7 +26,9 @@ def as_csv(run: Path) -> str:
         for name, values in _by_class(content, seeds):
             std = round(statistics.stdev(values), 2) if len(values) > 1 else ""
             mean = round(statistics.fmean(values), 2)
-            writer.writerow([run.name, row, student, name, content["titles"].get(name, name), len(values), mean, std])
+            writer.writerow(
+                [run.resolve().name, row, student, name, content["titles"].get(name, name), len(values), mean, std]
+            )
     return buffer.getvalue()
 
 
@@ -38,13 +41,17 @@ def extremes(run: Path) -> str:
     few = max(1, min(_SHOWN, len(ranked) // 2))
 
     def told(names: list[str]) -> str:
-        return ", ".join(f"{content['titles'].get(name, name)} {means[name]:.0f} %" for name in names)
+        return ", ".join(f"'{content['titles'].get(name, name)}' {means[name]:.0f} %" for name in names)
 
     return f"Classes ({TITLES[row]}, {student}): best {told(ranked[:few])}; worst {told(ranked[::-1][:few])}"
 
 
 def _read(run: Path) -> dict[str, Any]:
-    return json.loads((run / "evaluate" / PER_CLASS).read_text())
+    path = run / "evaluate" / PER_CLASS
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError):
+        raise AttarError(f"{path} is missing or damaged; run 'attar evaluate' with the same --out.") from None
 
 
 def _groups(content: dict[str, Any]) -> Iterator[tuple[tuple[str, str], list[list[float | None]]]]:

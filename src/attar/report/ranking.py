@@ -8,12 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from attar.core.errors import AttarError
 from attar.ops import ranking
-from attar.report.table import percent
+from attar.report.table import grid, percent
 from attar.stages.folder import manifest_of
 
 ROWS = {
@@ -108,6 +107,7 @@ def rankings(run: Path, weight: float = 0.5) -> list[Ranking]:
     A score is made for each seed that all its rows have, then averaged. Raises AttarError when the run is not
     evaluated, or has nothing trained on the distilled images.
     """
+    run = run.resolve()
     manifest = manifest_of(run / "evaluate", "evaluate")
     scores = manifest["result"]["scores"]
     evaluate = manifest["request"].get("evaluate", {})
@@ -177,12 +177,12 @@ def hints(table: list[Ranking]) -> list[str]:
         new = [row for row in missing if row not in asked]
         if new:
             sentences.append(
-                f"{run}: {_listed(lost)} need the {_rows(new)}; add them with --evaluate.rows "
+                f"{run}: {_needing(lost)} the {_rows(new)}; add them with --evaluate.rows "
                 f"{' '.join([*asked, *new])} (what is trained already is kept)."
             )
         if "full" in missing and "full" in asked:
             sentences.append(
-                f"{run}: {_listed(lost)} need the student itself trained on all real images, and the row full shows "
+                f"{run}: {_needing(lost)} the student itself trained on all real images, and the row full shows "
                 "another network; add --evaluate.full-data train."
             )
         failed = [row for row in missing if row in asked and row != "full"]
@@ -192,7 +192,7 @@ def hints(table: list[Ranking]) -> list[str]:
                 "may have too few real images to draw from; lower --recover.ipc."
             )
         if lost and not missing:
-            sentences.append(f"{run}: {_listed(lost)} need rows of the same seeds; run 'attar evaluate' again.")
+            sentences.append(f"{run}: {_needing(lost)} rows of the same seeds; run 'attar evaluate' again.")
     return sentences
 
 
@@ -221,12 +221,7 @@ def as_markdown(table: list[Ranking]) -> str:
 def for_terminal(table: list[Ranking]) -> Table:
     """The scores for a terminal; ``hints`` says what is missing."""
     header, rows = _cells(table)
-    shown = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-    for place, name in enumerate(header):
-        shown.add_column(name, justify="left" if place < 2 else "right", no_wrap=True)
-    for cells in rows:
-        shown.add_row(*cells)
-    return shown
+    return grid(header, rows)
 
 
 def _cells(table: list[Ranking]) -> tuple[list[str], list[list[str]]]:
@@ -258,6 +253,10 @@ def _rounded(value: float | None) -> float | str:
 
 def _rows(names: list[str]) -> str:
     return f"row {names[0]}" if len(names) == 1 else f"rows {_listed(names)}"
+
+
+def _needing(names: list[str]) -> str:
+    return f"{_listed(names)} need{'s' if len(names) == 1 else ''}"
 
 
 def _listed(names: list[str]) -> str:

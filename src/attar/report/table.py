@@ -4,16 +4,19 @@ import csv
 import io
 import json
 import statistics
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
+from rich.markup import escape
 from rich.table import Table
 
 from attar.core.errors import AttarError
 from attar.core.log import readable_bytes
 from attar.stages.folder import manifest_of
+from attar.stages.rows import images_of, labels_of
 
 TITLES = {
     "distilled": "distilled",
@@ -30,7 +33,7 @@ TITLES = {
 }
 _GAP = 2
 """Spaces between columns, and at the edges."""
-_WORDS = ("trained on", "student")
+_WORDS = ("trained on", "student", "protocol")
 _EXPENDABLE = ("teacher s", "images s", "labels s", "ECE %", "top-5 %", "images", "student s")
 """Columns that a narrow terminal goes without, the first of them first."""
 _MEASURES = ("top1", "top5", "ece", "confidence")
@@ -73,6 +76,7 @@ class Line:
 
 def lines(run: Path) -> list[Line]:
     """The table of a finished run; raises AttarError when it is not finished."""
+    run = run.resolve()
     manifest = manifest_of(run / "evaluate", "evaluate")
     if "rows" not in manifest["result"]:
         raise AttarError(f"{run / 'evaluate'} was written by an older attar; run 'attar evaluate' with the same --out.")
@@ -100,6 +104,13 @@ def _line(run: Path, facts: dict[str, Any], scores: list[dict[str, Any]]) -> Lin
         device=", ".join(dict.fromkeys(score["device"] for score in scores)),
         **facts,
     )
+
+
+def names_of(runs: Sequence[Path]) -> dict[Path, str]:
+    """What runs are called: their folders' names, where two are the same the paths."""
+    names = {run: run.resolve().name for run in runs}
+    twice = {name for name in names.values() if list(names.values()).count(name) > 1}
+    return {run: str(run) if name in twice else name for run, name in names.items()}
 
 
 def protocols(table: list[Line]) -> list[str]:
@@ -151,13 +162,18 @@ def for_terminal(table: list[Line], width: int) -> Table:
     return grid([header[place] for place in kept], [[cells[place] for place in kept] for cells in rows])
 
 
+def width_of(header: list[str], rows: list[list[str]]) -> int:
+    """Characters that ``grid`` takes."""
+    return sum(max(map(len, column)) + _GAP for column in zip(header, *rows, strict=True)) + _GAP
+
+
 def grid(header: list[str], rows: list[list[str]]) -> Table:
     """Cells as a table for a terminal; columns of numbers are aligned to the right."""
     shown = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     for name in header:
-        shown.add_column(name, justify="left" if name in _WORDS else "right", no_wrap=True)
+        shown.add_column(escape(name), justify="left" if name in _WORDS else "right", no_wrap=True)
     for cells in rows:
-        shown.add_row(*cells)
+        shown.add_row(*map(escape, cells))
     return shown
 
 
@@ -168,13 +184,16 @@ def percent(mean: float, std: float | None) -> str:
 
 def title_of(line: Line, several_runs: bool) -> str:
     """What a line's students were trained on, in words."""
-    return (f"{line.run}: " if several_runs else "") + TITLES.get(line.row, line.row)
+    title = TITLES.get(line.row, line.row)
+    if not line.label_bytes and images_of(line.row) != "full" and labels_of(line.row) == "soft":
+        title = f"{title.removesuffix(', soft labels')}, hard labels"  # the protocol's own
+    return (f"{line.run}: " if several_runs else "") + title
 
 
 def _cells(table: list[Line]) -> tuple[list[str], list[list[str]]]:
-    several_runs = len({line.run for line in table}) > 1
+    several_runs, judged = len({line.run for line in table}) > 1, protocols(table)
     header = ["trained on", "student", "images", "top-1 %", "top-5 %", "n", "ECE %", "image bytes", "label bytes"]
-    header += ["teacher s", "images s", "labels s", "student s"]
+    header += ["teacher s", "images s", "labels s", "student s"] + ["protocol"] * (len(judged) > 1)
     rows = [
         [
             title_of(line, several_runs),
@@ -187,6 +206,7 @@ def _cells(table: list[Line]) -> tuple[list[str], list[list[str]]]:
             readable_bytes(line.image_bytes),
             readable_bytes(line.label_bytes),
             *map(_seconds, (line.teacher_seconds, line.images_seconds, line.labels_seconds, line.train_seconds)),
+            *[line.protocol] * (len(judged) > 1),
         ]
         for line in table
     ]

@@ -93,7 +93,7 @@ def read_info(folder: Path) -> DatasetInfo:
     path = folder / INFO
     try:
         return DatasetInfo.of(json.loads(path.read_text()), str(path))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise AttarError(f"{folder} is no distilled dataset: it has no {INFO}; name the folder that does.") from None
     except ValueError as error:
         raise AttarError(f"{path} is damaged ({error}); relabel again, or copy the set once more.") from None

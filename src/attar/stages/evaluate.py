@@ -11,6 +11,7 @@ from torch import nn
 
 from attar.core import memory, ranks
 from attar.core.config import Config, digest
+from attar.core.errors import AttarError
 from attar.core.log import Log
 from attar.models import build, record
 from attar.models import teacher as teachers
@@ -21,7 +22,7 @@ from attar.stages import agreement, scores, squeeze
 from attar.stages.distilled import INFO, Distilled, read_info
 from attar.stages.folder import MANIFEST, StageFolder, manifest_of
 from attar.stages.protocols import PROTOCOLS, Protocol, protocol_named
-from attar.stages.rows import ROWS, Row, SmallSet, images_of
+from attar.stages.rows import ROWS, Row, SmallSet, images_of, without_twins
 from attar.stages.scores import Job, Score
 from attar.stages.squeeze import Squeeze
 from attar.stages.workspace import Workspace
@@ -80,6 +81,11 @@ def run(space: Workspace, config: Evaluate, squeezing: Squeeze, sets: Mapping[Ro
     """
     out = space.out / "evaluate"
     check(space, config)
+    if not any(_has(row, sets) for row in config.rows):
+        raise AttarError(
+            f"No row of {', '.join(config.rows)} can be made, for classes have too few real images; "
+            f"add the row distilled or full, or use a smaller --recover.ipc."
+        )
     log = space.log.beside(out)
     recognised = _agreements(space, sets, out, log)
     jobs = _jobs(space, config, squeezing, sets)
@@ -94,7 +100,7 @@ def run(space: Workspace, config: Evaluate, squeezing: Squeeze, sets: Mapping[Ro
             else:
                 _train(space, config, squeezing, sets.get(job.row), job, log, advance)
     ranks.wait()
-    shown: list[Row] = [row for row in config.rows if _has(row, sets)]
+    shown: list[Row] = [row for row in _rows(config) if _has(row, sets)]
     facts = {row: scores.facts(space, config.protocol, row, sets.get(row), recognised) for row in shown}
     title = scores.title(config.protocol, [read_info(small.folder) for small in sets.values()])
     known = [_score(config, job, facts[job.row], title) for job in jobs]
@@ -107,6 +113,9 @@ def run(space: Workspace, config: Evaluate, squeezing: Squeeze, sets: Mapping[Ro
 
 def check(space: Workspace, config: Evaluate) -> None:
     """Raise AttarError, before hours are spent, when a student is unknown or cannot take images of this size."""
+    shared = shared_folder(config)
+    if shared is not None and shared.exists() and not shared.is_dir():
+        raise AttarError(f"--evaluate.baselines {shared} is a file; name a folder, there need not be one yet.")
     for student in config.students:
         num_classes, size = len(space.real.classes), space.choice.size
         network = build.build(student, num_classes, size, stem=config.student_stem, seed=space.seed)
@@ -116,7 +125,7 @@ def check(space: Workspace, config: Evaluate) -> None:
 def _jobs(space: Workspace, config: Evaluate, squeezing: Squeeze, sets: Mapping[Row, SmallSet]) -> list[Job]:
     own, shared = space.out / "evaluate" / "scores", shared_folder(config)
     jobs = []
-    for row in config.rows:
+    for row in _rows(config):
         if _shows_teacher(config, row):
             jobs.append(_teacher_job(space, row, own))
         elif _has(row, sets):
@@ -137,6 +146,10 @@ def _training(config: Evaluate, squeezing: Squeeze, row: Row, student: str, smal
         return scores.full_training(squeezing)
     info, made = read_info(small.folder), manifest_of(small.folder, "relabel")
     return scores.small_training(row, student, info, made, config.protocol)
+
+
+def _rows(config: Evaluate) -> tuple[Row, ...]:
+    return without_twins(config.rows, config.protocol.loss == "hard")
 
 
 def _has(row: Row, sets: Mapping[Row, SmallSet]) -> bool:

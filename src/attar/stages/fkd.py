@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from attar.core.errors import AttarError
@@ -21,7 +21,7 @@ from attar.store.labels import EpochLabels
 PIXEL = 0.01
 """How far from whole pixels, in pixels, the edges of a crop may lie: its fractions are rounded to float32."""
 CERTAIN = 4.0
-"""Standard deviations within which it is chance how high labels rank the classes of images."""
+"""Standard deviations within which it is chance how high labels rank the classes of images, in a file or in all."""
 ALWAYS = 0.8
 """A rank that teachers reach; where chance might as well, there are too few images to tell."""
 
@@ -48,7 +48,7 @@ class PublishedLabels:
         self._slots = images.slots
         self._orders: Iterator[Tensor] = iter(())
         self._next_epoch = 0
-        self._usual = 0.0
+        self._usual, self._varies = 0.0, 0.0
         if self.layout.num_images != len(images.images):
             raise AttarError(
                 f"The labels in {folder} are for {self.layout.num_images} images and there are {len(images.images)}; "
@@ -148,16 +148,13 @@ class PublishedLabels:
         share = 1 - (box[2] * box[3]).to(torch.float32) / (self._height * self._width)
         return box, float(share)
 
-    def _rank(self, found: Batch, index: Int[Tensor, " image"]) -> float:
-        """Which part of all classes the teacher ranks below the class of an image, or of its partner if that is higher.
-
-        Mean over the images.
-        """
+    def _ranks(self, found: Batch, index: Int[Tensor, " image"]) -> Float[Tensor, " image"]:
+        """Part of all classes that the teacher ranks below an image's class, or its partner's where that is higher."""
         known, logits = [self._labels[index]], found.logits.float()
         if found.partner is not None:
             known.append(known[0][found.partner])
         ranks = [(logits < logits.gather(1, label[:, None])).float().sum(1) for label in known]
-        return float(torch.stack(ranks).amax(0).mean()) / (logits.shape[1] - 1)
+        return torch.stack(ranks).amax(0) / (logits.shape[1] - 1)
 
     def _by_chance(self, num_images: int) -> float:
         """The highest rank that labels of other images would reach."""
@@ -170,13 +167,14 @@ class PublishedLabels:
 
         Of a handful of images nothing can be told, and nothing is refused.
         """
-        total = 0.0
+        parts = []
         for path, found, index in self._batches(0):
             self._boxes(found, path)
             if found.partner is not None:
                 self._mixed(found, path)
-            total += self._rank(found, index) * len(index)
-        self._usual = total / self.layout.num_images
+            parts.append(self._ranks(found, index))
+        ranks = torch.cat(parts)
+        self._usual, self._varies = float(ranks.mean()), float(ranks.std(correction=0))
         if self._usual <= self._by_chance(self.layout.num_images) < ALWAYS:
             raise AttarError(
                 f"The labels in {self.layout.folder} rank the classes of their images no higher than chance; take the "
@@ -184,9 +182,13 @@ class PublishedLabels:
             )
 
     def _refuse_swapped(self, found: Batch, index: Tensor, path: Path) -> None:
-        """The same for one file, where the first epoch does better."""
-        if self._rank(found, index) <= self._by_chance(len(index)) < min(ALWAYS, self._usual):
+        """The same for one file, where the first epoch's images vary too little for its to be drawn from them."""
+        rank, expected = (
+            float(self._ranks(found, index).mean()),
+            self._usual - CERTAIN * self._varies / len(index) ** 0.5,
+        )
+        if rank <= self._by_chance(len(index)) < ALWAYS and rank < expected:
             raise AttarError(
-                f"{path} ranks the classes of its images no higher than chance, unlike the files of epoch_0; it has "
-                f"changed places, so take the file of that name from the original set."
+                f"{path} ranks the classes of its images no higher than chance, unlike the other files; it has changed "
+                f"places, so take the file of that name from the original set."
             )

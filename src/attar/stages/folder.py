@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from attar.core import ranks
-from attar.core.config import differences
+from attar.core.config import differences, pruned
 from attar.core.errors import AttarError
 from attar.store import atomic
 
@@ -41,7 +41,7 @@ class StageFolder:
         known = manifest or (plan if self._has_results() else None)
         if known is None:
             return None
-        changed = differences(known["request"], self.request)
+        changed = differences(pruned(known["request"], self.request), self.request)
         if changed:
             raise AttarError(
                 f"{self.path} was made with other settings ({'; '.join(changed[:4])}); "
@@ -115,7 +115,7 @@ def logged_seconds(folder: Path, event: str) -> float:
 def _read(path: Path) -> dict[str, Any] | None:
     try:
         return json.loads(path.read_text())
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except ValueError as error:
         raise AttarError(f"{path} is damaged ({error}); delete the folder {path.parent} to make it anew.") from None

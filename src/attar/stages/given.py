@@ -93,6 +93,8 @@ def find(space: Workspace, source: str) -> Given:
     """The images of a source, by class; raises AttarError when their classes are not the data's, or counts differ."""
     path = Path(source).expanduser()
     if source.startswith(hub.PREFIX):
+        if "/" not in source:
+            raise AttarError(f"--images {source} names no dataset of the Hub; write hf:ORG/NAME.")
         found = hub.read_hub(source, space.log)
     elif path.is_dir():
         found = layout.read(path, space.log)

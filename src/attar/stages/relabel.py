@@ -217,8 +217,11 @@ def _tell_size(space: Workspace, header: Header, out: Path) -> None:
     """Say what the labels will take before they are written; raise AttarError where there is not room for them."""
     needed = header.num_images * header.num_epochs * header.record_bytes
     refuse_full_disk(needed, out)
-    shape = f"{header.num_epochs} epochs of {header.num_images:,} images, {header.codec.title()}"
-    space.log.say(f"relabel   {shape}: {readable_bytes(needed)} of labels")
+    epochs = f"{header.num_epochs} epoch{'s' if header.num_epochs > 1 else ''}"
+    pooled = " in a pool" if header.pooled else ""
+    which = "" if out == space.out / "distilled" else f" ({out.parent.name})"
+    shape = f"{epochs} of {header.num_images:,} images{pooled}, {header.codec.title()}"
+    space.log.say(f"relabel   {shape}: {readable_bytes(needed)} of labels{which}")
 
 
 def _info(

@@ -35,6 +35,9 @@ REAL_SETS = ("random", "herding", "kcentre")
 """Methods that choose real images, each a baseline under its own name."""
 
 
+_SOFT: dict[str, str] = {"distilled-hard": "distilled"} | {f"{name}-hard": f"{name}-soft" for name in REAL_SETS}
+
+
 @dataclass(frozen=True)
 class SmallSet:
     """Where a set of images lies."""
@@ -55,6 +58,13 @@ def labels_of(row: str) -> Labels:
     if row.endswith("-noaug"):
         return "noaug"
     return "hard" if row.endswith("-hard") or row == "full" else "soft"
+
+
+def without_twins(rows: tuple[Row, ...], hard: bool) -> tuple[Row, ...]:
+    """The rows but, where a protocol has no soft labels, those whose students are the very ones of another row."""
+    if not hard:
+        return rows
+    return tuple(row for row in rows if not (row.endswith("-hard") and _SOFT.get(row, "") in rows))
 
 
 def real_sets(rows: tuple[Row, ...]) -> list[str]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from attar.core.config import digest
+from attar.core.errors import AttarError
 from attar.ops.metrics import Measured
 from attar.stages import given
 from attar.stages.distilled import DatasetInfo, LabelInfo, read_info
@@ -76,7 +77,10 @@ class Job:
 
     def score(self, num_images: int, image_bytes: int, label_bytes: int, protocol: str) -> Score:
         """What was written down, as the score of this row."""
-        kept: dict[str, Any] = json.loads(self.path.read_text())["score"]
+        try:
+            kept: dict[str, Any] = json.loads(self.path.read_text())["score"]
+        except (ValueError, KeyError, TypeError):
+            raise AttarError(f"{self.path} is damaged; delete it, and its student is trained again.") from None
         kept |= {"row": self.row, "per_class": tuple(kept["per_class"])}
         kept |= {"num_images": num_images, "image_bytes": image_bytes, "label_bytes": label_bytes}
         return Score(**kept, protocol=protocol)
@@ -152,11 +156,16 @@ def facts(
         "num_images": info.num_images,
         "image_bytes": info.image_bytes,
         "label_bytes": 0 if hard else info.label_bytes,
-        "teacher_seconds": 0.0 if hard and info.method == "random" else _seconds(space.out / "squeeze"),
+        "teacher_seconds": 0.0 if hard and info.method == "random" else _teacher_seconds(space, info),
         "images_seconds": _seconds(small.recovered),
         "labels_seconds": 0.0 if hard else _seconds(small.folder),
         "teacher_agreement": recognised.get(images_of(row)),
     }
+
+
+def _teacher_seconds(space: Workspace, info: DatasetInfo) -> float | None:
+    """None where another one labels beside the run's own: what that one took is not known here."""
+    return None if info.further_teachers else _seconds(space.out / "squeeze")
 
 
 def _seconds(folder: Path) -> float | None:

@@ -21,6 +21,7 @@ _MENDS = {
     errno.EROFS: "{path} lies on a read-only disk; choose another folder.",
     errno.EACCES: "There is no permission to write {path}; change its folder's permissions or choose another folder.",
     errno.EPERM: "There is no permission to write {path}; change its folder's permissions or choose another folder.",
+    errno.EISDIR: "{path} is a folder; name a file in it.",
     errno.ENOTDIR: "{path} cannot be written, for a part of that path is a file; choose another folder.",
     errno.EEXIST: "{path} cannot be written, for a part of that path is a file; choose another folder.",
 }

@@ -56,8 +56,14 @@ def save_weights(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[st
     with replace(path) as temporary, temporary.open("wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
         for name in order:
-            plain = tensors[name].detach().cpu().contiguous().reshape(-1)
-            file.write(plain.view(torch.uint8).numpy().data)
+            file.write(_bytes(tensors[name]))
+
+
+def _bytes(tensor: Tensor) -> memoryview:
+    plain = tensor.detach().cpu().contiguous().reshape(-1)
+    if plain.stride() != (1,):  # a single value of a larger tensor counts as contiguous, whatever its stride
+        plain = torch.empty_like(plain, memory_format=torch.contiguous_format).copy_(plain)
+    return plain.view(torch.uint8).numpy().data
 
 
 def load_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -76,9 +82,9 @@ def tensors_sha256(tensors: Mapping[str, Tensor]) -> str:
     """The identity of named tensors: a SHA-256 of their names, types, shapes and values, wherever they lie."""
     total = hashlib.sha256()
     for name in sorted(tensors):
-        plain = tensors[name].detach().cpu().contiguous()
-        total.update(f"{name} {_DTYPES[plain.dtype]} {tuple(plain.shape)} ".encode())
-        total.update(plain.reshape(-1).view(torch.uint8).numpy().tobytes())
+        tensor = tensors[name]
+        total.update(f"{name} {_DTYPES[tensor.dtype]} {tuple(tensor.shape)} ".encode())
+        total.update(_bytes(tensor))
     return total.hexdigest()
 
 
