@@ -2,6 +2,7 @@
 
     python examples/continual.py digits --out runs/continual
     python examples/continual.py runs/tiny --steps 5 10 --seeds 3 --out runs/tiny-continual --data.root FOLDER
+    torchrun --nproc-per-node 2 examples/continual.py ...      trainings shared among processes
 
 The first argument is a recipe (a name or a YAML file), whose run is made in OUT/run, or the folder of a finished run.
 Settings of the recipe may follow, as for 'attar run'; beside a finished run only those that make none of it anew:
@@ -34,7 +35,7 @@ import csv
 import io
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,7 @@ from torch import Tensor, nn
 
 import attar
 from attar.cli import with_settings
+from attar.core import ranks
 from attar.core.config import digest
 from attar.core.log import Log
 from attar.core.randomness import generator
@@ -255,25 +257,38 @@ def compare(continual: Continual, num_steps: int, num_seeds: int, order_seed: in
     """The tables of one number of steps; steps that see the same classes share their trainings."""
     stages = seen_after(len(continual.distilled.classes), num_steps, order_seed)
     lines, averages = [], []
-    with continual.space.log.progress(f"{num_steps} steps", len(ROWS) * num_seeds * num_steps) as advance:
-        for row in ROWS:
-            top1, held = np.zeros((num_seeds, num_steps)), np.zeros((num_seeds, num_steps, 2), dtype=np.int64)
-            for number in range(num_seeds):
-                seed = continual.space.seed * 1000 + number
-                memory = continual.memory(row, seed)
-                for step, seen in enumerate(stages):
-                    kept = memory.of(seen)
-                    top1[number, step] = continual.score(row, kept, seen, seed)
-                    held[number, step] = len(kept.images), int(kept.num_bytes.sum())
-                    advance(note=f"{row} seed {number}, {len(seen)} classes: {top1[number, step]:.1%}")
-            label_bytes = 0 if row == "random-hard" else continual.teacher_bytes
-            lines += [_line(stages, step, row, top1, held, label_bytes) for step in range(num_steps)]
-            averages.append(Average(num_steps, row, *spread(top1.mean(axis=1)), num_seeds))
+    for row in ROWS:
+        top1, held = np.zeros((num_seeds, num_steps)), np.zeros((num_seeds, num_steps, 2), dtype=np.int64)
+        for number in range(num_seeds):
+            seed = continual.space.seed * 1000 + number
+            memory = continual.memory(row, seed)
+            for step, seen in enumerate(stages):
+                kept = memory.of(seen)
+                top1[number, step] = continual.score(row, kept, seen, seed)
+                held[number, step] = len(kept.images), int(kept.num_bytes.sum())
+        label_bytes = 0 if row == "random-hard" else continual.teacher_bytes
+        lines += [_line(stages, step, row, top1, held, label_bytes) for step in range(num_steps)]
+        averages.append(Average(num_steps, row, *spread(top1.mean(axis=1)), num_seeds))
     top1 = np.array([[continual.accuracy(continual.restricted(seen).logits, seen) for seen in stages]])
     held = np.array([[continual.real_size(seen) for seen in stages]])
     lines += [_line(stages, step, TEACHER, top1, held, 0) for step in range(num_steps)]
     averages.append(Average(num_steps, TEACHER, *spread(top1.mean(axis=1)), 1))
     return lines, averages
+
+
+def train(continual: Continual, numbers_of_steps: Sequence[int], num_seeds: int, order_seed: int) -> None:
+    """Every training that no file knows yet; torchrun's processes share them."""
+    num_classes = len(continual.distilled.classes)
+    stages = dict.fromkeys(
+        seen for num_steps in numbers_of_steps for seen in seen_after(num_classes, num_steps, order_seed)
+    )
+    todo = ranks.mine([(row, number, seen) for row in ROWS for number in range(num_seeds) for seen in stages])
+    with continual.space.log.progress("trainings", len(todo)) as advance:
+        for row, number, seen in todo:
+            seed = continual.space.seed * 1000 + number
+            top1 = continual.score(row, continual.memory(row, seed).of(seen), seen, seed)
+            advance(note=f"{row} seed {number}, {len(seen)} classes: {top1:.1%}")
+    ranks.wait()
 
 
 def _line(
@@ -361,13 +376,17 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("source", metavar="RECIPE_OR_RUN")
     parser.add_argument("--out", type=Path, required=True, help="folder of the results; scores that it has are kept")
     parser.add_argument("--steps", type=positive, nargs="+", default=[5, 10], help="numbers of steps; default 5 10")
-    parser.add_argument("--seeds", type=positive, default=3, help="trainings of each row and step; default 3")
+    parser.add_argument("--seeds", type=positive, default=1, help="trainings of each row and step; default 1")
     parser.add_argument("--order-seed", type=int, default=0, help="seed of the order of classes; default 0")
     parser.add_argument("--epochs", type=positive, default=100, help="of a training; default 100, as SRe2L's")
     parser.add_argument("--quiet", action="store_true")
     asked, settings = parser.parse_known_args(arguments)
-    recipe, run = open_run(asked.source, settings, asked.out, asked.quiet)
-    continual = Continual(recipe, run, asked.out, asked.epochs, asked.quiet)
+    with ranks.group():
+        recipe, run = open_run(asked.source, settings, asked.out, asked.quiet)
+        continual = Continual(recipe, run, asked.out, asked.epochs, asked.quiet)
+        train(continual, asked.steps, asked.seeds, asked.order_seed)
+        if not ranks.is_first():
+            return
     lines, averages = [], []
     for num_steps in asked.steps:
         more, average = compare(continual, num_steps, asked.seeds, asked.order_seed)

@@ -3,6 +3,7 @@
     python examples/proxy.py digits --out runs/proxy
     python examples/proxy.py runs/tiny --architectures resnet18 resnet50 timm/resnet10t mypackage.nets:factory ... \
         --epochs 100 --seeds 3 --out runs/tiny-proxy --data.root FOLDER
+    torchrun --nproc-per-node 2 examples/proxy.py ...      trainings shared among processes
 
 The first argument is a recipe (a name or a YAML file), whose run is made in OUT/run, or the folder of a finished run.
 Settings of the recipe may follow, as for 'attar run'; beside a finished run only those that make none of it anew:
@@ -17,7 +18,7 @@ What to keep in mind when reading the figures:
 
 - Soft labels carry the teacher's bias: students are ranked by how well they imitate one network, and those of its kind
   imitate it best. The hard-label rows are free of that.
-- With a dozen architectures a rank correlation is known badly: see its interval, from resampling the architectures.
+- With about ten architectures a rank correlation is known badly: see its interval, from resampling the architectures.
 - Architectures that differ by less than the seeds do cannot be ranked by anything. The line "full data, another seed"
   says how well full data agree with themselves: no proxy can be expected to do better.
 """
@@ -40,6 +41,7 @@ from torch import nn
 
 import attar
 from attar.cli import with_settings
+from attar.core import ranks
 from attar.core.log import Log
 from attar.core.randomness import seed_of
 from attar.stages import evaluate
@@ -99,7 +101,7 @@ def _block(channels_in: int, channels_out: int) -> list[nn.Module]:
 
 SMALL = (
     *("proxy:linear", "proxy:perceptron", "proxy:pooled", "proxy:thin", "proxy:wide", "proxy:without_norm"),
-    *("convnet3", "resnet20", "timm/test_resnet", "timm/test_efficientnet", "timm/test_byobnet"),
+    *("convnet3", "timm/test_resnet", "timm/test_byobnet"),
 )
 """The default: quick networks that take 8-pixel images, weak ones among them so that there is something to rank."""
 
@@ -309,19 +311,22 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument(
         "--architectures", nargs="+", default=SMALL, help="names from 'attar list models', or factories"
     )
-    parser.add_argument("--seeds", type=positive, default=2, help="trainings of each architecture and set; default 2")
+    parser.add_argument("--seeds", type=positive, default=1, help="trainings of each architecture and set; default 1")
     parser.add_argument("--epochs", type=positive, default=50, help="of a training on a small set; default 50")
     parser.add_argument("--quiet", action="store_true")
     asked, settings = parser.parse_known_args(arguments)
     if len(set(asked.architectures)) < 3:
         raise attar.AttarError("Fewer than three architectures are no ranking; name more after --architectures.")
-    recipe, run = open_run(asked.source, settings, asked.out, asked.quiet)
-    baseline = random_real(recipe, run, asked.out, asked.quiet)
-    protocol = recipe.evaluate.protocol
-    protocol = protocol.changed(training=protocol.training.changed(epochs=asked.epochs))
-    students = tuple(dict.fromkeys(asked.architectures))
-    evaluating = recipe.evaluate.changed(students=students, num_seeds=asked.seeds, protocol=protocol)
-    found = train(recipe.changed(evaluate=evaluating), run, baseline, asked.out, asked.quiet)
+    with ranks.group():
+        recipe, run = open_run(asked.source, settings, asked.out, asked.quiet)
+        baseline = random_real(recipe, run, asked.out, asked.quiet)
+        protocol = recipe.evaluate.protocol
+        protocol = protocol.changed(training=protocol.training.changed(epochs=asked.epochs))
+        students = tuple(dict.fromkeys(asked.architectures))
+        evaluating = recipe.evaluate.changed(students=students, num_seeds=asked.seeds, protocol=protocol)
+        found = train(recipe.changed(evaluate=evaluating), run, baseline, asked.out, asked.quiet)
+        if not ranks.is_first():
+            return
     table = compare(found, asked.epochs, recipe.squeeze.training.epochs, recipe.seed)
     atomic.write_text(asked.out / "proxy.csv", as_csv(table))
     atomic.write_text(asked.out / "architectures.csv", as_csv(accuracies(found)))
