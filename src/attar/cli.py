@@ -308,7 +308,7 @@ def _print_tables(runs: list[Path], rows: list[Any]) -> None:
     if not console.is_terminal:
         console.width = 160  # a file or a pipe does not wrap
     students, judged = sorted({row.student for row in rows}), table.protocols(rows)
-    by = f"protocol {', '.join(judged)}; " if judged else ""
+    by = {0: "", 1: f"protocol {' '.join(judged)}; "}.get(len(judged), "protocols as named; ")
     console.print(
         f"Students {', '.join(students)}; {by}real validation images, last epoch, "
         "mean ± standard deviation over n seeds",
