@@ -12,7 +12,8 @@ import published_layout
 from attar.core.errors import AttarError
 from attar.ops import replay
 from attar.ops.codec import Codec
-from attar.stages.fkd import PublishedLabels
+from attar.ops.replay import LookChoice
+from attar.stages.fkd import PublishedLabels, views_seen
 from attar.store import fkd as fkd_files
 from attar.store import labels as label_files
 from attar.store.images import ImageSet, decode
@@ -215,3 +216,21 @@ def test_a_weak_files_ranks_may_be_those_of_a_weak_set(
     batch = dataclasses.replace(fkd_files.read_batch(found.layout.path(0, 0)), logits=logits)
     with pytest.raises(AttarError, match="changed places") if refused else contextlib.nullcontext():
         found._refuse_swapped(batch, index, Path("batch_1.tar"))
+
+
+@pytest.mark.parametrize(
+    "choice",
+    [
+        LookChoice(),
+        LookChoice(flip=False),
+        LookChoice(min_scale=0.5),
+        LookChoice(crop="padded", padding=3),
+        LookChoice(crop="none", flip=False),
+    ],
+)
+def test_how_views_were_drawn_is_seen_from_many(choice: LookChoice):
+    view = choice.draw(2000, 64, 64, torch.Generator().manual_seed(0))
+    found = views_seen(view.box, view.flip, 64, 64)
+    assert found.min_scale == pytest.approx(choice.min_scale, abs=0.02)
+    assert found.changed(min_scale=choice.min_scale, padding=choice.padding) == choice
+    assert found.padding == choice.padding

@@ -1,10 +1,11 @@
 """Soft labels that others published in the FKD layout, read as attar's own: one record for each epoch and image."""
 
+import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from attar.core.errors import AttarError
@@ -22,6 +23,8 @@ PIXEL = 0.01
 """How far from whole pixels, in pixels, the edges of a crop may lie: its fractions are rounded to float32."""
 CERTAIN = 4.0
 """Standard deviations within which it is chance how high labels rank the classes of images, in a file or in all."""
+MARGIN = 5.0
+"""Least of n areas that are drawn up to 1: so many n-ths above the lower bound it is that bound's, nearly always."""
 ALWAYS = 0.8
 """A rank that teachers reach; where chance might as well, there are too few images to tell."""
 
@@ -48,7 +51,7 @@ class PublishedLabels:
         self._slots = images.slots
         self._orders: Iterator[Tensor] = iter(())
         self._next_epoch = 0
-        self._usual, self._varies = 0.0, 0.0
+        self._usual, self._varies, self._views = 0.0, 0.0, LookChoice()
         if self.layout.num_images != len(images.images):
             raise AttarError(
                 f"The labels in {folder} are for {self.layout.num_images} images and there are {len(images.images)}; "
@@ -68,8 +71,8 @@ class PublishedLabels:
 
     @property
     def views(self) -> LookChoice:
-        """How the published writer draws views; it stands in no file."""
-        return LookChoice()
+        """How views are drawn, as far as those of the first epoch show; it stands in no file."""
+        return self._views
 
     @property
     def mix(self) -> MixChoice:
@@ -167,12 +170,14 @@ class PublishedLabels:
 
         Of a handful of images nothing can be told, and nothing is refused.
         """
-        parts = []
+        parts, boxes, flips = [], [], []
         for path, found, index in self._batches(0):
-            self._boxes(found, path)
+            boxes.append(self._boxes(found, path))
+            flips.append(found.flip)
             if found.partner is not None:
                 self._mixed(found, path)
             parts.append(self._ranks(found, index))
+        self._views = views_seen(torch.cat(boxes), torch.cat(flips), self._height, self._width)
         ranks = torch.cat(parts)
         self._usual, self._varies = float(ranks.mean()), float(ranks.std(correction=0))
         if self._usual <= self._by_chance(self.layout.num_images) < ALWAYS:
@@ -192,3 +197,15 @@ class PublishedLabels:
                 f"{path} ranks the classes of its images no higher than chance, unlike the other files; it has changed "
                 f"places, so take the file of that name from the original set."
             )
+
+
+def views_seen(box: Int[Tensor, "image 4"], flip: Bool[Tensor, " image"], height: int, width: int) -> LookChoice:
+    """The choice that these views seem to be drawn by: what kind of crop, how small at least, and whether mirrored."""
+    flips = bool(flip.any())
+    if bool((box[:, 2:] == box.new_tensor([height, width])).all()):
+        reach = int(box[:, :2].abs().max())
+        return LookChoice(crop="padded", padding=reach, flip=flips) if reach else LookChoice(crop="none", flip=flips)
+    smallest, usual = float((box[:, 2] * box[:, 3]).min()) / (height * width), LookChoice().min_scale
+    if smallest < usual + MARGIN / len(box):
+        return LookChoice(flip=flips)
+    return LookChoice(min_scale=math.floor(100 * smallest) / 100, flip=flips)

@@ -97,6 +97,8 @@ def find(space: Workspace, source: str) -> Given:
             raise AttarError(f"--images {source} names no dataset of the Hub; write hf:ORG/NAME.")
         found = hub.read_hub(source, space.log)
     elif path.is_dir():
+        if (path / "images").is_dir() and (path / "labels").is_dir():
+            raise AttarError(f"{path} holds images/ and labels/; name them as --images {path / 'images'}.")
         found = layout.read(path, space.log)
     else:
         raise AttarError(f"There is no folder of images {path}; check the path, or write hf:ORG/NAME.")
