@@ -248,3 +248,10 @@ def test_a_damaged_score_is_named(finished):
     path.write_text(path.read_text()[:30])
     with pytest.raises(AttarError, match=f"{path} is damaged; delete it"):
         pipeline.run(mini_recipe(), finished, quiet=True)
+
+
+def test_rows_without_augmentation_alter_no_title(finished):
+    recipe = mini_recipe()
+    judged = recipe.evaluate.changed(rows=("distilled", "distilled-noaug"), num_seeds=1)
+    table = pipeline.run(recipe.changed(evaluate=judged), finished, stage="evaluate", quiet=True).table
+    assert {line.protocol for line in table} == {recipe.evaluate.protocol.title()}

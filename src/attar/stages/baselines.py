@@ -33,7 +33,7 @@ def make(
     """
     if labelling.imported:
         labelling = _as_imported(space.out / "distilled", labelling)
-    others = relabel.further_teachers(space, labelling)
+    others = relabel.further_teachers(space, labelling) if shared_folder(judging) else ()
     sets = {"distilled": SmallSet(space.out / "distilled", space.out / "recover")}
     homes = {"distilled": space.out / "baselines" / "distilled"}
     for name in real_sets(judging.rows):

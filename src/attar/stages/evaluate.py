@@ -22,7 +22,7 @@ from attar.stages import agreement, scores, squeeze
 from attar.stages.distilled import INFO, Distilled, read_info
 from attar.stages.folder import MANIFEST, StageFolder, manifest_of
 from attar.stages.protocols import PROTOCOLS, Protocol, protocol_named
-from attar.stages.rows import ROWS, Row, SmallSet, images_of, without_twins
+from attar.stages.rows import ROWS, Row, SmallSet, images_of, labels_of, without_twins
 from attar.stages.scores import Job, Score
 from attar.stages.squeeze import Squeeze
 from attar.stages.workspace import Workspace
@@ -102,7 +102,8 @@ def run(space: Workspace, config: Evaluate, squeezing: Squeeze, sets: Mapping[Ro
     ranks.wait()
     shown: list[Row] = [row for row in _rows(config) if _has(row, sets)]
     facts = {row: scores.facts(space, config.protocol, row, sets.get(row), recognised) for row in shown}
-    title = scores.title(config.protocol, [read_info(small.folder) for small in sets.values()])
+    drawn = [read_info(small.folder) for row, small in sets.items() if labels_of(row) != "noaug"]
+    title = scores.title(config.protocol, drawn)
     known = [_score(config, job, facts[job.row], title) for job in jobs]
     if ranks.is_first():
         trained = {job.path: score.seconds for job, score in zip(jobs, known, strict=True) if score.protocol != TEACHER}

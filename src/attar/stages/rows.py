@@ -64,7 +64,7 @@ def without_twins(rows: tuple[Row, ...], hard: bool) -> tuple[Row, ...]:
     """The rows but, where a protocol has no soft labels, those whose students are the very ones of another row."""
     if not hard:
         return rows
-    return tuple(row for row in rows if not (row.endswith("-hard") and _SOFT.get(row, "") in rows))
+    return tuple(row for row in rows if _SOFT.get(row) not in rows)
 
 
 def real_sets(rows: tuple[Row, ...]) -> list[str]:
