@@ -21,16 +21,28 @@ import tables
 from attar.core.errors import AttarError
 from attar.core.randomness import generator
 from attar.ops import views
-from sides import DisagreementError, photographs, pictures_in
+from sides import DisagreementError, photographs, pictures_in, product_speed
 
 T = TypeVar("T")
 Side = Literal["plain", "attar"]
 SIDES: tuple[Side, ...] = ("plain", "attar")
-TITLES = ["row", "side", "images/s", "attar is faster", "target", "CPU ms/image", "network"]
+WIDTHS = {
+    "row": 13,
+    "side": 5,
+    "images/s": 9,
+    "attar is faster": 20,
+    "target": 13,
+    "CPU ms/image": 12,
+    "network": 7,
+    "GFLOP/s": 8,
+    "of product": 10,
+    "peak": 10,
+}
 NOTES = """\
 'attar is faster' is the median of the alternations, with their range. 'CPU' is what the side's processes took of the
 processors, workers included: other load hardly alters it, as it does what passes on the clock. 'network' is the share
-of the time that passes in the teacher's or the student's passes."""
+of the time that passes in the teacher's or the student's passes. 'of product' is the network's FLOP/s, over the whole
+time, against a large matrix product's in the same precision. 'peak' is GPU memory above the level before the block."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +84,8 @@ class Block:
     cpu_seconds: float | None
     """Of all its processes; None where not known."""
     network_seconds: float
+    peak_bytes: int | None = None
+    """Of GPU memory, above the level before."""
 
 
 @dataclass(frozen=True)
@@ -90,6 +104,10 @@ class Line:
     target_share: float | None
     cpu_seconds_per_image: float | None
     network_share: float | None
+    flops: float | None
+    """Floating-point operations of the network per second of the whole."""
+    of_product: float | None
+    peak_bytes: int | None
 
     def cells(self) -> list[str]:
         """What the table shows of it."""
@@ -106,11 +124,20 @@ class Line:
             reached,
             "" if self.cpu_seconds_per_image is None else f"{1e3 * self.cpu_seconds_per_image:.3f}",
             "" if share is None else f"{share:.0%}",
+            "" if self.flops is None else f"{self.flops / 1e9:,.0f}",
+            "" if self.of_product is None else f"{self.of_product:.0%}",
+            "" if self.peak_bytes is None else f"{self.peak_bytes / 2**20:,.0f} MiB",
         ]
 
 
 class Contest(Protocol):
     """Both sides of a row on the same images."""
+
+    device: torch.device
+    precision: Literal["fp32", "bf16"]
+    """Of the network."""
+    operations: float
+    """Floating-point operations that an image takes in the network; 0 without one."""
 
     def run(self, side: Side, num_epochs: int) -> Block:
         """Time some epochs."""
@@ -213,28 +240,38 @@ def write_pictures(folder: Path, row: Row, pictures: Sequence[Tensor]) -> tuple[
     return torch.stack(found), labels
 
 
-def compared(name: str, row: Row, contest: Contest, options: argparse.Namespace) -> list[Line]:
+def compared(
+    name: str, row: Row, contest: Contest, options: argparse.Namespace, tell: Callable[[str], None]
+) -> list[Line]:
     """Time both sides in turn."""
     counts: dict[Side, int] = {}
     for side in SIDES:
         warm = contest.run(side, 1)
+        tell(f"{name}: {side} warmed up in {warm.seconds:.1f} s")
         counts[side] = 1 if options.quick else max(1, round(options.seconds / warm.seconds))
     blocks: dict[Side, list[Block]] = {side: [] for side in SIDES}
-    for _ in range(_alternations(options)):
+    for place in range(_alternations(options)):
         for side in SIDES:
-            blocks[side].append(contest.run(side, counts[side]))
+            blocks[side].append(measured(contest, side, counts[side]))
+        last = (f"{side} {blocks[side][-1].num_images / blocks[side][-1].seconds:,.0f} images/s" for side in SIDES)
+        tell(f"{name}: alternation {place + 1}, " + ", ".join(last))
+    product = None
+    if contest.operations:
+        product = product_speed(contest.device, contest.precision, 512 if options.quick else 4096)
     lines = []
     for side in SIDES:
         faster = [
             (ours.num_images / ours.seconds) / (block.num_images / block.seconds)
             for ours, block in zip(blocks["attar"], blocks[side], strict=True)
         ]
+        speed = statistics.median(block.num_images / block.seconds for block in blocks[side])
+        peaks = [block.peak_bytes for block in blocks[side] if block.peak_bytes is not None]
         cpu = [block.cpu_seconds / block.num_images for block in blocks[side] if block.cpu_seconds is not None]
         lines.append(
             Line(
                 row=name,
                 side=side,
-                images_per_second=statistics.median(block.num_images / block.seconds for block in blocks[side]),
+                images_per_second=speed,
                 num_blocks=len(blocks[side]),
                 faster=statistics.median(faster),
                 faster_low=min(faster),
@@ -245,9 +282,22 @@ def compared(name: str, row: Row, contest: Contest, options: argparse.Namespace)
                 network_share=statistics.median(b.network_seconds / b.seconds for b in blocks[side])
                 if row.network
                 else None,
+                flops=speed * contest.operations if product else None,
+                of_product=speed * contest.operations / product if product else None,
+                peak_bytes=max(peaks, default=None),
             )
         )
     return lines
+
+
+def measured(contest: Contest, side: Side, num_epochs: int) -> Block:
+    """A block, with the memory that it took on a GPU."""
+    if contest.device.type != "cuda":
+        return contest.run(side, num_epochs)
+    torch.cuda.reset_peak_memory_stats(contest.device)
+    level = torch.cuda.memory_allocated(contest.device)
+    block = contest.run(side, num_epochs)
+    return replace(block, peak_bytes=torch.cuda.max_memory_allocated(contest.device) - level)
 
 
 def main(
@@ -270,21 +320,23 @@ def _compare(
     pictures = pictures_in(options.images) if options.images else photographs()
     able = tables.able(rows, _alternations(options), ("torchvision", "Pillow"))
     lines: list[Line] = []
-    notes = []
+    notes, table, tell = [], tables.Table(WIDTHS), tables.Progress()
     for name, row in able.items():
+        tell(f"{name}: making pictures")
         with tempfile.TemporaryDirectory() as folder:
             contest = enter(row, Path(folder), pictures)
             try:
                 found = contest.check()
-                lines += compared(name, row, contest, options)
+                measured_lines = compared(name, row, contest, options, tell)
             finally:
                 contest.close()
+        table.add(measured_lines)
+        lines += measured_lines
         notes += [f"{name}: {row.content()}{tables.load()} after", *(f"    {words}" for words in found)]
+        if options.csv:
+            tables.write_csv(options.csv, Line, lines)
     if lines:
-        tables.show(TITLES, lines)
-        print(NOTES, *notes, sep="\n")
-    if options.csv:
-        tables.write_csv(options.csv, Line, lines)
+        print(NOTES, *notes, sep="\n", flush=True)
 
 
 def _alternations(options: argparse.Namespace) -> int:

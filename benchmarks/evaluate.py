@@ -10,6 +10,7 @@ of epochs alternate. Student, precision, layout in memory and optimiser are the 
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -24,6 +25,7 @@ from attar.models.build import build
 from attar.ops import codec
 from attar.ops.codec import Codec
 from attar.ops.mixing import Mix, MixChoice
+from attar.ops.operations import forward_operations
 from attar.ops.replay import Look, LookChoice, Records
 from attar.ops.training import fit
 from attar.ops.views import View
@@ -52,7 +54,8 @@ class Training:
 
     def __init__(self, row: Row, folder: Path, pictures: Sequence[Tensor]) -> None:
         self.row, self.how = row, resolve(Execution(device=row.device))
-        self.device = self.how.device
+        self.device, self.operations = self.how.device, 0.0
+        self.precision: Literal["fp32", "bf16"] = self.how.precision
         pixels, classes = write_pictures(folder / "pictures", row, pictures)
         augmented = published.Augmented(folder / "pictures", row.size, NORMALISATION)
         pinned = self.device.type == "cuda"
@@ -69,6 +72,7 @@ class Training:
         )
         if row.network:
             self.student = build(row.network, row.num_classes, row.size, seed=0).to(self.device)
+            self.operations = 3 * forward_operations(self.student, row.size)  # forth, and back to weights and features
 
     def run(self, side: Side, num_epochs: int) -> Block:
         """Read, and train on, some epochs."""

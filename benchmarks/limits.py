@@ -21,8 +21,7 @@ from torch import Tensor, nn
 import tables
 from attar.core.errors import AttarError
 from attar.core.randomness import generator
-from recover import product_speed
-from sides import ROWS, Side, Sides, teacher_of
+from sides import ROWS, Side, Sides, product_speed, teacher_of
 
 REPEATS = 5
 Shape = tuple[torch.Size, tuple[int, ...], tuple[int, int], tuple[int, int], int]

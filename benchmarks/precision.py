@@ -47,21 +47,21 @@ def compare(title: str, first: Callable[[], float], second: Callable[[], float])
     pairs = [(first(), second()) for _ in range(REPEATS)]
     slow, fast = (statistics.median(side) for side in zip(*pairs, strict=True))
     ratios = sorted(after / before for before, after in pairs)
-    print(
-        f"{title:<58} {slow:7.0f} {fast:7.0f}   {statistics.median(ratios):5.1f}x ({ratios[0]:.1f} to {ratios[-1]:.1f})"
-    )
+    ratio = f"{statistics.median(ratios):5.1f}x ({ratios[0]:.1f} to {ratios[-1]:.1f})"
+    print(f"{title:<58} {slow:7.0f} {fast:7.0f}   {ratio}", flush=True)
 
 
 def main() -> None:
     """Print the table."""
     device = resolve(Execution())
-    print(f"{device.describe()}, torch {versions()['torch']}, {REPEATS} repeats, image-iterations per second")
-    where = device.device
+    print(
+        f"{device.describe()}, torch {versions()['torch']}, {REPEATS} repeats, image-iterations per second", flush=True
+    )
     stems: tuple[tuple[str, Stem], ...] = (("resnet20", "auto"), ("resnet18", "small"))
     for name, stem in stems:
-        sides = [step(name, stem, "train", precision, where) for precision in ("fp32", "bf16")]
+        sides = [step(name, stem, "train", precision, device.device) for precision in ("fp32", "bf16")]
         compare(f"train {name}, {stem} stem: fp32, bf16", *sides)
-    sides = [step("resnet18", stem, "recover", "fp32", where) for stem in ("small", "standard")]
+    sides = [step("resnet18", stem, "recover", "fp32", device.device) for stem in ("small", "standard")]
     compare("recover resnet18, fp32: small stem, standard stem", *sides)
 
 

@@ -5,33 +5,42 @@
 Before a row is timed both sides must mean the same: equal loss and pixel gradient in float32, and in bf16 a gradient
 that points the same way, on noise and on pictures; else the exit code is 1. Then blocks of iterations alternate, so
 that other load meets every side; shown are medians, and the range over the alternations of how much faster attar is.
+A row is printed as soon as it is measured; what is going on meanwhile stands on standard error.
 """
 
 import argparse
 import contextlib
-import functools
 import os
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
 
-import torch
 from torch import Tensor
 
 import tables
 from attar.core.errors import AttarError
-from attar.core.randomness import generator
 from attar.models.build import build
-from sides import ROWS, DisagreementError, Row, Side, Sides, check, photographs, pictures_in, teacher_of
+from sides import ROWS, DisagreementError, Row, Side, Sides, check, photographs, pictures_in, product_speed, teacher_of
 
 ITERATIONS = 4000
-TITLES = ["row", "side", "img-it/s", "attar is faster", "target", "s/image", "GFLOP/s", "of product", "peak", "warm-up"]
+WIDTHS = {
+    "row": 13,
+    "side": 23,
+    "img-it/s": 9,
+    "attar is faster": 18,
+    "target": 13,
+    "s/image": 8,
+    "GFLOP/s": 8,
+    "of product": 10,
+    "peak": 10,
+    "warm-up": 8,
+}
 NOTES = """\
 'attar is faster' is the median of the alternations, with their range; 's/image' is for 4,000 iterations.
 'of product' is FLOP/s (an image's way forth and back) against a large matrix product's in the side's own precision.
@@ -87,7 +96,7 @@ class Line:
 
 
 def measure(
-    name: str, sides: Sides, pictures: Sequence[Tensor], options: argparse.Namespace
+    name: str, sides: Sides, pictures: Sequence[Tensor], options: argparse.Namespace, tell: Callable[[str], None]
 ) -> tuple[list[Line], list[str]]:
     """The lines of a row and what its check found; raises DisagreementError when that failed."""
     row, cpu, warm_up = sides.row, sides.device.type == "cpu", {}
@@ -97,13 +106,15 @@ def measure(
         started = time.perf_counter()
         speed = sides.run(side, 1)
         warm_up[side] = time.perf_counter() - started
+        tell(f"{name}: {side} warmed up in {warm_up[side]:.1f} s, {speed:,.1f} img-it/s")
         counts[side] = 1 if options.quick else max(1, round(options.seconds * speed / sides.num_images(side)))
         found = found or check(sides, pictures)
     timed: list[Side] = ["plain", "plain, memory kept", "attar"] if cpu else ["plain", "attar"]
     speeds: dict[str, list[float]] = {side: [] for side in timed}
-    for _ in range(_alternations(options)):
+    for place in range(_alternations(options)):
         for side in timed:
             speeds[side].append(sides.run(side, counts["attar" if side == "attar" else "plain"]))
+        tell(f"{name}: alternation {place + 1}, " + ", ".join(f"{side} {speeds[side][-1]:,.1f}" for side in timed))
     lines = []
     for side in timed:
         speed, precision = statistics.median(speeds[side]), sides.precision if side == "attar" else "fp32"
@@ -124,28 +135,17 @@ def measure(
                 seconds_per_image=ITERATIONS / speed,
                 flops=flops,
                 of_product=flops / product_speed(sides.device, precision, 512 if options.quick else 4096),
-                peak_bytes=peak_of(name, side, options.quick) if cpu else sides.peaks[side],
+                peak_bytes=_peak(name, side, sides, options),
                 warm_up_seconds=warm_up.get(side),
             )
         )
     return lines, found
 
 
-@functools.cache
-def product_speed(device: torch.device, precision: str, side: int) -> float:
-    """Floating-point operations per second of a product of square matrices, the best of five; fp32 on CUDA is TF32."""
-    dtype, num_products = torch.bfloat16 if precision == "bf16" else torch.float32, 20 if device.type == "cuda" else 1
-    matrix, times = torch.randn(side, side, generator=generator(0, "product")).to(device, dtype), []
-    before, torch.backends.cuda.matmul.allow_tf32 = torch.backends.cuda.matmul.allow_tf32, True
-    for _ in range(6):
-        started = time.perf_counter()
-        for _ in range(num_products):
-            torch.mm(matrix, matrix)
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        times.append(time.perf_counter() - started)
-    torch.backends.cuda.matmul.allow_tf32 = before
-    return 2 * side**3 * num_products / min(times[1:])
+def _peak(name: str, side: Side, sides: Sides, options: argparse.Namespace) -> int | None:
+    if sides.device.type == "cuda":
+        return sides.peaks[side]
+    return None if options.no_memory else peak_of(name, side, options.quick)
 
 
 def peak_of(name: str, side: Side, quick: bool) -> int | None:
@@ -179,10 +179,12 @@ def compare(rows: Mapping[str, Row], options: argparse.Namespace) -> None:
     """Measure the rows this machine can do, and print the table."""
     pictures = pictures_in(options.images) if options.images else photographs()
     lines: list[Line] = []
-    notes = []
+    notes, table, tell = [], tables.Table(WIDTHS), tables.Progress()
     for name, row in tables.able(rows, _alternations(options)).items():
+        tell(f"{name}: training a teacher")
         sides = Sides(row, teacher_of(row.network, row.num_classes, row.size, row.device), options.quick)
-        measured, found = measure(name, sides, pictures, options)
+        measured, found = measure(name, sides, pictures, options, tell)
+        table.add(measured)
         lines += measured
         notes.append(
             f"{name}: {row.network}, {row.num_classes} classes, {row.size} px; at a time plain makes "
@@ -190,11 +192,10 @@ def compare(rows: Mapping[str, Row], options: argparse.Namespace) -> None:
             f"{sides.state()}"
         )
         notes += [f"    {words}" for words in found]
+        if options.csv:
+            tables.write_csv(options.csv, Line, lines)
     if lines:
-        tables.show(TITLES, lines)
-        print(NOTES, *notes, sep="\n")
-    if options.csv:
-        tables.write_csv(options.csv, Line, lines)
+        print(NOTES, *notes, sep="\n", flush=True)
 
 
 def _alternations(options: argparse.Namespace) -> int:
@@ -203,10 +204,11 @@ def _alternations(options: argparse.Namespace) -> int:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Returns the exit code: 1 when the sides disagree, 2 when the command is at fault."""
-    parser = tables.options_of(__doc__ or "", ROWS, alternations=3)
+    parser = tables.options_of(__doc__ or "", [name for name in ROWS if name != "rehearsal"], alternations=3)
     parser.add_argument(
         "--measure-memory", choices=get_args(Side), help="print a side's peak on a CPU, and nothing else"
     )
+    parser.add_argument("--no-memory", action="store_true", help="leave out peaks on a CPU, a process for each side")
     options = parser.parse_args(arguments)
     try:
         rows = tables.chosen(options.rows, ROWS)

@@ -10,7 +10,7 @@ mixes; else the exit code is 1. Then blocks of epochs alternate.
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -24,6 +24,7 @@ from attar.models.build import build
 from attar.models.teacher import Teacher
 from attar.ops import replay
 from attar.ops.mixing import Mix, MixChoice
+from attar.ops.operations import forward_operations
 from attar.ops.replay import Look, LookChoice, Records
 from attar.ops.views import View
 from attar.stages.labeller import Labeller, Voices
@@ -65,6 +66,8 @@ class Relabelling:
     def __init__(self, row: Row, folder: Path, pictures: Sequence[Tensor]) -> None:
         self.row, self.folder = row, folder
         self.device = resolve(Execution(device=row.device)).device
+        self.precision: Literal["fp32", "bf16"] = "fp32"
+        self.operations = 0.0
         self.pixels, labels = write_pictures(folder / "pictures", row, pictures)
         self.images = ImageSet(mapped.placed(self.pixels, self.device), labels, torch.zeros_like(labels))
         augmented = published.Augmented(folder / "pictures", row.size, NORMALISATION)
@@ -74,6 +77,7 @@ class Relabelling:
         self.answers = torch.zeros(row.batch_size, row.num_classes, device=self.device)
         if row.network:
             module = build(row.network, row.num_classes, row.size, seed=0).to(self.device)
+            self.operations = forward_operations(module, row.size)
             classes = tuple(map(str, range(row.num_classes)))
             self.teacher = Teacher(module, row.network, "small", classes, NORMALISATION, row.size)
         self.header = Header(

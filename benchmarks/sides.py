@@ -71,7 +71,9 @@ ROWS = {
     "imagenet-gpu": Row("resnet18", 1000, 224, IMAGENET_1K, "cuda", target=5.0, target_seconds=0.12),
     "tiny-gpu": Row("resnet18", 200, 64, TINY, "cuda", target=6.0),
     "cifar-gpu": Row("resnet20", 10, 32, TEN_UNITS, "cuda"),
+    "rehearsal": Row("convnet3", 3, 16, TEN_UNITS.changed(ipc=2, unit_classes=3, parallel_units=2), "cpu", "fp32"),
 }
+"""The last one is to try scripts out, and is measured only when it is named."""
 
 
 class DisagreementError(Exception):
@@ -238,6 +240,23 @@ def check(sides: Sides, pictures: Sequence[Tensor]) -> list[str]:
             if not (exact_enough if precision == "fp32" else found.cosine >= 0.97):
                 raise DisagreementError(f"attar and the plain loop do not compute the same: {words[-1]}.")
     return words
+
+
+@functools.cache
+def product_speed(device: torch.device, precision: str, side: int) -> float:
+    """Floating-point operations per second of a product of square matrices, the best of five; fp32 on CUDA is TF32."""
+    dtype, num_products = torch.bfloat16 if precision == "bf16" else torch.float32, 20 if device.type == "cuda" else 1
+    matrix, times = torch.randn(side, side, generator=generator(0, "product")).to(device, dtype), []
+    before, torch.backends.cuda.matmul.allow_tf32 = torch.backends.cuda.matmul.allow_tf32, True
+    for _ in range(6):
+        started = time.perf_counter()
+        for _ in range(num_products):
+            torch.mm(matrix, matrix)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        times.append(time.perf_counter() - started)
+    torch.backends.cuda.matmul.allow_tf32 = before
+    return 2 * side**3 * num_products / min(times[1:])
 
 
 @contextmanager

@@ -5,6 +5,8 @@ import csv
 import datetime
 import importlib.metadata
 import os
+import sys
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, fields
@@ -71,7 +73,7 @@ def able(rows: Mapping[str, R], alternations: int, packages: Sequence[str] = ())
     print(f"{words}; n = {alternations} alternations", flush=True)
     for name, row in rows.items():
         if name not in found:
-            print(f"{name} is skipped: {row.skipped()}.")
+            print(f"{name} is skipped: {row.skipped()}.", flush=True)
     return found
 
 
@@ -82,14 +84,39 @@ def load() -> str:
     return ""
 
 
-def show(titles: list[str], lines: Sequence[Shown]) -> None:
-    """Print the table, a row's name on its first line alone."""
-    table = [titles, *(line.cells() for line in lines)]
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    for place, cells in enumerate(table):
-        if place > 1 and cells[0] == table[place - 1][0]:
-            cells = ["", *cells[1:]]
-        print("  ".join(f"{cell:<{width}}" for cell, width in zip(cells, widths, strict=True)).rstrip())
+class Table:
+    """A table that is printed as it is measured: the titles with the first lines, then each row's lines at once."""
+
+    def __init__(self, widths: Mapping[str, int]) -> None:
+        """``widths`` says how many characters the cells under each title need; a longer cell moves those after it."""
+        self._titles = list(widths)
+        self._widths = [max(len(title), width) for title, width in widths.items()]
+        self._open = False
+
+    def add(self, lines: Sequence[Shown]) -> None:
+        """Print the lines of one row, the row's name on the first alone."""
+        if not self._open:
+            self._print(self._titles)
+            self._open = True
+        for place, line in enumerate(lines):
+            cells = line.cells()
+            self._print(["", *cells[1:]] if place else cells)
+
+    def _print(self, cells: Sequence[str]) -> None:
+        print(
+            "  ".join(f"{cell:<{width}}" for cell, width in zip(cells, self._widths, strict=True)).rstrip(), flush=True
+        )
+
+
+class Progress:
+    """Says on standard error what is being measured, with the seconds since the start."""
+
+    def __init__(self) -> None:
+        self._started = time.perf_counter()
+
+    def __call__(self, text: str) -> None:
+        """Print one line."""
+        print(f"[{time.perf_counter() - self._started:6.1f} s] {text}", file=sys.stderr, flush=True)
 
 
 def write_csv(path: Path, kind: type[Any], lines: Iterable[Any]) -> None:

@@ -72,6 +72,24 @@ def test_a_row_that_agrees_is_timed(
         assert operations == pytest.approx(2 * 2 * 40.8e6 / 4, rel=0.01), "of a ResNet-20 on 16 pixels, both ways"
 
 
+def test_a_row_is_printed_and_kept_before_the_next_is_measured(
+    recover: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+):
+    measure, printed, kept = recover.measure, [], tmp_path / "lines.csv"
+
+    def noting(*arguments: Any) -> Any:
+        printed.append((capsys.readouterr().out, kept.read_text() if kept.exists() else ""))
+        return measure(*arguments)
+
+    monkeypatch.setattr(recover, "measure", noting)
+    monkeypatch.setattr(recover, "peak_of", lambda *_: None)
+    assert recover.main(["--rows", "fp32,bf16", "--quick", "--csv", str(kept)]) == 0
+    before, between = printed
+    assert "plain fp32" not in before[0]
+    assert "\nfp32  " in between[0]
+    assert between[1].count("\n") == 4, "titles and three sides"
+
+
 def heavier(loss: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """Statistics that weigh a hundredth more."""
 
@@ -105,7 +123,8 @@ def test_a_plain_loop_that_computes_something_else_ends_the_run(
     monkeypatch.setattr(loop, "loss", mistake(loop.loss))
     assert recover.main(["--rows", "fp32", "--quick"]) == 1
     printed = capsys.readouterr()
-    assert printed.err.startswith("attar and the plain loop do not compute the same: fp32, 3 images of noise: loss")
+    fault = printed.err.splitlines()[-1]
+    assert fault.startswith("attar and the plain loop do not compute the same: fp32, 3 images of noise: loss")
     assert "img-it/s" not in printed.out
 
 
@@ -263,6 +282,9 @@ def test_data_paths_that_agree_are_timed(contest: ModuleType, tmp_path: Path, ca
         assert line["num_blocks"] == "2"
         assert bool(line["network_share"]) == (line["row"] == "small")
         assert not line["network_share"] or 0 < float(line["network_share"]) < 1
+        assert bool(line["flops"]) == (line["row"] == "small")
+        assert not line["of_product"] or 0 < float(line["of_product"]) < 1
+        assert not line["peak_bytes"], "that of a GPU"
 
 
 def moved(cutmix: Callable[..., Tensor]) -> Callable[..., Tensor]:
@@ -276,7 +298,8 @@ def test_a_published_way_that_shows_something_else_ends_the_run(
     monkeypatch.setattr(contest.published, "cutmix", moved(contest.published.cutmix))
     assert run_contest(contest, "--rows", "small") == 1
     printed = capsys.readouterr()
-    assert printed.err.startswith("attar and the published way do not give the same: 24 views: pictures 0.")
+    fault = printed.err.splitlines()[-1]
+    assert fault.startswith("attar and the published way do not give the same: 24 views: pictures 0.")
     assert "images/s" not in printed.out
 
 

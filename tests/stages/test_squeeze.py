@@ -117,3 +117,32 @@ def test_a_diverged_training_is_told_and_leaves_no_teacher(tmp_path):
     with pytest.raises(AttarError, match="diverged.*--squeeze.training.learning-rate"):
         pipeline.run(recipe, tmp_path / "run", stage="squeeze", quiet=True)
     assert not (tmp_path / "run" / "squeeze" / "teacher.json").exists()
+
+
+@pytest.mark.parametrize(("choice", "compiled"), [("auto", False), ("off", False), ("on", True)])
+def test_trainings_are_compiled_on_a_cpu_only_when_asked(mini_run, tmp_path, monkeypatch, choice, compiled):
+    made = []
+
+    def compile_(function, **_):
+        def fast(*arguments):
+            made.append(type(function).__name__)
+            return function(*arguments)
+
+        return fast
+
+    monkeypatch.setattr(torch, "compile", compile_)
+    recipe = mini_recipe()
+    recipe = recipe.changed(execution=recipe.execution.changed(compile=choice))
+    pipeline.run(recipe, tmp_path / "run", stage="squeeze", quiet=True)
+    assert ("ConvNet" in made) == compiled
+    ours, theirs = (load_weights(run / "squeeze" / "teacher.safetensors")[0] for run in (tmp_path / "run", mini_run))
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+@pytest.mark.slow
+def test_a_compiled_training_ends_where_the_plain_one_does(mini_run, tmp_path):
+    recipe = mini_recipe()
+    recipe = recipe.changed(execution=recipe.execution.changed(compile="on"))
+    pipeline.run(recipe, tmp_path / "run", stage="squeeze", quiet=True)
+    ours, theirs = (teachers.load(run / "squeeze").accuracy for run in (tmp_path / "run", mini_run))
+    assert ours == pytest.approx(theirs, abs=0.02)

@@ -21,7 +21,8 @@ class Execution(Config):
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Arithmetic of networks; auto: bf16 where the device computes in it, float32 elsewhere."""
     compile: Literal["auto", "on", "off"] = "auto"
-    """Whether recover's step is compiled; auto: where there is work enough to pay for it."""
+    """Whether recover's step and the training of networks are compiled; auto: where there is work enough to pay for it,
+    and training on a GPU only."""
     threads: int = 0
     """CPU threads for tensor operations; 0 leaves PyTorch's own choice."""
     workers: int = -1

@@ -80,6 +80,7 @@ def fit(
     after_epoch: Callable[[Epoch], None],
     resume: dict[str, Any] | None = None,
     seed: int = 0,
+    forward: Callable[[Tensor], Tensor] | None = None,
 ) -> None:
     """Train ``network`` in place on ``batches(epoch)`` of images in [0, 1], already on its device.
 
@@ -90,7 +91,9 @@ def fit(
 
     With ``ema_decay`` the network has its averaged parameters during ``after_epoch`` and in the end; its buffers are
     those of the training. The losses are those of the network that is trained. The device is waited for once an epoch.
+    ``forward`` computes the logits in place of ``network``: the same network, compiled.
     """
+    forward = forward or network
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimiser = Optimiser(network, optimisation)
     average = Average(network, optimisation.ema_decay) if optimisation.ema_decay else None
@@ -117,7 +120,7 @@ def fit(
                     piece = slice(part * len(images) // num_parts, (part + 1) * len(images) // num_parts)
                     seen = normalisation.apply(images[piece]).contiguous(memory_format=torch.channels_last)
                     with autocast():
-                        logits = network(seen)
+                        logits = forward(seen)
                     value = loss(logits, targets.take(piece)) * len(seen) / len(images)
                     value.backward()
                     losses.append(value.detach())

@@ -229,6 +229,7 @@ def _fit_small(
             device.autocast,
             after,
             seed=seed,
+            forward=space.training_forward(network, training.epochs * len(opened)),
         )
 
 

@@ -99,6 +99,7 @@ def full_data(space: Workspace, network: nn.Module, config: Squeeze, stream: str
         space.train.num_images,
         device.autocast,
         progress,
+        forward=space.training_forward(network, config.training.epochs * space.train.num_images),
         **more,
     )
 

@@ -1,12 +1,14 @@
 """What the stages of one run share: where it lies, its seed, its data, its device, its log."""
 
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from attar.core.compiling import Compiler
 from attar.core.device import Device, Execution, resolve
 from attar.core.log import Log
 from attar.core.randomness import generator
@@ -14,6 +16,7 @@ from attar.data.choice import DataChoice
 from attar.data.feed import Feed, measure_normalisation, open_feed
 from attar.data.load import load
 from attar.data.source import RealData
+from attar.ops.operations import forward_operations
 from attar.ops.pixels import Normalisation
 
 _NOT_IDENTITY = {"source", "root", "resident"}
@@ -71,6 +74,19 @@ class Workspace:
         """A named random stream of this run."""
         return generator(self.seed, *names)
 
+    def training_forward(self, network: nn.Module, num_images: int) -> Callable[[Tensor], Tensor]:
+        """The network's forward pass for a training that shows it ``num_images`` images, all epochs together.
+
+        It is compiled on a GPU where that pays; on a CPU only when the recipe says so (execution.compile 'on').
+        """
+        device = self.device
+        choice = "off" if device.compile == "auto" and device.device.type == "cpu" else device.compile
+        compiler = Compiler(choice, device.device.type, warn=self.log.warn)
+        operations = 0.0
+        if choice == "auto":  # back to weights and to features takes twice as much as forth
+            operations = 3 * forward_operations(network, self.choice.size) * num_images
+        return compiler(_answer, network, operations)
+
     def request(self, **parts: Any) -> dict[str, Any]:
         """What identifies a stage's work: the data as prepared, the seed, and the stage's own choices."""
         data = {key: value for key, value in self.choice.plain().items() if key not in _NOT_IDENTITY}
@@ -78,3 +94,7 @@ class Workspace:
 
     def _feed(self, split: Any, what: str) -> Feed:
         return open_feed(split, self.choice, self.device.workers, self.device.device, self.log, what)
+
+
+def _answer(network: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
+    return network(images)

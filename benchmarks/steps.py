@@ -1,0 +1,364 @@
+"""The campaign's steps: what is measured on a GPU, in the order of its worth. ``campaign.py`` runs them."""
+
+import csv
+import functools
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+import attar
+import carrying
+import evaluate
+import profiles
+import recover
+import relabel
+from attar.core.errors import AttarError
+from attar.models import teacher as teachers
+from attar.recipes.catalogue import ENTRIES, recipe_named
+from attar.recipes.recipe import Recipe
+from attar.report.table import Line
+from attar.store import images as image_files
+from blocks import main as blocks_main
+from campaign import Campaign, Piece
+from sides import NORMALISATION, ROWS, Sides, check, crops, photographs, teacher_of
+
+HERE = Path(__file__).parent
+TINY, SLOTS = "tiny-imagenet", 10
+"""Images per class that are recovered in one go: ``tiny-ipc50`` is five such slices, of which ``tiny-ipc10`` is the
+first."""
+PUBLISHED = {"tiny-ipc10": 43.0, "tiny-ipc50": 48.7}
+ACCEPTED = 1.5
+"""Points of top-1 accuracy around a published figure."""
+
+
+# check
+
+
+def gpu_tests(campaign: Campaign) -> dict[str, Any]:
+    """The tests marked gpu; in a rehearsal one file of others."""
+    chosen = ["-m", "not slow", "tests/ops/test_curriculum.py"] if campaign.dry else ["-m", "gpu", "tests"]
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--tb=short", *chosen]
+    done = subprocess.run(command, cwd=HERE.parent, capture_output=True, text=True, check=False)
+    campaign.say("\n".join(done.stdout.splitlines()[-40:]))
+    counts = {word: int(count) for count, word in re.findall(r"(\d+) (passed|failed|error|skipped)", done.stdout)}
+    if not counts:
+        raise AttarError(f"pytest said nothing of its tests: {done.stderr.strip()[-300:]}")
+    return counts | {"failures": re.findall(r"^FAILED (\S+)", done.stdout, re.MULTILINE)}
+
+
+def repeats(campaign: Campaign) -> dict[str, Any]:
+    """The same unit in four processes, two of them in Inductor's deterministic mode; each compiles for itself."""
+    row, iterations = ("rehearsal", 2) if campaign.dry else ("tiny-gpu", 50)
+    quick = ["--quick", "--runs", "2"] if campaign.dry else []
+    command = [sys.executable, str(HERE / "repeats.py"), "--row", row, "--iterations", str(iterations), *quick]
+    found: dict[str, list[Any]] = {}
+    for mode in ("usual", "deterministic"):
+        for process in range(1 if campaign.dry else 2):
+            with tempfile.TemporaryDirectory() as cache:
+                chosen = {"TORCHINDUCTOR_CACHE_DIR": cache} | (
+                    {"TORCHINDUCTOR_DETERMINISTIC": "1"} if mode == "deterministic" else {}
+                )
+                done = subprocess.run(command, env=os.environ | chosen, capture_output=True, text=True, check=False)
+            if not done.stdout.strip():
+                raise AttarError(f"repeats.py failed: {done.stderr.strip()[-500:]}")
+            found.setdefault(mode, []).append(json.loads(done.stdout.splitlines()[-1]))
+            campaign.say(f"    {mode}, process {process + 1}: {done.stdout.strip()}")
+    values: dict[str, Any] = {"runs": found}
+    for mode, processes in found.items():
+        each = [set(process["pixels"]) for process in processes]
+        values[f"{mode}: repeated in a process"] = all(len(pixels) == 1 for pixels in each)
+        values[f"{mode}: same in both processes"] = len(set().union(*each)) == 1
+    paces = {mode: min(process["ms_per_iteration"] for process in processes) for mode, processes in found.items()}
+    return values | {"deterministic mode costs": f"{paces['deterministic'] / paces['usual'] - 1:+.1%}"}
+
+
+def gradients(campaign: Campaign) -> dict[str, Any]:
+    """What is compiled in bf16 against the plain loop in float32, on noise and on pictures."""
+    row = ROWS["rehearsal" if campaign.dry else "cifar-gpu"]
+    sides = Sides(row, teacher_of(row.network, row.num_classes, row.size, row.device), campaign.dry)
+    sides.run("attar", 1)
+    words = check(sides, photographs())
+    for line in words:
+        campaign.say(f"    {line}")
+    return {"checks": words, "worst cosine": min(float(line.rsplit(" ", 1)[1]) for line in words)}
+
+
+def digits(precision: str, campaign: Campaign) -> dict[str, Any]:
+    """Accuracy of students on distilled digits, whose images were recovered in one precision; three seeds."""
+    recipe = recipe_named("digits")
+    how = {"precision": precision, "compile": "on" if precision == "bf16" and not campaign.dry else "off"}
+    recipe = recipe.changed(
+        recover=recipe.recover.changed(snapshots=()),
+        evaluate=recipe.evaluate.changed(rows=("distilled",), num_seeds=1),
+        execution=recipe.execution.changed(device=campaign.device, **how),
+    )
+    if campaign.dry:
+        recipe = shortened(recipe)
+    accuracies = []
+    for seed in range(1 if campaign.dry else 3):
+        result = attar.run(recipe.changed(seed=seed), campaign.folder / f"digits-{precision}-{seed}", quiet=True)
+        accuracies.append(result.table[0].top1_mean)
+        campaign.say(f"    {precision}, seed {seed}: {accuracies[-1]:.1f} %")
+    values = torch.tensor(accuracies)
+    spread = float(values.std()) if len(values) > 1 else 0.0
+    return {"top-1 %": round(float(values.mean()), 2), "std": round(spread, 2), "n": len(values), "each": accuracies}
+
+
+# speed
+
+
+def timed(script: str, row: str, campaign: Campaign) -> dict[str, Any]:
+    """A row of a benchmark, as its own script measures it; in a rehearsal one for CPUs."""
+    rehearsal = ("rehearsal" if script == "recover" else "data-32") if campaign.dry else ""
+    with tempfile.TemporaryDirectory() as folder:
+        table = Path(folder) / "lines.csv"
+        short = ["--quick"] if campaign.dry else ["--alternations", "3"]
+        arguments = ["--rows", rehearsal or row, "--csv", str(table), *short]
+        if script == "recover":
+            code = recover.main([*arguments, "--no-memory"])
+        elif script == "relabel":
+            code = blocks_main(relabel.__doc__ or "", relabel.ROWS, relabel.Relabelling, arguments)
+        else:
+            code = blocks_main(evaluate.__doc__ or "", evaluate.ROWS, evaluate.Training, arguments)
+        if code:
+            raise AttarError(f"{script}.py ended with exit code {code}; its words are above.")
+        with table.open(newline="") as file:
+            lines = list(csv.DictReader(file))
+    plain = next(line for line in lines if line["side"] == "plain")
+    return {"attar is faster": f"{float(plain['faster']):.1f}x", "lines": lines}
+
+
+def profiled(campaign: Campaign) -> dict[str, Any]:
+    """Kernels against launches, for a step of recover, of squeeze and of a student."""
+    lines = profiles.main(["--quick"] if campaign.dry else ["--device", "cuda"])
+    return {"steps": [vars(line) for line in lines]}
+
+
+# real images
+
+
+def real_images(campaign: Campaign, name: str) -> Path:
+    """The folder of a dataset's Parquet files; made of two photographs in a rehearsal."""
+    folder = campaign.work / "data" / name
+    if not campaign.dry:
+        return folder if folder.is_dir() else carrying.gathered(campaign.data, name, folder)
+    if not folder.is_dir():
+        beside = folder.with_name(f"{name}-whole")
+        write_small(beside)
+        carrying.portions(beside, campaign.work / "portions", name, portion_bytes=40_000)
+        carrying.gathered(campaign.work / "portions", name, folder)
+    return folder
+
+
+def write_small(folder: Path) -> None:
+    """Parquet files of crops of photographs, four classes: the parts of the pictures."""
+    folder.mkdir(parents=True, exist_ok=True)
+    kind = {"_type": "ClassLabel", "names": ["a", "b", "c", "d"]}
+    features = {"image": {"_type": "Image"}, "label": kind}
+    image_type = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    for split, count in (("train", 96), ("val", 32)):
+        pixels, sources = crops(photographs(), count, 16, split)
+        coded = (NORMALISATION.undo(pixels) * 255).round().clamp(0, 255).to(torch.uint8)
+        rows = [{"bytes": image_files.encode(image, "jpeg", 90), "path": None} for image in coded]
+        table = pa.table({"image": pa.array(rows, image_type), "label": pa.array((sources % 4).tolist())})
+        table = table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
+        pq.write_table(table, folder / f"{split}-00000.parquet")
+
+
+def shortened(recipe: Recipe[Any]) -> Recipe[Any]:
+    """A recipe with hardly any work, for a rehearsal."""
+    once = recipe.squeeze.training.changed(epochs=1, batch_size=16, warmup_epochs=0.0)
+    protocol = recipe.evaluate.protocol
+    protocol = protocol.changed(training=protocol.training.changed(epochs=1, warmup_epochs=0.0))
+    return recipe.changed(
+        squeeze=recipe.squeeze.changed(architecture="convnet3", training=once),
+        recover=recipe.recover.changed(
+            iterations=2, ipc=min(2, recipe.recover.ipc), accept_weak_teacher=True, parallel_units=1
+        ),
+        relabel=recipe.relabel.changed(epochs=1),
+        evaluate=recipe.evaluate.changed(protocol=protocol, students=("convnet3",), num_seeds=1),
+        execution=recipe.execution.changed(precision="fp32", compile="off"),
+    )
+
+
+def chosen(campaign: Campaign, name: str, dataset: str) -> Recipe[Any]:
+    """A built-in recipe on the images that were carried, in compiled bf16.
+
+    Rows of its table: distilled, random real images under the same labels, the teacher.
+    """
+    recipe, folder = recipe_named(name), real_images(campaign, dataset)
+    where = {"root": str(folder)} if dataset == TINY and not campaign.dry else {"source": str(folder)}
+    data = recipe.data.changed(resident="on", **where, **({"size": 16} if campaign.dry else {}))
+    recipe = recipe.changed(
+        data=data,
+        evaluate=recipe.evaluate.changed(rows=("distilled", "random-soft", "full"), num_seeds=3),
+        execution=recipe.execution.changed(device=campaign.device, precision="bf16", compile="auto"),
+    )
+    return shortened(recipe) if campaign.dry else recipe
+
+
+def train_teacher(campaign: Campaign, name: str, dataset: str) -> dict[str, Any]:
+    """Squeeze, then round a copy of the weights so that they travel in half precision.
+
+    The steps that use the copy measure its accuracy anew, in the row of all real images.
+    """
+    recipe = chosen(campaign, name, dataset)
+    attar.run(recipe, campaign.folder, stage="squeeze")
+    made = json.loads((campaign.folder / "squeeze" / "manifest.json").read_text())
+    found = teachers.load(campaign.folder / "squeeze")
+    carrying.round_weights(found)
+    found.save(campaign.folder / "half")
+    return {"top-1 %": round(100 * made["result"]["top1"], 2), "seconds": made["device_seconds"]}
+
+
+def with_teacher(recipe: Recipe[Any], folder: Path) -> Recipe[Any]:
+    """The recipe with the rounded teacher in the place of its own."""
+    return recipe.changed(squeeze=recipe.squeeze.changed(weights=str(folder / "half")))
+
+
+def summarised(lines: Sequence[Line], published: float | None = None) -> dict[str, Any]:
+    """The accuracies of a table; and whether the published one is met."""
+    values: dict[str, Any] = {"table": [vars(line) for line in lines]}
+    for line in lines:
+        spread = "" if line.top1_std is None else f" ± {line.top1_std:.1f}"
+        values[line.row] = f"{line.top1_mean:.1f}{spread} (n = {line.num_seeds})"
+    if published is not None:
+        away = lines[0].top1_mean - published
+        words = "reproduced" if abs(away) <= ACCEPTED else "not reproduced"
+        values["published"] = f"{published:.1f}, {words} ({away:+.1f})"
+    return values
+
+
+# Tiny-ImageNet
+
+
+def tiny_recipe(campaign: Campaign, ipc: int) -> Recipe[Any]:
+    """CDA's recipe at so many images per class, with the campaign's teacher."""
+    return with_teacher(chosen(campaign, f"cda/tiny-imagenet-ipc{ipc}", TINY), campaign.fetch("teacher"))
+
+
+def tiny_slice(place: int, campaign: Campaign) -> dict[str, Any]:
+    """Recover ten more images of every class."""
+    recipe = tiny_recipe(campaign, 50)
+    slots = 1 if campaign.dry else SLOTS
+    recipe = recipe.changed(recover=recipe.recover.changed(ipc_start=place * slots, ipc=(place + 1) * slots))
+    out = campaign.folder / f"slice-{place}"
+    for stage in ("squeeze", "recover"):
+        attar.run(recipe, out, stage=stage)
+    made = json.loads((out / "recover" / "manifest.json").read_text())
+    return {"images": made["result"]["num_images"], "seconds": made["device_seconds"]}
+
+
+def tiny_ipc10(campaign: Campaign) -> dict[str, Any]:
+    """Label, train and judge the first slice."""
+    return judged(campaign, [campaign.folder / "slice-0"])
+
+
+def tiny_ipc50(campaign: Campaign) -> dict[str, Any]:
+    """Label, train and judge all slices, the first of which is that of ``tiny-ipc10``."""
+    slices = [campaign.fetch("tiny-ipc10") / "slice-0", *(campaign.folder / f"slice-{place}" for place in range(1, 5))]
+    return judged(campaign, slices)
+
+
+def judged(campaign: Campaign, slices: Sequence[Path]) -> dict[str, Any]:
+    """Put slices together and judge them as one set of images, beside random real images under the same labels."""
+    merged = campaign.folder / "merged"
+    slots = 1 if campaign.dry else SLOTS
+    classes = json.loads((slices[0] / "recover" / "manifest.json").read_text())["result"]["classes"]
+    rows = [row for each in slices for row in image_files.encoded(each / "recover" / "data")]
+    image_files.write(merged, iter(rows), tuple(classes))
+    recipe = tiny_recipe(campaign, 10 if len(slices) == 1 else 50)
+    recipe = recipe.changed(images=str(merged), recover=recipe.recover.changed(ipc=slots * len(slices)))
+    result = attar.run(recipe, campaign.folder / "judged")
+    return summarised(result.table, PUBLISHED[campaign.step])
+
+
+def slice_files(campaign: Campaign) -> list[Path]:
+    """Finished slices as images, the one under way as units; then scores and tables."""
+    found: list[Path] = []
+    for folder in sorted(campaign.folder.glob("slice-*")):
+        done = folder / "recover" / "manifest.json"
+        kept = (
+            ("recover/manifest.json", "recover/data/*") if done.is_file() else ("recover/plan.json", "recover/units/*")
+        )
+        found += [path for pattern in (*kept, "recover/log*.jsonl", "squeeze/*.json*") for path in folder.glob(pattern)]
+    return found + score_files(campaign.folder / "judged")
+
+
+def score_files(run: Path) -> list[Path]:
+    """What was measured of a run."""
+    return [path for part in ("evaluate", "report") for path in sorted((run / part).rglob("*")) if path.is_file()]
+
+
+# CIFAR
+
+
+def cifar_row(name: str, campaign: Campaign) -> dict[str, Any]:
+    """A whole run of one recipe with the step's teacher."""
+    recipe = with_teacher(chosen(campaign, name, campaign.step), campaign.folder)
+    return summarised(attar.run(recipe, campaign.folder / name.replace("/", "-")).table)
+
+
+def cifar(dataset: str) -> list[Piece]:
+    """The teacher, and every recipe that there is for the dataset."""
+    names = [name for name in ENTRIES if name.partition("/")[2].startswith(f"{dataset}-ipc")]
+    train = functools.partial(train_teacher, name=names[0], dataset=dataset)
+    rows = [Piece(name, functools.partial(cifar_row, name), 60.0, rehearsed=name == names[0]) for name in names]
+    return [Piece("teacher", train, 60.0), *rows]
+
+
+def teacher_files(campaign: Campaign) -> list[Path]:
+    """A finished teacher, or the state of its training; then images and scores of the runs beside it."""
+    half = [path for path in (campaign.folder / "half").glob("*") if path.is_file()]
+    under_way = [path for path in (campaign.folder / "squeeze").glob("*") if path.name != teachers.WEIGHTS]
+    found = half if half else under_way
+    for run in sorted(campaign.folder.glob("*-ipc*")):
+        found += score_files(run)
+    return found
+
+
+STEPS: dict[str, list[Piece]] = {
+    "check": [
+        Piece("gpu tests", gpu_tests, 60.0),
+        Piece("repeats", repeats, 120.0),
+        Piece("gradients", gradients, 60.0),
+        Piece("digits in float32", functools.partial(digits, "fp32"), 40.0),
+        Piece("digits in bf16", functools.partial(digits, "bf16"), 60.0),
+    ],
+    "speed": [
+        Piece("recover imagenet-gpu", functools.partial(timed, "recover", "imagenet-gpu"), 60.0),
+        Piece("recover tiny-gpu", functools.partial(timed, "recover", "tiny-gpu"), 60.0, rehearsed=False),
+        *(
+            Piece(f"{script} {row}", functools.partial(timed, script, row), 45.0, rehearsed=row == "whole-gpu-224")
+            for row in ("whole-gpu-224", "whole-gpu-64", "data-gpu-64")
+            for script in ("relabel", "evaluate")
+        ),
+        Piece("recover cifar-gpu", functools.partial(timed, "recover", "cifar-gpu"), 45.0, rehearsed=False),
+        Piece("profile", profiled, 90.0),
+    ],
+    "teacher": [Piece("squeeze", functools.partial(train_teacher, name="cda/tiny-imagenet-ipc50", dataset=TINY), 60.0)],
+    "tiny-ipc10": [Piece("recover", functools.partial(tiny_slice, 0), 60.0), Piece("judge", tiny_ipc10, 60.0)],
+    "tiny-ipc50": [
+        *(Piece(f"recover {place}", functools.partial(tiny_slice, place), 60.0) for place in range(1, 5)),
+        Piece("judge", tiny_ipc50, 60.0),
+    ],
+    "cifar10": cifar("cifar10"),
+    "cifar100": cifar("cifar100"),
+}
+FILES: dict[str, Callable[[Campaign], Sequence[Path]]] = {
+    "teacher": teacher_files,
+    "tiny-ipc10": slice_files,
+    "tiny-ipc50": slice_files,
+    "cifar10": teacher_files,
+    "cifar100": teacher_files,
+}
