@@ -197,7 +197,7 @@ def _train(
         squeeze.full_data(space, network, squeezing, f"evaluate-full-{job.seed}", after, seed=seed)
         normalisation = space.normalisation
     else:
-        opened = Distilled(small.folder, space.module)
+        opened = Distilled(small.folder, space.module, space.factories)
         normalisation = opened.normalisation
         hard = scores.is_hard(job.row, config.protocol)
         _fit_small(space, config.protocol, opened, network, (job.student, seed, hard), after)
@@ -238,7 +238,7 @@ def _predictor(network: nn.Module, normalisation: Normalisation) -> Callable[[An
 
 def _rate_teacher(space: Workspace, job: Job) -> None:
     made = manifest_of(space.out / "squeeze", "squeeze")
-    teacher = teachers.load(space.out / "squeeze", space.module)
+    teacher = squeeze.own_teacher(space)
     teacher.module.to(space.device.device)
     found = measure(teacher.logits, space.val.plain(_BATCH, space.device.device))
     job.save(found, made["device_seconds"], made["device"], [])
@@ -260,7 +260,7 @@ def _agreements(space: Workspace, sets: Mapping[Row, SmallSet], out: Path, log: 
         images_sha256 = read_info(small.folder).images_sha256
         path = out / "agreement" / f"{digest([images_sha256, weights])[:16]}.json"
         if not path.exists():
-            teacher = teacher or teachers.load(space.out / "squeeze", space.module)
+            teacher = teacher or squeeze.own_teacher(space)
             stored = mapped.read(small.folder / "data", images_sha256, INFO)
             known = agreement.teacher_agreement(stored.images, stored.labels, teacher, space.device.device)
             atomic.write_json(path, vars(known))

@@ -11,7 +11,7 @@ from attar.core.errors import AttarError
 from attar.ops.metrics import Measured
 from attar.stages import given
 from attar.stages.distilled import DatasetInfo, LabelInfo, read_info
-from attar.stages.folder import MANIFEST
+from attar.stages.folder import MANIFEST, manifest_of
 from attar.stages.labeller import Voices
 from attar.stages.protocols import Protocol
 from attar.stages.rows import Row, SmallSet, images_of, labels_of
@@ -172,7 +172,7 @@ def _seconds(folder: Path) -> float | None:
     """Device-seconds of a stage; None where its folder is not here, or it took along what was made elsewhere."""
     if not (folder / MANIFEST).is_file():
         return None
-    made = json.loads((folder / MANIFEST).read_text())
+    made = manifest_of(folder, "run")
     asked = made["request"]
     brought = asked.get("squeeze", {}).get("weights") or asked.get("relabel", {}).get("imported")
     return None if brought or "module" in asked or asked.get("method") == given.METHOD else made["device_seconds"]
