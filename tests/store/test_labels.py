@@ -210,7 +210,7 @@ def test_a_file_of_another_shape_is_refused(tmp_path: Path):
     name = next(iter(header.files()))
     tensors, said = weights.load_weights(tmp_path / name)
     weights.save_weights(tmp_path / name, tensors | {"flip": tensors["flip"][:, 1:].contiguous()}, said)
-    with pytest.raises(AttarError, match=rf"{name} holds 'flip' of \(3, 11\) .* says \(3, 12\); delete it and run"):
+    with pytest.raises(AttarError, match=rf"{name} holds 'flip' of shape \(3, 11\) .* says \(3, 12\) .*; delete"):
         Labels(tmp_path).epoch(0)
 
 
@@ -233,9 +233,7 @@ def test_unfinished_labels_are_refused(tmp_path: Path):
     stored(tmp_path, header_of())
     (tmp_path / HEADER).unlink()
     for folder in (tmp_path, tmp_path / "nowhere"):
-        with pytest.raises(
-            AttarError, match=rf"{folder} holds no finished soft labels \(labels\.json\); run"
-        ):
+        with pytest.raises(AttarError, match=rf"{folder} holds no finished soft labels \(labels\.json\); run"):
             Labels(folder)
 
 

@@ -61,7 +61,7 @@ class StageFolder:
                 f"{self.path} was made with other settings ({'; '.join(changed[:4])}); "
                 f"choose another --out, or delete that folder to make it anew."
             )
-        stale = [name for name, identity in self.parents.items() if known["parents"].get(name) != identity]
+        stale = [name for name, identity in self.parents.items() if known.get("parents", {}).get(name) != identity]
         if stale:
             raise AttarError(
                 f"{self.path} was made from another {stale[0]} than the one there is now; "
@@ -125,10 +125,14 @@ class StageFolder:
 
 
 def manifest_of(folder: Path, made_by: str) -> dict[str, Any]:
-    """The manifest of a finished stage; raises AttarError when it is not finished."""
+    """The manifest of a finished stage; raises AttarError when it is not finished, or that of another stage."""
     manifest = _read(folder / MANIFEST)
     if manifest is None:
         raise AttarError(f"{folder} is not finished; run 'attar {made_by}' (or 'attar run') with the same --out first.")
+    if (made_by != "run" and manifest.get("stage") != made_by) or not isinstance(manifest.get("result"), dict):
+        raise AttarError(
+            f"{folder / MANIFEST} is no manifest of {made_by}; delete the folder {folder} to make it anew."
+        )
     return manifest
 
 
@@ -163,7 +167,6 @@ def _read(path: Path) -> dict[str, Any] | None:
         found = sealed.read_json(path, f"delete the folder {path.parent} to make it anew")
     except (FileNotFoundError, NotADirectoryError):
         return None
-    lacking = next((key for key in ("request", "parents") if not isinstance(found.get(key), dict)), None)
-    if lacking:
-        raise AttarError(f"{path} is damaged (it lacks '{lacking}'); delete the folder {path.parent} to make it anew.")
+    if not isinstance(found.get("request"), dict):
+        raise AttarError(f"{path} is damaged (it lacks 'request'); delete the folder {path.parent} to make it anew.")
     return found
