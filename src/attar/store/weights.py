@@ -21,8 +21,8 @@ from attar.core.errors import AttarError
 from attar.store.atomic import replace
 from attar.store.sealed import MEND
 
-SEAL = "attar_sha256"
-"""Metadata of a sealed file: a SHA-256 of everything else in it."""
+SEAL, SEALED = "attar_sha256", "attar_sealed"
+"""Metadata of a sealed file: a SHA-256 of everything else in it, and that there is one, lest the first be lost."""
 _DTYPES = {
     torch.float64: "F64",
     torch.float32: "F32",
@@ -50,7 +50,8 @@ def save_weights(
     Tensors that share memory are written once each. A ``sealed`` file holds its own SHA-256, by which readers notice
     damage. Raises AttarError when the disk is full or may not be written.
     """
-    header: dict[str, Any] = {"__metadata__": {key: value for key, value in metadata.items() if key != SEAL}}
+    said = {key: value for key, value in metadata.items() if key not in (SEAL, SEALED)}
+    header: dict[str, Any] = {"__metadata__": said}
     offset = 0
     order = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))  # wide first: all stay aligned
     for name in order:
@@ -60,10 +61,11 @@ def save_weights(
         offset = end
     content = [_bytes(tensors[name]) for name in order]
     if sealed:
+        said[SEALED] = "yes"
         total = _begun(header)
         for part in content:
             total.update(part)
-        header["__metadata__"][SEAL] = total.hexdigest()
+        said[SEAL] = total.hexdigest()
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     with replace(path) as temporary, temporary.open("wb") as file:
@@ -77,6 +79,7 @@ def check_seal(path: Path) -> None:
 
     A file without a seal, as older ones are, is taken as it is.
     """
+    path = Path(path)
     state = path.stat()
     if not _seal_fits(path, (state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns, state.st_ctime_ns)):
         raise AttarError(f"{path} is damaged (its content does not fit its SHA-256); {MEND}.")
@@ -86,9 +89,10 @@ def check_seal(path: Path) -> None:
 def _seal_fits(path: Path, _state: tuple[int, ...]) -> bool:
     with path.open("rb") as file:
         header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
-        seal = header.get("__metadata__", {}).pop(SEAL, None)
+        metadata = header.get("__metadata__", {})
+        seal = metadata.pop(SEAL, None)
         if seal is None:
-            return True
+            return SEALED not in metadata
         total = _begun(header)
         while part := file.read(2**20):
             total.update(part)
