@@ -113,7 +113,6 @@ def test_a_squeeze_folder_of_someone_else_runs_no_code(tmp_path: Path, mini_run:
 
 def test_ones_own_network_works_in_ones_own_run_and_opens_when_it_is_named(tmp_path: Path, called: Path):
     pipeline.run(online(OWN), tmp_path / "run", quiet=True)
-    pipeline.run(online(OWN), tmp_path / "run", quiet=True)
     folder = tmp_path / "run" / "distilled"
     called.unlink()
     with pytest.raises(AttarError, match="which is code outside"):

@@ -1,6 +1,8 @@
 """stages/folder.py: what is missing or damaged is made again or refused with the mend; what no plan explains is too."""
 
+import errno
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -151,3 +153,16 @@ def test_a_method_that_only_a_manifest_names_is_not_imported(finished: Path, tmp
     with pytest.raises(AttarError, match="names the method 'attar_never', which is code outside.*--method attar_never"):
         run(finished, "evaluate")
     assert not (tmp_path / "called").exists()
+
+
+def test_a_finished_run_on_a_read_only_disk_is_a_sentence(finished: Path, monkeypatch: pytest.MonkeyPatch):
+    original = Path.open
+
+    def read_only(path: Path, mode: str = "r", *more, **others):
+        if path.is_relative_to(finished) and set(mode) & set("wax+"):
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+        return original(path, mode, *more, **others)
+
+    monkeypatch.setattr(Path, "open", read_only)
+    with pytest.raises(AttarError, match=rf"{finished}/.*[Rr]ead-only"):
+        run(finished, "evaluate")
