@@ -66,9 +66,13 @@ def test_images_kept_in_files_of_their_own(tmp_path: Path, noise: Callable[..., 
     features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["a", "b"])})
     columns = {"image": [{"path": paths[0]}, {"path": paths[1]}, None], "label": [0, 1, 1]}
     train = HubRows(datasets.Dataset.from_dict(columns, features=features), "here")
+    before = train.identity()
     (tmp_path / "elsewhere").mkdir()
     columns["image"][0] = {"path": str((tmp_path / "0.png").rename(tmp_path / "elsewhere" / "0.png"))}
-    assert train.identity() == HubRows(datasets.Dataset.from_dict(columns, features=features), "here").identity()
+    moved = datasets.Dataset.from_dict(columns, features=features)
+    assert HubRows(moved, "here").identity() == before
+    noise(7).save(tmp_path / "elsewhere" / "0.png")
+    assert HubRows(moved, "here").identity() != before
     assert np.array_equal(np.asarray(train.image(1)), np.asarray(noise(1)))
     with pytest.raises(Unreadable, match="row 2 cannot be read as an image"):
         train.image(2)

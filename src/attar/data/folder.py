@@ -83,13 +83,18 @@ def read_tiny_imagenet(path: Path, log: Log) -> Found:
     return Found(classes, train, val, titles(path, classes), licence(classes), faults)
 
 
-def unwrapped(path: Path) -> Path:
-    """The folder itself or, where nothing but one folder of folders is in it, as archives leave it, that one."""
+def unwrapped(path: Path, *, within_split: bool = False) -> Path:
+    """The folder itself or, where nothing but one folder of folders is in it, as archives leave it, that one.
+
+    Not one that is named as a split, but ``within_split``, as in seg_train/seg_train.
+    """
     folders = class_folders(path)
     if len(folders) != 1 or pictures(path):
         return path
     name, inner = next(iter(folders.items()))
-    return unwrapped(inner) if not splits.role(name) and class_folders(inner) and not is_results(inner) else path
+    if (splits.role(name) and not within_split) or not class_folders(inner) or is_results(inner):
+        return path
+    return unwrapped(inner, within_split=within_split)
 
 
 def read(path: Path, log: Log) -> Found | None:
@@ -116,10 +121,14 @@ def read(path: Path, log: Log) -> Found | None:
 
 
 def _read_split(path: Path, folders: Mapping[str, Path], train_name: str, vals: Sequence[str], log: Log) -> Found:
-    train_path = unwrapped(folders[train_name])  # seg_train/seg_train, as some archives have it
+    train_path = unwrapped(folders[train_name], within_split=True)
     classes, train, faults = _read_classes(train_path, log)
     val_name = next((name for name in vals if _is_sorted(path, name, train_path, log)), None)
-    val = None if val_name is None else _read_val(unwrapped(folders[val_name]), classes, train_path, log)
+    val = (
+        None
+        if val_name is None
+        else _read_val(unwrapped(folders[val_name], within_split=True), classes, train_path, log)
+    )
     passed = [name for name in folders if name not in (train_name, val_name) and not splits.is_test(name)]
     passed = [name for name in passed if not is_results(folders[name])]
     if passed:
@@ -186,7 +195,7 @@ def _scanned(path: Path, log: Log) -> dict[str, Scanned]:
     if results:
         log.say(f"data      {path / results[0]} holds results of attar and is no class")
     if folders and (loose := pictures(path)):
-        log.warn(f"{len(loose)} images lie in {path} itself and are left out; move them into their class folders")
+        log.warn(f"left out {len(loose)} of the images, which lie in {path} itself; move them into their class folders")
     kept = {name: one for name, one in found.items() if name not in results}
     tell(path, kept, log)
     return kept

@@ -101,7 +101,7 @@ def tell(path: Path, classes: Mapping[str, Scanned], log: Log) -> None:
         others += one.others
     if others:
         log.warn(
-            f"{others.total()} files in {path} are left out, because attar does not read them as images: "
+            f"left out {others.total()} of the files in {path}, which attar does not read as images: "
             f"{counted(others)}; convert them to .jpg or .png if they are images"
         )
 
