@@ -49,9 +49,10 @@ def test_tables_and_bars_print_nothing_that_a_terminal_obeys(
     SafeConsole(file=file, width=200).print(table)
     assert all(line.isprintable() for line in file.getvalue().splitlines())
     monkeypatch.setenv("FORCE_COLOR", "1")
-    monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.setenv("TERM", "xterm")
-    with Log().progress("recover", 3) as advance:
+    log = Log()
+    log.console.width = 200
+    with log.progress("recover", 3) as advance:
         advance(note="\x1b]0;")
     said = capsys.readouterr().err
     assert "\\x1b]0;" in said
