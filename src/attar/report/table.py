@@ -175,7 +175,7 @@ def grid(header: list[str], rows: list[list[str]]) -> Table:
     for name in header:
         shown.add_column(escape(name), justify="left" if name in _WORDS else "right", no_wrap=True)
     for cells in rows:
-        shown.add_row(*map(escape, cells))
+        shown.add_row(*(escape(printable.one_line(cell)) for cell in cells))
     return shown
 
 
