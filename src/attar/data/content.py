@@ -2,9 +2,9 @@
 
 Names and sizes alone do not tell that pictures were made anew: BMP files of one size keep their number of bytes. Times
 of change do not tell either, because a copied or moved dataset has new ones and is the same data. So contents are read:
-all of them up to WHOLE_BYTES (seconds at most), and of larger datasets NUM_PIECES pieces at evenly spaced places, which
-costs the same for any size. A single picture that was replaced in a large dataset by one of the same name and size can
-pass unnoticed; a dataset that was made anew cannot.
+all of them up to WHOLE_BYTES and WHOLE_FILES (a few seconds), and of larger datasets NUM_PIECES pieces at evenly spaced
+places, which costs the same for any size. A single picture that was replaced in a large dataset by one of the same name
+and size can pass unnoticed; a dataset that was made anew cannot.
 """
 
 import hashlib
@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-WHOLE_BYTES = 256 * 1024**2
+WHOLE_BYTES, WHOLE_FILES = 256 * 1024**2, 200_000
 NUM_PIECES, PIECE_BYTES = 4096, 4096
 _THREADS, _CHUNK, _BLOCK = 8, 256, 1024**2
 
@@ -23,7 +23,7 @@ _THREADS, _CHUNK, _BLOCK = 8, 256, 1024**2
 def sampled(sizes: np.ndarray) -> tuple[list[int], bool]:
     """Which of the items with these numbers of bytes are read, and whether they are read whole."""
     count = len(sizes)
-    if int(sizes.sum()) <= WHOLE_BYTES:
+    if int(sizes.sum()) <= WHOLE_BYTES and count <= WHOLE_FILES:
         return list(range(count)), True
     return np.unique(np.linspace(0, count - 1, min(count, NUM_PIECES)).round().astype(np.int64)).tolist(), False
 

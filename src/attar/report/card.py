@@ -82,7 +82,7 @@ def text(info: DatasetInfo, table: list[Line]) -> str:
         origin=origin,
         labels=f"soft labels of {_teachers(info)}{rated}" if not info.labels.imported else "soft labels made elsewhere",
         scores=tables(table).strip() if table else "Not evaluated yet.",
-        protocol=", ".join(judged) if (judged := protocols(table)) else info.protocol.title(),
+        protocol=markdown(", ".join(judged) if (judged := protocols(table)) else info.protocol.title()),
         image_bytes=readable_bytes(info.image_bytes),
         label_name="stored labels" if info.labels.mode == "stored" else "the teacher (labels are made online)",
         label_bytes=readable_bytes(info.label_bytes),
