@@ -103,3 +103,19 @@ def test_names_that_are_not_utf8(tmp_path: Path, class_folders: Make, log: Log) 
     os.rename(tmp_path / "a", os.fsencode(tmp_path) + b"/caf\xe9")  # noqa: PTH104
     with pytest.raises(AttarError, match="has a name that is not UTF-8, so it cannot name a class; rename it"):
         layout.read(tmp_path, log)
+
+
+def test_a_folder_that_cannot_be_read_is_named(
+    tmp_path: Path, class_folders: Make, log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class_folders(tmp_path, {"a": 1, "b": 1})
+    listing = os.scandir
+
+    def refusing(path: Path) -> object:
+        if Path(path).name == "b":
+            raise PermissionError(13, "Permission denied", str(path))
+        return listing(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    with pytest.raises(AttarError, match=r"/b cannot be read \(Permission denied\); mend its permissions\."):
+        layout.read(tmp_path, log)

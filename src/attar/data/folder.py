@@ -162,7 +162,7 @@ def _read_val(path: Path, classes: tuple[str, ...], train_path: Path, log: Log) 
         if label is None and one.parts:
             raise AttarError(
                 f"{train_path} and {path} have different classes: '{name}' is the first that {train_path} lacks; "
-                f"remove {path / name}, or add training images of it."
+                f"name the folders of both alike, or remove {path / name}."
             )
         for folder, files in one.parts:
             folders.append(folder)
