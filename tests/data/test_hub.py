@@ -11,13 +11,14 @@ from PIL import Image
 
 from attar.core.errors import AttarError
 from attar.core.log import Log
-from attar.data import layout
+from attar.data import content, layout
 from attar.data.choice import DataChoice
 from attar.data.hub import HubRows
 from attar.data.load import load
 from attar.data.picture import Unreadable
 
 datasets = pytest.importorskip("datasets")
+BINARY, NUMBER = datasets.Value("binary"), datasets.Value("int64")
 
 
 def saved(path: Path, encoded: Callable[..., bytes], splits: dict[str, list[int]], names: list[str] | None) -> None:
@@ -57,6 +58,21 @@ def test_identity_knows_content_but_not_the_place(tmp_path: Path, encoded: Calla
     saved(tmp_path / "c", lambda seed: encoded(seed, width=13), {"train": [0, 1, 0]}, ["x", "y"])
     a, b, c = (layout.read(tmp_path / name, log).train.identity() for name in "abc")
     assert a == b != c
+
+
+@pytest.mark.parametrize("whole_bytes", [10**9, 0])
+def test_other_contents_of_the_same_size_are_noticed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole_bytes: int
+) -> None:
+    monkeypatch.setattr(content, "WHOLE_BYTES", whole_bytes)
+
+    def identity(second: bytes | None) -> str:
+        columns = {"image": [b"one", second], "label": [0, 1]}
+        rows = datasets.Dataset.from_dict(columns, features=datasets.Features(image=BINARY, label=NUMBER))
+        return HubRows(rows, "here").identity()
+
+    assert identity(b"two") == identity(b"two") != identity(b"TWO")
+    assert identity(None) != identity(b"two")
 
 
 def test_images_kept_in_files_of_their_own(tmp_path: Path, noise: Callable[..., Image.Image]) -> None:

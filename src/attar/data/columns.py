@@ -124,7 +124,7 @@ def together(train: Table, val: Table | None, where: str) -> tuple[tuple[str, ..
     """
     if val is not None:
         _refuse_other_names(train, val, where)
-    given = train.class_names or (val.class_names if val is not None else None)
+    given = train.class_names
     tables = [train] if val is None else [train, val]
     for table, split in zip(tables, ("training", "validation"), strict=False):
         _refuse_unlabelled(table, where, split)

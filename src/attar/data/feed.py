@@ -124,8 +124,8 @@ def measure_normalisation(feed: Feed, log: Log) -> Normalisation:
     log.event("normalisation", mean=means, std=stds, num_images=count)
     if max(stds) < FLAT:
         log.warn(
-            f"the training images are nearly of one colour (standard deviation {max(stds):.3f} of 1); where they have 16 "
-            f"bits and use a part of them only, as 12-bit scans do, write them anew with the full range"
+            f"the training images are nearly of one colour (standard deviation {max(stds):.3f} of 1); where they have "
+            f"16 bits and use a part of them only, as 12-bit scans do, write them anew with the full range"
         )
     return Normalisation((means[0], means[1], means[2]), (stds[0], stds[1], stds[2]))
 

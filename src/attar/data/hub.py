@@ -1,8 +1,7 @@
 """Datasets of the ``datasets`` package: saved on disk by it, or fetched from the Hugging Face Hub."""
 
-import contextlib
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -74,11 +73,23 @@ class HubRows(columns.Table):
         # one figure for the size of all: that of each row is known only once it is read
         chosen, whole = content.sampled(np.full(len(self), self.num_bytes() // max(1, len(self))))
         total = hashlib.sha256()
-        for index in chosen:
-            with contextlib.suppress(Unreadable):  # found out when it is decoded
-                encoded = self.encoded(index)
-                total.update(hashlib.sha256(encoded if whole else content.middle(encoded)).digest())
+        for data in self._all_encoded() if whole else map(self._encoded_or_empty, chosen):
+            total.update(hashlib.sha256(data if whole else content.middle(data)).digest())
         return total.digest()
+
+    def _all_encoded(self) -> Iterator[bytes]:
+        """As ``_encoded_or_empty`` for each row, many times as fast."""
+        tables = self._rows.with_format("arrow").iter(batch_size=1000)
+        cells = (cell for table in tables for chunk in table.column(0).chunks for cell in _encoded_cells(chunk))
+        for index, cell in enumerate(cells):
+            yield self._encoded_or_empty(index) if cell is None else cell
+
+    def _encoded_or_empty(self, index: int) -> bytes:
+        """One image's file; nothing where it cannot be read, which is found out when it is decoded."""
+        try:
+            return self.encoded(index)
+        except Unreadable:
+            return b""
 
     def former_identity(self) -> str:
         tables = self._rows.with_format("arrow").iter(batch_size=1000)
@@ -132,6 +143,10 @@ def _read(loaded: Any, where: str, folder: Path | None, log: Log) -> Found:
     terms, stated = licence(classes), getattr(found[train_name].info, "license", "") or ""
     terms = stated if terms == "unknown" and stated else terms
     return Found(classes, labelled_train, labelled_val, titles(folder, classes), terms)
+
+
+def _encoded_cells(cells: pa.Array) -> list[bytes | None]:
+    return (cells.field("bytes") if isinstance(cells, pa.StructArray) else cells).to_pylist()
 
 
 def _names_and_bytes(cells: pa.Array) -> tuple[list[str], np.ndarray]:
