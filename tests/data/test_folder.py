@@ -211,7 +211,7 @@ def test_splits_are_known_in_any_spelling(
     found = layout.read(tmp_path, Log())
     assert found.val is not None
     assert (found.train.labels.tolist(), found.val.labels.tolist()) == ([0, 0, 1], [0, 1])
-    assert f"{train} and {val} are read in {tmp_path}; not read: extra" in capsys.readouterr().err
+    assert f"attar reads {train} and {val}, and not extra" in capsys.readouterr().err
 
 
 def test_splits_are_not_taken_for_classes(tmp_path: Path, noise: Callable, log: Log) -> None:

@@ -124,16 +124,14 @@ def _read_split(path: Path, folders: Mapping[str, Path], train_name: str, vals: 
     train_path = unwrapped(folders[train_name], within_split=True)
     classes, train, faults = _read_classes(train_path, log)
     val_name = next((name for name in vals if _is_sorted(path, name, train_path, log)), None)
-    val = (
-        None
-        if val_name is None
-        else _read_val(unwrapped(folders[val_name], within_split=True), classes, train_path, log)
-    )
+    val = None
+    if val_name is not None:
+        val = _read_val(unwrapped(folders[val_name], within_split=True), classes, train_path, log)
     passed = [name for name in folders if name not in (train_name, val_name) and not splits.is_test(name)]
     passed = [name for name in passed if not is_results(folders[name])]
     if passed:
-        read_too = f" and {val_name}" if val_name else ""
-        log.say(f"data      {train_name}{read_too} are read in {path}; not read: {', '.join(passed)}")
+        used = f"{train_name} and {val_name}" if val_name else train_name
+        log.say(f"data      of the folders in {path}, attar reads {used}, and not {', '.join(passed)}")
     return Found(classes, train, val, titles(path, classes), licence(classes), faults)
 
 
