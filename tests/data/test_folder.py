@@ -240,6 +240,18 @@ def test_folders_that_archives_add_are_passed(tmp_path: Path, class_folders: Mak
     assert (found.classes, found.train.labels.tolist()) == (("a", "b"), [0, 0, 1])
 
 
+@pytest.mark.parametrize(("names", "told"), [("0 1 10 2", True), ("00 01 02 10", False), ("0 1 2", False)])
+def test_numbers_in_the_order_of_text_are_said(
+    tmp_path: Path, class_folders: Make, capsys: pytest.CaptureFixture[str], names: str, told: bool
+) -> None:
+    class_folders(tmp_path, dict.fromkeys(names.split()[::-1], 1))
+    assert layout.read(tmp_path, Log()).classes == tuple(names.split())
+    said = capsys.readouterr().err
+    assert said == (
+        "data      the class folders are numbers, in the order of text, as in torchvision: 0, 1, 10, 2, ...\n" * told
+    )
+
+
 def test_results_among_the_classes_are_no_class(tmp_path: Path, class_folders: Make, log: Log, noise: Callable) -> None:
     class_folders(tmp_path, {"a": 1, "b": 1})
     before = layout.read(tmp_path, log)

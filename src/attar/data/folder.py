@@ -176,6 +176,7 @@ def _read_classes(path: Path, log: Log) -> tuple[tuple[str, ...], Files, dict[st
     found = _scanned(path, log)
     if not found:
         raise AttarError(f"{path} has no class folders; it should hold one folder of images per class.")
+    _tell_order(list(found), log)
     parts = [(label, part) for label, one in enumerate(found.values()) for part in one.parts]
     labels = np.repeat([label for label, _ in parts], [len(files) for _, (_, files) in parts])
     files = Files([folder for _, (folder, _) in parts], [entries for _, (_, entries) in parts], labels)
@@ -197,6 +198,13 @@ def _scanned(path: Path, log: Log) -> dict[str, Scanned]:
     kept = {name: one for name, one in found.items() if name not in results}
     tell(path, kept, log)
     return kept
+
+
+def _tell_order(names: Sequence[str], log: Log) -> None:
+    """Say that numbers are in the order of text: a network from elsewhere may have been trained in another."""
+    if all(name.isdecimal() for name in names) and list(names) != sorted(names, key=int):
+        shown = ", ".join(names[:4])
+        log.say(f"data      the class folders are numbers, in the order of text, as in torchvision: {shown}, ...")
 
 
 def _fault(folder: Path, one: Scanned) -> str:
