@@ -52,6 +52,23 @@ def test_the_method_in_the_guide_works(mini_run, tmp_path, monkeypatch):
         monkeypatch.delitem(sys.modules, name)
 
 
+def test_labels_in_a_table_are_sorted_as_the_page_says(tmp_path, monkeypatch):
+    from PIL import Image
+
+    from attar.core.log import Log
+    from attar.data import layout
+
+    monkeypatch.chdir(tmp_path)
+    Path("train_images").mkdir()
+    for name in "abc":
+        Image.new("RGB", (4, 4)).save(f"train_images/{name}.png")
+    Path("train.csv").write_text("image_id,label\na.png,cat\nb.png,dog\nc.png,cat\n")
+    (block,) = code_blocks(ROOT / "docs" / "data.md")
+    exec(block, {})
+    found = layout.read(Path("sorted"), Log(quiet=True))
+    assert (found.classes, found.train.labels.tolist()) == (("cat", "dog"), [0, 0, 1])
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_settings_named_in_a_page_exist(page):
     rooms = {key.split(".")[0] for key in KEYS if "." in key}

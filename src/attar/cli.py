@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from attar.core import plugin
 from attar.core.errors import AttarError
+from attar.core.printable import one_line
 
 if TYPE_CHECKING:
     from attar.recipes.recipe import Recipe
@@ -198,7 +199,7 @@ def _evaluated(runs: list[Path]) -> list[Path]:
         raise AttarError(f"None of {', '.join(map(str, runs))} is evaluated; run 'attar evaluate' there first.")
     for run in runs:
         if run not in found:
-            print(f"attar: {run} is no evaluated run and left out", file=sys.stderr)
+            print(f"attar: {one_line(str(run))} is no evaluated run and left out", file=sys.stderr)
     return found
 
 
@@ -221,7 +222,7 @@ def _export(arguments: list[str]) -> None:
         raise AttarError(f"The layout '{options.layout}' has no batches; leave out --batch-size.")
     choices = {} if options.batch_size is None else {"batch_size": options.batch_size}
     for line in importlib.import_module(LAYOUTS[options.layout]).export(options.run, options.out, **choices):
-        print(line)
+        print(one_line(line))
 
 
 def _recipe(verb: str, arguments: list[str]) -> tuple["Recipe[Any]", argparse.Namespace]:
@@ -300,11 +301,10 @@ def _sentence(boxed: str, prog: str) -> str:
 
 
 def _print_tables(runs: list[Path], rows: list[Any]) -> None:
-    from rich.console import Console
-
+    from attar.core.console import SafeConsole
     from attar.report import architectures, pages, per_class, table
 
-    console = Console(highlight=False)
+    console = SafeConsole(highlight=False)
     if not console.is_terminal:
         console.width = 160  # a file or a pipe does not wrap
     students, judged = sorted({row.student for row in rows}), table.protocols(rows)
@@ -327,8 +327,7 @@ def _print_tables(runs: list[Path], rows: list[Any]) -> None:
 
 
 def _print_rankings(runs: list[Path], path: Path | None) -> None:
-    from rich.console import Console
-
+    from attar.core.console import SafeConsole
     from attar.report import ranking, table
     from attar.store import atomic
 
@@ -336,7 +335,7 @@ def _print_rankings(runs: list[Path], path: Path | None) -> None:
     rows = [replace(line, run=names[run]) for run in runs for line in ranking.rankings(run)]
     if path:
         atomic.write_text(path, ranking.as_csv(rows))
-    console = Console(highlight=False)
+    console = SafeConsole(highlight=False)
     if not console.is_terminal:
         console.width = 160
     console.print(ranking.for_terminal(rows))
@@ -345,5 +344,5 @@ def _print_rankings(runs: list[Path], path: Path | None) -> None:
 
 
 def _fail(sentence: str, code: int = 2) -> NoReturn:
-    print(f"attar: {sentence}", file=sys.stderr)
+    print(f"attar: {one_line(sentence)}", file=sys.stderr)
     raise SystemExit(code)

@@ -208,14 +208,17 @@ def test_normalisation_is_the_plain_formula(train: Split, choice: DataChoice, lo
     assert events("normalisation")[0]["num_images"] == 13
 
 
-def test_normalisation_of_flat_and_of_many_images(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_normalisation_of_flat_and_of_many_images(log: Log, monkeypatch: pytest.MonkeyPatch, events: Callable) -> None:
     flat = Resident(Pixels(torch.full((3, 3, 4, 4), 51, dtype=torch.uint8), torch.zeros(3, dtype=torch.int64)), "cpu")
     assert measure_normalisation(flat, log).mean == (0.2, 0.2, 0.2)
     assert measure_normalisation(flat, log).std == (0.01, 0.01, 0.01)
+    assert "nearly of one colour (standard deviation 0.010 of 1)" in events("warning")[0]["text"]
+    told = len(events("warning"))
     monkeypatch.setattr(feeds, "MEASURED_IMAGES", 3)
     levels = torch.arange(0, 255, 51, dtype=torch.uint8).view(5, 1, 1, 1).expand(5, 3, 4, 4).contiguous()
     some = Resident(Pixels(levels, torch.zeros(5, dtype=torch.int64)), "cpu")
     assert measure_normalisation(some, log).mean == (0.4, 0.4, 0.4)  # of 0, 2 and 4 fifths
+    assert len(events("warning")) == told
 
 
 def test_views_are_drawn_in_chunks_of_no_consequence(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ from attar.core.log import Log
 from attar.data import layout
 
 Make = Callable[..., Path]
+Events = Callable[[str], list[dict]]
 
 
 def tiny(path: Path, class_folders: Make, noise: Callable[..., Image.Image]) -> Path:
@@ -130,35 +131,135 @@ def test_tiny_imagenet_cut_short(tmp_path: Path, class_folders: Make, noise: Cal
         layout.read(path, log)
 
 
-def test_refuses_an_empty_class_folder(tmp_path: Path, class_folders: Make, log: Log) -> None:
-    class_folders(tmp_path / "train", {"a": 1, "b": 0})
-    with pytest.raises(AttarError) as error:
-        layout.read(tmp_path, log)
-    assert str(error.value) == f"The class folder {tmp_path / 'train' / 'b'} holds no images; fill or remove it."
+def test_says_what_is_wrong_with_a_class_folder_without_images(tmp_path: Path, class_folders: Make, log: Log) -> None:
+    class_folders(tmp_path / "train", {"a": 1, "b": 0, "c": 0})
+    for index in range(3):
+        (tmp_path / "train" / "c" / f"{index}.HEIC").write_bytes(b"")
+    faults, path = layout.read(tmp_path, log).faults, tmp_path / "train"
+    assert list(faults) == ["b", "c"]
+    assert faults["b"].startswith(f"The class folder {path / 'b'} holds no images; add some, remove it, or choose")
+    assert f"{path / 'c'} holds no images that attar reads, only 3 .heic; convert them to .jpg" in faults["c"]
 
 
 def test_refuses_other_classes_in_val(tmp_path: Path, class_folders: Make, log: Log) -> None:
     class_folders(tmp_path / "train", {"a": 1, "b": 1, "c": 1})
-    class_folders(tmp_path / "val", {"a": 1, "c": 1})
-    with pytest.raises(AttarError, match=rf"'b' is the first that {tmp_path / 'val'} lacks"):
+    class_folders(tmp_path / "val", {"a": 1, "aa": 1, "b": 1})
+    with pytest.raises(AttarError, match=r"'aa' is the first that .*train lacks; name .*, or remove .*val/aa"):
         layout.read(tmp_path, log)
-    class_folders(tmp_path / "val", {"aa": 1, "b": 1})
-    with pytest.raises(AttarError, match=rf"'aa' is the first that {tmp_path / 'train'} lacks"):
-        layout.read(tmp_path, log)
+
+
+@pytest.mark.parametrize("folder", ["empty", "absent"])
+def test_a_class_may_lack_validation_images(tmp_path: Path, class_folders: Make, log: Log, folder: str) -> None:
+    class_folders(tmp_path / "train", {"a": 2, "b": 1, "c": 1})
+    class_folders(tmp_path / "val", {"a": 1, "c": 2} | ({"b": 0, "zz": 0} if folder == "empty" else {}))
+    found = layout.read(tmp_path, log)
+    assert found.classes == ("a", "b", "c")
+    assert found.val is not None
+    assert found.val.labels.tolist() == [0, 2, 2]
+
+
+def test_names_of_classes_are_compared_as_they_read(tmp_path: Path, class_folders: Make, log: Log) -> None:
+    class_folders(tmp_path / "train", {"cafe\u0301": 1, "tea": 1})  # as a Mac writes it
+    class_folders(tmp_path / "val", {"caf\u00e9": 2, "tea": 1})
+    found = layout.read(tmp_path, log)
+    assert found.val is not None
+    assert found.val.labels.tolist() == [0, 0, 1]
 
 
 def test_refuses_a_flat_val(tmp_path: Path, class_folders: Make, noise: Callable, log: Log) -> None:
     class_folders(tmp_path / "train", {"a": 1, "b": 1})
     (tmp_path / "val").mkdir()
     noise(0).save(tmp_path / "val" / "ILSVRC2012_val_00000001.JPEG")
-    with pytest.raises(AttarError, match=r"val has no class folders; sort its images into one folder per class"):
+    with pytest.raises(AttarError, match=r"val has no class folders; sort its images into one .* or move it elsewhere"):
         layout.read(tmp_path, log)
+
+
+def test_a_flat_test_set_is_left_out(
+    tmp_path: Path, class_folders: Make, noise: Callable, log: Log, events: Events
+) -> None:
+    class_folders(tmp_path / "train", {"a": 1, "b": 1})
+    (tmp_path / "test").mkdir()
+    noise(0).save(tmp_path / "test" / "1.png")
+    assert layout.read(tmp_path, log).val is None
+    assert "test has no class folders, so its images have no labels and are left out" in events("warning")[0]["text"]
+    class_folders(tmp_path / "valid", {"a": 1, "b": 2})
+    found = layout.read(tmp_path, log)
+    assert found.val is not None
+    assert found.val.labels.tolist() == [0, 1, 1]
 
 
 def test_refuses_what_is_no_dataset(tmp_path: Path, noise: Callable, log: Log) -> None:
-    noise(0).save(tmp_path / "a.png")
-    with pytest.raises(AttarError, match=rf"^{tmp_path} holds no dataset that attar knows; it should have train/"):
-        layout.read(tmp_path, log)
-    (tmp_path / "train").mkdir()
+    (tmp_path / "set").mkdir()
+    with pytest.raises(AttarError, match=r"set holds no dataset that attar knows; it should have train/"):
+        layout.read(tmp_path / "set", log)
+    noise(0).save(tmp_path / "set" / "a.png")
+    (tmp_path / "set" / "labels.csv").write_text("file,label\n")
+    with pytest.raises(AttarError, match=r"images without class folders; .* by the labels in labels\.csv, see"):
+        layout.read(tmp_path / "set", log)
+    (tmp_path / "set" / "train").mkdir()
     with pytest.raises(AttarError, match="train has no class folders"):
+        layout.read(tmp_path / "set", log)
+
+
+@pytest.mark.parametrize(("train", "val"), [("Train", "VAL"), ("Training", "Testing"), ("train_images", "val_images")])
+def test_splits_are_known_in_any_spelling(
+    tmp_path: Path, class_folders: Make, log: Log, train: str, val: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class_folders(tmp_path / train, {"a": 2, "b": 1})
+    class_folders(tmp_path / val, {"a": 1, "b": 1})
+    class_folders(tmp_path / "extra", {"a": 1})
+    found = layout.read(tmp_path, Log())
+    assert found.val is not None
+    assert (found.train.labels.tolist(), found.val.labels.tolist()) == ([0, 0, 1], [0, 1])
+    assert f"attar reads {train} and {val}, and not extra" in capsys.readouterr().err
+
+
+def test_splits_are_not_taken_for_classes(tmp_path: Path, noise: Callable, log: Log) -> None:
+    for name in ("train_images", "test_images"):
+        (tmp_path / name).mkdir()
+        noise(0).save(tmp_path / name / "1.jpg")
+    (tmp_path / "train.csv").write_text("image_id,label\n")
+    with pytest.raises(AttarError, match=r"train_images holds images without class folders, as does test_images; sort"):
         layout.read(tmp_path, log)
+    (tmp_path / "train_images").rename(tmp_path / "val_images")
+    with pytest.raises(AttarError, match="has val_images and test_images and no folder train/"):
+        layout.read(tmp_path, log)
+
+
+def test_a_class_may_be_called_train(tmp_path: Path, class_folders: Make, log: Log, events: Events) -> None:
+    class_folders(tmp_path / "set", {"bus": 1, "train": 2})
+    found = layout.read(tmp_path / "set", log)
+    assert (found.classes, found.train.labels.tolist()) == (("bus", "train"), [0, 1, 1])
+    assert "so train is taken as a class" in events("warning")[0]["text"]
+
+
+@pytest.mark.parametrize("inside", ["archive", "archive/Pets", "archive/train/train"])
+def test_folders_that_archives_add_are_passed(tmp_path: Path, class_folders: Make, log: Log, inside: str) -> None:
+    class_folders(tmp_path / inside, {"a": 2, "b": 1})
+    found = layout.read(tmp_path, log)
+    assert (found.classes, found.train.labels.tolist()) == (("a", "b"), [0, 0, 1])
+
+
+@pytest.mark.parametrize(("names", "told"), [("0 1 10 2", True), ("00 01 02 10", False), ("0 1 2", False)])
+def test_numbers_in_the_order_of_text_are_said(
+    tmp_path: Path, class_folders: Make, capsys: pytest.CaptureFixture[str], names: str, told: bool
+) -> None:
+    class_folders(tmp_path, dict.fromkeys(names.split()[::-1], 1))
+    assert layout.read(tmp_path, Log()).classes == tuple(names.split())
+    said = capsys.readouterr().err
+    assert said == (
+        "data      the class folders are numbers, in the order of text, as in torchvision: 0, 1, 10, 2, ...\n" * told
+    )
+
+
+def test_results_among_the_classes_are_no_class(tmp_path: Path, class_folders: Make, log: Log, noise: Callable) -> None:
+    class_folders(tmp_path, {"a": 1, "b": 1})
+    before = layout.read(tmp_path, log)
+    for run in (tmp_path / "runs" / "one", tmp_path / "a" / "out"):
+        (run / "squeeze").mkdir(parents=True)
+        (run / "squeeze" / "plan.json").write_text("{}")
+        (run / "report").mkdir()
+        noise(9).save(run / "report" / "grid.png")
+    found = layout.read(tmp_path, log)
+    assert found.classes == ("a", "b")
+    assert found.train.identity() == before.train.identity()

@@ -11,13 +11,14 @@ from PIL import Image
 
 from attar.core.errors import AttarError
 from attar.core.log import Log
-from attar.data import layout
+from attar.data import content, layout
 from attar.data.choice import DataChoice
 from attar.data.hub import HubRows
 from attar.data.load import load
 from attar.data.picture import Unreadable
 
 datasets = pytest.importorskip("datasets")
+BINARY, NUMBER = datasets.Value("binary"), datasets.Value("int64")
 
 
 def saved(path: Path, encoded: Callable[..., bytes], splits: dict[str, list[int]], names: list[str] | None) -> None:
@@ -59,6 +60,21 @@ def test_identity_knows_content_but_not_the_place(tmp_path: Path, encoded: Calla
     assert a == b != c
 
 
+@pytest.mark.parametrize("whole_bytes", [10**9, 0])
+def test_other_contents_of_the_same_size_are_noticed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole_bytes: int
+) -> None:
+    monkeypatch.setattr(content, "WHOLE_BYTES", whole_bytes)
+
+    def identity(second: bytes | None) -> str:
+        columns = {"image": [b"one", second], "label": [0, 1]}
+        rows = datasets.Dataset.from_dict(columns, features=datasets.Features(image=BINARY, label=NUMBER))
+        return HubRows(rows, "here").identity()
+
+    assert identity(b"two") == identity(b"two") != identity(b"TWO")
+    assert identity(None) != identity(b"two")
+
+
 def test_images_kept_in_files_of_their_own(tmp_path: Path, noise: Callable[..., Image.Image]) -> None:
     paths = [str(tmp_path / f"{index}.png") for index in range(3)]
     for index, path in enumerate(paths):
@@ -66,9 +82,13 @@ def test_images_kept_in_files_of_their_own(tmp_path: Path, noise: Callable[..., 
     features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["a", "b"])})
     columns = {"image": [{"path": paths[0]}, {"path": paths[1]}, None], "label": [0, 1, 1]}
     train = HubRows(datasets.Dataset.from_dict(columns, features=features), "here")
+    before = train.identity()
     (tmp_path / "elsewhere").mkdir()
     columns["image"][0] = {"path": str((tmp_path / "0.png").rename(tmp_path / "elsewhere" / "0.png"))}
-    assert train.identity() == HubRows(datasets.Dataset.from_dict(columns, features=features), "here").identity()
+    moved = datasets.Dataset.from_dict(columns, features=features)
+    assert HubRows(moved, "here").identity() == before
+    noise(7).save(tmp_path / "elsewhere" / "0.png")
+    assert HubRows(moved, "here").identity() != before
     assert np.array_equal(np.asarray(train.image(1)), np.asarray(noise(1)))
     with pytest.raises(Unreadable, match="row 2 cannot be read as an image"):
         train.image(2)

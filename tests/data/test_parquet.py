@@ -106,7 +106,7 @@ def test_labels_may_be_called_class_id_or_class_and_classes_go_by_name(
     found = layout.read(tmp_path, log)
     assert (found.classes, found.train.labels.tolist()) == (("ant", "bee", "cat"), [2, 0, 2, 1])
     pq.write_table(pa.table({"image": [b"", b""], "class": ["cat", None]}), path)
-    with pytest.raises(AttarError, match="holds empty places; attar needs a class in each row"):
+    with pytest.raises(AttarError, match="1 of 3 training images of .* have no label"):
         layout.read(tmp_path, log)
 
 
@@ -119,18 +119,69 @@ def test_an_image_is_had_as_its_file(tmp_path: Path, write_parquet: Write, log: 
 
 def test_refuses_labels_that_are_no_classes(tmp_path: Path, write_parquet: Write, log: Log) -> None:
     path = tmp_path / "train-0.parquet"
-    pq.write_table(pa.table({"image": [b"", b""], "label": ["a", "b"]}), path)
-    with pytest.raises(AttarError, match=r"label column of .* holds string values; attar needs class indices"):
+    pq.write_table(pa.table({"image": [b"", b""], "label": [0.5, 1.0]}), path)
+    with pytest.raises(AttarError, match=r"label column of .* holds double values; attar needs class numbers or names"):
         layout.read(tmp_path, log)
     pq.write_table(pa.table({"image": [b"", b""], "label": [None, 1]}), path)
-    with pytest.raises(AttarError, match="holds empty places"):
+    with pytest.raises(AttarError, match="1 of 2 training images of .* have no label"):
+        layout.read(tmp_path, log)
+    write_parquet(path, [0, -1, 1], ["a", "b"])
+    with pytest.raises(AttarError, match=r"1 of 3 training images of .* have no label \(.*, or -1\); leave these rows"):
         layout.read(tmp_path, log)
     write_parquet(path, [0, 1, 2], ["a", "b"])
-    with pytest.raises(AttarError, match="has the label 2, but its classes are 0 to 1"):
+    with pytest.raises(AttarError, match="has the label 2, but its metadata name the classes 0 to 1"):
         layout.read(tmp_path, log)
-    write_parquet(path, [0, 1], ["a", "b"])
-    write_parquet(tmp_path / "test-0.parquet", [-1, -1], ["a", "b"])
-    with pytest.raises(AttarError, match=r"has the label -1.*a split without labels cannot be used"):
+    pq.write_table(pa.table({"image": [b"", b""], "label": pa.array([1, 2**64 - 1], pa.uint64())}), path)
+    with pytest.raises(AttarError, match=r"numbers beyond 2\^63; number the classes from 0"):
+        layout.read(tmp_path, log)
+
+
+@pytest.mark.parametrize("secret", ["minus one", "empty", "no column"])
+def test_a_split_without_labels_is_left_out(
+    tmp_path: Path, write_parquet: Write, log: Log, events: Callable, secret: str
+) -> None:
+    write_parquet(tmp_path / "train-0.parquet", [0, 1, 1], ["a", "b"])
+    held = {"minus one": {"label": [-1, -1]}, "empty": {"label": pa.array([None, None], pa.int64())}, "no column": {}}
+    pq.write_table(pa.table({"image": [b"", b""], **held[secret]}), tmp_path / "test-0.parquet")
+    assert layout.read(tmp_path, log).val is None
+    assert "test-0.parquet are not given, so it is left out" in events("warning")[0]["text"]
+    write_parquet(tmp_path / "Validation-0.parquet", [1, 0], ["a", "b"])
+    found = layout.read(tmp_path, log)
+    assert found.val is not None
+    assert found.val.labels.tolist() == [1, 0]
+
+
+@pytest.mark.parametrize(
+    ("train", "val", "classes", "labels"),
+    [
+        ([101, 1_700_000_000, 205], [205, 101], ("101", "205", "1700000000"), ([0, 2, 1], [1, 0])),
+        ([5, 3], [7], ("3", "5", "7"), ([1, 0], [2])),
+        ([2.0, 0.0, 1.0], [1.0], ("0", "1", "2"), ([2, 0, 1], [1])),
+        (["b", "c", "a"], ["c", "b"], ("a", "b", "c"), ([1, 2, 0], [2, 1])),
+        ([True, False], [True], ("false", "true"), ([1, 0], [1])),
+        (pa.array(["y", "x"]).dictionary_encode(), pa.array(["y"]).dictionary_encode(), ("x", "y"), ([1, 0], [1])),
+    ],
+)
+def test_labels_of_many_kinds(
+    tmp_path: Path, log: Log, train: list, val: list, classes: tuple[str, ...], labels: tuple[list[int], list[int]]
+) -> None:
+    for name, rows in (("train", train), ("val", val)):
+        pq.write_table(pa.table({"image": [b""] * len(rows), "label": rows}), tmp_path / f"{name}-0.parquet")
+    found = layout.read(tmp_path, log)
+    assert found.val is not None
+    assert (found.classes, found.train.labels.tolist(), found.val.labels.tolist()) == (classes, *labels)
+
+
+def test_refuses_labels_that_differ_in_kind_or_are_only_in_val(tmp_path: Path, log: Log) -> None:
+    pq.write_table(pa.table({"image": [b"", b""], "label": ["a", "b"]}), tmp_path / "train-0.parquet")
+    pq.write_table(pa.table({"image": [b""], "label": ["c"]}), tmp_path / "val-0.parquet")
+    with pytest.raises(AttarError, match="has validation images of 'c' and no training images; remove them"):
+        layout.read(tmp_path, log)
+    pq.write_table(pa.table({"image": [b""], "label": [0]}), tmp_path / "val-0.parquet")
+    with pytest.raises(AttarError, match="One split of .* has class numbers and the other names as labels"):
+        layout.read(tmp_path, log)
+    (tmp_path / "val-0.parquet").rename(tmp_path / "train-1.parquet")
+    with pytest.raises(AttarError, match=r"train-1.parquet holds numbers and that of .*train-0.parquet names"):
         layout.read(tmp_path, log)
 
 

@@ -1,5 +1,7 @@
 import io
 import pickle
+import struct
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,6 +10,7 @@ import pytest
 from PIL import Image
 from torchvision.transforms import v2
 
+from attar.data import picture
 from attar.data.picture import Unreadable, decode, prepare, rgb
 
 
@@ -78,7 +81,7 @@ def test_floats_are_refused() -> None:
 
 def test_damaged_files(tmp_path: Path, noise: Callable[..., Image.Image]) -> None:
     whole = encode(noise(0, 64, 64), "JPEG")
-    for data, reason in [(b"", "known format"), (b"hello", "known format"), (whole[: len(whole) // 2], "truncated")]:
+    for data, reason in [(b"hello", "known format"), (whole[: len(whole) // 2], "truncated")]:
         with pytest.raises(Unreadable, match=reason) as error:
             decode(data, "x.jpg")
         assert str(error.value).endswith("or skip such images with --data.on-corrupt skip.")
@@ -115,3 +118,45 @@ def test_the_middle_of_an_elongated_picture_is_shown() -> None:
     values = np.zeros((1, 301, 3), np.uint8)
     values[:, 100:201] = 255
     assert prepare(Image.fromarray(values), 8).min() == 255
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"", "the file is empty"),
+        (b"\n<!DOCTYPE html><html>", "it is a web page"),
+        (b"version https://git-lfs.github.com/spec/v1\noid", "pointer of Git LFS; fetch the files"),
+        (b"\0\0\0\x18ftypheic\0\0\0\0", "it is HEIC, which attar does not read; convert it to JPEG"),
+        (b"%PDF-1.7", "it is a PDF"),
+    ],
+)
+def test_what_is_often_taken_for_a_picture_is_named(tmp_path: Path, data: bytes, reason: str) -> None:
+    (tmp_path / "a.jpg").write_bytes(data)
+    for encoded in (data, tmp_path / "a.jpg"):
+        with pytest.raises(Unreadable, match=reason):
+            decode(encoded, "a.jpg")
+
+
+@pytest.mark.parametrize(("low", "high", "said"), [(-1000, 0, r"below zero \(-1000\)"), (0, 70000, r"above 65535")])
+def test_pixels_without_a_known_range_are_refused(low: int, high: int, said: str) -> None:
+    scan = Image.fromarray(np.array([[low, high]], np.int32))
+    with pytest.raises(Unreadable, match=said):
+        decode(encode(scan, "TIFF"), "slice.tif")
+
+
+def test_a_picture_that_fills_the_memory_is_refused_before_it_is_decoded() -> None:
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", 50_000, 50_000, 8, 2, 0, 0, 0)
+    parts = [chunk(b"IHDR", header), chunk(b"IDAT", zlib.compress(bytes(9))), chunk(b"IEND", b"")]
+    with pytest.raises(Unreadable, match=r"bomb.png .*2,500,000,000 pixels, more than the 178,956,970 that"):
+        decode(b"\x89PNG\r\n\x1a\n" + b"".join(parts), "bomb.png")
+
+
+def test_the_limit_holds_where_pillow_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
+    monkeypatch.setattr(picture, "MOST_PIXELS", 11)
+    with pytest.raises(Unreadable, match="it has 12 pixels, more than the 11 that attar opens; make it smaller"):
+        decode(encode(Image.new("RGB", (4, 3)), "PNG"), "x.png")
+    assert decode(encode(Image.new("RGB", (3, 3)), "PNG"), "x.png").size == (3, 3)

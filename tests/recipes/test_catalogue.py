@@ -137,3 +137,27 @@ def test_a_protocol_named_in_a_file_brings_what_it_says_of_labels():
     assert (some.epochs, some.views) == (20, PROTOCOLS["rded"].views.changed(flip=False))
     spelt_out = from_mapping({"evaluate": {"protocol": PROTOCOLS["rded"].plain()}}, "the test")
     assert spelt_out.relabel == Relabel()
+
+
+def test_plain_words_in_a_file_are_text_where_text_is_wanted(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text(
+        "name: 2024-01-01\nmethod: cda\n"
+        "data: {source: set, classes: [no, 3, 1e3, null, 2024-01-01], resident: off, resize: null}\n"
+        "recover: {flip: no, iterations: 5}\n"
+    )
+    recipe = from_yaml(path)
+    assert (recipe.name, recipe.data.classes) == ("2024-01-01", ("no", "3", "1e3", "null", "2024-01-01"))
+    assert (recipe.data.resident, recipe.data.resize) == ("off", None)
+    assert (recipe.recover.flip, recipe.recover.iterations) == (False, 5)
+    path.write_text(recipe.to_yaml())
+    assert from_yaml(path) == recipe
+    path.write_text("method: no\n")
+    with pytest.raises(AttarError, match="There is no method named 'no'"):
+        from_yaml(path)
+    with pytest.raises(AttarError, match=r"data.classes.0: .* \(it is 3\); write it in quotes if it is text\."):
+        from_mapping({"data": {"classes": [3, 7]}}, "here")
+
+
+def test_a_header_obeys_no_terminal():
+    assert recipe_named("digits").to_yaml("of \x1b[2Jset").startswith("# of \\x1b[2Jset\n")

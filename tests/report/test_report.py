@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from PIL import Image
 from rich.console import Console
 
 from attar.core.errors import AttarError
 from attar.core.log import Log, readable_bytes
 from attar.data.load import load
-from attar.report import architectures, card, per_class, table
+from attar.report import architectures, card, figures, per_class, table
 from attar.report.table import Line, percent
 from attar.stages.distilled import read_info
 from attar.stages.rows import ROWS
@@ -76,6 +77,37 @@ def test_the_best_and_worst_classes_are_named_by_their_titles(tmp_path):
     first = per_class.as_csv(run).splitlines()[1]
     assert first == f"{run.name},distilled,s,n1,tench,2,60.0,14.14"
     assert len(per_class.as_csv(run).splitlines()) == 1 + 2 * 3  # a class without images has no line
+
+
+HOSTILE = "\x1b]0;owned\x07<img src=x>|[a](b)\nattar: done"
+WRITTEN_OUT = "\\x1b]0;owned\\x07<img src=x>|[a](b)\\nattar: done"
+
+
+def test_names_of_classes_are_written_out_for_terminals_and_programs(tmp_path):
+    run = written(tmp_path, {"distilled": [[0.5, 0.1, 1.0, 0.2]]}, {"n3": HOSTILE})
+    assert f"best '{WRITTEN_OUT}' 100 %" in per_class.extremes(run)
+    names = [row["title"] for row in csv.DictReader(io.StringIO(per_class.as_csv(run)))]
+    assert names == ["n1", "n2", WRITTEN_OUT, "n4"]
+
+
+def test_names_from_elsewhere_are_no_markup_on_pages(mini_run):
+    named = {"source": HOSTILE, "licence": HOSTILE}
+    info = read_info(mini_run / "distilled").model_copy(update=named)
+    hostile = [line_of(run=HOSTILE, protocol=HOSTILE), line_of(run="b")]
+    for page in (card.text(info, hostile), table.as_markdown(hostile), architectures.as_markdown(hostile)):
+        assert all(character.isprintable() or character == "\n" for character in page)
+        assert "<img" not in page
+        assert "\nattar: done" not in page
+    assert len({line.replace("\\|", "").count("|") for line in table.as_markdown(hostile).splitlines()}) == 1
+    console = Console(width=400, record=True, file=io.StringIO())
+    console.print(table.for_terminal(hostile, 400))
+    assert WRITTEN_OUT.split("|")[0] in console.export_text()
+
+
+def test_a_class_named_as_a_formula_is_drawn_as_it_is(tmp_path):
+    figure = figures._matrix([torch.zeros(1, 3, 4, 4, dtype=torch.uint8)], ["a$\\frac$"], [])
+    figure.savefig(tmp_path / "a.png")
+    assert figure.axes[0].get_ylabel() == "a$\\frac$"
 
 
 def line_of(**changes: Any) -> Line:

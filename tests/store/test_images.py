@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 from attar.core.errors import AttarError
@@ -194,6 +195,13 @@ def test_a_broken_picture_in_a_whole_file_is_refused_by_name(tmp_path: Path):
         pq.write_table(table.set_column(0, "image", pa.array(cells)), file)
         with pytest.raises(AttarError, match=r"train-00000-of-00001\.parquet is damaged"):
             image_files.read(tmp_path)
+
+
+def test_a_picture_that_fills_the_memory_is_refused_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    write(tmp_path, noisy(3))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", HEIGHT * WIDTH // 2 - 1)
+    with pytest.raises(AttarError, match=r"train-00000-of-00001\.parquet is damaged \(Image size .* exceeds limit"):
+        image_files.read(tmp_path)
 
 
 @pytest.mark.parametrize("column", ["image", "label", "slot"])

@@ -51,7 +51,8 @@ def explain(error: pydantic.ValidationError, where: str, model: type[pydantic.Ba
         return f"{where} lacks the key '{key}'; add it, or start from 'attar show RECIPE > mine.yaml'."
     message = first["msg"].removeprefix("Value error, ").rstrip(".")
     shown = f" (it is {first['input']!r})" if isinstance(first["input"], str | int | float | bool | None) else ""
-    return f"{where}: {key + ': ' if key else ''}{message}{shown}."
+    mend = "; write it in quotes if it is text" if first["type"] == "string_type" else ""
+    return f"{where}: {key + ': ' if key else ''}{message}{shown}{mend}."
 
 
 def field_paths(model: type[pydantic.BaseModel], prefix: str = "") -> Iterator[str]:

@@ -8,11 +8,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from attar.core import ranks
+from attar.core.console import SafeConsole
 from attar.core.errors import AttarError
+from attar.core.printable import one_line
 
 Advance = Callable[..., None]
 """Moves a progress bar: ``advance(steps=1, note="loss 0.31")``."""
@@ -29,7 +30,7 @@ class Log:
         """``path`` is the JSON-lines file, appended to; further processes write beside it, with their rank."""
         self.path = path if path is None or ranks.is_first() else path.with_suffix(f".rank{ranks.rank()}.jsonl")
         self.quiet = quiet or not ranks.is_first()
-        self.console = Console(stderr=True, quiet=self.quiet, highlight=False)
+        self.console = SafeConsole(stderr=True, quiet=self.quiet, highlight=False)
 
     def beside(self, folder: Path) -> "Log":
         """The same voice, writing its events into another folder."""
@@ -54,11 +55,11 @@ class Log:
 
     def say(self, text: str) -> None:
         """One line for the user."""
-        self.console.print(text, markup=False, soft_wrap=True)
+        self.console.print(one_line(text), markup=False, soft_wrap=True)
 
     def warn(self, text: str) -> None:
         """One line that the user should not miss; also an event."""
-        self.console.print(f"warning: {text}", style="yellow", markup=False, soft_wrap=True)
+        self.console.print(f"warning: {one_line(text)}", style="yellow", markup=False, soft_wrap=True)
         self.event("warning", text=text)
 
     @contextlib.contextmanager

@@ -1,18 +1,35 @@
 """Tables with a column of images and a column of labels: which they are, and what the labels mean."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import zip_longest
-from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from attar.core.errors import AttarError
+from attar.core.log import Log
+from attar.data.source import Split
 
 IMAGE = ("image", "img")
 LABEL = ("label", "labels", "fine_label", "class_id", "class")
-NAMED = "class"
-"""The label column that may hold names in place of indices."""
+NO_LABEL = -1
+"""What stands in the rows of a split whose labels are not given out; empty places are read as it."""
+
+
+class NoLabels(AttarError):  # noqa: N818
+    """A table without a column of labels."""
+
+
+@dataclass(frozen=True)
+class Labels:
+    """A column of labels, as it is in the table."""
+
+    values: np.ndarray
+    """int64: the numbers in the rows, or the places of their names in ``names``; NO_LABEL where there is none."""
+    names: list[str] | None
+    """The names that stand in the rows, sorted; None where rows hold numbers."""
 
 
 def find(names: Sequence[str], wanted: Sequence[str], kind: str, where: str) -> str:
@@ -20,70 +37,154 @@ def find(names: Sequence[str], wanted: Sequence[str], kind: str, where: str) -> 
     for name in wanted:
         if name in names:
             return name
-    raise AttarError(
+    raise (NoLabels if kind == "label" else AttarError)(
         f"{where} has no column of {kind}s that attar knows: it has {', '.join(names)}; "
         f"rename the one that holds the {kind}s to '{wanted[0]}'."
     )
 
 
-def numbered(
-    values: Sequence[pa.ChunkedArray], names: Sequence[str], places: Sequence[str]
-) -> tuple[np.ndarray, list[str] | None]:
-    """The class index of every row of tables that belong together, and the classes' names where rows hold names.
+def labels(columns: Sequence[pa.ChunkedArray], places: Sequence[str]) -> Labels:
+    """The labels of tables that belong together: numbers, names, or true and false.
 
-    ``names`` are those of the columns. Names in a column 'class' are numbered in sorted order. ``places`` are for
-    errors: raises AttarError when rows hold anything else.
+    ``places`` are for errors: raises AttarError when rows hold anything else, or some tables numbers and others names.
     """
-    texts = [pa.types.is_string(one.type) or pa.types.is_large_string(one.type) for one in values]
-    if not values or not all(texts) or set(names) != {NAMED}:
-        return np.concatenate([label_array(one, place) for one, place in zip(values, places, strict=True)]), None
-    for one, place in zip(values, places, strict=True):
-        if one.null_count:
-            raise AttarError(f"The label column of {place} holds empty places; attar needs a class in each row.")
-    rows = [name for one in values for name in one.to_pylist()]
-    index = {name: label for label, name in enumerate(sorted(set(rows)))}
-    return np.array([index[name] for name in rows], dtype=np.int64), list(index)
+    columns = [_plain(one, place) for one, place in zip(columns, places, strict=True)]
+    texts = [pa.types.is_string(one.type) for one in columns]
+    if not any(texts):
+        return Labels(np.concatenate([_numbers(one, place) for one, place in zip(columns, places, strict=True)]), None)
+    if not all(texts):
+        number, name = places[texts.index(False)], places[texts.index(True)]
+        raise AttarError(f"The label column of {number} holds numbers and that of {name} names; write both alike.")
+    rows = [name for one in columns for name in one.to_pylist()]
+    names = sorted({name for name in rows if name is not None})
+    index: dict[str | None, int] = {name: label for label, name in enumerate(names)} | {None: NO_LABEL}
+    return Labels(np.array([index[name] for name in rows], dtype=np.int64), names)
 
 
-def label_array(values: pa.ChunkedArray, where: str) -> np.ndarray:
-    """A column of class indices as int64; raises AttarError when it holds anything else."""
-    if not pa.types.is_integer(values.type) or values.null_count:
-        holds = "empty places" if pa.types.is_integer(values.type) else f"{values.type} values"
-        raise AttarError(f"The label column of {where} holds {holds}; attar needs class indices, 0 and up, in it.")
-    return values.to_numpy().astype(np.int64)
+def _plain(column: pa.ChunkedArray, where: str) -> pa.ChunkedArray:
+    """The column as integers or strings."""
+    kind = column.type
+    if pa.types.is_dictionary(kind):
+        column = column.cast(kind.value_type)
+        kind = column.type
+    if pa.types.is_boolean(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
+        return column.cast(pa.string())
+    if pa.types.is_null(kind):
+        return column.cast(pa.int64())
+    if pa.types.is_floating(kind):  # as pandas leaves whole numbers beside empty places
+        try:
+            return pc.call_function("if_else", [pc.call_function("is_nan", [column]), None, column]).cast(pa.int64())
+        except pa.ArrowInvalid:
+            pass
+    if not (pa.types.is_integer(column.type) or pa.types.is_string(column.type)):
+        raise AttarError(f"The label column of {where} holds {kind} values; attar needs class numbers or names in it.")
+    return column
 
 
-class Table(Protocol):
+def _numbers(column: pa.ChunkedArray, where: str) -> np.ndarray:
+    try:
+        return column.cast(pa.int64()).fill_null(NO_LABEL).to_numpy()
+    except pa.ArrowInvalid:
+        raise AttarError(f"The label column of {where} holds numbers beyond 2^63; number the classes from 0.") from None
+
+
+class Table(Split):
     """A split whose labels are a column, named by the metadata or not at all."""
 
-    labels: np.ndarray
-
-    @property
-    def class_names(self) -> list[str] | None:
-        """The names in the order of the labels; None where the metadata give none."""
-        ...
+    column: Labels
+    """Its labels as they are in the table."""
+    class_names: list[str] | None
+    """The names that the metadata give to the labels, in their order."""
 
 
-def classes(train: Table, val: Table | None, where: str) -> tuple[str, ...]:
-    """The names that the metadata give, else the numbers up to the largest label.
+def first_labelled(candidates: Mapping[str, Callable[[], Table]], log: Log) -> Table | None:
+    """The first of several splits that has labels; ``candidates`` open them, by their names for the user.
 
-    Raises AttarError when the splits name their classes differently, or a label lies outside of them.
+    Those without are left out with a warning: a competition's test images have -1 or nothing in each row.
     """
-    named = train.class_names
-    if named and val is not None and val.class_names and val.class_names != named:
-        differing = zip_longest(named, val.class_names, fillvalue="nothing")
+    for name, opened in candidates.items():
+        try:
+            table = opened()
+        except NoLabels:
+            table = None
+        if table is not None and not bool((table.column.values == NO_LABEL).all()):
+            return table
+        log.warn(
+            f"the labels of {name} are not given, so it is left out; another split is validated on, or a part of the "
+            f"training images is held out"
+        )
+    return None
+
+
+def together(train: Table, val: Table | None, where: str) -> tuple[tuple[str, ...], Split, Split | None]:
+    """The classes, and both splits under labels that are their places among the classes.
+
+    Classes are the names that the metadata give, else the names in the rows, else the numbers in them. Raises
+    AttarError when the splits name their classes differently, or a row has no label or one outside of the classes.
+    """
+    if val is not None:
+        _refuse_other_names(train, val, where)
+    given = train.class_names
+    tables = [train] if val is None else [train, val]
+    for table, split in zip(tables, ("training", "validation"), strict=False):
+        _refuse_unlabelled(table, where, split)
+    if train.column.names is not None:
+        return _by_name(train, val, given or train.column.names, where)
+    numbers = np.unique(np.concatenate([table.column.values for table in tables]))
+    if given:
+        _refuse_outside(numbers, len(given), where)
+        return tuple(given), train, val
+    classes = tuple(str(number) for number in numbers.tolist())
+    if not len(numbers) or numbers[-1] == len(numbers) - 1:
+        return classes, train, val
+    return classes, _placed(train, numbers), None if val is None else _placed(val, numbers)
+
+
+def _by_name(
+    train: Table, val: Table | None, names: Sequence[str], where: str
+) -> tuple[tuple[str, ...], Split, Split | None]:
+    index = {name: label for label, name in enumerate(names)}
+
+    def under_names(table: Table) -> Split:
+        own = table.column.names or []
+        stranger = next((name for name in own if name not in index), None)
+        if stranger is not None:
+            raise AttarError(f"{where} has validation images of '{stranger}' and no training images; remove them.")
+        labels = np.array([index[name] for name in own], dtype=np.int64)[table.column.values]
+        return table if np.array_equal(labels, table.labels) else table.select(np.arange(len(table)), labels)
+
+    return tuple(names), under_names(train), None if val is None else under_names(val)
+
+
+def _placed(table: Table, numbers: np.ndarray) -> Split:
+    return table.select(np.arange(len(table)), np.searchsorted(numbers, table.column.values))
+
+
+def _refuse_other_names(train: Table, val: Table, where: str) -> None:
+    if (train.column.names is None) != (val.column.names is None):
+        raise AttarError(f"One split of {where} has class numbers and the other names as labels; write both alike.")
+    if train.class_names and val.class_names and train.class_names != val.class_names:
+        differing = zip_longest(train.class_names, val.class_names, fillvalue="nothing")
         ours, theirs = next((ours, theirs) for ours, theirs in differing if ours != theirs)
         raise AttarError(
             f"The train and validation splits of {where} name their classes differently: '{ours}' against "
             f"'{theirs}' is the first that differs; write both with the same names in the same order."
         )
-    labels = train.labels if val is None else np.concatenate([train.labels, val.labels])
-    if not named:
-        named = [str(index) for index in range(1 + int(labels.max(initial=-1)))]
-    outside = labels[(labels < 0) | (labels >= len(named))]
-    if len(outside):
+
+
+def _refuse_unlabelled(table: Table, where: str, split: str) -> None:
+    count = int((table.column.values < 0).sum())
+    if count:
+        lowest = int(table.column.values.min())
         raise AttarError(
-            f"{where} has the label {outside[0]}, but its classes are 0 to {len(named) - 1}; "
-            f"a split without labels cannot be used, remove it."
+            f"{count} of {len(table)} {split} images of {where} have no label (the column holds empty places, or "
+            f"{lowest}); leave these rows out, or number the classes from 0."
         )
-    return tuple(named)
+
+
+def _refuse_outside(numbers: np.ndarray, count: int, where: str) -> None:
+    if len(numbers) and numbers[-1] >= count:
+        raise AttarError(
+            f"{where} has the label {numbers[-1]}, but its metadata name the classes 0 to {count - 1}; "
+            f"mend the labels or the names."
+        )

@@ -18,6 +18,8 @@ from attar.ops.views import View, ViewChoice, apply
 
 RESIDENT_BYTES = 4 * 1024**3
 MEASURED_IMAGES = 10_000
+FLAT = 0.02
+"""Of images with a smaller standard deviation, in pixels of [0, 1], something is probably wrong."""
 _CHUNK = 16_384
 
 
@@ -120,6 +122,11 @@ def measure_normalisation(feed: Feed, log: Log) -> Normalisation:
     means = [round(value / 255, 4) for value in mean.tolist()]
     stds = [max(0.01, round(value / 255, 4)) for value in std.tolist()]
     log.event("normalisation", mean=means, std=stds, num_images=count)
+    if max(stds) < FLAT:
+        log.warn(
+            f"the training images are nearly of one colour (standard deviation {max(stds):.3f} of 1); where they have "
+            f"16 bits and use a part of them only, as 12-bit scans do, write them anew with the full range"
+        )
     return Normalisation((means[0], means[1], means[2]), (stds[0], stds[1], stds[2]))
 
 

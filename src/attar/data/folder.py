@@ -1,8 +1,9 @@
 """Folders of image files: one sub-folder per class, with or without a split, and the original Tiny-ImageNet."""
 
-import contextlib
 import os
-from collections.abc import Iterable, Sequence
+import unicodedata
+from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -10,13 +11,13 @@ from PIL import Image
 
 from attar.core.errors import AttarError
 from attar.core.log import Log
+from attar.data import content, splits
 from attar.data.picture import Unreadable, decode
-from attar.data.source import TRAIN_NAMES, VAL_NAMES, Found, Split, hashed
+from attar.data.scan import Entries, Scanned, class_folders, counted, is_results, pictures, scan, tell
+from attar.data.source import Found, Split, hashed
 from attar.data.titles import licence, titles
 
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".ppm", ".pgm", ".tif", ".tiff", ".gif")
-Entries = list[tuple[str, int]]
-"""File names and their bytes, sorted by name."""
+_TABLES = ("*.csv", "*.tsv", "*.xlsx")
 
 
 class Files(Split):
@@ -43,10 +44,18 @@ class Files(Split):
         return str(self._path(index))
 
     def identity(self) -> str:
+        """Of names, sizes and labels, and of what the files hold, as far as ``content`` reads them."""
+        return hashed(self._names, self._bytes, self.labels, self._content)
+
+    def former_identity(self) -> str:
         return hashed(self._names, self._bytes, self.labels)
 
     def num_bytes(self) -> int:
         return int(self._bytes.sum())
+
+    @cached_property
+    def _content(self) -> bytes:
+        return content.of_many(self._path, self._bytes)
 
     def _path(self, index: int) -> Path:
         return self._folders[self._folder[index]] / os.fsdecode(bytes(self._names[index]))
@@ -59,9 +68,9 @@ def is_tiny_imagenet(path: Path) -> bool:
 
 def read_tiny_imagenet(path: Path, log: Log) -> Found:
     """Tiny-ImageNet as published: classes are train's folders, sorted; val's labels are in its annotations."""
-    classes, train = _read_classes(path / "train", log)
+    classes, train, faults = _read_classes(path / "train", log)
     flat, annotations = path / "val" / "images", path / "val" / "val_annotations.txt"
-    sizes = dict(_images(flat))
+    sizes = dict(pictures(flat))
     rows = sorted(line.split("\t")[:2] for line in annotations.read_text().splitlines() if line.strip())
     index = {name: label for label, name in enumerate(classes)}
     for file, name in rows:
@@ -71,86 +80,154 @@ def read_tiny_imagenet(path: Path, log: Log) -> Found:
             raise AttarError(f"{annotations} has the class '{name}', which train lacks; extract the dataset again.")
     labels = np.array([index[name] for _, name in rows])
     val = Files([flat], [[(file, sizes[file]) for file, _ in rows]], labels)
-    return Found(classes, train, val, titles(path, classes), licence(classes))
+    return Found(classes, train, val, titles(path, classes), licence(classes), faults)
 
 
-def has_split(path: Path) -> bool:
-    """Whether the folder has a training folder of its own."""
-    return _first(path, TRAIN_NAMES) is not None
+def unwrapped(path: Path, *, within_split: bool = False) -> Path:
+    """The folder itself or, where nothing but one folder of folders is in it, as archives leave it, that one.
+
+    Not one that is named as a split, but ``within_split``, as in seg_train/seg_train.
+    """
+    folders = class_folders(path)
+    if len(folders) != 1 or pictures(path):
+        return path
+    name, inner = next(iter(folders.items()))
+    if (splits.role(name) and not within_split) or not class_folders(inner) or is_results(inner):
+        return path
+    return unwrapped(inner, within_split=within_split)
 
 
-def read_split(path: Path, log: Log) -> Found:
-    """A training folder and, where there is one, a validation folder, each with one sub-folder per class."""
-    train_path, val_path = _first(path, TRAIN_NAMES) or path, _first(path, VAL_NAMES)
-    classes, train = _read_classes(train_path, log)
-    if val_path is None:
-        return Found(classes, train, None, titles(path, classes), licence(classes))
-    names = tuple(class_folders(val_path))
-    if not names:
-        raise AttarError(
-            f"{val_path} has no class folders; sort its images into one folder per class, named as in {train_path}."
+def read(path: Path, log: Log) -> Found | None:
+    """A folder per class, in a training and perhaps a validation folder or without a split; None without folders.
+
+    Raises AttarError where folders named as splits hold no classes, or the validation folder has other classes.
+    """
+    folders = class_folders(path)
+    trains, vals = splits.training(folders), splits.validation(folders)
+    rest = [name for name in folders if name not in trains + vals]
+    sorted_trains = [name for name in trains if class_folders(folders[name])]
+    if sorted_trains:
+        return _read_split(path, folders, sorted_trains[0], vals, log)
+    if trains and (vals or not rest or not pictures(folders[trains[0]])):
+        raise AttarError(_unsorted(path, folders[trains[0]], vals))
+    if vals and not rest:
+        raise AttarError(f"{path} has {' and '.join(vals)} and no folder train/; put the training images there.")
+    if trains or vals:
+        log.warn(f"{path} has no folder train/ with class folders, so {', '.join(trains + vals)} is taken as a class")
+    if not folders:
+        return None
+    classes, train, faults = _read_classes(path, log)
+    return Found(classes, train, None, titles(path, classes), licence(classes), faults)
+
+
+def _read_split(path: Path, folders: Mapping[str, Path], train_name: str, vals: Sequence[str], log: Log) -> Found:
+    train_path = unwrapped(folders[train_name], within_split=True)
+    classes, train, faults = _read_classes(train_path, log)
+    val_name = next((name for name in vals if _is_sorted(path, name, train_path, log)), None)
+    val = None
+    if val_name is not None:
+        val = _read_val(unwrapped(folders[val_name], within_split=True), classes, train_path, log)
+    passed = [name for name in folders if name not in (train_name, val_name) and not splits.is_test(name)]
+    passed = [name for name in passed if not is_results(folders[name])]
+    if passed:
+        used = f"{train_name} and {val_name}" if val_name else train_name
+        log.say(f"data      of the folders in {path}, attar reads {used}, and not {', '.join(passed)}")
+    return Found(classes, train, val, titles(path, classes), licence(classes), faults)
+
+
+def _is_sorted(path: Path, name: str, train_path: Path, log: Log) -> bool:
+    """Whether a validation folder has class folders; a test set without them is left out, another one is refused."""
+    if class_folders(path / name):
+        return True
+    if splits.is_test(name):
+        log.warn(
+            f"{path / name} has no class folders, so its images have no labels and are left out; "
+            f"another split is validated on, or a part of the training images is held out"
         )
-    if names != classes:
-        _refuse_other_classes(train_path, val_path, classes, names)
-    _, val = _read_classes(val_path, log)
-    return Found(classes, train, val, titles(path, classes), licence(classes))
+        return False
+    raise AttarError(
+        f"{path / name} has no class folders; sort its images into one folder per class, named as in {train_path}, "
+        f"or move it elsewhere to have a part of the training images held out."
+    )
 
 
-def read_unsplit(path: Path, log: Log) -> Found:
-    """One sub-folder per class and no split."""
-    classes, train = _read_classes(path, log)
-    return Found(classes, train, None, titles(path, classes), licence(classes))
-
-
-def class_folders(path: Path) -> dict[str, Path]:
-    """The sub-folders by name, sorted; hidden ones and those of archivers left out."""
-    with os.scandir(path) as entries:
-        found = [entry.name for entry in entries if entry.is_dir() and not entry.name.startswith((".", "__"))]
-    return {name: path / name for name in sorted(found)}
-
-
-def _read_classes(path: Path, log: Log) -> tuple[tuple[str, ...], Files]:
-    if not path.is_dir() or not (found := class_folders(path)):
-        raise AttarError(f"{path} has no class folders; it should hold one folder of images per class.")
-    folders, entries = [], []
-    with log.progress("scanning", len(found)) as advance:
-        for folder in found.values():
-            files = _images(folder)
-            if not files and (folder / "images").is_dir():  # Tiny-ImageNet's inner folder
-                folder = folder / "images"
-                files = _images(folder)
-            if not files:
-                raise AttarError(f"The class folder {folder} holds no images; fill or remove it.")
+def _read_val(path: Path, classes: tuple[str, ...], train_path: Path, log: Log) -> Files:
+    """Validation images under the labels of the training classes; those of some classes may be lacking."""
+    place = {unicodedata.normalize("NFC", name): label for label, name in enumerate(classes)}
+    folders, entries, labels = [], [], []
+    for name, one in _scanned(path, log).items():
+        label = place.get(unicodedata.normalize("NFC", name))
+        if label is None and one.parts:
+            raise AttarError(
+                f"{train_path} and {path} have different classes: '{name}' is the first that {train_path} lacks; "
+                f"name the folders of both alike, or remove {path / name}."
+            )
+        for folder, files in one.parts:
             folders.append(folder)
             entries.append(files)
+            labels += [label] * len(files)
+    if not labels:
+        raise AttarError(f"{path} holds no images; add some, or remove it to have training images held out.")
+    return Files(folders, entries, np.array(labels))
+
+
+def _read_classes(path: Path, log: Log) -> tuple[tuple[str, ...], Files, dict[str, str]]:
+    """Classes by their folders, sorted by name as torchvision does; their images; and what is wrong with empty ones."""
+    found = _scanned(path, log)
+    if not found:
+        raise AttarError(f"{path} has no class folders; it should hold one folder of images per class.")
+    _tell_order(list(found), log)
+    parts = [(label, part) for label, one in enumerate(found.values()) for part in one.parts]
+    labels = np.repeat([label for label, _ in parts], [len(files) for _, (_, files) in parts])
+    files = Files([folder for _, (folder, _) in parts], [entries for _, (_, entries) in parts], labels)
+    return tuple(found), files, {name: _fault(path / name, one) for name, one in found.items() if not one.parts}
+
+
+def _scanned(path: Path, log: Log) -> dict[str, Scanned]:
+    """What the class folders hold; results of runs are no classes."""
+    folders, found = class_folders(path) if path.is_dir() else {}, {}
+    with log.progress("scanning", len(folders)) as advance:
+        for name, folder in folders.items():
+            found[name] = scan(folder)
             advance()
-    labels = np.repeat(np.arange(len(entries)), [len(files) for files in entries])
-    return tuple(found), Files(folders, entries, labels)
+    results = [name for name, one in found.items() if one.holds_results and not one.parts]
+    if results:
+        log.say(f"data      {path / results[0]} holds results of attar and is no class")
+    if folders and (loose := pictures(path)):
+        log.warn(f"left out {len(loose)} of the images, which lie in {path} itself; move them into their class folders")
+    kept = {name: one for name, one in found.items() if name not in results}
+    tell(path, kept, log)
+    return kept
 
 
-def _images(folder: Path) -> Entries:
-    with os.scandir(folder) as entries:
-        return sorted(
-            (entry.name, _bytes(entry))
-            for entry in entries
-            if entry.name.lower().endswith(EXTENSIONS) and not entry.name.startswith(".")
+def _tell_order(names: Sequence[str], log: Log) -> None:
+    """Say that numbers are in the order of text: a network from elsewhere may have been trained in another."""
+    if all(name.isdecimal() for name in names) and list(names) != sorted(names, key=int):
+        shown = ", ".join(names[:4])
+        log.say(f"data      the class folders are numbers, in the order of text, as in torchvision: {shown}, ...")
+
+
+def _fault(folder: Path, one: Scanned) -> str:
+    if one.others:
+        return (
+            f"The class folder {folder} holds no images that attar reads, only {counted(one.others)}; "
+            f"convert them to .jpg or .png."
         )
+    return f"The class folder {folder} holds no images; add some, remove it, or choose the others with --data.classes."
 
 
-def _bytes(entry: os.DirEntry[str]) -> int:
-    with contextlib.suppress(OSError):  # a link to nowhere: found out when it is decoded
-        return entry.stat().st_size
-    return 0
-
-
-def _first(path: Path, names: Iterable[str]) -> Path | None:
-    return next((path / name for name in names if (path / name).is_dir()), None)
-
-
-def _refuse_other_classes(train_path: Path, val_path: Path, train: tuple[str, ...], val: tuple[str, ...]) -> None:
-    first = min(set(train) ^ set(val))
-    lacking = val_path if first in train else train_path
-    raise AttarError(
-        f"{train_path} and {val_path} have different classes: '{first}' is the first that {lacking} lacks; "
-        f"give both the same class folders."
+def _unsorted(path: Path, train_path: Path, vals: Sequence[str]) -> str:
+    """A training folder without class folders: what to do, also where the labels are in a table."""
+    if not pictures(train_path):
+        return f"{train_path} has no class folders; it should hold one folder of images per class."
+    beside = f", as does {' and '.join(vals)}" if vals else ""
+    return (
+        f"{train_path} holds images without class folders{beside}; sort them into train/CLASS/{labels_in(path)}, "
+        f"see 'Labels in a table' in docs/data.md."
     )
+
+
+def labels_in(path: Path) -> str:
+    """The table that may hold the labels of unsorted images, in words; "" where there is none."""
+    table = next((file for pattern in _TABLES for file in sorted(path.glob(pattern))), None)
+    return f" by the labels in {table.name}" if table else ""

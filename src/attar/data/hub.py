@@ -1,6 +1,8 @@
 """Datasets of the ``datasets`` package: saved on disk by it, or fetched from the Hugging Face Hub."""
 
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Iterator, Mapping
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +13,15 @@ from PIL import Image
 
 from attar.core.errors import AttarError
 from attar.core.log import Log
-from attar.data import columns
+from attar.data import columns, content, splits
 from attar.data.picture import Unreadable, decode
-from attar.data.source import TRAIN_NAMES, VAL_NAMES, Found, Split, hashed
+from attar.data.source import Found, hashed
 from attar.data.titles import licence, titles
 
 PREFIX = "hf:"
 
 
-class HubRows(Split):
+class HubRows(columns.Table):
     """Images in the rows of a ``datasets.Dataset``, which maps its files into memory."""
 
     def __init__(self, rows: Any, where: str) -> None:
@@ -32,8 +34,8 @@ class HubRows(Split):
         if not isinstance(kind, datasets.Image) and getattr(kind, "dtype", "") not in ("binary", "large_binary"):
             raise AttarError(f"The column '{name}' of {where} holds no encoded images; cast it to datasets.Image().")
         table = rows.select_columns([label]).with_format("arrow")[:]
-        self.labels, names = columns.numbered([table.column(0)], [label], [where])
-        self.class_names: list[str] | None = names or getattr(rows.features[label], "names", None)
+        self.column = columns.labels([table.column(0)], [where])
+        self.labels, self.class_names = self.column.values, getattr(rows.features[label], "names", None)
         encoded = rows.select_columns([name])
         if isinstance(kind, datasets.Image):
             encoded = encoded.cast_column(name, datasets.Image(decode=False))
@@ -63,6 +65,35 @@ class HubRows(Split):
         return f"{self._where} row {index}"
 
     def identity(self) -> str:
+        """Of names, sizes and labels, and of what the rows hold, as far as ``content`` reads them."""
+        return hashed(self.former_identity().encode(), self._content)
+
+    @cached_property
+    def _content(self) -> bytes:
+        # files of their own are not in num_bytes, so the size of all is judged by that of a few
+        few = np.linspace(0, len(self) - 1, min(len(self), 16)).round().astype(np.int64).tolist()
+        size = max((len(self._encoded_or_empty(index)) for index in few), default=0)
+        chosen, whole = content.sampled(np.full(len(self), size))
+        total = hashlib.sha256()
+        for data in self._all_encoded() if whole else map(self._encoded_or_empty, chosen):
+            total.update(hashlib.sha256(data if whole else content.middle(data)).digest())
+        return total.digest()
+
+    def _all_encoded(self) -> Iterator[bytes]:
+        """As ``_encoded_or_empty`` for each row, many times as fast."""
+        tables = self._rows.with_format("arrow").iter(batch_size=1000)
+        cells = (cell for table in tables for chunk in table.column(0).chunks for cell in _encoded_cells(chunk))
+        for index, cell in enumerate(cells):
+            yield self._encoded_or_empty(index) if cell is None else cell
+
+    def _encoded_or_empty(self, index: int) -> bytes:
+        """One image's file; nothing where it cannot be read, which is found out when it is decoded."""
+        try:
+            return self.encoded(index)
+        except Unreadable:
+            return b""
+
+    def former_identity(self) -> str:
         tables = self._rows.with_format("arrow").iter(batch_size=1000)
         parts = [_names_and_bytes(chunk) for table in tables for chunk in table.column(0).chunks]
         names = "\n".join(name for names, _ in parts for name in names)
@@ -86,7 +117,7 @@ def read_saved(path: Path, log: Log) -> Found:
         loaded = package.load_from_disk(str(path))
     except Exception as error:  # the package raises errors of many kinds
         raise AttarError(f"{path} cannot be loaded ({_first_line(error)}); save the dataset again.") from None
-    return _read(loaded, str(path), path)
+    return _read(loaded, str(path), path, log)
 
 
 def read_hub(source: str, log: Log) -> Found:
@@ -99,21 +130,25 @@ def read_hub(source: str, log: Log) -> Found:
             f"'{source}' cannot be loaded ({_first_line(error)}); check the name and the network, "
             f"log in if access to it is restricted, or name a folder."
         ) from None
-    return _read(loaded, source, None)
+    return _read(loaded, source, None, log)
 
 
-def _read(loaded: Any, where: str, folder: Path | None) -> Found:
-    splits: Mapping[str, Any] = loaded if isinstance(loaded, Mapping) else {"train": loaded}
-    train_name = next((name for name in TRAIN_NAMES if name in splits), None)
-    val_name = next((name for name in VAL_NAMES if name in splits), None)
+def _read(loaded: Any, where: str, folder: Path | None, log: Log) -> Found:
+    found: Mapping[str, Any] = loaded if isinstance(loaded, Mapping) else {"train": loaded}
+    train_name = next(iter(splits.training(found)), None)
     if train_name is None:
-        raise AttarError(f"{where} has no split 'train', only {', '.join(splits)}; rename the one to train on.")
-    train = HubRows(splits[train_name], f"{where} ({train_name})")
-    val = HubRows(splits[val_name], f"{where} ({val_name})") if val_name else None
-    classes = columns.classes(train, val, where)
-    terms = licence(classes)
-    stated = getattr(splits[train_name].info, "license", "") or ""
-    return Found(classes, train, val, titles(folder, classes), stated if terms == "unknown" and stated else terms)
+        raise AttarError(f"{where} has no split 'train', only {', '.join(found)}; rename the one to train on.")
+    train = HubRows(found[train_name], f"{where} ({train_name})")
+    places = {f"{where} ({name})": name for name in splits.validation(found)}
+    val = columns.first_labelled({place: partial(HubRows, found[name], place) for place, name in places.items()}, log)
+    classes, labelled_train, labelled_val = columns.together(train, val, where)
+    terms, stated = licence(classes), getattr(found[train_name].info, "license", "") or ""
+    terms = stated if terms == "unknown" and stated else terms
+    return Found(classes, labelled_train, labelled_val, titles(folder, classes), terms)
+
+
+def _encoded_cells(cells: pa.Array) -> list[bytes | None]:
+    return (cells.field("bytes") if isinstance(cells, pa.StructArray) else cells).to_pylist()
 
 
 def _names_and_bytes(cells: pa.Array) -> tuple[list[str], np.ndarray]:

@@ -5,6 +5,7 @@ from pathlib import Path
 from attar.core.errors import AttarError
 from attar.core.log import Log
 from attar.data import folder, hub, parquet
+from attar.data.scan import pictures
 from attar.data.source import Found
 
 
@@ -15,11 +16,18 @@ def read(path: Path, log: Log) -> Found:
     if folder.is_tiny_imagenet(path):
         return folder.read_tiny_imagenet(path, log)
     if files := parquet.find(path):
-        return parquet.read(path, *files)
-    if folder.has_split(path):
-        return folder.read_split(path, log)
-    if folder.class_folders(path):
-        return folder.read_unsplit(path, log)
+        return parquet.read(path, *files, log)
+    inner = folder.unwrapped(path)
+    if inner != path:
+        log.say(f"data      {path} holds nothing but {inner.relative_to(path)}, which is read")
+        return read(inner, log)
+    if found := folder.read(path, log):
+        return found
+    if pictures(path):
+        raise AttarError(
+            f"{path} holds images without class folders; sort them into CLASS/{folder.labels_in(path)}, "
+            f"see 'Labels in a table' in docs/data.md."
+        )
     raise AttarError(
         f"{path} holds no dataset that attar knows; it should have train/ and val/ with one folder of images per "
         f"class, or one folder of images per class, or train-*.parquet files."

@@ -1,6 +1,7 @@
 """Opening a dataset: find it, keep the chosen classes, hold out a validation split where there is none."""
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from attar.core.errors import AttarError
 from attar.core.log import Log
 from attar.core.plugin import unknown
 from attar.core.randomness import generator
-from attar.data import hub, layout, named
+from attar.data import balance, hub, layout, named
 from attar.data.choice import DataChoice
 from attar.data.source import Found, RealData, Split
 
@@ -30,7 +31,7 @@ def load(choice: DataChoice, seed: int, log: Log) -> RealData:
     labels = _kept(choice, found.classes)
     classes = tuple(found.classes[label] for label in labels)
     train = _of_classes(found.train, labels)
-    _refuse_empty(choice.source, classes, train)
+    _refuse_empty(choice.source, classes, train, found.faults)
     if found.val is not None:
         val = _of_classes(found.val, labels)
     elif choice.source == "digits":
@@ -40,7 +41,10 @@ def load(choice: DataChoice, seed: int, log: Log) -> RealData:
     if choice.validate_on == "train":
         train, val = _held_out(train, classes, choice.holdout, seed)
     if not len(val):
-        raise AttarError(f"The validation split of '{choice.source}' has no images of these classes; add some.")
+        raise AttarError(
+            f"'{choice.source}' has no validation images of these classes; add some, or training images to hold out."
+        )
+    balance.warn(classes, np.bincount(train.labels), np.bincount(val.labels, minlength=len(classes)), log)
     return RealData(
         name=_name(choice.source),
         classes=classes,
@@ -49,6 +53,7 @@ def load(choice: DataChoice, seed: int, log: Log) -> RealData:
         val=val,
         fingerprint=digest([classes, len(train), train.identity(), len(val), val.identity()]),
         licence=found.licence,
+        former_fingerprint=digest([classes, len(train), train.former_identity(), len(val), val.former_identity()]),
     )
 
 
@@ -104,27 +109,24 @@ def _of_classes(split: Split, labels: list[int]) -> Split:
     return split if np.array_equal(now, split.labels) else split.select(np.flatnonzero(now >= 0), now[now >= 0])
 
 
-def _refuse_empty(source: str, classes: tuple[str, ...], train: Split) -> None:
+def _refuse_empty(source: str, classes: tuple[str, ...], train: Split, faults: Mapping[str, str]) -> None:
     counts = np.bincount(train.labels, minlength=len(classes))
     if not counts.all():
         name = classes[int(counts.argmin())]
-        raise AttarError(f"'{source}' has no training image of the class '{name}'; choose others with --data.classes.")
+        plain = f"'{source}' has no training image of the class '{name}'; choose others with --data.classes."
+        raise AttarError(faults.get(name, plain))
 
 
 def _held_out(split: Split, classes: tuple[str, ...], fraction: float, seed: int) -> tuple[Split, Split]:
     """Training and validation parts: of each class the ``fraction``, drawn under the class's name, at least one image.
 
-    The draw of a class does not depend on the other classes, so a choice of classes keeps their split.
+    A single image of a class stays in the training part. The draw of a class does not depend on the other classes, so a
+    choice of classes keeps their split.
     """
     held = np.zeros(len(split), dtype=bool)
     order = np.argsort(split.labels, kind="stable")
     ends = np.cumsum(np.bincount(split.labels, minlength=len(classes)))
     for name, rows in zip(classes, np.split(order, ends[:-1]), strict=True):
-        if len(rows) < 2:
-            raise AttarError(
-                f"The class '{name}' has a single image ({split.where(int(rows[0]))}) and none can be held out for "
-                f"validation; add images, or a folder val/ beside train/."
-            )
         count = min(max(1, round(fraction * len(rows))), len(rows) - 1)
         draw = torch.randperm(len(rows), generator=generator(seed, "data", "holdout", name))
         held[rows[draw[:count].numpy()]] = True

@@ -5,6 +5,7 @@ import re
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +15,21 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from attar.core.errors import AttarError
-from attar.data import columns
+from attar.core.log import Log
+from attar.data import columns, content, splits
 from attar.data.picture import Unreadable, decode
-from attar.data.source import TRAIN_NAMES, VAL_NAMES, Found, Split, hashed
+from attar.data.source import Found, hashed
 from attar.data.titles import licence, titles
 
 CACHE_BYTES = 512 * 1024**2
 """Encoded images that a process keeps, by whole row groups; a smaller dataset is read once."""
 
 
-class Rows(Split):
+_SPLIT = re.compile(r"[^.-]*?(?=[-.]|_\d|$)")
+"""The split in the name of a file, as in val-00000-of-00001.parquet."""
+
+
+class Rows(columns.Table):
     """Images in the rows of Parquet files, read by row group when asked for."""
 
     def __init__(self, paths: Sequence[Path]) -> None:
@@ -33,7 +39,8 @@ class Rows(Split):
         names = [_columns(path, footer) for path, footer in zip(paths, self._footers, strict=True)]
         self._image_columns = [image for image, _ in names]
         held = [_column(path, label) for path, (_, label) in zip(paths, names, strict=True)]
-        self.labels, self._names = columns.numbered(held, [label for _, label in names], [str(path) for path in paths])
+        self.column = columns.labels(held, [str(path) for path in paths])
+        self.labels, self.class_names = self.column.values, self._named_by_metadata(names[0][1])
         self._starts = np.cumsum([0, *(footer.num_rows for footer in self._footers)])
         self._group_starts = [
             np.cumsum([0, *(footer.row_group(group).num_rows for group in range(footer.num_row_groups))])
@@ -41,17 +48,14 @@ class Rows(Split):
         ]
         self._cache = _Cache()
 
-    @property
-    def class_names(self) -> list[str] | None:
-        """The names that stand in the rows, or that the first file's metadata give to its labels."""
-        if self._names is not None:
-            return self._names
+    def _named_by_metadata(self, label: str) -> list[str] | None:
+        """The names that the first file's metadata give to the labels."""
         metadata = self._footers[0].schema.to_arrow_schema().metadata or {}
-        _, label = _columns(self._paths[0], self._footers[0])
         try:
-            return json.loads(metadata[b"huggingface"])["info"]["features"][label]["names"]
+            names = json.loads(metadata[b"huggingface"])["info"]["features"][label]["names"]
         except (KeyError, TypeError, ValueError):
             return None
+        return [str(name) for name in names] if isinstance(names, list) and names else None
 
     def image(self, index: int) -> Image.Image:
         return decode(self.encoded(index), self.where(index))
@@ -74,7 +78,15 @@ class Rows(Split):
         return f"{self._paths[file]} row {row}"
 
     def identity(self) -> str:
+        """Of the footers and labels, and of what the files hold, as far as ``content`` reads them."""
+        return hashed(self.former_identity().encode(), self._content)
+
+    def former_identity(self) -> str:
         return hashed(*(_raw_footer(path) for path in self._paths), self.labels)
+
+    @cached_property
+    def _content(self) -> bytes:
+        return content.of_few(self._paths)
 
     def num_bytes(self) -> int:
         return sum(path.stat().st_size for path in self._paths)
@@ -114,36 +126,38 @@ class _Cache:
         return _Cache, ()
 
 
-def find(path: Path) -> tuple[list[Path], list[Path]] | None:
-    """The training and the validation files in a folder or in its ``data`` folder; None without any Parquet file.
+def find(path: Path) -> tuple[list[Path], list[list[Path]]] | None:
+    """The training files in a folder or in its ``data`` folder, and those of each split to validate on, best first.
+
+    None without any Parquet file.
 
     Raises AttarError when there are Parquet files, but none for training.
     """
     every = sorted(path.glob("*.parquet")) or sorted((path / "data").glob("*.parquet"))
+    every = [file for file in every if not file.name.startswith(".")]
     if not every:
         return None
-    train, val = _named(every, TRAIN_NAMES), _named(every, VAL_NAMES)
-    if not train:
+    by_split: dict[str, list[Path]] = {}
+    for file in every:
+        by_split.setdefault(_SPLIT.match(file.name)[0], []).append(file)  # type: ignore[index]
+    trains, vals = splits.training(by_split), splits.validation(by_split)
+    if not trains:
         raise AttarError(
             f"{every[0].parent} has no training files among its Parquet files; name them train-*.parquet "
             f"(and the others val-*.parquet)."
         )
-    return train, val
+    return by_split[trains[0]], [by_split[name] for name in vals]
 
 
-def read(path: Path, train_files: Sequence[Path], val_files: Sequence[Path]) -> Found:
-    """The dataset of these files; ``path`` is the folder, where a words.txt may lie."""
-    train, val = Rows(train_files), Rows(val_files) if val_files else None
-    classes = columns.classes(train, val, str(path))
-    return Found(classes, train, val, titles(path, classes), licence(classes))
+def read(path: Path, train_files: Sequence[Path], val_files: Sequence[Sequence[Path]], log: Log) -> Found:
+    """The dataset of these files; ``path`` is the folder, where a words.txt may lie.
 
-
-def _named(paths: Sequence[Path], names: Sequence[str]) -> list[Path]:
-    """The files of the first split name that has any, as in val-00000-of-00001.parquet."""
-    for name in names:
-        if found := [path for path in paths if re.match(rf"{name}[-_.]", path.name)]:
-            return found
-    return []
+    ``val_files`` are those of each split that may be validated on, the best first: the first with labels is.
+    """
+    train = Rows(train_files)
+    val = columns.first_labelled({str(files[0]): partial(Rows, files) for files in val_files}, log)
+    classes, labelled_train, labelled_val = columns.together(train, val, str(path))
+    return Found(classes, labelled_train, labelled_val, titles(path, classes), licence(classes))
 
 
 def _footer(path: Path) -> pq.FileMetaData:

@@ -1,5 +1,6 @@
 """One picture: from encoded bytes of any kind to square RGB pixels."""
 
+import re
 from io import BytesIO
 from pathlib import Path
 
@@ -11,6 +12,20 @@ from attar.core.errors import AttarError
 
 LONGEST = 16
 """Of pictures more elongated than this only the middle is scaled, to bound memory."""
+MOST_PIXELS = 178_956_970
+"""Larger pictures are refused before they are decoded: half a gigabyte as RGB. It is Pillow's own limit."""
+_NOT_PICTURES = {
+    b"version https://git-lfs": "it is a pointer of Git LFS; fetch the files with 'git lfs pull'",
+    b"<!doctype": "it is a web page",
+    b"<html": "it is a web page",
+    b"%pdf": "it is a PDF",
+    b"<svg": "it is a drawing (SVG), not pixels",
+    b"ftypheic": "it is HEIC, which attar does not read; convert it to JPEG",
+    b"ftypheix": "it is HEIC, which attar does not read; convert it to JPEG",
+    b"ftypmif1": "it is HEIF, which attar does not read; convert it to JPEG",
+    b"jxl ": "it is JPEG XL, which attar does not read; convert it to JPEG or PNG",
+}
+"""First bytes, in lower case, of files that are often taken for pictures, whatever their ending says."""
 
 
 class Unreadable(AttarError):  # noqa: N818
@@ -36,8 +51,12 @@ def decode(encoded: bytes | Path, where: str) -> Image.Image:
     """
     try:
         with Image.open(BytesIO(encoded) if isinstance(encoded, bytes) else encoded) as picture:
+            if picture.width * picture.height > MOST_PIXELS:  # where Pillow was told to allow more
+                raise ValueError(_too_many(picture.width * picture.height))
             picture.load()
             return rgb(picture)
+    except UnidentifiedImageError:
+        raise Unreadable(where, _what_it_is(encoded)) from None
     except Exception as error:  # decoders raise errors of every kind on damaged data
         raise Unreadable(where, _reason(error)) from None
 
@@ -48,9 +67,13 @@ def rgb(picture: Image.Image) -> Image.Image:
     Raises ValueError for pixels that have no known range.
     """
     if picture.mode == "F":
-        raise ValueError("floating-point pixels have no known range")
+        raise ValueError("floating-point pixels have no known range; convert them to 8 bits")
     if picture.mode.startswith("I"):  # 16 bits, also where Pillow widens them to 32
-        values = np.asarray(picture).astype(np.float64).clip(0, 65535)
+        values = np.asarray(picture).astype(np.float64)
+        low, high = values.min(), values.max()
+        if low < 0 or high > 65535:
+            beyond = f"below zero ({low:.0f})" if low < 0 else f"above 65535 ({high:.0f})"
+            raise ValueError(f"it has pixels {beyond}, whose range is not known; convert them to 8 bits")
         return Image.fromarray((values / 257).round().astype(np.uint8)).convert("RGB")
     if picture.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in picture.info:
         if picture.mode == "La":  # Pillow converts it to LA only
@@ -82,9 +105,30 @@ def prepare(picture: Image.Image, size: int, resize: int | None = None) -> UInt8
     return np.array(picture.crop((left, top, left + size, top + size)))
 
 
+def _too_many(pixels: int) -> str:
+    return f"it has {pixels:,} pixels, more than the {MOST_PIXELS:,} that attar opens; make it smaller"
+
+
+def _what_it_is(encoded: bytes | Path) -> str:
+    """Why a file is no picture, where its first bytes tell."""
+    if isinstance(encoded, bytes):
+        first = encoded[:256]
+    else:
+        try:
+            with encoded.open("rb") as file:
+                first = file.read(256)
+        except OSError as error:
+            return _reason(error)
+    if not first:
+        return "the file is empty"
+    start = first.lstrip().lower()
+    known = (reason for mark, reason in _NOT_PICTURES.items() if start.startswith(mark) or first[4:12].startswith(mark))
+    return next(known, "not an image of a known format")
+
+
 def _reason(error: Exception) -> str:
-    if isinstance(error, UnidentifiedImageError):
-        return "not an image of a known format"
+    if isinstance(error, Image.DecompressionBombError):
+        return _too_many(int(re.findall(r"\d+", str(error))[0]))  # before its size is known to Pillow's caller
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     return str(error).partition("\n")[0].rstrip(".") or type(error).__name__

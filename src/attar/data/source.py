@@ -8,9 +8,6 @@ import numpy as np
 from jaxtyping import Int, UInt8
 from PIL import Image
 
-TRAIN_NAMES = ("train", "imagenet21k_train")
-VAL_NAMES = ("val", "validation", "valid", "test", "imagenet21k_val")
-
 
 class Split(abc.ABC):
     """Labelled images that are decoded when asked for; safe to use from threads and to send to other processes."""
@@ -36,6 +33,10 @@ class Split(abc.ABC):
     @abc.abstractmethod
     def identity(self) -> str:
         """A SHA-256 that other images or labels would change, found without reading every pixel; knows no paths."""
+
+    def former_identity(self) -> str:
+        """The identity from names and sizes alone, which older runs have written down."""
+        return self.identity()
 
     @abc.abstractmethod
     def num_bytes(self) -> int:
@@ -69,6 +70,9 @@ class Subset(Split):
 
     def identity(self) -> str:
         return hashed(self._base.identity().encode(), self._indices, self.labels)
+
+    def former_identity(self) -> str:
+        return hashed(self._base.former_identity().encode(), self._indices, self.labels)
 
     def num_bytes(self) -> int:
         """In proportion to the number of images."""
@@ -106,6 +110,8 @@ class Found:
     val: Split | None
     titles: dict[str, str] = field(default_factory=dict)
     licence: str = "unknown"
+    faults: dict[str, str] = field(default_factory=dict)
+    """Class without training images to the sentence that says why and how to mend it; other such classes have none."""
 
 
 @dataclass(frozen=True)
@@ -122,6 +128,8 @@ class RealData:
     fingerprint: str
     """SHA-256 of the class names and of both splits' identities; equal wherever the files lie."""
     licence: str
+    former_fingerprint: str = ""
+    """The fingerprint from names and sizes of files alone: older runs, which recorded it, continue under it."""
 
 
 def hashed(*parts: bytes | np.ndarray) -> str:

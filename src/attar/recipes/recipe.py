@@ -8,9 +8,11 @@ from typing import Any, Generic, TypeVar
 import pydantic
 import yaml
 
+from attar.core import written
 from attar.core.config import Config
 from attar.core.device import Execution
 from attar.core.errors import AttarError
+from attar.core.printable import printable
 from attar.data.choice import DataChoice
 from attar.ops.task import MethodConfig
 from attar.stages.evaluate import Evaluate
@@ -75,7 +77,7 @@ class Recipe(Config, Generic[M]):
 
     def to_yaml(self, header: str = "") -> str:
         """The recipe as a file, every default written out, under ``header`` as a comment."""
-        comment = "".join(f"# {line}".rstrip() + "\n" for line in header.strip().splitlines())
+        comment = "".join(f"# {line}".rstrip() + "\n" for line in map(printable, header.strip().splitlines()))
         return comment + yaml.safe_dump(self.plain(), sort_keys=False, allow_unicode=True, width=120)
 
 
@@ -121,11 +123,14 @@ def from_mapping(values: Mapping[str, Any], where: str) -> Recipe[Any]:
 def from_yaml(path: Path) -> Recipe[Any]:
     """Read a recipe file; raises AttarError with the path and what is wrong with it."""
     try:
-        values = yaml.safe_load(path.read_text())
+        values = written.load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise AttarError(f"{path} is not valid YAML ({' '.join(str(error).split())}); mend it.") from None
     except OSError as error:
         raise AttarError(f"{path} cannot be read ({error.strerror}).") from None
     if not isinstance(values, dict):
         raise AttarError(f"{path} holds no recipe; start from 'attar show digits > {path.name}'.")
-    return from_mapping(values, str(path))
+    method = written.fitting(values.get("method", "cda"), str)
+    if not isinstance(method, str):
+        return from_mapping(written.plain(values), str(path))
+    return from_mapping(written.fitting(values, recipe_type(method)), str(path))

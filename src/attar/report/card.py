@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from attar.core.log import readable_bytes
+from attar.core.printable import markdown
 from attar.report.pages import tables
 from attar.report.table import Line, protocols
 from attar.stages import given
@@ -67,13 +68,13 @@ def write(folder: Path, table: list[Line]) -> None:
 
 def text(info: DatasetInfo, table: list[Line]) -> str:
     """The card of a distilled dataset."""
-    origin = f"made from *{info.source}* with the method `{info.method}` and attar"
+    origin = f"made from *{markdown(info.source)}* with the method `{info.method}` and attar"
     if info.method == given.METHOD:
-        origin = f"made elsewhere from *{info.source}*"
+        origin = f"made elsewhere from *{markdown(info.source)}*"
     rated = "" if info.teacher_accuracy is None else f" ({info.teacher_accuracy:.1%} on real validation images)"
     return _TEXT.format(
         method=info.method,
-        source=info.source,
+        source=markdown(info.source),
         ipc=info.ipc,
         num_images=info.num_images,
         size=info.size,
@@ -81,11 +82,11 @@ def text(info: DatasetInfo, table: list[Line]) -> str:
         origin=origin,
         labels=f"soft labels of {_teachers(info)}{rated}" if not info.labels.imported else "soft labels made elsewhere",
         scores=tables(table).strip() if table else "Not evaluated yet.",
-        protocol=", ".join(judged) if (judged := protocols(table)) else info.protocol.title(),
+        protocol=markdown(", ".join(judged) if (judged := protocols(table)) else info.protocol.title()),
         image_bytes=readable_bytes(info.image_bytes),
         label_name="stored labels" if info.labels.mode == "stored" else "the teacher (labels are made online)",
         label_bytes=readable_bytes(info.label_bytes),
-        licence=info.licence,
+        licence=markdown(info.licence),
     )
 
 

@@ -7,6 +7,7 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
+from attar.core.printable import one_line
 from attar.stages.distilled import Distilled
 from attar.stages.folder import manifest_of
 from attar.store import atomic, units
@@ -81,7 +82,7 @@ def _matrix(rows: list[UInt8[Tensor, "column 3 height width"]], left: list[str],
             if column < len(images):
                 axis.imshow(images[column].permute(1, 2, 0).numpy(), interpolation="nearest")
             if column == 0:
-                axis.set_ylabel(name, rotation=0, ha="right", va="center", fontsize=10)
+                axis.set_ylabel(name, rotation=0, ha="right", va="center", fontsize=10, parse_math=False)
             if row == 0 and column < len(top):
                 axis.set_title(top[column], fontsize=10)
     return figure
@@ -89,7 +90,7 @@ def _matrix(rows: list[UInt8[Tensor, "column 3 height width"]], left: list[str],
 
 def _title(distilled: Distilled, label: int) -> str:
     name = distilled.classes[label]
-    return distilled.info.titles.get(name, name).split(",")[0][:24]
+    return one_line(distilled.info.titles.get(name, name).split(",")[0])[:24]
 
 
 def _first_unit(run: Path) -> UnitResult | None:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from attar.core.errors import AttarError
 from attar.core.log import Log
+from attar.core.printable import markdown
 from attar.ops import replay
 from attar.ops.replay import Records
 from attar.stages.distilled import Distilled
@@ -128,7 +129,7 @@ def _readme(distilled: Distilled, header: Header, batch_size: int) -> str:
         f"--mix-type {header.mix.kind}" if header.mix.kind != "none" else "",
     ]
     return (
-        f"# {info.source}, distilled, in the layout of the published SRe2L and CDA scripts\n\n"
+        f"# {markdown(info.source)}, distilled, in the layout of the published SRe2L and CDA scripts\n\n"
         f"- `images/`: {len(distilled)} images of {len(info.classes)} classes for torchvision's ImageFolder, as they "
         f"were stored. Scripts that ask for `*.jpg` by name do not see PNG files.\n"
         f"- `labels/`: {header.num_epochs} epochs of soft labels in batches of {batch_size}, in the order of the "

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from attar.core.printable import markdown
 from attar.report import architectures, per_class, table
 from attar.report.table import Line
 from attar.store import atomic
@@ -16,7 +17,7 @@ def write_all(run: Path, lines: list[Line], folder: Path) -> None:
         atomic.write_text(side_by_side, architectures.as_csv(lines))
     else:
         side_by_side.unlink(missing_ok=True)  # of an evaluation with more students
-    notes = [f"Device-seconds of the stages: {spent(run)}.", per_class.extremes(run) + "."]
+    notes = [f"Device-seconds of the stages: {spent(run)}.", markdown(per_class.extremes(run)) + "."]
     parts = [tables(lines), *notes]
     atomic.write_text(folder / "table.md", "\n\n".join(part.strip() for part in parts) + "\n")
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from attar.core.errors import AttarError
+from attar.core.printable import one_line
 from attar.report.table import TITLES
 from attar.stages.evaluate import PER_CLASS
 from attar.stages.folder import listed, manifest_of
@@ -29,7 +30,10 @@ def as_csv(run: Path) -> str:
             std = round(statistics.stdev(values), 2) if len(values) > 1 else ""
             mean = round(statistics.fmean(values), 2)
             writer.writerow(
-                [run.resolve().name, row, student, name, content["titles"].get(name, name), len(values), mean, std]
+                [
+                    *map(one_line, (run.resolve().name, row, student, name, content["titles"].get(name, name))),
+                    *(len(values), mean, std),
+                ]
             )
     return buffer.getvalue()
 
@@ -43,7 +47,7 @@ def extremes(run: Path) -> str:
     few = max(1, min(_SHOWN, len(ranked) // 2))
 
     def told(names: list[str]) -> str:
-        return ", ".join(f"'{content['titles'].get(name, name)}' {means[name]:.0f} %" for name in names)
+        return ", ".join(f"'{one_line(content['titles'].get(name, name))}' {means[name]:.0f} %" for name in names)
 
     return f"Classes ({TITLES[row]}, {student}): best {told(ranked[:few])}; worst {told(ranked[::-1][:few])}"
 

@@ -12,6 +12,7 @@ from rich.box import SIMPLE_HEAD
 from rich.markup import escape
 from rich.table import Table
 
+from attar.core import printable
 from attar.core.errors import AttarError
 from attar.core.log import readable_bytes
 from attar.stages.folder import MANIFEST, manifest_of
@@ -145,8 +146,9 @@ def as_markdown(table: list[Line]) -> str:
 
 def markdown(header: list[str], rows: list[list[str]], left: int = 2) -> str:
     """Cells as a table; all columns but the ``left`` first are aligned to the right."""
+    shown = [[printable.markdown(cell) for cell in cells] for cells in (header, *rows)]
     aligned = ["---" if place < left else "---:" for place in range(len(header))]
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in [header, aligned, *rows]) + "\n"
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in [shown[0], aligned, *shown[1:]]) + "\n"
 
 
 def for_terminal(table: list[Line], width: int) -> Table:
@@ -172,7 +174,7 @@ def grid(header: list[str], rows: list[list[str]]) -> Table:
     for name in header:
         shown.add_column(escape(name), justify="left" if name in _WORDS else "right", no_wrap=True)
     for cells in rows:
-        shown.add_row(*map(escape, cells))
+        shown.add_row(*(escape(printable.one_line(cell)) for cell in cells))
     return shown
 
 

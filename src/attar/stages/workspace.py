@@ -1,6 +1,9 @@
 """What the stages of one run share: where it lies, its seed, its data, its device, its log."""
 
+import contextlib
+import json
 from collections.abc import Callable, Collection
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,6 +21,7 @@ from attar.data.load import load
 from attar.data.source import RealData
 from attar.ops.operations import forward_operations
 from attar.ops.pixels import Normalisation
+from attar.stages.folder import MANIFEST, PLAN
 
 _NOT_IDENTITY = {"source", "root", "resident"}
 """Where data lie, on a disk or in memory, does not alter results; what they are is told by their fingerprint."""
@@ -55,8 +59,13 @@ class Workspace:
 
     @cached_property
     def real(self) -> RealData:
-        """The real dataset."""
-        return load(self.choice, self.seed, self.log)
+        """The real dataset; a run that recorded its former fingerprint continues under it."""
+        real = load(self.choice, self.seed, self.log)
+        for name in (PLAN, MANIFEST):
+            with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # read with care where it is used
+                if json.loads((self.out / "squeeze" / name).read_text())["parents"]["data"] == real.former_fingerprint:
+                    return replace(real, fingerprint=real.former_fingerprint)
+        return real
 
     @cached_property
     def train(self) -> Feed:

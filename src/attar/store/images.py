@@ -23,6 +23,10 @@ from attar.store import atomic, sealed
 SHARD_BYTES = 256 * 2**20
 ROWS_PER_GROUP = 256
 COLUMNS = ["image", "label", "slot"]
+_DAMAGE = (
+    *(pa.ArrowException, OSError, KeyError, TypeError, ValueError),
+    *(SyntaxError, Image.DecompressionBombError),  # Pillow's, of a broken file and of one that would fill the memory
+)
 T = TypeVar("T")
 
 
@@ -237,7 +241,7 @@ def _opened(file: Path) -> pq.ParquetFile:
 def _damage_told(file: Path) -> Iterator[None]:
     try:
         yield
-    except (pa.ArrowException, OSError, KeyError, TypeError, ValueError, SyntaxError) as error:  # Pillow's, too
+    except _DAMAGE as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise AttarError(f"{file} is damaged ({reason}); {sealed.MEND}.") from None
 

@@ -1,0 +1,55 @@
+from typing import Annotated, Literal
+
+import pydantic
+import pytest
+
+from attar.core import written
+from attar.core.config import Config
+
+
+class Inner(Config):
+    names: tuple[str, ...] = ()
+    mode: Literal["auto", "on", "off"] = "auto"
+    rate: float = 0.1
+    flip: bool = True
+    size: int | None = 3
+    either: bool | Literal["auto", "on"] = False
+    word: Annotated[str, pydantic.Field(min_length=1)] = "x"
+    pair: tuple[float, float] = (0.0, 1.0)
+
+
+class Outer(Config):
+    inner: Inner = Inner()
+    other: Inner = Inner()
+
+
+def read(text: str) -> Inner:
+    return Outer.of(written.fitting(written.load(text), Outer), "the test").inner
+
+
+def test_class_names_stay_as_they_are_written() -> None:
+    names = "no, yes, On, 3, 007, 0x1F, 1_000, 1e3, 1.50, 2024-01-01, 2024-13-45, 12:30, null, ~, 'a b', true"
+    expected = tuple(name.strip("'") for name in names.split(", "))
+    assert read(f"inner: {{names: [{names}]}}").names == expected
+
+
+def test_other_fields_are_what_yaml_means() -> None:
+    found = read("inner: {rate: 1, flip: no, size: null, pair: [0, 2.5], either: yes, mode: off, word: 5}")
+    assert (found.rate, found.flip, found.size, found.pair, found.either) == (1.0, False, None, (0.0, 2.5), True)
+    assert (found.mode, found.word) == ("off", "5")
+    assert read("inner: {either: on}").either is True
+    assert read("other: &base {flip: no, mode: on}\ninner: {<<: *base, mode: off}") == Inner(flip=False, mode="off")
+
+
+def test_plain_values_have_no_trace_of_it() -> None:
+    assert written.plain(written.load("{no: [1, {a: null}], b: 'no', 3: x}")) == {
+        "no": [1, {"a": None}],
+        "b": "no",
+        "3": "x",
+    }
+
+
+@pytest.mark.parametrize("text", ["!!python/object/apply:os.getcwd []", "a: !!python/name:os.system"])
+def test_tags_of_python_are_refused(text: str) -> None:
+    with pytest.raises(written.yaml.YAMLError):
+        written.load(text)
