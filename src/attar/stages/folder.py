@@ -14,6 +14,7 @@ import torch
 from attar.core import ranks
 from attar.core.config import differences, pruned
 from attar.core.errors import AttarError
+from attar.core.precision import DTYPES, Precision
 from attar.store import atomic
 
 PLAN, MANIFEST = "plan.json", "manifest.json"
@@ -89,6 +90,19 @@ def manifest_of(folder: Path, made_by: str) -> dict[str, Any]:
     if manifest is None:
         raise AttarError(f"{folder} is not finished; run 'attar {made_by}' (or 'attar run') with the same --out first.")
     return manifest
+
+
+def precision_of(folder: Path) -> Precision | None:
+    """The precision that this stage's folder was made or begun in; None where it does not say.
+
+    A folder that cannot be read says nothing here: its stage refuses it by name.
+    """
+    for name in (MANIFEST, PLAN):
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            found = json.loads((folder / name).read_text())["request"]["precision"]
+            if found in DTYPES:
+                return found
+    return None
 
 
 def versions() -> dict[str, str]:

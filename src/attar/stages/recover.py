@@ -55,7 +55,8 @@ def run(space: Workspace, method: str, config: MethodConfig, folder: Path | None
     out = folder or space.out / "recover"
     module = method_named(method)
     squeezed = manifest_of(space.out / "squeeze", "squeeze")
-    request = space.request(method=method, recover=config.plain(), precision=space.device.precision)
+    device = space.device_of(out)
+    request = space.request(method=method, recover=config.plain(), precision=device.precision)
     parents = {"teacher": squeezed["result"]["weights_sha256"], "data": space.real.fingerprint}
     stage = StageFolder(out, "recover", request, parents)
     finished = stage.finished()
@@ -66,7 +67,7 @@ def run(space: Workspace, method: str, config: MethodConfig, folder: Path | None
     stage.begin()
     log = space.log.beside(out)
     todo = planned(len(space.real.classes), config)
-    _make_units(space, module, config, teacher, todo, out, log)
+    _make_units(space, device, module, config, teacher, todo, out, log)
     ranks.wait()
     if ranks.is_first():
         result = _assemble(config, space.real.classes, todo, out)
@@ -144,6 +145,7 @@ class RealByClass:
 
 def _make_units(
     space: Workspace,
+    device: Device,
     module: Any,
     config: MethodConfig,
     teacher: Teacher,
@@ -151,7 +153,6 @@ def _make_units(
     out: Path,
     log: Log,
 ) -> None:
-    device = space.device
     teacher.module.to(device.device)
     network = network_of(teacher, device, log)
     real = RealByClass(space) if module.needs.real_images else None
@@ -211,8 +212,8 @@ def network_of(teacher: Teacher, device: Device, log: Log) -> Network:
     """The teacher as methods use it."""
 
     def say(line: str) -> None:
-        log.say(f"recover   {device.precision}, {line}")
-        log.event("execution", precision=device.precision, compilation=line)
+        log.say(f"recover   {device.precision}, {device.why}; {line}")
+        log.event("execution", precision=device.precision, why=device.why, compilation=line)
 
     compiler = Compiler(device.compile, device.device.type, say, lambda line: log.warn(f"recover {line}"))
     return Network(teacher.module, teacher.normalisation, device.precision, compiler)
