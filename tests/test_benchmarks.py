@@ -46,7 +46,7 @@ def sides_of(recover: ModuleType, name: str) -> Any:
 def test_a_row_that_agrees_is_timed(
     recover: ModuleType, precision: str, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(device, "_computes_bf16", lambda _: True)
+    monkeypatch.setattr(device, "computes_bf16", lambda _: True)
     monkeypatch.setattr(recover, "peak_of", lambda *_: 3 * 2**20)
     assert recover.main(["--rows", precision, "--quick", "--csv", str(tmp_path / "lines.csv")]) == 0
     printed = capsys.readouterr().out
@@ -154,11 +154,11 @@ def test_rows_that_this_machine_cannot_do_are_skipped_with_a_sentence(
     recover: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(device, "_computes_bf16", lambda _: False)
-    assert recover.main(["--rows", "tiny-cpu,tiny-gpu,imagenet-gpu,cifar-gpu"]) == 0
+    monkeypatch.setattr(device, "computes_bf16", lambda _: False)
+    assert recover.main(["--rows", "tiny-cpu-bf16,tiny-gpu,imagenet-gpu,cifar-gpu"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[1:] == [
-        "tiny-cpu is skipped: this processor has no instructions for bf16.",
+        "tiny-cpu-bf16 is skipped: this processor has no instructions for bf16.",
         *(f"{name} is skipped: there is no CUDA device here." for name in ("tiny-gpu", "imagenet-gpu", "cifar-gpu")),
     ]
 
