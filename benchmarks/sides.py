@@ -19,7 +19,7 @@ from torchvision.transforms.v2 import functional as tv
 
 from attar.core import device as devices
 from attar.core import memory
-from attar.core.compiling import Compiler
+from attar.core.compiling import Amount, Compiler
 from attar.core.device import Execution, resolve
 from attar.core.errors import AttarError
 from attar.core.randomness import generator
@@ -101,10 +101,10 @@ class Remembering(Compiler):
     gradient: Callable[..., Any]
 
     def __call__(
-        self, use: Callable[..., Any], function: Callable[..., Any], operations: float, narrow: bool = False
+        self, use: Callable[..., Any], function: Callable[..., Any], amount: Amount | float, narrow: bool = False
     ) -> Callable[..., Any]:
         assert isinstance(function, Objective)
-        self.objective, self.gradient = function, super().__call__(use, function, operations, narrow)
+        self.objective, self.gradient = function, super().__call__(use, function, amount, narrow)
         return self.gradient
 
 

@@ -19,7 +19,7 @@ from attar.methods import cda
 from attar.ops.synthesis import noise
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
-MODULES = ("plain", "sides", "recover", "limits")
+MODULES = ("plain", "sides", "recover", "limits", "processor")
 UNIT = 3
 
 
@@ -300,3 +300,28 @@ def test_processor_time_is_that_of_all_processes(contest: ModuleType):
     if sys.platform == "linux":
         assert block.cpu_seconds is not None
         assert sys.modules["blocks"].cpu_seconds([os.getpid()]) > 1.5 * sys.modules["blocks"].cpu_seconds([])
+
+
+def test_speeds_in_both_precisions_and_what_auto_chooses(recover: ModuleType, capsys: pytest.CaptureFixture):
+    processor, threads = importlib.import_module("processor"), torch.get_num_threads()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(processor, "PRODUCTS", (32,))
+        patch.setattr(processor, "CONVOLUTIONS", ((2, 8, 4),))
+        patch.setattr(device, "_cpu_info", lambda key: "avx512_bf16" if key == "flags" else "")
+        assert processor.main([]) == 0
+    assert torch.get_num_threads() == threads
+    header, *lines, choice = capsys.readouterr().out.splitlines()
+    assert f"torch {torch.__version__}" in header
+    assert [line.split("  ")[0] for line in lines] == ["product of 32 x 32", "3x3 convolution, 2 x 8 x 4 x 4"]
+    assert all("fp32" in line and "bf16" in line and line.endswith("x") for line in lines)
+    assert choice.startswith("auto chooses ")
+    assert "x float32 on a product" in choice
+
+
+def test_a_step_is_measured_with_what_compiling_it_depends_on(recover: ModuleType, monkeypatch: pytest.MonkeyPatch):
+    processor, threads = importlib.import_module("processor"), torch.get_num_threads()
+    monkeypatch.setattr(processor, "STEPS_SECONDS", 0.0)
+    found = processor.measured(processor.Step("convnet3", 10, 8, 5), "fp32", "off")
+    torch.set_num_threads(threads)
+    assert found["step"] > 0
+    assert (found["num_layers"], found["values"]) == (4, 5 * (128 * (64 + 16 + 4) + 10))
