@@ -45,7 +45,7 @@ class Costs:
         return self.saved_value * amount.values + self.saved_layer * amount.num_layers * amount.num_calls
 
 
-CPU = Costs(22.0, 1.5, 2.5e-9, 6e-4)
+CPU = Costs(25.0, 1.5, 3e-9, 6e-4)
 """Measured by 'python benchmarks/processor.py --compilation' (docs/decisions.md). They are written here and not
 measured in a run, so that all runs and processes of a recipe decide alike."""
 WORTHWHILE = {"cuda": 5e15}
