@@ -17,8 +17,9 @@ from sklearn.datasets import load_sample_images
 from torch import Tensor, nn
 from torchvision.transforms.v2 import functional as tv
 
+from attar.core import device as devices
 from attar.core import memory
-from attar.core.compiling import Compiler
+from attar.core.compiling import Amount, Compiler
 from attar.core.device import Execution, resolve
 from attar.core.errors import AttarError
 from attar.core.randomness import generator
@@ -59,13 +60,14 @@ class Row:
         """Why this machine cannot do it; empty when it can."""
         if self.device == "cuda" and not torch.cuda.is_available():
             return "there is no CUDA device here"
-        emulated = self.precision == "bf16" and resolve(Execution(device=self.device)).precision != "bf16"
+        emulated = self.precision == "bf16" and not devices.computes_bf16(torch.device(self.device))
         return "this processor has no instructions for bf16" if emulated else ""
 
 
 TEN_UNITS = CIFAR.changed(ipc=10, unit_classes=10, parallel_units=10)
 ROWS = {
-    "tiny-cpu": Row("resnet18", 200, 64, TINY, "cpu", "bf16", 5.0),
+    "tiny-cpu": Row("resnet18", 200, 64, TINY, "cpu", target=5.0),
+    "tiny-cpu-bf16": Row("resnet18", 200, 64, TINY, "cpu", "bf16"),
     "tiny-cpu-fp32": Row("resnet18", 200, 64, TINY, "cpu", "fp32", 1.5),
     "cifar-cpu": Row("resnet20", 10, 32, TEN_UNITS, "cpu", target=8.0),
     "imagenet-gpu": Row("resnet18", 1000, 224, IMAGENET_1K, "cuda", target=5.0, target_seconds=0.12),
@@ -101,10 +103,10 @@ class Remembering(Compiler):
     gradient: Callable[..., Any]
 
     def __call__(
-        self, use: Callable[..., Any], function: Callable[..., Any], operations: float, narrow: bool = False
+        self, use: Callable[..., Any], function: Callable[..., Any], amount: Amount | float, narrow: bool = False
     ) -> Callable[..., Any]:
         assert isinstance(function, Objective)
-        self.objective, self.gradient = function, super().__call__(use, function, operations, narrow)
+        self.objective, self.gradient = function, super().__call__(use, function, amount, narrow)
         return self.gradient
 
 

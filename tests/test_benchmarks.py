@@ -19,7 +19,7 @@ from attar.methods import cda
 from attar.ops.synthesis import noise
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
-MODULES = ("plain", "sides", "recover", "limits")
+MODULES = ("plain", "sides", "recover", "limits", "processor")
 UNIT = 3
 
 
@@ -46,7 +46,7 @@ def sides_of(recover: ModuleType, name: str) -> Any:
 def test_a_row_that_agrees_is_timed(
     recover: ModuleType, precision: str, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(device, "_computes_bf16", lambda _: True)
+    monkeypatch.setattr(device, "computes_bf16", lambda _: True)
     monkeypatch.setattr(recover, "peak_of", lambda *_: 3 * 2**20)
     assert recover.main(["--rows", precision, "--quick", "--csv", str(tmp_path / "lines.csv")]) == 0
     printed = capsys.readouterr().out
@@ -173,11 +173,11 @@ def test_rows_that_this_machine_cannot_do_are_skipped_with_a_sentence(
     recover: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(device, "_computes_bf16", lambda _: False)
-    assert recover.main(["--rows", "tiny-cpu,tiny-gpu,imagenet-gpu,cifar-gpu"]) == 0
+    monkeypatch.setattr(device, "computes_bf16", lambda _: False)
+    assert recover.main(["--rows", "tiny-cpu-bf16,tiny-gpu,imagenet-gpu,cifar-gpu"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[1:] == [
-        "tiny-cpu is skipped: this processor has no instructions for bf16.",
+        "tiny-cpu-bf16 is skipped: this processor has no instructions for bf16.",
         *(f"{name} is skipped: there is no CUDA device here." for name in ("tiny-gpu", "imagenet-gpu", "cifar-gpu")),
     ]
 
@@ -211,8 +211,9 @@ def test_where_the_time_of_a_step_goes(recover: ModuleType, capsys: pytest.Captu
     limits, threads = importlib.import_module("limits"), torch.get_num_threads()
     assert limits.main(["--rows", "fp32", "--quick"]) == 0
     assert torch.get_num_threads() == threads
-    title, *lines = capsys.readouterr().out.splitlines()
-    assert title.startswith("fp32: attar fp32, 6 images at a time; ")
+    title, share, *lines = capsys.readouterr().out.splitlines()
+    assert title.startswith("fp32: attar fp32, 6 images at a time; a large matrix product runs at ")
+    assert share.endswith("% of the faster product")
     milliseconds = [float(line.split(" ms")[0].split()[-1]) for line in lines]
     _, attar, forth, back, rest, convolutions, _ = milliseconds
     assert attar == pytest.approx(forth + back + rest, abs=0.2)
@@ -323,3 +324,28 @@ def test_processor_time_is_that_of_all_processes(contest: ModuleType):
     if sys.platform == "linux":
         assert block.cpu_seconds is not None
         assert sys.modules["blocks"].cpu_seconds([os.getpid()]) > 1.5 * sys.modules["blocks"].cpu_seconds([])
+
+
+def test_speeds_in_both_precisions_and_what_auto_chooses(recover: ModuleType, capsys: pytest.CaptureFixture):
+    processor, threads = importlib.import_module("processor"), torch.get_num_threads()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(processor, "PRODUCTS", (32,))
+        patch.setattr(processor, "CONVOLUTIONS", ((2, 8, 4),))
+        patch.setattr(device, "_cpu_info", lambda key: "avx512_bf16" if key == "flags" else "")
+        assert processor.main([]) == 0
+    assert torch.get_num_threads() == threads
+    header, *lines, choice = capsys.readouterr().out.splitlines()
+    assert f"torch {torch.__version__}" in header
+    assert [line.split("  ")[0] for line in lines] == ["product of 32 x 32", "3x3 convolution, 2 x 8 x 4 x 4"]
+    assert all("fp32" in line and "bf16" in line and line.endswith("x") for line in lines)
+    assert choice.startswith("auto chooses ")
+    assert "x float32 on a product" in choice
+
+
+def test_a_step_is_measured_with_what_compiling_it_depends_on(recover: ModuleType, monkeypatch: pytest.MonkeyPatch):
+    processor, threads = importlib.import_module("processor"), torch.get_num_threads()
+    monkeypatch.setattr(processor, "STEPS_SECONDS", 0.0)
+    found = processor.measured(processor.Step("convnet3", 10, 8, 5), "fp32", "off")
+    torch.set_num_threads(threads)
+    assert found["step"] > 0
+    assert (found["num_layers"], found["values"]) == (4, 5 * (128 * (64 + 16 + 4) + 10))

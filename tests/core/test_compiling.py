@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from attar.core.compiling import WORTHWHILE, Compiler, out_of_memory
+from attar.core.compiling import CPU, WORTHWHILE, Amount, Compiler, Costs, out_of_memory
 from attar.core.randomness import generator
 from attar.methods import cda
 from attar.models.small import SmallResNet
@@ -78,17 +78,63 @@ def triple(value: int) -> int:
     return 3 * value
 
 
-@pytest.mark.parametrize("device", ["cpu", "cuda"])
-def test_auto_compiles_where_there_is_work_enough(device: str, monkeypatch: pytest.MonkeyPatch):
+def amount_of(steps: float, operations: float, values: float, num_layers: int) -> Amount:
+    """All steps together, each of so many operations, values and layers."""
+    return Amount(steps * operations, steps * values, num_layers, steps)
+
+
+CONVNET, RESNET20, RESNET18 = (6.6e8, 5.4e5, 4), (1.63e10, 2.0e7, 22), (8.9e11, 2.46e8, 21)
+"""Steps of 50 images of 8 pixels, 100 of 32 and 100 of 64: operations, values and layers of the networks."""
+
+
+def test_compiling_pays_on_a_cpu_where_the_steps_together_save_what_it_takes():
+    costs = Costs(function=10.0, layer=2.0, saved_value=1e-9, saved_layer=1e-3)
+    amount = Amount(1e12, 3e10, num_layers=5, num_calls=4000)
+    assert costs.taken(amount) == pytest.approx(10 + 2 * 5)
+    assert costs.saved(amount) == pytest.approx(1e-9 * 3e10 + 1e-3 * 5 * 4000)
+
+
+@pytest.mark.parametrize(
+    ("step", "never", "always"),
+    [
+        (CONVNET, 5_000, 20_000),  # digits take 500 to 1,000: seconds, whatever is done
+        (RESNET20, 250, 1_000),  # 4 and 16 TFLOP: seven minutes of work, of which compiling saves two
+        (RESNET18, 20, 120),  # 18 and 107 TFLOP
+    ],
+)
+def test_auto_on_a_cpu_counts_what_is_between_the_layers(
+    step: tuple[float, float, int], never: int, always: int, monkeypatch: pytest.MonkeyPatch
+):
+    """For small networks that is most of the time, so that fewer operations are worth compiling."""
+    compiled, voice = Compiled(monkeypatch), Voice()
+    compiler = voice.compiler("auto")
+    assert compiler(use, double, amount_of(never, *step))(3) == 60
+    assert compiled.functions == []
+    assert compiler(use, triple, amount_of(always, *step))(3) == 90
+    assert compiled.functions == [triple]
+    assert voice.said[0].startswith("not compiled (")
+    assert voice.said[1].startswith("compiled (")
+    assert voice.warned == []
+
+
+def test_what_auto_expects_on_a_cpu_is_said():
+    few, many = Amount(1e12, 1e9, 10, 100), Amount(4e13, 4e12, 10, 1000)
+    compiler = Voice().compiler("auto")
+    for amount, word, work in ((few, "not compiled", "1 TFLOP"), (many, "compiled", "40 TFLOP")):
+        seconds = f"about {round(CPU.taken(amount))} s of CPU time and saves about {round(CPU.saved(amount)):,} s"
+        assert compiler.reason(amount) == f"{word} ({work} to do: compiling takes {seconds})"
+
+
+def test_auto_counts_operations_alone_on_a_gpu(monkeypatch: pytest.MonkeyPatch):
     voice, compiled = Voice(), Compiled(monkeypatch)
-    compiler = voice.compiler("auto", device)
-    enough = WORTHWHILE[device]
+    compiler = voice.compiler("auto", "cuda")
+    enough = WORTHWHILE["cuda"]
     assert compiler(use, double, 0.99 * enough)(3) == 60
     assert compiled.functions == []
-    assert compiler(use, triple, enough)(3) == 90
+    assert compiler(use, triple, Amount(enough))(3) == 90
     assert compiled.functions == [triple]
     assert compiled.num_calls == 1
-    work = [f"{part * enough / 1e12:,.3g} TFLOP to do" for part in (0.99, 1)]
+    work = [f"{part * enough / 1e12:,.0f} TFLOP to do" for part in (0.99, 1)]
     assert voice.said == [f"not compiled ({work[0]}, too little to pay)", f"compiled ({work[1]})"]
     assert voice.warned == []
 
@@ -110,10 +156,10 @@ def test_on_and_off_are_obeyed(choice: Literal["on", "off"], operations: float, 
 def test_what_is_said_is_said_once(monkeypatch: pytest.MonkeyPatch):
     Compiled(monkeypatch)
     voice = Voice()
-    compiler = voice.compiler("auto")
-    for operations in (1e12, 1e12, 4e13, 1e12, 4e13):
+    compiler = voice.compiler("auto", "cuda")
+    for operations in (1e12, 1e12, 4e16, 1e12, 4e16):
         compiler(use, double, operations)
-    assert voice.said == ["not compiled (1 TFLOP to do, too little to pay)", "compiled (40 TFLOP to do)"]
+    assert voice.said == ["not compiled (1 TFLOP to do, too little to pay)", "compiled (40,000 TFLOP to do)"]
 
 
 def test_shapes_are_fixed_and_vectors_short_for_narrow_layers_on_cpus(monkeypatch: pytest.MonkeyPatch):

@@ -4,6 +4,7 @@ import torch
 from attar.core import device
 from attar.core.device import Execution, resolve
 from attar.core.errors import AttarError
+from attar.core.precision import Speeds
 
 
 def test_auto_takes_what_is_there():
@@ -12,15 +13,49 @@ def test_auto_takes_what_is_there():
     assert found.workers >= 1
 
 
-@pytest.mark.parametrize(("flags", "precision"), [("fpu avx2 avx512_bf16", "bf16"), ("fpu avx2", "fp32")])
-def test_auto_is_bf16_where_the_cpu_computes_in_it(flags, precision, monkeypatch):
-    monkeypatch.setattr(device, "_cpu_info", lambda key: flags)
+def speeds(product: float, convolution: float) -> Speeds:
+    """Of a processor that computes so many times as fast in bf16 as in float32."""
+    return Speeds({"fp32": 1e11, "bf16": product * 1e11}, {"fp32": 2e11, "bf16": convolution * 2e11})
+
+
+def processor(monkeypatch: pytest.MonkeyPatch, found: Speeds, **info: str) -> None:
+    """Pretend to run on one, with what Linux says of it."""
+    monkeypatch.setattr(device, "_cpu_info", lambda key: info.get(key, ""))
+    monkeypatch.setattr(device.precision, "measured", lambda: found)
+
+
+@pytest.mark.parametrize(
+    ("gains", "precision", "why"),
+    [
+        ((2.1, 1.8), "bf16", "which is 2.1x float32 on a product, 1.8x on a convolution"),
+        ((1.25, 1.25), "bf16", "which is 1.2x float32 on a product, 1.2x on a convolution"),
+        ((0.7, 0.7), "fp32", "for bf16 is 0.7x float32 on a product, 0.7x on a convolution"),
+        ((2.1, 1.1), "fp32", "for bf16 is 2.1x float32 on a product, 1.1x on a convolution"),
+        ((1.2, 1.8), "fp32", "for bf16 is 1.2x float32 on a product, 1.8x on a convolution"),
+    ],
+)
+@pytest.mark.parametrize("info", [{"flags": "fpu avx2 avx512_bf16"}, {"flags": "amx_bf16"}, {"Features": "asimd bf16"}])
+def test_auto_is_bf16_where_the_cpu_is_clearly_faster_in_it(info, gains, precision, why, monkeypatch):
+    processor(monkeypatch, speeds(*gains), **info)
     found = resolve(Execution(device="cpu"))
-    assert found.precision == precision
+    assert (found.precision, found.why) == (precision, why)
     with found.autocast():
         assert torch.mm(torch.ones(2, 2), torch.ones(2, 2)).dtype == (
             torch.bfloat16 if precision == "bf16" else torch.float32
         )
+
+
+@pytest.mark.parametrize("asked", ["auto", "fp32", "bf16"])
+def test_nothing_is_measured_where_it_could_decide_nothing(asked, monkeypatch):
+    """Without instructions for bf16, and where the recipe says what to take."""
+    flags = "fpu avx2" if asked == "auto" else "fpu avx512_bf16"
+    monkeypatch.setattr(device, "_cpu_info", lambda key: flags if key == "flags" else "")
+    monkeypatch.setattr(device.precision, "measured", lambda: pytest.fail("it was measured"))
+    found = resolve(Execution(device="cpu", precision=asked))
+    if asked == "auto":
+        assert (found.precision, found.why) == ("fp32", "for this device has no arithmetic in bf16")
+    else:
+        assert (found.precision, found.why) == (asked, "as asked")
 
 
 def test_a_precision_asked_for_is_taken():

@@ -223,7 +223,10 @@ def test_operations_are_those_of_an_images_way_forth_and_back():
     network = frozen(build)
     forth = 2 * (8 * 16 * 16 * 27 + 8 * 16 * 16 * 5)
     for count in (1, 3):
-        assert Observed(network, noise(count, 16)).operations == 2 * forth
+        observed = Observed(network, noise(count, 16))
+        assert observed.operations == 2 * forth
+        assert (observed.num_layers, observed.num_values) == (2, 8 * 16 * 16 + 5)
+    assert not any(layer._forward_hooks for layer in observed.network.modules()), "it goes on counting"
 
 
 @pytest.mark.parametrize(("widths", "narrow"), [((32, 64), False), ((48, 64), True), ((16, 16), True)])

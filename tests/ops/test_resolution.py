@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.transforms.v2 import functional as tv
 
-from attar.core.compiling import Compiler
+from attar.core.compiling import Amount, Compiler
 from attar.core.errors import AttarError
 from attar.core.randomness import generator
 from attar.methods import cda
@@ -200,11 +200,12 @@ class Asked(Compiler):
 
     def __init__(self) -> None:
         super().__init__()
-        self.operations: list[float] = []
+        self.amounts: list[Amount] = []
 
-    def __call__(self, use: Any, function: Any, operations: float, narrow: bool = False) -> Callable[..., Any]:
-        self.operations.append(operations)
-        return super().__call__(use, function, operations, narrow)
+    def __call__(self, use: Any, function: Any, amount: Amount | float, narrow: bool = False) -> Callable[..., Any]:
+        assert isinstance(amount, Amount)
+        self.amounts.append(amount)
+        return super().__call__(use, function, amount, narrow)
 
 
 def test_the_compiler_is_told_the_work_at_each_size():
@@ -216,10 +217,13 @@ def test_the_compiler_is_told_the_work_at_each_size():
         task = replace(task, teachers=(replace(task.teachers[0], compiler=compiler),), num_alike=3)
         for _ in range(2):
             optimise(task, config_of(view_sizes=view_sizes, iterations=10), noise(task), still)
-        asked[view_sizes] = compiler.operations
+        asked[view_sizes] = compiler.amounts
     (whole,), (small, large) = asked.values()
-    assert small == pytest.approx(whole * 4 / 10 / 4)
-    assert large == pytest.approx(whole * 6 / 10)
+    for kind in ("operations", "values"):
+        assert getattr(small, kind) == pytest.approx(getattr(whole, kind) * 4 / 10 / 4)
+        assert getattr(large, kind) == pytest.approx(getattr(whole, kind) * 6 / 10)
+    assert [amount.num_calls for amount in (whole, small, large)] == [3 * 10, 3 * 4, 3 * 6]
+    assert whole.num_layers == small.num_layers == large.num_layers > 0
 
 
 @pytest.mark.parametrize(

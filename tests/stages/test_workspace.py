@@ -1,73 +1,151 @@
+"""stages/workspace.py: a run computes in the precision that its folder was begun in, wherever it goes on."""
+
 import json
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import pytest
-from PIL import Image
 
 from attar import pipeline
+from attar.core import device, ranks
 from attar.core.device import Execution
 from attar.core.errors import AttarError
 from attar.core.log import Log
+from attar.core.precision import Speeds
 from attar.data.choice import DataChoice
+from attar.stages.folder import MANIFEST, PLAN
 from attar.stages.workspace import Workspace
 from conftest import mini_recipe
 
-
-def pictures(root: Path, counts: dict[str, int], seed: int = 0) -> Path:
-    """A folder a class of noise as BMP, whose files are all of one size."""
-    draws = np.random.default_rng(seed)
-    for name, count in counts.items():
-        (root / name).mkdir(parents=True, exist_ok=True)
-        for index in range(count):
-            pixels = draws.integers(0, 256, (8, 8, 3), dtype=np.uint8)
-            Image.fromarray(pixels).save(root / name / f"{index}.bmp")
-    return root
+FASTER = {"bf16": 2.0, "fp32": 0.7}
+"""How many times as fast as float32 bf16 is, on a processor where auto chooses the one or the other."""
 
 
-def squeeze(source: Path, out: Path) -> None:
+class Heard(Log):
+    """Keeps what is said."""
+
+    def __init__(self) -> None:
+        super().__init__(quiet=True)
+        self.said: list[str] = []
+
+    def say(self, text: str) -> None:
+        self.said.append(text)
+
+
+@pytest.fixture
+def on(monkeypatch: pytest.MonkeyPatch):
+    """Moves to a processor where auto chooses this precision."""
+
+    def move(precision: str) -> None:
+        gains = FASTER[precision]
+        found = Speeds({"fp32": 1.0, "bf16": gains}, {"fp32": 1.0, "bf16": gains})
+        monkeypatch.setattr(device, "_cpu_info", lambda key: "avx512_bf16" if key == "flags" else "")
+        monkeypatch.setattr(device.precision, "measured", lambda: found)
+
+    return move
+
+
+def space_of(out: Path, precision: Any = "auto") -> tuple[Workspace, Heard]:
+    log = Heard()
+    return Workspace(out, 0, DataChoice(), Execution(device="cpu", precision=precision, threads=1), log), log
+
+
+def begin(out: Path, stage: str, precision: Any, name: str = MANIFEST) -> None:
+    """Leave what a stage writes into its folder."""
+    (out / stage).mkdir(parents=True)
+    (out / stage / name).write_text(json.dumps({"stage": stage, "request": {"precision": precision}}))
+
+
+@pytest.mark.parametrize("name", [PLAN, MANIFEST])
+@pytest.mark.parametrize("stage", ["squeeze", "recover"])
+@pytest.mark.parametrize(("begun", "here"), [("bf16", "fp32"), ("fp32", "bf16"), ("bf16", "bf16")])
+def test_the_precision_of_the_folder_stays(begun: str, here: str, stage: str, name: str, on: Any, tmp_path: Path):
+    begin(tmp_path, stage, begun, name)
+    on(here)
+    space, log = space_of(tmp_path)
+    assert space.device.precision == space.device.precision == begun
+    faster = f"{'which' if here == 'bf16' else 'for bf16'} is {FASTER[here]}x float32 on a product"
+    sentence = f"attar     {tmp_path} was begun in {begun}, which stays; here auto would choose {here}, {faster}"
+    assert [line.startswith(sentence) for line in log.said] == ([True] if begun != here else [])
+
+
+def test_an_empty_folder_takes_what_is_faster_here(on: Any, tmp_path: Path):
+    for here in ("bf16", "fp32"):
+        on(here)
+        space, log = space_of(tmp_path)
+        assert space.device.precision == here
+        assert log.said == []
+
+
+def test_a_precision_asked_for_is_taken_whatever_the_folder_says(on: Any, tmp_path: Path):
+    begin(tmp_path, "squeeze", "bf16")
+    on("bf16")
+    space, log = space_of(tmp_path, "fp32")
+    assert space.device.precision == space.device_of(tmp_path / "squeeze").precision == "fp32"
+    assert log.said == []
+
+
+def test_stages_that_were_begun_apart_keep_their_own(on: Any, tmp_path: Path):
+    begin(tmp_path, "squeeze", "fp32")
+    begin(tmp_path, "recover", "bf16", PLAN)
+    on("bf16")
+    space, _ = space_of(tmp_path)
+    assert space.device.precision == "fp32"
+    assert space.device_of(tmp_path / "recover").precision == "bf16"
+    assert space.device_of(tmp_path / "baselines" / "random" / "recover").precision == "fp32"
+
+
+@pytest.mark.parametrize(
+    "content", ["{", "[]", '{"request": 3}', '{"request": {"precision": "fp8"}}', '{"request": {}}']
+)
+def test_a_folder_that_says_nothing_decides_nothing(content: str, on: Any, tmp_path: Path):
+    """Its stage refuses a damaged one by name; images from elsewhere have no precision."""
+    (tmp_path / "squeeze").mkdir()
+    (tmp_path / "squeeze" / MANIFEST).write_text(content)
+    begin(tmp_path, "recover", "bf16")
+    on("fp32")
+    assert space_of(tmp_path)[0].device.precision == "bf16"
+
+
+def test_the_first_process_decides_where_nothing_is_begun(on: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Its answer is bf16, though this process measured otherwise."""
+    on("fp32")
+    asked: list[bool] = []
+    monkeypatch.setattr(ranks, "of_first", lambda choice: not asked.append(choice))
+    space, _ = space_of(tmp_path)
+    assert space.device.precision == "bf16"
+    assert asked == [False]
+
+
+def test_a_finished_run_is_repeated_on_a_processor_that_would_choose_otherwise(
+    finished: Path, on: Any, monkeypatch: pytest.MonkeyPatch
+):
+    """Nothing is made anew and nothing is refused; asked for in so many words, another precision is refused."""
+    made = json.loads((finished / "squeeze" / MANIFEST).read_text())["request"]["precision"]
+    other = "fp32" if made == "bf16" else "bf16"
+    before = {path: path.stat().st_mtime_ns for path in finished.rglob("*.safetensors")}
+    scores = {path: path.read_bytes() for path in finished.rglob("scores/*.json")}
+    on(other)
+    monkeypatch.setattr(pipeline.figures, "write_all", lambda *_: None)  # which would take seconds
+    pipeline.run(mini_recipe(), finished, quiet=True)
+    assert {path: path.stat().st_mtime_ns for path in finished.rglob("*.safetensors")} == before
+    assert {path: path.read_bytes() for path in finished.rglob("scores/*.json")} == scores
     recipe = mini_recipe()
-    training = recipe.squeeze.training.changed(epochs=1)
-    data = DataChoice(source=str(source), size=8)
-    recipe = recipe.changed(data=data, squeeze=recipe.squeeze.changed(training=training))
-    pipeline.run(recipe, out, stage="squeeze", quiet=True)
+    asked = recipe.changed(execution=recipe.execution.changed(precision=other))
+    with pytest.raises(AttarError, match="was made with other settings"):
+        pipeline.run(asked, finished, quiet=True)
 
 
-def test_replaced_pictures_are_other_data(tmp_path: Path) -> None:
-    source, out = pictures(tmp_path / "set", {"a": 6, "b": 6}), tmp_path / "out"
-    squeeze(source, out)
-    made = (out / "squeeze" / "manifest.json").read_bytes()
-    squeeze(source, out)
-    pictures(source, {"a": 6, "b": 6}, seed=1)
-    with pytest.raises(AttarError, match="squeeze was made from another data than the one there is now"):
-        squeeze(source, out)
-    assert (out / "squeeze" / "manifest.json").read_bytes() == made
-
-
-def test_results_may_lie_among_the_classes(tmp_path: Path) -> None:
-    source = pictures(tmp_path / "set", {"a": 6, "b": 6})
-    for _ in range(2):
-        squeeze(source, source / "runs" / "one")
-
-
-def test_a_class_without_validation_images_is_squeezed(tmp_path: Path) -> None:
-    pictures(tmp_path / "set" / "train", {"a": 6, "b": 6, "rare": 2})
-    pictures(tmp_path / "set" / "val", {"a": 2, "b": 2})
-    squeeze(tmp_path / "set", tmp_path / "out")
-    assert json.loads((tmp_path / "out" / "squeeze" / "teacher.json").read_text())["classes"] == ["a", "b", "rare"]
-
-
-def test_a_run_that_recorded_the_former_fingerprint_continues(tmp_path: Path) -> None:
-    choice = DataChoice(source=str(pictures(tmp_path / "set", {"a": 6, "b": 6})), size=8)
-
-    def fingerprint() -> str:
-        return Workspace(tmp_path / "out", 0, choice, Execution(), Log(quiet=True)).real.fingerprint
-
-    now = fingerprint()
-    former = Workspace(tmp_path / "out", 0, choice, Execution(), Log(quiet=True)).real.former_fingerprint
-    assert now != former
-    for name in ("plan.json", "manifest.json"):
-        (tmp_path / "out" / "squeeze").mkdir(parents=True, exist_ok=True)
-        for recorded in (former, now, "f" * 64):
-            (tmp_path / "out" / "squeeze" / name).write_text(json.dumps({"parents": {"data": recorded}}))
-            assert fingerprint() == (former if recorded == former else now)
+def test_units_that_are_left_are_made_as_the_others_were(finished: Path, on: Any):
+    """Bit by bit, though auto would now choose the other precision."""
+    made = json.loads((finished / "recover" / MANIFEST).read_text())["request"]["precision"]
+    units = sorted((finished / "recover" / "units").iterdir())
+    bits = units[-1].read_bytes()
+    units[-1].unlink()
+    path = finished / "recover" / MANIFEST
+    manifest = json.loads(path.read_text())
+    (path.parent / PLAN).write_text(json.dumps({key: manifest[key] for key in ("stage", "request", "parents")}))
+    path.unlink()
+    on("fp32" if made == "bf16" else "bf16")
+    pipeline.run(mini_recipe(), finished, stage="recover", quiet=True)
+    assert units[-1].read_bytes() == bits

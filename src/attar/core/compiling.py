@@ -3,13 +3,53 @@
 import functools
 import logging
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 
-WORTHWHILE = {"cpu": 2e13, "cuda": 5e15}
-"""Floating-point operations from which compilation pays: about 100 seconds of uncompiled work, where compiling takes
-up to 40."""
+
+@dataclass(frozen=True)
+class Amount:
+    """How much a function has to do, all its calls together."""
+
+    operations: float
+    """Floating-point operations."""
+    values: float = 0.0
+    """Numbers that convolutions and linear layers answer. What lies between these layers reads and writes each of them
+    several times, and compiled only a few times."""
+    num_layers: int = 0
+    """Convolutions and linear layers in one call."""
+    num_calls: float = 0.0
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What compiling takes and saves, in seconds of one CPU thread."""
+
+    function: float
+    """That compiling any function takes."""
+    layer: float
+    """That it takes more for every layer."""
+    saved_value: float
+    """That is saved for every number that a layer answers."""
+    saved_layer: float
+    """That is saved for every layer in every call, however small it is."""
+
+    def taken(self, amount: Amount) -> float:
+        """Seconds that compiling takes."""
+        return self.function + self.layer * amount.num_layers
+
+    def saved(self, amount: Amount) -> float:
+        """Seconds that all calls together save."""
+        return self.saved_value * amount.values + self.saved_layer * amount.num_layers * amount.num_calls
+
+
+CPU = Costs(25.0, 1.5, 3e-9, 6e-4)
+"""Measured by 'python benchmarks/processor.py --compilation' (docs/decisions.md). They are written here and not
+measured in a run, so that all runs and processes of a recipe decide alike."""
+WORTHWHILE = {"cuda": 5e15}
+"""Floating-point operations from which compilation pays on other devices: a guess, about 100 seconds of work."""
 MOST_SHAPES = 64
 """Shapes that are compiled. PyTorch's own limit is 8, after which it goes on uncompiled and says no word: groups halved
 for memory and views of several sizes get there."""
@@ -31,40 +71,49 @@ class Compiler:
         self._said: set[str] = set()
         self.failed = False
 
-    def wants(self, operations: float) -> bool:
-        """Whether a function that will do so many floating-point operations in all is to be compiled."""
+    def wants(self, amount: Amount | float) -> bool:
+        """Whether a function that has so much to do is to be compiled; a number alone is its operations."""
+        amount = amount if isinstance(amount, Amount) else Amount(amount)
         if self.failed or self._choice == "off":
             return False
-        return self._choice == "on" or operations >= WORTHWHILE.get(self._device, float("inf"))
+        if self._choice == "auto" and self._device == "cpu":
+            return CPU.saved(amount) >= CPU.taken(amount)
+        return self._choice == "on" or amount.operations >= WORTHWHILE.get(self._device, float("inf"))
 
-    def reason(self, operations: float) -> str:
+    def reason(self, amount: Amount | float) -> str:
         """Why, in words."""
+        amount = amount if isinstance(amount, Amount) else Amount(amount)
         if self.failed:
             return "not compiled, because that failed"
         if self._choice != "auto":
             return {"on": "compiled, as asked", "off": "not compiled, as asked"}[self._choice]
-        work = f"{operations / 1e12:,.3g} TFLOP to do"
-        return f"compiled ({work})" if self.wants(operations) else f"not compiled ({work}, too little to pay)"
+        compiled = "compiled" if self.wants(amount) else "not compiled"
+        teras = amount.operations / 1e12
+        work = f"{teras:,.0f} TFLOP to do" if teras >= 100 else f"{teras:.3g} TFLOP to do"
+        if self._device == "cpu":
+            taken, saved = (f"{round(seconds):,} s" for seconds in (CPU.taken(amount), CPU.saved(amount)))
+            return f"{compiled} ({work}: compiling takes about {taken} of CPU time and saves about {saved})"
+        return f"{compiled} ({work}" + ("" if self.wants(amount) else ", too little to pay") + ")"
 
     def __call__(
         self,
         use: Callable[..., Any],
         function: Callable[..., Any],
-        operations: float,
+        amount: Amount | float,
         narrow: bool = False,
     ) -> Callable[..., Any]:
-        """``use`` with its first argument given: the function, compiled if that pays for ``operations`` in all.
+        """``use`` with its first argument given: the function, compiled if that pays for the ``amount``.
 
         ``narrow`` says that some feature maps have fewer channels than the widest vector instructions have lanes.
         When compilation fails (no C++ compiler, an unsupported graph, an old GPU), one warning is given and the
         function is used as it is.
         """
         plain = functools.partial(use, function)
-        line = self.reason(operations)
+        line = self.reason(amount)
         if line not in self._said:
             self._said.add(line)
             self._say(line)
-        if not self.wants(operations):
+        if not self.wants(amount):
             return plain
         logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # it looks for CUDA, on CPUs too
         # Without it, values kept in bf16 for the way back are not those of the way forth, and gradients suffer.

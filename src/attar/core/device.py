@@ -9,8 +9,10 @@ from typing import Any, Literal
 
 import torch
 
+from attar.core import precision
 from attar.core.config import Config
 from attar.core.errors import AttarError
+from attar.core.precision import Precision
 
 
 class Execution(Config):
@@ -19,7 +21,7 @@ class Execution(Config):
     device: str = "auto"
     """'auto', 'cpu', 'cuda' or 'cuda:1'; auto takes this process's GPU where there is one."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """Arithmetic of networks; auto: bf16 where the device computes in it, float32 elsewhere."""
+    """Arithmetic of networks; auto: bf16 where the device is clearly faster in it (CPUs are measured), else float32."""
     compile: Literal["auto", "on", "off"] = "auto"
     """Whether recover's step and the training of networks are compiled; auto: where there is work enough to pay for it,
     and training on a GPU only."""
@@ -34,9 +36,11 @@ class Device:
     """A resolved device with the precision of networks on it."""
 
     device: torch.device
-    precision: Literal["fp32", "bf16"]
+    precision: Precision
     compile: Literal["auto", "on", "off"]
     workers: int
+    why: str = "as asked"
+    """Why this precision, in words that follow its name and a comma."""
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
         """The context in which networks are trained and label."""
@@ -64,16 +68,30 @@ def resolve(execution: Execution) -> Device:
         raise AttarError(f"There is no device '{name}' here; use --execution.device cpu or auto.") from None
     if device.type == "cuda":
         torch.backends.cudnn.deterministic = True  # the same pixels on every run
-    precision = ("bf16" if _computes_bf16(device) else "fp32") if execution.precision == "auto" else execution.precision
     workers = min(8, os.cpu_count() or 1) if execution.workers < 0 else execution.workers
-    return Device(device, precision, execution.compile, workers)
+    if execution.precision != "auto":
+        return Device(device, execution.precision, execution.compile, workers)
+    faster, why = _faster(device)
+    return Device(device, faster, execution.compile, workers, why)
 
 
-def _computes_bf16(device: torch.device) -> bool:
-    """Whether the device has instructions for bfloat16, rather than only emulating it."""
+def _faster(device: torch.device) -> tuple[Precision, str]:
+    """The precision in which the device is clearly faster, and why."""
+    if not computes_bf16(device):
+        return "fp32", "for this device has no arithmetic in bf16"
+    if device.type != "cpu":
+        return "bf16", "which this device computes in"
+    # A processor may name the instructions and yet be slower with them, as an Intel Xeon whose AMX is hidden.
+    speeds = precision.measured()
+    return speeds.choice(), speeds.reason()
+
+
+def computes_bf16(device: torch.device) -> bool:
+    """Whether the device has instructions for bfloat16, rather than only emulating it; not whether they are fast."""
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
-    return bool({"avx512_bf16", "amx_bf16"} & set(_cpu_info("flags").split()))
+    flags = set(_cpu_info("flags").split()) | {f"arm_{name}" for name in _cpu_info("Features").split()}
+    return device.type == "cpu" and bool({"avx512_bf16", "amx_bf16", "arm_bf16"} & flags)
 
 
 def _cpu_name() -> str:

@@ -15,8 +15,8 @@ Item = TypeVar("Item")
 def group() -> Iterator[None]:
     """Join the processes that torchrun started, for the duration of the block; nothing to do without torchrun.
 
-    Ranks only exchange barriers, so the backend is gloo on every device, and the timeout is long: rank 0 may
-    squeeze for hours while the others wait.
+    Ranks exchange barriers and choices only, so the backend is gloo on every device, and the timeout is long: rank 0
+    may squeeze for hours while the others wait.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1 or torch.distributed.is_initialized():
         yield
@@ -47,6 +47,15 @@ def wait() -> None:
     """Return when every process has arrived here."""
     if torch.distributed.is_initialized():
         torch.distributed.barrier()
+
+
+def of_first(choice: bool) -> bool:
+    """The first process's choice, for all; every process must call it at the same point."""
+    if not torch.distributed.is_initialized():
+        return choice
+    told = torch.tensor([choice], dtype=torch.int8)
+    torch.distributed.broadcast(told, src=0)
+    return bool(told)
 
 
 def mine(items: Sequence[Item]) -> list[Item]:

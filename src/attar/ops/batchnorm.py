@@ -5,7 +5,9 @@ each image can be measured alone: its mean and mean square per channel. The stat
 averages of a few numbers, so many units of work go through the teacher in one batch, each with statistics of its own.
 """
 
+import contextlib
 import copy
+from collections.abc import Iterator
 from typing import Any, Literal
 
 import torch
@@ -60,10 +62,14 @@ class Observed(nn.Module):
                     module.to(torch.bfloat16)
         self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._places: list[int] = []
-        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        with torch.no_grad(), FlopCounterMode(display=False) as counter, _answers(self.network) as sizes:
             self._run(example)
         self.operations = 2 * counter.get_total_flops() / len(example)
         """Floating-point operations of an image's way forth and back."""
+        self.num_layers = len(sizes)
+        """Convolutions and linear layers, each as often as it is used."""
+        self.num_values = sum(sizes) / len(example)
+        """What these layers answer to one image: numbers that everything between them reads and writes again."""
         self._places = sorted(self._seen)
         self._seen.clear()
         taking_part = [layers[place] for place in self._places]
@@ -163,6 +169,19 @@ def _observe(layer: Any, place: int, seen: dict[int, tuple[Moments, Moments]]) -
     folded.register_buffer("scale", scale.float())
     folded.register_buffer("shift", shift.float())
     folded.seen, folded.place = seen, place
+
+
+@contextlib.contextmanager
+def _answers(network: nn.Module) -> Iterator[list[int]]:
+    """Within, the list grows by the number of values whenever a convolution or linear layer answers."""
+    sizes: list[int] = []
+    layers = [layer for layer in network.modules() if isinstance(layer, nn.Conv2d | nn.Linear)]
+    handles = [layer.register_forward_hook(lambda *found: sizes.append(found[2].numel())) for layer in layers]
+    try:
+        yield sizes
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def _noting(place: int, seen: dict[int, tuple[Moments, Moments]]) -> Any:

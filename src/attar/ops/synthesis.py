@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from attar.core.compiling import out_of_memory
+from attar.core.compiling import Amount, out_of_memory
 from attar.core.errors import AttarError
 from attar.ops import curriculum, schedule, views
 from attar.ops.batchnorm import Observed
@@ -140,8 +140,10 @@ def _gradient(task: Task, config: Inversion, size: tuple[int, int]) -> Callable[
             _check_fits(objective.observed, size, task)
         area = size[0] * size[1] / (task.size[0] * task.size[1])  # to which the work of convolutions is proportional
         iterations = shown_sizes(config, task.size).count(size)
-        operations = objective.observed.operations * area * count * iterations * task.num_alike
-        return network.compiler(pixel_gradient, objective, operations, objective.observed.narrow)
+        observed, num_calls = objective.observed, iterations * task.num_alike
+        images = area * count * num_calls
+        amount = Amount(observed.operations * images, observed.num_values * images, observed.num_layers, num_calls)
+        return network.compiler(pixel_gradient, objective, amount, observed.narrow)
 
     objective = network.kept(("objective", *parts), prepare)
     count = len(task.labels)

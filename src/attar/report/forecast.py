@@ -127,15 +127,12 @@ def _recover(work: Work) -> Estimate:
 
 
 def _arithmetic(work: Work, found: Recovering) -> str:
-    precision = work.device.precision
-    why = "which this device computes in" if precision == "bf16" else "for this device has no arithmetic in bf16"
-    why = "as asked" if work.execution.precision != "auto" else why
     compilation = found.compilation or "nothing is compiled"
     if found.compiled:
         num_shapes = len(set(map(calibrate.shape_of, work.groups)))
         compilation += f", which takes {readable_seconds(found.preparation_seconds)}"
         compilation += f" for each of {num_shapes} sizes of groups" if num_shapes > 1 else ""
-    return f"{precision}, {why}; {compilation}"
+    return f"{work.device.precision}, {work.device.why}; {compilation}"
 
 
 def _relabel(work: Work) -> Estimate:

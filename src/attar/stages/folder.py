@@ -15,6 +15,7 @@ import torch
 from attar.core import ranks
 from attar.core.config import differences, digest, pruned
 from attar.core.errors import AttarError
+from attar.core.precision import DTYPES, Precision
 from attar.store import sealed
 
 PLAN, MANIFEST = "plan.json", "manifest.json"
@@ -139,6 +140,19 @@ def manifest_of(folder: Path, made_by: str) -> dict[str, Any]:
 def listed(manifest: dict[str, Any], folder: Path) -> dict[str, sealed.Entry]:
     """The files that a manifest lists, by their path in its folder; none where an older attar wrote it."""
     return sealed.read_entries(manifest.get("files", {}), folder / MANIFEST)
+
+
+def precision_of(folder: Path) -> Precision | None:
+    """The precision that this stage's folder was made or begun in; None where it does not say.
+
+    A folder that cannot be read says nothing here: its stage refuses it by name.
+    """
+    for name in (MANIFEST, PLAN):
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            found = json.loads((folder / name).read_text())["request"]["precision"]
+            if found in DTYPES:
+                return found
+    return None
 
 
 def versions() -> dict[str, str]:

@@ -54,7 +54,8 @@ def run(space: Workspace, method: str, config: MethodConfig, folder: Path | None
     out = folder or space.out / "recover"
     module = method_named(method)
     squeezed = manifest_of(space.out / "squeeze", "squeeze")
-    request = space.request(method=method, recover=config.plain(), precision=space.device.precision)
+    device = space.device_of(out)
+    request = space.request(method=method, recover=config.plain(), precision=device.precision)
     parents = {"teacher": squeezed["result"]["weights_sha256"], "data": space.real.fingerprint}
     todo = planned(len(space.real.classes), config)
     stage = StageFolder(out, "recover", request, parents, space.log.warn, lambda: _files(todo, out))
@@ -65,7 +66,7 @@ def run(space: Workspace, method: str, config: MethodConfig, folder: Path | None
     check(teacher, space, method, config)
     stage.begin()
     log = space.log.beside(out)
-    _make_units(space, module, config, teacher, todo, stage, log)
+    _make_units(space, device, module, config, teacher, todo, stage, log)
     ranks.wait()
     if ranks.is_first():
         result = _assemble(config, space.real.classes, todo, stage)
@@ -143,6 +144,7 @@ class RealByClass:
 
 def _make_units(
     space: Workspace,
+    device: Device,
     module: Any,
     config: MethodConfig,
     teacher: Teacher,
@@ -150,7 +152,7 @@ def _make_units(
     stage: StageFolder,
     log: Log,
 ) -> None:
-    device, out = space.device, stage.path
+    out = stage.path
     teacher.module.to(device.device)
     network = network_of(teacher, device, log)
     real = RealByClass(space) if module.needs.real_images else None
@@ -210,8 +212,8 @@ def network_of(teacher: Teacher, device: Device, log: Log) -> Network:
     """The teacher as methods use it."""
 
     def say(line: str) -> None:
-        log.say(f"recover   {device.precision}, {line}")
-        log.event("execution", precision=device.precision, compilation=line)
+        log.say(f"recover   {device.precision}, {device.why}; {line}")
+        log.event("execution", precision=device.precision, why=device.why, compilation=line)
 
     compiler = Compiler(device.compile, device.device.type, say, lambda line: log.warn(f"recover {line}"))
     return Network(teacher.module, teacher.normalisation, device.precision, compiler)

@@ -11,9 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from attar.core import ranks
 from attar.core.compiling import Compiler
 from attar.core.device import Device, Execution, resolve
 from attar.core.log import Log
+from attar.core.precision import Precision
 from attar.core.randomness import generator
 from attar.data.choice import DataChoice
 from attar.data.feed import Feed, measure_normalisation, open_feed
@@ -21,7 +23,7 @@ from attar.data.load import load
 from attar.data.source import RealData
 from attar.ops.operations import forward_operations
 from attar.ops.pixels import Normalisation
-from attar.stages.folder import MANIFEST, PLAN
+from attar.stages.folder import MANIFEST, PLAN, precision_of
 
 _NOT_IDENTITY = {"source", "root", "resident"}
 """Where data lie, on a disk or in memory, does not alter results; what they are is told by their fingerprint."""
@@ -54,8 +56,30 @@ class Workspace:
 
     @cached_property
     def device(self) -> Device:
-        """The resolved device."""
-        return resolve(self._execution)
+        """The resolved device; all processes of a run must ask for it at the same point.
+
+        Where the recipe leaves the precision open, it is the one that the run's folder was begun in, or else the first
+        process's choice: so a run that goes on, is repeated or has several processes computes alike everywhere.
+        """
+        found = resolve(self._execution)
+        if self._execution.precision != "auto":
+            return found
+        begun = next(filter(None, (precision_of(self.out / stage) for stage in ("squeeze", "recover"))), None)
+        precision = "bf16" if ranks.of_first((begun or found.precision) == "bf16") else "fp32"
+        return self._in(found, precision, self.out)
+
+    def device_of(self, folder: Path) -> Device:
+        """The device for a stage's folder, which may have been begun in another precision than the run's."""
+        begun = None if self._execution.precision != "auto" else precision_of(folder)
+        return self._in(self.device, begun or self.device.precision, folder)
+
+    def _in(self, device: Device, precision: Precision, folder: Path) -> Device:
+        """The device in a precision that is already decided; says so where it would now choose another."""
+        if precision == device.precision:
+            return device
+        begun = f"{folder} was begun in {precision}, which stays"
+        self.log.say(f"attar     {begun}; here auto would choose {device.precision}, {device.why}")
+        return replace(device, precision=precision, why="in which the run was begun")
 
     @cached_property
     def real(self) -> RealData:
