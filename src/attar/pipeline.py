@@ -201,6 +201,8 @@ def _check_room(space: Workspace, recipe: Recipe[Any], judged: bool) -> None:
 def _publish(space: Workspace, recipe: Recipe[Any], evaluated: bool) -> Result:
     """The recipe, tables, pictures and the card, from what is on the disk."""
     out, lines = space.out, []
+    if space.module is not None:
+        recipe = recipe.changed(squeeze=squeeze.as_given(recipe.squeeze, space.module))
     atomic.write_text(out / "recipe.yaml", recipe.to_yaml(header_of(recipe.name)))
     if (out / "evaluate" / "manifest.json").is_file():
         lines = table.lines(out)

@@ -194,7 +194,7 @@ def test_faulty_factories_are_named(outside: str):
         build(f"{outside}:tinny", 5, 8, seed=0)
     with pytest.raises(AttarError, match=r"returned a str; it must return a torch\.nn\.Module"):
         build(f"{outside}:wrong", 5, 8, seed=0)
-    with pytest.raises(ValueError, match="its author's mistake"):
+    with pytest.raises(AttarError, match=r"broken fails in outside_nets\.py, line 11 \(ValueError: its author's mistake"):
         build(f"{outside}:broken", 5, 8, seed=0)
-    with pytest.raises(ModuleNotFoundError, match="no_such_dependency"):
+    with pytest.raises(AttarError, match=r"cannot be imported.* outside_broken\.py, line 1 .*no_such_dependency"):
         build("outside_broken:tiny", 5, 8, seed=0)

@@ -21,9 +21,9 @@ from attar.models import teacher as teachers
 from attar.models.teacher import Teacher
 from attar.ops.pixels import grid
 from attar.ops.task import MethodConfig, Network, Task
+from attar.stages.brought import named_teacher
 from attar.stages.folder import StageFolder, logged_seconds, manifest_of
 from attar.stages.recorder import Recorder
-from attar.stages.squeeze import named_teacher
 from attar.stages.workspace import Workspace
 from attar.store import images as image_files
 from attar.store import units
