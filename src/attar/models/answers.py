@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from attar.core.errors import AttarError, first_line
 from attar.core.randomness import seeded
 
-_SIZES = (32, 64, 128, 224, 299, 384)
+_SIZES = (28, 32, 64, 96, 128, 224, 256, 299, 384)
 """Sides in pixels that are tried when a network fails at the wanted one, so that the sentence names one that works."""
 _TOLERANCE = 1e-3
 """By how much probabilities may miss a sum of 1."""
@@ -92,10 +92,10 @@ def probe(module: nn.Module, image_size: int, name: str) -> Any:
                 "give it a first layer of 3 channels, or wrap it in a module that converts the images."
             ) from error
         works = next((size for size in _SIZES if size != image_size and _runs(network, 3, size)), None)
-        if works is None and not _takes_some(error):
+        if works is None:
             raise AttarError(
-                f"{name} fails on images of every size ({first_line(error)}); "
-                "it must take a float32 tensor of images x 3 x height x width."
+                f"{name} fails on images of {image_size} and of {', '.join(map(str, _SIZES))} pixels "
+                f"({first_line(error)}); it must take a float32 tensor of images x 3 x height x width."
             ) from error
         raise unfit(name, image_size, error, works) from error
 
@@ -111,11 +111,6 @@ def _runs(network: nn.Module, channels: int, image_size: int) -> bool:
     except Exception:  # as above
         return False
     return True
-
-
-def _takes_some(error: BaseException) -> bool:
-    """Whether the network itself says that it is the size."""
-    return any(word in str(error).lower() for word in ("size", "height", "width", "resolution"))
 
 
 def _in_float32(module: nn.Module) -> nn.Module:

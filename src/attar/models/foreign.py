@@ -1,5 +1,6 @@
 """Checkpoints from elsewhere: other people's files read without running what is in them, and fitted to a network."""
 
+from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -34,15 +35,9 @@ class _Inert:
     def __setstate__(self, state: object) -> None:
         pass
 
-    def __setitem__(self, key: object, value: object) -> None:
-        pass
-
 
 _HARMLESS = (
     "argparse.Namespace",
-    "lightning.fabric.utilities.data.AttributeDict",
-    "lightning_fabric.utilities.data.AttributeDict",
-    "pytorch_lightning.utilities.parsing.AttributeDict",
     "numpy.dtype",
     "numpy._core.multiarray.scalar",
     "numpy.core.multiarray.scalar",
@@ -51,6 +46,13 @@ _HARMLESS = (
     "pathlib.WindowsPath",
     "pathlib._local.WindowsPath",
 )
+_MAPPINGS = (
+    "lightning.fabric.utilities.data.AttributeDict",
+    "lightning_fabric.utilities.data.AttributeDict",
+    "pytorch_lightning.utilities.parsing.AttributeDict",
+)
+"""Mappings of Lightning's, in which it saves settings; a plain one is read in their place."""
+_STAND_INS = [*((_Inert, name) for name in _HARMLESS), *((OrderedDict, name) for name in _MAPPINGS)]
 _CHECKPOINT = pickles.Kind(
     missing="There is no checkpoint {path}; check the path.",
     code="{path} holds '{name}', which is code and not weights, and was not run; where you trust it, save its state "
@@ -72,7 +74,7 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], tuple[str, ...] | No
         state, _ = load_weights(path)
         teacher = record.of_weights(path)
         return _unwrapped(state), None if teacher is None else teacher.outputs or teacher.classes
-    content = pickles.read(path, _CHECKPOINT, [(_Inert, name) for name in _HARMLESS])
+    content = pickles.read(path, _CHECKPOINT, _STAND_INS)
     return _unwrapped(_weights_in(content, path)), class_names.in_content(content)
 
 

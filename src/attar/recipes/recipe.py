@@ -8,6 +8,7 @@ from typing import Any, Generic, TypeVar
 import pydantic
 import yaml
 
+from attar.core import plugin
 from attar.core.config import Config
 from attar.core.device import Execution
 from attar.core.errors import AttarError
@@ -60,7 +61,12 @@ class Recipe(Config, Generic[M]):
         return {**values, "relabel": _overlaid(Relabel().suited(protocol_named(name)).plain(), labelling)}
 
     def with_method(self, method: str) -> "Recipe[Any]":
-        """The same recipe with another method; settings that both methods have are kept."""
+        """The same recipe with another method; settings that both methods have are kept.
+
+        A dotted path may lie in the working folder.
+        """
+        if "." in method:
+            plugin.reach_working_folder()
         config = method_named(method).Config
         kept = self.recover.model_dump(include=set(config.model_fields), exclude_unset=True)
         return recipe(method=method, recover=config(**kept), **self._others("method", "recover"))
@@ -128,4 +134,6 @@ def from_yaml(path: Path) -> Recipe[Any]:
         raise AttarError(f"{path} cannot be read ({error.strerror}).") from None
     if not isinstance(values, dict):
         raise AttarError(f"{path} holds no recipe; start from 'attar show digits > {path.name}'.")
+    if "." in str(values.get("method", "")):
+        plugin.reach_working_folder()
     return from_mapping(values, str(path))
