@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from attar.core.config import field_paths
-from attar.models.build import build
+from attar.models.build import build, check_forward
 from attar.recipes.catalogue import ENTRIES
 from attar.recipes.recipe import recipe_type
 from attar.stages.protocols import PROTOCOLS
@@ -50,6 +50,15 @@ def test_the_method_in_the_guide_works(mini_run, tmp_path, monkeypatch):
     assert (tmp_path / "run" / "recover" / "manifest.json").exists()
     for name in [name for name in sys.modules if name.startswith("guide")]:
         monkeypatch.delitem(sys.modules, name)
+
+
+def test_the_own_network_in_the_guide_is_built(tmp_path, monkeypatch):
+    (block,) = code_blocks(ROOT / "docs" / "data.md")
+    (tmp_path / "mynets.py").write_text(block)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    check_forward(build("mynets:Net", 10, 8, seed=0), 8, 10)
+    sys.modules.pop("mynets")
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
