@@ -15,6 +15,7 @@ from attar.core.errors import AttarError
 from attar.models import teacher as teachers
 from attar.ops.pixels import Normalisation
 from attar.recipes.recipe import Recipe
+from attar.stages.brought import parted
 from conftest import mini_recipe
 
 SHIFTED = [*range(1, 10), 0]
@@ -161,6 +162,24 @@ def test_a_teacher_from_python_is_named_in_the_recipe(mini_run: Path, tmp_path: 
     squeeze(written, tmp_path / "run", teacher=wrapped(mini_run))  # the same work
     with pytest.raises(AttarError, match=r"given from Python \(.*Wrapped\); pass it again, .*teacher=module"):
         squeeze(written, tmp_path / "other")
+    with pytest.raises(AttarError, match="made with other settings"):
+        squeeze(written, tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("name", "parts"),
+    [
+        ("resnet18:IMAGENET1K_V1", ("resnet18", "IMAGENET1K_V1")),
+        ("timm/resnet18:pretrained", ("timm/resnet18", "pretrained")),
+        ("hf-hub:timm/resnet18.a1_in1k:pretrained", ("hf-hub:timm/resnet18.a1_in1k", "pretrained")),
+        ("hf_hub:timm/resnet18.a1_in1k", ("hf_hub:timm/resnet18.a1_in1k", "")),
+        ("mynets:Net:c.pth", ("mynets:Net", "c.pth")),
+        ("my.nets:Net:runs/a/c.pth", ("my.nets:Net", "runs/a/c.pth")),
+        ("resnet18", ("resnet18", "")),
+    ],
+)
+def test_further_teachers_are_named_by_network_and_weights(name: str, parts: tuple[str, str]):
+    assert parted(name) == parts
 
 
 def test_no_module_is_refused(tmp_path: Path):

@@ -13,6 +13,8 @@ from torch import nn
 from attar.core import plugin
 from attar.core.errors import AttarError, first_line
 
+PYTHON = "python:"
+"""What the name of a network starts with that was given from Python as a module; only its class is known."""
 WANTED = "(num_classes, image_size)"
 """The signature that is asked for; see ``call`` for those that are understood."""
 _NUM_CLASSES = ("num_classes", "n_classes", "nb_classes", "n_class", "nclass", "num_class", "num_labels", "num_outputs")
@@ -29,6 +31,11 @@ def call(path: str, num_classes: int, image_size: int) -> nn.Module:
     ``in_chans``, ...). What has a default need not be there. Raises AttarError when there is no such name, it needs
     other arguments, fails, or makes no network.
     """
+    if path.startswith(PYTHON):
+        raise AttarError(
+            f"The network of this recipe was given from Python ({path.removeprefix(PYTHON)}); pass it again, "
+            "attar.run(recipe, out, teacher=module), or name another."
+        )
     factory = _found(path)
     positional, named = _arguments(factory, path, num_classes, image_size)
     try:

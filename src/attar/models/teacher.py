@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from attar.core.errors import AttarError
 from attar.models import answers, record
 from attar.models.build import build
+from attar.models.factory import PYTHON
 from attar.models.foreign import load_into, numbers_in, refuse_not_finite
 from attar.ops.pixels import Normalisation
 from attar.store.atomic import write_json
@@ -145,7 +146,7 @@ def of_module(module: nn.Module, classes: Sequence[str], normalisation: Normalis
 
 def name_of_module(module: nn.Module) -> str:
     """The architecture of a caller's own network, as 'python:MODULE.CLASS'."""
-    return f"python:{type(module).__module__}.{type(module).__qualname__}"
+    return f"{PYTHON}{type(module).__module__}.{type(module).__qualname__}"
 
 
 def aligned(teacher: Teacher, classes: Sequence[str]) -> Teacher:

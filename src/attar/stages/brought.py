@@ -1,5 +1,6 @@
 """Teachers made elsewhere: a squeeze folder, published weights, a checkpoint file, a caller's own network."""
 
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,6 +13,9 @@ from attar.models.teacher import Teacher
 from attar.stages import examine
 from attar.stages.workspace import Workspace
 from attar.store import atomic, weights
+
+_TWO_PART = re.compile(r"(hf[-_]hub:[^:]+|[A-Za-z_][\w.]*:[A-Za-z_]\w*(?=:.))(?::(.+))?$")
+"""Architectures that have a colon of their own, and the weights after them."""
 
 
 @dataclass(frozen=True)
@@ -57,13 +61,27 @@ def of_module(space: Workspace, module: nn.Module) -> Brought:
     return _in_order(space, Brought(found, classes is not None, space.choice.mean is not None))
 
 
+def parted(name: str) -> tuple[str, str]:
+    """Architecture and weights of a network that is named ARCHITECTURE:WEIGHTS, or is a squeeze folder.
+
+    ARCHITECTURE may be package.module:factory or hf-hub:timm/NAME; weights are empty where none are named.
+    """
+    if squeeze_folder(name):
+        return "", name
+    parts = _TWO_PART.match(name)
+    if parts is None:
+        architecture, _, named = name.partition(":")
+        return architecture, named
+    return parts[1], parts[2] or ""
+
+
 def named_teacher(space: Workspace, name: str, role: str) -> Teacher:
     """A further network by ARCHITECTURE:WEIGHTS or a squeeze folder, answering in the data's classes, on the device.
 
     Raises AttarError, naming the ``role`` that it was to play, when there is none, or it does not know the classes.
     """
-    architecture, named = ("", name) if squeeze_folder(name) else name.rpartition(":")[::2]
-    if not named or (not architecture and not squeeze_folder(name)):
+    architecture, named = parted(name)
+    if not named:
         raise AttarError(f"The {role} '{name}' names no weights; write ARCHITECTURE:WEIGHTS, or a squeeze folder.")
     brought = bring(space, architecture, named, "auto")
     found = teachers.aligned(brought.teacher, space.real.classes)

@@ -11,7 +11,7 @@ from torch import nn
 from attar.core import ranks
 from attar.core.config import Config
 from attar.core.errors import AttarError
-from attar.models import build
+from attar.models import build, factory
 from attar.models import teacher as teachers
 from attar.models.teacher import Teacher
 from attar.ops.targets import Targets, hard_loss
@@ -71,7 +71,7 @@ def as_given(config: Squeeze, module: nn.Module) -> Squeeze:
 
 
 def check(space: Workspace, config: Squeeze) -> nn.Module | None:
-    """The network that would be trained, untrained; None when a teacher is brought along.
+    """The network that would be trained, untrained; None when a teacher is brought along, or was given from Python.
 
     Raises AttarError when there is no such network, or it cannot take images of this size.
     """
@@ -79,11 +79,8 @@ def check(space: Workspace, config: Squeeze) -> nn.Module | None:
         raise AttarError(f"teacher= takes a torch.nn.Module, not a {type(space.module).__name__}; wrap it in one.")
     if config.weights or space.module is not None:
         return space.module
-    if config.architecture.startswith("python:"):
-        raise AttarError(
-            f"The teacher of this recipe was given from Python ({config.architecture.removeprefix('python:')}); "
-            "pass it again, attar.run(recipe, out, teacher=module), or name another --squeeze.architecture."
-        )
+    if config.architecture.startswith(factory.PYTHON) and (space.out / "squeeze" / MANIFEST).is_file():
+        return None
     num_classes, size = len(space.real.classes), space.choice.size
     network = build.build(config.architecture, num_classes, size, stem=config.stem, seed=space.seed)
     build.check_forward(network, size, num_classes, name=config.architecture)
@@ -134,7 +131,7 @@ def _identity(space: Workspace, config: Squeeze, out: Path) -> tuple[dict[str, A
         choices = kept | ({} if module is not None else {"architecture": choices["architecture"], "stem": config.stem})
     request = space.request(squeeze=choices, precision=space.device.precision)
     if module is not None:
-        request["module"] = teachers.name_of_module(module).removeprefix("python:")
+        request["module"] = teachers.name_of_module(module).removeprefix(factory.PYTHON)
     return request, parents
 
 
