@@ -23,7 +23,7 @@ from attar.ops.task import Task
 from attar.recipes.recipe import Recipe
 from attar.store import units
 from attar.store.units import Unit, UnitResult
-from conftest import MINI, mini_recipe
+from conftest import MINI, interrupt, mini_recipe
 
 ITERATIONS = 6
 CHOICES = {"ipc": 3, "unit_classes": 4, "iterations": ITERATIONS, "snapshots": (3,)}
@@ -130,7 +130,7 @@ def test_how_many_units_go_side_by_side_identifies_the_images(together: Path):
 def test_a_group_with_a_missing_unit_is_made_again_whole_and_no_other_is(start: Start, together: Path):
     out = start("missing")
     shutil.copytree(together / "recover", out / "recover")
-    (out / "recover" / "manifest.json").unlink()
+    interrupt(out / "recover")
     PLAN[5].path(out / "recover" / "units").unlink()
     stamps = {path.name: path.stat().st_mtime_ns for path in (out / "recover" / "units").iterdir()}
     before = len(logged(out, "unit"))
@@ -275,7 +275,7 @@ def test_progress_counts_every_iteration_of_every_unit(missing: int, start: Star
     """Whole groups are behind it or ahead of it: a unit that is made again is not counted as there."""
     out = start("counted")
     shutil.copytree(together / "recover", out / "recover")
-    (out / "recover" / "manifest.json").unlink()
+    interrupt(out / "recover")
     for unit in PLAN[:missing]:
         unit.path(out / "recover" / "units").unlink()
     recover(out, 4)

@@ -47,6 +47,15 @@ def reach_working_folder() -> None:
         sys.path.insert(0, folder)
 
 
+def refuse_outside(package: str, name: str, kind: str, path: Path, flag: str) -> None:
+    """Raise AttarError when the file at ``path`` names code that is no file of ``package``: only users may do that."""
+    if name not in names_in(package):
+        raise AttarError(
+            f"{path} names the {kind} '{name}', which is code outside attar, and no file of results may name code; it "
+            f"was not run. Where you trust it, name it yourself: {flag} {name}."
+        )
+
+
 def unknown(kind: str, name: str, known: Iterable[str]) -> AttarError:
     """The error for a name that is not among ``known``, with the nearest ones as the mend."""
     known = list(known)

@@ -117,7 +117,7 @@ def locate(name: str) -> tuple[Source, str]:
             return "torchvision", bare
         if prefix == "timm" and _timm_knows(bare):
             return "timm", bare
-    elif ":" in name:
+    elif is_outside(name):
         return "factory", name
     elif name in NETWORKS:
         return "attar", name
@@ -144,6 +144,11 @@ def plain_name(name: str) -> str:
                 )
             return plain
     return name
+
+
+def is_outside(name: str) -> bool:
+    """Whether a network's name is the path of code outside attar: only what a user typed may be built by it."""
+    return ":" in name
 
 
 def timm_arguments(name: str, image_size: int) -> dict[str, Any]:

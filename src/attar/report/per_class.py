@@ -11,6 +11,8 @@ from typing import Any
 from attar.core.errors import AttarError
 from attar.report.table import TITLES
 from attar.stages.evaluate import PER_CLASS
+from attar.stages.folder import listed, manifest_of
+from attar.store import sealed
 
 _COLUMNS = ("run", "row", "student", "class", "title", "num_seeds", "top1_mean", "top1_std")
 _SHOWN = 3
@@ -48,6 +50,7 @@ def extremes(run: Path) -> str:
 
 def _read(run: Path) -> dict[str, Any]:
     path = run / "evaluate" / PER_CLASS
+    sealed.check(path.parent, PER_CLASS, listed(manifest_of(path.parent, "evaluate"), path.parent))
     try:
         return json.loads(path.read_text())
     except (OSError, ValueError):

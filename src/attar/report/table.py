@@ -2,7 +2,6 @@
 
 import csv
 import io
-import json
 import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
@@ -15,7 +14,7 @@ from rich.table import Table
 
 from attar.core.errors import AttarError
 from attar.core.log import readable_bytes
-from attar.stages.folder import manifest_of
+from attar.stages.folder import MANIFEST, manifest_of
 from attar.stages.rows import images_of, labels_of
 
 TITLES = {
@@ -119,10 +118,10 @@ def protocols(table: list[Line]) -> list[str]:
 
 
 def manifests(run: Path) -> dict[str, dict[str, Any]]:
-    """The manifests of the stages that are done, by stage."""
-    paths = [run / folder / "manifest.json" for folder in FOLDERS]
-    found = [json.loads(path.read_text()) for path in paths if path.is_file()]
-    return {manifest["stage"]: manifest for manifest in found}
+    """The manifests of the stages that are done, by stage, without their lists of files."""
+    done = [run / folder for folder in FOLDERS if (run / folder / MANIFEST).is_file()]
+    found = [manifest_of(folder, "run") for folder in done]
+    return {made["stage"]: {key: value for key, value in made.items() if key != "files"} for made in found}
 
 
 def stage_seconds(run: Path) -> dict[str, float]:

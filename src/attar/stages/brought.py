@@ -11,6 +11,7 @@ from attar.models import build, class_names, pretrained
 from attar.models import teacher as teachers
 from attar.models.teacher import Teacher
 from attar.stages import examine
+from attar.stages.folder import MANIFEST, manifest_of
 from attar.stages.workspace import Workspace
 from attar.store import atomic, weights
 
@@ -35,7 +36,8 @@ def bring(space: Workspace, architecture: str, named: str, stem: build.Stem) -> 
     Its classes are put in the data's order where it knows them all; otherwise they are left for recover to refuse.
     """
     if folder := squeeze_folder(named):
-        return _in_order(space, Brought(teachers.load(folder), order_told=True, normalisation_told=True))
+        found = teachers.load(folder, factories=space.factories, weights_sha256=_recorded_sha256(folder))
+        return _in_order(space, Brought(found, order_told=True, normalisation_told=True))
     size = space.choice.size
     loaded = pretrained.pretrained(architecture, named, len(space.real.classes), size, stem)
     classes = _meant(space, loaded.classes)
@@ -95,6 +97,13 @@ def squeeze_folder(named: str) -> Path | None:
     """The squeeze folder of this name; None where there is no such."""
     path = Path(named).expanduser()
     return path if named and (path / teachers.RECORD).is_file() else None
+
+
+def _recorded_sha256(folder: Path) -> str:
+    """What the weights in a squeeze folder must be by its manifest; '' where it came without one."""
+    if not (folder / MANIFEST).is_file():
+        return ""
+    return str(manifest_of(folder, "squeeze").get("result", {}).get("weights_sha256", ""))
 
 
 def content(module: nn.Module | None, named: str) -> str | None:

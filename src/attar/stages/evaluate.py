@@ -26,7 +26,7 @@ from attar.stages.rows import ROWS, Row, SmallSet, images_of, labels_of, without
 from attar.stages.scores import Job, Score
 from attar.stages.squeeze import Squeeze
 from attar.stages.workspace import Workspace
-from attar.store import atomic, mapped
+from attar.store import atomic, mapped, sealed
 
 PER_CLASS = "per-class.json"
 _BATCH = 256
@@ -197,7 +197,7 @@ def _train(
         squeeze.full_data(space, network, squeezing, f"evaluate-full-{job.seed}", after, seed=seed)
         normalisation = space.normalisation
     else:
-        opened = Distilled(small.folder, space.module)
+        opened = Distilled(small.folder, space.module, space.factories)
         normalisation = opened.normalisation
         hard = scores.is_hard(job.row, config.protocol)
         _fit_small(space, config.protocol, opened, network, (job.student, seed, hard), after)
@@ -238,7 +238,7 @@ def _predictor(network: nn.Module, normalisation: Normalisation) -> Callable[[An
 
 def _rate_teacher(space: Workspace, job: Job) -> None:
     made = manifest_of(space.out / "squeeze", "squeeze")
-    teacher = teachers.load(space.out / "squeeze", space.module)
+    teacher = squeeze.own_teacher(space)
     teacher.module.to(space.device.device)
     found = measure(teacher.logits, space.val.plain(_BATCH, space.device.device))
     job.save(found, made["device_seconds"], made["device"], [])
@@ -260,11 +260,15 @@ def _agreements(space: Workspace, sets: Mapping[Row, SmallSet], out: Path, log: 
         images_sha256 = read_info(small.folder).images_sha256
         path = out / "agreement" / f"{digest([images_sha256, weights])[:16]}.json"
         if not path.exists():
-            teacher = teacher or teachers.load(space.out / "squeeze", space.module)
+            teacher = teacher or squeeze.own_teacher(space)
             stored = mapped.read(small.folder / "data", images_sha256, INFO)
             known = agreement.teacher_agreement(stored.images, stored.labels, teacher, space.device.device)
-            atomic.write_json(path, vars(known))
-        known = agreement.Agreement(**json.loads(path.read_text()))
+            sealed.write_json(path, {"of": path.stem, **vars(known)})
+        mend = "delete it, and it is measured again"
+        kept = sealed.read_json(path, mend)
+        if kept.pop("of", path.stem) != path.stem or kept.keys() != {"fraction", "per_class"}:
+            raise AttarError(f"{path} does not hold how far the teacher agrees with these images; {mend}.")
+        known = agreement.Agreement(**kept)
         found[name] = known.fraction
         if name == "distilled" and (text := agreement.warning(known, space.real.classes, space.real.titles)):
             log.warn(text)
@@ -296,4 +300,4 @@ def _finish(
     atomic.write_text(out / PER_CLASS, json.dumps(content, ensure_ascii=False) + "\n")
     parents = {row: digest(manifest_of(small.folder, "relabel")["request"]) for row, small in sets.items()}
     stage = StageFolder(out, "evaluate", space.request(evaluate=config.plain()), parents)
-    stage.finish({"scores": entries, "rows": dict(facts)}, seconds, space.device.describe())
+    stage.finish({"scores": entries, "rows": dict(facts)}, seconds, space.device.describe(), [out / PER_CLASS])

@@ -1,6 +1,5 @@
 """Scores: what trained students achieve, each kept in a file of its own under all that it depends on."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,13 +10,13 @@ from attar.core.errors import AttarError
 from attar.ops.metrics import Measured
 from attar.stages import given
 from attar.stages.distilled import DatasetInfo, LabelInfo, read_info
-from attar.stages.folder import MANIFEST
+from attar.stages.folder import MANIFEST, manifest_of
 from attar.stages.labeller import Voices
 from attar.stages.protocols import Protocol
 from attar.stages.rows import Row, SmallSet, images_of, labels_of
 from attar.stages.squeeze import Squeeze
 from attar.stages.workspace import Workspace
-from attar.store import atomic
+from attar.store import sealed
 
 _NOT_TRAINING = {"name", "version", "views", "mix", "label_batchnorm", "label_batch_size", "learning_rates"}
 """Of a protocol: what it is called, what comes with the labels, and the rates of other students."""
@@ -73,13 +72,17 @@ class Job:
         """Write down what a student achieves."""
         spent = {"seconds": round(seconds, 3), "device": device}
         first = {"row": self.row, "student": self.student, "seed": self.seed}
-        atomic.write_json(self.path, {"score": first | asdict(found) | spent, "losses": losses})
+        score = first | asdict(found) | spent
+        sealed.write_json(self.path, {"identity": self.identity, "score": score, "losses": losses})
 
     def score(self, num_images: int, image_bytes: int, label_bytes: int, protocol: str) -> Score:
         """What was written down, as the score of this row."""
         try:
-            kept: dict[str, Any] = json.loads(self.path.read_text())["score"]
-        except (ValueError, KeyError, TypeError):
+            written = sealed.read_json(self.path, "delete it, and its student is trained again")
+            if written.get("identity", self.identity) != self.identity:
+                raise AttarError(f"{self.path} is of another student; delete it, and its student is trained again.")
+            kept: dict[str, Any] = written["score"]
+        except (KeyError, TypeError):
             raise AttarError(f"{self.path} is damaged; delete it, and its student is trained again.") from None
         kept |= {"row": self.row, "per_class": tuple(kept["per_class"])}
         kept |= {"num_images": num_images, "image_bytes": image_bytes, "label_bytes": label_bytes}
@@ -172,7 +175,7 @@ def _seconds(folder: Path) -> float | None:
     """Device-seconds of a stage; None where its folder is not here, or it took along what was made elsewhere."""
     if not (folder / MANIFEST).is_file():
         return None
-    made = json.loads((folder / MANIFEST).read_text())
+    made = manifest_of(folder, "run")
     asked = made["request"]
     brought = asked.get("squeeze", {}).get("weights") or asked.get("relabel", {}).get("imported")
     return None if brought or "module" in asked or asked.get("method") == given.METHOD else made["device_seconds"]

@@ -53,8 +53,8 @@ def run(space: Workspace, config: Squeeze) -> Teacher:
     A ``space.module``, the caller's own trained network, is taken as it is. Raises AttarError when the folder holds
     another teacher, the named weights don't fit, or a teacher from elsewhere cannot be relied on.
     """
-    out, module = space.out / "squeeze", space.module
-    folder = StageFolder(out, "squeeze", *_identity(space, config, out))
+    out = space.out / "squeeze"
+    folder = StageFolder(out, "squeeze", *_identity(space, config, out), again=False)
     if folder.finished() is None:
         given = _brought(space, config)  # before anything is written: what is named may not be there
         rated = _rate(space, given) if given and ranks.is_first() else None
@@ -62,7 +62,17 @@ def run(space: Workspace, config: Squeeze) -> Teacher:
         if ranks.is_first():
             _make(space, config, folder, given, rated)
         ranks.wait()
-    return teachers.load(out, module)
+    return own_teacher(space)
+
+
+def own_teacher(space: Workspace) -> Teacher:
+    """The run's teacher, whose weights are those that squeeze's manifest names.
+
+    Raises AttarError when squeeze is not finished, its files are damaged, or name a network that the user did not type.
+    """
+    folder = space.out / "squeeze"
+    known = manifest_of(folder, "squeeze")["result"]["weights_sha256"]
+    return teachers.load(folder, space.module, factories=space.factories, weights_sha256=known)
 
 
 def as_given(config: Squeeze, module: nn.Module) -> Squeeze:
@@ -157,7 +167,7 @@ def _make(
     rated: tuple[float, float] | None,
 ) -> None:
     log = space.log.beside(folder.path)
-    found, seconds = (given.teacher, 0.0) if given else _train(space, config, folder.path, log)
+    found, seconds = (given.teacher, 0.0) if given else _train(space, config, folder.path, folder.identity, log)
     if given is None:
         rated = _rate(space, Brought(found, order_told=True, normalisation_told=True))
     if rated is not None:
@@ -167,17 +177,20 @@ def _make(
     replace(found, accuracy=top1).save(folder.path)
     result = {"weights_sha256": atomic.sha256_of(folder.path / teachers.WEIGHTS), "top1": top1, "top5": top5}
     result |= {"weights_from": config.weights} if "teacher" in folder.parents and space.module is None else {}
-    folder.finish(result, seconds, space.device.describe())
+    files = (folder.path / teachers.WEIGHTS, folder.path / teachers.RECORD)
+    folder.finish(result, seconds, space.device.describe(), files)
     (folder.path / CHECKPOINT).unlink(missing_ok=True)
 
 
-def _train(space: Workspace, config: Squeeze, out: Path, log: Any) -> tuple[Teacher, float]:
+def _train(space: Workspace, config: Squeeze, out: Path, made_for: str, log: Any) -> tuple[Teacher, float]:
     classes, size = space.real.classes, space.choice.size
     network = check(space, config)
     assert network is not None  # no weights are brought along
     network.to(space.device.device)
     checkpoint = out / CHECKPOINT
     state = weights.load_tree(checkpoint) if checkpoint.exists() else None
+    if state and state.get("made_for", made_for) != made_for:
+        raise AttarError(f"{checkpoint} belongs to another training; delete the folder {out} to train anew.")
     before, started = (state["seconds"] if state else 0.0), time.perf_counter()
     epochs = config.training.epochs
     if state:
@@ -192,7 +205,8 @@ def _train(space: Workspace, config: Squeeze, out: Path, log: Any) -> tuple[Teac
             advance(note=f"loss {epoch.loss:.3f}")
             log.event("epoch", epoch=epoch.number, loss=epoch.loss, seconds=round(elapsed(), 3))
             if epoch.number % config.checkpoint_epochs == 0 and epoch.number < epochs:
-                weights.save_tree(checkpoint, {"fit": epoch.state(), "seconds": elapsed()})
+                state = {"fit": epoch.state(), "seconds": elapsed(), "made_for": made_for}
+                weights.save_tree(checkpoint, state)
 
         full_data(space, network, config, "squeeze", after, resume=state["fit"] if state else None, seed=space.seed)
     _refuse_broken(network)
