@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from attar.core.config import field_paths
-from attar.models.build import build
+from attar.models.build import build, check_forward
 from attar.recipes.catalogue import ENTRIES
 from attar.recipes.recipe import recipe_type
 from attar.stages.protocols import PROTOCOLS
@@ -63,10 +63,19 @@ def test_labels_in_a_table_are_sorted_as_the_page_says(tmp_path, monkeypatch):
     for name in "abc":
         Image.new("RGB", (4, 4)).save(f"train_images/{name}.png")
     Path("train.csv").write_text("image_id,label\na.png,cat\nb.png,dog\nc.png,cat\n")
-    (block,) = code_blocks(ROOT / "docs" / "data.md")
+    block, _ = code_blocks(ROOT / "docs" / "data.md")
     exec(block, {})
     found = layout.read(Path("sorted"), Log(quiet=True))
     assert (found.classes, found.train.labels.tolist()) == (("cat", "dog"), [0, 0, 1])
+
+
+def test_the_own_network_in_the_guide_is_built(tmp_path, monkeypatch):
+    _, block = code_blocks(ROOT / "docs" / "data.md")
+    (tmp_path / "mynets.py").write_text(block)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    check_forward(build("mynets:Net", 10, 8, seed=0), 8, 10)
+    sys.modules.pop("mynets")
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -17,7 +17,7 @@ from attar.core.errors import AttarError
 from attar.models import teacher as teachers
 from attar.models.build import build
 from attar.recipes.recipe import Recipe
-from attar.stages.squeeze import parted
+from attar.stages.brought import parted
 from conftest import edit_json, mini_recipe
 
 ROOT = Path(__file__).parents[1]
@@ -155,7 +155,7 @@ ALLOWED = {
     ("__init__.py", "importlib.import_module"): "names in attar itself",
     ("cli.py", "importlib.import_module"): "names in attar itself",
     ("core/plugin.py", "importlib.import_module"): "methods: names in attar, and dotted paths that were typed",
-    ("models/build.py", "importlib.import_module"): "networks: factories that were typed",
+    ("models/factory.py", "importlib.import_module"): "networks: factories that were typed",
     ("store/pickles.py", "torch.load"): "with weights_only: tensors and plain values",
 }
 

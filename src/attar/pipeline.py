@@ -20,7 +20,7 @@ from attar.recipes.recipe import Recipe
 from attar.recipes.recipe import recipe as build_recipe
 from attar.report import card, figures, forecast, pages, table
 from attar.report.table import Line
-from attar.stages import baselines, evaluate, given, label_choice, recover, relabel, squeeze
+from attar.stages import baselines, brought, evaluate, given, label_choice, recover, relabel, squeeze
 from attar.stages.calibrate import Work
 from attar.stages.distilled import Distilled
 from attar.stages.folder import MANIFEST, manifest_of
@@ -118,7 +118,7 @@ def plan(recipe: Recipe[Any], quiet: bool = False) -> str:
 def _factories(recipe: Recipe[Any]) -> frozenset[str]:
     """The networks by which a recipe says that teachers may be built: no file that is read adds to them."""
     named = (*recipe.relabel.teachers, recipe.recover.verifier)
-    return frozenset((recipe.squeeze.architecture, *(squeeze.parted(name)[0] for name in named)))
+    return frozenset((recipe.squeeze.architecture, *(brought.parted(name)[0] for name in named)))
 
 
 def _as_made(space: Workspace, recipe: Recipe[Any]) -> Recipe[Any]:
@@ -210,6 +210,8 @@ def _check_room(space: Workspace, recipe: Recipe[Any], judged: bool) -> None:
 def _publish(space: Workspace, recipe: Recipe[Any], wanted: Sequence[str]) -> Result:
     """The recipe, tables, pictures and the card, from what is on the disk."""
     out, lines = space.out, []
+    if space.module is not None:
+        recipe = recipe.changed(squeeze=squeeze.as_given(recipe.squeeze, space.module))
     atomic.write_text(out / "recipe.yaml", recipe.to_yaml(header_of(recipe.name)))
     if (out / "evaluate" / "manifest.json").is_file():
         lines = table.lines(out)

@@ -29,6 +29,8 @@ def test_names_are_attars_then_torchvisions_then_timms():
     assert locate("timm/resnet18") == ("timm", "resnet18")
     assert locate("resnet18d") == ("timm", "resnet18d")
     assert locate("timm/resnet18.a1_in1k") == ("timm", "resnet18.a1_in1k")
+    assert locate("hf-hub:timm/resnet18.a1_in1k") == ("timm", "resnet18.a1_in1k")
+    assert locate("hf_hub:timm/resnet18.a1_in1k") == ("timm", "resnet18.a1_in1k")
     assert isinstance(build("resnet20", 10, 32, seed=0), SmallResNet)
     assert isinstance(build("torchvision/resnet18", 10, 32, seed=0), torchvision.models.ResNet)
 
@@ -48,6 +50,15 @@ def test_unknown_names_are_refused_with_near_ones(name: str, near: str):
     with pytest.raises(AttarError, match=f"no network named '{name}'.*{near}") as caught:
         build(name, 10, 32, seed=0)
     assert len(str(caught.value)) < 400
+
+
+def test_names_of_the_hub_build_the_same_network():
+    one, two = (build(f"{prefix}timm/resnet18.a1_in1k", 3, 32, seed=0) for prefix in ("hf-hub:", ""))
+    assert all(torch.equal(a, b) for a, b in zip(one.parameters(), two.parameters(), strict=True))
+    with pytest.raises(AttarError, match=r"hf-hub:someone/net is not among timm's own.*--squeeze\.weights"):
+        locate("hf-hub:someone/net")
+    with pytest.raises(AttarError, match=r"no network named 'timm/resnet18e'; did you mean .*resnet18"):
+        locate("hf-hub:timm/resnet18e")
 
 
 def test_available_lists_and_filters():
@@ -194,7 +205,9 @@ def test_faulty_factories_are_named(outside: str):
         build(f"{outside}:tinny", 5, 8, seed=0)
     with pytest.raises(AttarError, match=r"returned a str; it must return a torch\.nn\.Module"):
         build(f"{outside}:wrong", 5, 8, seed=0)
-    with pytest.raises(ValueError, match="its author's mistake"):
+    with pytest.raises(
+        AttarError, match=r"broken fails in outside_nets\.py, line 11 \(ValueError: its author's mistake"
+    ):
         build(f"{outside}:broken", 5, 8, seed=0)
-    with pytest.raises(ModuleNotFoundError, match="no_such_dependency"):
+    with pytest.raises(AttarError, match=r"cannot be imported.* outside_broken\.py, line 1 .*no_such_dependency"):
         build("outside_broken:tiny", 5, 8, seed=0)

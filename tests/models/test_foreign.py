@@ -3,6 +3,8 @@
 import argparse
 import os
 import pathlib
+import sys
+import types
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +48,16 @@ LAYOUTS: dict[str, Any] = {
     "nested": {"model": {"state_dict": STATE}},
     "prefixed": {"model": {f"module.{key}": value for key, value in STATE.items()}},
     "compiled": {f"module._orig_mod.{key}": value for key, value in STATE.items()},
+    "averaged": {"model_ema": {"n_averaged": torch.tensor(2), **{f"module.{k}": v for k, v in STATE.items()}}},
+    "timm averaged alone": {"state_dict_ema": STATE, "epoch": 2},
+    "averaged beside": {"model": STATE, "model_ema": {key: value + 1 for key, value in STATE.items()}},
+    "lightning": {
+        "state_dict": {f"model.{key}": value for key, value in STATE.items()},
+        "pytorch-lightning_version": "2.5",
+        "callbacks": {"ModelCheckpoint": {"best_model_score": torch.tensor(0.5)}},
+        "hyper_parameters": {"lr": 0.1},
+    },
+    "an epoch among the weights": {**STATE, "epoch": 3},
     "compiled first": {f"_orig_mod.module.model.{key}": value for key, value in STATE.items()},
 }
 
@@ -73,6 +85,13 @@ def test_safetensors_and_class_names(tmp_path: Path):
     assert classes is None
     torch.save({"model": STATE, "classes": ["cat", "dog"]}, tmp_path / "c.pt")
     assert read_checkpoint(tmp_path / "c.pt")[1] == ("cat", "dog")
+
+
+def test_the_names_of_the_outputs_are_read(tmp_path: Path):
+    torch.save({"state_dict": STATE, "class_to_idx": {"dog": 1, "cat": 0}}, tmp_path / "c.pt")
+    assert read_checkpoint(tmp_path / "c.pt")[1] == ("cat", "dog")
+    torch.save({"state_dict": STATE, "hyper_parameters": {"classes": ["b", "a"]}}, tmp_path / "c.pt")
+    assert read_checkpoint(tmp_path / "c.pt")[1] == ("b", "a")
 
 
 class Payload:
@@ -191,3 +210,60 @@ def test_the_first_wrong_weight_is_named():
     with pytest.raises(AttarError, match=r"has '0.weight' of shape \[4, 5\] where Sequential has \[4, 3\]"):
         load_into(network, {**state, "0.weight": torch.zeros(4, 5)}, PATH)
     assert all(torch.equal(state[key], value) for key, value in network.state_dict().items())
+
+
+def test_what_evaluation_does_not_read_may_be_missing_or_too_much():
+    source, target = build("resnet20", 4, 32, seed=1), build("resnet20", 4, 32, seed=2)
+    old = {key: value for key, value in source.state_dict().items() if not key.endswith("num_batches_tracked")}
+    load_into(target, {**old, "bn1.total_ops": torch.zeros(1), "aux1.fc.weight": torch.zeros(3)}, PATH)
+    assert torch.equal(target.get_parameter("fc.weight"), source.get_parameter("fc.weight"))
+    assert target.get_buffer("bn1.num_batches_tracked") == 0
+    del old["bn1.running_mean"]
+    with pytest.raises(AttarError, match=r"lacks the weight 'bn1\.running_mean'"):
+        load_into(target, old, PATH)
+
+
+@pytest.mark.parametrize("prefix", ["net.", "backbone.encoder."])
+def test_a_network_among_other_weights_is_found(prefix: str):
+    source, target = build("resnet20", 4, 32, seed=1), build("resnet20", 4, 32, seed=2)
+    state = {prefix + key: value for key, value in source.state_dict().items()}
+    load_into(target, {**state, "criterion.weight": torch.ones(4)}, PATH)
+    assert torch.equal(target.get_parameter("fc.weight"), source.get_parameter("fc.weight"))
+    twice = {f"{who}.{key}": value for key, value in source.state_dict().items() for who in ("student", "teacher")}
+    with pytest.raises(AttarError, match=r"holds several such networks \(student, teacher\)"):
+        load_into(target, twice, PATH)
+
+
+@pytest.mark.parametrize(("key", "value"), [("fc.weight", float("nan")), ("bn1.running_var", float("inf"))])
+def test_weights_that_are_no_numbers_are_refused_by_name(key: str, value: float):
+    network = build("resnet20", 4, 32, seed=1)
+    state = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    state[key].view(-1)[0] = value
+    with pytest.raises(AttarError, match=rf"c\.pth holds the weight '{key}' .*NaN or infinite"):
+        load_into(network, state, PATH)
+    assert network.get_parameter("fc.weight").isfinite().all()
+
+
+def test_masks_may_be_infinite():
+    network = nn.Sequential(nn.Linear(2, 2))
+    network.register_buffer("mask", torch.tensor([0.0, float("-inf")]))
+    load_into(network, network.state_dict(), PATH)
+
+
+class AttributeDict(dict):
+    """Stands for Lightning's."""
+
+
+def test_lightnings_settings_are_harmless(tmp_path: Path):
+    AttributeDict.__module__, AttributeDict.__qualname__ = "lightning.fabric.utilities.data", "AttributeDict"
+    module = types.ModuleType("lightning.fabric.utilities.data")
+    module.AttributeDict = AttributeDict  # pyright: ignore[reportAttributeAccessIssue]
+    names = ["lightning", "lightning.fabric", "lightning.fabric.utilities", "lightning.fabric.utilities.data"]
+    with pytest.MonkeyPatch.context() as patch:
+        for name in names:
+            patch.setitem(sys.modules, name, module)
+        content = {"state_dict": STATE, "hyper_parameters": AttributeDict(classes=["b", "a"])}
+        torch.save(content, tmp_path / "c.ckpt")
+    state, classes = read_checkpoint(tmp_path / "c.ckpt")
+    assert state.keys() == STATE.keys()
+    assert classes == ("b", "a")

@@ -55,6 +55,8 @@ def test_torchvision(resnet18: dict[str, torch.Tensor], weights: str):
         ("resnet18", "pretrained", "timm/resnet18"),
         ("resnet18", "a1_in1k", "timm/resnet18.a1_in1k"),
         ("timm/resnet18.a2_in1k", "pretrained", "timm/resnet18.a2_in1k"),
+        ("hf-hub:timm/resnet18.a2_in1k", "pretrained", "timm/resnet18.a2_in1k"),
+        ("hf_hub:timm/resnet18.a2_in1k", "pretrained", "timm/resnet18.a2_in1k"),
     ],
 )
 def test_timm(resnet18: dict[str, torch.Tensor], name: str, weights: str, architecture: str):
@@ -129,6 +131,19 @@ def test_unknown_weights_are_refused():
         pretrained("resnet20", "IMAGENET1K_V1", 10, 32, "auto")
     with pytest.raises(AttarError, match="no network named 'resnt18'"):
         pretrained("resnt18", "IMAGENET1K_V1", 10, 32, "auto")
+
+
+@pytest.mark.parametrize("weights", ["hf-hub:timm/resnet18.a1_in1k", "timm/resnet18.a1_in1k"])
+def test_a_network_given_as_weights_is_told_apart(weights: str):
+    with pytest.raises(AttarError, match=r"--squeeze\.architecture timm/resnet18\.a1_in1k --squeeze\.weights pre"):
+        pretrained("resnet18", weights, 10, 64, "auto")
+
+
+def test_a_list_of_names_that_does_not_fit_the_weights_is_told(tmp_path: Path):
+    state = build("resnet20", 4, 32, seed=3).state_dict()
+    torch.save({"model": state, "classes": ["a", "b", "c"]}, tmp_path / "c.pth")
+    with pytest.raises(AttarError, match=r"the checkpoint has 4 classes, its list of names 3"):
+        pretrained("resnet20", str(tmp_path / "c.pth"), 4, 32, "auto")
 
 
 def test_a_folder_of_that_name_does_not_hide_published_weights(

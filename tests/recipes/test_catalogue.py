@@ -1,5 +1,6 @@
 """Every recipe builds, prints, and comes back from what it printed."""
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -161,3 +162,17 @@ def test_plain_words_in_a_file_are_text_where_text_is_wanted(tmp_path):
 
 def test_a_header_obeys_no_terminal():
     assert recipe_named("digits").to_yaml("of \x1b[2Jset").startswith("# of \\x1b[2Jset\n")
+
+
+@pytest.mark.parametrize("way", ["flag", "file"])
+def test_a_method_in_the_working_folder_is_found(tmp_path, monkeypatch, way):
+    (tmp_path / "waymarks").mkdir()
+    (tmp_path / "waymarks" / f"by_{way}.py").write_text("from attar.methods.sre2l import *")
+    (tmp_path / "mine.yaml").write_text(f"method: waymarks.by_{way}\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [folder for folder in sys.path if folder])
+    name = f"waymarks.by_{way}"
+    found = from_yaml(Path("mine.yaml")) if way == "file" else recipe_named("digits").with_method(name)
+    assert found.method == name
+    for loaded in [loaded for loaded in sys.modules if loaded.startswith("waymarks")]:
+        sys.modules.pop(loaded)

@@ -6,3 +6,9 @@ class AttarError(Exception):
 
     The command line prints it alone, without a traceback, and exits with code 2.
     """
+
+
+def first_line(error: object) -> str:
+    """An error's first line, for a sentence that gives it as the reason."""
+    lines = str(error).strip().splitlines()
+    return lines[0].rstrip(".") if lines else type(error).__name__

@@ -4,6 +4,7 @@ import difflib
 import importlib
 import importlib.util
 import pkgutil
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from types import ModuleType
@@ -34,6 +35,16 @@ def resolve(package: str, name: str, kind: str) -> ModuleType:
             if error.name is None or not name.startswith(error.name):
                 raise  # the module exists; something that it imports does not
     raise unknown(kind, name, names_in(package))
+
+
+def reach_working_folder() -> None:
+    """Let imports look in the working folder first, as ``python -m`` does.
+
+    For dotted paths that the user typed, in a flag or in his recipe; never for a name that stands in another file.
+    """
+    folder = str(Path.cwd())
+    if folder not in sys.path and "" not in sys.path:
+        sys.path.insert(0, folder)
 
 
 def refuse_outside(package: str, name: str, kind: str, path: Path, flag: str) -> None:

@@ -1,6 +1,8 @@
 """Named random streams: every draw has an address, so no draw depends on what was drawn before it."""
 
+import contextlib
 import hashlib
+from collections.abc import Iterator
 
 import torch
 
@@ -17,3 +19,11 @@ def generator(seed: int, *names: str | int) -> torch.Generator:
     Draws are made on the CPU and moved, so that a GPU and a CPU see the same numbers.
     """
     return torch.Generator().manual_seed(seed_of(seed, *names))
+
+
+@contextlib.contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Inside, PyTorch draws on the CPU from this seed; afterwards the global random state is as it was before."""
+    with torch.random.fork_rng(devices=[]), torch.device("cpu"):
+        torch.default_generator.manual_seed(seed)
+        yield

@@ -1,26 +1,24 @@
 """Networks by name: attar's own, torchvision's, timm's, and factories in code outside."""
 
-import contextlib
-import copy
 import difflib
 import fnmatch
-import importlib
-from collections.abc import Iterator
 from typing import Any, Literal
 
-import torch
 import torchvision
-from torch import nn
+from torch import Tensor, nn
 from torchvision.models import get_model, get_model_builder, list_models
 
 from attar.core import plugin
 from attar.core.errors import AttarError
-from attar.core.randomness import seed_of
+from attar.core.randomness import seed_of, seeded
+from attar.models import answers, factory
 from attar.models.small import NETWORKS
 
 Stem = Literal["auto", "small", "standard"]
 Source = Literal["attar", "torchvision", "timm", "factory"]
 
+HUB_PREFIXES = ("hf-hub:", "hf_hub:")
+"""How timm writes the name of a network that lies on the Hugging Face Hub."""
 LARGEST_SMALL_IMAGE = 112
 """Side in pixels up to which 'auto' takes the small stem: the standard one shrinks an image fourfold at once."""
 
@@ -29,21 +27,23 @@ def build(name: str, num_classes: int, image_size: int, *, stem: Stem = "auto", 
     """The network of this name, on the CPU, with fresh weights that depend on ``seed`` and ``name`` alone.
 
     ``name`` is looked up among attar's own networks, then torchvision's, then timm's; 'torchvision/NAME' and
-    'timm/NAME' say which, and 'package.module:factory' calls ``factory(num_classes, image_size)``. ``image_size`` is
-    the side in pixels. The small stem is a 3x3 convolution of stride 1 and no pooling, for torchvision ResNets.
-    Raises AttarError on an unknown name and on a network that cannot be built for these images.
+    'timm/NAME' say which, 'hf-hub:timm/NAME' is 'timm/NAME', and 'package.module:factory' is code outside (see
+    ``factory.call``). ``image_size`` is the side in pixels. The small stem is a 3x3 convolution of stride 1 and no
+    pooling, for torchvision ResNets. Raises AttarError on an unknown name and on a network that cannot be built for
+    these images.
     """
+    name = plain_name(name)
     source, bare = locate(name)
     small = resolve_stem(name, image_size, stem) == "small"
     with seeded(seed_of(seed, "init", name)):
         if source == "factory":
-            return _call_factory(bare, num_classes, image_size)
+            return factory.call(bare, num_classes, image_size)
         if source == "attar":
             return NETWORKS[bare](num_classes, image_size)
         try:
             module = (_from_torchvision if source == "torchvision" else _from_timm)(bare, num_classes, image_size)
         except (AssertionError, RuntimeError, TypeError, ValueError) as error:
-            raise _unfit(name, image_size, error) from error
+            raise answers.unfit(name, image_size, error) from error
         if small:
             _make_stem_small(module)
     return module
@@ -70,14 +70,15 @@ def check_forward(module: nn.Module, image_size: int, num_classes: int, *, name:
     Runs on a copy, so that neither its mode, its statistics nor its caches change; ``name`` is for the error.
     """
     name = name or type(module).__name__
-    probe = copy.deepcopy(module).cpu().eval()
-    try:
-        with torch.no_grad(), seeded(0):
-            shape = tuple(probe(torch.zeros(2, 3, image_size, image_size)).shape)
-    except Exception as error:  # whatever a network of any origin raises, the images do not fit it
-        raise _unfit(name, image_size, error) from error
-    if shape != (2, num_classes):
-        raise _unfit(name, image_size, f"2 images give {list(shape)}, not {[2, num_classes]}")
+    answer = answers.probe(module, image_size, name)
+    if not isinstance(answer, Tensor):
+        raise AttarError(
+            f"{name} returns {answers.described(answer)}; return the logits alone, a tensor of images x {num_classes}."
+        )
+    if tuple(answer.shape) != (2, num_classes):
+        raise answers.other_shape(answer, num_classes, name)
+    if answers.are_probabilities(answer):
+        raise answers.ends_in_softmax(name)
 
 
 def batchnorm_layers(module: nn.Module) -> list[nn.Module]:
@@ -109,6 +110,7 @@ def resolve_stem(name: str, image_size: int, stem: Stem) -> Literal["small", "st
 
 def locate(name: str) -> tuple[Source, str]:
     """Where a network comes from and its name there; raises AttarError, with the nearest names, when nowhere."""
+    name = plain_name(name)
     prefix, slash, bare = name.partition("/")
     if slash and prefix in ("torchvision", "timm"):
         if prefix == "torchvision" and bare in list_models(torchvision.models):
@@ -130,17 +132,23 @@ def locate(name: str) -> tuple[Source, str]:
     raise plugin.unknown("network", name, near or NETWORKS)  # a thousand names would not be a mend
 
 
+def plain_name(name: str) -> str:
+    """A network's name without timm's prefix for the Hugging Face Hub; raises AttarError on another owner than timm."""
+    for prefix in HUB_PREFIXES:
+        if name.startswith(prefix):
+            plain = name.removeprefix(prefix)
+            if not plain.startswith("timm/"):
+                raise AttarError(
+                    f"{name} is not among timm's own networks on the Hub; download its weights, and give the network's "
+                    "name with --squeeze.architecture and the file with --squeeze.weights."
+                )
+            return plain
+    return name
+
+
 def is_outside(name: str) -> bool:
     """Whether a network's name is the path of code outside attar: only what a user typed may be built by it."""
     return ":" in name
-
-
-@contextlib.contextmanager
-def seeded(seed: int) -> Iterator[None]:
-    """Inside, PyTorch draws on the CPU from this seed; afterwards the global random state is as it was before."""
-    with torch.random.fork_rng(devices=[]), torch.device("cpu"):
-        torch.default_generator.manual_seed(seed)
-        yield
 
 
 def timm_arguments(name: str, image_size: int) -> dict[str, Any]:
@@ -149,12 +157,6 @@ def timm_arguments(name: str, image_size: int) -> dict[str, Any]:
 
     config = get_pretrained_cfg(name)
     return {"img_size": image_size} if config is not None and config.fixed_input_size else {}
-
-
-def first_line(error: object) -> str:
-    """An error's first line, for a sentence that gives it as the reason."""
-    lines = str(error).strip().splitlines()
-    return lines[0].rstrip(".") if lines else type(error).__name__
 
 
 def _from_torchvision(name: str, num_classes: int, image_size: int) -> nn.Module:
@@ -180,36 +182,9 @@ def _timm_knows(name: str) -> bool:
     return timm.is_model(name)
 
 
-def _call_factory(path: str, num_classes: int, image_size: int) -> nn.Module:
-    package, _, attribute = path.partition(":")
-    try:
-        factory = getattr(importlib.import_module(package), attribute, None)
-    except ModuleNotFoundError as error:
-        if error.name is None or not f"{package}.".startswith(f"{error.name}."):
-            raise  # the module exists; something that it imports does not
-        raise AttarError(
-            f"There is no module '{package}' for the network {path}; add its folder to PYTHONPATH."
-        ) from None
-    if not callable(factory):
-        raise AttarError(
-            f"The module '{package}' has no function '{attribute}' for the network {path}; check the name."
-        )
-    module = factory(num_classes, image_size)
-    if not isinstance(module, nn.Module):
-        raise AttarError(f"{path} returned a {type(module).__name__}; it must return a torch.nn.Module.")
-    return module
-
-
 def _make_stem_small(module: nn.Module) -> None:
     assert isinstance(module, torchvision.models.ResNet)
     conv = nn.Conv2d(3, module.conv1.out_channels, 3, stride=1, padding=1, bias=False)
     nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
     module.conv1 = conv
     module.maxpool = nn.Identity()  # pyright: ignore[reportAttributeAccessIssue]
-
-
-def _unfit(name: str, image_size: int, reason: object) -> AttarError:
-    return AttarError(
-        f"{name} cannot take {image_size} x {image_size} images ({first_line(reason)}); "
-        "choose another --data.size or network."
-    )

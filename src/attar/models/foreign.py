@@ -1,5 +1,6 @@
 """Checkpoints from elsewhere: other people's files read without running what is in them, and fitted to a network."""
 
+from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -7,14 +8,22 @@ from typing import Any
 from torch import Tensor, nn
 
 from attar.core.errors import AttarError
-from attar.models import record
+from attar.models import class_names, record
 from attar.store import pickles
 from attar.store.weights import load_weights
 
-_LAYOUTS = ("state_dict", "model", "model_state_dict", "net")
-"""Where trainers keep the weights: timm, torchvision's reference, and what tutorials use."""
+_AVERAGED = ("state_dict_ema", "model_ema", "ema_state_dict", "ema")
+"""Where timm, torchvision's reference and others keep averaged weights: taken where there are no others."""
+_LAYOUTS = ("state_dict", "model", "model_state_dict", "net", "network", "weights", "model_state", *_AVERAGED)
+"""Where trainers keep the weights: timm and Lightning, torchvision's reference, and what tutorials use."""
 _PREFIXES = ("module.", "_orig_mod.", "model.")
 """What DataParallel, torch.compile and wrapper classes put before every key."""
+_COUNTER = "num_batches_tracked"
+"""Of BatchNorm: it plays no part in evaluation, and files from before PyTorch 0.4.1 have none."""
+_IDLE = (_COUNTER, "total_ops", "total_params", "n_averaged")
+"""Last parts of keys that no evaluation reads: BatchNorm's counter, the thop profiler's, AveragedModel's."""
+_AUXILIARY = ("aux1.", "aux2.", "AuxLogits.")
+"""Heads of GoogLeNet and Inception that only their training uses; attar builds these networks without."""
 
 
 class _Inert:
@@ -37,6 +46,13 @@ _HARMLESS = (
     "pathlib.WindowsPath",
     "pathlib._local.WindowsPath",
 )
+_MAPPINGS = (
+    "lightning.fabric.utilities.data.AttributeDict",
+    "lightning_fabric.utilities.data.AttributeDict",
+    "pytorch_lightning.utilities.parsing.AttributeDict",
+)
+"""Mappings of Lightning's, in which it saves settings; a plain one is read in their place."""
+_STAND_INS = [*((_Inert, name) for name in _HARMLESS), *((OrderedDict, name) for name in _MAPPINGS)]
 _CHECKPOINT = pickles.Kind(
     missing="There is no checkpoint {path}; check the path.",
     code="{path} holds '{name}', which is code and not weights, and was not run; where you trust it, save its state "
@@ -58,21 +74,22 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], tuple[str, ...] | No
         state, _ = load_weights(path)
         teacher = record.of_weights(path)
         return _unwrapped(state), None if teacher is None else teacher.outputs or teacher.classes
-    content = pickles.read(path, _CHECKPOINT, [(_Inert, name) for name in _HARMLESS])
-    return _unwrapped(_weights_in(content, path)), _classes_in(content)
+    content = pickles.read(path, _CHECKPOINT, _STAND_INS)
+    return _unwrapped(_weights_in(content, path)), class_names.in_content(content)
 
 
-def load_into(module: nn.Module, state_dict: Mapping[str, Tensor], path: Path) -> None:
+def load_into(module: nn.Module, state_dict: Mapping[str, Tensor], path: Path, whose: str = "the data") -> None:
     """Copy weights into a network that must have exactly these; ``path`` is where they are from.
 
-    Raises AttarError on the first weight that is missing, unexpected or of another shape.
+    ``whose`` number of classes the network was built with is said where the checkpoint has another.
+    BatchNorm's counters may be missing, and weights beside the network (a loss's, an auxiliary head's) are left out.
+    Raises AttarError on the first weight that is missing, unexpected, of another shape, or not finite.
     """
     expected = module.state_dict()
-    prefix = _shared_prefix(list(expected))
-    given = {prefix + key: value for key, value in _unwrapped(state_dict).items()}
     network = type(module).__name__
+    given = _fitted(state_dict, list(expected), path)
     for key in expected:
-        if key not in given:
+        if key not in given and _last(key) != _COUNTER:
             raise AttarError(f"{path} lacks the weight '{key}' of {network}; is it a checkpoint of another network?")
     for key in given:
         if key not in expected:
@@ -80,20 +97,70 @@ def load_into(module: nn.Module, state_dict: Mapping[str, Tensor], path: Path) -
     misshaped = {
         key: (tuple(given[key].shape), tuple(expected[key].shape))
         for key in expected
-        if given[key].shape != expected[key].shape
+        if key in given and given[key].shape != expected[key].shape
     }
     if misshaped:
-        raise AttarError(_shape_sentence(misshaped, network, path))
-    module.load_state_dict(given)
+        raise AttarError(_shape_sentence(misshaped, network, path, whose))
+    refuse_not_finite({key: given[key] for key in given if key in _numbers_of(module)}, str(path))
+    module.load_state_dict(given, strict=False)  # what may be missing was decided above
 
 
-def _shape_sentence(misshaped: dict[str, tuple[tuple[int, ...], tuple[int, ...]]], network: str, path: Path) -> str:
+def refuse_not_finite(weights: Mapping[str, Tensor], where: str) -> None:
+    """Raise AttarError, naming ``where`` they are from, when a weight is NaN or infinite."""
+    for key, value in weights.items():
+        if value.is_floating_point() and not bool(value.isfinite().all()):
+            raise AttarError(
+                f"{where} holds the weight '{key}' with values that are no numbers (NaN or infinite), for its training "
+                "diverged or the file is damaged; give a checkpoint from before that."
+            )
+
+
+def numbers_in(module: nn.Module) -> dict[str, Tensor]:
+    """The tensors of a network that must be finite: its parameters and BatchNorm's statistics."""
+    state = module.state_dict()
+    return {key: state[key] for key in state if key in _numbers_of(module)}
+
+
+def _numbers_of(module: nn.Module) -> set[str]:
+    """Keys of what must be finite; other buffers may well be infinite, as masks of attention are."""
+    named = {key for key, _ in module.named_parameters(remove_duplicate=False)}
+    return named | {key for key in module.state_dict() if _last(key) in ("running_mean", "running_var")}
+
+
+def _fitted(state_dict: Mapping[str, Tensor], expected: list[str], path: Path) -> dict[str, Tensor]:
+    """The weights under the keys of a network, out of wrappers and from among other things beside them."""
+    state = _unwrapped(state_dict)
+    own = _shared_prefix(expected)
+    needed = {key[len(own) :] for key in expected if _last(key) != _COUNTER}
+    if not state.keys() >= needed and needed:
+        first = min(needed)
+        prefixes = {key[: -len(first)] for key in state if key.endswith(f".{first}")}
+        whole = sorted(prefix for prefix in prefixes if all(prefix + key in state for key in needed))
+        if len(whole) > 1:
+            raise AttarError(
+                f"{path} holds several such networks ({', '.join(prefix.rstrip('.') for prefix in whole)}); "
+                "save the state dict of the one that you mean alone, and give that file."
+            )
+        if whole:
+            state = {key[len(whole[0]) :]: value for key, value in state.items() if key.startswith(whole[0])}
+    wanted = {key[len(own) :] for key in expected}
+    left_out = {key for key in state if key not in wanted and (_last(key) in _IDLE or key.startswith(_AUXILIARY))}
+    return {own + key: value for key, value in state.items() if key not in left_out}
+
+
+def _last(key: str) -> str:
+    return key.rpartition(".")[2]
+
+
+def _shape_sentence(
+    misshaped: dict[str, tuple[tuple[int, ...], tuple[int, ...]]], network: str, path: Path, whose: str
+) -> str:
     key, (has, wants) = next(iter(misshaped.items()))
     outputs = {(has[:1], wants[:1]) for has, wants in misshaped.values()}
     only_outputs = all(has[1:] == wants[1:] for has, wants in misshaped.values())
     if len(outputs) == 1 and only_outputs and has and wants:
         return (
-            f"{path} does not fit: the checkpoint has {has[0]} classes, the data {wants[0]}; "
+            f"{path} does not fit: the checkpoint has {has[0]} classes, {whose} {wants[0]}; "
             "give a checkpoint of these classes."
         )
     if len(has) == len(wants) == 4 and has[:2] == wants[:2]:
@@ -110,9 +177,13 @@ def _weights_in(content: Any, path: Path) -> dict[str, Tensor]:
     for _ in range(len(_LAYOUTS)):  # nesting deeper than that is no trainer's; a crafted file might nest in itself
         if not isinstance(found, Mapping):
             break
-        if found and all(isinstance(key, str) and isinstance(value, Tensor) for key, value in found.items()):
-            return dict(found)
-        found = next((found[key] for key in _LAYOUTS if isinstance(found.get(key), Mapping)), None)
+        tensors = {key: value for key, value in found.items() if isinstance(key, str) and isinstance(value, Tensor)}
+        if tensors and len(tensors) == len(found):
+            return tensors
+        inner = next((found[key] for key in _LAYOUTS if isinstance(found.get(key), Mapping) and found[key]), None)
+        if inner is None and any("." in key for key in tensors):
+            return tensors  # with an epoch, names of classes or the like among the weights
+        found = inner
     if isinstance(content, Mapping):
         what = f"the keys {', '.join(str(key) for key in list(content)[:5])}" if content else "nothing"
     else:
@@ -120,17 +191,10 @@ def _weights_in(content: Any, path: Path) -> dict[str, Tensor]:
     raise AttarError(f"{path} holds no weights that attar recognises but {what}; save a plain state dict.")
 
 
-def _classes_in(content: Any) -> tuple[str, ...] | None:
-    """Class names under 'classes', as a list in the order of the logits."""
-    classes = content.get("classes")
-    if isinstance(classes, list | tuple) and classes and all(isinstance(name, str) for name in classes):
-        return tuple(classes)
-    return None
-
-
 def _unwrapped(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    prefix = _shared_prefix(list(state))
-    return {key[len(prefix) :]: value for key, value in state.items()}
+    kept = {key: value for key, value in state.items() if key != "n_averaged"}  # AveragedModel's, beside its module
+    prefix = _shared_prefix(list(kept))
+    return {key[len(prefix) :]: value for key, value in kept.items()}
 
 
 def _shared_prefix(keys: list[str]) -> str:

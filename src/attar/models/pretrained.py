@@ -9,7 +9,8 @@ from torch import nn
 from torchvision.models import GoogLeNet, Inception3, WeightsEnum, get_model, get_model_weights
 
 from attar.core import plugin
-from attar.core.errors import AttarError
+from attar.core.errors import AttarError, first_line
+from attar.core.randomness import seeded
 from attar.models import build, foreign, record
 from attar.ops.pixels import Normalisation
 
@@ -53,9 +54,9 @@ def pretrained(name: str, weights: str, num_classes: int, image_size: int, stem:
     A local checkpoint has the classes it names, else ``num_classes``. Raises AttarError on unknown weights, on a
     failed download, and on a checkpoint that does not fit.
     """
-    path = Path(weights).expanduser()
-    if path.suffix in _SUFFIXES or "/" in weights or path.is_file():
-        return _from_file(name, path, num_classes, image_size, stem)
+    name = build.plain_name(name)
+    if is_local(weights):
+        return _from_file(name, Path(weights).expanduser(), num_classes, image_size, stem)
     source, bare = build.locate(name)
     published = _torchvision_weights(bare) if source == "torchvision" else {}
     tags = [] if source in ("attar", "factory") or name.startswith("torchvision/") else _timm_tags(bare)
@@ -67,7 +68,7 @@ def pretrained(name: str, weights: str, num_classes: int, image_size: int, stem:
         raise AttarError(f"{name} has no published weights; give a local file with --squeeze.weights PATH.")
     if stem == "small":
         raise AttarError(f"The weights '{weights}' have the standard stem; set --squeeze.stem standard or auto.")
-    with build.seeded(0):
+    with seeded(0):
         try:
             if short in published:
                 return _from_torchvision(bare, published[short])
@@ -76,9 +77,21 @@ def pretrained(name: str, weights: str, num_classes: int, image_size: int, stem:
             raise
         except Exception as error:  # three download libraries, each with errors of its own
             raise AttarError(
-                f"Cannot download the weights '{weights}' of {name} ({build.first_line(error)}); "
+                f"Cannot download the weights '{weights}' of {name} ({first_line(error)}); "
                 "give a local file with --squeeze.weights PATH."
             ) from error
+
+
+def is_local(weights: str) -> bool:
+    """Whether this names a file and not published weights; raises AttarError when it names a network."""
+    path = Path(weights).expanduser()
+    plain = build.plain_name(weights)
+    if not path.exists() and (plain != weights or plain.startswith("timm/")):
+        raise AttarError(
+            f"'{weights}' names a network and no weights; write --squeeze.architecture {plain} "
+            "--squeeze.weights pretrained."
+        )
+    return path.suffix in _SUFFIXES or "/" in weights or path.is_file()
 
 
 def imagenet_classes(count: int) -> tuple[str, ...] | None:
@@ -99,7 +112,7 @@ def _from_file(name: str, path: Path, num_classes: int, image_size: int, stem: b
         image_size = teacher.image_size
         stem = teacher.stem if stem == "auto" else stem
     module = build.build(name, len(classes or ()) or num_classes, image_size, stem=stem, seed=0)
-    foreign.load_into(module, state, path)
+    foreign.load_into(module, state, path, whose="its list of names" if classes else "the data")
     return Pretrained(
         module,
         name,

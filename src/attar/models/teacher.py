@@ -12,9 +12,10 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from attar.core.errors import AttarError
-from attar.models import record
-from attar.models.build import build, check_forward, is_outside
-from attar.models.foreign import load_into
+from attar.models import answers, record
+from attar.models.build import build, is_outside
+from attar.models.factory import PYTHON
+from attar.models.foreign import load_into, numbers_in, refuse_not_finite
 from attar.ops.pixels import Normalisation
 from attar.store import sealed
 from attar.store.atomic import write_json
@@ -76,6 +77,8 @@ class Teacher:
         network, outputs = self.module, None
         if isinstance(network, Selection):
             network, outputs = network.network, network.outputs
+        if isinstance(network, answers.Logits):
+            network = network.network
         described = record.Record(
             architecture=self.architecture,
             stem=self.stem,
@@ -114,6 +117,7 @@ def load(
     if record.parse(metadata.get(record.KEY, "{}"), folder / WEIGHTS) != described:
         raise AttarError(f"{WEIGHTS} and {RECORD} in {folder} are of two different teachers; squeeze again.")
     outputs = described.outputs or described.classes
+    own = module is not None
     if module is None:
         if described.architecture.startswith("python:"):
             raise AttarError(
@@ -123,6 +127,8 @@ def load(
         refuse_untyped(described.architecture, path, factories)
         module = build(described.architecture, len(outputs), described.image_size, stem=described.stem, seed=0)
     load_into(module, state, folder / WEIGHTS)
+    if own:
+        module = answers.understood(module, len(outputs), described.image_size)
     if described.outputs is not None:
         module = Selection(module, described.outputs, described.classes)
     return Teacher(
@@ -150,13 +156,18 @@ def refuse_untyped(architecture: str, path: Path, factories: Collection[str]) ->
 def of_module(module: nn.Module, classes: Sequence[str], normalisation: Normalisation, image_size: int) -> Teacher:
     """A teacher from a caller's own network, which is frozen.
 
-    Raises AttarError when it does not turn images of this side, in pixels, into one logit per class.
+    Logits are taken out of what it returns, and half precision becomes float32, on a copy (see
+    ``answers.understood``). Raises AttarError when it does not turn images of this side, in pixels, into one logit per
+    class, or its weights are not finite.
     """
-    kind = type(module)
-    check_forward(module, image_size, len(classes))
-    return Teacher(
-        module, f"python:{kind.__module__}.{kind.__qualname__}", "standard", tuple(classes), normalisation, image_size
-    )
+    refuse_not_finite(numbers_in(module), f"The teacher {type(module).__name__}")
+    understood = answers.understood(module, len(classes), image_size)
+    return Teacher(understood, name_of_module(module), "standard", tuple(classes), normalisation, image_size)
+
+
+def name_of_module(module: nn.Module) -> str:
+    """The architecture of a caller's own network, as 'python:MODULE.CLASS'."""
+    return f"{PYTHON}{type(module).__module__}.{type(module).__qualname__}"
 
 
 def aligned(teacher: Teacher, classes: Sequence[str]) -> Teacher:

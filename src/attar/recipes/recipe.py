@@ -8,7 +8,7 @@ from typing import Any, Generic, TypeVar
 import pydantic
 import yaml
 
-from attar.core import written
+from attar.core import plugin, written
 from attar.core.config import Config
 from attar.core.device import Execution
 from attar.core.errors import AttarError
@@ -62,7 +62,12 @@ class Recipe(Config, Generic[M]):
         return {**values, "relabel": _overlaid(Relabel().suited(protocol_named(name)).plain(), labelling)}
 
     def with_method(self, method: str) -> "Recipe[Any]":
-        """The same recipe with another method; settings that both methods have are kept."""
+        """The same recipe with another method; settings that both methods have are kept.
+
+        A dotted path may lie in the working folder.
+        """
+        if "." in method:
+            plugin.reach_working_folder()
         config = method_named(method).Config
         kept = self.recover.model_dump(include=set(config.model_fields), exclude_unset=True)
         return recipe(method=method, recover=config(**kept), **self._others("method", "recover"))
@@ -133,4 +138,6 @@ def from_yaml(path: Path) -> Recipe[Any]:
     method = written.fitting(values.get("method", "cda"), str)
     if not isinstance(method, str):
         return from_mapping(written.plain(values), str(path))
+    if "." in method:
+        plugin.reach_working_folder()
     return from_mapping(written.fitting(values, recipe_type(method)), str(path))

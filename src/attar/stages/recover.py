@@ -20,9 +20,10 @@ from attar.models import build
 from attar.models.teacher import Teacher
 from attar.ops.pixels import grid
 from attar.ops.task import MethodConfig, Network, Task
+from attar.stages.brought import named_teacher
 from attar.stages.folder import StageFolder, logged_seconds, manifest_of
 from attar.stages.recorder import Recorder
-from attar.stages.squeeze import named_teacher, own_teacher
+from attar.stages.squeeze import own_teacher
 from attar.stages.workspace import Workspace
 from attar.store import images as image_files
 from attar.store import units

@@ -16,13 +16,14 @@ from attar.models.teacher import Teacher
 from attar.ops import replay
 from attar.ops.codec import Gathered
 from attar.stages import labeller as labellers
+from attar.stages.brought import named_teacher
 from attar.stages.distilled import INFO, DatasetInfo, LabelInfo, write_info
 from attar.stages.fkd import PublishedLabels
 from attar.stages.folder import MANIFEST, StageFolder, listed, logged_seconds, manifest_of
 from attar.stages.label_choice import Relabel, refuse_full_disk
 from attar.stages.labeller import Labeller
 from attar.stages.protocols import Protocol
-from attar.stages.squeeze import named_teacher, own_teacher
+from attar.stages.squeeze import own_teacher
 from attar.stages.workspace import Workspace
 from attar.store import atomic, fkd, mapped, sealed, weights
 from attar.store import images as image_files

@@ -1,6 +1,5 @@
 """Squeeze: a teacher that knows the real data, trained here or brought along."""
 
-import re
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -12,26 +11,26 @@ from torch import nn
 from attar.core import ranks
 from attar.core.config import Config
 from attar.core.errors import AttarError
-from attar.models import build, pretrained
+from attar.models import build, factory
 from attar.models import teacher as teachers
 from attar.models.teacher import Teacher
 from attar.ops.targets import Targets, hard_loss
 from attar.ops.training import Epoch, Optimisation, fit
 from attar.ops.views import ViewChoice
+from attar.stages import brought, examine
+from attar.stages.brought import Brought
 from attar.stages.folder import MANIFEST, StageFolder, manifest_of
 from attar.stages.workspace import Workspace
 from attar.store import atomic, weights
 
 CHECKPOINT = "checkpoint.safetensors"
-_OUTSIDE = re.compile(r"([A-Za-z_][\w.]*:[A-Za-z_]\w*):(.+)")
-"""package.module:factory:WEIGHTS."""
 
 
 class Squeeze(Config):
     """Train a teacher on the real data, or take one along."""
 
     architecture: str = "resnet18"
-    """The teacher: a name from 'attar list models', or package.module:factory."""
+    """The teacher: a name from 'attar list models', or package.module:factory (a class or function of yours)."""
     stem: build.Stem = "auto"
     """First layers of torchvision ResNets: 'small' is 3x3, stride 1, no pooling; auto: small up to 112 pixels."""
     weights: str = ""
@@ -52,18 +51,16 @@ def run(space: Workspace, config: Squeeze) -> Teacher:
     """Make ``<out>/squeeze``, a teacher with its accuracy on real validation images, or return the one there is.
 
     A ``space.module``, the caller's own trained network, is taken as it is. Raises AttarError when the folder holds
-    another teacher, or the named weights don't fit.
+    another teacher, the named weights don't fit, or a teacher from elsewhere cannot be relied on.
     """
-    out, module = space.out / "squeeze", space.module
-    request = space.request(squeeze=config.plain(), precision=space.device.precision)
-    if module is not None:
-        request["module"] = f"{type(module).__module__}.{type(module).__qualname__}"
-    folder = StageFolder(out, "squeeze", request, {"data": space.real.fingerprint}, again=False)
+    out = space.out / "squeeze"
+    folder = StageFolder(out, "squeeze", *_identity(space, config, out), again=False)
     if folder.finished() is None:
-        brought = _brought(space, config)  # before anything is written: what is named may not be there
+        given = _brought(space, config)  # before anything is written: what is named may not be there
+        rated = _rate(space, given) if given and ranks.is_first() else None
         folder.begin()
         if ranks.is_first():
-            _make(space, config, folder, brought)
+            _make(space, config, folder, given, rated)
         ranks.wait()
     return own_teacher(space)
 
@@ -78,13 +75,22 @@ def own_teacher(space: Workspace) -> Teacher:
     return teachers.load(folder, space.module, factories=space.factories, weights_sha256=known)
 
 
+def as_given(config: Squeeze, module: nn.Module) -> Squeeze:
+    """The choices with the name of a caller's own network in them, as a recipe's file says it."""
+    return config.changed(architecture=teachers.name_of_module(module), weights="")
+
+
 def check(space: Workspace, config: Squeeze) -> nn.Module | None:
-    """The network that would be trained, untrained; None when a teacher is brought along.
+    """The network that would be trained, untrained; None when a teacher is brought along, or was given from Python.
 
     Raises AttarError when there is no such network, or it cannot take images of this size.
     """
+    if space.module is not None and not isinstance(space.module, nn.Module):
+        raise AttarError(f"teacher= takes a torch.nn.Module, not a {type(space.module).__name__}; wrap it in one.")
     if config.weights or space.module is not None:
         return space.module
+    if config.architecture.startswith(factory.PYTHON) and (space.out / "squeeze" / MANIFEST).is_file():
+        return None
     num_classes, size = len(space.real.classes), space.choice.size
     network = build.build(config.architecture, num_classes, size, stem=config.stem, seed=space.seed)
     build.check_forward(network, size, num_classes, name=config.architecture)
@@ -117,81 +123,64 @@ def full_data(space: Workspace, network: nn.Module, config: Squeeze, stream: str
     )
 
 
-def _brought(space: Workspace, config: Squeeze) -> Teacher | None:
+def _identity(space: Workspace, config: Squeeze, out: Path) -> tuple[dict[str, Any], dict[str, str]]:
+    """The request and the parents that identify a teacher.
+
+    Weights from a file or from Python are known by their content, wherever they lie. Folders from before that was
+    written down are known by the name of the file.
+    """
+    module = space.module
+    known = manifest_of(out, "squeeze") if (out / MANIFEST).is_file() else None
+    choices, parents = config.plain(), {"data": space.real.fingerprint}
+    given = brought.content(module, config.weights)
+    if given is None and config.weights and known and known["result"].get("weights_from") == config.weights:
+        given = known["parents"].get("teacher")
+        space.log.warn(f"there is no {config.weights} any more; the teacher that was made from it stands")
+    if given is not None and (known is None or "teacher" in known["parents"]):
+        parents["teacher"] = given
+        kept = {"weights": "python"} if module is not None else {"weights": "file"}
+        choices = kept | ({} if module is not None else {"architecture": choices["architecture"], "stem": config.stem})
+    request = space.request(squeeze=choices, precision=space.device.precision)
+    if module is not None:
+        request["module"] = teachers.name_of_module(module).removeprefix(factory.PYTHON)
+    return request, parents
+
+
+def _brought(space: Workspace, config: Squeeze) -> Brought | None:
     if space.module is not None:
-        return teachers.of_module(space.module, space.real.classes, space.normalisation, space.choice.size)
-    return bring(space, config.architecture, config.weights, config.stem) if config.weights else None
+        return brought.of_module(space, space.module)
+    return brought.bring(space, config.architecture, config.weights, config.stem) if config.weights else None
 
 
-def _make(space: Workspace, config: Squeeze, folder: StageFolder, brought: Teacher | None) -> None:
+def _rate(space: Workspace, found: Brought) -> tuple[float, float] | None:
+    """Its accuracy on real validation images; None where it has other classes than the data."""
+    found.teacher.module.to(space.device.device)
+    if len(found.teacher.classes) != len(space.real.classes):
+        return None
+    return examine.rate(space, found.teacher, found.order_told, found.normalisation_told)
+
+
+def _make(
+    space: Workspace,
+    config: Squeeze,
+    folder: StageFolder,
+    given: Brought | None,
+    rated: tuple[float, float] | None,
+) -> None:
     log = space.log.beside(folder.path)
-    found, seconds = (brought, 0.0) if brought else _train(space, config, folder.path, folder.identity, log)
-    found.module.to(space.device.device)
-    top1, top5 = None, None
-    if len(found.classes) == len(space.real.classes):
-        top1, top5 = teachers.accuracy(found.logits, space.val.plain(256, space.device.device))
-        log.event("accuracy", top1=top1, top5=top5, num_images=space.val.num_images)
-        log.say(f"squeeze   {found.architecture}: {top1:.1%} of {space.val.num_images} real validation images")
+    found, seconds = (given.teacher, 0.0) if given else _train(space, config, folder.path, folder.identity, log)
+    if given is None:
+        rated = _rate(space, Brought(found, order_told=True, normalisation_told=True))
+    if rated is not None:
+        log.event("accuracy", top1=rated[0], top5=rated[1], num_images=space.val.num_images)
+        log.say(f"squeeze   {found.architecture}: {rated[0]:.1%} of {space.val.num_images} real validation images")
+    top1, top5 = rated or (None, None)
     replace(found, accuracy=top1).save(folder.path)
     result = {"weights_sha256": atomic.sha256_of(folder.path / teachers.WEIGHTS), "top1": top1, "top5": top5}
+    result |= {"weights_from": config.weights} if "teacher" in folder.parents and space.module is None else {}
     files = (folder.path / teachers.WEIGHTS, folder.path / teachers.RECORD)
     folder.finish(result, seconds, space.device.describe(), files)
     (folder.path / CHECKPOINT).unlink(missing_ok=True)
-
-
-def bring(space: Workspace, architecture: str, weights: str, stem: build.Stem) -> Teacher:
-    """A teacher made elsewhere: a squeeze folder, the weights of a library, or a checkpoint file.
-
-    Its classes are put in the data's order where it knows them all; otherwise they are left for recover to refuse.
-    """
-    if (Path(weights) / "teacher.json").is_file():
-        known = _recorded_sha256(Path(weights))
-        found = teachers.load(Path(weights), factories=space.factories, weights_sha256=known)
-    else:
-        classes, size = space.real.classes, space.choice.size
-        loaded = pretrained.pretrained(architecture, weights, len(classes), size, stem)
-        found = Teacher(
-            module=loaded.module,
-            architecture=loaded.architecture,
-            stem=loaded.stem,
-            classes=loaded.classes or classes,
-            normalisation=loaded.normalisation or space.normalisation,
-            image_size=loaded.image_size or size,
-        )
-    known = set(found.classes)
-    return teachers.aligned(found, space.real.classes) if known.issuperset(space.real.classes) else found
-
-
-def _recorded_sha256(folder: Path) -> str:
-    """What the weights in a squeeze folder must be by its manifest; '' where it came without one."""
-    if not (folder / MANIFEST).is_file():
-        return ""
-    return str(manifest_of(folder, "squeeze").get("result", {}).get("weights_sha256", ""))
-
-
-def parted(name: str) -> tuple[str, str]:
-    """Architecture and weights of a network that is named ARCHITECTURE:WEIGHTS, or is a squeeze folder.
-
-    ARCHITECTURE may be package.module:factory, before the path of its weights or squeeze folder.
-    """
-    if (Path(name) / teachers.RECORD).is_file():
-        return "", name
-    outside = _OUTSIDE.fullmatch(name)
-    architecture, _, weights = (outside[1], "", outside[2]) if outside else name.partition(":")
-    return architecture, weights
-
-
-def named_teacher(space: Workspace, name: str, role: str) -> Teacher:
-    """A further network by ARCHITECTURE:WEIGHTS or a squeeze folder, answering in the data's classes, on the device.
-
-    Raises AttarError, naming the ``role`` that it was to play, when there is none, or it does not know the classes.
-    """
-    architecture, weights = parted(name)
-    if not weights:
-        raise AttarError(f"The {role} '{name}' names no weights; write ARCHITECTURE:WEIGHTS, or a squeeze folder.")
-    found = teachers.aligned(bring(space, architecture, weights, "auto"), space.real.classes)
-    found.module.to(space.device.device)
-    return found
 
 
 def _train(space: Workspace, config: Squeeze, out: Path, made_for: str, log: Any) -> tuple[Teacher, float]:
@@ -224,7 +213,7 @@ def _train(space: Workspace, config: Squeeze, out: Path, made_for: str, log: Any
     _refuse_broken(network)
     found = Teacher(
         module=network,
-        architecture=config.architecture,
+        architecture=build.plain_name(config.architecture),
         stem=build.resolve_stem(config.architecture, size, config.stem),
         classes=classes,
         normalisation=space.normalisation,

@@ -1,0 +1,73 @@
+"""Whether a network's outputs stand in another order than the labels, told from its predictions."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Int
+
+_LEAST_GAIN = 0.1
+"""Part of the images that must be right only in the other order."""
+_LEAST_KNOWLEDGE = 0.4
+"""Part of the gap between guessing and knowing that the other order must close: an untrained network closes little."""
+_DEVIATIONS = 3
+"""By how many standard deviations more images must be right than wrong through the other order."""
+
+
+@dataclass(frozen=True)
+class Order:
+    """Another order of the outputs, in which far more images are right."""
+
+    labels: tuple[int, ...]
+    """The label that each output stands for."""
+    accuracy: float
+    """Of the predictions in this order, a fraction, on images that were not used to find it."""
+    before: float
+    """Of the predictions as they are, on the same images."""
+
+
+def another_order(predicted: Int[np.ndarray, " image"], labels: Int[np.ndarray, " image"], num: int) -> Order | None:
+    """The order of ``num`` classes in which the predictions are much more right; None when there is no such order.
+
+    Every other image of each class is used to match outputs with labels, most frequent pairs first, and the others to
+    count, so that chance gains nothing.
+    """
+    place = _place_in_class(labels)
+    output_of = _matched(predicted[place % 2 == 0], labels[place % 2 == 0], num)
+    predicted, labels = predicted[place % 2 == 1], labels[place % 2 == 1]
+    if not len(labels):
+        return None
+    now, then = predicted == labels, predicted == output_of[labels]
+    gained, lost = int((then & ~now).sum()), int((now & ~then).sum())
+    accuracy, chance = float(then.mean()), 1 / num
+    if gained - lost <= max(_LEAST_GAIN * len(labels), _DEVIATIONS * (gained + lost) ** 0.5):
+        return None
+    if (accuracy - chance) / (1 - chance) < _LEAST_KNOWLEDGE:
+        return None
+    return Order(tuple(np.argsort(output_of).tolist()), accuracy, float(now.mean()))
+
+
+def _place_in_class(labels: np.ndarray) -> np.ndarray:
+    """For each image, how many of its class come before it."""
+    order = np.argsort(labels, kind="stable")
+    ranked = labels[order]
+    starts = np.searchsorted(ranked, ranked)
+    place = np.empty(len(labels), dtype=np.int64)
+    place[order] = np.arange(len(labels)) - starts
+    return place
+
+
+def _matched(predicted: np.ndarray, labels: np.ndarray, num: int) -> np.ndarray:
+    """One output for each label, the most frequent pairs first; pairs that never occur stay in place where they can."""
+    pairs, counts = np.unique(labels.astype(np.int64) * num + predicted, return_counts=True)
+    same = pairs // num == pairs % num
+    output_of = np.full(num, -1, dtype=np.int64)
+    free = np.ones(num, dtype=bool)
+    for pair in pairs[np.lexsort((pairs, ~same, -counts))]:
+        label, output = divmod(int(pair), num)
+        if output_of[label] < 0 and free[output]:
+            output_of[label], free[output] = output, False
+    for label in np.flatnonzero(output_of < 0):
+        if free[label]:
+            output_of[label], free[label] = label, False
+    output_of[output_of < 0] = np.flatnonzero(free)
+    return output_of

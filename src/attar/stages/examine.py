@@ -1,0 +1,141 @@
+"""A teacher from elsewhere on real validation images: what would waste hours if nobody looked."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from attar.core.errors import AttarError
+from attar.models import answers
+from attar.models import teacher as teachers
+from attar.models.teacher import Teacher
+from attar.ops.class_order import another_order
+from attar.ops.pixels import Normalisation, from_bytes
+from attar.stages.workspace import Workspace
+
+SAMPLE = 512
+"""Images that a further teacher is shown; the run's own is shown all."""
+_TRIED = 256
+"""Images on which other normalisations are tried."""
+_OTHERS = (
+    Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    Normalisation((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+    Normalisation((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
+)
+"""ImageNet's, the one of many transformers and generators, and none."""
+_SHOWN = 12
+"""Classes named in a sentence about their order."""
+
+
+class _Watch:
+    """A teacher's logits, looked at as they pass: numbers, probabilities, predictions."""
+
+    def __init__(self, teacher: Teacher) -> None:
+        self._teacher = teacher
+        self.predicted: list[Tensor] = []
+        self.labels: list[Tensor] = []
+        self._sums, self._within = True, True
+
+    def __call__(self, images: Float[Tensor, "image 3 height width"]) -> Float[Tensor, "image class"]:
+        logits = self._teacher.logits(images)
+        if not bool(logits.isfinite().all()):
+            raise AttarError(
+                f"The teacher {self._teacher.architecture} answers real validation images with values that are no "
+                "numbers (NaN or infinite); give other weights, or look for a division by zero in the network."
+            )
+        self.predicted.append(logits.argmax(1).cpu())
+        inside = bool((logits >= 0).all()) and bool((logits <= 1).all())
+        self._within &= inside
+        self._sums = self._sums and inside and answers.are_probabilities(logits)
+        return logits
+
+    def seen(self, batches: Iterable[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
+        """The same batches, whose labels are noted: unreadable images may be left out of them."""
+        for images, labels in batches:
+            self.labels.append(labels.cpu())
+            yield images, labels
+
+    def judge(self, space: Workspace) -> None:
+        """Refuse probabilities; warn of outputs that may be the result of a sigmoid."""
+        name = self._teacher.architecture
+        if self._sums:
+            raise answers.ends_in_softmax(f"The teacher {name}")
+        if self._within:
+            space.log.warn(
+                f"all outputs of the teacher {name} lie between 0 and 1; if it ends in a sigmoid, return the logits "
+                "before it, for soft labels made of its outputs are flat"
+            )
+
+
+def rate(space: Workspace, teacher: Teacher, order_told: bool, normalisation_told: bool) -> tuple[float, float]:
+    """Top-1 and top-5 accuracy of a teacher, on the device, on all real validation images.
+
+    ``order_told`` says that the order of its outputs is known, ``normalisation_told`` the same of its input's
+    normalisation; what is not known is tested. Raises AttarError on a teacher that answers with NaN or probabilities,
+    or whose outputs are in another order than the data's classes.
+    """
+    watch = _Watch(teacher)
+    accuracy = teachers.accuracy(watch, watch.seen(space.val.plain(256, space.device.device)))
+    watch.judge(space)
+    if not order_told:
+        _refuse_another_order(space, teacher, torch.cat(watch.predicted), torch.cat(watch.labels))
+    if not normalisation_told:
+        _tell_better_normalisation(space, teacher)
+    return accuracy
+
+
+def glance(space: Workspace, teacher: Teacher) -> None:
+    """The same refusals for a further teacher whose outputs' order is not told, by some of the images."""
+    rows = _spread(space, SAMPLE)
+    watch = _Watch(teacher)
+    with torch.no_grad():
+        for start in range(0, len(rows), 256):
+            watch(from_bytes(space.val.take(rows[start : start + 256])).to(space.device.device))
+    watch.judge(space)
+    _refuse_another_order(space, teacher, torch.cat(watch.predicted), torch.as_tensor(space.val.labels[rows]))
+
+
+def _refuse_another_order(space: Workspace, teacher: Teacher, predicted: Tensor, labels: Tensor) -> None:
+    classes = space.real.classes
+    found = another_order(predicted.numpy(), labels.numpy(), len(classes))
+    if found is None:
+        return
+    listed = ", ".join(classes[label] for label in found.labels[:_SHOWN])
+    listed += ", ..." if len(classes) > _SHOWN else ""
+    own = teacher.architecture.startswith("python:")
+    mend = "set them on the module as 'classes'" if own else "save them beside the weights as 'classes'"
+    raise AttarError(
+        f"The teacher {teacher.architecture} has its outputs in another order than the data's classes: "
+        f"{found.before:.1%} of real validation images are right as they are, and {found.accuracy:.1%} if its outputs "
+        f"are {listed}; {mend}, the list of the names in the order of the outputs."
+    )
+
+
+def _tell_better_normalisation(space: Workspace, teacher: Teacher) -> None:
+    rows = _spread(space, _TRIED)
+    images = from_bytes(space.val.take(rows)).to(space.device.device)
+    labels = torch.tensor([int(space.val.labels[row]) for row in rows], device=images.device)
+
+    def right(normalisation: Normalisation) -> Tensor:
+        with torch.no_grad():
+            return replace(teacher, normalisation=normalisation).logits(images).argmax(1) == labels
+
+    now = right(teacher.normalisation)
+    best = max(_OTHERS, key=lambda other: int(right(other).sum()))
+    then = right(best)
+    gained, lost = int((then & ~now).sum()), int((now & ~then).sum())
+    if gained - lost > max(0.05 * len(rows), 4 * (gained + lost) ** 0.5):
+        mean, std = (" ".join(f"{value:g}" for value in values) for values in (best.mean, best.std))
+        space.log.warn(
+            f"the teacher {teacher.architecture} is right on {float(now.float().mean()):.1%} of {len(rows)} validation "
+            f"images with this normalisation, and on {float(then.float().mean()):.1%} with another; if it was trained "
+            f"with that, give --data.mean {mean} --data.std {std}"
+        )
+
+
+def _spread(space: Workspace, most: int) -> list[int]:
+    """At most so many rows of the validation images, evenly spread."""
+    count = space.val.num_images
+    return [index * count // min(most, count) for index in range(min(most, count))]
