@@ -300,3 +300,17 @@ def test_processor_time_is_that_of_all_processes(contest: ModuleType):
     if sys.platform == "linux":
         assert block.cpu_seconds is not None
         assert sys.modules["blocks"].cpu_seconds([os.getpid()]) > 1.5 * sys.modules["blocks"].cpu_seconds([])
+
+
+def test_k_centre_chooses_the_same_images_as_class_by_class(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    module = importlib.import_module("coresets")
+    sys.modules.pop("coresets")
+    assert module.main(["--quick"]) == 0
+    *_, titles, row = capsys.readouterr().out.splitlines()
+    assert titles.split()[-1] == "same"
+    assert row.split()[0] == "25"
+    assert row.endswith("100.0 %")
+    assert float(row.split()[5]) > 0

@@ -1,6 +1,7 @@
 """Recover: images from a teacher, unit by unit; every unit is a file of its own, so nothing is made twice."""
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -127,7 +128,14 @@ class RealByClass:
     def __init__(self, space: Workspace) -> None:
         self._feed = space.train
         self._classes = space.real.classes
-        self._rows = [np.flatnonzero(space.train.labels == label) for label in range(len(self._classes))]
+        order = np.argsort(space.train.labels, kind="stable")
+        ends = np.bincount(space.train.labels, minlength=len(self._classes)).cumsum()
+        self._rows = np.split(order, ends[:-1])
+
+    @property
+    def num_classes(self) -> int:
+        """How many classes there are."""
+        return len(self._classes)
 
     def count(self, label: int) -> int:
         """How many images the class has."""
@@ -165,7 +173,7 @@ def _make_units(
     if num_open < num_units:
         log.say(f"recover   {num_units - num_open} of {num_units} units are there already")
     with log.progress("recover", num_units * steps, (num_units - num_open) * steps) as advance, memory.kept():
-        waiting = open_groups[::-1]
+        waiting, alike = open_groups[::-1], Counter(map(_shape, todo))
         while waiting:
             group = waiting.pop()
             started = time.perf_counter()
@@ -186,7 +194,7 @@ def _make_units(
                 shared_stream=lambda *names: generator(space.seed, "recover", *names),
                 watch=recorder,
                 unit_sizes=_shape(group),
-                num_alike=max(1, sum(_shape(other) == _shape(group) for other in todo)),
+                num_alike=max(1, alike[_shape(group)]),
                 real=real,
             )
             try:
