@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -38,6 +39,7 @@ class Log:
         if self.path is None:
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)
+        values = {key: None if _no_number(value) else value for key, value in values.items()}
         with self.path.open("a") as file:
             file.write(json.dumps({"time": round(time.time(), 3), "event": event, **values}) + "\n")
 
@@ -72,6 +74,11 @@ class Log:
                     bar.update(task, note=note)
 
             yield advance
+
+
+def _no_number(value: object) -> bool:
+    """Whether JSON has no word for it: NaN and the infinities."""
+    return isinstance(value, float) and not math.isfinite(value)
 
 
 def readable_bytes(count: int) -> str:

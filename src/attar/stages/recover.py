@@ -1,6 +1,5 @@
 """Recover: images from a teacher, unit by unit; every unit is a file of its own, so nothing is made twice."""
 
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -17,12 +16,13 @@ from attar.core.device import Device
 from attar.core.errors import AttarError
 from attar.core.log import Log
 from attar.core.randomness import generator
+from attar.core.spent import Clock
 from attar.models import build
 from attar.models import teacher as teachers
 from attar.models.teacher import Teacher
 from attar.ops.pixels import grid
 from attar.ops.task import MethodConfig, Network, Task
-from attar.stages.folder import StageFolder, logged_seconds, manifest_of
+from attar.stages.folder import StageFolder, logged, manifest_of
 from attar.stages.recorder import Recorder
 from attar.stages.squeeze import named_teacher
 from attar.stages.workspace import Workspace
@@ -72,7 +72,7 @@ def run(space: Workspace, method: str, config: MethodConfig, folder: Path | None
     if ranks.is_first():
         result = _assemble(config, space.real.classes, todo, out)
         result |= {"method": method, "size": space.choice.size, "classes": list(space.real.classes)}
-        finished = stage.finish(result, logged_seconds(out, "unit"), space.device.describe())
+        finished = stage.finish(result, logged(out, "unit"), space.device.describe())
     ranks.wait()
     return finished or manifest_of(out, "recover")
 
@@ -176,7 +176,7 @@ def _make_units(
         waiting, alike = open_groups[::-1], Counter(map(_shape, todo))
         while waiting:
             group = waiting.pop()
-            started = time.perf_counter()
+            clock = Clock()
             labels = torch.tensor([label for unit in group for label in unit.labels], device=device.device)
             recorder = Recorder(config, labels, advance, group)
             recorder.verifier = verifier
@@ -206,11 +206,11 @@ def _make_units(
                 waiting = _halved([*waiting, group], log)
                 continue
             _refuse_broken(images, group)
-            seconds = (time.perf_counter() - started) / len(group)
+            spent = clock.spent().part(len(group)).plain()
             for unit, result in zip(group, recorder.results(images), strict=True):
                 units.save(folder, unit, result)
                 final = {name: float(values[-1]) for name, values in result.curves.items()}
-                log.event("unit", name=unit.name, seconds=round(seconds, 3), **final)
+                log.event("unit", name=unit.name, **spent, **final)
             if not recorder.num_iterations:
                 advance(len(group))
 

@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import torch
 from attar.core import memory, ranks
 from attar.core.config import digest
 from attar.core.log import readable_bytes
+from attar.core.spent import Clock
 from attar.models import teacher as teachers
 from attar.models.teacher import Teacher
 from attar.ops import replay
@@ -19,7 +19,7 @@ from attar.ops.codec import Gathered
 from attar.stages import labeller as labellers
 from attar.stages.distilled import DatasetInfo, LabelInfo, write_info
 from attar.stages.fkd import PublishedLabels
-from attar.stages.folder import MANIFEST, StageFolder, logged_seconds, manifest_of
+from attar.stages.folder import MANIFEST, StageFolder, logged, manifest_of
 from attar.stages.label_choice import Relabel, refuse_full_disk
 from attar.stages.labeller import Labeller
 from attar.stages.protocols import Protocol
@@ -87,7 +87,7 @@ def run(
         info = _info(space, config, protocol, labeller.teachers, images, made, parents, (image_bytes, label_bytes))
         write_info(out, info)
         result = {"image_bytes": image_bytes, "label_bytes": label_bytes, "num_images": len(images.images)}
-        finished = stage.finish(result, logged_seconds(out, "labels"), space.device.describe())
+        finished = stage.finish(result, logged(out, "labels"), space.device.describe())
     ranks.wait()
     return finished or manifest_of(out, "relabel")
 
@@ -185,12 +185,12 @@ def _label(space: Workspace, header: Header, answer: Callable[[int], EpochLabels
     done = total - sum(len(epochs) for _, epochs in todo)
     with memory.kept(), log.progress("relabel", total, done) as advance:
         for name, epochs in todo:
-            started, records = time.perf_counter(), []
+            clock, records = Clock(), []
             for epoch in epochs:
                 records.append(answer(epoch))
                 advance()
             label_files.write_file(out / "labels", header, name, records)
-            log.event("labels", name=name, seconds=round(time.perf_counter() - started, 3))
+            log.event("labels", name=name, **clock.spent().plain())
 
 
 def _header(space: Workspace, config: Relabel, images: ImageSet, parents: dict[str, str]) -> Header:

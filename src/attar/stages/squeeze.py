@@ -1,6 +1,5 @@
 """Squeeze: a teacher that knows the real data, trained here or brought along."""
 
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,11 +10,12 @@ from torch import nn
 from attar.core import ranks
 from attar.core.config import Config
 from attar.core.errors import AttarError
+from attar.core.spent import Clock, Spent
 from attar.models import build, pretrained
 from attar.models import teacher as teachers
 from attar.models.teacher import Teacher
 from attar.ops.targets import Targets, hard_loss
-from attar.ops.training import Epoch, Optimisation, fit
+from attar.ops.training import Epoch, Optimisation, all_finite, fit
 from attar.ops.views import ViewChoice
 from attar.stages.folder import StageFolder
 from attar.stages.workspace import Workspace
@@ -111,7 +111,7 @@ def _brought(space: Workspace, config: Squeeze) -> Teacher | None:
 
 def _make(space: Workspace, config: Squeeze, folder: StageFolder, brought: Teacher | None) -> None:
     log = space.log.beside(folder.path)
-    found, seconds = (brought, 0.0) if brought else _train(space, config, folder.path, log)
+    found, spent = (brought, Spent(0.0, 0.0)) if brought else _train(space, config, folder.path, log)
     found.module.to(space.device.device)
     top1, top5 = None, None
     if len(found.classes) == len(space.real.classes):
@@ -120,7 +120,7 @@ def _make(space: Workspace, config: Squeeze, folder: StageFolder, brought: Teach
         log.say(f"squeeze   {found.architecture}: {top1:.1%} of {space.val.num_images} real validation images")
     replace(found, accuracy=top1).save(folder.path)
     result = {"weights_sha256": atomic.sha256_of(folder.path / teachers.WEIGHTS), "top1": top1, "top5": top5}
-    folder.finish(result, seconds, space.device.describe())
+    folder.finish(result, spent, space.device.describe())
     (folder.path / CHECKPOINT).unlink(missing_ok=True)
 
 
@@ -162,31 +162,28 @@ def named_teacher(space: Workspace, name: str, role: str) -> Teacher:
     return found
 
 
-def _train(space: Workspace, config: Squeeze, out: Path, log: Any) -> tuple[Teacher, float]:
+def _train(space: Workspace, config: Squeeze, out: Path, log: Any) -> tuple[Teacher, Spent]:
     classes, size = space.real.classes, space.choice.size
     network = check(space, config)
     assert network is not None  # no weights are brought along
     network.to(space.device.device)
     checkpoint = out / CHECKPOINT
     state = weights.load_tree(checkpoint) if checkpoint.exists() else None
-    before, started = (state["seconds"] if state else 0.0), time.perf_counter()
+    clock = Clock(Spent(state["seconds"], state.get("processor_seconds")) if state else None)
     epochs = config.training.epochs
     if state:
         log.say(f"squeeze   continues after epoch {state['fit']['epoch']} of {epochs}")
-
-    def elapsed() -> float:
-        return before + time.perf_counter() - started
 
     with log.progress("squeeze", epochs, state["fit"]["epoch"] if state else 0) as advance:
 
         def after(epoch: Epoch) -> None:
             advance(note=f"loss {epoch.loss:.3f}")
-            log.event("epoch", epoch=epoch.number, loss=epoch.loss, seconds=round(elapsed(), 3))
+            _refuse_diverged(network, epoch)
+            log.event("epoch", epoch=epoch.number, loss=epoch.loss, **clock.spent().plain())
             if epoch.number % config.checkpoint_epochs == 0 and epoch.number < epochs:
-                weights.save_tree(checkpoint, {"fit": epoch.state(), "seconds": elapsed()})
+                weights.save_tree(checkpoint, {"fit": epoch.state(), **clock.spent().plain()})
 
         full_data(space, network, config, "squeeze", after, resume=state["fit"] if state else None, seed=space.seed)
-    _refuse_broken(network)
     found = Teacher(
         module=network,
         architecture=config.architecture,
@@ -195,11 +192,13 @@ def _train(space: Workspace, config: Squeeze, out: Path, log: Any) -> tuple[Teac
         normalisation=space.normalisation,
         image_size=size,
     )
-    return found, elapsed()
+    return found, clock.spent()
 
 
-def _refuse_broken(network: nn.Module) -> None:
-    if not all(bool(parameter.isfinite().all()) for parameter in network.parameters()):
+def _refuse_diverged(network: nn.Module, epoch: Epoch) -> None:
+    """End a training that cannot recover, as soon as it is seen."""
+    if not all_finite(network):
         raise AttarError(
-            "The teacher's training diverged (its weights are not finite); lower --squeeze.training.learning-rate."
+            f"The teacher's training diverged in epoch {epoch.number} (its weights are not finite); lower "
+            f"--squeeze.training.learning-rate and run the same command again."
         )
