@@ -96,8 +96,7 @@ def _evaluated(run: Path, info: DatasetInfo, resize: int) -> _Evaluated:
     protocol = Protocol.of(asked["protocol"], str(run / "evaluate" / "manifest.json"))
     setup = dataclasses.replace(setup, protocol=protocol, num_seeds=asked["num_seeds"])
     student: str = asked["students"][0]
-    scores = [score for score in evaluated.read(run).scores if not score.diverged]
-    top1 = [100 * score.top1 for score in scores if score.row == "full" and score.student == student]
+    top1 = [100 * score.top1 for score in evaluated.accuracies(run) if score.row == "full" and score.student == student]
     full = round(statistics.fmean(top1), 2) if top1 else None
     return _Evaluated(setup, student, asked["student_stem"], full)
 

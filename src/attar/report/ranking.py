@@ -110,7 +110,7 @@ def rankings(run: Path, weight: float = 0.5) -> list[Ranking]:
     """
     run = run.resolve()
     evaluate = manifest_of(run / "evaluate", "evaluate")["request"].get("evaluate", {})
-    scores = [score.model_dump() for score in evaluated.read(run).scores if not score.diverged]
+    scores = [score.model_dump() for score in evaluated.accuracies(run)]
     rows = HARD_ROWS if evaluate.get("protocol", {}).get("loss") == "hard" else ROWS
     asked = tuple(evaluate.get("rows", ()))
     pairs = dict.fromkeys((s["student"], s["protocol"]) for s in scores if s["row"] in rows["distilled"])

@@ -18,14 +18,20 @@ _MEND = "run 'attar evaluate' with the same --out, which writes it anew"
 Count = Annotated[int, pydantic.Field(ge=0)]
 
 
-class Entry(pydantic.BaseModel):
-    """The score of one student; accuracies are fractions."""
+class Accuracy(pydantic.BaseModel):
+    """What one student achieves, a fraction of the validation images."""
 
     row: str
     student: str
     protocol: str
     seed: Count
     top1: Fraction
+    diverged: bool = False
+
+
+class Entry(Accuracy):
+    """The score of one student; all are fractions."""
+
     top5: Fraction
     class_top1: Fraction | None = None
     """Mean over the classes that have validation images; None in evaluations of an older attar."""
@@ -34,7 +40,6 @@ class Entry(pydantic.BaseModel):
     seconds: Seconds
     processor_seconds: Seconds | None = None
     device: str
-    diverged: bool = False
 
 
 class Facts(pydantic.BaseModel):
@@ -109,6 +114,17 @@ def read(run: Path) -> Evaluated:
         return Evaluated.model_validate(result)
     except pydantic.ValidationError as error:
         raise AttarError(f"{path} is damaged ({first_fault(error)}); {_MEND}.") from None
+
+
+def accuracies(run: Path) -> list[Accuracy]:
+    """The accuracies of the students of a run that did not diverge; raises AttarError as ``read`` does."""
+    path = run / "evaluate" / MANIFEST
+    result = manifest_of(run / "evaluate", "evaluate").get("result", {})
+    try:
+        found = pydantic.TypeAdapter(list[Accuracy]).validate_python(result.get("scores"))
+    except pydantic.ValidationError as error:
+        raise AttarError(f"{path} is damaged (scores.{first_fault(error)}); {_MEND}.") from None
+    return [one for one, entry in zip(found, result["scores"], strict=True) if not _diverged(entry)]
 
 
 def _completed(result: dict[str, Any], by_class: PerClass, path: Path) -> dict[str, Any]:
