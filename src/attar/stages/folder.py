@@ -63,15 +63,19 @@ class StageFolder:
             atomic.write_json(self.path / PLAN, {"stage": self.stage, "request": self.request, "parents": self.parents})
         ranks.wait()
 
-    def finish(self, result: dict[str, Any], spent: Spent, device: str) -> dict[str, Any]:
-        """Write the manifest; called once, by the first process, when every file of the stage is in place."""
+    def finish(self, result: dict[str, Any], spent: Spent | float, device: str) -> dict[str, Any]:
+        """Write the manifest; called once, by the first process, when every file of the stage is in place.
+
+        ``spent`` may be wall seconds alone, where those of the processor were not measured.
+        """
+        took = spent if isinstance(spent, Spent) else Spent(spent, None)
         manifest = {
             "stage": self.stage,
             "request": self.request,
             "parents": self.parents,
             "result": result,
-            "device_seconds": spent.plain()["seconds"],  # on the wall clock, of all processes together
-            "processor_seconds": spent.plain()["processor_seconds"],
+            "device_seconds": took.plain()["seconds"],  # on the wall clock, of all processes together
+            "processor_seconds": took.plain()["processor_seconds"],
             "device": device,
             "processes": ranks.world_size(),
             "versions": versions(),
