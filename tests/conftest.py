@@ -1,6 +1,7 @@
 """What all tests share: one small run of the whole pipeline, and random state that no test may leave changed."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -8,6 +9,8 @@ import torch
 from attar import pipeline
 from attar.recipes.catalogue import recipe_named
 from attar.recipes.recipe import Recipe
+from attar.stages.folder import MANIFEST, PLAN
+from attar.store import sealed
 
 MINI = [
     *("--execution.threads", "1"),
@@ -31,6 +34,18 @@ def mini_recipe() -> Recipe:
             protocol=protocol.changed(training=protocol.training.changed(epochs=3)), num_seeds=2
         ),
     )
+
+
+def interrupt(stage: Path) -> None:
+    """Make a finished stage one that was interrupted just before its end."""
+    made = sealed.read_json(stage / MANIFEST, "")
+    sealed.write_json(stage / PLAN, {key: made[key] for key in ("stage", "request", "parents")})
+    (stage / MANIFEST).unlink()
+
+
+def edit_json(path: Path, **values: Any) -> None:
+    """Change keys of a JSON file and seal it anew, as somebody may who makes files by hand."""
+    sealed.write_json(path, sealed.read_json(path, "") | values)
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,7 @@ from attar.core import ranks
 from attar.core.config import differences, pruned
 from attar.core.errors import AttarError
 from attar.core.log import Log
-from attar.core.plugin import unknown
+from attar.core.plugin import refuse_outside, unknown
 from attar.data.load import load
 from attar.ops.coreset import refuse_fewer
 from attar.recipes.catalogue import header_of, recipe_named
@@ -63,7 +63,8 @@ def run(
     recipe = recipe_named(recipe) if isinstance(recipe, str) else recipe
     with ranks.group():
         log = Log(quiet=quiet)
-        space = Workspace(Path(out), recipe.seed, recipe.data, recipe.execution, log, teacher)
+        factories = _factories(recipe)
+        space = Workspace(Path(out), recipe.seed, recipe.data, recipe.execution, log, teacher, factories)
         wanted = (stage,) if stage else STAGES
         _check(space, recipe, wanted)
         if "squeeze" in wanted:
@@ -114,6 +115,12 @@ def plan(recipe: Recipe[Any], quiet: bool = False) -> str:
     )
 
 
+def _factories(recipe: Recipe[Any]) -> frozenset[str]:
+    """The networks by which a recipe says that teachers may be built: no file that is read adds to them."""
+    named = (*recipe.relabel.teachers, recipe.recover.verifier)
+    return frozenset((recipe.squeeze.architecture, *(squeeze.parted(name)[0] for name in named)))
+
+
 def _as_made(space: Workspace, recipe: Recipe[Any]) -> Recipe[Any]:
     """The recipe with the choices that the images and labels which are there were made by: these are judged.
 
@@ -125,6 +132,8 @@ def _as_made(space: Workspace, recipe: Recipe[Any]) -> Recipe[Any]:
     request, labelling = manifest_of(recovered, "recover")["request"], label_choice.as_made(labelled, recipe.relabel)
     asked = {"images": recipe.images, "method": recipe.method, "recover": recipe.recover.plain()}
     made = {"images": "", "method": request["method"], "recover": request["recover"]}
+    if request["method"] not in (recipe.method, given.METHOD):
+        refuse_outside(recover.METHODS, str(request["method"]), "method", recovered / MANIFEST, "--method")
     if request["method"] == given.METHOD:  # where they came from is not known here
         made = asked | {"recover": asked["recover"] | {"ipc": request["recover"]["ipc"]}}
     changed = differences(asked | {"relabel": recipe.relabel.effective()}, made | {"relabel": labelling.effective()})

@@ -23,6 +23,7 @@ from attar.report.ddranking_terms import CIFAR10, Dataset, Network, Setup
 from attar.stages.distilled import Distilled, read_info
 from attar.stages.protocols import PROTOCOLS
 from attar.store import images as image_files
+from conftest import edit_json
 
 CLASSES = tuple(reversed(CIFAR10))
 """In another order than the evaluator's."""
@@ -33,8 +34,7 @@ def run(mini_run, tmp_path_factory):
     """The small run, its digits named as CIFAR-10 names things, so that the evaluator has a dataset for it."""
     folder = tmp_path_factory.mktemp("named") / "run"
     shutil.copytree(mini_run, folder)
-    info = json.loads((folder / "distilled" / "dataset.json").read_text())
-    (folder / "distilled" / "dataset.json").write_text(json.dumps(info | {"classes": CLASSES, "name": "./things"}))
+    edit_json(folder / "distilled" / "dataset.json", classes=CLASSES, name="./things")
     return folder
 
 
@@ -295,9 +295,7 @@ def test_nothing_half_written_remains(run, tmp_path, monkeypatch):
 def test_another_teacher_is_refused(run, tmp_path):
     shutil.copytree(run, tmp_path / "run")
     path = tmp_path / "run" / "squeeze" / "manifest.json"
-    manifest = json.loads(path.read_text())
-    manifest["result"]["weights_sha256"] = "other"
-    path.write_text(json.dumps(manifest))
+    edit_json(path, result={"weights_sha256": "other"})
     with pytest.raises(AttarError, match="holds another teacher than the one of the soft labels; relabel again"):
         ddranking.export(tmp_path / "run", tmp_path / "out")
 

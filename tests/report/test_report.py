@@ -19,7 +19,7 @@ from attar.report import architectures, card, pages, per_class, table
 from attar.report.table import Line, percent
 from attar.stages.distilled import read_info
 from attar.stages.rows import ROWS
-from conftest import mini_recipe
+from conftest import edit_json, mini_recipe
 
 
 def test_csv_has_every_column_and_row(mini_run):
@@ -125,10 +125,8 @@ def test_a_teacher_that_was_brought_along_has_no_seconds():
 
 
 def test_an_evaluation_of_another_version_is_refused(mini_run, tmp_path):
-    manifest = json.loads((mini_run / "evaluate" / "manifest.json").read_text())
-    del manifest["result"]["rows"]
-    (tmp_path / "evaluate").mkdir()
-    (tmp_path / "evaluate" / "manifest.json").write_text(json.dumps(manifest))
+    shutil.copytree(mini_run / "evaluate", tmp_path / "evaluate")
+    edit_json(tmp_path / "evaluate" / "manifest.json", result={"scores": []})
     with pytest.raises(AttarError, match="older attar; run 'attar evaluate'"):
         table.lines(tmp_path)
 

@@ -1,32 +1,140 @@
-"""What stages took, from the logs of all their processes."""
+"""stages/folder.py: what is missing or damaged is made again or refused with the mend; what no plan explains is too."""
 
 import json
+import shutil
 from pathlib import Path
-from typing import Any
 
-from attar.core.spent import Spent
-from attar.stages.folder import logged, total
+import pytest
 
-
-def write(folder: Path, name: str, *events: dict[str, Any]) -> None:
-    (folder / name).write_text("".join(json.dumps(event) + "\n" for event in events))
-
-
-def unit(name: str, seconds: float, processor: float | None = None) -> dict[str, Any]:
-    found = {"event": "unit", "name": name, "seconds": seconds}
-    return found if processor is None else found | {"processor_seconds": processor}
+from attar import pipeline
+from attar.core.errors import AttarError
+from attar.store import sealed
+from conftest import edit_json, interrupt, mini_recipe
 
 
-def test_seconds_of_all_processes_are_added_each_unit_once(tmp_path: Path):
-    write(tmp_path, "log.jsonl", unit("a", 9.0, 9.0), unit("a", 1.0, 0.5), {"event": "epoch", "seconds": 7})
-    write(tmp_path, "log.rank1.jsonl", unit("b", 2.0, 1.5))
-    with (tmp_path / "log.rank1.jsonl").open("a") as file:
-        file.write('{"event": "unit", "name": "c", "seco')  # killed
-    assert logged(tmp_path, "unit") == Spent(3.0, 2.0)
-    assert logged(tmp_path, "labels") == Spent(0, 0)
+def run(out: Path, *stages: str) -> None:
+    for stage in stages:
+        pipeline.run(mini_recipe(), out, stage=stage, quiet=True)
 
 
-def test_processor_seconds_are_known_when_they_are_known_of_all(tmp_path: Path):
-    write(tmp_path, "log.jsonl", unit("a", 1.0, 0.5), unit("b", 2.0))  # begun by an older attar
-    assert logged(tmp_path, "unit") == Spent(3.0, None)
-    assert total([Spent(1.0, 1.0), Spent(2.0, 3.0)]) == Spent(3.0, 4.0)
+def labelled(out: Path) -> dict[str, bytes]:
+    folders = (out / "recover", out / "distilled")
+    return {
+        str(path.relative_to(out)): path.read_bytes()
+        for folder in folders
+        for path in sorted(folder.rglob("*"))
+        if path.suffix in (".parquet", ".safetensors") or path.name in ("dataset.json", "labels.json")
+    }
+
+
+def spoil(path: Path, how: str) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.unlink()  # for images are hard links, and one of the two is to be damaged
+    if how == "damaged":
+        path.write_bytes(data)
+
+
+@pytest.mark.parametrize("how", ["missing", "damaged"])
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        "recover/units/slot00001*",
+        "recover/data/*.parquet",
+        "distilled/data/*.parquet",
+        "distilled/labels/*.safetensors",
+        "distilled/labels/labels.json",
+        "distilled/dataset.json",
+    ],
+)
+def test_a_file_of_a_finished_stage_is_made_again(finished: Path, pattern: str, how: str, capsys):
+    before = labelled(finished)
+    (path,) = finished.glob(pattern)
+    spoil(path, how)
+    for stage in ("recover", "relabel"):
+        pipeline.run(mini_recipe(), finished, stage=stage)
+    assert labelled(finished) == before
+    assert f"{path} is {how}" in capsys.readouterr().err
+    run(finished, "recover", "relabel")
+    assert capsys.readouterr().err == "", "whole again, there is nothing to tell"
+
+
+def test_an_older_run_whose_manifests_list_no_files_is_mended_too(finished: Path):
+    before = labelled(finished)
+    for stage in ("recover", "distilled"):
+        manifest = sealed.read_json(finished / stage / "manifest.json", "")
+        del manifest["files"]
+        (finished / stage / "manifest.json").write_text(json.dumps(manifest))
+    run(finished, "recover", "relabel")
+    for pattern in ("recover/units/slot00001*", "distilled/labels/*.safetensors"):
+        next(finished.glob(pattern)).unlink()
+    run(finished, "recover", "relabel")
+    assert labelled(finished) == before
+
+
+@pytest.mark.parametrize("how", ["missing", "damaged"])
+@pytest.mark.parametrize("name", ["teacher.safetensors", "teacher.json"])
+def test_a_teacher_is_not_trained_again_unasked(finished: Path, name: str, how: str):
+    spoil(finished / "squeeze" / name, how)
+    words = rf"{finished}/squeeze/{name} is {how}.*copy it there again, or delete the folder {finished}/squeeze"
+    with pytest.raises(AttarError, match=words):
+        run(finished, "squeeze")
+    shutil.rmtree(finished / "recover")
+    with pytest.raises(AttarError, match=f"{finished}/squeeze"):  # and no later stage goes on with it
+        run(finished, "recover")
+
+
+@pytest.mark.parametrize("stage", ["recover", "distilled"])
+def test_results_that_no_plan_explains_are_refused(finished: Path, stage: str):
+    (finished / stage / "manifest.json").unlink()
+    with pytest.raises(AttarError, match=rf"{finished / stage} holds results, and neither plan.json nor manifest.json"):
+        run(finished, "recover", "relabel")
+
+
+def test_a_plan_alone_binds_nobody(recovered: Path):
+    (recovered / "distilled").mkdir()
+    sealed.write_json(recovered / "distilled" / "plan.json", {"stage": "relabel", "request": {"a": 1}, "parents": {}})
+    run(recovered, "relabel")
+
+
+def test_units_of_another_run_are_not_taken_for_ones_own(mini_run: Path, squeezed: Path, tmp_path: Path, capsys):
+    """The same classes and sizes, other iterations; and two units of one run in each other's place."""
+    shutil.copytree(mini_run / "recover", squeezed / "recover")
+    interrupt(squeezed / "recover")
+    before = {path: path.read_bytes() for path in (squeezed / "recover" / "units").iterdir()}
+    first, second = sorted(before)
+    edit = mini_recipe()
+    other = edit.changed(recover=edit.recover.changed(iterations=9))
+    shutil.copytree(squeezed / "squeeze", tmp_path / "other" / "squeeze")
+    pipeline.run(other, tmp_path / "other", stage="recover", quiet=True)
+    shutil.copy(tmp_path / "other" / "recover" / "units" / first.name, first)
+    second.write_bytes(before[first])
+    capsys.readouterr()
+    pipeline.run(mini_recipe(), squeezed, stage="recover")
+    said = capsys.readouterr().err
+    assert f"{first} belongs to another run; it is made again" in said
+    assert f"{second} does not hold the images of {second.stem}; it is made again" in said
+    assert {path: path.read_bytes() for path in before} == before
+
+
+def test_a_manifest_that_was_edited_is_refused_with_the_folder(finished: Path):
+    path = finished / "recover" / "manifest.json"
+    path.write_text(path.read_text().replace('"num_images": 20', '"num_images": 21'))
+    with pytest.raises(AttarError, match=rf"{path} is damaged or was edited.*delete the folder {path.parent}"):
+        run(finished, "recover")
+
+
+def test_a_manifest_of_another_stage_is_refused(finished: Path):
+    shutil.copy(finished / "recover" / "manifest.json", finished / "squeeze" / "manifest.json")
+    with pytest.raises(AttarError, match=f"{finished}/squeeze/manifest.json is not one of squeeze"):
+        run(finished, "relabel")
+
+
+def test_a_method_that_only_a_manifest_names_is_not_imported(finished: Path, tmp_path: Path, monkeypatch):
+    (tmp_path / "attar_never.py").write_text(f"open({str(tmp_path / 'called')!r}, 'w')\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    path = finished / "recover" / "manifest.json"
+    edit_json(path, request=sealed.read_json(path, "")["request"] | {"method": "attar_never"})
+    with pytest.raises(AttarError, match="names the method 'attar_never', which is code outside.*--method attar_never"):
+        run(finished, "evaluate")
+    assert not (tmp_path / "called").exists()

@@ -30,7 +30,8 @@ from attar.stages.distilled import Distilled
 from attar.stages.folder import StageFolder
 from attar.stages.workspace import Workspace
 from attar.store import images as image_files
-from conftest import mini_recipe
+from attar.store import sealed
+from conftest import interrupt, mini_recipe
 
 CLASSES = ("ant", "bee", "cat")
 SIZE, IPC = 16, 2
@@ -71,7 +72,8 @@ def workspace(real: Path, out: Path, size: int = SIZE, **values: Any) -> Workspa
     module = build("convnet3", len(classes), size, seed=0)
     grey = Normalisation((0.5,) * 3, (0.25,) * 3)
     Teacher(module, "convnet3", "standard", classes, grey, size, values.get("accuracy")).save(out / "squeeze")
-    StageFolder(out / "squeeze", "squeeze", {}, {}).finish({"weights_sha256": "ab"}, 0.0, "the CPU")
+    known = sealed.sha256_of(out / "squeeze" / "teacher.safetensors")
+    StageFolder(out / "squeeze", "squeeze", {}, {}).finish({"weights_sha256": known}, 0.0, "the CPU")
     return found
 
 
@@ -99,7 +101,7 @@ def assert_given(out: Path, manifest: dict[str, Any]) -> None:
         assert data == jpeg(label, slot)
         assert torch.equal(stored.images[place], image_files.decode(data))
     result = manifest["result"]
-    assert manifest == json.loads((out / "manifest.json").read_text())
+    assert manifest == sealed.read_json(out / "manifest.json", "")
     assert result["images_sha256"] == stored.sha256()
     assert (result["method"], result["num_images"], result["size"]) == ("given", 6, SIZE)
     assert result["classes"] == list(CLASSES)
@@ -216,7 +218,7 @@ def test_a_finished_set_is_kept_and_another_one_is_not_written_over_it(space: Wo
 def test_interrupted_work_is_done_again(space: Workspace, tmp_path: Path):
     source = folders(tmp_path / "theirs", lambda label: f"new{label:03d}")
     first = given.run(space, str(source), CONFIG)
-    (space.out / "recover" / "manifest.json").unlink()
+    interrupt(space.out / "recover")
     again = given.run(space, str(source), CONFIG)
     assert again["result"] == first["result"]
 

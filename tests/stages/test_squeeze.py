@@ -1,5 +1,4 @@
 import json
-import shutil
 
 import pytest
 import torch
@@ -76,8 +75,7 @@ def test_recover_refuses_a_teacher_near_chance_unless_told(tmp_path):
 
 def test_recover_refuses_a_teacher_of_other_classes_unless_told(mini_run, tmp_path):
     folder = tmp_path / "foreign"
-    shutil.copytree(mini_run / "squeeze", folder)
-    teacher = teachers.load(folder)
+    teacher = teachers.load(mini_run / "squeeze")
     renamed = tuple(f"sign {name}" for name in teacher.classes)
     teachers.Teacher(
         teacher.module, teacher.architecture, teacher.stem, renamed, teacher.normalisation, teacher.image_size
@@ -92,8 +90,7 @@ def test_recover_refuses_a_teacher_of_other_classes_unless_told(mini_run, tmp_pa
 
 def test_a_teacher_with_the_classes_in_another_order_is_put_right(mini_run, tmp_path):
     folder = tmp_path / "shuffled"
-    shutil.copytree(mini_run / "squeeze", folder)
-    teacher = teachers.load(folder)
+    teacher = teachers.load(mini_run / "squeeze")
     teachers.aligned(teacher, teacher.classes[::-1]).save(folder)
     recipe = mini_recipe()
     recipe = recipe.changed(squeeze=recipe.squeeze.changed(weights=str(folder)))

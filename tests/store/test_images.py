@@ -161,7 +161,9 @@ def test_a_truncated_file_is_refused_by_name(tmp_path: Path, kept: float):
     write(tmp_path, noisy())
     file = next(tmp_path.iterdir())
     file.write_bytes(file.read_bytes()[: int(kept * file.stat().st_size)])
-    with pytest.raises(AttarError, match=r"train-00000-of-00001\.parquet is damaged \(.+\); recover"):
+    with pytest.raises(
+        AttarError, match=r"train-00000-of-00001\.parquet is damaged \(.+\); delete it and run the same command"
+    ):
         image_files.read(tmp_path)
 
 

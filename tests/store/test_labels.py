@@ -210,7 +210,7 @@ def test_a_file_of_another_shape_is_refused(tmp_path: Path):
     name = next(iter(header.files()))
     tensors, said = weights.load_weights(tmp_path / name)
     weights.save_weights(tmp_path / name, tensors | {"flip": tensors["flip"][:, 1:].contiguous()}, said)
-    with pytest.raises(AttarError, match=rf"{name} holds 'flip' of \(3, 11\) .* says \(3, 12\); relabel"):
+    with pytest.raises(AttarError, match=rf"{name} holds 'flip' of shape \(3, 11\) .* says \(3, 12\) .*; delete"):
         Labels(tmp_path).epoch(0)
 
 
@@ -233,7 +233,7 @@ def test_unfinished_labels_are_refused(tmp_path: Path):
     stored(tmp_path, header_of())
     (tmp_path / HEADER).unlink()
     for folder in (tmp_path, tmp_path / "nowhere"):
-        with pytest.raises(AttarError, match=rf"{folder} holds no finished soft labels \(labels\.json\); relabel"):
+        with pytest.raises(AttarError, match=rf"{folder} holds no finished soft labels \(labels\.json\); run"):
             Labels(folder)
 
 
@@ -276,7 +276,7 @@ def test_a_header_that_lacks_a_key_is_refused(tmp_path: Path):
 def test_a_missing_file_is_named(tmp_path: Path):
     stored(tmp_path, header_of())
     (tmp_path / "epochs-00003-00005.safetensors").unlink()
-    with pytest.raises(AttarError, match=r"lacks epochs-00003-00005\.safetensors; relabel"):
+    with pytest.raises(AttarError, match=r"lacks epochs-00003-00005\.safetensors; run"):
         Labels(tmp_path)
 
 
@@ -286,7 +286,7 @@ def test_a_truncated_file_is_named_when_its_epochs_are_read(tmp_path: Path, kept
     file.write_bytes(file.read_bytes()[: int(kept * file.stat().st_size)])
     found = Labels(tmp_path)
     assert_same(found.epoch(2), record(header_of(), 2))
-    with pytest.raises(AttarError, match=r"epochs-00003-00005\.safetensors is damaged \(.+\); relabel"):
+    with pytest.raises(AttarError, match=r"epochs-00003-00005\.safetensors is damaged \(.+\); delete it and run"):
         found.epoch(3)
 
 
@@ -296,7 +296,7 @@ def test_labels_of_other_images_are_refused(tmp_path: Path):
     name = "epochs-00003-00005.safetensors"
     (tmp_path / "other" / name).replace(tmp_path / "mine" / name)
     found = Labels(tmp_path / "mine")
-    with pytest.raises(AttarError, match=rf"{name} belongs to other images; relabel"):
+    with pytest.raises(AttarError, match=rf"{name} belongs to other images; delete it and run"):
         found.epoch(4)
 
 

@@ -1,6 +1,7 @@
 """What a run says: metrics to ``log.jsonl``, sentences and progress bars to a terminal."""
 
 import contextlib
+import errno
 import json
 import math
 import time
@@ -12,6 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from attar.core import ranks
+from attar.core.errors import AttarError
 
 Advance = Callable[..., None]
 """Moves a progress bar: ``advance(steps=1, note="loss 0.31")``."""
@@ -38,10 +40,19 @@ class Log:
         """Append one line: the time, the event's name, its values."""
         if self.path is None:
             return
-        self.path.parent.mkdir(parents=True, exist_ok=True)
         values = {key: None if _no_number(value) else value for key, value in values.items()}
-        with self.path.open("a") as file:
-            file.write(json.dumps({"time": round(time.time(), 3), "event": event, **values}) + "\n")
+        line = json.dumps({"time": round(time.time(), 3), "event": event, **values}) + "\n"
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with self.path.open("a") as file:
+                file.write(line)
+        except OSError as error:
+            if error.errno not in (errno.EROFS, errno.EACCES, errno.EPERM):
+                raise
+            raise AttarError(
+                f"{self.path} cannot be written ({error.strerror}); make its folder writable, or copy the run to one "
+                f"that is and name that as --out."
+            ) from None
 
     def say(self, text: str) -> None:
         """One line for the user."""

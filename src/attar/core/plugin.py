@@ -5,6 +5,7 @@ import importlib
 import importlib.util
 import pkgutil
 from collections.abc import Iterable
+from pathlib import Path
 from types import ModuleType
 
 from attar.core.errors import AttarError
@@ -33,6 +34,15 @@ def resolve(package: str, name: str, kind: str) -> ModuleType:
             if error.name is None or not name.startswith(error.name):
                 raise  # the module exists; something that it imports does not
     raise unknown(kind, name, names_in(package))
+
+
+def refuse_outside(package: str, name: str, kind: str, path: Path, flag: str) -> None:
+    """Raise AttarError when the file at ``path`` names code that is no file of ``package``: only users may do that."""
+    if name not in names_in(package):
+        raise AttarError(
+            f"{path} names the {kind} '{name}', which is code outside attar, and no file of results may name code; it "
+            f"was not run. Where you trust it, name it yourself: {flag} {name}."
+        )
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> AttarError:

@@ -115,7 +115,7 @@ def locate(name: str) -> tuple[Source, str]:
             return "torchvision", bare
         if prefix == "timm" and _timm_knows(bare):
             return "timm", bare
-    elif ":" in name:
+    elif is_outside(name):
         return "factory", name
     elif name in NETWORKS:
         return "attar", name
@@ -128,6 +128,11 @@ def locate(name: str) -> tuple[Source, str]:
         known = list(dict.fromkeys(known_name.rpartition("/")[2] for known_name in known))
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
     raise plugin.unknown("network", name, near or NETWORKS)  # a thousand names would not be a mend
+
+
+def is_outside(name: str) -> bool:
+    """Whether a network's name is the path of code outside attar: only what a user typed may be built by it."""
+    return ":" in name
 
 
 @contextlib.contextmanager

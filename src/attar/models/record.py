@@ -23,7 +23,7 @@ class Record(Config):
     """The network's name for ``build``, or 'python:...' for a caller's own module."""
     stem: Literal["small", "standard"]
     """The stem it was built with."""
-    image_size: int
+    image_size: int = pydantic.Field(ge=1, le=2**14)
     """Side of its input images in pixels."""
     classes: tuple[str, ...]
     """Names of the logits that it returns, in order."""
@@ -31,9 +31,9 @@ class Record(Config):
     """Names of all logits of the network below, where the teacher returns a selection of them."""
     mean: tuple[float, float, float]
     """Of its input's normalisation."""
-    std: tuple[float, float, float]
+    std: tuple[pydantic.PositiveFloat, pydantic.PositiveFloat, pydantic.PositiveFloat]
     """Of its input's normalisation."""
-    accuracy: float | None = None
+    accuracy: float | None = pydantic.Field(default=None, ge=0, le=1)
     """Top-1 on real validation images, as a fraction."""
     extra: dict[str, Any] = pydantic.Field(default_factory=dict)
     """Plain values that its maker wants kept."""
@@ -43,7 +43,7 @@ def parse(text: str | bytes, path: Path) -> Record:
     """Read a record; ``path`` is the file it is from, for the AttarError that a faulty one raises."""
     try:
         return Record.model_validate(json.loads(text))
-    except (ValueError, pydantic.ValidationError) as error:
+    except (ValueError, RecursionError, pydantic.ValidationError) as error:
         reason = error.errors()[0]["msg"] if isinstance(error, pydantic.ValidationError) else error
         raise AttarError(
             f"{path} holds no teacher's record that this version reads ({reason}); squeeze again."

@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -13,9 +13,10 @@ from torch import Tensor, nn
 
 from attar.core.errors import AttarError
 from attar.models import record
-from attar.models.build import build, check_forward
+from attar.models.build import build, check_forward, is_outside
 from attar.models.foreign import load_into
 from attar.ops.pixels import Normalisation
+from attar.store import sealed
 from attar.store.atomic import write_json
 from attar.store.weights import load_weights, save_weights
 
@@ -90,16 +91,25 @@ class Teacher:
         write_json(folder / RECORD, described)
 
 
-def load(folder: Path, module: nn.Module | None = None) -> Teacher:
+def load(
+    folder: Path, module: nn.Module | None = None, *, factories: Collection[str] = (), weights_sha256: str = ""
+) -> Teacher:
     """The teacher that ``Teacher.save`` wrote, on the CPU.
 
-    Its network is built by name, or is ``module``, whose weights are replaced. Raises AttarError when the folder
-    holds no whole teacher, or one of the caller's own network and ``module`` is missing.
+    Its network is built by name, or is ``module``, whose weights are replaced. ``factories`` are the paths
+    (package.module:factory) that the user typed: a record that names any other code is refused, and nothing of it is
+    imported. ``weights_sha256`` is what the file of weights must have, where that is known. Raises AttarError when the
+    folder holds no whole teacher, or one of the caller's own network and ``module`` is missing.
     """
     path = folder / RECORD
     if not path.is_file():
         raise AttarError(f"{folder} holds no finished teacher, for {RECORD} is missing; run squeeze.")
     described = record.parse(path.read_bytes(), path)
+    if weights_sha256 and (folder / WEIGHTS).is_file() and sealed.sha256_of(folder / WEIGHTS) != weights_sha256:
+        raise AttarError(
+            f"{folder / WEIGHTS} is damaged or another teacher's (its SHA-256 is not the one that was written down); "
+            f"copy it there again, or delete the folder {folder} and run the same command again, which makes it anew."
+        )
     state, metadata = load_weights(folder / WEIGHTS)
     if record.parse(metadata.get(record.KEY, "{}"), folder / WEIGHTS) != described:
         raise AttarError(f"{WEIGHTS} and {RECORD} in {folder} are of two different teachers; squeeze again.")
@@ -110,6 +120,7 @@ def load(folder: Path, module: nn.Module | None = None) -> Teacher:
                 f"The teacher in {folder} is your own {described.architecture.removeprefix('python:')}, which attar "
                 "cannot build by name; pass it from Python: teacher=attar.models.teacher.load(folder, module=...)."
             )
+        refuse_untyped(described.architecture, path, factories)
         module = build(described.architecture, len(outputs), described.image_size, stem=described.stem, seed=0)
     load_into(module, state, folder / WEIGHTS)
     if described.outputs is not None:
@@ -124,6 +135,16 @@ def load(folder: Path, module: nn.Module | None = None) -> Teacher:
         described.accuracy,
         described.extra,
     )
+
+
+def refuse_untyped(architecture: str, path: Path, factories: Collection[str]) -> None:
+    """Raise AttarError when the record at ``path`` names code outside attar that the user did not type."""
+    if is_outside(architecture) and architecture not in factories:
+        raise AttarError(
+            f"{path} names the network '{architecture}', which is code outside attar, and no file may name code; it "
+            f"was not run. Where you trust it, name it yourself: --squeeze.architecture {architecture}, or from Python "
+            f"attar.load(folder, factories=['{architecture}']) or attar.load(folder, teacher=module)."
+        )
 
 
 def of_module(module: nn.Module, classes: Sequence[str], normalisation: Normalisation, image_size: int) -> Teacher:

@@ -44,7 +44,7 @@ class Codec(Config):
             return 2 * kept
         spans = {"fp16": 2 * kept, "int8": kept + 2 * 2}[self.values]
         rest = 2 if self.remainder == "spread" and kept < num_classes else 0
-        return kept * _index_type(num_classes).itemsize + spans + rest
+        return kept * index_type(num_classes).itemsize + spans + rest
 
     def effective(self) -> dict[str, Any]:
         """The choices that alter what is stored, as plain values."""
@@ -67,7 +67,7 @@ def encode(logits: Float[Tensor, "image class"], codec: Codec) -> Parts:
         return {"logits": logits.half()}
     num_classes = logits.shape[1]
     values, classes = logits.topk(codec.kept(num_classes), dim=1)
-    parts = {"classes": classes.to(_index_type(num_classes))}
+    parts = {"classes": classes.to(index_type(num_classes))}
     if codec.values == "fp16":
         parts["values"] = values.half()
     else:
@@ -114,7 +114,8 @@ def decode(parts: Parts, num_classes: int) -> Float[Tensor, "image class"]:
     return rest.expand(-1, num_classes).scatter(1, classes, values)
 
 
-def _index_type(num_classes: int) -> torch.dtype:
+def index_type(num_classes: int) -> torch.dtype:
+    """The type in which a class is stored."""
     if num_classes <= 2**8:
         return torch.uint8
     return torch.int16 if num_classes <= 2**15 else torch.int32

@@ -74,7 +74,8 @@ def export(run: Path, out: Path) -> list[str]:
     with atomic.new_folder(out) as folder:
         _write_images(distilled, dataset, folder / "images")
         if teacher is not None:
-            _write_teacher(run / "squeeze", dataset, folder / config["teacher_dir"] / dataset.name / teacher.name)
+            place = folder / config["teacher_dir"] / dataset.name / teacher.name
+            _write_teacher(run / "squeeze", dataset, place, squeezed["result"]["weights_sha256"])
         text = yaml.safe_dump(config, sort_keys=False, default_flow_style=None, width=120)
         (folder / "config.yaml").write_text(f"# {info.method} on {info.name}, for DD-Ranking 0.2.0\n{text}")
         (folder / "score.py").write_text(_SCORE)
@@ -112,9 +113,9 @@ def _write_images(distilled: Distilled, dataset: Dataset, folder: Path) -> None:
         written[label] += 1
 
 
-def _write_teacher(squeezed: Path, dataset: Dataset, folder: Path) -> None:
+def _write_teacher(squeezed: Path, dataset: Dataset, folder: Path, weights_sha256: str = "") -> None:
     """The weights as the evaluator's network has them: one logit for each of its classes, in its order."""
-    network = teachers.load(squeezed).module
+    network = teachers.load(squeezed, weights_sha256=weights_sha256).module
     columns = torch.arange(len(dataset.order))
     if isinstance(network, Selection):
         network, columns = network.network, network.columns.cpu()

@@ -28,9 +28,9 @@ def export(run: Path, out: Path, batch_size: int = 0, log: Log | None = None) ->
     """
     folder = run / "distilled" if (run / "distilled").is_dir() else run
     distilled, log = Distilled(folder), log or Log()
-    if distilled.info.labels.mode != "stored":
+    labels = distilled.stored
+    if labels is None:
         raise AttarError(f"{folder} has no stored labels to export; relabel it with --relabel.mode stored.")
-    labels = Labels(folder / "labels")
     batch_size = _batch_size(labels.header, batch_size)
     with atomic.new_folder(out) as temporary:
         _write_images(folder / "data", temporary / "images", len(distilled.classes))

@@ -149,9 +149,10 @@ def protocols(table: list[Line]) -> list[str]:
 
 
 def manifests(run: Path) -> dict[str, dict[str, Any]]:
-    """The manifests of the stages that are done, by stage; raises AttarError on a damaged one."""
-    found = [manifest_of(run / folder, "run") for folder in FOLDERS if (run / folder / MANIFEST).is_file()]
-    return {manifest["stage"]: manifest for manifest in found}
+    """The manifests of the stages that are done, by stage, without their lists of files."""
+    done = [run / folder for folder in FOLDERS if (run / folder / MANIFEST).is_file()]
+    found = [manifest_of(folder, "run") for folder in done]
+    return {made["stage"]: {key: value for key, value in made.items() if key != "files"} for made in found}
 
 
 def stage_costs(run: Path) -> dict[str, Spent]:

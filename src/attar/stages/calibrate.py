@@ -229,6 +229,7 @@ def untrained_teacher(work: Work) -> Teacher:
     brought = Path(work.squeeze.weights).expanduser()
     if (path := brought / teachers.RECORD).is_file():
         found = record.parse(path.read_bytes(), path)
+        teachers.refuse_untyped(found.architecture, path, (name,))
         name, stem = found.architecture, found.stem
     elif work.squeeze.weights and stem == "auto" and not brought.is_file():
         stem = "standard"  # which published weights have

@@ -1,11 +1,11 @@
 """The artefact, opened: images, labels and the way to train on them."""
 
-import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
+import pydantic
 import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
@@ -21,8 +21,8 @@ from attar.ops.targets import Targets
 from attar.stages import labeller
 from attar.stages.labeller import Labeller, Voices
 from attar.stages.protocols import Protocol
-from attar.store import atomic, mapped
-from attar.store.labels import Labels
+from attar.store import mapped, sealed
+from attar.store.labels import HEADER, Labels
 
 INFO = "dataset.json"
 
@@ -32,7 +32,7 @@ class LabelInfo(Config):
 
     mode: Literal["stored", "online"]
     """'stored': in labels/; 'online': asked of the teacher in teacher/."""
-    epochs: int
+    epochs: int = pydantic.Field(ge=1)
     """Epochs of different views."""
     views: LookChoice
     mix: MixChoice
@@ -63,7 +63,7 @@ class DatasetInfo(Config):
     size: int
     """Height and width in pixels."""
     mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    std: tuple[pydantic.PositiveFloat, pydantic.PositiveFloat, pydantic.PositiveFloat]
     """Normalisation of the teacher's and the student's input."""
     images_sha256: str
     """Of the pixels."""
@@ -81,22 +81,22 @@ class DatasetInfo(Config):
     image_bytes: int
     label_bytes: int
     versions: dict[str, str]
+    files: dict[str, sealed.Entry] = pydantic.Field(default_factory=dict)
+    """Size and SHA-256 of every file of images, labels and teachers, by its path; empty in older sets."""
 
 
 def write_info(folder: Path, info: DatasetInfo) -> None:
-    """Write ``dataset.json``."""
-    atomic.write_json(folder / INFO, info.plain())
+    """Write ``dataset.json``, with its own SHA-256."""
+    sealed.write_json(folder / INFO, info.plain())
 
 
 def read_info(folder: Path) -> DatasetInfo:
     """Read ``dataset.json``; raises AttarError when it is missing or not what it should be."""
     path = folder / INFO
     try:
-        return DatasetInfo.of(json.loads(path.read_text()), str(path))
+        return DatasetInfo.of(sealed.read_json(path, f"{sealed.MEND}; where you edited it, remove 'sha256'"), str(path))
     except (FileNotFoundError, NotADirectoryError):
         raise AttarError(f"{folder} is no distilled dataset: it has no {INFO}; name the folder that does.") from None
-    except ValueError as error:
-        raise AttarError(f"{path} is damaged ({error}); relabel again, or copy the set once more.") from None
 
 
 class Distilled(torch.utils.data.Dataset[tuple[UInt8[Tensor, "3 height width"], int]]):
@@ -105,10 +105,14 @@ class Distilled(torch.utils.data.Dataset[tuple[UInt8[Tensor, "3 height width"], 
     As a ``torch.utils.data.Dataset`` it holds plain (uint8 image, class) pairs; ``batches`` gives what it is made for.
     """
 
-    def __init__(self, folder: Path | str, teacher: torch.nn.Module | None = None) -> None:
+    def __init__(
+        self, folder: Path | str, teacher: torch.nn.Module | None = None, factories: Collection[str] = ()
+    ) -> None:
         """Open a ``distilled`` folder. ``teacher`` is only needed where the teacher was a module of the caller's.
 
-        Raises AttarError when the set is incomplete, damaged, or its labels belong to other images.
+        ``factories`` names the code outside attar (package.module:factory) by which teachers of on-line labels may be
+        built; a set that names any other is refused. Raises AttarError when the set is incomplete, damaged, or its
+        labels belong to other images.
         """
         self.folder = Path(folder)
         self.info = read_info(self.folder)
@@ -118,18 +122,49 @@ class Distilled(torch.utils.data.Dataset[tuple[UInt8[Tensor, "3 height width"], 
         self.slots: Int[Tensor, " image"] = stored.slots
         self.classes = self.info.classes
         self.normalisation = Normalisation(self.info.mean, self.info.std)
-        self._labels: Labels | None = None
-        self._module = teacher
+        self._check_images()
+        self.stored: Labels | None = None
+        """The labels, where they are stored."""
+        self._module, self._factories = teacher, factories
         self._placed: tuple[torch.device, UInt8[Tensor, "image 3 height width"]] | None = None
         if self.info.labels.mode == "stored":
-            self._labels = Labels(self.folder / "labels")
-            if self._labels.header.images_sha256 != self.info.images_sha256:
-                raise AttarError(f"The soft labels in {self.folder / 'labels'} belong to other images; relabel again.")
+            self.stored = self._opened_labels()
+
+    def _check_images(self) -> None:
+        """Refuse images that are not those of ``dataset.json`` in number, size or class, or in the bytes of a file."""
+        info, path = self.info, self.folder / INFO
+        told = (info.num_images, 3, info.size, info.size)
+        if tuple(self.images.shape) != told:
+            found = tuple(self.images.shape)
+            raise AttarError(f"{path} tells of images of shape {told} and there are {found}; {sealed.MEND}.")
+        if bool((self.labels < 0).any() or (self.labels >= len(info.classes)).any() or (self.slots < 0).any()):
+            raise AttarError(f"{self.folder / 'data'} has labels of classes that are not in {path}; {sealed.MEND}.")
+        sealed.check_all(self.folder / "data", sealed.below(info.files, "data"))
+
+    def _opened_labels(self) -> Labels:
+        info, folder = self.info, self.folder / "labels"
+        opened = Labels(folder, sealed.below(info.files, "labels"))
+        header = opened.header
+        if header.images_sha256 != info.images_sha256:
+            raise AttarError(f"The soft labels in {folder} belong to other images; relabel again.")
+        for what, here, there in (
+            ("images", header.num_images, info.num_images),
+            ("classes", header.num_classes, len(info.classes)),
+            ("rows of pixels", header.height, info.size),
+            ("columns of pixels", header.width, info.size),
+        ):
+            if here != there:
+                raise AttarError(f"{folder / HEADER} tells of {here} {what} and {INFO} of {there}; relabel again.")
+        opened.check_header()
+        return opened
 
     @cached_property
     def _labeller(self) -> Labeller:
         """The teachers of online labels, loaded when they are first asked."""
-        return labeller.load(self.folder / "teacher", self.info.labels.voices, self._module)
+        info = self.info
+        files = sealed.below(info.files, "teacher")
+        voices, count = info.labels.voices, 1 + len(info.further_teachers)
+        return labeller.load(self.folder / "teacher", voices, count, self._module, self._factories, files)
 
     def __len__(self) -> int:
         return len(self.images)
@@ -151,7 +186,7 @@ class Distilled(torch.utils.data.Dataset[tuple[UInt8[Tensor, "3 height width"], 
         self, epoch: int, batch_size: int, device: torch.device | str, seed: int, soft: bool = True
     ) -> Iterator[tuple[Float[Tensor, "batch 3 height width"], Targets]]:
         """``batches`` before normalisation, in [0, 1]; without ``soft`` the targets hold classes only."""
-        stored = None if self._labels is None else self._labels.epoch(epoch)
+        stored = None if self.stored is None else self.stored.epoch(epoch)
         records = self._drawn(epoch) if stored is None else stored.records
         order = torch.randperm(len(self), generator=generator(seed, "order", epoch))
         device = torch.empty(0, device=device).device  # 'cuda' is 'cuda:0'
@@ -191,8 +226,13 @@ class Distilled(torch.utils.data.Dataset[tuple[UInt8[Tensor, "3 height width"], 
         return self._labeller.logits(shown)
 
 
-def load(folder: Path | str, teacher: torch.nn.Module | None = None) -> Distilled:
-    """Open a distilled dataset: a folder, or ``hf:ORG/NAME`` on the Hugging Face Hub."""
+def load(folder: Path | str, teacher: torch.nn.Module | None = None, factories: Collection[str] = ()) -> Distilled:
+    """Open a distilled dataset: a folder, or ``hf:ORG/NAME`` on the Hugging Face Hub.
+
+    Nothing in it is run. Where its labels are made on line by a network that is code outside attar, name that in
+    ``factories`` if you trust it (``["package.module:factory"]``), or give the network as ``teacher``; its weights are
+    those of the set.
+    """
     if isinstance(folder, str) and folder.startswith("hf:"):
         import huggingface_hub
 
@@ -202,4 +242,4 @@ def load(folder: Path | str, teacher: torch.nn.Module | None = None) -> Distille
         except Exception as error:  # the Hub's client raises many kinds; all mean that it could not be had
             reason = str(error).splitlines()[0]
             raise AttarError(f"Cannot fetch '{name}' from the Hub ({reason}); give a local folder instead.") from None
-    return Distilled(folder, teacher)
+    return Distilled(folder, teacher, factories)

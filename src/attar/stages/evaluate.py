@@ -211,7 +211,7 @@ def _train(
         if small is None:
             squeeze.full_data(space, network, squeezing, f"evaluate-full-{job.seed}", after, seed=seed)
         else:
-            opened = Distilled(small.folder, space.module)
+            opened = Distilled(small.folder, space.module, space.factories)
             normalisation = opened.normalisation
             hard = scores.is_hard(job.row, config.protocol)
             _fit_small(space, config.protocol, opened, network, (job.student, seed, hard), after)
@@ -282,7 +282,7 @@ def _predictor(network: nn.Module, normalisation: Normalisation) -> Callable[[An
 
 def _rate_teacher(space: Workspace, job: Job) -> None:
     made = manifest_of(space.out / "squeeze", "squeeze")
-    teacher = teachers.load(space.out / "squeeze", space.module)
+    teacher = squeeze.own_teacher(space)
     teacher.module.to(space.device.device)
     found = measure(teacher.logits, space.val.plain(_BATCH, space.device.device))
     if found.num_broken:
@@ -311,7 +311,7 @@ def _agreements(space: Workspace, sets: Mapping[Row, SmallSet], out: Path, log: 
         path = out / "agreement" / f"{identity[:16]}.json"
         known = agreement.read(path, identity, len(space.real.classes), log)
         if known is None:
-            teacher = teacher or teachers.load(space.out / "squeeze", space.module)
+            teacher = teacher or squeeze.own_teacher(space)
             stored = mapped.read(small.folder / "data", images_sha256, INFO)
             known = agreement.teacher_agreement(stored.images, stored.labels, teacher, space.device.device)
             agreement.write(path, identity, known)
@@ -351,4 +351,4 @@ def _finish(
     }
     parents = {row: digest(manifest_of(small.folder, "relabel")["request"]) for row, small in sets.items()}
     stage = StageFolder(out, "evaluate", space.request(evaluate=config.plain()), parents)
-    stage.finish(result, spent, space.device.describe())
+    stage.finish(result, spent, space.device.describe(), [out / evaluated.PER_CLASS])

@@ -5,7 +5,7 @@ import datetime
 import importlib.metadata
 import json
 import platform
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,10 +13,10 @@ from typing import Any
 import torch
 
 from attar.core import ranks
-from attar.core.config import differences, pruned
+from attar.core.config import differences, digest, pruned
 from attar.core.errors import AttarError
 from attar.core.spent import Spent
-from attar.store import atomic
+from attar.store import sealed
 
 PLAN, MANIFEST = "plan.json", "manifest.json"
 _PACKAGES = ("attar", "torchvision", "timm", "numpy", "pillow", "pyarrow", "safetensors")
@@ -32,16 +32,29 @@ class StageFolder:
     """Everything that can alter the result, as plain values."""
     parents: dict[str, str]
     """Identities (content hashes) of what the stage starts from."""
+    warn: Callable[[str], object] = lambda _: None
+    """Told what is made again because it is missing or damaged."""
+    expected: Callable[[], Iterable[Path]] = tuple
+    """Files that must be there, for manifests that list none; may raise AttarError."""
+    again: bool = True
+    """Whether what is missing or damaged is made again; else it is refused."""
 
     def finished(self) -> dict[str, Any] | None:
         """The manifest, when this very work is done already; None when it is to be done or continued.
 
-        Raises AttarError when the folder holds other work: it is neither reused nor overwritten.
+        Work of which files are missing or damaged is to be continued. Raises AttarError when the folder holds other
+        work: it is neither reused nor overwritten.
         """
-        plan, manifest = _read(self.path / PLAN), _read(self.path / MANIFEST)
+        plan, manifest, has_results = _read(self.path / PLAN), _read(self.path / MANIFEST), self._has_results()
+        faults = [] if manifest is None else self._faults(manifest)
         ranks.wait()  # everyone has looked before anyone writes
-        known = manifest or (plan if self._has_results() else None)
+        known = manifest or (plan if has_results else None)
         if known is None:
+            if has_results:
+                raise AttarError(
+                    f"{self.path} holds results, and neither {PLAN} nor {MANIFEST} says of what; choose another --out, "
+                    f"or delete that folder to make it anew."
+                )
             return None
         changed = differences(pruned(known["request"], self.request), self.request)
         if changed:
@@ -49,24 +62,49 @@ class StageFolder:
                 f"{self.path} was made with other settings ({'; '.join(changed[:4])}); "
                 f"choose another --out, or delete that folder to make it anew."
             )
-        stale = [name for name, identity in self.parents.items() if known["parents"].get(name) != identity]
+        stale = [name for name, identity in self.parents.items() if known.get("parents", {}).get(name) != identity]
         if stale:
             raise AttarError(
                 f"{self.path} was made from another {stale[0]} than the one there is now; "
                 f"choose another --out, or delete that folder to make it anew."
             )
-        return manifest
+        if faults and not self.again:
+            raise AttarError(
+                f"{faults[0]}; copy it there again, or delete the folder {self.path} and run the same command again, "
+                f"which makes it anew."
+            )
+        for fault in faults[:1]:
+            more = f", and so are {len(faults) - 1} more" * (len(faults) > 1)
+            self.warn(f"{fault}{more}; made again, as far as it is not whole")
+        return None if faults else manifest
+
+    def _faults(self, manifest: dict[str, Any]) -> list[str]:
+        if "files" in manifest:
+            return sealed.faults(self.path, listed(manifest, self.path))
+        try:  # an older attar's, which lists no files
+            return [f"{path} is missing" for path in self.expected() if not path.is_file()]
+        except AttarError as error:
+            return [str(error).partition("; ")[0]]
+
+    @property
+    def identity(self) -> str:
+        """What parts of this work are known by."""
+        return digest([self.stage, self.request, self.parents])
 
     def begin(self) -> None:
         """Write down what will be made here, so that a later run can tell whether to continue it."""
         if ranks.is_first():
-            atomic.write_json(self.path / PLAN, {"stage": self.stage, "request": self.request, "parents": self.parents})
+            plan = {"stage": self.stage, "request": self.request, "parents": self.parents}
+            sealed.write_json(self.path / PLAN, plan)
         ranks.wait()
 
-    def finish(self, result: dict[str, Any], spent: Spent | float, device: str) -> dict[str, Any]:
+    def finish(
+        self, result: dict[str, Any], spent: Spent | float, device: str, files: Iterable[Path] = ()
+    ) -> dict[str, Any]:
         """Write the manifest; called once, by the first process, when every file of the stage is in place.
 
-        ``spent`` may be wall seconds alone, where those of the processor were not measured.
+        ``spent`` may be wall seconds alone, where those of the processor were not measured. ``files`` are those whose
+        hashes it lists: they are checked when they are opened, and made again when missing.
         """
         took = spent if isinstance(spent, Spent) else Spent(spent, None)
         manifest = {
@@ -74,6 +112,7 @@ class StageFolder:
             "request": self.request,
             "parents": self.parents,
             "result": result,
+            "files": {name: entry.plain() for name, entry in sealed.entries(self.path, files).items()},
             "device_seconds": took.plain()["seconds"],  # on the wall clock, of all processes together
             "processor_seconds": took.plain()["processor_seconds"],
             "device": device,
@@ -81,21 +120,31 @@ class StageFolder:
             "versions": versions(),
             "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         }
-        atomic.write_json(self.path / MANIFEST, manifest)
+        sealed.write_json(self.path / MANIFEST, manifest)
         (self.path / PLAN).unlink(missing_ok=True)
         return manifest
 
     def _has_results(self) -> bool:
         """Whether anything was made under the plan: a plan alone binds nobody."""
-        return any(path.is_file() and path.name != PLAN and path.suffix != ".jsonl" for path in self.path.rglob("*"))
+        kept = (path for path in self.path.rglob("*") if path.name != PLAN and path.suffix not in (".jsonl", ".tmp"))
+        return any(path.is_file() for path in kept)
 
 
 def manifest_of(folder: Path, made_by: str) -> dict[str, Any]:
-    """The manifest of a finished stage; raises AttarError when it is not finished."""
+    """The manifest of a finished stage; raises AttarError when it is not finished, or that of another stage."""
     manifest = _read(folder / MANIFEST)
     if manifest is None:
         raise AttarError(f"{folder} is not finished; run 'attar {made_by}' (or 'attar run') with the same --out first.")
+    if (made_by != "run" and manifest.get("stage") != made_by) or not isinstance(manifest.get("result"), dict):
+        raise AttarError(
+            f"{folder / MANIFEST} is no manifest of {made_by}; delete the folder {folder} to make it anew."
+        )
     return manifest
+
+
+def listed(manifest: dict[str, Any], folder: Path) -> dict[str, sealed.Entry]:
+    """The files that a manifest lists, by their path in its folder; none where an older attar wrote it."""
+    return sealed.read_entries(manifest.get("files", {}), folder / MANIFEST)
 
 
 def versions() -> dict[str, str]:
@@ -129,8 +178,9 @@ def total(parts: Iterable[Spent]) -> Spent:
 
 def _read(path: Path) -> dict[str, Any] | None:
     try:
-        return json.loads(path.read_text())
+        found = sealed.read_json(path, f"delete the folder {path.parent} to make it anew")
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except ValueError as error:
-        raise AttarError(f"{path} is damaged ({error}); delete the folder {path.parent} to make it anew.") from None
+    if not isinstance(found.get("request"), dict):
+        raise AttarError(f"{path} is damaged (it lacks 'request'); delete the folder {path.parent} to make it anew.")
+    return found

@@ -18,10 +18,10 @@ from attar.core.spent import Clock
 from attar.data import hub, layout
 from attar.data.picture import Unreadable
 from attar.data.source import Found, Split
-from attar.models import teacher as teachers
 from attar.ops.task import MethodConfig
 from attar.stages import recover
 from attar.stages.folder import MANIFEST, StageFolder, manifest_of
+from attar.stages.squeeze import own_teacher
 from attar.stages.workspace import Workspace
 from attar.store import images as image_files
 
@@ -70,16 +70,17 @@ def run(space: Workspace, source: str, config: MethodConfig, folder: Path | None
     given = find(space, source)
     _check_count(given, source, config)
     request = space.request(method=METHOD, recover={"ipc": given.ipc, "images": _identity(given)})
-    stage = StageFolder(out, "recover", request, parents)
+    stage = StageFolder(out, "recover", request, parents, space.log.warn, lambda: image_files.files_of(out / "data"))
     finished = stage.finished()
     if finished is not None:
         return finished
-    recover.check(teachers.load(space.out / "squeeze", space.module), space, "random", config)
+    recover.check(own_teacher(space), space, "random", config)
     stage.begin()
     if ranks.is_first():
         clock = Clock()
         result = _write(space, given, out)
-        finished = stage.finish(result, clock.spent(), space.device.describe())
+        files = image_files.files_of(out / "data")
+        finished = stage.finish(result, clock.spent(), space.device.describe(), files)
     ranks.wait()
     return finished or manifest_of(out, "recover")
 

@@ -1,7 +1,9 @@
 """Who labels: one teacher or several, and by which statistics."""
 
 import dataclasses
+from collections.abc import Collection
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal
 
 import pydantic
@@ -15,6 +17,7 @@ from attar.models import teacher as teachers
 from attar.models.teacher import Teacher
 from attar.ops import ensemble
 from attar.ops.ensemble import Ensemble
+from attar.store import sealed
 
 
 class Voices(Config):
@@ -92,13 +95,27 @@ def batches(whole: Tensor, size: int) -> list[Tensor]:
     return parts
 
 
-def load(folder: Path, voices: Voices, module: torch.nn.Module | None = None) -> Labeller:
-    """What ``Labeller.save`` wrote, on the CPU; ``module`` is the first teacher's network where that is a caller's."""
-    places = sorted((path for path in folder.iterdir() if path.name.isdigit()), key=lambda path: int(path.name))
-    if not places:
-        raise AttarError(f"{folder} holds no teacher; relabel again, or copy the set once more.")
-    found = tuple(teachers.load(path, module if number == 0 else None) for number, path in enumerate(places))
-    return Labeller(voices, found, "cpu")
+def load(
+    folder: Path,
+    voices: Voices,
+    count: int,
+    module: torch.nn.Module | None = None,
+    factories: Collection[str] = (),
+    files: sealed.Files = MappingProxyType({}),
+) -> Labeller:
+    """The ``count`` teachers that ``Labeller.save`` wrote, on the CPU.
+
+    ``module`` is the first one's network where that is a caller's, ``factories`` are networks outside attar that the
+    user typed, ``files`` what is known of the folder's files. Raises AttarError when a teacher is missing, damaged, or
+    names other code.
+    """
+    found = []
+    for place in map(str, range(count)):
+        if not (folder / place).is_dir():
+            raise AttarError(f"{folder / place} is missing, which holds a teacher; {sealed.AGAIN}.")
+        sealed.check_all(folder / place, sealed.below(files, place))
+        found.append(teachers.load(folder / place, module if place == "0" else None, factories=factories))
+    return Labeller(voices, tuple(found), "cpu")
 
 
 def check(voices: Voices, num_teachers: int) -> None:

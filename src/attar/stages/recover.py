@@ -18,13 +18,12 @@ from attar.core.log import Log
 from attar.core.randomness import generator
 from attar.core.spent import Clock
 from attar.models import build
-from attar.models import teacher as teachers
 from attar.models.teacher import Teacher
 from attar.ops.pixels import grid
 from attar.ops.task import MethodConfig, Network, Task
 from attar.stages.folder import StageFolder, logged, manifest_of
 from attar.stages.recorder import Recorder
-from attar.stages.squeeze import named_teacher
+from attar.stages.squeeze import named_teacher, own_teacher
 from attar.stages.workspace import Workspace
 from attar.store import images as image_files
 from attar.store import units
@@ -58,21 +57,21 @@ def run(space: Workspace, method: str, config: MethodConfig, folder: Path | None
     squeezed = manifest_of(space.out / "squeeze", "squeeze")
     request = space.request(method=method, recover=config.plain(), precision=space.device.precision)
     parents = {"teacher": squeezed["result"]["weights_sha256"], "data": space.real.fingerprint}
-    stage = StageFolder(out, "recover", request, parents)
+    todo = planned(len(space.real.classes), config)
+    stage = StageFolder(out, "recover", request, parents, space.log.warn, lambda: _files(todo, out))
     finished = stage.finished()
     if finished is not None:
         return finished
-    teacher = teachers.load(space.out / "squeeze", space.module)
+    teacher = own_teacher(space)
     check(teacher, space, method, config)
     stage.begin()
     log = space.log.beside(out)
-    todo = planned(len(space.real.classes), config)
-    _make_units(space, module, config, teacher, todo, out, log)
+    _make_units(space, module, config, teacher, todo, stage, log)
     ranks.wait()
     if ranks.is_first():
-        result = _assemble(config, space.real.classes, todo, out)
+        result = _assemble(config, space.real.classes, todo, stage)
         result |= {"method": method, "size": space.choice.size, "classes": list(space.real.classes)}
-        finished = stage.finish(result, logged(out, "unit"), space.device.describe())
+        finished = stage.finish(result, logged(out, "unit"), space.device.describe(), _files(todo, out))
     ranks.wait()
     return finished or manifest_of(out, "recover")
 
@@ -156,10 +155,10 @@ def _make_units(
     config: MethodConfig,
     teacher: Teacher,
     todo: list[tuple[Unit, ...]],
-    out: Path,
+    stage: StageFolder,
     log: Log,
 ) -> None:
-    device = space.device
+    device, out = space.device, stage.path
     teacher.module.to(device.device)
     network = network_of(teacher, device, log)
     real = RealByClass(space) if module.needs.real_images else None
@@ -167,7 +166,7 @@ def _make_units(
     folder = out / "units"
     folder.mkdir(parents=True, exist_ok=True)
     mine = ranks.mine(todo)
-    open_groups = [group for group in mine if not all(unit.path(folder).exists() for unit in group)]
+    open_groups = [group for group in mine if not all(_is_whole(folder, unit, stage, log) for unit in group)]
     steps = getattr(config, "iterations", 1)
     num_units, num_open = sum(map(len, mine)), sum(map(len, open_groups))
     if num_open < num_units:
@@ -208,7 +207,7 @@ def _make_units(
             _refuse_broken(images, group)
             spent = clock.spent().part(len(group)).plain()
             for unit, result in zip(group, recorder.results(images), strict=True):
-                units.save(folder, unit, result)
+                units.save(folder, unit, result, stage.identity)
                 final = {name: float(values[-1]) for name, values in result.curves.items()}
                 log.event("unit", name=unit.name, **spent, **final)
             if not recorder.num_iterations:
@@ -245,19 +244,29 @@ def _halved(waiting: list[tuple[Unit, ...]], log: Log) -> list[tuple[Unit, ...]]
     ]
 
 
+def _is_whole(folder: Path, unit: Unit, stage: StageFolder, log: Log) -> bool:
+    """Whether a unit need not be made; says why one that is there has to be made again."""
+    if not unit.path(folder).exists():
+        return False
+    fault = units.fault(folder, unit, stage.identity)
+    if fault:
+        log.warn(f"{fault.partition('; ')[0]}; it is made again")
+    return not fault
+
+
 def _shape(group: tuple[Unit, ...]) -> tuple[int, ...]:
     return tuple(len(unit.labels) for unit in group)
 
 
 def _assemble(
-    config: MethodConfig, classes: tuple[str, ...], todo: list[tuple[Unit, ...]], out: Path
+    config: MethodConfig, classes: tuple[str, ...], todo: list[tuple[Unit, ...]], stage: StageFolder
 ) -> dict[str, Any]:
-    fewer: dict[str, int] = {}
+    out, fewer = stage.path, dict[str, int]()
 
     def rows() -> Iterator[tuple[Tensor, int, int]]:
         for group in todo:
             for unit in group:
-                result = units.load(out / "units", unit)
+                result = units.load(out / "units", unit, stage.identity)
                 if result.num_parallel != len(group):
                     fewer[unit.name] = result.num_parallel
                 yield from zip(result.images, unit.labels, unit.slots, strict=True)
@@ -266,6 +275,11 @@ def _assemble(
     images_sha256, num_images = image_files.identity(out / "data")
     found = {"images_sha256": images_sha256, "num_images": num_images, "image_bytes": size}
     return found | ({"fewer_parallel_units": fewer} if fewer else {})
+
+
+def _files(todo: list[tuple[Unit, ...]], out: Path) -> list[Path]:
+    """The files of the stage: of every unit, and of the set."""
+    return [unit.path(out / "units") for group in todo for unit in group] + image_files.files_of(out / "data")
 
 
 def _previewer(out: Path) -> Callable[[int, Tensor], None]:

@@ -10,26 +10,25 @@ import torch
 
 from attar.core import memory, ranks
 from attar.core.config import digest
-from attar.core.log import readable_bytes
+from attar.core.log import Log, readable_bytes
 from attar.core.spent import Clock
-from attar.models import teacher as teachers
 from attar.models.teacher import Teacher
 from attar.ops import replay
 from attar.ops.codec import Gathered
 from attar.stages import labeller as labellers
-from attar.stages.distilled import DatasetInfo, LabelInfo, write_info
+from attar.stages.distilled import INFO, DatasetInfo, LabelInfo, write_info
 from attar.stages.fkd import PublishedLabels
-from attar.stages.folder import MANIFEST, StageFolder, logged, manifest_of
+from attar.stages.folder import MANIFEST, StageFolder, listed, logged, manifest_of
 from attar.stages.label_choice import Relabel, refuse_full_disk
 from attar.stages.labeller import Labeller
 from attar.stages.protocols import Protocol
-from attar.stages.squeeze import named_teacher
+from attar.stages.squeeze import named_teacher, own_teacher
 from attar.stages.workspace import Workspace
-from attar.store import atomic, fkd, mapped, weights
+from attar.store import atomic, fkd, mapped, sealed, weights
 from attar.store import images as image_files
 from attar.store import labels as label_files
 from attar.store.images import ImageSet
-from attar.store.labels import EpochLabels, Header
+from attar.store.labels import HEADER, EpochLabels, Header
 
 
 def run(
@@ -54,13 +53,15 @@ def run(
         parents["labels"] = _listed(space, Path(config.imported).expanduser(), out)
     if others:
         parents["teachers"] = voices_sha256(parents["teacher"], others)
-    stage = StageFolder(out, "relabel", space.request(relabel=config.effective()), parents)
+    request = space.request(relabel=config.effective())
+    stage = StageFolder(out, "relabel", request, parents, space.log.warn, lambda: _expected(config, out))
     finished = stage.finished()
     if finished is not None:
         return finished
-    own = teachers.load(space.out / "squeeze", space.module)
+    own = own_teacher(space)
     labeller = Labeller(config.voices, (own, *others), space.device.device)
     images = mapped.read(recovered / "data", parents["images"], "the manifest of recover")
+    sealed.check_all(recovered / "data", sealed.below(listed(made, recovered), "data"))
     published = None
     if config.imported:
         published = _published(space, config, images)
@@ -84,10 +85,13 @@ def run(
         stored = config.mode == "stored"
         label_bytes = label_files.num_bytes(out / "labels", header) if stored else _folder_bytes(out / "teacher")
         image_bytes = image_files.num_bytes(out / "data")
+        files = _files(out, header if stored else None)
+        known = sealed.entries(out, files)
         info = _info(space, config, protocol, labeller.teachers, images, made, parents, (image_bytes, label_bytes))
-        write_info(out, info)
+        write_info(out, info.changed(files=known))
         result = {"image_bytes": image_bytes, "label_bytes": label_bytes, "num_images": len(images.images)}
-        finished = stage.finish(result, logged(out, "labels"), space.device.describe())
+        files.append(out / INFO)
+        finished = stage.finish(result, logged(out, "labels"), space.device.describe(), files)
     ranks.wait()
     return finished or manifest_of(out, "relabel")
 
@@ -180,7 +184,7 @@ def _reading(published: PublishedLabels, header: Header) -> Callable[[int], Epoc
 def _label(space: Workspace, header: Header, answer: Callable[[int], EpochLabels], out: Path) -> None:
     log = space.log.beside(out)
     files = ranks.mine(list(header.files().items()))
-    todo = [(name, epochs) for name, epochs in files if not (out / "labels" / name).exists()]
+    todo = [(name, epochs) for name, epochs in files if not _is_whole(out / "labels", header, name, log)]
     total = sum(len(epochs) for _, epochs in files)
     done = total - sum(len(epochs) for _, epochs in todo)
     with memory.kept(), log.progress("relabel", total, done) as advance:
@@ -191,6 +195,30 @@ def _label(space: Workspace, header: Header, answer: Callable[[int], EpochLabels
                 advance()
             label_files.write_file(out / "labels", header, name, records)
             log.event("labels", name=name, **clock.spent().plain())
+
+
+def _is_whole(folder: Path, header: Header, name: str, log: Log) -> bool:
+    """Whether a label file need not be made; says why one that is there has to be made again."""
+    if not (folder / name).exists():
+        return False
+    fault = label_files.fault(folder, header, name)
+    if fault:
+        log.warn(f"{fault.partition('; ')[0]}; it is made again")
+    return not fault
+
+
+def _expected(config: Relabel, out: Path) -> list[Path]:
+    """The files of finished labels."""
+    header = label_files.Labels(out / "labels").header if config.mode == "stored" else None
+    return [*_files(out, header), out / INFO]
+
+
+def _files(out: Path, header: Header | None) -> list[Path]:
+    """The files of an artefact but ``dataset.json``: images, and labels or teachers."""
+    images = image_files.files_of(out / "data")
+    if header is None:
+        return images + [path for path in sorted((out / "teacher").rglob("*")) if path.is_file()]
+    return images + [out / "labels" / name for name in (HEADER, *header.files())]
 
 
 def _header(space: Workspace, config: Relabel, images: ImageSet, parents: dict[str, str]) -> Header:

@@ -1,5 +1,6 @@
 """Squeeze: a teacher that knows the real data, trained here or brought along."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,11 +18,13 @@ from attar.models.teacher import Teacher
 from attar.ops.targets import Targets, hard_loss
 from attar.ops.training import Epoch, Optimisation, all_finite, fit
 from attar.ops.views import ViewChoice
-from attar.stages.folder import StageFolder
+from attar.stages.folder import MANIFEST, StageFolder, manifest_of
 from attar.stages.workspace import Workspace
 from attar.store import atomic, weights
 
 CHECKPOINT = "checkpoint.safetensors"
+_OUTSIDE = re.compile(r"([A-Za-z_][\w.]*:[A-Za-z_]\w*):(.+)")
+"""package.module:factory:WEIGHTS."""
 
 
 class Squeeze(Config):
@@ -55,14 +58,24 @@ def run(space: Workspace, config: Squeeze) -> Teacher:
     request = space.request(squeeze=config.plain(), precision=space.device.precision)
     if module is not None:
         request["module"] = f"{type(module).__module__}.{type(module).__qualname__}"
-    folder = StageFolder(out, "squeeze", request, {"data": space.real.fingerprint})
+    folder = StageFolder(out, "squeeze", request, {"data": space.real.fingerprint}, again=False)
     if folder.finished() is None:
         brought = _brought(space, config)  # before anything is written: what is named may not be there
         folder.begin()
         if ranks.is_first():
             _make(space, config, folder, brought)
         ranks.wait()
-    return teachers.load(out, module)
+    return own_teacher(space)
+
+
+def own_teacher(space: Workspace) -> Teacher:
+    """The run's teacher, whose weights are those that squeeze's manifest names.
+
+    Raises AttarError when squeeze is not finished, its files are damaged, or name a network that the user did not type.
+    """
+    folder = space.out / "squeeze"
+    known = manifest_of(folder, "squeeze")["result"]["weights_sha256"]
+    return teachers.load(folder, space.module, factories=space.factories, weights_sha256=known)
 
 
 def check(space: Workspace, config: Squeeze) -> nn.Module | None:
@@ -111,7 +124,7 @@ def _brought(space: Workspace, config: Squeeze) -> Teacher | None:
 
 def _make(space: Workspace, config: Squeeze, folder: StageFolder, brought: Teacher | None) -> None:
     log = space.log.beside(folder.path)
-    found, spent = (brought, Spent(0.0, 0.0)) if brought else _train(space, config, folder.path, log)
+    found, spent = (brought, Spent(0.0, 0.0)) if brought else _train(space, config, folder.path, folder.identity, log)
     found.module.to(space.device.device)
     top1, top5 = None, None
     if len(found.classes) == len(space.real.classes):
@@ -120,7 +133,8 @@ def _make(space: Workspace, config: Squeeze, folder: StageFolder, brought: Teach
         log.say(f"squeeze   {found.architecture}: {top1:.1%} of {space.val.num_images} real validation images")
     replace(found, accuracy=top1).save(folder.path)
     result = {"weights_sha256": atomic.sha256_of(folder.path / teachers.WEIGHTS), "top1": top1, "top5": top5}
-    folder.finish(result, spent, space.device.describe())
+    files = (folder.path / teachers.WEIGHTS, folder.path / teachers.RECORD)
+    folder.finish(result, spent, space.device.describe(), files)
     (folder.path / CHECKPOINT).unlink(missing_ok=True)
 
 
@@ -130,7 +144,8 @@ def bring(space: Workspace, architecture: str, weights: str, stem: build.Stem) -
     Its classes are put in the data's order where it knows them all; otherwise they are left for recover to refuse.
     """
     if (Path(weights) / "teacher.json").is_file():
-        found = teachers.load(Path(weights))
+        known = _recorded_sha256(Path(weights))
+        found = teachers.load(Path(weights), factories=space.factories, weights_sha256=known)
     else:
         classes, size = space.real.classes, space.choice.size
         loaded = pretrained.pretrained(architecture, weights, len(classes), size, stem)
@@ -146,15 +161,31 @@ def bring(space: Workspace, architecture: str, weights: str, stem: build.Stem) -
     return teachers.aligned(found, space.real.classes) if known.issuperset(space.real.classes) else found
 
 
+def _recorded_sha256(folder: Path) -> str:
+    """What the weights in a squeeze folder must be by its manifest; '' where it came without one."""
+    if not (folder / MANIFEST).is_file():
+        return ""
+    return str(manifest_of(folder, "squeeze").get("result", {}).get("weights_sha256", ""))
+
+
+def parted(name: str) -> tuple[str, str]:
+    """Architecture and weights of a network that is named ARCHITECTURE:WEIGHTS, or is a squeeze folder.
+
+    ARCHITECTURE may be package.module:factory, before the path of its weights or squeeze folder.
+    """
+    if (Path(name) / teachers.RECORD).is_file():
+        return "", name
+    outside = _OUTSIDE.fullmatch(name)
+    architecture, _, weights = (outside[1], "", outside[2]) if outside else name.partition(":")
+    return architecture, weights
+
+
 def named_teacher(space: Workspace, name: str, role: str) -> Teacher:
     """A further network by ARCHITECTURE:WEIGHTS or a squeeze folder, answering in the data's classes, on the device.
 
     Raises AttarError, naming the ``role`` that it was to play, when there is none, or it does not know the classes.
     """
-    if (Path(name) / "teacher.json").is_file():
-        architecture, weights = "", name
-    else:
-        architecture, _, weights = name.partition(":")
+    architecture, weights = parted(name)
     if not weights:
         raise AttarError(f"The {role} '{name}' names no weights; write ARCHITECTURE:WEIGHTS, or a squeeze folder.")
     found = teachers.aligned(bring(space, architecture, weights, "auto"), space.real.classes)
@@ -162,13 +193,15 @@ def named_teacher(space: Workspace, name: str, role: str) -> Teacher:
     return found
 
 
-def _train(space: Workspace, config: Squeeze, out: Path, log: Any) -> tuple[Teacher, Spent]:
+def _train(space: Workspace, config: Squeeze, out: Path, made_for: str, log: Any) -> tuple[Teacher, Spent]:
     classes, size = space.real.classes, space.choice.size
     network = check(space, config)
     assert network is not None  # no weights are brought along
     network.to(space.device.device)
     checkpoint = out / CHECKPOINT
     state = weights.load_tree(checkpoint) if checkpoint.exists() else None
+    if state and state.get("made_for", made_for) != made_for:
+        raise AttarError(f"{checkpoint} belongs to another training; delete the folder {out} to train anew.")
     clock = Clock(Spent(state["seconds"], state.get("processor_seconds")) if state else None)
     epochs = config.training.epochs
     if state:
@@ -181,7 +214,8 @@ def _train(space: Workspace, config: Squeeze, out: Path, log: Any) -> tuple[Teac
             _refuse_diverged(network, epoch)
             log.event("epoch", epoch=epoch.number, loss=epoch.loss, **clock.spent().plain())
             if epoch.number % config.checkpoint_epochs == 0 and epoch.number < epochs:
-                weights.save_tree(checkpoint, {"fit": epoch.state(), **clock.spent().plain()})
+                state = {"fit": epoch.state(), **clock.spent().plain(), "made_for": made_for}
+                weights.save_tree(checkpoint, state)
 
         full_data(space, network, config, "squeeze", after, resume=state["fit"] if state else None, seed=space.seed)
     found = Teacher(

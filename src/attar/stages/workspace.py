@@ -1,5 +1,6 @@
 """What the stages of one run share: where it lies, its seed, its data, its device, its log."""
 
+from collections.abc import Collection
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -31,8 +32,13 @@ class Workspace:
         execution: Execution,
         log: Log | None = None,
         module: nn.Module | None = None,
+        factories: Collection[str] = (),
     ) -> None:
-        """``module`` is a trained network of the caller's that takes the place of a teacher."""
+        """``module`` is a trained network of the caller's that takes the place of a teacher.
+
+        ``factories`` are the networks outside attar that the user typed (package.module:factory); no others are built.
+        """
+        self.factories = factories
         self.out = out
         self.module = module
         self.seed = seed

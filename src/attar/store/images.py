@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from attar.core.errors import AttarError
-from attar.store import atomic
+from attar.store import atomic, sealed
 
 SHARD_BYTES = 256 * 2**20
 ROWS_PER_GROUP = 256
@@ -166,7 +166,7 @@ def first(folder: Path) -> UInt8[Tensor, "3 height width"]:
 def numbers(folder: Path) -> tuple[list[int], list[int]]:
     """Class and slot of every image, without decoding one; raises AttarError as ``read`` does."""
     labels, slots = [], []
-    for file in _files(folder):
+    for file in files_of(folder):
         with _damage_told(file):
             table = _opened(file).read(columns=["label", "slot"])
             labels += table["label"].to_pylist()
@@ -205,22 +205,23 @@ def _rows(folder: Path) -> Iterator[tuple[UInt8[Tensor, "3 height width"], int, 
             )
         yield image, label, slot
     if shape is None:
-        raise AttarError(f"{folder} holds no images; recover them again.")
+        raise AttarError(f"{folder} holds no images; {sealed.MEND}.")
 
 
 def _stored(folder: Path, opened: Callable[[bytes], T]) -> Iterator[tuple[T, int, int]]:
     """Every row, a group of them in memory at a time."""
-    for file in _files(folder):
+    for file in files_of(folder):
         with _damage_told(file):
             for batch in _opened(file).iter_batches(ROWS_PER_GROUP, columns=COLUMNS):
                 for row in batch.to_pylist():
                     yield opened(row["image"]["bytes"]), row["label"], row["slot"]
 
 
-def _files(folder: Path) -> list[Path]:
+def files_of(folder: Path) -> list[Path]:
+    """The files of a set, in order; raises AttarError when some are missing."""
     files = sorted(folder.glob("train-*.parquet"))
     if not files or [file.name for file in files] != _names(len(files)):
-        raise AttarError(f"{folder} holds no complete set of images (train-*.parquet); recover them again.")
+        raise AttarError(f"{folder} holds no complete set of images (train-*.parquet); {sealed.AGAIN}.")
     return files
 
 
@@ -228,7 +229,7 @@ def _opened(file: Path) -> pq.ParquetFile:
     table = pq.ParquetFile(file)
     absent = [column for column in COLUMNS if column not in table.schema_arrow.names]
     if absent:
-        raise AttarError(f"{file} lacks attar's column '{absent[0]}'; recover the images again.")
+        raise AttarError(f"{file} lacks attar's column '{absent[0]}'; {sealed.MEND}.")
     return table
 
 
@@ -238,7 +239,7 @@ def _damage_told(file: Path) -> Iterator[None]:
         yield
     except (pa.ArrowException, OSError, KeyError, TypeError, ValueError, SyntaxError) as error:  # Pillow's, too
         reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise AttarError(f"{file} is damaged ({reason}); recover the images again.") from None
+        raise AttarError(f"{file} is damaged ({reason}); {sealed.MEND}.") from None
 
 
 def _names(num_shards: int) -> list[str]:

@@ -7,8 +7,10 @@ train, and deals them out anew, image by image.
 
 import functools
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Literal, Self
 
 import pydantic
@@ -17,7 +19,7 @@ from jaxtyping import Float, Int
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from attar.core.config import Config
+from attar.core.config import Config, digest
 from attar.core.errors import AttarError
 from attar.core.randomness import generator
 from attar.ops import codec as codecs
@@ -25,9 +27,11 @@ from attar.ops.codec import Codec, Parts
 from attar.ops.mixing import Mix, MixChoice
 from attar.ops.replay import Look, LookChoice, Records
 from attar.ops.views import View
-from attar.store import atomic, weights
+from attar.store import atomic, sealed, weights
+from attar.store.label_form import Form
 
 FORMAT = 2
+_NAME = re.compile(r"epochs-(\d+)-\d+\.safetensors")
 SHARD_BYTES = 64 * 2**20
 HEADER = "labels.json"
 _ANSWERS = ("logits", "classes", "values", "range", "rest")
@@ -48,8 +52,8 @@ class Header(Config):
     pooled: bool = False
     """Students meet each image's records in an order shuffled anew each time round; else epoch by epoch."""
     epochs_per_file: int = pydantic.Field(ge=1)
-    height: int
-    width: int
+    height: int = pydantic.Field(ge=1)
+    width: int = pydantic.Field(ge=1)
     views: LookChoice
     mix: MixChoice
     teacher: str
@@ -65,6 +69,19 @@ class Header(Config):
         """Every file with the epochs that it holds."""
         starts = range(0, self.num_epochs, self.epochs_per_file)
         return {self.file_of(at)[0]: range(at, min(at + self.epochs_per_file, self.num_epochs)) for at in starts}
+
+    def num_epochs_of(self, name: str) -> int:
+        """How many epochs a file holds; raises AttarError when there is no such file."""
+        found = _NAME.fullmatch(name)
+        first = int(found[1]) if found else -1
+        if first < 0 or first >= self.num_epochs or self.file_of(first) != (name, 0):
+            raise AttarError(f"{name} is none of the files that {HEADER} tells of; {sealed.MEND}.")
+        return min(self.epochs_per_file, self.num_epochs - first)
+
+    @property
+    def form(self) -> Form:
+        """What the tensors of a file must look like."""
+        return Form(self.num_images, self.num_classes, (self.height, self.width), self.codec, self.views, self.mix)
 
     @property
     def record_bytes(self) -> int:
@@ -98,7 +115,20 @@ def write_file(folder: Path, header: Header, name: str, epochs: list[EpochLabels
     parts = [_parts(epoch) for epoch in epochs]
     tensors = {key: _stacked([part[key] for part in parts]) for key in parts[0]}
     folder.mkdir(parents=True, exist_ok=True)
-    weights.save_weights(folder / name, tensors, {"images_sha256": header.images_sha256, "file": name})
+    said = {"images_sha256": header.images_sha256, "file": name, "header": digest(header.plain())}
+    weights.save_weights(folder / name, tensors, said, sealed=True)
+
+
+def fault(folder: Path, header: Header, name: str) -> str:
+    """What is wrong with a file that was written for this header, in a sentence; '' where nothing is."""
+    try:
+        found, said = weights.load_weights(folder / name)
+    except AttarError as error:
+        return str(error)
+    if said.get("header", digest(header.plain())) != digest(header.plain()) or said.get("file") != name:
+        return f"{folder / name} holds labels of another run; {sealed.MEND}."
+    wrong = header.form.fault(found, header.num_epochs_of(name))
+    return f"{folder / name} {wrong}; {sealed.MEND}." if wrong else ""
 
 
 def write_header(folder: Path, header: Header) -> None:
@@ -133,25 +163,33 @@ def _parts(epoch: EpochLabels) -> Parts:
 class Labels:
     """A label store, opened for reading; files are mapped into memory when they are first asked for."""
 
-    def __init__(self, folder: Path) -> None:
-        """Raises AttarError when the store is incomplete, foreign or damaged."""
-        self.folder = folder
+    def __init__(self, folder: Path, files: sealed.Files = MappingProxyType({})) -> None:
+        """``files`` are sizes and hashes of the folder's files, which are checked when a file is first opened.
+
+        Raises AttarError when the store is incomplete, foreign or damaged.
+        """
+        self.folder, self._files = folder, files
         try:
             values = json.loads((folder / HEADER).read_text())
         except FileNotFoundError:
-            raise AttarError(f"{folder} holds no finished soft labels ({HEADER}); relabel again.") from None
-        except (ValueError, OSError) as error:
-            raise AttarError(f"{folder / HEADER} cannot be read ({error}); relabel again.") from None
+            raise AttarError(f"{folder} holds no finished soft labels ({HEADER}); {sealed.AGAIN}.") from None
+        except (ValueError, RecursionError, OSError) as error:
+            raise AttarError(f"{folder / HEADER} cannot be read ({error}); {sealed.MEND}.") from None
         if isinstance(values, dict) and values.get("format", FORMAT) != FORMAT:
             raise AttarError(
                 f"{folder / HEADER} is of format {values['format']} and this version reads {FORMAT}; relabel again."
             )
         self.header = Header.of(values, str(folder / HEADER))
-        for name in self.header.files():
-            if not (folder / name).is_file():
-                raise AttarError(f"{folder} lacks {name}; relabel again, or copy the folder once more.")
+        for epoch in range(0, self.header.num_epochs, self.header.epochs_per_file):
+            name, _ = self.header.file_of(epoch)
+            if not (folder / name).is_file():  # the first: a damaged header may tell of a thousand million
+                raise AttarError(f"{folder} lacks {name}; {sealed.AGAIN}.")
         self._mapped: dict[str, Parts] = {}
         self._deal = functools.lru_cache(maxsize=1)(self._dealt)
+
+    def check_header(self) -> None:
+        """Raise AttarError when ``labels.json`` is not the one that is listed."""
+        sealed.check(self.folder, HEADER, self._files)
 
     def epoch(self, epoch: int) -> "StoredEpoch":
         """The records of an epoch of training.
@@ -160,6 +198,8 @@ class Labels:
         anew each time round. Raises AttarError when a file is damaged or belongs elsewhere.
         """
         around, place = divmod(epoch, self.header.num_epochs)
+        if not self._mapped:
+            self._file(self.header.file_of(place)[0])  # before room is taken for as many records as the header tells of
         if self.header.pooled:
             return StoredEpoch.of(self, self._deal(around)[:, place])
         return StoredEpoch.of(self, torch.tensor([place]).expand(self.header.num_images))
@@ -202,21 +242,21 @@ class Labels:
         path, header = self.folder / name, self.header
         try:
             with safe_open(path, framework="pt") as file:
+                weights.check_seal(path)
                 said = file.metadata() or {}
                 if said.get("images_sha256") != header.images_sha256:
-                    raise AttarError(f"{path} belongs to other images; relabel again.")
+                    raise AttarError(f"{path} belongs to other images; {sealed.MEND}.")
                 if said.get("file") != name:
                     raise AttarError(f"{path} holds the epochs of {said.get('file')}; rename it.")
                 parts = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
         except (SafetensorError, OSError) as error:
-            raise AttarError(f"{path} is damaged ({error}); relabel again.") from None
-        shape = (len(header.files()[name]), header.num_images)
-        for key, part in parts.items():
-            if tuple(part.shape[:2]) != shape:
-                raise AttarError(
-                    f"{path} holds '{key}' of {tuple(part.shape[:2])} epochs and images where {HEADER} says {shape}; "
-                    f"relabel again."
-                )
+            raise AttarError(f"{path} is damaged ({error}); {sealed.MEND}.") from None
+        if self._files:
+            sealed.check(self.folder, name, self._files)
+        form = header.form
+        fault = form.fault(parts, header.num_epochs_of(name))
+        if fault:
+            raise AttarError(f"{path} {fault}; {sealed.MEND}.")
         return parts
 
 
@@ -256,6 +296,6 @@ class StoredEpoch:
 def _look(labels: Labels, stored: Int[Tensor, " image"], image: Int[Tensor, " image"]) -> Look:
     box, flip = labels.gather("box", stored, image), labels.gather("flip", stored, image)
     if box is None or flip is None:
-        raise AttarError(f"{labels.folder} lacks the crops of its records; relabel again.")
+        raise AttarError(f"{labels.folder} lacks the crops of its records; {sealed.MEND}.")
     view = View(box.long(), flip.bool(), torch.zeros(len(image), 2, dtype=torch.int64))
     return Look(view, labels.gather("patches", stored, image), labels.gather("changes", stored, image))

@@ -55,7 +55,7 @@ def read_json(path: Path, mend: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise AttarError(f"{path} is damaged (it holds no JSON object); {mend}.")
     seal = value.pop(KEY, None)
-    if seal is not None and seal != digest(value):
+    if (seal is None and _has_renamed_seal(value)) or (seal is not None and seal != digest(value)):
         raise AttarError(f"{path} is damaged or was edited (its content does not fit its {KEY}); {mend}.")
     return value
 
@@ -120,6 +120,12 @@ def _fault(folder: Path, name: str, files: Files, read: bool) -> str:
     if read and sha256_of(path) != files[name].sha256:
         return "is damaged (its SHA-256 is not the one that was written down)"
     return ""
+
+
+def _has_renamed_seal(value: Mapping[str, Any]) -> bool:
+    """Whether a key is the seal by its value, so that its name must have been damaged."""
+    hashes = [key for key, part in value.items() if isinstance(part, str) and len(part) == 64]
+    return any(value[key] == digest({name: value[name] for name in value if name != key}) for key in hashes)
 
 
 @functools.cache

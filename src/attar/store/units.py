@@ -4,10 +4,13 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
+from attar.core.errors import AttarError
 from attar.store import weights
+from attar.store.sealed import MEND
 
 
 @dataclass(frozen=True)
@@ -73,26 +76,58 @@ def plan(num_classes: int, first_slot: int, last_slot: int, unit_classes: int, u
     ]
 
 
-def save(folder: Path, unit: Unit, result: UnitResult) -> None:
-    """Write the unit's file, whole or not at all; what took how long is in the log, so equal work is equal bytes."""
+def save(folder: Path, unit: Unit, result: UnitResult, made_for: str = "") -> None:
+    """Write the unit's file, whole or not at all; what took how long is in the log, so equal work is equal bytes.
+
+    ``made_for`` is the identity of the work that it is a part of.
+    """
     tensors = {"images": result.images, "labels": result.labels}
     tensors |= {f"snapshot.{iteration}": images for iteration, images in result.snapshots.items()}
     tensors |= {f"curve.{name}": values for name, values in result.curves.items()}
     weights.save_weights(
         unit.path(folder),
         tensors,
-        {"verifier": json.dumps(result.verifier), "num_parallel": str(result.num_parallel)},
+        {
+            "verifier": json.dumps(result.verifier),
+            "num_parallel": str(result.num_parallel),
+            "unit": unit.name,
+            "made_for": made_for,
+        },
+        sealed=True,
     )
 
 
-def load(folder: Path, unit: Unit) -> UnitResult:
-    """Read a unit's file; raises AttarError naming it when it is missing or damaged."""
-    tensors, extra = weights.load_weights(unit.path(folder))
+def fault(folder: Path, unit: Unit, made_for: str = "") -> str:
+    """What is wrong with a unit's file, in a sentence: it is missing, damaged or of other work; '' where nothing is."""
+    try:
+        load(folder, unit, made_for)
+    except AttarError as error:
+        return str(error)
+    return ""
+
+
+def load(folder: Path, unit: Unit, made_for: str = "") -> UnitResult:
+    """Read a unit's file.
+
+    Raises AttarError naming it when it is missing, damaged, another unit's, or of other work than ``made_for``, where
+    that is known.
+    """
+    path = unit.path(folder)
+    if not path.is_file():
+        raise AttarError(f"There is no file {path}; delete the folder {folder.parent} to make it anew.")
+    tensors, extra = weights.load_weights(path)
+    count = len(unit.labels)
+    images, labels = tensors.get("images"), tensors.get("labels")
+    fits = images is not None and images.dtype == torch.uint8 and images.ndim == 4 and images.shape[:2] == (count, 3)
+    if not fits or labels is None or labels.tolist() != list(unit.labels) or extra.get("unit", unit.name) != unit.name:
+        raise AttarError(f"{path} does not hold the images of {unit.name}; {MEND}.")
+    if made_for and extra.get("made_for", made_for) not in ("", made_for):
+        raise AttarError(f"{path} belongs to another run; {MEND}.")
     return UnitResult(
         images=tensors["images"],
         labels=tensors["labels"],
         snapshots={int(key.split(".")[1]): value for key, value in tensors.items() if key.startswith("snapshot.")},
         curves={key.split(".", 1)[1]: value for key, value in tensors.items() if key.startswith("curve.")},
-        verifier={int(key): value for key, value in json.loads(extra["verifier"]).items()},
+        verifier={int(key): value for key, value in json.loads(extra.get("verifier", "{}")).items()},
         num_parallel=int(extra.get("num_parallel", 1)),
     )

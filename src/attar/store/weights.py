@@ -6,6 +6,7 @@ reader opens the result, and equal content gives equal bytes.
 """
 
 import contextlib
+import functools
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
@@ -18,7 +19,10 @@ from torch import Tensor
 
 from attar.core.errors import AttarError
 from attar.store.atomic import replace
+from attar.store.sealed import MEND
 
+SEAL, SEALED = "attar_sha256", "attar_sealed"
+"""Metadata of a sealed file: a SHA-256 of everything else in it, and that there is one, lest the first be lost."""
 _DTYPES = {
     torch.float64: "F64",
     torch.float32: "F32",
@@ -38,12 +42,16 @@ _DTYPES = {
 }
 
 
-def save_weights(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+def save_weights(
+    path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str], *, sealed: bool = False
+) -> None:
     """Write tensors of any device and layout to one safetensors file, atomically.
 
-    Tensors that share memory are written once each. Raises AttarError when the disk is full or may not be written.
+    Tensors that share memory are written once each. A ``sealed`` file holds its own SHA-256, by which readers notice
+    damage. Raises AttarError when the disk is full or may not be written.
     """
-    header: dict[str, Any] = {"__metadata__": dict(metadata)}
+    said = {key: value for key, value in metadata.items() if key not in (SEAL, SEALED)}
+    header: dict[str, Any] = {"__metadata__": said}
     offset = 0
     order = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))  # wide first: all stay aligned
     for name in order:
@@ -51,12 +59,49 @@ def save_weights(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[st
         end = offset + tensor.numel() * tensor.element_size()
         header[name] = {"dtype": _DTYPES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [offset, end]}
         offset = end
+    content = [_bytes(tensors[name]) for name in order]
+    if sealed:
+        said[SEALED] = "yes"
+        total = _begun(header)
+        for part in content:
+            total.update(part)
+        said[SEAL] = total.hexdigest()
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     with replace(path) as temporary, temporary.open("wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
-        for name in order:
-            file.write(_bytes(tensors[name]))
+        for part in content:
+            file.write(part)
+
+
+def check_seal(path: Path) -> None:
+    """Raise AttarError when a sealed file is not what was written; reads it once in each process.
+
+    A file without a seal, as older ones are, is taken as it is.
+    """
+    path = Path(path)
+    state = path.stat()
+    if not _seal_fits(path, (state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns, state.st_ctime_ns)):
+        raise AttarError(f"{path} is damaged (its content does not fit its SHA-256); {MEND}.")
+
+
+@functools.cache
+def _seal_fits(path: Path, _state: tuple[int, ...]) -> bool:
+    with path.open("rb") as file:
+        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+        metadata = header.get("__metadata__", {})
+        seal = metadata.pop(SEAL, None)
+        if seal is None:
+            return SEALED not in metadata
+        total = _begun(header)
+        while part := file.read(2**20):
+            total.update(part)
+    return seal == total.hexdigest()
+
+
+def _begun(header: Mapping[str, Any]) -> "hashlib._Hash":
+    """What is hashed before the tensors: their names, types and places, and the metadata."""
+    return hashlib.sha256(json.dumps(header, sort_keys=True).encode())
 
 
 def _bytes(tensor: Tensor) -> memoryview:
@@ -69,6 +114,7 @@ def _bytes(tensor: Tensor) -> memoryview:
 def load_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """The tensors of a safetensors file, on the CPU, and its metadata; raises AttarError when it is not whole."""
     with _opened(path) as file:
+        check_seal(path)
         return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
 
 
@@ -89,14 +135,14 @@ def tensors_sha256(tensors: Mapping[str, Tensor]) -> str:
 
 
 def save_tree(path: Path, tree: Any) -> None:
-    """Write nested dicts, lists and tuples of tensors and JSON scalars to one safetensors file, atomically.
+    """Write nested dicts, lists and tuples of tensors and JSON scalars to one sealed safetensors file, atomically.
 
     Keys may be any JSON scalar, so an optimiser's ``state_dict()`` comes back as it was. Raises AttarError when the
     disk is full, TypeError on a leaf of another kind.
     """
     tensors: dict[str, Tensor] = {}
     structure = _encoded(tree, tensors)
-    save_weights(path, tensors, {"tree": json.dumps(structure)})
+    save_weights(path, tensors, {"tree": json.dumps(structure)}, sealed=True)
 
 
 def load_tree(path: Path) -> Any:

@@ -1,0 +1,104 @@
+"""What the tensors of a label file must look like: names, types, shapes, and numbers that can be used."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from attar.ops import codec as codecs
+from attar.ops.augment import OPERATIONS, STRONGEST
+from attar.ops.codec import Codec
+from attar.ops.mixing import MixChoice
+from attar.ops.replay import LookChoice
+
+_HALF = torch.float16
+
+
+@dataclass(frozen=True)
+class Form:
+    """The form of the records of a store."""
+
+    num_images: int
+    num_classes: int
+    size: tuple[int, int]
+    """Height and width of the images in pixels."""
+    codec: Codec
+    views: LookChoice
+    mix: MixChoice
+
+    def tensors(self) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
+        """Type, and shape of one record, of every tensor."""
+        found = {"box": (torch.int16, (4,)), "flip": (torch.uint8, ())}
+        if self.views.patch_shuffle > 1:
+            found["patches"] = (torch.uint8, (self.views.patch_shuffle**2,))
+        if self.views.randaugment_ops:
+            found["changes"] = (torch.int8, (self.views.randaugment_ops, 2))
+        if self.mix.kind != "none":
+            found |= {"partner": (torch.int32, ()), "mix_weight": (torch.float32, ())}
+        if self.mix.kind == "cutmix":
+            found["mix_box"] = (torch.int16, (4,))
+        return found | self._answers()
+
+    def _answers(self) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
+        codec, kept = self.codec, self.codec.kept(self.num_classes)
+        if codec.kind == "fp16":
+            return {"logits": (_HALF, (kept,))}
+        found: dict[str, tuple[torch.dtype, tuple[int, ...]]] = {}
+        found["classes"] = (codecs.index_type(self.num_classes), (kept,))
+        found["values"] = (torch.uint8 if codec.values == "int8" else _HALF, (kept,))
+        if codec.values == "int8":
+            found["range"] = (_HALF, (2,))
+        if codec.remainder == "spread" and kept < self.num_classes:
+            found["rest"] = (_HALF, ())
+        return found
+
+    def fault(self, parts: Mapping[str, Tensor], num_epochs: int) -> str:
+        """What is wrong with the tensors of a file of so many epochs, in a few words; '' where nothing is."""
+        due = self.tensors()
+        for name in (*due, *parts):
+            if name not in parts:
+                return f"lacks the tensor '{name}'"
+            if name not in due:
+                return f"holds a tensor '{name}' that labels.json does not tell of"
+            part, (kind, record) = parts[name], due[name]
+            if (part.dtype, tuple(part.shape)) != (kind, (num_epochs, self.num_images, *record)):
+                return (
+                    f"holds '{name}' of shape {tuple(part.shape)} in {str(part.dtype).removeprefix('torch.')} where "
+                    f"labels.json says {(num_epochs, self.num_images, *record)} in {str(kind).removeprefix('torch.')}"
+                )
+        wrong = next((name for name, part in parts.items() if not self._is_sound(name, part)), None)
+        return "" if wrong is None else f"holds values of '{wrong}' that no label has"
+
+    def _is_sound(self, name: str, part: Tensor) -> bool:
+        """Whether all numbers of a tensor can be used: finite, and in their range."""
+        height, width = self.size
+        if name == "box":
+            return _within(part[..., 2:], 1, torch.iinfo(torch.int16).max)
+        if name == "mix_box":
+            end = part[..., :2].int() + part[..., 2:]
+            inside = _within(end[..., 0], 0, height) and _within(end[..., 1], 0, width)
+            return inside and _within(part, 0, max(self.size))
+        if name == "patches":
+            order = torch.arange(part.shape[-1], dtype=part.dtype)
+            return bool((part.sort(-1).values == order).all())
+        if name == "changes":
+            return _within(part[..., 0], 0, len(OPERATIONS) - 1) and _within(part[..., 1], -STRONGEST, STRONGEST)
+        if name == "range":
+            return bool(part.isfinite().all()) and bool((part[..., 0] <= part[..., 1]).all())
+        if name in _MOST:
+            return _within(part, 0, _MOST[name])
+        if name in ("partner", "classes"):
+            return _within(part, 0, (self.num_images if name == "partner" else self.num_classes) - 1)
+        return part.dtype == torch.uint8 or bool(part.isfinite().all())
+
+
+_MOST = {"flip": 1, "mix_weight": 1}
+
+
+def _within(part: Tensor, least: int, most: int) -> bool:
+    """Whether all numbers are in a range, its ends included; NaN never is."""
+    if not part.numel():
+        return True
+    low, high = part.aminmax()
+    return bool(low >= least) and bool(high <= most)
