@@ -82,7 +82,7 @@ def run(
             sets = baselines.make(space, method, recipe.recover, recipe.relabel, recipe.evaluate)
             evaluate.run(space, recipe.evaluate, recipe.squeeze, sets)
         if ranks.is_first():
-            return _publish(space, recipe, "evaluate" in wanted)
+            return _publish(space, recipe, wanted)
         return Result(space.out, [])
 
 
@@ -207,15 +207,15 @@ def _check_room(space: Workspace, recipe: Recipe[Any], judged: bool) -> None:
     label_choice.refuse_full_disk(num_sets * label_choice.planned_bytes(count, num_classes, recipe.relabel), space.out)
 
 
-def _publish(space: Workspace, recipe: Recipe[Any], evaluated: bool) -> Result:
+def _publish(space: Workspace, recipe: Recipe[Any], wanted: Sequence[str]) -> Result:
     """The recipe, tables, pictures and the card, from what is on the disk."""
     out, lines = space.out, []
     atomic.write_text(out / "recipe.yaml", recipe.to_yaml(header_of(recipe.name)))
     if (out / "evaluate" / "manifest.json").is_file():
         lines = table.lines(out)
         pages.write_all(out, lines, out / "report")
-    if (out / "distilled" / "manifest.json").is_file():
+    if {"relabel", "evaluate"} & set(wanted) and (out / "distilled" / "manifest.json").is_file():
         card.write(out / "distilled", lines)
-        if evaluated:
+        if "evaluate" in wanted:
             figures.write_all(out, out / "report")
     return Result(out, lines)

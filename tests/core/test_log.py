@@ -1,8 +1,12 @@
+import errno
 import json
 import math
+import os
+from pathlib import Path
 
 import pytest
 
+from attar.core.errors import AttarError
 from attar.core.log import Log
 
 
@@ -57,3 +61,13 @@ def test_progress_draws_on_a_terminal(monkeypatch, capsys):
 def test_errors_inside_a_bar_get_out():
     with pytest.raises(KeyError), Log(quiet=True).progress("x", 1):
         raise KeyError
+
+
+@pytest.mark.parametrize("number", [errno.EROFS, errno.EACCES])
+def test_a_log_that_may_not_be_written_is_one_sentence(tmp_path, monkeypatch, number):
+    def refuse(*_, **__):
+        raise OSError(number, os.strerror(number), "log.jsonl")
+
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(AttarError, match=rf"log.jsonl cannot be written \({os.strerror(number)}\); .*--out"):
+        Log(tmp_path / "log.jsonl", quiet=True).event("epoch")

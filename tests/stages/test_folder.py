@@ -1,6 +1,8 @@
 """stages/folder.py: what is missing or damaged is made again or refused with the mend; what no plan explains is too."""
 
+import errno
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -8,6 +10,7 @@ import pytest
 
 from attar import pipeline
 from attar.core.errors import AttarError
+from attar.stages.folder import StageFolder
 from attar.store import sealed
 from conftest import edit_json, interrupt, mini_recipe
 
@@ -35,28 +38,40 @@ def spoil(path: Path, how: str) -> None:
         path.write_bytes(data)
 
 
-@pytest.mark.parametrize("how", ["missing", "damaged"])
-@pytest.mark.parametrize(
-    "pattern",
-    [
-        "recover/units/slot00001*",
-        "recover/data/*.parquet",
-        "distilled/data/*.parquet",
-        "distilled/labels/*.safetensors",
-        "distilled/labels/labels.json",
-        "distilled/dataset.json",
-    ],
+MADE_AGAIN = (
+    "recover/units/slot00001*",
+    "recover/data/*.parquet",
+    "distilled/data/*.parquet",
+    "distilled/labels/*.safetensors",
+    "distilled/labels/labels.json",
+    "distilled/dataset.json",
 )
-def test_a_file_of_a_finished_stage_is_made_again(finished: Path, pattern: str, how: str, capsys):
+
+
+@pytest.mark.parametrize("how", ["missing", "damaged"])
+def test_a_file_of_a_finished_stage_is_made_again(finished: Path, how: str, capsys):
     before = labelled(finished)
-    (path,) = finished.glob(pattern)
-    spoil(path, how)
+    spoiled = [next(finished.glob(pattern)) for pattern in MADE_AGAIN]
+    for path in spoiled:
+        spoil(path, how)
     for stage in ("recover", "relabel"):
         pipeline.run(mini_recipe(), finished, stage=stage)
     assert labelled(finished) == before
-    assert f"{path} is {how}" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert len([line for line in said.splitlines() if f"is {how}" in line and "more; made again" in line]) == 2
     run(finished, "recover", "relabel")
     assert capsys.readouterr().err == "", "whole again, there is nothing to tell"
+
+
+@pytest.mark.parametrize("pattern", MADE_AGAIN)
+def test_any_one_of_them_makes_a_stage_go_on(finished: Path, pattern: str):
+    path = next(finished.glob(pattern))
+    stage = finished / path.relative_to(finished).parts[0]
+    made = sealed.read_json(stage / "manifest.json", "")
+    folder = StageFolder(stage, made["stage"], made["request"], made["parents"])
+    assert folder.finished() == made
+    spoil(path, "damaged")
+    assert folder.finished() is None
 
 
 def test_an_older_run_whose_manifests_list_no_files_is_mended_too(finished: Path):
@@ -126,7 +141,7 @@ def test_a_manifest_that_was_edited_is_refused_with_the_folder(finished: Path):
 
 def test_a_manifest_of_another_stage_is_refused(finished: Path):
     shutil.copy(finished / "recover" / "manifest.json", finished / "squeeze" / "manifest.json")
-    with pytest.raises(AttarError, match=f"{finished}/squeeze/manifest.json is not one of squeeze"):
+    with pytest.raises(AttarError, match=f"{finished}/squeeze/manifest.json is no manifest of squeeze"):
         run(finished, "relabel")
 
 
@@ -138,3 +153,16 @@ def test_a_method_that_only_a_manifest_names_is_not_imported(finished: Path, tmp
     with pytest.raises(AttarError, match="names the method 'attar_never', which is code outside.*--method attar_never"):
         run(finished, "evaluate")
     assert not (tmp_path / "called").exists()
+
+
+def test_a_finished_run_on_a_read_only_disk_is_a_sentence(finished: Path, monkeypatch: pytest.MonkeyPatch):
+    original = Path.open
+
+    def read_only(path: Path, mode: str = "r", *more, **others):
+        if path.is_relative_to(finished) and set(mode) & set("wax+"):
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+        return original(path, mode, *more, **others)
+
+    monkeypatch.setattr(Path, "open", read_only)
+    with pytest.raises(AttarError, match=rf"{finished}/.*[Rr]ead-only"):
+        run(finished, "evaluate")

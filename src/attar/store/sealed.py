@@ -62,8 +62,13 @@ def read_json(path: Path, mend: str) -> dict[str, Any]:
 
 def sha256_of(path: Path) -> str:
     """The SHA-256 of a file's content, in hexadecimal."""
+    return _sha256(path, state_of(path))
+
+
+def state_of(path: Path) -> tuple[int, ...]:
+    """Which file this is and when it was changed: as long as that stays, so does its content."""
     state = path.stat()
-    return _sha256(path, (state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns, state.st_ctime_ns))
+    return state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns, state.st_ctime_ns
 
 
 def entries(folder: Path, paths: Iterable[Path]) -> dict[str, Entry]:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from attar.core.errors import AttarError
 from attar.store.atomic import replace
-from attar.store.sealed import MEND
+from attar.store.sealed import MEND, state_of
 
 SEAL, SEALED = "attar_sha256", "attar_sealed"
 """Metadata of a sealed file: a SHA-256 of everything else in it, and that there is one, lest the first be lost."""
@@ -80,8 +80,7 @@ def check_seal(path: Path) -> None:
     A file without a seal, as older ones are, is taken as it is.
     """
     path = Path(path)
-    state = path.stat()
-    if not _seal_fits(path, (state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns, state.st_ctime_ns)):
+    if not _seal_fits(path, state_of(path)):
         raise AttarError(f"{path} is damaged (its content does not fit its SHA-256); {MEND}.")
 
 
