@@ -66,7 +66,7 @@ def main() -> None:
             attar("relabel", asked.recipe, out, *own)
             attar("evaluate", asked.recipe, out, *own)
             scores = json.loads((out / "evaluate" / "manifest.json").read_text())["result"]["scores"]
-            for score in scores:
+            for score in (score for score in scores if not score["diverged"]):
                 print(f"{way},{seed},{score['seed']},{score['top1']:.4f}", flush=True)
 
 

@@ -230,9 +230,12 @@ def summarised(lines: Sequence[Line], published: float | None = None) -> dict[st
     """The accuracies of a table; and whether the published one is met."""
     values: dict[str, Any] = {"table": [vars(line) for line in lines]}
     for line in lines:
+        if line.top1_mean is None:
+            values[line.row] = f"diverged (all {line.num_diverged})"
+            continue
         spread = "" if line.top1_std is None else f" ± {line.top1_std:.1f}"
         values[line.row] = f"{line.top1_mean:.1f}{spread} (n = {line.num_seeds})"
-    if published is not None:
+    if published is not None and lines[0].top1_mean is not None:
         away = lines[0].top1_mean - published
         words = "reproduced" if abs(away) <= ACCEPTED else "not reproduced"
         values["published"] = f"{published:.1f}, {words} ({away:+.1f})"

@@ -136,13 +136,18 @@ def run_way(name: str, way: Way, asked: argparse.Namespace, more: Sequence[str])
             settings=" ".join(way),
         )
         for score in scores
+        if not score["diverged"]
     ]
+    if len(found) < len(scores):
+        print(f"{name:<24} {len(scores) - len(found)} of {len(scores)} trainings diverged and are left out", flush=True)
     print(f"{name:<24} {summary(found)}", flush=True)
     return found
 
 
 def summary(lines: Sequence[Line]) -> str:
     """Accuracy over seeds, and bytes."""
+    if not lines:
+        return "no training ended in numbers"
     top1 = [100 * line.top1 for line in lines]
     spread = f" ± {statistics.stdev(top1):.1f}" if len(top1) > 1 else ""
     return f"{statistics.fmean(top1):.1f}{spread} %, n = {len(top1)}, {lines[0].label_bytes:,} bytes of labels"

@@ -144,6 +144,11 @@ def train(recipe: attar.Recipe[Any], run: Path, baseline: Path, out: Path, quiet
     sets: dict[Row, SmallSet] = {row: random if images_of(row) == "random" else distilled for row in rows[:-1]}
     found: Scores = {name: {} for name in (*PROXIES, FULL)}
     for score in evaluate.run(space, config, recipe.squeeze, sets):
+        if score.diverged:
+            raise attar.AttarError(
+                f"The training of {score.student} on the row {score.row} diverged, and a ranking needs all of them; "
+                f"leave it out, or lower the learning rate of the protocol."
+            )
         row = "distilled-soft" if score.row == "distilled" else score.row
         found[row].setdefault(score.student, []).append(score)
     return found

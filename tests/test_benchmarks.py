@@ -349,3 +349,17 @@ def test_a_step_is_measured_with_what_compiling_it_depends_on(recover: ModuleTyp
     torch.set_num_threads(threads)
     assert found["step"] > 0
     assert (found["num_layers"], found["values"]) == (4, 5 * (128 * (64 + 16 + 4) + 10))
+
+
+def test_k_centre_chooses_the_same_images_as_class_by_class(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    module = importlib.import_module("coresets")
+    sys.modules.pop("coresets")
+    assert module.main(["--quick"]) == 0
+    *_, titles, row = capsys.readouterr().out.splitlines()
+    assert titles.split()[-1] == "same"
+    assert row.split()[0] == "25"
+    assert row.endswith("100.0 %")
+    assert float(row.split()[5]) > 0

@@ -33,6 +33,7 @@ UNREAD = ("log", "previews", "README.md")
 """What no part of attar reads: logs but for seconds, pictures for people, the dataset card."""
 VOLATILE = {"seconds", "device_seconds", "processor_seconds", "finished", "sha256", "files", "teacher_seconds"}
 VOLATILE |= {"images_seconds", "labels_seconds"}
+VOLATILE |= {f"{part}_processor_seconds" for part in ("teacher", "images", "labels")}
 """Times differ from run to run, and with them the hashes of files that hold them."""
 NUM_EPOCHS = 3
 

@@ -1,5 +1,6 @@
 import errno
 import json
+import math
 import os
 from pathlib import Path
 
@@ -16,6 +17,12 @@ def test_events_are_appended_as_json_lines(tmp_path):
     lines = [json.loads(line) for line in (tmp_path / "deep" / "log.jsonl").read_text().splitlines()]
     assert [(line["event"], line["epoch"], line["loss"]) for line in lines] == [("epoch", 1, 0.5), ("epoch", 2, 0.25)]
     assert all(line["time"] > 1.6e9 for line in lines)
+
+
+def test_what_is_no_number_is_null(tmp_path):
+    Log(tmp_path / "log.jsonl", quiet=True).event("epoch", loss=math.nan, rate=-math.inf, epoch=3, name="nan")
+    line = json.loads((tmp_path / "log.jsonl").read_text(), parse_constant=pytest.fail)
+    assert (line["loss"], line["rate"], line["epoch"], line["name"]) == (None, None, 3, "nan")
 
 
 def test_it_speaks_on_standard_error_and_a_quiet_one_not_at_all(capsys):

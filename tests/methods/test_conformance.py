@@ -29,6 +29,8 @@ DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 class RealByFormula:
     """Real images whose pixels say which class and index they are."""
 
+    num_classes = 3
+
     def count(self, label: int) -> int:
         return NUM_REAL - label
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from attar.models import build
 from attar.models.teacher import Selection
-from attar.ops.features import penultimate
+from attar.ops.features import Extractor, penultimate
 
 WIDTHS = {
     "resnet20": 64,
@@ -37,6 +37,40 @@ def test_features_are_what_the_classifier_sees(name: str):
     last = [layer for layer in network.modules() if isinstance(layer, nn.Linear)]
     if last:  # every network of this list but SqueezeNet ends in one
         assert torch.allclose(last[-1](found.values), network(images()), atol=1e-5)
+
+
+@pytest.mark.parametrize("name", WIDTHS)
+def test_later_batches_have_the_same_features_without_the_classifier(name: str):
+    network = build.build(name, 7, 32, seed=0).eval()
+    extract = Extractor(network)
+    extract(images())
+    other = 1 - images()
+    expected = penultimate(network, other).values
+    ran: list[nn.Module] = []
+    hooks = [layer.register_forward_hook(lambda layer, *_: ran.append(layer)) for layer in network.modules()]
+    found = extract(other)
+    for hook in hooks:
+        hook.remove()
+    assert torch.equal(found.values, expected)
+    assert ran
+    assert network not in ran  # the pass ended before its end
+    assert not any(layer._forward_pre_hooks for layer in network.modules())
+
+
+def test_a_network_that_takes_another_way_is_looked_at_anew():
+    class TwoWays(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            with build.seeded(0):
+                self.light, self.dark = nn.Linear(3, 5), nn.Linear(3, 5)
+
+        def forward(self, shown: Tensor) -> Tensor:
+            means = shown.mean((2, 3))
+            return self.light(means) if float(means.mean()) > 0 else self.dark(2 * means)
+
+    extract = Extractor(TwoWays())
+    assert torch.equal(extract(images()).values, images().mean((2, 3)))
+    assert torch.equal(extract(-images()).values, -2 * images().mean((2, 3)))
 
 
 def test_some_of_a_networks_classes_have_the_whole_networks_features():

@@ -74,10 +74,32 @@ def test_a_class_without_images_has_no_accuracy():
     assert all(isinstance(value, float) for value in found.per_class[:2])
 
 
-def test_a_diverged_network_is_measured_all_the_same():
+def test_a_diverged_network_is_right_about_nothing():
     found = measured(torch.full((6, 3), math.nan), torch.tensor([0, 1, 2, 0, 1, 2]))
-    assert found.confidence == 0
-    assert math.isfinite(found.ece)
+    assert (found.top1, found.top5, found.confidence, found.ece) == (0, 0, 0, 0)
+    assert found.per_class == (0, 0, 0)
+    assert found.num_broken == 6
+
+
+def test_images_without_a_number_are_counted():
+    logits, labels = drawn(50, 6)
+    whole = measured(logits, labels)
+    hit = int((logits.argmax(1) == labels).nonzero()[0])
+    logits[hit, 3] = math.nan
+    found = measured(logits, labels)
+    assert found.num_broken == 1
+    assert found.top1 == pytest.approx(whole.top1 - 1 / 50)
+    logits[hit] = torch.tensor([math.inf, 0, 0, 0, 0, 0])  # of no probability either
+    assert measured(logits, labels).num_broken == 1
+    logits[hit] = torch.tensor([-math.inf] * 5 + [0.0])  # classes that are ruled out
+    assert measured(logits, labels).num_broken == 0
+
+
+def test_a_teacher_without_numbers_is_refused():
+    logits, labels = drawn(20, 3)
+    logits[4:6] = math.nan
+    with pytest.raises(AttarError, match=r"logits of 2 of 20 validation images are not numbers"):
+        accuracy(lambda shown: shown, [(logits, labels)])
 
 
 def test_no_images_are_refused():

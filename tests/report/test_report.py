@@ -2,6 +2,7 @@ import csv
 import dataclasses
 import io
 import json
+import math
 import shutil
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,9 @@ from rich.console import Console
 
 from attar.core.errors import AttarError
 from attar.core.log import Log, readable_bytes
+from attar.core.spent import Spent
 from attar.data.load import load
-from attar.report import architectures, card, figures, per_class, table
+from attar.report import architectures, card, figures, pages, per_class, table
 from attar.report.table import Line, percent
 from attar.stages.distilled import read_info
 from attar.stages.rows import ROWS
@@ -39,7 +41,7 @@ def test_markdown_has_a_line_for_each_row(mini_run):
 
 def test_the_page_tells_of_stages_and_classes(mini_run):
     page = (mini_run / "report" / "table.md").read_text()
-    assert "Device-seconds of the stages: squeeze " in page
+    assert "Wall seconds (processor seconds) of all processes: squeeze " in page
     assert "Classes (distilled, convnet3): best " in page
     assert not (mini_run / "report" / "architectures.csv").exists()  # a single student
 
@@ -117,21 +119,22 @@ def line_of(**changes: Any) -> Line:
 
 def test_students_stand_side_by_side():
     lines = [
-        line_of(top1_mean=50.0, top1_std=2.0),
-        line_of(student="t", top1_mean=40.0, top1_std=None),
-        line_of(row="full", student="s", top1_mean=90.0, top1_std=0.5),
+        line_of(top1_mean=50.0, top1_std=2.0, class_top1_mean=48.0, class_top1_std=3.0),
+        line_of(student="t", top1_mean=40.0, top1_std=None, class_top1_mean=None, class_top1_std=None),
+        line_of(row="full", student="s", top1_mean=90.0, top1_std=0.5, class_top1_mean=89.0, class_top1_std=0.25),
         line_of(row="full", student="teacher-net", protocol="the teacher"),
     ]
     assert architectures.as_markdown(lines).splitlines() == [
         "| trained on | s | t |",
         "| --- | ---: | ---: |",
-        "| distilled | 50.0 ± 2.0 | 40.0 |",
-        "| all real images | 90.0 ± 0.5 | - |",
+        "| distilled | 50.0 ± 2.0 / 48.0 ± 3.0 | 40.0 / - |",
+        "| all real images | 90.0 ± 0.5 / 89.0 ± 0.2 | - |",
     ]
     assert architectures.as_csv(lines).splitlines() == [
-        "run,row,s top1_mean,s top1_std,t top1_mean,t top1_std",
-        "a,distilled,50.0,2.0,40.0,",
-        "a,full,90.0,0.5,,",
+        "run,row,s top1_mean,s top1_std,s class_top1_mean,s class_top1_std,"
+        "t top1_mean,t top1_std,t class_top1_mean,t class_top1_std",
+        "a,distilled,50.0,2.0,48.0,3.0,40.0,,,",
+        "a,full,90.0,0.5,89.0,0.25,,,,",
     ]
     assert architectures.as_markdown([lines[0], lines[3]]) == ""
     assert architectures.for_terminal(lines[:1], 200) is None
@@ -179,6 +182,37 @@ def test_pictures_are_drawn(mini_run, name):
         assert len(picture.convert("L").getcolors()) > 20
 
 
+def unsealed(path: Path) -> dict[str, Any]:
+    return {key: value for key, value in json.loads(path.read_text()).items() if key != "sha256"}
+
+
+def test_students_that_diverged_are_marked_and_in_no_mean():
+    some = line_of(num_seeds=2, num_diverged=1, num_classes=10, top1_mean=50.0, top1_std=None)
+    none = line_of(num_seeds=0, num_diverged=3, top1_mean=None)
+    none = dataclasses.replace(none, class_top1_mean=None, top5_mean=None, ece_mean=None, num_classes=10)
+    page = table.as_markdown([some, none])
+    assert "| 50.0 | 1.0 ± 1.0 | 1.0 ± 1.0 | 2 of 3 |" in page
+    assert "| diverged | - | - | 0 of 3 | - |" in page
+    assert table.notes([some])[0].startswith("n: students in the mean, of those trained")
+    assert "| diverged | 50.0 / 1.0 ± 1.0 |" in architectures.as_markdown(
+        [none, dataclasses.replace(some, student="t")]
+    )
+
+
+def test_with_fewer_than_ten_classes_there_is_no_top_5():
+    assert "top-5" not in table.as_markdown([line_of(num_classes=9)])
+    assert "top-5" in table.as_markdown([line_of(num_classes=9), line_of(num_classes=10)])
+
+
+def test_classes_without_validation_images_are_counted():
+    assert table.notes([line_of(num_unmeasured=0, num_diverged=0)]) == []
+    (note,) = table.notes([line_of(num_unmeasured=2, num_classes=7, num_diverged=0)] * 2)
+    assert note == "class mean % leaves out 2 of 7 classes, which have no validation images."
+    console = Console(width=100, record=True, file=io.StringIO())
+    console.print(table.for_terminal([line_of(num_unmeasured=2, num_classes=7, num_diverged=0)], 100))
+    assert note in console.export_text()
+
+
 def test_the_card_has_bytes_and_seconds(mini_run):
     text = (mini_run / "distilled" / "README.md").read_text()
     assert "| teacher s | images s | labels s | student s |" in text
@@ -190,7 +224,25 @@ def test_a_card_without_scores_says_so(mini_run):
 
 
 def test_stages_tell_their_seconds(mini_run):
-    assert set(table.stage_seconds(mini_run)) == {"squeeze", "recover", "relabel", "evaluate"}
+    costs = table.stage_costs(mini_run)
+    assert set(costs) == {"squeeze", "recover", "relabel", "evaluate"}
+    assert all(spent.seconds > 0 and (spent.processor_seconds or 0) > 0 for spent in costs.values())
+    for line in table.lines(mini_run):
+        assert (line.teacher_processor_seconds == 0) == (line.teacher_seconds == 0)
+        assert (line.train_processor_seconds or 0) > 0
+
+
+def test_a_stage_of_an_older_attar_has_wall_seconds_alone(mini_run, tmp_path):
+    shutil.copytree(mini_run / "squeeze", tmp_path / "squeeze")
+    manifest = unsealed(tmp_path / "squeeze" / "manifest.json")
+    del manifest["processor_seconds"]
+    (tmp_path / "squeeze" / "manifest.json").write_text(json.dumps(manifest | {"device_seconds": 12.0}))
+    assert table.stage_costs(tmp_path) == {"squeeze": Spent(12.0, None)}
+    assert pages.spent(tmp_path).endswith(": squeeze 12.0 s")
+    for seconds in (-1, None, math.nan, "soon"):
+        (tmp_path / "squeeze" / "manifest.json").write_text(json.dumps(manifest | {"device_seconds": seconds}))
+        with pytest.raises(AttarError, match="squeeze/manifest.json is damaged .*delete the folder"):
+            table.stage_costs(tmp_path)
 
 
 def test_more_students_than_fit_stand_below_each_other():

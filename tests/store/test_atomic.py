@@ -1,6 +1,7 @@
 """store/atomic.py: folders that are whole or not there."""
 
 import errno
+import math
 from pathlib import Path
 
 import pytest
@@ -59,3 +60,11 @@ def test_a_full_disk_is_a_sentence(tmp_path: Path):
     with pytest.raises(AttarError, match="disk is full while writing .*out"):
         fill(tmp_path / "out", OSError(errno.ENOSPC, "full"))
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("value", [math.nan, [0.5, math.inf], {"a": {"b": -math.inf}}])
+def test_what_json_has_no_word_for_is_not_written(tmp_path, value):
+    atomic.write_json(tmp_path / "a.json", 1)
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        atomic.write_json(tmp_path / "a.json", value)
+    assert (tmp_path / "a.json").read_text() == "1\n"

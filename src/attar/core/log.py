@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import json
+import math
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -40,6 +41,7 @@ class Log:
         """Append one line: the time, the event's name, its values."""
         if self.path is None:
             return
+        values = {key: None if _no_number(value) else value for key, value in values.items()}
         line = json.dumps({"time": round(time.time(), 3), "event": event, **values}) + "\n"
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -84,6 +86,11 @@ class Log:
                     bar.update(task, note=note)
 
             yield advance
+
+
+def _no_number(value: object) -> bool:
+    """Whether JSON has no word for it: NaN and the infinities."""
+    return isinstance(value, float) and not math.isfinite(value)
 
 
 def readable_bytes(count: int) -> str:

@@ -32,11 +32,11 @@ def herd(features: Float[Tensor, "image feature"], count: int) -> list[int]:
     """
     mean, total = features.mean(dim=0), torch.zeros_like(features[0])
     taken = torch.zeros(len(features), dtype=torch.bool, device=features.device)
-    chosen: list[int] = []
+    chosen: list[Tensor] = []  # on the device, for to read an index is to wait for it
     for number in range(1, count + 1):
         # |mean - (total + f) / number| is smallest where f is nearest to this point.
         distance = (features - (number * mean - total)).square().sum(dim=1)
-        chosen.append(int(distance.masked_fill(taken, torch.inf).argmin()))
-        taken[chosen[-1]] = True
-        total = total + features[chosen[-1]]
-    return chosen
+        chosen.append(distance.masked_fill(taken, torch.inf).argmin(0, keepdim=True))
+        taken.index_fill_(0, chosen[-1], True)
+        total = total + features.index_select(0, chosen[-1])[0]
+    return torch.cat(chosen).tolist()

@@ -30,10 +30,11 @@ def centres(features: Float[Tensor, "image feature"], count: int) -> list[int]:
 
     The greedy algorithm 1 of the paper, within one class. No image is taken twice; of equals the first.
     """
-    chosen = [int((features - features.mean(dim=0)).square().sum(dim=1).argmin())]
+    # Indices stay on the device, for to read one is to wait for it.
+    chosen = [(features - features.mean(dim=0)).square().sum(dim=1).argmin(0, keepdim=True)]
     nearest = torch.full_like(features[:, 0], torch.inf)
     while len(chosen) < count:
-        nearest = nearest.minimum((features - features[chosen[-1]]).square().sum(dim=1))
-        nearest[chosen[-1]] = -1  # below the zero of an image that equals a centre
-        chosen.append(int(nearest.argmax()))
-    return chosen
+        nearest = nearest.minimum((features - features.index_select(0, chosen[-1])).square().sum(dim=1))
+        nearest.index_fill_(0, chosen[-1], -1)  # below the zero of an image that equals a centre
+        chosen.append(nearest.argmax(0, keepdim=True))
+    return torch.cat(chosen).tolist()

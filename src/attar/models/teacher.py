@@ -200,18 +200,24 @@ def accuracy(
     """Top-1 and top-5 accuracy over batches of images in [0, 1] and labels, as fractions.
 
     ``logits`` may be ``teacher.logits``. With fewer than five classes all count as the top five. Raises AttarError
-    when there are no images.
+    when there are no images, or the network gives no numbers for some.
     """
-    hits, total = torch.zeros(2, dtype=torch.int64), 0
+    hits, total = torch.zeros(3, dtype=torch.int64), 0
     # Not inference_mode: a network that keeps a tensor between calls could then no longer be differentiated.
     with torch.no_grad():
         for images, labels in batches:
             scores = logits(images)
             ranked = scores.topk(min(5, scores.shape[1]), dim=1).indices
             right = ranked == labels.to(ranked.device)[:, None]
-            hits = hits.to(ranked.device) + torch.stack([right[:, 0].sum(), right.sum()])
+            broken = scores.isnan().any(dim=1).sum()
+            hits = hits.to(ranked.device) + torch.stack([right[:, 0].sum(), right.sum(), broken])
             total += len(images)
     if total == 0:
         raise AttarError("There are no validation images to measure accuracy on; check the data's validation folder.")
-    top1, top5 = (hits / total).tolist()
+    if num_broken := int(hits[2]):
+        raise AttarError(
+            f"The teacher's logits of {num_broken} of {total} validation images are not numbers (NaN); check its "
+            f"weights and its normalisation, or train another one."
+        )
+    top1, top5 = (hits[:2] / total).tolist()
     return top1, top5

@@ -1,6 +1,7 @@
 """Features: what a network's classifier sees of an image, for networks of any origin."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -23,29 +24,84 @@ def penultimate(network: nn.Module, images: Float[Tensor, "image 3 height width"
     or a convolution of 1x1 (as SqueezeNet's) with an output for every logit at least, for a network of which only some
     logits are taken has more. Places and tokens are averaged. Nothing of the network is changed.
     """
-    called: list[tuple[nn.Module, Tensor]] = []
+    return Extractor(network)(images)
 
-    def remember(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        called[:] = [(layer, inputs[0])] if inputs and isinstance(inputs[0], Tensor) else []
 
-    weighted = [layer for layer in network.modules() if next(layer.parameters(recurse=False), None) is not None]
-    handles = [layer.register_forward_pre_hook(remember) for layer in weighted]
-    try:
-        with torch.no_grad():
-            logits = network(images)
-    finally:
-        for handle in handles:
+class Extractor:
+    """Penultimate features of batch after batch.
+
+    The first batch goes through the whole network. Later ones stop at the classifier, whose cost grows with the number
+    of classes and whose logits nobody needs; the features are the same.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        self._network = network
+        self._classifier: nn.Module | None = None
+        self._num_calls = 0
+
+    def __call__(self, images: Float[Tensor, "image 3 height width"]) -> Features:
+        """As ``penultimate``."""
+        seen = None if self._classifier is None else self._up_to(self._classifier, images)
+        return self._whole(images) if seen is None else Features(_pooled(self._classifier, seen))
+
+    def _whole(self, images: Tensor) -> Features:
+        calls: list[nn.Module] = []
+        last: list[Tensor] = []
+
+        def remember(layer: nn.Module, inputs: tuple[Any, ...]) -> None:
+            calls.append(layer)
+            last[:] = [inputs[0]] if inputs and isinstance(inputs[0], Tensor) else []
+
+        layers = self._network.modules()
+        weighted = [layer for layer in layers if next(layer.parameters(recurse=False), None) is not None]
+        handles = [layer.register_forward_pre_hook(remember) for layer in weighted]
+        try:
+            with torch.no_grad():
+                logits = self._network(images)
+        finally:
+            for handle in handles:
+                handle.remove()
+        if not last:
+            return Features(logits.float(), "no layer with weights was seen at work")
+        if _num_outputs(calls[-1]) < logits.shape[1]:
+            return Features(logits.float(), f"the last layer, a {type(calls[-1]).__name__}, is no linear classifier")
+        self._classifier, self._num_calls = calls[-1], calls.count(calls[-1])
+        return Features(_pooled(calls[-1], last[0]))
+
+    def _up_to(self, classifier: nn.Module, images: Tensor) -> Tensor | None:
+        """The input of the classifier's last call; None when the network takes another way with these images."""
+        num_calls = 0
+
+        def stop(_: nn.Module, inputs: tuple[Any, ...]) -> None:
+            nonlocal num_calls
+            num_calls += 1
+            if num_calls == self._num_calls:
+                raise _Reached(inputs[0])
+
+        handle = classifier.register_forward_pre_hook(stop)
+        try:
+            with torch.no_grad():
+                self._network(images)
+        except _Reached as reached:
+            return reached.seen
+        finally:
             handle.remove()
-    if not called:
-        return Features(logits.float(), "no layer with weights was seen at work")
-    layer, inputs = called[0]
-    num_outputs = _num_outputs(layer)
-    if num_outputs < logits.shape[1]:
-        return Features(logits.float(), f"the last layer, a {type(layer).__name__}, is no linear classifier")
+        return None
+
+
+class _Reached(BaseException):
+    """Ends a pass through a network; no Exception, which a network could catch."""
+
+    def __init__(self, seen: Tensor) -> None:
+        super().__init__()
+        self.seen = seen
+
+
+def _pooled(classifier: nn.Module | None, inputs: Tensor) -> Float[Tensor, "image feature"]:
     values = inputs.float()
-    if isinstance(layer, nn.Conv2d):
-        return Features(values.mean(dim=(-2, -1)))
-    return Features(values.flatten(1, -2).mean(dim=1) if values.ndim > 2 else values)
+    if isinstance(classifier, nn.Conv2d):
+        return values.mean(dim=(-2, -1))
+    return values.flatten(1, -2).mean(dim=1) if values.ndim > 2 else values
 
 
 def _num_outputs(layer: nn.Module) -> int:

@@ -27,6 +27,8 @@ class Measured:
     """Expected calibration error of the top class: mean distance of confidence and accuracy, over bins."""
     confidence: float
     """Mean probability of the top class."""
+    num_broken: int = 0
+    """Images for which the classifier gives no numbers (NaN); they count as wrong, and as sure of nothing."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,7 @@ class Tally:
     top5: Int[Tensor, ""]
     bin_hits: Int[Tensor, " bin"]
     bin_confidence: Float[Tensor, " bin"]
+    broken: Int[Tensor, ""]
 
     def __add__(self, other: Self) -> Self:
         return type(self)(*(getattr(self, part.name) + getattr(other, part.name) for part in fields(self)))
@@ -56,6 +59,7 @@ class Tally:
             per_class=tuple(hit / count if count else None for hit, count in zip(hits, images, strict=True)),
             ece=float(gaps.sum()) / total,
             confidence=float(self.bin_confidence.sum()) / total,
+            num_broken=int(self.broken),
         )
 
 
@@ -66,8 +70,10 @@ def tally(logits: Float[Tensor, "image class"], labels: Int[Tensor, " image"]) -
     """
     num_classes, labels = logits.shape[1], labels.to(logits.device)
     ranked = logits.topk(min(5, num_classes), dim=1).indices
-    right = ranked == labels[:, None]
-    confidence = logits.double().softmax(dim=1).amax(dim=1).nan_to_num()  # a diverged network is sure of nothing
+    confidence = logits.double().softmax(dim=1).amax(dim=1)
+    broken = confidence.isnan()
+    confidence = confidence.nan_to_num()
+    right = (ranked == labels[:, None]) & ~broken[:, None]
     place = ((confidence * NUM_BINS).ceil().long() - 1).clamp(0, NUM_BINS - 1)
     # Sums over this mask have one order, which scattered additions on a GPU have not.
     bins = place[:, None] == torch.arange(NUM_BINS, device=place.device)
@@ -79,6 +85,7 @@ def tally(logits: Float[Tensor, "image class"], labels: Int[Tensor, " image"]) -
         top5=right.sum(),
         bin_hits=(bins * hit[:, None]).sum(dim=0),
         bin_confidence=(bins * confidence[:, None]).sum(dim=0),
+        broken=broken.sum(),
     )
 
 

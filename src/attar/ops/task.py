@@ -86,6 +86,11 @@ class Network:
 class RealImages(Protocol):
     """Real training images, by class."""
 
+    @property
+    def num_classes(self) -> int:
+        """How many classes there are."""
+        ...
+
     def count(self, label: int) -> int:
         """How many images the class has."""
         ...

@@ -138,6 +138,13 @@ def fit(
     network.eval()
 
 
+def all_finite(network: nn.Module) -> bool:
+    """Whether no weight of a network is infinite or no number, and no other part of its state is no number."""
+    faults = [weight.isfinite().logical_not().any() for weight in network.parameters()]
+    faults += [buffer.isnan().any() for buffer in network.buffers()]  # a mask may hold infinities
+    return not any(torch.stack(faults).tolist()) if faults else True
+
+
 def _rates(choice: Optimisation, num_images: int) -> Callable[[int, int], float]:
     """The learning rate of a step of an epoch, both counted from 0."""
     steps_per_epoch = -(-num_images // choice.batch_size)

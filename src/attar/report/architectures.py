@@ -5,10 +5,11 @@ import io
 
 from rich.table import Table
 
-from attar.report.table import Line, grid, markdown, percent, title_of, width_of
+from attar.report.table import Line, accuracy, grid, markdown, percent, title_of, width_of
 from attar.stages.evaluate import TEACHER
 
-CAPTION = "Top-1 % by student"
+_MEASURES = ("top1_mean", "top1_std", "class_top1_mean", "class_top1_std")
+CAPTION = "Top-1 % over images / mean over classes, by student"
 
 
 def students_of(table: list[Line]) -> list[str]:
@@ -38,10 +39,10 @@ def as_csv(table: list[Line]) -> str:
     students = students_of(table)
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(["run", "row", *(f"{name} top1_{part}" for name in students for part in ("mean", "std"))])
+    writer.writerow(["run", "row", *(f"{name} {measure}" for name in students for measure in _MEASURES)])
     for (run, row), found in _by_set(table).items():
-        pairs = [(found[name].top1_mean, found[name].top1_std) if name in found else ("", "") for name in students]
-        writer.writerow([run, row, *("" if value is None else value for pair in pairs for value in pair)])
+        cells = [getattr(found.get(name), measure, None) for name in students for measure in _MEASURES]
+        writer.writerow([run, row, *("" if value is None else value for value in cells)])
     return buffer.getvalue()
 
 
@@ -59,8 +60,13 @@ def _cells(table: list[Line]) -> tuple[list[str], list[list[str]]]:
     rows = [
         [
             title_of(next(iter(found.values())), several_runs),
-            *(percent(found[name].top1_mean, found[name].top1_std) if name in found else "-" for name in students),
+            *(_cell(found[name]) if name in found else "-" for name in students),
         ]
         for found in _by_set(table).values()
     ]
     return ["trained on", *students], rows
+
+
+def _cell(line: Line) -> str:
+    by_class = percent(line.class_top1_mean, line.class_top1_std)
+    return f"{accuracy(line)} / {by_class}" if line.num_seeds else accuracy(line)

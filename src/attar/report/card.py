@@ -42,9 +42,11 @@ The images alone open with `datasets.load_dataset("this folder")`; they are wort
 
 Last epoch, mean ± sample standard deviation over n seeds, on the real validation images; protocol {protocol}.
 "Random real" are as many real training images, drawn at random; herding and k-centre choose as many by the teacher's
-features. ECE is the expected calibration error. Seconds are device-seconds: of training the teacher ("-" where it was
-brought along), of making or choosing the images, of labelling them, and of training one student.
-
+features. Top-1 is over images; class mean is the mean of the accuracies of all classes, each as important as another.
+ECE is the expected calibration error. Seconds are wall seconds, in which the machine may have done other work, of all
+processes together: of training the teacher ("-" where it was brought along), of making or choosing the images, of
+labelling them, and of training one student.
+{cores}
 ## Size
 
 Images {image_bytes}, {label_name} {label_bytes}.
@@ -81,6 +83,7 @@ def text(info: DatasetInfo, table: list[Line]) -> str:
         num_classes=len(info.classes),
         origin=origin,
         labels=f"soft labels of {_teachers(info)}{rated}" if not info.labels.imported else "soft labels made elsewhere",
+        cores=_cores(table),
         scores=tables(table).strip() if table else "Not evaluated yet.",
         protocol=markdown(", ".join(judged) if (judged := protocols(table)) else info.protocol.title()),
         image_bytes=readable_bytes(info.image_bytes),
@@ -88,6 +91,20 @@ def text(info: DatasetInfo, table: list[Line]) -> str:
         label_bytes=readable_bytes(info.label_bytes),
         licence=markdown(info.licence),
     )
+
+
+def _cores(table: list[Line]) -> str:
+    """Seconds of processor cores for the first line's work, where they were measured."""
+    for line in table[:1]:
+        parts = {
+            "the teacher": line.teacher_processor_seconds,
+            "the images": line.images_processor_seconds,
+            "the labels": line.labels_processor_seconds,
+            "a student": line.train_processor_seconds,
+        }
+        told = ", ".join(f"{what} {seconds:,.1f}" for what, seconds in parts.items() if seconds is not None)
+        return f"Seconds of processor cores that the first line took: {told}.\n" if told else ""
+    return ""
 
 
 def _teachers(info: DatasetInfo) -> str:

@@ -18,6 +18,7 @@ from attar.models.small import ConvNet
 from attar.models.teacher import Selection
 from attar.report import ddranking_terms as terms
 from attar.report.ddranking_terms import Dataset, Network, Setup
+from attar.stages import evaluated
 from attar.stages.distilled import DatasetInfo, Distilled
 from attar.stages.folder import manifest_of
 from attar.stages.protocols import Protocol
@@ -96,8 +97,7 @@ def _evaluated(run: Path, info: DatasetInfo, resize: int) -> _Evaluated:
     protocol = Protocol.of(asked["protocol"], str(run / "evaluate" / "manifest.json"))
     setup = dataclasses.replace(setup, protocol=protocol, num_seeds=asked["num_seeds"])
     student: str = asked["students"][0]
-    scores: list[dict[str, Any]] = manifest["result"]["scores"]
-    top1 = [100 * score["top1"] for score in scores if score["row"] == "full" and score["student"] == student]
+    top1 = [100 * score.top1 for score in evaluated.accuracies(run) if score.row == "full" and score.student == student]
     full = round(statistics.fmean(top1), 2) if top1 else None
     return _Evaluated(setup, student, asked["student_stem"], full)
 

@@ -17,17 +17,22 @@ def write_all(run: Path, lines: list[Line], folder: Path) -> None:
         atomic.write_text(side_by_side, architectures.as_csv(lines))
     else:
         side_by_side.unlink(missing_ok=True)  # of an evaluation with more students
-    notes = [f"Device-seconds of the stages: {spent(run)}.", markdown(per_class.extremes(run)) + "."]
-    parts = [tables(lines), *notes]
+    costs = f"{spent(run)}. The columns of seconds are wall seconds; table.csv has both."
+    parts = [tables(lines), costs, markdown(per_class.extremes(run)) + "."]
     atomic.write_text(folder / "table.md", "\n\n".join(part.strip() for part in parts) + "\n")
 
 
 def tables(lines: list[Line]) -> str:
-    """The result table in Markdown, and below it that of several students side by side."""
+    """The result table in Markdown with what has to be known to read it, and below that of several students."""
     crossed = architectures.as_markdown(lines)
-    return table.as_markdown(lines) + (f"\n{architectures.CAPTION}:\n\n{crossed}" if crossed else "")
+    noted = "".join(f"\n{note}\n" for note in table.notes(lines))
+    return table.as_markdown(lines) + noted + (f"\n{architectures.CAPTION}:\n\n{crossed}" if crossed else "")
 
 
 def spent(run: Path) -> str:
-    """Device-seconds of every stage, in words."""
-    return ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in table.stage_seconds(run).items())
+    """What every stage took, in words: wall seconds and, where they were measured, seconds of processor cores."""
+    told = []
+    for stage, spent in table.stage_costs(run).items():
+        cores = "" if spent.processor_seconds is None else f" ({spent.processor_seconds:.1f})"
+        told.append(f"{stage} {spent.seconds:.1f} s{cores}")
+    return f"Wall seconds (processor seconds) of all processes: {', '.join(told)}"

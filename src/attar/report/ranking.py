@@ -13,6 +13,7 @@ from rich.table import Table
 from attar.core.errors import AttarError
 from attar.ops import ranking
 from attar.report.table import grid, percent
+from attar.stages import evaluated
 from attar.stages.folder import manifest_of
 
 ROWS = {
@@ -108,9 +109,8 @@ def rankings(run: Path, weight: float = 0.5) -> list[Ranking]:
     evaluated, or has nothing trained on the distilled images.
     """
     run = run.resolve()
-    manifest = manifest_of(run / "evaluate", "evaluate")
-    scores = manifest["result"]["scores"]
-    evaluate = manifest["request"].get("evaluate", {})
+    evaluate = manifest_of(run / "evaluate", "evaluate")["request"].get("evaluate", {})
+    scores = [score.model_dump() for score in evaluated.accuracies(run)]
     rows = HARD_ROWS if evaluate.get("protocol", {}).get("loss") == "hard" else ROWS
     asked = tuple(evaluate.get("rows", ()))
     pairs = dict.fromkeys((s["student"], s["protocol"]) for s in scores if s["row"] in rows["distilled"])

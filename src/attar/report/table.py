@@ -3,7 +3,7 @@
 import csv
 import io
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -13,10 +13,13 @@ from rich.markup import escape
 from rich.table import Table
 
 from attar.core import printable
-from attar.core.errors import AttarError
 from attar.core.log import readable_bytes
+from attar.core.spent import Spent
+from attar.stages import evaluated
+from attar.stages.evaluated import Entry, Evaluated
 from attar.stages.folder import MANIFEST, manifest_of
 from attar.stages.rows import images_of, labels_of
+from attar.stages.scores import spent_on
 
 TITLES = {
     "distilled": "distilled",
@@ -34,9 +37,13 @@ TITLES = {
 _GAP = 2
 """Spaces between columns, and at the edges."""
 _WORDS = ("trained on", "student", "protocol")
-_EXPENDABLE = ("teacher s", "images s", "labels s", "ECE %", "top-5 %", "images", "student s")
+_EXPENDABLE = ("teacher s", "images s", "labels s", "ECE %", "top-5 %", "images", "student s", "n")
 """Columns that a narrow terminal goes without, the first of them first."""
-_MEASURES = ("top1", "top5", "ece", "confidence")
+FEW_CLASSES = 10
+"""With fewer classes top-5 says next to nothing and is left out."""
+DIVERGED = "diverged"
+BY_CLASS = "class mean %"
+"""The mean accuracy over classes, beside top-1 over images."""
 FOLDERS = ("squeeze", "recover", "distilled", "evaluate")
 
 
@@ -49,14 +56,25 @@ class Line:
     student: str
     protocol: str
     num_seeds: int
-    top1_mean: float
+    """Students that the means are of: those whose training did not diverge."""
+    num_diverged: int
+    """Students whose training diverged; they are in no mean."""
+    top1_mean: float | None
+    """Over images; means are None where every training diverged."""
     top1_std: float | None
     """Sample standard deviation over seeds; None for a single one."""
-    top5_mean: float
+    class_top1_mean: float | None
+    """Mean of the accuracies of all classes that have validation images."""
+    class_top1_std: float | None
+    top5_mean: float | None
+    """None with fewer than ten classes."""
     top5_std: float | None
-    ece_mean: float
+    num_classes: int
+    num_unmeasured: int
+    """Classes without validation images."""
+    ece_mean: float | None
     """Expected calibration error, per cent."""
-    confidence_mean: float
+    confidence_mean: float | None
     """Mean probability of the student's first choice, per cent."""
     teacher_agreement: float | None
     """Fraction of the images that the teacher recognises as their class."""
@@ -64,45 +82,58 @@ class Line:
     image_bytes: int
     label_bytes: int
     teacher_seconds: float | None
-    """Device-seconds, as all seconds are; None where a teacher was brought along."""
+    """Wall seconds, of all processes of the run together; None where a teacher was brought along."""
     images_seconds: float | None
     """Of making the images, or of choosing them."""
     labels_seconds: float | None
     train_seconds: float
     """Of one student: the mean over seeds."""
+    teacher_processor_seconds: float | None
+    """Seconds of processor cores for the same work; None where they were not measured."""
+    images_processor_seconds: float | None
+    labels_processor_seconds: float | None
+    train_processor_seconds: float | None
     device: str
     """What students were trained on."""
 
 
 def lines(run: Path) -> list[Line]:
-    """The table of a finished run; raises AttarError when it is not finished."""
+    """The table of a finished run; raises AttarError when it is not finished, or its numbers cannot be."""
     run = run.resolve()
-    manifest = manifest_of(run / "evaluate", "evaluate")
-    if "rows" not in manifest["result"]:
-        raise AttarError(f"{run / 'evaluate'} was written by an older attar; run 'attar evaluate' with the same --out.")
-    groups: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
-    for score in manifest["result"]["scores"]:
-        groups.setdefault((score["row"], score["student"], score["protocol"]), []).append(score)
-    return [_line(run, manifest["result"]["rows"][scores[0]["row"]], scores) for scores in groups.values()]
+    found = evaluated.read(run)
+    groups: dict[tuple[str, str, str], list[Entry]] = {}
+    for score in found.scores:
+        groups.setdefault((score.row, score.student, score.protocol), []).append(score)
+    return [_line(run, found, scores) for scores in groups.values()]
 
 
-def _line(run: Path, facts: dict[str, Any], scores: list[dict[str, Any]]) -> Line:
-    top1, top5, ece, confidence = ([100 * score[key] for score in scores] for key in _MEASURES)
+def _line(run: Path, found: Evaluated, scores: list[Entry]) -> Line:
+    counted = [score for score in scores if not score.diverged]
+    top1 = [100 * score.top1 for score in counted]
+    top5 = [100 * score.top5 for score in counted] if found.num_classes >= FEW_CLASSES else []
+    by_class = [100 * score.class_top1 for score in counted if score.class_top1 is not None]
+    processor = [score.processor_seconds for score in scores if score.processor_seconds is not None]
     return Line(
         run=run.name,
-        row=scores[0]["row"],
-        student=scores[0]["student"],
-        protocol=scores[0]["protocol"],
-        num_seeds=len(scores),
-        top1_mean=round(statistics.fmean(top1), 2),
+        row=scores[0].row,
+        student=scores[0].student,
+        protocol=scores[0].protocol,
+        num_seeds=len(counted),
+        num_diverged=len(scores) - len(counted),
+        top1_mean=_mean(top1),
         top1_std=_spread(top1),
-        top5_mean=round(statistics.fmean(top5), 2),
+        class_top1_mean=_mean(by_class),
+        class_top1_std=_spread(by_class),
+        top5_mean=_mean(top5),
         top5_std=_spread(top5),
-        ece_mean=round(statistics.fmean(ece), 2),
-        confidence_mean=round(statistics.fmean(confidence), 2),
-        train_seconds=round(statistics.fmean(score["seconds"] for score in scores), 3),
-        device=", ".join(dict.fromkeys(score["device"] for score in scores)),
-        **facts,
+        num_classes=found.num_classes,
+        num_unmeasured=found.num_unmeasured,
+        ece_mean=_mean([100 * score.ece for score in counted]),
+        confidence_mean=_mean([100 * score.confidence for score in counted]),
+        train_seconds=round(statistics.fmean(score.seconds for score in scores), 3),
+        train_processor_seconds=round(statistics.fmean(processor), 3) if len(processor) == len(scores) else None,
+        device=", ".join(dict.fromkeys(score.device for score in scores)),
+        **found.rows[scores[0].row].model_dump(),
     )
 
 
@@ -125,9 +156,10 @@ def manifests(run: Path) -> dict[str, dict[str, Any]]:
     return {made["stage"]: {key: value for key, value in made.items() if key != "files"} for made in found}
 
 
-def stage_seconds(run: Path) -> dict[str, float]:
-    """Device-seconds of the stages, as far as they are done; evaluate's are those of all its students."""
-    return {stage: made["device_seconds"] for stage, made in manifests(run).items()}
+def stage_costs(run: Path) -> dict[str, Spent]:
+    """What the stages took, as far as they are done; evaluate is all its students."""
+    places = {"relabel": "distilled"}
+    return {stage: spent_on(made, run / places.get(stage, stage) / MANIFEST) for stage, made in manifests(run).items()}
 
 
 def as_csv(table: list[Line]) -> str:
@@ -157,10 +189,27 @@ def for_terminal(table: list[Line], width: int) -> Table:
     widths = [max(map(len, column)) + _GAP for column in zip(header, *rows, strict=True)]
     dropped = {1} if len({line.student for line in table}) == 1 else set()
     for name in _EXPENDABLE:
-        if sum(widths[place] for place in range(len(header)) if place not in dropped) + _GAP > width:
+        total = sum(widths[place] for place in range(len(header)) if place not in dropped) + _GAP
+        if name in header and total > width:
             dropped.add(header.index(name))
     kept = [place for place in range(len(header)) if place not in dropped]
-    return grid([header[place] for place in kept], [[cells[place] for place in kept] for cells in rows])
+    shown = grid([header[place] for place in kept], [[cells[place] for place in kept] for cells in rows])
+    shown.caption, shown.caption_justify = escape("\n".join(notes(table))) or None, "left"
+    return shown
+
+
+def notes(table: list[Line]) -> list[str]:
+    """What has to be known to read the table, a sentence each."""
+    found = []
+    if any(line.num_diverged for line in table):
+        found.append(
+            "n: students in the mean, of those trained; the others diverged (their weights or logits are no numbers)."
+        )
+    unmeasured = {(line.num_unmeasured, line.num_classes) for line in table if line.num_unmeasured}
+    if unmeasured:
+        counts = " or ".join(f"{missing} of {count} classes" for missing, count in sorted(unmeasured))
+        found.append(f"{BY_CLASS} leaves out {counts}, which have no validation images.")
+    return found
 
 
 def width_of(header: list[str], rows: list[list[str]]) -> int:
@@ -178,9 +227,16 @@ def grid(header: list[str], rows: list[list[str]]) -> Table:
     return shown
 
 
-def percent(mean: float, std: float | None) -> str:
-    """A mean with its spread, as in 91.2 ± 0.4."""
+def percent(mean: float | None, std: float | None) -> str:
+    """A mean with its spread, as in 91.2 ± 0.4; '-' where there is none."""
+    if mean is None:
+        return "-"
     return f"{mean:.1f}" if std is None else f"{mean:.1f} ± {std:.1f}"
+
+
+def accuracy(line: Line) -> str:
+    """Top-1 over images with its spread, or the word for a line of which every training diverged."""
+    return percent(line.top1_mean, line.top1_std) if line.num_seeds else DIVERGED
 
 
 def title_of(line: Line, several_runs: bool) -> str:
@@ -193,31 +249,43 @@ def title_of(line: Line, several_runs: bool) -> str:
 
 def _cells(table: list[Line]) -> tuple[list[str], list[list[str]]]:
     several_runs, judged = len({line.run for line in table}) > 1, protocols(table)
-    header = ["trained on", "student", "images", "top-1 %", "top-5 %", "n", "ECE %", "image bytes", "label bytes"]
-    header += ["teacher s", "images s", "labels s", "student s"] + ["protocol"] * (len(judged) > 1)
-    rows = [
-        [
-            title_of(line, several_runs),
-            line.student,
-            str(line.num_images),
-            percent(line.top1_mean, line.top1_std),
-            percent(line.top5_mean, line.top5_std),
-            str(line.num_seeds),
-            f"{line.ece_mean:.1f}",
-            readable_bytes(line.image_bytes),
-            readable_bytes(line.label_bytes),
-            *map(_seconds, (line.teacher_seconds, line.images_seconds, line.labels_seconds, line.train_seconds)),
-            *[line.protocol] * (len(judged) > 1),
-        ]
-        for line in table
-    ]
-    return header, rows
+    columns: dict[str, Callable[[Line], str]] = {
+        "trained on": lambda line: title_of(line, several_runs),
+        "student": lambda line: line.student,
+        "images": lambda line: str(line.num_images),
+        "top-1 %": accuracy,
+        BY_CLASS: lambda line: percent(line.class_top1_mean, line.class_top1_std),
+        "top-5 %": lambda line: percent(line.top5_mean, line.top5_std),
+        "n": _count,
+        "ECE %": lambda line: percent(line.ece_mean, None),
+        "image bytes": lambda line: readable_bytes(line.image_bytes),
+        "label bytes": lambda line: readable_bytes(line.label_bytes),
+        "teacher s": lambda line: _seconds(line.teacher_seconds),
+        "images s": lambda line: _seconds(line.images_seconds),
+        "labels s": lambda line: _seconds(line.labels_seconds),
+        "student s": lambda line: _seconds(line.train_seconds),
+        "protocol": lambda line: line.protocol,
+    }
+    if all(line.num_classes < FEW_CLASSES for line in table):
+        del columns["top-5 %"]
+    if len(judged) < 2:
+        del columns["protocol"]
+    return list(columns), [[cell(line) for cell in columns.values()] for line in table]
+
+
+def _count(line: Line) -> str:
+    """How many students a line's means are of, and of how many that were trained."""
+    return f"{line.num_seeds} of {line.num_seeds + line.num_diverged}" if line.num_diverged else str(line.num_seeds)
 
 
 def _seconds(value: float | None) -> str:
     if not value:
         return "-" if value is None else "0"
     return f"{value:,.0f}" if value >= 10 else f"{value:.1f}"
+
+
+def _mean(values: list[float]) -> float | None:
+    return round(statistics.fmean(values), 2) if values else None
 
 
 def _spread(values: list[float]) -> float | None:

@@ -2,14 +2,20 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
+import pydantic
 import torch
 from jaxtyping import Int, UInt8
 from torch import Tensor
 
+from attar.core.errors import AttarError
+from attar.core.log import Log
 from attar.models.teacher import Teacher
 from attar.ops.metrics import measure
 from attar.ops.pixels import from_bytes
+from attar.stages.scores import Fraction
+from attar.store import sealed
 
 LEAST = 0.5
 """Below this part of the images a teacher does not recognise its own work."""
@@ -20,8 +26,8 @@ _SHOWN = 3
 class Agreement:
     """Fractions of images whose class is the teacher's first choice."""
 
-    fraction: float
-    per_class: tuple[float | None, ...]
+    fraction: Fraction
+    per_class: tuple[Fraction | None, ...]
     """None for a class without images."""
 
 
@@ -32,12 +38,45 @@ def teacher_agreement(
     device: torch.device | str,
     batch_size: int = 256,
 ) -> Agreement:
-    """Ask the teacher about whole images; moves its network to the device."""
+    """Ask the teacher about whole images; moves its network to the device.
+
+    Raises AttarError when it gives no numbers for some.
+    """
     teacher.module.to(device)
     parts = zip(images.split(batch_size), labels.split(batch_size), strict=True)
     batches = ((from_bytes(shown.to(device)), classes.to(device)) for shown, classes in parts)
     found = measure(teacher.logits, batches)
+    if found.num_broken:
+        raise AttarError(
+            f"The teacher's logits of {found.num_broken} of {len(images)} images are not numbers (NaN), so it cannot "
+            f"label them; train or name another teacher."
+        )
     return Agreement(found.top1, found.per_class)
+
+
+def write(path: Path, identity: str, found: Agreement) -> None:
+    """Keep what was measured; ``identity`` is what images and teacher are known by."""
+    content = {"identity": identity, "fraction": found.fraction, "per_class": list(found.per_class)}
+    sealed.write_json(path, content)
+
+
+def read(path: Path, identity: str, num_classes: int, log: Log) -> Agreement | None:
+    """What was measured before; None where nothing was, or it is damaged, which is told: it is soon measured again."""
+    again = "it is measured again"
+    try:
+        content = sealed.read_json(path, again)
+        found = pydantic.TypeAdapter(Agreement).validate_python(content)
+        if content.get("identity", identity) == identity and len(found.per_class) == num_classes:
+            return found
+        fault = f"{path} is of other images or another teacher; {again}."
+    except FileNotFoundError:
+        return None
+    except AttarError as error:
+        fault = str(error)
+    except (OSError, pydantic.ValidationError):
+        fault = f"{path} is damaged; {again}."
+    log.warn(fault.removesuffix("."))
+    return None
 
 
 def warning(found: Agreement, classes: Sequence[str], titles: Mapping[str, str]) -> str:

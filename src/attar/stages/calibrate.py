@@ -259,6 +259,10 @@ class _RandomBytes:
 
     work: Work
 
+    @property
+    def num_classes(self) -> int:
+        return self.work.num_classes
+
     def count(self, label: int) -> int:
         return self.work.counts[label]
 

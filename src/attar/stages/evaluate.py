@@ -1,7 +1,5 @@
 """Evaluate: students trained from scratch on a small set, and on what it has to be compared with."""
 
-import json
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -13,22 +11,22 @@ from attar.core import memory, ranks
 from attar.core.config import Config, digest
 from attar.core.errors import AttarError
 from attar.core.log import Log
+from attar.core.spent import Clock, Spent
 from attar.models import build, record
 from attar.models import teacher as teachers
 from attar.ops.metrics import measure
 from attar.ops.pixels import Normalisation
-from attar.ops.training import Epoch, fit
-from attar.stages import agreement, scores, squeeze
+from attar.ops.training import Epoch, all_finite, fit
+from attar.stages import agreement, evaluated, scores, squeeze
 from attar.stages.distilled import INFO, Distilled, read_info
-from attar.stages.folder import MANIFEST, StageFolder, manifest_of
+from attar.stages.folder import MANIFEST, StageFolder, manifest_of, total
 from attar.stages.protocols import PROTOCOLS, Protocol, protocol_named
 from attar.stages.rows import ROWS, Row, SmallSet, images_of, labels_of, without_twins
 from attar.stages.scores import Job, Score
 from attar.stages.squeeze import Squeeze
 from attar.stages.workspace import Workspace
-from attar.store import atomic, mapped, sealed
+from attar.store import mapped
 
-PER_CLASS = "per-class.json"
 _BATCH = 256
 TEACHER = "the teacher"
 """Stands for the protocol where the teacher itself is shown."""
@@ -86,28 +84,40 @@ def run(space: Workspace, config: Evaluate, squeezing: Squeeze, sets: Mapping[Ro
             f"No row of {', '.join(config.rows)} can be made, for classes have too few real images; "
             f"add the row distilled or full, or use a smaller --recover.ipc."
         )
-    log = space.log.beside(out)
-    recognised = _agreements(space, sets, out, log)
+    log, num_classes = space.log.beside(out), len(space.real.classes)
     jobs = _jobs(space, config, squeezing, sets)
     unknown: dict[Path, Job] = {}
     for job in jobs:
+        if job.path.exists():
+            job.read(num_classes)  # a damaged one is refused before hours are spent
         unknown.setdefault(job.path, job)
+    recognised = _agreements(space, sets, out, log)
     todo = [job for job in ranks.mine(list(unknown.values())) if not job.path.exists()]
+    told: set[Path] = set()
     with log.progress("evaluate", sum(_num_epochs(config, squeezing, job.row) for job in todo)) as advance:
         for job in todo:
             if _shows_teacher(config, job.row):
                 _rate_teacher(space, job)
-            else:
-                _train(space, config, squeezing, sets.get(job.row), job, log, advance)
+            elif reason := _train(space, config, squeezing, sets.get(job.row), job, log, advance):
+                log.warn(_divergence(config, job, reason))
+                told.add(job.path)
     ranks.wait()
     shown: list[Row] = [row for row in _rows(config) if _has(row, sets)]
     facts = {row: scores.facts(space, config.protocol, row, sets.get(row), recognised) for row in shown}
     drawn = [read_info(small.folder) for row, small in sets.items() if labels_of(row) != "noaug"]
     title = scores.title(config.protocol, drawn)
-    known = [_score(config, job, facts[job.row], title) for job in jobs]
+    known = [_score(config, job, num_classes, facts[job.row], title) for job in jobs]
     if ranks.is_first():
-        trained = {job.path: score.seconds for job, score in zip(jobs, known, strict=True) if score.protocol != TEACHER}
-        _finish(space, config, sets, known, facts, sum(trained.values()))
+        for job, score in zip(jobs, known, strict=True):
+            if score.diverged and job.path not in told:
+                log.warn(_divergence(config, job, "diverged"))
+                told.add(job.path)
+        trained = {
+            job.path: Spent(score.seconds, score.processor_seconds)
+            for job, score in zip(jobs, known, strict=True)
+            if score.protocol != TEACHER
+        }
+        _finish(space, config, sets, known, facts, total(trained.values()))
     ranks.wait()
     return known
 
@@ -180,9 +190,10 @@ def _train(
     job: Job,
     log: Log,
     advance: Callable[..., None],
-) -> None:
-    started = time.perf_counter()
-    device, losses = space.device, []
+) -> str:
+    """Train a student and keep its score; returns what became of it when it diverged, else ''."""
+    clock = Clock()
+    device, losses, num_epochs = space.device, [], _num_epochs(config, squeezing, job.row)
     # The weights depend on the seed and not on the row, so that rows differ in their data alone.
     seed = space.seed * 1000 + job.seed
     network = build.build(
@@ -192,19 +203,52 @@ def _train(
     def after(epoch: Epoch) -> None:
         losses.append(epoch.loss)
         advance(note=f"{job.row} {job.student} seed {job.seed}  loss {epoch.loss:.3f}")
+        if not all_finite(network):
+            raise _Diverged
 
-    if small is None:
-        squeeze.full_data(space, network, squeezing, f"evaluate-full-{job.seed}", after, seed=seed)
-        normalisation = space.normalisation
-    else:
-        opened = Distilled(small.folder, space.module, space.factories)
-        normalisation = opened.normalisation
-        hard = scores.is_hard(job.row, config.protocol)
-        _fit_small(space, config.protocol, opened, network, (job.student, seed, hard), after)
+    normalisation, reason = space.normalisation, ""
+    try:
+        if small is None:
+            squeeze.full_data(space, network, squeezing, f"evaluate-full-{job.seed}", after, seed=seed)
+        else:
+            opened = Distilled(small.folder, space.module, space.factories)
+            normalisation = opened.normalisation
+            hard = scores.is_hard(job.row, config.protocol)
+            _fit_small(space, config.protocol, opened, network, (job.student, seed, hard), after)
+    except _Diverged:
+        network.eval()
+        advance(num_epochs - len(losses))
+        reason = f"diverged in epoch {len(losses)} of {num_epochs} and was stopped (its weights are no longer finite)"
     found = measure(_predictor(network, normalisation), space.val.plain(_BATCH, device.device))
-    seconds = time.perf_counter() - started
-    job.save(found, seconds, device.describe(), losses)
-    log.event("score", row=job.row, student=job.student, seed=job.seed, top1=found.top1, seconds=round(seconds, 3))
+    if found.num_broken and not reason:
+        reason = f"diverged (its logits of {found.num_broken} of {space.val.num_images} images are not numbers)"
+    spent = clock.spent()
+    job.save(found, spent, device.describe(), losses, diverged=bool(reason))
+    log.event(
+        "score",
+        row=job.row,
+        student=job.student,
+        seed=job.seed,
+        top1=found.top1,
+        diverged=bool(reason),
+        **spent.plain(),
+    )
+    return reason
+
+
+class _Diverged(Exception):  # noqa: N818
+    """Ends a training whose weights are no longer finite."""
+
+
+def _divergence(config: Evaluate, job: Job, reason: str) -> str:
+    """What became of a student that diverged, what the table makes of it, and how to mend it."""
+    mend = "lower --evaluate.protocol.training.learning-rate"
+    if job.row == "full":
+        mend = "lower --squeeze.training.learning-rate in a run of its own, or use --evaluate.full-data teacher"
+    elif config.protocol.training_of(job.student) != config.protocol.training:
+        mend = f"lower the rate of {job.student} in --evaluate.protocol.learning-rates"
+    who = f"the student {job.student} of the row {job.row} with seed {job.seed}"
+    return f"{who} {reason}; the table marks it and leaves it out of the mean; {mend}"
 
 
 def _fit_small(
@@ -242,7 +286,12 @@ def _rate_teacher(space: Workspace, job: Job) -> None:
     teacher = squeeze.own_teacher(space)
     teacher.module.to(space.device.device)
     found = measure(teacher.logits, space.val.plain(_BATCH, space.device.device))
-    job.save(found, made["device_seconds"], made["device"], [])
+    if found.num_broken:
+        raise AttarError(
+            f"The teacher's logits of {found.num_broken} of {space.val.num_images} validation images are not numbers "
+            f"(NaN); delete the folder {space.out / 'squeeze'} to make another one."
+        )
+    job.save(found, scores.spent_on(made, space.out / "squeeze" / MANIFEST), made["device"], [])
 
 
 def _agreements(space: Workspace, sets: Mapping[Row, SmallSet], out: Path, log: Log) -> dict[str, float]:
@@ -259,28 +308,25 @@ def _agreements(space: Workspace, sets: Mapping[Row, SmallSet], out: Path, log: 
         if (name := images_of(row)) in found:
             continue
         images_sha256 = read_info(small.folder).images_sha256
-        path = out / "agreement" / f"{digest([images_sha256, weights])[:16]}.json"
-        if not path.exists():
+        identity = digest([images_sha256, weights])
+        path = out / "agreement" / f"{identity[:16]}.json"
+        known = agreement.read(path, identity, len(space.real.classes), log)
+        if known is None:
             teacher = teacher or squeeze.own_teacher(space)
             stored = mapped.read(small.folder / "data", images_sha256, INFO)
             known = agreement.teacher_agreement(stored.images, stored.labels, teacher, space.device.device)
-            sealed.write_json(path, {"of": path.stem, **vars(known)})
-        mend = "delete it, and it is measured again"
-        kept = sealed.read_json(path, mend)
-        if kept.pop("of", path.stem) != path.stem or kept.keys() != {"fraction", "per_class"}:
-            raise AttarError(f"{path} does not hold how far the teacher agrees with these images; {mend}.")
-        known = agreement.Agreement(**kept)
+            agreement.write(path, identity, known)
         found[name] = known.fraction
         if name == "distilled" and (text := agreement.warning(known, space.real.classes, space.real.titles)):
             log.warn(text)
     return found
 
 
-def _score(config: Evaluate, job: Job, facts: Mapping[str, Any], title: str) -> Score:
+def _score(config: Evaluate, job: Job, num_classes: int, facts: Mapping[str, Any], title: str) -> Score:
     sizes = {key: facts[key] for key in ("num_images", "image_bytes", "label_bytes")}
     if job.row == "full":
         title = TEACHER if _shows_teacher(config, job.row) else "full data"
-    return job.score(**sizes, protocol=title)
+    return job.score(num_classes, **sizes, protocol=title)
 
 
 def _finish(
@@ -289,16 +335,21 @@ def _finish(
     sets: Mapping[Row, SmallSet],
     known: list[Score],
     facts: Mapping[str, dict[str, Any]],
-    seconds: float,
+    spent: Spent,
 ) -> None:
     """The manifest, and beside it what would make it long: every class's accuracy."""
     out = space.out / "evaluate"
-    entries = [{key: value for key, value in vars(score).items() if key != "per_class"} for score in known]
-    every = [
-        {"row": score.row, "student": score.student, "seed": score.seed, "top1": score.per_class} for score in known
+    entries = [
+        {key: value for key, value in vars(score).items() if key != "per_class"} | {"class_top1": score.class_top1}
+        for score in known
     ]
-    content = {"classes": space.real.classes, "titles": space.real.titles, "scores": every}
-    atomic.write_text(out / PER_CLASS, json.dumps(content, ensure_ascii=False) + "\n")
+    result = {
+        "scores": entries,
+        "rows": dict(facts),
+        "num_classes": len(space.real.classes),
+        "num_unmeasured": known[0].per_class.count(None),
+        "per_class_sha256": evaluated.write_per_class(out, space.real.classes, space.real.titles, known),
+    }
     parents = {row: digest(manifest_of(small.folder, "relabel")["request"]) for row, small in sets.items()}
     stage = StageFolder(out, "evaluate", space.request(evaluate=config.plain()), parents)
-    stage.finish({"scores": entries, "rows": dict(facts)}, seconds, space.device.describe(), [out / PER_CLASS])
+    stage.finish(result, spent, space.device.describe(), [out / evaluated.PER_CLASS])

@@ -16,6 +16,7 @@ from attar.core import ranks
 from attar.core.config import differences, digest, pruned
 from attar.core.errors import AttarError
 from attar.core.precision import DTYPES, Precision
+from attar.core.spent import Spent
 from attar.store import sealed
 
 PLAN, MANIFEST = "plan.json", "manifest.json"
@@ -99,18 +100,23 @@ class StageFolder:
             sealed.write_json(self.path / PLAN, plan)
         ranks.wait()
 
-    def finish(self, result: dict[str, Any], seconds: float, device: str, files: Iterable[Path] = ()) -> dict[str, Any]:
+    def finish(
+        self, result: dict[str, Any], spent: Spent | float, device: str, files: Iterable[Path] = ()
+    ) -> dict[str, Any]:
         """Write the manifest; called once, by the first process, when every file of the stage is in place.
 
-        ``files`` are those whose hashes it lists: they are checked when they are opened, and made again when missing.
+        ``spent`` may be wall seconds alone, where those of the processor were not measured. ``files`` are those whose
+        hashes it lists: they are checked when they are opened, and made again when missing.
         """
+        took = spent if isinstance(spent, Spent) else Spent(spent, None)
         manifest = {
             "stage": self.stage,
             "request": self.request,
             "parents": self.parents,
             "result": result,
             "files": {name: entry.plain() for name, entry in sealed.entries(self.path, files).items()},
-            "device_seconds": round(seconds, 3),
+            "device_seconds": took.plain()["seconds"],  # on the wall clock, of all processes together
+            "processor_seconds": took.plain()["processor_seconds"],
             "device": device,
             "processes": ranks.world_size(),
             "versions": versions(),
@@ -165,16 +171,24 @@ def versions() -> dict[str, str]:
     return found
 
 
-def logged_seconds(folder: Path, event: str) -> float:
-    """Sum of the seconds of all events of this name in the logs of all processes, each ``name`` counted once."""
-    seconds: dict[str, float] = {}
+def logged(folder: Path, event: str) -> Spent:
+    """Sum over all events of this name in the logs of all processes, each ``name`` counted once."""
+    found: dict[str, tuple[float, float | None]] = {}
     for path in sorted(folder.glob("log*.jsonl")):
         for line in path.read_text(errors="replace").splitlines():
             with contextlib.suppress(ValueError, KeyError, TypeError):  # a line cut off by a kill, or damaged
                 entry = json.loads(line)
                 if entry["event"] == event:
-                    seconds[entry["name"]] = float(entry["seconds"])
-    return sum(seconds.values())
+                    processor = entry.get("processor_seconds")
+                    found[entry["name"]] = float(entry["seconds"]), None if processor is None else float(processor)
+    return total(Spent(*values) for values in found.values())
+
+
+def total(parts: Iterable[Spent]) -> Spent:
+    """The sum of several; processor seconds are known when they are known of all."""
+    known = list(parts)
+    processor = [part.processor_seconds for part in known if part.processor_seconds is not None]
+    return Spent(sum(part.seconds for part in known), sum(processor) if len(processor) == len(known) else None)
 
 
 def _read(path: Path) -> dict[str, Any] | None:

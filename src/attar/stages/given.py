@@ -3,7 +3,6 @@
 import hashlib
 import io
 import re
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from PIL import Image
 
 from attar.core import ranks
 from attar.core.errors import AttarError
+from attar.core.spent import Clock
 from attar.data import hub, layout
 from attar.data.picture import Unreadable
 from attar.data.source import Found, Split
@@ -77,10 +77,10 @@ def run(space: Workspace, source: str, config: MethodConfig, folder: Path | None
     recover.check(own_teacher(space), space, "random", config)
     stage.begin()
     if ranks.is_first():
-        started = time.perf_counter()
+        clock = Clock()
         result = _write(space, given, out)
         files = image_files.files_of(out / "data")
-        finished = stage.finish(result, time.perf_counter() - started, space.device.describe(), files)
+        finished = stage.finish(result, clock.spent(), space.device.describe(), files)
     ranks.wait()
     return finished or manifest_of(out, "recover")
 

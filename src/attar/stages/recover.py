@@ -1,6 +1,6 @@
 """Recover: images from a teacher, unit by unit; every unit is a file of its own, so nothing is made twice."""
 
-import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,12 +16,13 @@ from attar.core.device import Device
 from attar.core.errors import AttarError
 from attar.core.log import Log
 from attar.core.randomness import generator
+from attar.core.spent import Clock
 from attar.models import build
 from attar.models.teacher import Teacher
 from attar.ops.pixels import grid
 from attar.ops.task import MethodConfig, Network, Task
 from attar.stages.brought import named_teacher
-from attar.stages.folder import StageFolder, logged_seconds, manifest_of
+from attar.stages.folder import StageFolder, logged, manifest_of
 from attar.stages.recorder import Recorder
 from attar.stages.squeeze import own_teacher
 from attar.stages.workspace import Workspace
@@ -72,7 +73,7 @@ def run(space: Workspace, method: str, config: MethodConfig, folder: Path | None
     if ranks.is_first():
         result = _assemble(config, space.real.classes, todo, stage)
         result |= {"method": method, "size": space.choice.size, "classes": list(space.real.classes)}
-        finished = stage.finish(result, logged_seconds(out, "unit"), space.device.describe(), _files(todo, out))
+        finished = stage.finish(result, logged(out, "unit"), space.device.describe(), _files(todo, out))
     ranks.wait()
     return finished or manifest_of(out, "recover")
 
@@ -128,7 +129,14 @@ class RealByClass:
     def __init__(self, space: Workspace) -> None:
         self._feed = space.train
         self._classes = space.real.classes
-        self._rows = [np.flatnonzero(space.train.labels == label) for label in range(len(self._classes))]
+        order = np.argsort(space.train.labels, kind="stable")
+        ends = np.bincount(space.train.labels, minlength=len(self._classes)).cumsum()
+        self._rows = np.split(order, ends[:-1])
+
+    @property
+    def num_classes(self) -> int:
+        """How many classes there are."""
+        return len(self._classes)
 
     def count(self, label: int) -> int:
         """How many images the class has."""
@@ -167,10 +175,10 @@ def _make_units(
     if num_open < num_units:
         log.say(f"recover   {num_units - num_open} of {num_units} units are there already")
     with log.progress("recover", num_units * steps, (num_units - num_open) * steps) as advance, memory.kept():
-        waiting = open_groups[::-1]
+        waiting, alike = open_groups[::-1], Counter(map(_shape, todo))
         while waiting:
             group = waiting.pop()
-            started = time.perf_counter()
+            clock = Clock()
             labels = torch.tensor([label for unit in group for label in unit.labels], device=device.device)
             recorder = Recorder(config, labels, advance, group)
             recorder.verifier = verifier
@@ -188,7 +196,7 @@ def _make_units(
                 shared_stream=lambda *names: generator(space.seed, "recover", *names),
                 watch=recorder,
                 unit_sizes=_shape(group),
-                num_alike=max(1, sum(_shape(other) == _shape(group) for other in todo)),
+                num_alike=max(1, alike[_shape(group)]),
                 real=real,
             )
             try:
@@ -200,11 +208,11 @@ def _make_units(
                 waiting = _halved([*waiting, group], log)
                 continue
             _refuse_broken(images, group)
-            seconds = (time.perf_counter() - started) / len(group)
+            spent = clock.spent().part(len(group)).plain()
             for unit, result in zip(group, recorder.results(images), strict=True):
                 units.save(folder, unit, result, stage.identity)
                 final = {name: float(values[-1]) for name, values in result.curves.items()}
-                log.event("unit", name=unit.name, seconds=round(seconds, 3), **final)
+                log.event("unit", name=unit.name, **spent, **final)
             if not recorder.num_iterations:
                 advance(len(group))
 

@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import torch
 from attar.core import memory, ranks
 from attar.core.config import digest
 from attar.core.log import Log, readable_bytes
+from attar.core.spent import Clock
 from attar.models.teacher import Teacher
 from attar.ops import replay
 from attar.ops.codec import Gathered
@@ -19,7 +19,7 @@ from attar.stages import labeller as labellers
 from attar.stages.brought import named_teacher
 from attar.stages.distilled import INFO, DatasetInfo, LabelInfo, write_info
 from attar.stages.fkd import PublishedLabels
-from attar.stages.folder import MANIFEST, StageFolder, listed, logged_seconds, manifest_of
+from attar.stages.folder import MANIFEST, StageFolder, listed, logged, manifest_of
 from attar.stages.label_choice import Relabel, refuse_full_disk
 from attar.stages.labeller import Labeller
 from attar.stages.protocols import Protocol
@@ -92,7 +92,7 @@ def run(
         write_info(out, info.changed(files=known))
         result = {"image_bytes": image_bytes, "label_bytes": label_bytes, "num_images": len(images.images)}
         files.append(out / INFO)
-        finished = stage.finish(result, logged_seconds(out, "labels"), space.device.describe(), files)
+        finished = stage.finish(result, logged(out, "labels"), space.device.describe(), files)
     ranks.wait()
     return finished or manifest_of(out, "relabel")
 
@@ -190,12 +190,12 @@ def _label(space: Workspace, header: Header, answer: Callable[[int], EpochLabels
     done = total - sum(len(epochs) for _, epochs in todo)
     with memory.kept(), log.progress("relabel", total, done) as advance:
         for name, epochs in todo:
-            started, records = time.perf_counter(), []
+            clock, records = Clock(), []
             for epoch in epochs:
                 records.append(answer(epoch))
                 advance()
             label_files.write_file(out / "labels", header, name, records)
-            log.event("labels", name=name, seconds=round(time.perf_counter() - started, 3))
+            log.event("labels", name=name, **clock.spent().plain())
 
 
 def _is_whole(folder: Path, header: Header, name: str, log: Log) -> bool:

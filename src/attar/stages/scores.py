@@ -1,12 +1,17 @@
 """Scores: what trained students achieve, each kept in a file of its own under all that it depends on."""
 
+import math
+import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+import pydantic
 
 from attar.core.config import digest
 from attar.core.errors import AttarError
+from attar.core.spent import Spent
 from attar.ops.metrics import Measured
 from attar.stages import given
 from attar.stages.distilled import DatasetInfo, LabelInfo, read_info
@@ -18,6 +23,8 @@ from attar.stages.squeeze import Squeeze
 from attar.stages.workspace import Workspace
 from attar.store import sealed
 
+Fraction = Annotated[float, pydantic.Field(ge=0, le=1, allow_inf_nan=False)]
+Seconds = Annotated[float, pydantic.Field(ge=0, allow_inf_nan=False)]
 _NOT_TRAINING = {"name", "version", "views", "mix", "label_batchnorm", "label_batch_size", "learning_rates"}
 """Of a protocol: what it is called, what comes with the labels, and the rates of other students."""
 _SOFT_ONLY = {"loss", "temperature", "temperature_squared", "hard_weight", "hard_classes"}
@@ -45,10 +52,35 @@ class Score:
     image_bytes: int
     label_bytes: int
     seconds: float
-    """Of training, on one device."""
+    """Of training, on the wall clock."""
     protocol: str
     device: str
     """What the student was trained on."""
+    processor_seconds: float | None = None
+    """Of training, of all processor cores together; None where it was not measured."""
+    diverged: bool = False
+    """The training ended in numbers that are none, so the accuracies say nothing and belong into no mean."""
+
+    @property
+    def class_top1(self) -> float:
+        """Mean of the accuracies of all classes that have validation images, each as important as another."""
+        return statistics.fmean(share for share in self.per_class if share is not None)
+
+
+class _Kept(pydantic.BaseModel):
+    """What a score's file holds, whoever wrote it."""
+
+    student: str
+    seed: int = pydantic.Field(ge=0)
+    top1: Fraction
+    top5: Fraction
+    per_class: tuple[Fraction | None, ...]
+    ece: Fraction
+    confidence: Fraction
+    seconds: Seconds
+    processor_seconds: Seconds | None = None
+    device: str
+    diverged: bool = False
 
 
 @dataclass(frozen=True)
@@ -68,25 +100,59 @@ class Job:
         student = self.student.replace("/", "-").replace(":", "-")
         return self.folder / f"{student}-seed{self.seed}-{self.identity[:16]}.json"
 
-    def save(self, found: Measured, seconds: float, device: str, losses: list[float]) -> None:
+    def save(self, found: Measured, spent: Spent, device: str, losses: list[float], diverged: bool = False) -> None:
         """Write down what a student achieves."""
-        spent = {"seconds": round(seconds, 3), "device": device}
-        first = {"row": self.row, "student": self.student, "seed": self.seed}
-        score = first | asdict(found) | spent
-        sealed.write_json(self.path, {"identity": self.identity, "score": score, "losses": losses})
+        known = {key: value for key, value in vars(found).items() if key != "num_broken"}
+        known |= {"student": self.student, "seed": self.seed, "device": device, **spent.plain()}
+        known["diverged"] = diverged or found.num_broken > 0
+        plain = [loss if math.isfinite(loss) else None for loss in losses]
+        content = {"identity": self.identity, "score": {"row": self.row, **known}, "losses": plain}
+        sealed.write_json(self.path, content)
 
-    def score(self, num_images: int, image_bytes: int, label_bytes: int, protocol: str) -> Score:
-        """What was written down, as the score of this row."""
+    def read(self, num_classes: int) -> dict[str, Any]:
+        """What was written down; raises AttarError when it is damaged, impossible, or of another student."""
+        mend = "delete it and run the same command again: its student is trained anew"
         try:
-            written = sealed.read_json(self.path, "delete it, and its student is trained again")
-            if written.get("identity", self.identity) != self.identity:
-                raise AttarError(f"{self.path} is of another student; delete it, and its student is trained again.")
-            kept: dict[str, Any] = written["score"]
-        except (KeyError, TypeError):
-            raise AttarError(f"{self.path} is damaged; delete it, and its student is trained again.") from None
-        kept |= {"row": self.row, "per_class": tuple(kept["per_class"])}
-        kept |= {"num_images": num_images, "image_bytes": image_bytes, "label_bytes": label_bytes}
-        return Score(**kept, protocol=protocol)
+            content = sealed.read_json(self.path, mend)
+            kept = _Kept.model_validate(content.get("score"))
+        except FileNotFoundError:
+            raise AttarError(f"{self.path} is missing; run the same command again: its student is trained.") from None
+        except pydantic.ValidationError as error:
+            raise AttarError(f"{self.path} is damaged ({first_fault(error)}); {mend}.") from None
+        if fault := self._fault(kept, content.get("identity", self.identity), num_classes):
+            raise AttarError(f"{self.path} is damaged ({fault}); {mend}.")
+        # Written before divergence was marked: a loss is no number, and a student that is sure of nothing answers none.
+        losses = content.get("losses") or ()
+        broken = any(isinstance(loss, float) and not math.isfinite(loss) for loss in losses)
+        return kept.model_dump() | {"diverged": kept.diverged or broken or kept.confidence == 0}
+
+    def score(self, num_classes: int, num_images: int, image_bytes: int, label_bytes: int, protocol: str) -> Score:
+        """What was written down, as the score of this row; raises AttarError as ``read`` does."""
+        return Score(
+            **self.read(num_classes),
+            row=self.row,
+            num_images=num_images,
+            image_bytes=image_bytes,
+            label_bytes=label_bytes,
+            protocol=protocol,
+        )
+
+    def _fault(self, kept: _Kept, made_for: Any, num_classes: int) -> str:
+        if (kept.student, kept.seed, made_for) != (self.student, self.seed, self.identity):
+            return f"it is of another training, of {kept.student} with seed {kept.seed}"
+        known = [share for share in kept.per_class if share is not None]
+        if len(kept.per_class) != num_classes or not known:
+            return f"it has accuracies of {len(kept.per_class)} classes, and the data have {num_classes}"
+        if not min(known) - 1e-9 <= kept.top1 <= max(known) + 1e-9:
+            return f"top1 is {kept.top1:g}, and no class or every class is better"
+        return "top5 is below top1" if kept.top5 < kept.top1 else ""
+
+
+def first_fault(error: pydantic.ValidationError) -> str:
+    """What is wrong first with values that were read: where, what is expected and what there is."""
+    first = error.errors()[0]
+    where = ".".join(map(str, first["loc"]))
+    return f"{where + ': ' if where else ''}{first['msg'][0].lower()}{first['msg'][1:]}, not {first['input']!r:.60}"
 
 
 def identity(space: Workspace, student: str, stem: str, seed: int, training: Any) -> str:
@@ -150,32 +216,54 @@ def is_hard(row: Row, protocol: Protocol) -> bool:
 def facts(
     space: Workspace, protocol: Protocol, row: Row, small: SmallSet | None, recognised: Mapping[str, float]
 ) -> dict[str, Any]:
-    """What a row's training set takes and what was spent on it, in device-seconds; None where that is not known."""
+    """What a row's training set takes and what was spent on it, in seconds; None where that is not known."""
+    nothing = Spent(0.0, 0.0)
     if small is None:
         sizes = {"num_images": space.train.num_images, "image_bytes": space.real.train.num_bytes(), "label_bytes": 0}
-        return sizes | {"teacher_seconds": 0.0, "images_seconds": 0.0, "labels_seconds": 0.0, "teacher_agreement": None}
+        return sizes | _costs(teacher=nothing, images=nothing, labels=nothing) | {"teacher_agreement": None}
     info, hard = read_info(small.folder), is_hard(row, protocol)
     return {
         "num_images": info.num_images,
         "image_bytes": info.image_bytes,
         "label_bytes": 0 if hard else info.label_bytes,
-        "teacher_seconds": 0.0 if hard and info.method == "random" else _teacher_seconds(space, info),
-        "images_seconds": _seconds(small.recovered),
-        "labels_seconds": 0.0 if hard else _seconds(small.folder),
+        **_costs(
+            teacher=nothing if hard and info.method == "random" else _teacher_cost(space, info),
+            images=_cost(small.recovered),
+            labels=nothing if hard else _cost(small.folder),
+        ),
         "teacher_agreement": recognised.get(images_of(row)),
     }
 
 
-def _teacher_seconds(space: Workspace, info: DatasetInfo) -> float | None:
+def spent_on(manifest: Mapping[str, Any], path: Path) -> Spent:
+    """What the work of a manifest took; raises AttarError, naming the ``path``, when it tells no such thing."""
+    try:
+        seconds = pydantic.TypeAdapter(Seconds).validate_python(manifest.get("device_seconds"))
+        processor = pydantic.TypeAdapter(Seconds | None).validate_python(manifest.get("processor_seconds"))
+    except pydantic.ValidationError as error:
+        raise AttarError(
+            f"{path} is damaged (seconds: {first_fault(error)}); delete the folder {path.parent} to make it anew."
+        ) from None
+    return Spent(seconds, processor)
+
+
+def _costs(**spent: Spent | None) -> dict[str, float | None]:
+    """Wall seconds and processor seconds of each."""
+    seconds = {f"{name}_seconds": one and one.seconds for name, one in spent.items()}
+    return seconds | {f"{name}_processor_seconds": one and one.processor_seconds for name, one in spent.items()}
+
+
+def _teacher_cost(space: Workspace, info: DatasetInfo) -> Spent | None:
     """None where another one labels beside the run's own: what that one took is not known here."""
-    return None if info.further_teachers else _seconds(space.out / "squeeze")
+    return None if info.further_teachers else _cost(space.out / "squeeze")
 
 
-def _seconds(folder: Path) -> float | None:
-    """Device-seconds of a stage; None where its folder is not here, or it took along what was made elsewhere."""
+def _cost(folder: Path) -> Spent | None:
+    """What a stage took; None where its folder is not here, or it took along what was made elsewhere."""
     if not (folder / MANIFEST).is_file():
         return None
     made = manifest_of(folder, "run")
     asked = made["request"]
     brought = asked.get("squeeze", {}).get("weights") or asked.get("relabel", {}).get("imported")
-    return None if brought or "module" in asked or asked.get("method") == given.METHOD else made["device_seconds"]
+    elsewhere = brought or "module" in asked or asked.get("method") == given.METHOD
+    return None if elsewhere else spent_on(made, folder / MANIFEST)

@@ -1,6 +1,5 @@
 """Squeeze: a teacher that knows the real data, trained here or brought along."""
 
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,11 +10,12 @@ from torch import nn
 from attar.core import ranks
 from attar.core.config import Config
 from attar.core.errors import AttarError
+from attar.core.spent import Clock, Spent
 from attar.models import build, factory
 from attar.models import teacher as teachers
 from attar.models.teacher import Teacher
 from attar.ops.targets import Targets, hard_loss
-from attar.ops.training import Epoch, Optimisation, fit
+from attar.ops.training import Epoch, Optimisation, all_finite, fit
 from attar.ops.views import ViewChoice
 from attar.stages import brought, examine
 from attar.stages.brought import Brought
@@ -168,7 +168,9 @@ def _make(
     rated: tuple[float, float] | None,
 ) -> None:
     log = space.log.beside(folder.path)
-    found, seconds = (given.teacher, 0.0) if given else _train(space, config, folder.path, folder.identity, log)
+    found, spent = (
+        (given.teacher, Spent(0.0, 0.0)) if given else _train(space, config, folder.path, folder.identity, log)
+    )
     if given is None:
         rated = _rate(space, Brought(found, order_told=True, normalisation_told=True))
     if rated is not None:
@@ -179,11 +181,11 @@ def _make(
     result = {"weights_sha256": atomic.sha256_of(folder.path / teachers.WEIGHTS), "top1": top1, "top5": top5}
     result |= {"weights_from": config.weights} if "teacher" in folder.parents and space.module is None else {}
     files = (folder.path / teachers.WEIGHTS, folder.path / teachers.RECORD)
-    folder.finish(result, seconds, space.device.describe(), files)
+    folder.finish(result, spent, space.device.describe(), files)
     (folder.path / CHECKPOINT).unlink(missing_ok=True)
 
 
-def _train(space: Workspace, config: Squeeze, out: Path, made_for: str, log: Any) -> tuple[Teacher, float]:
+def _train(space: Workspace, config: Squeeze, out: Path, made_for: str, log: Any) -> tuple[Teacher, Spent]:
     classes, size = space.real.classes, space.choice.size
     network = check(space, config)
     assert network is not None  # no weights are brought along
@@ -192,25 +194,22 @@ def _train(space: Workspace, config: Squeeze, out: Path, made_for: str, log: Any
     state = weights.load_tree(checkpoint) if checkpoint.exists() else None
     if state and state.get("made_for", made_for) != made_for:
         raise AttarError(f"{checkpoint} belongs to another training; delete the folder {out} to train anew.")
-    before, started = (state["seconds"] if state else 0.0), time.perf_counter()
+    clock = Clock(Spent(state["seconds"], state.get("processor_seconds")) if state else None)
     epochs = config.training.epochs
     if state:
         log.say(f"squeeze   continues after epoch {state['fit']['epoch']} of {epochs}")
-
-    def elapsed() -> float:
-        return before + time.perf_counter() - started
 
     with log.progress("squeeze", epochs, state["fit"]["epoch"] if state else 0) as advance:
 
         def after(epoch: Epoch) -> None:
             advance(note=f"loss {epoch.loss:.3f}")
-            log.event("epoch", epoch=epoch.number, loss=epoch.loss, seconds=round(elapsed(), 3))
+            _refuse_diverged(network, epoch)
+            log.event("epoch", epoch=epoch.number, loss=epoch.loss, **clock.spent().plain())
             if epoch.number % config.checkpoint_epochs == 0 and epoch.number < epochs:
-                state = {"fit": epoch.state(), "seconds": elapsed(), "made_for": made_for}
+                state = {"fit": epoch.state(), **clock.spent().plain(), "made_for": made_for}
                 weights.save_tree(checkpoint, state)
 
         full_data(space, network, config, "squeeze", after, resume=state["fit"] if state else None, seed=space.seed)
-    _refuse_broken(network)
     found = Teacher(
         module=network,
         architecture=build.plain_name(config.architecture),
@@ -219,11 +218,13 @@ def _train(space: Workspace, config: Squeeze, out: Path, made_for: str, log: Any
         normalisation=space.normalisation,
         image_size=size,
     )
-    return found, elapsed()
+    return found, clock.spent()
 
 
-def _refuse_broken(network: nn.Module) -> None:
-    if not all(bool(parameter.isfinite().all()) for parameter in network.parameters()):
+def _refuse_diverged(network: nn.Module, epoch: Epoch) -> None:
+    """End a training that cannot recover, as soon as it is seen."""
+    if not all_finite(network):
         raise AttarError(
-            "The teacher's training diverged (its weights are not finite); lower --squeeze.training.learning-rate."
+            f"The teacher's training diverged in epoch {epoch.number} (its weights are not finite); lower "
+            f"--squeeze.training.learning-rate and run the same command again."
         )

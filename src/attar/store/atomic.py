@@ -60,8 +60,11 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write plain JSON values, indented; raises AttarError as ``replace`` does."""
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    """Write plain JSON values, indented; raises AttarError as ``replace`` does.
+
+    Raises ValueError on NaN and the infinities: JSON has no words for them, and other programs could not read them.
+    """
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 @contextlib.contextmanager
