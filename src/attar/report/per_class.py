@@ -11,7 +11,7 @@ from typing import Any
 from attar.core.errors import AttarError
 from attar.report.table import TITLES
 from attar.stages.evaluate import PER_CLASS
-from attar.stages.folder import listed, manifest_of
+from attar.stages.folder import MANIFEST, listed, manifest_of
 from attar.store import sealed
 
 _COLUMNS = ("run", "row", "student", "class", "title", "num_seeds", "top1_mean", "top1_std")
@@ -50,7 +50,8 @@ def extremes(run: Path) -> str:
 
 def _read(run: Path) -> dict[str, Any]:
     path = run / "evaluate" / PER_CLASS
-    sealed.check(path.parent, PER_CLASS, listed(manifest_of(path.parent, "evaluate"), path.parent))
+    if (path.parent / MANIFEST).is_file():
+        sealed.check(path.parent, PER_CLASS, listed(manifest_of(path.parent, "evaluate"), path.parent))
     try:
         return json.loads(path.read_text())
     except (OSError, ValueError):
