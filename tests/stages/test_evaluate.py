@@ -247,7 +247,7 @@ def test_a_table_without_rows_is_refused(squeezed):
 def test_a_damaged_score_is_named(finished):
     path = next((finished / "evaluate" / "scores").iterdir())
     path.write_text(path.read_text()[:30])
-    with pytest.raises(AttarError, match=f"{path} is damaged .*; delete it"):
+    with pytest.raises(AttarError, match=f"{path} is damaged.*; delete it"):
         pipeline.run(mini_recipe(), finished, quiet=True)
 
 
