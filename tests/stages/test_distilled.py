@@ -13,7 +13,8 @@ from attar.models import teacher as teachers
 from attar.models.build import build
 from attar.stages import relabel as relabel_stage
 from attar.store import mapped
-from conftest import mini_recipe
+from attar.store.weights import load_weights, save_weights
+from conftest import edit_json, mini_recipe
 
 
 def all_batches(distilled, epoch, batch_size, seed=0):
@@ -145,6 +146,39 @@ def test_what_does_not_belong_together_is_refused(finished, mini_run):
         attar.load(folder)
     with pytest.raises(AttarError, match="no distilled dataset"):
         attar.load(finished)
+
+
+def test_a_set_from_before_there_were_hashes_opens(finished, mini_run):
+    folder = finished / "distilled"
+    info = json.loads((folder / "dataset.json").read_text())
+    old = {key: value for key, value in info.items() if key not in ("files", "sha256")}
+    (folder / "dataset.json").write_text(json.dumps(old))
+    for path in (folder / "labels").glob("*.safetensors"):
+        tensors, said = load_weights(path)
+        save_weights(path, tensors, {key: said[key] for key in ("images_sha256", "file")})
+    for (ours, mine), (theirs, yours) in zip(
+        all_batches(attar.load(folder), 1, 8), all_batches(attar.load(mini_run / "distilled"), 1, 8), strict=True
+    ):
+        assert torch.equal(ours, theirs)
+        assert torch.equal(mine.logits, yours.logits)
+
+
+def test_what_dataset_json_tells_must_be_there(finished):
+    """Without hashes, too: sets are made by hand, and by others."""
+    path = finished / "distilled" / "dataset.json"
+    whole = path.read_text()
+    for change, words in (
+        ({"num_images": 21}, "of shape"),
+        ({"size": 9}, "of shape"),
+        ({"classes": ["a"], "files": {}}, "classes that are not in"),
+        ({"classes": list("0123456789a"), "files": {}}, "tells of 10 classes and dataset.json of 11"),
+        ({"std": [0, 1, 1]}, "std"),
+    ):
+        edit_json(path, **change)
+        with pytest.raises(AttarError, match=words):
+            attar.load(finished / "distilled")
+        path.write_text(whole)
+    attar.load(finished / "distilled")
 
 
 def test_a_hub_id_without_a_network_is_one_sentence(monkeypatch):

@@ -44,7 +44,8 @@ class StageFolder:
         Work of which files are missing or damaged is to be continued. Raises AttarError when the folder holds other
         work: it is neither reused nor overwritten.
         """
-        plan, manifest, has_results = _read(self.path / PLAN), _read(self.path / MANIFEST), self._has_results()
+        # In this order, for in a folder that runs share another one may be at work: plan, results, manifest, no plan.
+        has_results, plan, manifest = self._has_results(), _read(self.path / PLAN), _read(self.path / MANIFEST)
         faults = [] if manifest is None else self._faults(manifest)
         ranks.wait()  # everyone has looked before anyone writes
         known = manifest or (plan if has_results else None)
