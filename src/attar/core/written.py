@@ -34,7 +34,7 @@ for _kind in ("null", "bool", "int", "float", "timestamp"):
 
 def load(text: str) -> Any:
     """The content of a YAML text, with ``Written`` in it; raises yaml.YAMLError."""
-    return yaml.load(text, Loader=_Loader)  # noqa: S506: a SafeLoader
+    return yaml.load(text, Loader=_Loader)  # it is a SafeLoader
 
 
 def plain(value: Any) -> Any:
