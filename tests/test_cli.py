@@ -212,7 +212,10 @@ def test_run_prints_the_table_and_report_prints_it_again(mini_run, tmp_path, cap
     for row in ("distilled, hard labels", "random real, soft labels", "k-centre, hard labels", "all real images"):
         assert row in ran.out
     assert "Classes (distilled, convnet3): best " in ran.out
-    assert re.search(r"squeeze \S+ s, recover \S+ s, relabel \S+ s, evaluate \S+ s; pictures", ran.out)
+    assert re.search(
+        r"squeeze \S+ s \(\S+\), recover \S+ s \(\S+\), relabel \S+ s \(\S+\), evaluate \S+ s \(\S+\); pictures",
+        ran.out,
+    )
     assert ran.err == ""
     main(["report", str(mini_run), "--csv", str(tmp_path / "table.csv")])
     assert capsys.readouterr().out == ran.out
