@@ -9,23 +9,8 @@ from typing import Any, Literal
 
 import torch
 
-from attar.core.config import Config
 from attar.core.errors import AttarError
-
-
-class Execution(Config):
-    """How a run is executed. Of these only the precision may alter results, and it is recorded with them."""
-
-    device: str = "auto"
-    """'auto', 'cpu', 'cuda' or 'cuda:1'; auto takes this process's GPU where there is one."""
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """Arithmetic of networks; auto: bf16 where the device computes in it, float32 elsewhere."""
-    compile: Literal["auto", "on", "off"] = "auto"
-    """Whether recover's step is compiled; auto: where there is work enough to pay for it."""
-    threads: int = 0
-    """CPU threads for tensor operations; 0 leaves PyTorch's own choice."""
-    workers: int = -1
-    """Processes that decode images which do not fit in memory; -1: one per core, at most 8."""
+from attar.core.execution import Execution
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,9 @@ from torchvision.models import get_model, get_model_builder, list_models
 from attar.core import plugin
 from attar.core.errors import AttarError
 from attar.core.randomness import seed_of
+from attar.models.choices import Stem
 from attar.models.small import NETWORKS
 
-Stem = Literal["auto", "small", "standard"]
 Source = Literal["attar", "torchvision", "timm", "factory"]
 
 LARGEST_SMALL_IMAGE = 112

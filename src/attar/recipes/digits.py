@@ -4,13 +4,10 @@ from typing import Any
 
 from attar.data.choice import DataChoice
 from attar.methods import cda
-from attar.ops.training import Optimisation
-from attar.ops.views import ViewChoice
+from attar.ops.choices import Optimisation, ViewChoice
 from attar.recipes.recipe import Entry, Recipe, recipe
-from attar.stages.evaluate import Evaluate
-from attar.stages.label_choice import Relabel
+from attar.stages.choices import Evaluate, Relabel, Squeeze
 from attar.stages.protocols import PROTOCOLS
-from attar.stages.squeeze import Squeeze
 
 
 def digits() -> Recipe[Any]:

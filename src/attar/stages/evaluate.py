@@ -4,13 +4,12 @@ import json
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import pydantic
 from torch import nn
 
 from attar.core import memory, ranks
-from attar.core.config import Config, digest
+from attar.core.config import digest
 from attar.core.errors import AttarError
 from attar.core.log import Log
 from attar.models import build, record
@@ -19,12 +18,12 @@ from attar.ops.metrics import measure
 from attar.ops.pixels import Normalisation
 from attar.ops.training import Epoch, fit
 from attar.stages import agreement, scores, squeeze
+from attar.stages.choices import Evaluate, Squeeze
 from attar.stages.distilled import INFO, Distilled, read_info
 from attar.stages.folder import MANIFEST, StageFolder, manifest_of
-from attar.stages.protocols import PROTOCOLS, Protocol, protocol_named
-from attar.stages.rows import ROWS, Row, SmallSet, images_of, labels_of, without_twins
+from attar.stages.protocols import Protocol
+from attar.stages.rows import Row, SmallSet, images_of, labels_of, without_twins
 from attar.stages.scores import Job, Score
-from attar.stages.squeeze import Squeeze
 from attar.stages.workspace import Workspace
 from attar.store import atomic, mapped
 
@@ -32,40 +31,6 @@ PER_CLASS = "per-class.json"
 _BATCH = 256
 TEACHER = "the teacher"
 """Stands for the protocol where the teacher itself is shown."""
-
-
-class Evaluate(Config):
-    """Train students and measure them on real validation images."""
-
-    protocol: Protocol = PROTOCOLS["cda"]
-    """How students are trained; in a file or in Python a name will do."""
-    students: tuple[str, ...] = ("resnet18",)
-    """Networks to train, from 'attar list models'."""
-    student_stem: build.Stem = "auto"
-    """First layers of torchvision ResNets, as for the teacher."""
-    num_seeds: int = pydantic.Field(default=3, ge=1)
-    """Trainings of each row, from different initial weights and orders."""
-    rows: tuple[Row, ...] = ROWS
-    """Rows of the table: the distilled set, real images chosen at random, by herding and by k-centre, each with soft
-    and with hard labels, and all real images; '-noaug' rows have soft labels of the images as they are."""
-    full_data: Literal["train", "teacher"] = "train"
-    """The row of all real images: train students as the teacher is trained, or show the teacher itself."""
-    baselines: str = ""
-    """A folder that several runs share: sets of real images, and scores that don't depend on the method; '' keeps them
-    in the run's own folder."""
-
-    @pydantic.field_validator("students", "rows")
-    @classmethod
-    def _each_once(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        twice = next((name for place, name in enumerate(value) if name in value[:place]), None)
-        if not value or twice:
-            raise ValueError(f"'{twice}' is named twice; name each once" if twice else "name one at least")
-        return value
-
-    @pydantic.field_validator("protocol", mode="before")
-    @classmethod
-    def _by_name(cls, value: Any) -> Any:
-        return protocol_named(value) if isinstance(value, str) else value
 
 
 def shared_folder(config: Evaluate) -> Path | None:

@@ -1,19 +1,22 @@
 """Evaluation protocols as data: named, versioned, and never changed under a version once released."""
 
+from __future__ import annotations
+
 import fnmatch
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import pydantic
-from jaxtyping import Float
-from torch import Tensor
 
 from attar.core import plugin
 from attar.core.config import Config
-from attar.ops.mixing import MixChoice
-from attar.ops.replay import LookChoice
-from attar.ops.targets import Targets, hard_loss, logit_loss, soft_loss
-from attar.ops.training import Optimisation
+from attar.ops.choices import LookChoice, MixChoice, Optimisation
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+    from torch import Tensor
+
+    from attar.ops.targets import Targets
 
 
 class Protocol(Config):
@@ -72,6 +75,8 @@ class Protocol(Config):
 
     def value(self, logits: Float[Tensor, "image class"], targets: Targets, hard: bool = False) -> Float[Tensor, ""]:
         """The protocol's loss; ``hard`` asks for the one with classes in place of soft labels."""
+        from attar.ops.targets import Targets, hard_loss, logit_loss, soft_loss
+
         if hard or self.loss == "hard":
             return hard_loss(logits, targets, self.label_smoothing)
         if self.loss == "mse":

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor, nn
 
-from attar.core import memory, plugin, ranks
+from attar.core import memory, ranks
 from attar.core.compiling import Compiler, out_of_memory
 from attar.core.device import Device
 from attar.core.errors import AttarError
@@ -22,6 +22,7 @@ from attar.models.teacher import Teacher
 from attar.ops.pixels import grid
 from attar.ops.task import MethodConfig, Network, Task
 from attar.stages.folder import StageFolder, logged_seconds, manifest_of
+from attar.stages.methods import method_named
 from attar.stages.recorder import Recorder
 from attar.stages.squeeze import named_teacher
 from attar.stages.workspace import Workspace
@@ -29,21 +30,8 @@ from attar.store import images as image_files
 from attar.store import units
 from attar.store.units import Unit
 
-METHODS = "attar.methods"
 WEAK = 0.05
 """A teacher is near chance when it closes less than this part of the gap between guessing and knowing."""
-
-
-def method_named(name: str) -> Any:
-    """The module of a method: a file of ``attar.methods``, or a dotted path.
-
-    Raises AttarError when there is none, or it offers no Config, needs and recover.
-    """
-    module = plugin.resolve(METHODS, name, "method")
-    missing = [part for part in ("Config", "needs", "recover") if not hasattr(module, part)]
-    if missing:
-        raise AttarError(f"The module '{name}' is no method: it lacks {' and '.join(missing)} (see docs/methods.md).")
-    return module
 
 
 def run(space: Workspace, method: str, config: MethodConfig, folder: Path | None = None) -> dict[str, Any]:

@@ -5,44 +5,21 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import pydantic
 from torch import nn
 
 from attar.core import ranks
-from attar.core.config import Config
 from attar.core.errors import AttarError
 from attar.models import build, pretrained
 from attar.models import teacher as teachers
 from attar.models.teacher import Teacher
 from attar.ops.targets import Targets, hard_loss
-from attar.ops.training import Epoch, Optimisation, fit
-from attar.ops.views import ViewChoice
+from attar.ops.training import Epoch, fit
+from attar.stages.choices import Squeeze
 from attar.stages.folder import StageFolder
 from attar.stages.workspace import Workspace
 from attar.store import atomic, weights
 
 CHECKPOINT = "checkpoint.safetensors"
-
-
-class Squeeze(Config):
-    """Train a teacher on the real data, or take one along."""
-
-    architecture: str = "resnet18"
-    """The teacher: a name from 'attar list models', or package.module:factory."""
-    stem: build.Stem = "auto"
-    """First layers of torchvision ResNets: 'small' is 3x3, stride 1, no pooling; auto: small up to 112 pixels."""
-    weights: str = ""
-    """Empty: train here. Else a library's own (IMAGENET1K_V1, pretrained), a checkpoint file, a squeeze folder."""
-    training: Optimisation = Optimisation(
-        epochs=50, batch_size=256, learning_rate=0.2, warmup_epochs=5, weight_decay=1e-4
-    )
-    """How a teacher is trained here."""
-    views: ViewChoice = ViewChoice()
-    """Augmentation of the training images."""
-    label_smoothing: float = pydantic.Field(default=0.0, ge=0, lt=1)
-    """Share of the target spread over all classes."""
-    checkpoint_epochs: int = pydantic.Field(default=1, ge=1)
-    """Epochs between checkpoints; a killed training continues from the last one."""
 
 
 def run(space: Workspace, config: Squeeze) -> Teacher:
