@@ -1,5 +1,6 @@
 """The whole story on one page: real data, a teacher, images, soft labels, scores."""
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,8 +62,10 @@ def run(
     if stage and stage not in STAGES:
         raise unknown("stage", stage, STAGES)
     recipe = recipe_named(recipe) if isinstance(recipe, str) else recipe
-    with ranks.group():
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(ranks.group())
         log = Log(quiet=quiet)
+        stack.enter_context(log.watched("attar"))
         space = Workspace(Path(out), recipe.seed, recipe.data, recipe.execution, log, teacher)
         wanted = (stage,) if stage else STAGES
         _check(space, recipe, wanted)
@@ -91,6 +94,11 @@ def plan(recipe: Recipe[Any], quiet: bool = False) -> str:
     Opens the real data and measures a few steps of every stage; writes nothing.
     """
     log = Log(quiet=quiet)
+    with log.watched("plan"):
+        return _plan(recipe, log)
+
+
+def _plan(recipe: Recipe[Any], log: Log) -> str:
     real = load(recipe.data, recipe.seed, Log(quiet=True))
     num_classes = len(real.classes)
     _check_labels(recipe, num_classes)

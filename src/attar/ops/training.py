@@ -45,13 +45,15 @@ def fit(
     after_epoch: Callable[[Epoch], None],
     resume: dict[str, Any] | None = None,
     seed: int = 0,
+    after_batch: Callable[[int], None] = lambda _: None,
 ) -> None:
     """Train ``network`` in place on ``batches(epoch)`` of images in [0, 1], already on its device.
 
     Batches are of ``optimisation.batch_size`` images, the last of an epoch of what remains; they are cut into parts
-    here. ``resume`` is an earlier ``Epoch.state()``; a resumed training equals an uninterrupted one when ``batches``
-    depends on the epoch alone. Batches of a single image are passed over, for BatchNorm cannot train on one. What
-    the network itself draws (dropout) depends on ``seed`` and the epoch; the global random state is left as it was.
+    here, and ``after_batch`` is told how many images each one had. ``resume`` is an earlier ``Epoch.state()``; a
+    resumed training equals an uninterrupted one when ``batches`` depends on the epoch alone. Batches of a single image
+    are passed over, for BatchNorm cannot train on one. What the network itself draws (dropout) depends on ``seed`` and
+    the epoch; the global random state is left as it was.
 
     With ``ema_decay`` the network has its averaged parameters during ``after_epoch`` and in the end; its buffers are
     those of the training. The losses are those of the network that is trained. The device is waited for once an epoch.
@@ -89,6 +91,7 @@ def fit(
                 optimiser.step(rates(epoch, step))
                 if average is not None:
                     average.update()
+                after_batch(len(images))
         mean = float(torch.stack(losses).sum()) / num_batches
         state = {"epoch": epoch + 1, "network": network.state_dict(), "optimiser": optimiser.state_dict()}
         if average is not None:

@@ -58,7 +58,8 @@ def run(space: Workspace, config: Evaluate, squeezing: Squeeze, sets: Mapping[Ro
     for job in jobs:
         unknown.setdefault(job.path, job)
     todo = [job for job in ranks.mine(list(unknown.values())) if not job.path.exists()]
-    with log.progress("evaluate", sum(_num_epochs(config, squeezing, job.row) for job in todo)) as advance:
+    num_steps = sum(_num_steps(space, config, squeezing, sets, job) for job in todo)
+    with log.progress("evaluate", num_steps, unit="steps") as advance:
         for job in todo:
             if _shows_teacher(config, job.row):
                 _rate_teacher(space, job)
@@ -133,8 +134,14 @@ def _teacher_job(space: Workspace, row: Row, folder: Path) -> Job:
     return Job(row, record.parse(path.read_bytes(), path).architecture, 0, known_by, folder)
 
 
-def _num_epochs(config: Evaluate, squeezing: Squeeze, row: Row) -> int:
-    return (squeezing.training if row == "full" else config.protocol.training).epochs
+def _num_steps(space: Workspace, config: Evaluate, squeezing: Squeeze, sets: Mapping[Row, SmallSet], job: Job) -> int:
+    """Batches of a training; none where the teacher is shown."""
+    if _shows_teacher(config, job.row):
+        return 0
+    small = sets.get(job.row)
+    training = squeezing.training if small is None else config.protocol.training_of(job.student)
+    count = len(space.real.train) if small is None else read_info(small.folder).num_images
+    return training.epochs * -(-count // training.batch_size)
 
 
 def _train(
@@ -156,16 +163,20 @@ def _train(
 
     def after(epoch: Epoch) -> None:
         losses.append(epoch.loss)
-        advance(note=f"{job.row} {job.student} seed {job.seed}  loss {epoch.loss:.3f}")
+        advance(0, note=f"{job.row} {job.student} seed {job.seed}  loss {epoch.loss:.3f}")
+
+    def after_batch(_: int) -> None:
+        advance()
 
     if small is None:
-        squeeze.full_data(space, network, squeezing, f"evaluate-full-{job.seed}", after, seed=seed)
+        stream = f"evaluate-full-{job.seed}"
+        squeeze.full_data(space, network, squeezing, stream, after, seed=seed, after_batch=after_batch)
         normalisation = space.normalisation
     else:
         opened = Distilled(small.folder, space.module)
         normalisation = opened.normalisation
         hard = scores.is_hard(job.row, config.protocol)
-        _fit_small(space, config.protocol, opened, network, (job.student, seed, hard), after)
+        _fit_small(space, config.protocol, opened, network, (job.student, seed, hard), after, after_batch)
     found = measure(_predictor(network, normalisation), space.val.plain(_BATCH, device.device))
     seconds = time.perf_counter() - started
     job.save(found, seconds, device.describe(), losses)
@@ -179,6 +190,7 @@ def _fit_small(
     network: nn.Module,
     how: tuple[str, int, bool],
     after: Callable[[Epoch], None],
+    after_batch: Callable[[int], None],
 ) -> None:
     """Train a student, known by its name, its seed and whether its labels are hard."""
     device, (student, seed, hard) = space.device, how
@@ -194,6 +206,7 @@ def _fit_small(
             device.autocast,
             after,
             seed=seed,
+            after_batch=after_batch,
         )
 
 

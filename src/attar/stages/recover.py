@@ -149,10 +149,11 @@ def _make_units(
     mine = ranks.mine(todo)
     open_groups = [group for group in mine if not all(unit.path(folder).exists() for unit in group)]
     steps = getattr(config, "iterations", 1)
+    unit = "units" if steps == 1 else "iterations"
     num_units, num_open = sum(map(len, mine)), sum(map(len, open_groups))
     if num_open < num_units:
         log.say(f"recover   {num_units - num_open} of {num_units} units are there already")
-    with log.progress("recover", num_units * steps, (num_units - num_open) * steps) as advance, memory.kept():
+    with log.progress("recover", num_units * steps, (num_units - num_open) * steps, unit) as advance, memory.kept():
         waiting = open_groups[::-1]
         while waiting:
             group = waiting.pop()

@@ -154,15 +154,19 @@ def _train(space: Workspace, config: Squeeze, out: Path, log: Any) -> tuple[Teac
     def elapsed() -> float:
         return before + time.perf_counter() - started
 
-    with log.progress("squeeze", epochs, state["fit"]["epoch"] if state else 0) as advance:
+    with log.progress("squeeze", epochs, state["fit"]["epoch"] if state else 0, "epochs") as advance:
 
         def after(epoch: Epoch) -> None:
-            advance(note=f"loss {epoch.loss:.3f}")
+            advance(0, note=f"loss {epoch.loss:.3f}")
             log.event("epoch", epoch=epoch.number, loss=epoch.loss, seconds=round(elapsed(), 3))
             if epoch.number % config.checkpoint_epochs == 0 and epoch.number < epochs:
                 weights.save_tree(checkpoint, {"fit": epoch.state(), "seconds": elapsed()})
 
-        full_data(space, network, config, "squeeze", after, resume=state["fit"] if state else None, seed=space.seed)
+        def after_batch(num_images: int) -> None:
+            advance(num_images / space.train.num_images)
+
+        resume = state["fit"] if state else None
+        full_data(space, network, config, "squeeze", after, resume=resume, seed=space.seed, after_batch=after_batch)
     _refuse_broken(network)
     found = Teacher(
         module=network,
