@@ -9,8 +9,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from attar.core import plugin
+from attar.core import interruption, plugin
 from attar.core.errors import AttarError
+from attar.core.interruption import Interrupted
 
 if TYPE_CHECKING:
     from attar.recipes.arguments import Arguments
@@ -44,13 +45,19 @@ KINDS = ("recipes", "methods", "datasets", "models", "protocols")
 
 def main(arguments: list[str] | None = None) -> None:
     """Run one verb; what the user can mend ends in one sentence and exit code 2."""
+    is_program = arguments is None
     arguments = sys.argv[1:] if arguments is None else arguments
+    if is_program:
+        interruption.watch()
     try:
         _dispatch(arguments)
     except AttarError as error:
         _fail(str(error))
-    except KeyboardInterrupt:
-        _fail("Interrupted; the same command continues where it stopped.", 130)
+    except KeyboardInterrupt as error:
+        code = error.code if isinstance(error, Interrupted) else 130
+        if is_program:
+            interruption.end(code)
+        _fail(interruption.SENTENCE, code)
     except BrokenPipeError:  # the reader of our output has gone, as in 'attar list models | head'
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:
