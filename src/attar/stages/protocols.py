@@ -187,8 +187,8 @@ PROTOCOLS = {
             views=LookChoice(),
             mix=MixChoice(kind="cutmix"),
         ),
-        # Attar's own, for 8-pixel digits on a CPU: small shifts, no mirrored digits. Version 1 took 300 epochs of batches
-        # of 50: as many steps on twice the images, and no better.
+        # Attar's own, for 8-pixel digits on a CPU: small shifts, no mirrored digits. Version 1 took 300 epochs of
+        # batches of 50: as many steps on twice the images, and no better.
         Protocol(
             name="digits",
             version=2,
