@@ -3,11 +3,13 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# Students are trained side by side: a process for each core, up to four.
+PROCESSES ?= $(shell $(PYTHON) -c 'import os; print(min(4, len(getattr(os, "sched_getaffinity", lambda _: range(os.cpu_count() or 1))(0))))')
 
 .PHONY: demo test slow lint clean
 
 demo: $(STAMP)
-	$(BIN)/attar run digits --out runs/digits
+	OMP_NUM_THREADS=1 $(BIN)/python -m torch.distributed.run --standalone --nproc-per-node $(PROCESSES) -m attar run digits --out runs/digits
 
 test: $(STAMP)
 	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal

@@ -47,7 +47,6 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 import attar
-from attar.cli import with_settings
 from attar.core import ranks
 from attar.core.config import digest
 from attar.core.log import Log
@@ -58,6 +57,7 @@ from attar.ops import replay
 from attar.ops.pixels import Normalisation, from_bytes
 from attar.ops.targets import Targets
 from attar.ops.training import Batch, fit
+from attar.recipes.arguments import with_settings
 from attar.report.table import percent, readable_bytes
 from attar.stages.label_choice import Relabel
 from attar.stages.protocols import Protocol

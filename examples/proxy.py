@@ -40,10 +40,10 @@ from scipy import stats
 from torch import nn
 
 import attar
-from attar.cli import with_settings
 from attar.core import ranks
 from attar.core.log import Log
 from attar.core.randomness import seed_of
+from attar.recipes.arguments import with_settings
 from attar.stages import evaluate
 from attar.stages.rows import Row, SmallSet, images_of
 from attar.stages.scores import Score

@@ -10,13 +10,14 @@ from attar import pipeline
 from attar.recipes.catalogue import recipe_named
 from attar.recipes.recipe import Recipe
 from attar.stages.folder import MANIFEST, PLAN
+from attar.stages.rows import ROWS
 from attar.store import sealed
 
 MINI = [
     *("--execution.threads", "1"),
     *("--recover.ipc", "2", "--recover.unit-slots", "1", "--recover.iterations", "12", "--recover.snapshots", "4", "8"),
     *("--squeeze.training.epochs", "4", "--relabel.epochs", "6"),
-    *("--evaluate.protocol.training.epochs", "3", "--evaluate.num-seeds", "2"),
+    *("--evaluate.protocol.training.epochs", "3", "--evaluate.num-seeds", "2", "--evaluate.rows", *ROWS),
 ]
 """The settings of ``mini_recipe`` for a command line."""
 
@@ -31,7 +32,7 @@ def mini_recipe() -> Recipe:
         recover=full.recover.changed(ipc=2, unit_slots=1, iterations=12, snapshots=(4, 8)),
         relabel=full.relabel.changed(epochs=6),
         evaluate=full.evaluate.changed(
-            protocol=protocol.changed(training=protocol.training.changed(epochs=3)), num_seeds=2
+            protocol=protocol.changed(training=protocol.training.changed(epochs=3)), num_seeds=2, rows=ROWS
         ),
     )
 

@@ -363,3 +363,21 @@ def test_k_centre_chooses_the_same_images_as_class_by_class(
     assert row.split()[0] == "25"
     assert row.endswith("100.0 %")
     assert float(row.split()[5]) > 0
+
+
+def test_starts_are_timed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    startup = importlib.import_module("startup")
+    try:
+        assert startup.main(["--quick"]) == 0
+        titles, *rows = capsys.readouterr().out.splitlines()
+        assert titles.split()[:3] == ["verb", "CPU", "s"]
+        for verb, row in zip(startup.VERBS, rows, strict=False):
+            assert row.startswith(verb)
+            assert 0 < float(row[52:].split()[0]) < 5
+        assert len(rows) == 3
+        monkeypatch.setattr(startup, "VERBS", {"attar --version": 1e-9})
+        assert startup.main(["--quick"]) == 1
+        assert capsys.readouterr().out.splitlines()[-1].endswith("more than 1e-09 s")
+    finally:
+        sys.modules.pop("startup", None)

@@ -3,8 +3,10 @@
 import json
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +14,10 @@ import pytest
 import yaml
 from PIL import Image
 
-from attar import pipeline
+from attar import cli, pipeline
 from attar.cli import main
 from attar.core.errors import AttarError
+from attar.core.interruption import Interrupted
 from conftest import MINI
 
 METHODS = ["cda", "herding", "kcentre", "random", "sre2l"]
@@ -298,3 +301,37 @@ def test_an_unknown_stage_is_refused(tmp_path):
     with pytest.raises(AttarError, match="no stage named 'relable'; did you mean relabel"):
         pipeline.run("digits", tmp_path / "out", stage="relable")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("error", "code"), [(KeyboardInterrupt(), 130), (Interrupted(143), 143)])
+def test_an_interruption_is_a_sentence(error, code, capsys, monkeypatch):
+    def interrupted(_):
+        raise error
+
+    monkeypatch.setattr(cli, "_dispatch", interrupted)
+    with pytest.raises(SystemExit) as end:
+        main(["list", "recipes"])
+    assert end.value.code == code
+    assert capsys.readouterr().err == "attar: Interrupted; the same command continues where it stopped.\n"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_run_ends_soon_and_continues(tmp_path, mini_run, number, code):
+    out = tmp_path / "out"
+    command = [sys.executable, "-m", "attar", "run", "digits", "--out", str(out), *MINI]
+    for unfinished in ("squeeze/log.jsonl", "evaluate/log.jsonl"):
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        while not (out / unfinished).exists():
+            time.sleep(0.05)
+        began = time.monotonic()
+        process.send_signal(number)
+        _, said = process.communicate(timeout=60)
+        assert time.monotonic() - began < 3, "a second, on an idle machine"
+        assert process.returncode == code
+        assert said.splitlines()[-1] == "attar: Interrupted; the same command continues where it stopped."
+        assert "Traceback" not in said
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "distilled, hard labels" in done.stdout
+    for file in ("squeeze/teacher.safetensors", "recover/data/train-00000-of-00001.parquet"):
+        assert (out / file).read_bytes() == (mini_run / file).read_bytes()

@@ -52,3 +52,22 @@ def test_importing_attar_loads_nothing_heavy():
     code = f"import sys, attar, attar.cli; print([name for name in {heavy.split()} if name in sys.modules])"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    ["list recipes", "list methods", "list datasets", "list protocols", "show cda/imagenet-1k-ipc50 --seed 1",
+     "run digits --method kcentre --help", "run digits --recover.ipc 0", "run digits"],
+)  # fmt: skip
+def test_verbs_that_compute_nothing_load_no_network_library(arguments: str):
+    code = f"""
+import sys
+from attar.cli import main
+try:
+    main({arguments.split()})
+except SystemExit as end:
+    print(end.code)
+print([name for name in "torch torchvision timm sklearn matplotlib datasets scipy".split() if name in sys.modules])
+"""
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.splitlines()[-1] == "[]"

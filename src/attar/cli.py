@@ -1,22 +1,21 @@
 """The command line: verbs and their options; nothing heavy is imported before it is needed."""
 
 import argparse
-import contextlib
 import errno
 import importlib
-import io
 import os
-import re
 import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from attar.core import plugin
+from attar.core import interruption, plugin
 from attar.core.errors import AttarError
+from attar.core.interruption import Interrupted
 from attar.core.printable import one_line
 
 if TYPE_CHECKING:
+    from attar.recipes.arguments import Arguments
     from attar.recipes.recipe import Recipe
     from attar.stages.protocols import Protocol
 
@@ -47,13 +46,19 @@ KINDS = ("recipes", "methods", "datasets", "models", "protocols")
 
 def main(arguments: list[str] | None = None) -> None:
     """Run one verb; what the user can mend ends in one sentence and exit code 2."""
+    is_program = arguments is None
     arguments = sys.argv[1:] if arguments is None else arguments
+    if is_program:
+        interruption.watch()
     try:
         _dispatch(arguments)
     except AttarError as error:
         _fail(str(error))
-    except KeyboardInterrupt:
-        _fail("Interrupted; the same command continues where it stopped.", 130)
+    except KeyboardInterrupt as error:
+        code = error.code if isinstance(error, Interrupted) else 130
+        if is_program:
+            interruption.end(code)
+        _fail(interruption.SENTENCE, code)
     except BrokenPipeError:  # the reader of our output has gone, as in 'attar list models | head'
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:
@@ -93,7 +98,7 @@ def _list(arguments: list[str]) -> None:
 
         rows = {name: entry.aim for name, entry in ENTRIES.items()}
     elif kind == "methods":
-        from attar.stages.recover import METHODS, method_named
+        from attar.stages.methods import METHODS, method_named
 
         rows = {name: (method_named(name).__doc__ or "").splitlines()[0] for name in plugin.names_in(METHODS)}
     elif kind == "datasets":
@@ -139,22 +144,23 @@ def _protocol_line(protocol: "Protocol") -> str:
 def _show(arguments: list[str]) -> None:
     from attar.recipes.catalogue import header_of
 
-    recipe, options = _recipe("show", arguments)
+    recipe, given = _recipe("show", arguments)
     header = header_of(recipe.name)
-    if options.plan:
+    if "--plan" in given.switches:
         from attar import pipeline
 
-        header += "\n\n" + pipeline.plan(recipe, quiet=options.quiet)
+        header += "\n\n" + pipeline.plan(recipe, quiet="--quiet" in given.switches)
     print(recipe.to_yaml(header), end="")
 
 
 def _run(verb: str, arguments: list[str]) -> None:
-    recipe, options = _recipe(verb, arguments)
-    if not options.out:
+    recipe, given = _recipe(verb, arguments)
+    out = given.options.get("--out")
+    if not out:
         raise AttarError(f"'attar {verb}' needs a folder for its results; add --out runs/{recipe.name}.")
     from attar import pipeline
 
-    result = pipeline.run(recipe, options.out, stage="" if verb == "run" else verb, quiet=options.quiet)
+    result = pipeline.run(recipe, out, stage="" if verb == "run" else verb, quiet="--quiet" in given.switches)
     if result.table and verb in ("run", "evaluate"):
         _print_tables([result.out], result.table)
 
@@ -225,79 +231,28 @@ def _export(arguments: list[str]) -> None:
         print(one_line(line))
 
 
-def _recipe(verb: str, arguments: list[str]) -> tuple["Recipe[Any]", argparse.Namespace]:
-    """The recipe that the first argument names, changed by the settings that follow."""
-    asks_help = {"-h", "--help"} & set(arguments)
-    if not arguments or arguments[0].startswith("-"):
-        if asks_help:
-            print(USAGE, end="")
-            raise SystemExit(0)
-        raise AttarError(f"'attar {verb}' needs a recipe: a name from 'attar list recipes', or a YAML file.")
-    parser = argparse.ArgumentParser(prog=f"attar {verb}", allow_abbrev=False, add_help=False)
-    parser.add_argument("--out", default="")
-    parser.add_argument("--method", default="")
-    parser.add_argument("--protocol", default="")
-    parser.add_argument("--quiet", action="store_true")
-    parser.add_argument("--plan", action="store_true")
-    options, settings = parser.parse_known_args(arguments[1:])
-    if options.plan and verb != "show":
-        raise AttarError(f"'attar {verb}' does the work; 'attar show {arguments[0]} --plan' tells what it takes.")
-    if options.out and verb == "show":
-        raise AttarError("'attar show' writes nothing; leave out --out, and send what it prints to a file.")
+def _recipe(verb: str, arguments: list[str]) -> tuple["Recipe[Any]", "Arguments"]:
+    """The recipe that the arguments name, changed by the settings among them."""
+    if not set(arguments) - {"-h", "--help"} and arguments:
+        print(USAGE, end="")
+        raise SystemExit(0)
+    from attar.recipes.arguments import split, with_settings
     from attar.recipes.catalogue import recipe_named
 
-    recipe = recipe_named(arguments[0])
-    recipe = recipe.with_method(options.method) if options.method else recipe
-    recipe = recipe.with_protocol(options.protocol) if options.protocol else recipe
-    return with_settings(recipe, settings, f"attar {verb} {arguments[0]}"), options
-
-
-def with_settings(recipe: "Recipe[Any]", settings: list[str], prog: str) -> "Recipe[Any]":
-    """The recipe with these settings, as a command line gives them, or its help; scripts use it too.
-
-    Raises AttarError, tyro's boxed errors told as one sentence that points to the help of ``prog``.
-    """
-    import tyro
-
-    from attar.core.config import field_paths
-    from attar.recipes.catalogue import header_of
-
-    known = list(field_paths(type(recipe)))
-    if any(setting.partition("=")[0] == "--evaluate.protocol" for setting in settings):
-        raise AttarError("--evaluate.protocol is a group of settings; 'attar run' and its like take --protocol NAME.")
-    for setting in settings:
-        key = setting.removeprefix("--").partition("=")[0].replace("-", "_")
-        if setting.startswith("--") and key not in (*known, "help"):
-            raise plugin.unknown("setting", setting.partition("=")[0], [f"--{k.replace('_', '-')}" for k in known])
-    errors = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(errors):
-            return tyro.cli(
-                type(recipe),
-                default=recipe,
-                args=settings,
-                prog=prog,
-                description=header_of(prog.split()[-1]),
-                config=(tyro.conf.FlagConversionOff,),
-            )
-    except SystemExit as end:
-        if not end.code:
-            raise
-        raise AttarError(_sentence(errors.getvalue(), prog)) from None
-
-
-def _sentence(boxed: str, prog: str) -> str:
-    """What a boxed error of tyro's says, without the box and its title."""
-    lines = [line.strip(" │╭╮╰╯") for line in boxed.splitlines()][1:]
-    blocks = "\n".join("" if set(line) <= {"─", "-"} else line for line in lines).strip().split("\n\n")
-    text = " ".join(blocks[0].split())
-    pattern = r"Error parsing (\S+): \d+ validation errors? for \S+ (?:([a-z][\w.]*) )?(?:Value error, )?(.*?) \["
-    invalid = re.match(pattern, text)
-    if invalid:
-        group, key, reason = invalid.groups()
-        setting = ".".join(part for part in (group.lstrip("-"), key) if part and not part.startswith("Recipe["))
-        text = f"--{setting}: {reason}"
-    return f"{text.rstrip('.')}; see '{prog} --help'."
+    given = split(verb, arguments)
+    if not given.recipe:
+        print(USAGE, end="")
+        raise SystemExit(0)
+    if "--plan" in given.switches and verb != "show":
+        raise AttarError(f"'attar {verb}' does the work; 'attar show {given.recipe} --plan' tells what it takes.")
+    if given.options.get("--out") and verb == "show":
+        raise AttarError("'attar show' writes nothing; leave out --out, and send what it prints to a file.")
+    recipe = recipe_named(given.recipe)
+    method, protocol = given.options.get("--method"), given.options.get("--protocol")
+    recipe = recipe.with_method(method) if method else recipe
+    recipe = recipe.with_protocol(protocol) if protocol else recipe
+    settings = [*given.settings, "--help"] if "--help" in given.switches else given.settings
+    return with_settings(recipe, settings, f"attar {verb} {given.recipe}"), given
 
 
 def _print_tables(runs: list[Path], rows: list[Any]) -> None:

@@ -1,5 +1,6 @@
 """The whole story on one page: real data, a teacher, images, soft labels, scores."""
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ from attar.stages import baselines, brought, evaluate, given, label_choice, reco
 from attar.stages.calibrate import Work
 from attar.stages.distilled import Distilled
 from attar.stages.folder import MANIFEST, manifest_of
+from attar.stages.methods import METHODS
 from attar.stages.rows import REAL_SETS, labels_of, real_sets
 from attar.stages.workspace import Workspace
 from attar.store import atomic
@@ -61,8 +63,10 @@ def run(
     if stage and stage not in STAGES:
         raise unknown("stage", stage, STAGES)
     recipe = recipe_named(recipe) if isinstance(recipe, str) else recipe
-    with ranks.group():
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(ranks.group())
         log = Log(quiet=quiet)
+        stack.enter_context(log.watched("attar"))
         factories = _factories(recipe)
         space = Workspace(Path(out), recipe.seed, recipe.data, recipe.execution, log, teacher, factories)
         wanted = (stage,) if stage else STAGES
@@ -92,6 +96,11 @@ def plan(recipe: Recipe[Any], quiet: bool = False) -> str:
     Opens the real data and measures a few steps of every stage; writes nothing.
     """
     log = Log(quiet=quiet)
+    with log.watched("plan"):
+        return _plan(recipe, log)
+
+
+def _plan(recipe: Recipe[Any], log: Log) -> str:
     real = load(recipe.data, recipe.seed, Log(quiet=True))
     num_classes = len(real.classes)
     _check_labels(recipe, num_classes)
@@ -133,7 +142,7 @@ def _as_made(space: Workspace, recipe: Recipe[Any]) -> Recipe[Any]:
     asked = {"images": recipe.images, "method": recipe.method, "recover": recipe.recover.plain()}
     made = {"images": "", "method": request["method"], "recover": request["recover"]}
     if request["method"] not in (recipe.method, given.METHOD):
-        refuse_outside(recover.METHODS, str(request["method"]), "method", recovered / MANIFEST, "--method")
+        refuse_outside(METHODS, str(request["method"]), "method", recovered / MANIFEST, "--method")
     if request["method"] == given.METHOD:  # where they came from is not known here
         made = asked | {"recover": asked["recover"] | {"ipc": request["recover"]["ipc"]}}
     changed = differences(asked | {"relabel": recipe.relabel.effective()}, made | {"relabel": labelling.effective()})

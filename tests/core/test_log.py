@@ -2,12 +2,15 @@ import errno
 import json
 import math
 import os
+import threading
+import time
 from pathlib import Path
 
 import pytest
 
+from attar.core import log as logs
 from attar.core.errors import AttarError
-from attar.core.log import Log
+from attar.core.log import Log, Stretch
 
 
 def test_events_are_appended_as_json_lines(tmp_path):
@@ -40,11 +43,72 @@ def test_a_warning_is_an_event(tmp_path):
     assert json.loads((tmp_path / "log.jsonl").read_text())["text"] == "mind"
 
 
-def test_progress_draws_nothing_where_there_is_no_terminal(capsys):
+def test_quick_work_says_nothing_where_there_is_no_terminal(capsys):
     with Log().progress("recover", 3) as advance:
         advance()
         advance(2, note="loss 1")
     assert capsys.readouterr().err == ""
+
+
+def test_without_a_terminal_lines_come_in_the_middle_of_a_step(monkeypatch, capsys):
+    monkeypatch.setattr(logs, "OFTEN_SECONDS", 0.05)
+    with Log().progress("squeeze", 20, done=10, unit="epochs") as advance:
+        advance(2.5, note="loss 1.5")
+        time.sleep(0.3)  # one long step
+    lines = capsys.readouterr().err.splitlines()
+    assert 3 <= len(lines) <= 6
+    assert lines[0].startswith("squeeze   12.5/20 epochs, 0:00 so far, about 0:0")
+    assert lines[0].endswith(" left, loss 1.5")
+    assert "attar-progress" not in {thread.name for thread in threading.enumerate()}
+
+
+def test_lines_become_seldom_in_a_long_task(monkeypatch, capsys):
+    monkeypatch.setattr(logs, "OFTEN_SECONDS", 0.05)
+    monkeypatch.setattr(logs, "OFTEN_UNTIL_SECONDS", 0.12)
+    with Log().progress("squeeze", 20):
+        time.sleep(0.5)
+    assert len(capsys.readouterr().err.splitlines()) in (2, 3)
+
+
+def test_what_is_said_puts_the_next_line_off(monkeypatch, capsys):
+    monkeypatch.setattr(logs, "OFTEN_SECONDS", 0.2)
+    log = Log()
+    with log.progress("squeeze", 20):
+        for number in range(4):
+            time.sleep(0.08)
+            log.say(f"word {number}")
+    assert capsys.readouterr().err.splitlines() == [f"word {number}" for number in range(4)]
+
+
+def test_between_tasks_a_line_says_that_it_goes_on(monkeypatch, capsys):
+    monkeypatch.setattr(logs, "OFTEN_SECONDS", 0.05)
+    log = Log()
+    with log.watched("attar"):
+        time.sleep(0.08)
+        with log.progress("squeeze", 20) as advance:
+            time.sleep(0.08)
+            advance(20)
+        time.sleep(0.08)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "attar     goes on, 0:00 so far"
+    assert any(line.startswith("squeeze   0/20, ") for line in lines)
+    assert lines[-1] == "squeeze   goes on, 0:00 so far"
+
+
+def test_the_quiet_and_other_processes_print_no_lines(monkeypatch, capsys):
+    monkeypatch.setattr(logs, "OFTEN_SECONDS", 0.02)
+    monkeypatch.setattr(logs.ranks, "rank", lambda: 1)
+    for log in (Log(quiet=True), Log()):
+        with log.watched("attar"), log.progress("squeeze", 20):
+            time.sleep(0.06)
+    assert capsys.readouterr().err == ""
+
+
+def test_what_is_left_is_estimated_from_what_was_done_here():
+    stretch = Stretch("evaluate", 16200, 4100, "full", "steps", began=time.monotonic() - 75, before=100)
+    assert stretch.line() == "evaluate  4,100/16,200 steps, 1:15 so far, about 3:47 left, full"
+    stretch = Stretch("recover", 4000, began=time.monotonic() - 3675)
+    assert stretch.line() == "recover   0/4,000, 1:01:15 so far"
 
 
 def test_progress_draws_on_a_terminal(monkeypatch, capsys):

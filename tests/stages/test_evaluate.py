@@ -88,7 +88,7 @@ def test_another_protocol_is_another_score_unless_it_trains_alike(finished):
     protocol = recipe.evaluate.protocol.changed(loss="hard")
     recipe = recipe.changed(evaluate=recipe.evaluate.changed(protocol=protocol, rows=("distilled",), num_seeds=1))
     (line,) = pipeline.run(recipe, finished, quiet=True).table
-    assert line.protocol == "digits v1 modified"
+    assert line.protocol == "digits v2 modified"
     assert line.label_bytes == 0
     # Its student is the one of the row with hard labels, which is trained already.
     assert line.top1_mean == round(100 * known["distilled-hard", 0], 2)
@@ -202,7 +202,7 @@ def test_another_protocol_judges_the_labels_that_there_are(finished, capsys):
 def test_a_title_says_what_is_not_the_protocols(mini_run):
     info, sre2lpp = read_info(mini_run / "distilled"), PROTOCOLS["sre2l++"]
     own = mini_recipe().evaluate.protocol
-    assert scores_of.title(own, [info]) == own.title() == "digits v1 modified"
+    assert scores_of.title(own, [info]) == own.title() == "digits v2 modified"
     assert scores_of.title(own, []) == own.title()
     assert scores_of.title(sre2lpp, [info]) == "sre2l++ v1, but the labels' own views, mixing, BatchNorm, 6 epochs"
     assert scores_of.title(PROTOCOLS["hard-label"], [info]).endswith("own views, mixing, 6 epochs")

@@ -1,15 +1,26 @@
-"""What a run says: metrics to ``log.jsonl``, sentences and progress bars to a terminal."""
+"""What a run says: metrics to ``log.jsonl``, sentences, and how far it is: bars on a terminal, else lines of text."""
 
 import contextlib
 import errno
 import json
 import math
+import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 from attar.core import ranks
 from attar.core.console import SafeConsole
@@ -17,14 +28,88 @@ from attar.core.errors import AttarError
 from attar.core.printable import one_line
 
 Advance = Callable[..., None]
-"""Moves a progress bar: ``advance(steps=1, note="loss 0.31")``."""
+"""Moves a progress bar: ``advance(steps=1, note="loss 0.31")``; steps may be fractions."""
+OFTEN_SECONDS, SELDOM_SECONDS, OFTEN_UNTIL_SECONDS = 9.0, 60.0, 180.0
+"""Without a terminal nothing is silent for longer: often in the first minutes of a task, seldom afterwards."""
+
+
+@dataclass
+class Stretch:
+    """A task that is going on."""
+
+    what: str
+    total: float = 0
+    """Steps, of which there may be none to count."""
+    done: float = 0
+    note: str = ""
+    unit: str = ""
+    began: float = field(default_factory=time.monotonic)
+    before: float = 0
+    """Steps that were done when it began."""
+
+    def line(self) -> str:
+        """How far it is, as text."""
+        seconds = time.monotonic() - self.began
+        if not self.total:
+            return f"{self.what:<9} goes on, {readable_seconds(seconds)} so far"
+        parts = [f"{_count(self.done)}/{_count(self.total)}" + f" {self.unit}" * bool(self.unit)]
+        parts.append(f"{readable_seconds(seconds)} so far")
+        if self.before < self.done < self.total:
+            left = (self.total - self.done) * seconds / (self.done - self.before)
+            parts.append(f"about {readable_seconds(left)} left")
+        return f"{self.what:<9} " + ", ".join([*parts, *filter(None, [self.note])])
+
+
+class Reporter:
+    """Prints how far the innermost task is when nothing was said for a while, also in the middle of a long step."""
+
+    def __init__(self) -> None:
+        self.spoken = time.monotonic()
+        """When something was last said."""
+        self._open: list[tuple[Stretch, Console]] = []
+        self._ended = threading.Event()
+
+    @contextlib.contextmanager
+    def watching(self, stretch: Stretch, console: Console) -> Iterator[None]:
+        """Report on this task during the block; the thread that does so lives as long as any task is open."""
+        self._open.append((stretch, console))
+        thread = None
+        if len(self._open) == 1:
+            self.spoken, self._ended = time.monotonic(), threading.Event()
+            thread = threading.Thread(target=self._watch, args=(self._ended,), name="attar-progress", daemon=True)
+            thread.start()
+        try:
+            yield
+        finally:
+            self._open.remove((stretch, console))
+            if self._open and self._open[-1][0].total == 0:
+                self._open[-1][0].what = stretch.what  # what follows the counted steps belongs to them
+            if thread is not None:
+                self._ended.set()
+                thread.join()
+
+    def _watch(self, ended: threading.Event) -> None:
+        while not ended.wait(max(0.01, self._due() - time.monotonic())):
+            if time.monotonic() >= self._due() and self._open:
+                stretch, console = self._open[-1]
+                self.spoken = time.monotonic()
+                console.print(stretch.line(), markup=False, soft_wrap=True)
+
+    def _due(self) -> float:
+        """When the next line is to be said."""
+        young = not self._open or self.spoken - self._open[-1][0].began < OFTEN_UNTIL_SECONDS
+        return self.spoken + (OFTEN_SECONDS if young else SELDOM_SECONDS)
+
+
+_REPORTER = Reporter()
+"""One for all logs of the process."""
 
 
 class Log:
     """Writes events as JSON lines and speaks to the user; only the first process speaks.
 
-    Bars are drawn on terminals only. Everything printed goes to standard error, so that standard output holds
-    results alone.
+    Bars are drawn on terminals only; elsewhere a line says every few seconds how far the work is. Everything printed
+    goes to standard error, so that standard output holds results alone.
     """
 
     def __init__(self, path: Path | None = None, *, quiet: bool = False) -> None:
@@ -57,16 +142,43 @@ class Log:
 
     def say(self, text: str) -> None:
         """One line for the user."""
+        _REPORTER.spoken = time.monotonic()
         self.console.print(one_line(text), markup=False, soft_wrap=True)
 
     def warn(self, text: str) -> None:
         """One line that the user should not miss; also an event."""
+        _REPORTER.spoken = time.monotonic()
         self.console.print(f"warning: {one_line(text)}", style="yellow", markup=False, soft_wrap=True)
         self.event("warning", text=text)
 
     @contextlib.contextmanager
-    def progress(self, what: str, total: int, done: int = 0) -> Iterator[Advance]:
+    def progress(self, what: str, total: int, done: int = 0, unit: str = "") -> Iterator[Advance]:
         """A bar over ``total`` steps, of which ``done`` are behind us; yields the function that advances it."""
+        stretch = Stretch(what, total, done, unit=unit, before=done)
+        bar, task = self._bar(stretch) if self._draws() else (None, None)
+
+        def advance(steps: float = 1, note: str = "") -> None:
+            stretch.done += steps
+            stretch.note = note or stretch.note
+            if bar is not None and task is not None:
+                bar.update(task, completed=stretch.done, note=stretch.note)
+
+        with bar or self._lines(stretch):
+            yield advance
+
+    @contextlib.contextmanager
+    def watched(self, what: str) -> Iterator[None]:
+        """Between tasks that count their steps, too, say every few seconds that the work goes on."""
+        with contextlib.nullcontext() if self._draws() else self._lines(Stretch(what)):
+            yield
+
+    def _draws(self) -> bool:
+        return self.console.is_terminal and not self.quiet
+
+    def _lines(self, stretch: Stretch) -> contextlib.AbstractContextManager[Any]:
+        return contextlib.nullcontext() if self.quiet else _REPORTER.watching(stretch, self.console)
+
+    def _bar(self, stretch: Stretch) -> tuple[Progress, TaskID]:
         bar = Progress(
             TextColumn("{task.description:<10}"),
             BarColumn(),
@@ -75,17 +187,19 @@ class Log:
             TimeRemainingColumn(),
             TextColumn("{task.fields[note]}"),
             console=self.console,
-            disable=self.quiet or not self.console.is_terminal,
         )
-        with bar:
-            task = bar.add_task(what, total=total, completed=done, note="")
+        return bar, bar.add_task(stretch.what, total=stretch.total, completed=stretch.done, note="")  # type: ignore[arg-type]
 
-            def advance(steps: int = 1, note: str = "") -> None:
-                bar.update(task, advance=steps)
-                if note:
-                    bar.update(task, note=note)
 
-            yield advance
+def readable_seconds(seconds: float) -> str:
+    """Hours, minutes and seconds, as in 1:02:03, without hours where there are none."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def _count(steps: float) -> str:
+    return f"{round(steps):,}" if abs(steps - round(steps)) < 0.05 or steps >= 1000 else f"{steps:.1f}"
 
 
 def _no_number(value: object) -> bool:

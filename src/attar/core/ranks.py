@@ -3,10 +3,9 @@
 import contextlib
 import datetime
 import os
+import sys
 from collections.abc import Iterator, Sequence
-from typing import TypeVar
-
-import torch.distributed
+from typing import Any, TypeVar
 
 Item = TypeVar("Item")
 
@@ -18,9 +17,11 @@ def group() -> Iterator[None]:
     Ranks exchange barriers and choices only, so the backend is gloo on every device, and the timeout is long: rank 0
     may squeeze for hours while the others wait.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or torch.distributed.is_initialized():
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or _joined() is not None:
         yield
         return
+    import torch.distributed
+
     torch.distributed.init_process_group("gloo", timeout=datetime.timedelta(days=14))
     try:
         yield
@@ -30,12 +31,14 @@ def group() -> Iterator[None]:
 
 def rank() -> int:
     """This process's number, 0 without torchrun."""
-    return torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
+    joined = _joined()
+    return joined.get_rank() if joined else 0
 
 
 def world_size() -> int:
     """How many processes share the work."""
-    return torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
+    joined = _joined()
+    return joined.get_world_size() if joined else 1
 
 
 def is_first() -> bool:
@@ -45,19 +48,29 @@ def is_first() -> bool:
 
 def wait() -> None:
     """Return when every process has arrived here."""
-    if torch.distributed.is_initialized():
-        torch.distributed.barrier()
+    joined = _joined()
+    if joined:
+        joined.barrier()
 
 
 def of_first(choice: bool) -> bool:
     """The first process's choice, for all; every process must call it at the same point."""
-    if not torch.distributed.is_initialized():
+    joined = _joined()
+    if not joined:
         return choice
+    import torch
+
     told = torch.tensor([choice], dtype=torch.int8)
-    torch.distributed.broadcast(told, src=0)
+    joined.broadcast(told, src=0)
     return bool(told)
 
 
 def mine(items: Sequence[Item]) -> list[Item]:
     """The items that fall to this process: each item to exactly one, whatever their number."""
     return list(items[rank() :: world_size()])
+
+
+def _joined() -> Any:
+    """``torch.distributed`` where this process is in a group; PyTorch is not imported only to ask."""
+    module = sys.modules.get("torch.distributed")
+    return module if module is not None and module.is_available() and module.is_initialized() else None

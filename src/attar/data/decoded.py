@@ -55,7 +55,7 @@ def pixels(split: Split, choice: DataChoice, log: Log, what: str = "reading") ->
     failed: list[tuple[int, Unreadable]] = []
     pool = ThreadPoolExecutor(os.cpu_count())
     try:
-        with log.progress(what, len(split)) as advance:
+        with log.progress(what, len(split), unit="images") as advance:
             for chunk, faults in zip(chunks, pool.map(read, chunks), strict=True):
                 failed += faults
                 advance(len(chunk))

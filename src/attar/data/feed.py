@@ -110,7 +110,7 @@ def measure_normalisation(feed: Feed, log: Log) -> Normalisation:
     indices = np.linspace(0, feed.num_images - 1, count).round().astype(np.int64)
     total = torch.zeros(3, dtype=torch.int64)
     squares, num_pixels = torch.zeros_like(total), 0
-    with log.progress("measuring", count) as advance:
+    with log.progress("measuring", count, unit="images") as advance:
         for part in np.array_split(indices, -(-count // 256)):
             images = feed.take(part.tolist()).to(torch.int64)
             total += images.sum(dim=(0, 2, 3))

@@ -1,12 +1,19 @@
 """CDA: curriculum data augmentation (Yin & Shen, 2023, arXiv 2311.18838)."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import pydantic
-from jaxtyping import Float
-from torch import Tensor
 
 from attar.ops.curriculum import Curriculum
-from attar.ops.synthesis import Inversion, noise, optimise, shared_crops
-from attar.ops.task import Needs, Task
+from attar.ops.method import Inversion, Needs
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+    from torch import Tensor
+
+    from attar.ops.task import Task
 
 needs = Needs(batchnorm=True)
 
@@ -22,4 +29,6 @@ class Config(Inversion):
 
 def recover(task: Task, config: Config) -> Float[Tensor, "image 3 height width"]:
     """Optimise one unit of images from noise, easy views first; returns pixels in [0, 1]."""
+    from attar.ops.synthesis import noise, optimise, shared_crops
+
     return optimise(task, config, noise(task), shared_crops(task, config, config.curriculum, config.milestone))

@@ -1,11 +1,16 @@
 """Herding: real images whose features have the class's mean (Welling, 2009; Rebuffi et al., 2017, arXiv 1611.07725)."""
 
-import torch
-from jaxtyping import Float
-from torch import Tensor
+from __future__ import annotations
 
-from attar.ops.coreset import Coreset, coreset
-from attar.ops.task import Needs, Task
+from typing import TYPE_CHECKING
+
+from attar.ops.method import Coreset, Needs
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+    from torch import Tensor
+
+    from attar.ops.task import Task
 
 needs = Needs(real_images=True)
 
@@ -22,6 +27,8 @@ def recover(task: Task, config: Config) -> Float[Tensor, "image 3 height width"]
 
     Raises AttarError when a class has fewer images than are asked of it.
     """
+    from attar.ops.coreset import coreset
+
     return coreset(task, config, herd)
 
 
@@ -30,6 +37,8 @@ def herd(features: Float[Tensor, "image feature"], count: int) -> list[int]:
 
     No image is taken twice; of equals the first.
     """
+    import torch
+
     mean, total = features.mean(dim=0), torch.zeros_like(features[0])
     taken = torch.zeros(len(features), dtype=torch.bool, device=features.device)
     chosen: list[Tensor] = []  # on the device, for to read an index is to wait for it

@@ -1,11 +1,16 @@
 """k-centre: real images that leave none of their class far away (Sener & Savarese, 2018, arXiv 1708.00489)."""
 
-import torch
-from jaxtyping import Float
-from torch import Tensor
+from __future__ import annotations
 
-from attar.ops.coreset import Coreset, coreset
-from attar.ops.task import Needs, Task
+from typing import TYPE_CHECKING
+
+from attar.ops.method import Coreset, Needs
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+    from torch import Tensor
+
+    from attar.ops.task import Task
 
 needs = Needs(real_images=True)
 
@@ -22,6 +27,8 @@ def recover(task: Task, config: Config) -> Float[Tensor, "image 3 height width"]
 
     Raises AttarError when a class has fewer images than are asked of it.
     """
+    from attar.ops.coreset import coreset
+
     return coreset(task, config, centres)
 
 
@@ -30,6 +37,8 @@ def centres(features: Float[Tensor, "image feature"], count: int) -> list[int]:
 
     The greedy algorithm 1 of the paper, within one class. No image is taken twice; of equals the first.
     """
+    import torch
+
     # Indices stay on the device, for to read one is to wait for it.
     chosen = [(features - features.mean(dim=0)).square().sum(dim=1).argmin(0, keepdim=True)]
     nearest = torch.full_like(features[:, 0], torch.inf)

@@ -1,11 +1,16 @@
 """Random real images: no distillation at all, and the line that every method has to beat."""
 
-import torch
-from jaxtyping import Float
-from torch import Tensor
+from __future__ import annotations
 
-from attar.ops.coreset import enough, gather
-from attar.ops.task import MethodConfig, Needs, Task
+from typing import TYPE_CHECKING
+
+from attar.ops.method import MethodConfig, Needs
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+    from torch import Tensor
+
+    from attar.ops.task import Task
 
 needs = Needs(real_images=True)
 
@@ -19,6 +24,10 @@ def recover(task: Task, config: Config) -> Float[Tensor, "image 3 height width"]
 
     Raises AttarError when a class has fewer images than are asked of it.
     """
+    import torch
+
+    from attar.ops.coreset import enough, gather
+
     assert task.real is not None  # needs.real_images
     places = []
     for label, slot in zip(task.labels.tolist(), task.slots.tolist(), strict=True):

@@ -1,10 +1,16 @@
 """SRe2L: squeeze, recover, relabel (Yin, Xing & Shen, 2023, arXiv 2306.13092)."""
 
-from jaxtyping import Float
-from torch import Tensor
+from __future__ import annotations
 
-from attar.ops.synthesis import Inversion, noise, optimise, shared_crops
-from attar.ops.task import Needs, Task
+from typing import TYPE_CHECKING
+
+from attar.ops.method import Inversion, Needs
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+    from torch import Tensor
+
+    from attar.ops.task import Task
 
 needs = Needs(batchnorm=True)
 
@@ -15,4 +21,6 @@ class Config(Inversion):
 
 def recover(task: Task, config: Config) -> Float[Tensor, "image 3 height width"]:
     """Optimise one unit of images from noise; returns pixels in [0, 1]."""
+    from attar.ops.synthesis import noise, optimise, shared_crops
+
     return optimise(task, config, noise(task), shared_crops(task, config))

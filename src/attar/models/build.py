@@ -12,9 +12,9 @@ from attar.core import plugin
 from attar.core.errors import AttarError
 from attar.core.randomness import seed_of, seeded
 from attar.models import answers, factory
+from attar.models.choices import Stem
 from attar.models.small import NETWORKS
 
-Stem = Literal["auto", "small", "standard"]
 Source = Literal["attar", "torchvision", "timm", "factory"]
 
 HUB_PREFIXES = ("hf-hub:", "hf_hub:")

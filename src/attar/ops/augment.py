@@ -6,10 +6,10 @@ import torch
 from jaxtyping import Float, Int8, Num, UInt8
 from torch import Tensor
 
+from attar.ops.choices import RANDAUGMENT_SCALE
+
 STRONGEST = 30
 """Levels of strength run from 0 to this."""
-SCALE = 10
-"""What configurations call the greatest magnitude, as timm does."""
 _TRANSLATION = 150 / 331
 """Largest translation as a part of the image's side; it and the other extremes are AutoAugment's."""
 _DEGREES, _SHEAR, _FACTOR = 30.0, 0.3, 0.9
@@ -48,7 +48,7 @@ def draw_changes(count: int, num_steps: int, magnitude: float, std: float, gener
     """
     operation = torch.randint(0, len(OPERATIONS), (count, num_steps), generator=generator)
     wanted = magnitude + std * torch.randn(count, num_steps, generator=generator)
-    level = (wanted * (STRONGEST / SCALE)).round().clamp(0, STRONGEST).long()
+    level = (wanted * (STRONGEST / RANDAUGMENT_SCALE)).round().clamp(0, STRONGEST).long()
     sign = torch.where(torch.rand(count, num_steps, generator=generator) < 0.5, -1, 1)
     return torch.stack([operation, level * sign], dim=2).to(torch.int8)
 

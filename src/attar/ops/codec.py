@@ -1,14 +1,12 @@
 """Soft labels in fewer bytes: all logits in half precision, or the largest few and what is left of the rest."""
 
 import math
-from typing import Any, Literal
 
-import pydantic
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from attar.core.config import Config
+from attar.ops.choices import Codec
 
 NOTHING = -3e4
 """Stands for a class that was dropped: no share of the softmax at any temperature in use, and yet finite."""
@@ -17,47 +15,6 @@ _LEVELS = 255
 
 Parts = dict[str, Tensor]
 """Encoded logits, by name; the first axis of each tensor is the image."""
-
-
-class Codec(Config):
-    """How a teacher's logits are stored."""
-
-    kind: Literal["fp16", "topk"] = "fp16"
-    """'fp16': all logits in half precision; 'topk': the k largest and their classes."""
-    k: int = pydantic.Field(default=10, ge=1)
-    """How many logits 'topk' keeps (MR-k of LPQLD, arXiv 2604.18135)."""
-    values: Literal["fp16", "int8"] = "fp16"
-    """How 'topk' stores a logit: in half precision, or in 256 steps between the record's least and greatest."""
-    remainder: Literal["spread", "drop"] = "spread"
-    """What 'topk' makes of all other classes: spread what probability they have together evenly over them, or none."""
-    temperature: float = pydantic.Field(default=20.0, gt=0)
-    """At this temperature 'spread' keeps the others' probability as it was; make it the student's."""
-
-    def kept(self, num_classes: int) -> int:
-        """Logits in a record."""
-        return num_classes if self.kind == "fp16" else min(self.k, num_classes)
-
-    def record_bytes(self, num_classes: int) -> int:
-        """Bytes of one image's encoded logits."""
-        kept = self.kept(num_classes)
-        if self.kind == "fp16":
-            return 2 * kept
-        spans = {"fp16": 2 * kept, "int8": kept + 2 * 2}[self.values]
-        rest = 2 if self.remainder == "spread" and kept < num_classes else 0
-        return kept * index_type(num_classes).itemsize + spans + rest
-
-    def effective(self) -> dict[str, Any]:
-        """The choices that alter what is stored, as plain values."""
-        idle = {"fp16": {"k", "values", "remainder", "temperature"}, "topk": set()}[self.kind]
-        if self.remainder == "drop":
-            idle = idle | {"temperature"}
-        return {key: value for key, value in self.plain().items() if key not in idle}
-
-    def title(self) -> str:
-        """In a few words, for tables."""
-        if self.kind == "fp16":
-            return "fp16"
-        return f"top {self.k}" + (" int8" if self.values == "int8" else "") + f", rest {self.remainder}"
 
 
 def encode(logits: Float[Tensor, "image class"], codec: Codec) -> Parts:

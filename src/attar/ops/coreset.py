@@ -10,21 +10,15 @@ from torch import Tensor
 
 from attar.core.errors import AttarError
 from attar.ops.features import Extractor
+from attar.ops.method import Coreset
 from attar.ops.pixels import from_bytes
-from attar.ops.task import MethodConfig, RealImages, Task
+from attar.ops.task import RealImages, Task
 
 _BATCH_PIXELS, _LARGEST_BATCH = 2**24, 1024
 _CLASSES_TOGETHER = 10
 """At most so many small classes share a batch: as many as a unit of a baseline has, which one process makes."""
 Choose = Callable[[Float[Tensor, "image feature"], int], list[int]]
 """Picks so many images by their features; the first of more are those of fewer."""
-
-
-class Coreset(MethodConfig):
-    """What methods that choose by features have in common."""
-
-    normalise_features: bool = False
-    """Scale every image's features to length one before they are compared."""
 
 
 def coreset(task: Task, config: Coreset, choose: Choose) -> Float[Tensor, "image 3 height width"]:

@@ -2,13 +2,12 @@
 
 import copy
 from collections.abc import Sequence
-from typing import Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-Ensemble = Literal["mean", "weighted", "norm-balanced"]
+from attar.ops.choices import Ensemble
 
 
 def combine(

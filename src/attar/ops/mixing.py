@@ -1,15 +1,14 @@
 """Mixing of two images: CutMix (Yun et al., 2019, arXiv 1905.04899), Mixup (Zhang et al., 2018, arXiv 1710.09412)."""
 
 from dataclasses import dataclass
-from typing import Literal, Self
+from typing import Self
 
 import numpy as np
-import pydantic
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from attar.core.config import Config
+from attar.ops.choices import MixChoice
 
 
 @dataclass(frozen=True)
@@ -35,59 +34,52 @@ class Mix:
         return type(self)(self.partner[index], None if self.box is None else self.box[index], self.weight[index])
 
 
-class MixChoice(Config):
-    """How images are mixed."""
+def draw(
+    choice: MixChoice,
+    count: int,
+    height: int,
+    width: int,
+    generator: torch.Generator,
+    order: Int[Tensor, " image"] | None = None,
+) -> Mix | None:
+    """One record for each of ``count`` images, partners being a permutation; None when nothing is mixed.
 
-    kind: Literal["none", "cutmix", "mixup"] = "none"
-    """'cutmix' pastes a box of the partner, 'mixup' averages the two images."""
-    alpha: float = pydantic.Field(default=1.0, gt=0)
-    """Both parameters of the Beta distribution of the image's own share."""
-    shared_by: int = pydantic.Field(default=0, ge=0)
-    """Images in a batch that shares one box and weight and has its partners in itself, as the published scripts mix; 0:
-    a box and weight for every image."""
+    Where batches share a mix, ``order`` is the one in which images fall into them, by default a random one.
+    """
+    if choice.kind == "none":
+        return None
+    if choice.shared_by:
+        order = torch.randperm(count, generator=generator) if order is None else order
+        return _draw_shared(choice, order, height, width, generator)
+    partner = torch.randperm(count, generator=generator)
+    return _drawn(choice, partner, count, height, width, generator)
 
-    def draw(
-        self,
-        count: int,
-        height: int,
-        width: int,
-        generator: torch.Generator,
-        order: Int[Tensor, " image"] | None = None,
-    ) -> Mix | None:
-        """One record for each of ``count`` images, partners being a permutation; None when nothing is mixed.
 
-        Where batches share a mix, ``order`` is the one in which images fall into them, by default a random one.
-        """
-        if self.kind == "none":
-            return None
-        if self.shared_by:
-            order = torch.randperm(count, generator=generator) if order is None else order
-            return self._draw_shared(order, height, width, generator)
-        partner = torch.randperm(count, generator=generator)
-        return self._drawn(partner, count, height, width, generator)
+def _draw_shared(
+    choice: MixChoice, order: Int[Tensor, " image"], height: int, width: int, generator: torch.Generator
+) -> Mix:
+    partner = torch.empty_like(order)
+    batches = order.split(choice.shared_by)
+    for batch in batches:
+        partner[batch] = batch[torch.randperm(len(batch), generator=generator)]
+    mix = _drawn(choice, torch.arange(len(batches)), len(batches), height, width, generator)
+    batch_of = torch.empty_like(order)
+    batch_of[order] = torch.arange(len(order)) // choice.shared_by
+    return Mix(partner, None if mix.box is None else mix.box[batch_of], mix.weight[batch_of])
 
-    def _draw_shared(self, order: Int[Tensor, " image"], height: int, width: int, generator: torch.Generator) -> Mix:
-        partner = torch.empty_like(order)
-        batches = order.split(self.shared_by)
-        for batch in batches:
-            partner[batch] = batch[torch.randperm(len(batch), generator=generator)]
-        mix = self._drawn(torch.arange(len(batches)), len(batches), height, width, generator)
-        batch_of = torch.empty_like(order)
-        batch_of[order] = torch.arange(len(order)) // self.shared_by
-        return Mix(partner, None if mix.box is None else mix.box[batch_of], mix.weight[batch_of])
 
-    def _drawn(self, partner: Tensor, count: int, height: int, width: int, generator: torch.Generator) -> Mix:
-        draws = np.random.default_rng(int(torch.randint(2**62, (1,), generator=generator)))
-        share = torch.from_numpy(draws.beta(self.alpha, self.alpha, count))
-        if self.kind == "mixup":
-            return Mix(partner, None, share.to(torch.float32))
-        centre = torch.rand(count, 2, generator=generator, dtype=torch.float64)
-        side = torch.sqrt(1 - share)
-        top, bottom = _span(centre[:, 0], side, height)
-        left, right = _span(centre[:, 1], side, width)
-        box = torch.stack([top, left, bottom - top, right - left], dim=1)
-        weight = 1 - (box[:, 2] * box[:, 3]).to(torch.float32) / (height * width)
-        return Mix(partner, box, weight)
+def _drawn(choice: MixChoice, partner: Tensor, count: int, height: int, width: int, generator: torch.Generator) -> Mix:
+    draws = np.random.default_rng(int(torch.randint(2**62, (1,), generator=generator)))
+    share = torch.from_numpy(draws.beta(choice.alpha, choice.alpha, count))
+    if choice.kind == "mixup":
+        return Mix(partner, None, share.to(torch.float32))
+    centre = torch.rand(count, 2, generator=generator, dtype=torch.float64)
+    side = torch.sqrt(1 - share)
+    top, bottom = _span(centre[:, 0], side, height)
+    left, right = _span(centre[:, 1], side, width)
+    box = torch.stack([top, left, bottom - top, right - left], dim=1)
+    weight = 1 - (box[:, 2] * box[:, 3]).to(torch.float32) / (height * width)
+    return Mix(partner, box, weight)
 
 
 def apply(

@@ -1,13 +1,13 @@
 """Pixels: normalisation, and the step between [0, 1] and eight bits."""
 
 from dataclasses import dataclass
-from typing import Literal, Self
+from typing import Self
 
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-Rounding = Literal["nearest", "truncate"]
+from attar.ops.choices import Rounding
 
 
 @dataclass(frozen=True)

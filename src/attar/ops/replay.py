@@ -5,31 +5,18 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Self
 
-import pydantic
 import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from attar.ops import augment, mixing, views
 from attar.ops.augment import Changes, Patches
-from attar.ops.mixing import Mix, MixChoice
-from attar.ops.views import View, ViewChoice
+from attar.ops.choices import LookChoice, MixChoice
+from attar.ops.mixing import Mix
+from attar.ops.views import View
 
 ROOM_BYTES = 2**30
 """Room for the views of all images of an epoch."""
-
-
-class LookChoice(ViewChoice):
-    """How the images of a small set are looked at: crops and flips, and what is done to images beside."""
-
-    patch_shuffle: int = pydantic.Field(default=1, ge=1, le=15)
-    """Cut images into so many patches along each side and shuffle them before cropping (RDED: 2); 1: whole."""
-    randaugment_ops: int = pydantic.Field(default=0, ge=0, le=8)
-    """Operations of RandAugment on each view; 0: none."""
-    randaugment_magnitude: float = pydantic.Field(default=6.0, ge=0, le=augment.SCALE)
-    """Strength of RandAugment, 0 to 10."""
-    randaugment_std: float = pydantic.Field(default=1.0, ge=0)
-    """Standard deviation of that strength from view to view."""
 
 
 @dataclass(frozen=True)

@@ -2,9 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Annotated, Literal, Self
 
-import pydantic
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -14,8 +12,9 @@ from attar.core.compiling import Amount, out_of_memory
 from attar.core.errors import AttarError
 from attar.ops import curriculum, schedule, views
 from attar.ops.batchnorm import Observed
+from attar.ops.method import Inversion
 from attar.ops.objective import Objective, Terms, pixel_gradient
-from attar.ops.task import MethodConfig, Task
+from attar.ops.task import Task
 
 DrawView = Callable[[int], views.View | None]
 """From the iteration to the views through which the teacher sees the images: one for all, one for each unit or one for
@@ -23,51 +22,6 @@ each image; None is the image as it is."""
 Pixels = Float[Tensor, "image 3 height width"]
 SMALLEST = 8
 """Smallest side in pixels of a view that is shown smaller than the image; there is nothing to be seen on less."""
-
-
-class Inversion(MethodConfig):
-    """Optimise pixels until a teacher recognises them and its BatchNorm statistics are met (SRe2L and its line)."""
-
-    iterations: int = pydantic.Field(default=4000, ge=1)
-    """Optimisation steps of each unit."""
-    learning_rate: float = pydantic.Field(default=0.25, gt=0)
-    """Adam's step size at the start, in units of the normalised input; falls to 0 along half a cosine."""
-    betas: tuple[float, float] = (0.5, 0.9)
-    """Adam's two decay rates."""
-    bn_weight: float = pydantic.Field(default=0.01, ge=0)
-    """Weight of the BatchNorm statistics against the cross-entropy (r_bn)."""
-    first_bn_multiplier: float = pydantic.Field(default=10.0, ge=0)
-    """Extra weight of the first BatchNorm layer."""
-    crop: Literal["resized", "none"] = "resized"
-    """Look at the images through random resized crops, or always at the whole image."""
-    min_crop: float = pydantic.Field(default=0.08, gt=0, le=1)
-    """Smallest area of a crop, as a fraction of the image."""
-    flip: bool = True
-    """Mirror half of the views left to right; off where a mirrored object is another one (digits)."""
-    jitter: int = pydantic.Field(default=32, ge=0)
-    """Largest circular shift of a view, in pixels of the image's full size, along each axis."""
-    jitter_both_ways: bool = False
-    """Shift by -jitter to jitter, not only 0 to jitter."""
-    view_sizes: tuple[Annotated[float, pydantic.Field(gt=0, le=1)], ...] = (1.0,)
-    """Sizes at which the teacher is shown the views, as fractions of the image's side, each for an equal block of the
-    iterations; the pixels that are optimised stay whole. '0.5 1.0' is coarse to fine; with 224 pixels
-    '0.893 1.0 0.893 1.0' is 200, 224, 200, 224 as in FADRM (arXiv 2506.24125), which resizes the images themselves."""
-    grey: bool = False
-    """Optimise grey images, for grey data: one value a pixel, shown to the teacher in all three channels."""
-    keep: Literal["last", "best"] = "last"
-    """Keep the last iterate, as published, or the one of lowest loss among those shown at the size of the last block:
-    losses at different sizes do not compare."""
-
-    @pydantic.model_validator(mode="after")
-    def _blocks(self) -> Self:
-        if not self.view_sizes:
-            raise ValueError("view_sizes is empty; give one size at least, 1.0 for the whole")
-        if len(self.view_sizes) > self.iterations:
-            raise ValueError(
-                f"view_sizes has {len(self.view_sizes)} sizes for {self.iterations} iterations; "
-                f"each needs an iteration of its own"
-            )
-        return self
 
 
 def optimise(task: Task, config: Inversion, start: Pixels, draw_view: DrawView) -> Pixels:

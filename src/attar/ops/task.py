@@ -4,63 +4,13 @@ from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, TypeVar
 
-import pydantic
 import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 
 from attar.core.compiling import Compiler
-from attar.core.config import Config
-from attar.ops.pixels import Normalisation, Rounding
-
-SNAPSHOTS = (100, 500, 1000, 2000)
-
-
-class MethodConfig(Config):
-    """What every method can be told; a method's own ``Config`` adds to it."""
-
-    ipc: int = pydantic.Field(default=10, ge=1)
-    """Images per class: slots ipc_start to ipc - 1 are made."""
-    ipc_start: int = pydantic.Field(default=0, ge=0)
-    """First slot to make, to share slots out over machines or add to an earlier set."""
-    unit_classes: int = pydantic.Field(default=100, ge=1)
-    """Classes in one unit of work: one slot of up to this many different classes is optimised together."""
-    unit_slots: int = pydantic.Field(default=1, ge=1)
-    """Slots in one unit of work; with few classes, more slots give BatchNorm statistics more images to match."""
-    parallel_units: int = pydantic.Field(default=1, ge=1)
-    """Units that go through the teacher in one batch, each with statistics of its own; fills the device when units
-    are small. Part of what identifies the images, for batches of another size are rounded otherwise."""
-    snapshots: tuple[int, ...] = SNAPSHOTS
-    """Iterations after which the images are kept for the comparison figure; the last is always kept."""
-    image_format: Literal["png", "jpeg"] = "png"
-    """How images are stored; 'jpeg' loses quality and is what the published scripts do."""
-    jpeg_quality: int = pydantic.Field(default=75, ge=1, le=100)
-    """Quality of stored JPEG; the published scripts use Pillow's default, 75."""
-    rounding: Rounding = "nearest"
-    """From [0, 1] to bytes; 'truncate' is what the published scripts do."""
-    verifier: str = ""
-    """A second network that rates the images, a metric only: ARCHITECTURE:WEIGHTS or a squeeze folder; '' for none."""
-    accept_weak_teacher: bool = False
-    """Go on with a teacher that is near chance on real validation images."""
-    accept_other_classes: bool = False
-    """Go on with a teacher whose class names are not the data's."""
-
-    @pydantic.model_validator(mode="after")
-    def _slots(self) -> "MethodConfig":
-        if self.ipc_start >= self.ipc:
-            raise ValueError(f"ipc_start ({self.ipc_start}) must be below ipc ({self.ipc})")
-        return self
-
-
-@dataclass(frozen=True)
-class Needs:
-    """What a method needs of the stages before it."""
-
-    batchnorm: bool = False
-    """The teacher must have BatchNorm layers."""
-    real_images: bool = False
-    """Real training images are read through ``Task.real``."""
-
+from attar.ops.method import MethodConfig, Needs
+from attar.ops.pixels import Normalisation
 
 K = TypeVar("K")
 

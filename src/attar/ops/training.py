@@ -4,57 +4,22 @@ import contextlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
-import pydantic
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from attar.core.config import Config
 from attar.core.randomness import seed_of
 from attar.ops import schedule
 from attar.ops.averaging import Average
+from attar.ops.choices import Optimisation
 from attar.ops.optimiser import Optimiser
 from attar.ops.pixels import Normalisation
-from attar.ops.schedule import Schedule
 from attar.ops.targets import Targets
 
 Batch = tuple[Float[Tensor, "image 3 height width"], Targets]
 Loss = Callable[[Tensor, Targets], Tensor]
-
-
-class Optimisation(Config):
-    """How a network is trained: optimiser, learning rate over time, batches."""
-
-    epochs: int = pydantic.Field(default=100, ge=1)
-    """Passes over the images."""
-    batch_size: int = pydantic.Field(default=128, ge=2)
-    """Images in one optimiser step, over all accumulation steps."""
-    accumulation_steps: int = pydantic.Field(default=1, ge=1)
-    """Parts into which a batch is cut to save memory; BatchNorm sees one part at a time."""
-    optimizer: Literal["sgd", "adamw", "muon"] = "sgd"
-    """'sgd' with momentum, 'adamw', or 'muon' for matrices and convolutions with Adam for the rest."""
-    learning_rate: float = pydantic.Field(default=0.1, gt=0)
-    """Peak learning rate; Muon's steps are scaled to AdamW's, so what suits one is a start for the other."""
-    schedule: Schedule = "cosine"
-    """'cosine'; 'cosine-linear': from 5/6 of training on a line to 0 (EDC's 'cos2'); or 'constant'."""
-    cosine_stretch: float = pydantic.Field(default=1.0, ge=1)
-    """Half a cosine lasts so many times as long as training: 1 ends at 0, 2 at half the peak (papers' zeta or eta)."""
-    rate_moves: Literal["step", "epoch"] = "step"
-    """The learning rate moves with every optimiser step, or once an epoch as in most published scripts."""
-    warmup_epochs: float = pydantic.Field(default=0.0, ge=0)
-    """Linear rise to the peak at the start."""
-    momentum: float = pydantic.Field(default=0.9, ge=0, lt=1)
-    """Momentum of SGD and Muon."""
-    betas: tuple[float, float] = (0.9, 0.999)
-    """The two decay rates of AdamW, and of Adam beside Muon."""
-    weight_decay: float = pydantic.Field(default=1e-4, ge=0)
-    """Weight decay."""
-    decay_norms: bool = True
-    """Apply weight decay to biases and normalisation layers too."""
-    ema_decay: float = pydantic.Field(default=0.0, ge=0, lt=1)
-    """Above 0 a moving average of the parameters is evaluated, which keeps this much of itself in each step."""
 
 
 @dataclass(frozen=True)
@@ -81,13 +46,15 @@ def fit(
     resume: dict[str, Any] | None = None,
     seed: int = 0,
     forward: Callable[[Tensor], Tensor] | None = None,
+    after_batch: Callable[[int], None] = lambda _: None,
 ) -> None:
     """Train ``network`` in place on ``batches(epoch)`` of images in [0, 1], already on its device.
 
     Batches are of ``optimisation.batch_size`` images, the last of an epoch of what remains; they are cut into parts
-    here. ``resume`` is an earlier ``Epoch.state()``; a resumed training equals an uninterrupted one when ``batches``
-    depends on the epoch alone. Batches of a single image are passed over, for BatchNorm cannot train on one. What
-    the network itself draws (dropout) depends on ``seed`` and the epoch; the global random state is left as it was.
+    here, and ``after_batch`` is told how many images each one had. ``resume`` is an earlier ``Epoch.state()``; a
+    resumed training equals an uninterrupted one when ``batches`` depends on the epoch alone. Batches of a single image
+    are passed over, for BatchNorm cannot train on one. What the network itself draws (dropout) depends on ``seed`` and
+    the epoch; the global random state is left as it was.
 
     With ``ema_decay`` the network has its averaged parameters during ``after_epoch`` and in the end; its buffers are
     those of the training. The losses are those of the network that is trained. The device is waited for once an epoch.
@@ -127,6 +94,7 @@ def fit(
                 optimiser.step(rates(epoch, step))
                 if average is not None:
                     average.update()
+                after_batch(len(images))
         mean = float(torch.stack(losses).sum()) / num_batches
         state = {"epoch": epoch + 1, "network": network.state_dict(), "optimiser": optimiser.state_dict()}
         if average is not None:

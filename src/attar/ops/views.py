@@ -10,14 +10,13 @@ those two pixels instead of multiplying by zeros.
 """
 
 from dataclasses import dataclass
-from typing import Literal, Self
+from typing import Self
 
-import pydantic
 import torch
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
-from attar.core.config import Config
+from attar.ops.choices import ViewChoice
 from attar.ops.pixels import from_bytes
 
 RATIO = (3 / 4, 4 / 3)
@@ -67,34 +66,22 @@ def whole(height: int, width: int) -> View:
     )
 
 
-class ViewChoice(Config):
-    """How views of training images are drawn. Part of a recipe: a mirrored digit is another sign."""
-
-    crop: Literal["none", "resized", "padded"] = "resized"
-    """'resized': RandomResizedCrop; 'padded': black border, then a crop of the original size; 'none': whole image."""
-    min_scale: float = pydantic.Field(default=0.08, gt=0, le=1)
-    """Smallest area of a resized crop, as a fraction of the image."""
-    padding: int = pydantic.Field(default=4, ge=0)
-    """Width in pixels of the border of a padded crop."""
-    flip: bool = True
-    """Mirror half of the views left to right."""
-
-    def draw(self, count: int, height: int, width: int, *streams: torch.Generator) -> View:
-        """``count`` independent views of images of this size from each stream, those of a stream together."""
-        total = count * len(streams)
-        if self.crop == "resized":
-            box = resized_boxes(count, height, width, (self.min_scale, 1.0), *streams)
-        elif self.crop == "padded":
-            reach = (-self.padding, self.padding + 1)
-            corner = torch.cat([torch.randint(*reach, (count, 2), generator=stream) for stream in streams])
-            box = torch.cat([corner, torch.tensor([[height, width]]).expand(total, 2)], dim=1)
-        else:
-            box = torch.tensor([[0, 0, height, width]]).repeat(total, 1)
-        if self.flip:
-            flip = torch.cat([torch.rand(count, generator=stream) for stream in streams]) < 0.5
-        else:
-            flip = torch.zeros(total, dtype=torch.bool)
-        return View(box, flip, torch.zeros(total, 2, dtype=torch.int64))
+def draw(choice: ViewChoice, count: int, height: int, width: int, *streams: torch.Generator) -> View:
+    """``count`` independent views of images of this size from each stream, those of a stream together."""
+    total = count * len(streams)
+    if choice.crop == "resized":
+        box = resized_boxes(count, height, width, (choice.min_scale, 1.0), *streams)
+    elif choice.crop == "padded":
+        reach = (-choice.padding, choice.padding + 1)
+        corner = torch.cat([torch.randint(*reach, (count, 2), generator=stream) for stream in streams])
+        box = torch.cat([corner, torch.tensor([[height, width]]).expand(total, 2)], dim=1)
+    else:
+        box = torch.tensor([[0, 0, height, width]]).repeat(total, 1)
+    if choice.flip:
+        flip = torch.cat([torch.rand(count, generator=stream) for stream in streams]) < 0.5
+    else:
+        flip = torch.zeros(total, dtype=torch.bool)
+    return View(box, flip, torch.zeros(total, 2, dtype=torch.int64))
 
 
 def resized_boxes(

@@ -10,16 +10,14 @@ import yaml
 
 from attar.core import plugin, written
 from attar.core.config import Config
-from attar.core.device import Execution
 from attar.core.errors import AttarError
+from attar.core.execution import Execution
 from attar.core.printable import printable
 from attar.data.choice import DataChoice
-from attar.ops.task import MethodConfig
-from attar.stages.evaluate import Evaluate
-from attar.stages.label_choice import Relabel
+from attar.ops.method import MethodConfig
+from attar.stages.choices import Evaluate, Relabel, Squeeze
+from attar.stages.methods import method_named
 from attar.stages.protocols import protocol_named
-from attar.stages.recover import method_named
-from attar.stages.squeeze import Squeeze
 
 M = TypeVar("M", bound=MethodConfig)
 

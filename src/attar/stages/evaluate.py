@@ -2,13 +2,12 @@
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import pydantic
 from torch import nn
 
 from attar.core import memory, ranks
-from attar.core.config import Config, digest
+from attar.core.config import digest
 from attar.core.errors import AttarError
 from attar.core.log import Log
 from attar.core.spent import Clock, Spent
@@ -18,52 +17,18 @@ from attar.ops.metrics import measure
 from attar.ops.pixels import Normalisation
 from attar.ops.training import Epoch, all_finite, fit
 from attar.stages import agreement, evaluated, scores, squeeze
+from attar.stages.choices import Evaluate, Squeeze
 from attar.stages.distilled import INFO, Distilled, read_info
 from attar.stages.folder import MANIFEST, StageFolder, manifest_of, total
-from attar.stages.protocols import PROTOCOLS, Protocol, protocol_named
-from attar.stages.rows import ROWS, Row, SmallSet, images_of, labels_of, without_twins
+from attar.stages.protocols import Protocol
+from attar.stages.rows import Row, SmallSet, images_of, labels_of, without_twins
 from attar.stages.scores import Job, Score
-from attar.stages.squeeze import Squeeze
 from attar.stages.workspace import Workspace
 from attar.store import mapped
 
 _BATCH = 256
 TEACHER = "the teacher"
 """Stands for the protocol where the teacher itself is shown."""
-
-
-class Evaluate(Config):
-    """Train students and measure them on real validation images."""
-
-    protocol: Protocol = PROTOCOLS["cda"]
-    """How students are trained; in a file or in Python a name will do."""
-    students: tuple[str, ...] = ("resnet18",)
-    """Networks to train, from 'attar list models'."""
-    student_stem: build.Stem = "auto"
-    """First layers of torchvision ResNets, as for the teacher."""
-    num_seeds: int = pydantic.Field(default=3, ge=1)
-    """Trainings of each row, from different initial weights and orders."""
-    rows: tuple[Row, ...] = ROWS
-    """Rows of the table: the distilled set, real images chosen at random, by herding and by k-centre, each with soft
-    and with hard labels, and all real images; '-noaug' rows have soft labels of the images as they are."""
-    full_data: Literal["train", "teacher"] = "train"
-    """The row of all real images: train students as the teacher is trained, or show the teacher itself."""
-    baselines: str = ""
-    """A folder that several runs share: sets of real images, and scores that don't depend on the method; '' keeps them
-    in the run's own folder."""
-
-    @pydantic.field_validator("students", "rows")
-    @classmethod
-    def _each_once(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        twice = next((name for place, name in enumerate(value) if name in value[:place]), None)
-        if not value or twice:
-            raise ValueError(f"'{twice}' is named twice; name each once" if twice else "name one at least")
-        return value
-
-    @pydantic.field_validator("protocol", mode="before")
-    @classmethod
-    def _by_name(cls, value: Any) -> Any:
-        return protocol_named(value) if isinstance(value, str) else value
 
 
 def shared_folder(config: Evaluate) -> Path | None:
@@ -94,7 +59,8 @@ def run(space: Workspace, config: Evaluate, squeezing: Squeeze, sets: Mapping[Ro
     recognised = _agreements(space, sets, out, log)
     todo = [job for job in ranks.mine(list(unknown.values())) if not job.path.exists()]
     told: set[Path] = set()
-    with log.progress("evaluate", sum(_num_epochs(config, squeezing, job.row) for job in todo)) as advance:
+    num_steps = sum(_num_steps(space, config, squeezing, sets.get(job.row), job) for job in todo)
+    with log.progress("evaluate", num_steps, unit="steps") as advance:
         for job in todo:
             if _shows_teacher(config, job.row):
                 _rate_teacher(space, job)
@@ -178,8 +144,13 @@ def _teacher_job(space: Workspace, row: Row, folder: Path) -> Job:
     return Job(row, record.parse(path.read_bytes(), path).architecture, 0, known_by, folder)
 
 
-def _num_epochs(config: Evaluate, squeezing: Squeeze, row: Row) -> int:
-    return (squeezing.training if row == "full" else config.protocol.training).epochs
+def _num_steps(space: Workspace, config: Evaluate, squeezing: Squeeze, small: SmallSet | None, job: Job) -> int:
+    """Batches of a training; none where the teacher is shown."""
+    if _shows_teacher(config, job.row):
+        return 0
+    training = squeezing.training if small is None else config.protocol.training_of(job.student)
+    count = len(space.real.train) if small is None else read_info(small.folder).num_images
+    return training.epochs * -(-count // training.batch_size)
 
 
 def _train(
@@ -193,7 +164,8 @@ def _train(
 ) -> str:
     """Train a student and keep its score; returns what became of it when it diverged, else ''."""
     clock = Clock()
-    device, losses, num_epochs = space.device, [], _num_epochs(config, squeezing, job.row)
+    device, losses, num_done = space.device, [], 0
+    num_epochs = (config.protocol.training if small else squeezing.training).epochs
     # The weights depend on the seed and not on the row, so that rows differ in their data alone.
     seed = space.seed * 1000 + job.seed
     network = build.build(
@@ -202,22 +174,28 @@ def _train(
 
     def after(epoch: Epoch) -> None:
         losses.append(epoch.loss)
-        advance(note=f"{job.row} {job.student} seed {job.seed}  loss {epoch.loss:.3f}")
+        advance(0, note=f"{job.row} {job.student} seed {job.seed}  loss {epoch.loss:.3f}")
         if not all_finite(network):
             raise _Diverged
+
+    def after_batch(_: int) -> None:
+        nonlocal num_done
+        num_done += 1
+        advance()
 
     normalisation, reason = space.normalisation, ""
     try:
         if small is None:
-            squeeze.full_data(space, network, squeezing, f"evaluate-full-{job.seed}", after, seed=seed)
+            stream = f"evaluate-full-{job.seed}"
+            squeeze.full_data(space, network, squeezing, stream, after, seed=seed, after_batch=after_batch)
         else:
             opened = Distilled(small.folder, space.module, space.factories)
             normalisation = opened.normalisation
             hard = scores.is_hard(job.row, config.protocol)
-            _fit_small(space, config.protocol, opened, network, (job.student, seed, hard), after)
+            _fit_small(space, config.protocol, opened, network, (job.student, seed, hard), after, after_batch)
     except _Diverged:
         network.eval()
-        advance(num_epochs - len(losses))
+        advance(_num_steps(space, config, squeezing, small, job) - num_done)
         reason = f"diverged in epoch {len(losses)} of {num_epochs} and was stopped (its weights are no longer finite)"
     found = measure(_predictor(network, normalisation), space.val.plain(_BATCH, device.device))
     if found.num_broken and not reason:
@@ -258,6 +236,7 @@ def _fit_small(
     network: nn.Module,
     how: tuple[str, int, bool],
     after: Callable[[Epoch], None],
+    after_batch: Callable[[int], None],
 ) -> None:
     """Train a student, known by its name, its seed and whether its labels are hard."""
     device, (student, seed, hard) = space.device, how
@@ -274,6 +253,7 @@ def _fit_small(
             after,
             seed=seed,
             forward=space.training_forward(network, training.epochs * len(opened)),
+            after_batch=after_batch,
         )
 
 

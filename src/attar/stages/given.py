@@ -155,7 +155,7 @@ def _identity(given: Given) -> str:
 
 def _write(space: Workspace, given: Given, out: Path) -> dict[str, Any]:
     log, classes, size = space.log.beside(out), space.real.classes, space.choice.size
-    with log.progress("images", given.rows.size) as advance:
+    with log.progress("images", given.rows.size, unit="images") as advance:
 
         def rows() -> Iterator[tuple[Any, int, int]]:
             for row, label, slot in given:

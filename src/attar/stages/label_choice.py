@@ -2,81 +2,13 @@
 
 import shutil
 from pathlib import Path
-from typing import Any, Literal, Self
 
-import pydantic
-
-from attar.core.config import Config
 from attar.core.errors import AttarError
-from attar.ops.codec import Codec
-from attar.ops.mixing import MixChoice
-from attar.ops.replay import LookChoice
 from attar.stages import labeller as labellers
+from attar.stages.choices import Relabel
 from attar.stages.folder import manifest_of
-from attar.stages.labeller import Voices
 from attar.stages.protocols import Protocol
 from attar.store import labels as label_files
-
-
-class Relabel(Config):
-    """Label views of the images with the teacher's logits."""
-
-    mode: Literal["stored", "online"] = "stored"
-    """'stored': write every label down; 'online': keep the teacher with the images and ask it during training."""
-    epochs: int = pydantic.Field(default=300, ge=1)
-    """Epochs of different views; a student that trains longer starts over with the first."""
-    pool_epochs: int = pydantic.Field(default=0, ge=0)
-    """Label only so many epochs and deal them out anew through all others (label pruning, LPLD, arXiv 2410.15919: a
-    tenth to a fortieth of the epochs); 0: label all."""
-    codec: Codec = Codec()
-    """How stored logits are encoded."""
-    views: LookChoice = LookChoice()
-    """Crops, flips and further augmentation that the student will see."""
-    mix: MixChoice = MixChoice(kind="cutmix")
-    """How images are mixed."""
-    teachers: tuple[str, ...] = ()
-    """Further teachers that label beside the run's own: ARCHITECTURE:WEIGHTS or squeeze folders."""
-    voices: Voices = Voices()
-    """How the teachers' answers become one label."""
-    imported: str = ""
-    """A folder of soft labels in the published FKD layout (epoch_E/batch_B.tar) that are taken in place of a teacher's,
-    with the views and mixing that stand in them; empty: ask the teacher."""
-    batch_size: int = pydantic.Field(default=256, ge=1)
-    """Views that the teacher labels at a time; no part of the result."""
-
-    @pydantic.model_validator(mode="after")
-    def _fit_together(self) -> Self:
-        if self.pool_epochs > self.epochs:
-            raise ValueError(
-                f"pool_epochs ({self.pool_epochs}) is more than epochs ({self.epochs}); lower it, or use 0"
-            )
-        if self.pool_epochs and self.mode == "online":
-            raise ValueError("pool_epochs is for stored labels; online ones take no room, so leave it at 0")
-        if self.imported and (self.mode == "online" or self.teachers):
-            raise ValueError("imported labels are stored ones of other teachers; leave out teachers and mode online")
-        return self
-
-    def suited(self, protocol: Protocol) -> Self:
-        """The same choices with what a protocol says of labels: views, mixing, epochs, temperature, BatchNorm."""
-        return self.changed(
-            epochs=protocol.training.epochs,
-            pool_epochs=min(self.pool_epochs, protocol.training.epochs),
-            views=protocol.views,
-            mix=protocol.mix,
-            codec=self.codec.changed(temperature=protocol.temperature),
-            voices=self.voices.changed(batchnorm=protocol.label_batchnorm, batchnorm_batch=protocol.label_batch_size),
-        )
-
-    def effective(self) -> dict[str, Any]:
-        """The choices that alter the labels, as plain values: not those without effect here, and no paths."""
-        plain = self.plain() | {"batch_size": None, "teachers": len(self.teachers), "imported": bool(self.imported)}
-        plain["codec"] = self.codec.effective() if self.mode == "stored" else None
-        return plain | {"voices": self.voices.effective()}
-
-    @property
-    def stored_epochs(self) -> int:
-        """Epochs of labels that are written."""
-        return self.pool_epochs or self.epochs
 
 
 def check(config: Relabel, protocol: Protocol, size: int, num_classes: int) -> None:

@@ -4,38 +4,17 @@ import dataclasses
 from collections.abc import Collection
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal
 
-import pydantic
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from attar.core.config import Config
 from attar.core.errors import AttarError
 from attar.models import teacher as teachers
 from attar.models.teacher import Teacher
 from attar.ops import ensemble
-from attar.ops.ensemble import Ensemble
+from attar.stages.choices import Voices
 from attar.store import sealed
-
-
-class Voices(Config):
-    """How the teachers' answers become one label."""
-
-    ensemble: Ensemble = "mean"
-    """Of several teachers: 'mean' of their logits, 'weighted' mean, or 'norm-balanced' mean."""
-    teacher_weights: tuple[pydantic.PositiveFloat, ...] = ()
-    """With 'weighted': one a teacher, the run's own first."""
-    batchnorm: Literal["eval", "train"] = "eval"
-    """BatchNorm by the teacher's running statistics, or 'train': by those of the batch that is labelled (SRe2L++)."""
-    batchnorm_batch: int = pydantic.Field(default=8, ge=2)
-    """With 'train': images in such a batch, part of the result."""
-
-    def effective(self) -> dict[str, Any]:
-        """The choices that alter a label, as plain values."""
-        idle = {"batchnorm_batch"} if self.batchnorm == "eval" else set()
-        return {key: value for key, value in self.plain().items() if key not in idle}
 
 
 class Labeller:

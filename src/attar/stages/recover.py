@@ -10,7 +10,7 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor, nn
 
-from attar.core import memory, plugin, ranks
+from attar.core import memory, ranks
 from attar.core.compiling import Compiler, out_of_memory
 from attar.core.device import Device
 from attar.core.errors import AttarError
@@ -23,6 +23,7 @@ from attar.ops.pixels import grid
 from attar.ops.task import MethodConfig, Network, Task
 from attar.stages.brought import named_teacher
 from attar.stages.folder import StageFolder, logged, manifest_of
+from attar.stages.methods import method_named
 from attar.stages.recorder import Recorder
 from attar.stages.squeeze import own_teacher
 from attar.stages.workspace import Workspace
@@ -30,21 +31,8 @@ from attar.store import images as image_files
 from attar.store import units
 from attar.store.units import Unit
 
-METHODS = "attar.methods"
 WEAK = 0.05
 """A teacher is near chance when it closes less than this part of the gap between guessing and knowing."""
-
-
-def method_named(name: str) -> Any:
-    """The module of a method: a file of ``attar.methods``, or a dotted path.
-
-    Raises AttarError when there is none, or it offers no Config, needs and recover.
-    """
-    module = plugin.resolve(METHODS, name, "method")
-    missing = [part for part in ("Config", "needs", "recover") if not hasattr(module, part)]
-    if missing:
-        raise AttarError(f"The module '{name}' is no method: it lacks {' and '.join(missing)} (see docs/methods.md).")
-    return module
 
 
 def run(space: Workspace, method: str, config: MethodConfig, folder: Path | None = None) -> dict[str, Any]:
@@ -171,10 +159,11 @@ def _make_units(
     mine = ranks.mine(todo)
     open_groups = [group for group in mine if not all(_is_whole(folder, unit, stage, log) for unit in group)]
     steps = getattr(config, "iterations", 1)
+    unit = "units" if steps == 1 else "iterations"
     num_units, num_open = sum(map(len, mine)), sum(map(len, open_groups))
     if num_open < num_units:
         log.say(f"recover   {num_units - num_open} of {num_units} units are there already")
-    with log.progress("recover", num_units * steps, (num_units - num_open) * steps) as advance, memory.kept():
+    with log.progress("recover", num_units * steps, (num_units - num_open) * steps, unit) as advance, memory.kept():
         waiting, alike = open_groups[::-1], Counter(map(_shape, todo))
         while waiting:
             group = waiting.pop()

@@ -10,7 +10,7 @@ import torch
 
 from attar.core import memory, ranks
 from attar.core.config import digest
-from attar.core.log import Log, readable_bytes
+from attar.core.log import Advance, Log, readable_bytes
 from attar.core.spent import Clock
 from attar.models.teacher import Teacher
 from attar.ops import replay
@@ -132,8 +132,12 @@ def label_epoch(
     batch_size: int,
     epoch: int = 0,
     device: torch.device | None = None,
+    after_batch: Callable[[int], None] = lambda _: None,
 ) -> EpochLabels:
-    """Draw one epoch's views and ask the teachers about them, on their ``device``, by default that of the images."""
+    """Draw one epoch's views and ask the teachers about them, on their ``device``, by default that of the images.
+
+    ``after_batch`` is told how many images each batch had.
+    """
     size = (header.height, header.width)
     order = replay.published_order(images.labels, images.slots, epoch) if header.mix.shared_by else None
     records = replay.draw(header.num_images, size, header.views, header.mix, stream, order)
@@ -145,6 +149,7 @@ def label_epoch(
     with torch.inference_mode():
         for index in labellers.batches(asked, batch_size):
             answers.put(index, labeller.logits(shown.show(index)))
+            after_batch(len(index))
     return EpochLabels(records, answers.parts)
 
 
@@ -165,35 +170,49 @@ def _as_published(config: Relabel, published: PublishedLabels) -> Relabel:
 
 def _asking(
     space: Workspace, config: Relabel, header: Header, labeller: Labeller, images: ImageSet
-) -> Callable[[int], EpochLabels]:
-    """The teachers' answers, epoch by epoch."""
+) -> Callable[[int, Advance], EpochLabels]:
+    """The teachers' answers, epoch by epoch; an epoch is one step."""
     device = space.device.device
     near = ImageSet(mapped.placed(images.images, device), images.labels, images.slots)
 
-    def answer(epoch: int) -> EpochLabels:
+    def answer(epoch: int, advance: Advance) -> EpochLabels:
         stream = space.stream("relabel", "epoch", epoch)
-        return label_epoch(near, labeller, header, stream, config.batch_size, epoch, device)
+        return label_epoch(
+            near,
+            labeller,
+            header,
+            stream,
+            config.batch_size,
+            epoch,
+            device,
+            lambda num_images: advance(num_images / header.num_images),
+        )
 
     return answer
 
 
-def _reading(published: PublishedLabels, header: Header) -> Callable[[int], EpochLabels]:
-    """The labels of others, epoch by epoch."""
-    return lambda epoch: published.epoch(epoch, header.codec)
+def _reading(published: PublishedLabels, header: Header) -> Callable[[int, Advance], EpochLabels]:
+    """The labels of others, epoch by epoch; an epoch is one step."""
+
+    def read(epoch: int, advance: Advance) -> EpochLabels:
+        found = published.epoch(epoch, header.codec)
+        advance()
+        return found
+
+    return read
 
 
-def _label(space: Workspace, header: Header, answer: Callable[[int], EpochLabels], out: Path) -> None:
+def _label(space: Workspace, header: Header, answer: Callable[[int, Advance], EpochLabels], out: Path) -> None:
     log = space.log.beside(out)
     files = ranks.mine(list(header.files().items()))
     todo = [(name, epochs) for name, epochs in files if not _is_whole(out / "labels", header, name, log)]
     total = sum(len(epochs) for _, epochs in files)
     done = total - sum(len(epochs) for _, epochs in todo)
-    with memory.kept(), log.progress("relabel", total, done) as advance:
+    with memory.kept(), log.progress("relabel", total, done, "epochs") as advance:
         for name, epochs in todo:
             clock, records = Clock(), []
             for epoch in epochs:
-                records.append(answer(epoch))
-                advance()
+                records.append(answer(epoch, advance))
             label_files.write_file(out / "labels", header, name, records)
             log.event("labels", name=name, **clock.spent().plain())
 

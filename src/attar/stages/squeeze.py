@@ -4,47 +4,24 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import pydantic
 from torch import nn
 
 from attar.core import ranks
-from attar.core.config import Config
 from attar.core.errors import AttarError
 from attar.core.spent import Clock, Spent
 from attar.models import build, factory
 from attar.models import teacher as teachers
 from attar.models.teacher import Teacher
 from attar.ops.targets import Targets, hard_loss
-from attar.ops.training import Epoch, Optimisation, all_finite, fit
-from attar.ops.views import ViewChoice
+from attar.ops.training import Epoch, all_finite, fit
 from attar.stages import brought, examine
 from attar.stages.brought import Brought
+from attar.stages.choices import Squeeze
 from attar.stages.folder import MANIFEST, StageFolder, manifest_of
 from attar.stages.workspace import Workspace
 from attar.store import atomic, weights
 
 CHECKPOINT = "checkpoint.safetensors"
-
-
-class Squeeze(Config):
-    """Train a teacher on the real data, or take one along."""
-
-    architecture: str = "resnet18"
-    """The teacher: a name from 'attar list models', or package.module:factory (a class or function of yours)."""
-    stem: build.Stem = "auto"
-    """First layers of torchvision ResNets: 'small' is 3x3, stride 1, no pooling; auto: small up to 112 pixels."""
-    weights: str = ""
-    """Empty: train here. Else a library's own (IMAGENET1K_V1, pretrained), a checkpoint file, a squeeze folder."""
-    training: Optimisation = Optimisation(
-        epochs=50, batch_size=256, learning_rate=0.2, warmup_epochs=5, weight_decay=1e-4
-    )
-    """How a teacher is trained here."""
-    views: ViewChoice = ViewChoice()
-    """Augmentation of the training images."""
-    label_smoothing: float = pydantic.Field(default=0.0, ge=0, lt=1)
-    """Share of the target spread over all classes."""
-    checkpoint_epochs: int = pydantic.Field(default=1, ge=1)
-    """Epochs between checkpoints; a killed training continues from the last one."""
 
 
 def run(space: Workspace, config: Squeeze) -> Teacher:
@@ -199,17 +176,21 @@ def _train(space: Workspace, config: Squeeze, out: Path, made_for: str, log: Any
     if state:
         log.say(f"squeeze   continues after epoch {state['fit']['epoch']} of {epochs}")
 
-    with log.progress("squeeze", epochs, state["fit"]["epoch"] if state else 0) as advance:
+    with log.progress("squeeze", epochs, state["fit"]["epoch"] if state else 0, "epochs") as advance:
 
         def after(epoch: Epoch) -> None:
-            advance(note=f"loss {epoch.loss:.3f}")
+            advance(0, note=f"loss {epoch.loss:.3f}")
             _refuse_diverged(network, epoch)
             log.event("epoch", epoch=epoch.number, loss=epoch.loss, **clock.spent().plain())
             if epoch.number % config.checkpoint_epochs == 0 and epoch.number < epochs:
                 state = {"fit": epoch.state(), **clock.spent().plain(), "made_for": made_for}
                 weights.save_tree(checkpoint, state)
 
-        full_data(space, network, config, "squeeze", after, resume=state["fit"] if state else None, seed=space.seed)
+        def after_batch(num_images: int) -> None:
+            advance(num_images / space.train.num_images)
+
+        resume = state["fit"] if state else None
+        full_data(space, network, config, "squeeze", after, resume=resume, seed=space.seed, after_batch=after_batch)
     found = Teacher(
         module=network,
         architecture=build.plain_name(config.architecture),

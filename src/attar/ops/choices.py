@@ -1,0 +1,162 @@
+"""The settings of ``ops``: views, mixing, codecs and training as a recipe names them.
+
+Nothing here imports PyTorch, so that a recipe is read and shown at once.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal
+
+import pydantic
+
+from attar.core.config import Config
+from attar.ops.schedule import Schedule
+
+if TYPE_CHECKING:
+    import torch
+    from jaxtyping import Int
+    from torch import Tensor
+
+    from attar.ops.mixing import Mix
+    from attar.ops.views import View
+
+Ensemble = Literal["mean", "weighted", "norm-balanced"]
+"""How the answers of several teachers become one."""
+Rounding = Literal["nearest", "truncate"]
+"""From pixels in [0, 1] to bytes."""
+RANDAUGMENT_SCALE = 10
+"""What settings call the greatest magnitude of RandAugment, as timm does."""
+
+
+class ViewChoice(Config):
+    """How views of training images are drawn. Part of a recipe: a mirrored digit is another sign."""
+
+    crop: Literal["none", "resized", "padded"] = "resized"
+    """'resized': RandomResizedCrop; 'padded': black border, then a crop of the original size; 'none': whole image."""
+    min_scale: float = pydantic.Field(default=0.08, gt=0, le=1)
+    """Smallest area of a resized crop, as a fraction of the image."""
+    padding: int = pydantic.Field(default=4, ge=0)
+    """Width in pixels of the border of a padded crop."""
+    flip: bool = True
+    """Mirror half of the views left to right."""
+
+    def draw(self, count: int, height: int, width: int, *streams: torch.Generator) -> View:
+        """``count`` independent views of images of this size from each stream, those of a stream together."""
+        from attar.ops import views
+
+        return views.draw(self, count, height, width, *streams)
+
+
+class LookChoice(ViewChoice):
+    """How the images of a small set are looked at: crops and flips, and what is done to images beside."""
+
+    patch_shuffle: int = pydantic.Field(default=1, ge=1, le=15)
+    """Cut images into so many patches along each side and shuffle them before cropping (RDED: 2); 1: whole."""
+    randaugment_ops: int = pydantic.Field(default=0, ge=0, le=8)
+    """Operations of RandAugment on each view; 0: none."""
+    randaugment_magnitude: float = pydantic.Field(default=6.0, ge=0, le=RANDAUGMENT_SCALE)
+    """Strength of RandAugment, 0 to 10."""
+    randaugment_std: float = pydantic.Field(default=1.0, ge=0)
+    """Standard deviation of that strength from view to view."""
+
+
+class MixChoice(Config):
+    """How images are mixed."""
+
+    kind: Literal["none", "cutmix", "mixup"] = "none"
+    """'cutmix' pastes a box of the partner, 'mixup' averages the two images."""
+    alpha: float = pydantic.Field(default=1.0, gt=0)
+    """Both parameters of the Beta distribution of the image's own share."""
+    shared_by: int = pydantic.Field(default=0, ge=0)
+    """Images in a batch that shares one box and weight and has its partners in itself, as the published scripts mix; 0:
+    a box and weight for every image."""
+
+    def draw(
+        self,
+        count: int,
+        height: int,
+        width: int,
+        generator: torch.Generator,
+        order: Int[Tensor, " image"] | None = None,
+    ) -> Mix | None:
+        """One record for each of ``count`` images, partners being a permutation; None when nothing is mixed.
+
+        Where batches share a mix, ``order`` is the one in which images fall into them, by default a random one.
+        """
+        from attar.ops import mixing
+
+        return mixing.draw(self, count, height, width, generator, order)
+
+
+class Codec(Config):
+    """How a teacher's logits are stored."""
+
+    kind: Literal["fp16", "topk"] = "fp16"
+    """'fp16': all logits in half precision; 'topk': the k largest and their classes."""
+    k: int = pydantic.Field(default=10, ge=1)
+    """How many logits 'topk' keeps (MR-k of LPQLD, arXiv 2604.18135)."""
+    values: Literal["fp16", "int8"] = "fp16"
+    """How 'topk' stores a logit: in half precision, or in 256 steps between the record's least and greatest."""
+    remainder: Literal["spread", "drop"] = "spread"
+    """What 'topk' makes of all other classes: spread what probability they have together evenly over them, or none."""
+    temperature: float = pydantic.Field(default=20.0, gt=0)
+    """At this temperature 'spread' keeps the others' probability as it was; make it the student's."""
+
+    def kept(self, num_classes: int) -> int:
+        """Logits in a record."""
+        return num_classes if self.kind == "fp16" else min(self.k, num_classes)
+
+    def record_bytes(self, num_classes: int) -> int:
+        """Bytes of one image's encoded logits."""
+        kept = self.kept(num_classes)
+        if self.kind == "fp16":
+            return 2 * kept
+        spans = {"fp16": 2 * kept, "int8": kept + 2 * 2}[self.values]
+        rest = 2 if self.remainder == "spread" and kept < num_classes else 0
+        return kept * (1 if num_classes <= 2**8 else 2 if num_classes <= 2**15 else 4) + spans + rest
+
+    def effective(self) -> dict[str, Any]:
+        """The choices that alter what is stored, as plain values."""
+        idle = {"fp16": {"k", "values", "remainder", "temperature"}, "topk": set()}[self.kind]
+        if self.remainder == "drop":
+            idle = idle | {"temperature"}
+        return {key: value for key, value in self.plain().items() if key not in idle}
+
+    def title(self) -> str:
+        """In a few words, for tables."""
+        if self.kind == "fp16":
+            return "fp16"
+        return f"top {self.k}" + (" int8" if self.values == "int8" else "") + f", rest {self.remainder}"
+
+
+class Optimisation(Config):
+    """How a network is trained: optimiser, learning rate over time, batches."""
+
+    epochs: int = pydantic.Field(default=100, ge=1)
+    """Passes over the images."""
+    batch_size: int = pydantic.Field(default=128, ge=2)
+    """Images in one optimiser step, over all accumulation steps."""
+    accumulation_steps: int = pydantic.Field(default=1, ge=1)
+    """Parts into which a batch is cut to save memory; BatchNorm sees one part at a time."""
+    optimizer: Literal["sgd", "adamw", "muon"] = "sgd"
+    """'sgd' with momentum, 'adamw', or 'muon' for matrices and convolutions with Adam for the rest."""
+    learning_rate: float = pydantic.Field(default=0.1, gt=0)
+    """Peak learning rate; Muon's steps are scaled to AdamW's, so what suits one is a start for the other."""
+    schedule: Schedule = "cosine"
+    """'cosine'; 'cosine-linear': from 5/6 of training on a line to 0 (EDC's 'cos2'); or 'constant'."""
+    cosine_stretch: float = pydantic.Field(default=1.0, ge=1)
+    """Half a cosine lasts so many times as long as training: 1 ends at 0, 2 at half the peak (papers' zeta or eta)."""
+    rate_moves: Literal["step", "epoch"] = "step"
+    """The learning rate moves with every optimiser step, or once an epoch as in most published scripts."""
+    warmup_epochs: float = pydantic.Field(default=0.0, ge=0)
+    """Linear rise to the peak at the start."""
+    momentum: float = pydantic.Field(default=0.9, ge=0, lt=1)
+    """Momentum of SGD and Muon."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    """The two decay rates of AdamW, and of Adam beside Muon."""
+    weight_decay: float = pydantic.Field(default=1e-4, ge=0)
+    """Weight decay."""
+    decay_norms: bool = True
+    """Apply weight decay to biases and normalisation layers too."""
+    ema_decay: float = pydantic.Field(default=0.0, ge=0, lt=1)
+    """Above 0 a moving average of the parameters is evaluated, which keeps this much of itself in each step."""

@@ -1,0 +1,145 @@
+"""The settings of the stages, as a recipe names them, without PyTorch: what they do is in the files of their names."""
+
+from typing import Any, Literal, Self
+
+import pydantic
+
+from attar.core.config import Config
+from attar.models.choices import Stem
+from attar.ops.choices import Codec, Ensemble, LookChoice, MixChoice, Optimisation, ViewChoice
+from attar.stages.protocols import PROTOCOLS, Protocol, protocol_named
+from attar.stages.rows import ROWS, Row
+
+
+class Squeeze(Config):
+    """Train a teacher on the real data, or take one along."""
+
+    architecture: str = "resnet18"
+    """The teacher: a name from 'attar list models', or package.module:factory (a class or function of yours)."""
+    stem: Stem = "auto"
+    """First layers of torchvision ResNets: 'small' is 3x3, stride 1, no pooling; auto: small up to 112 pixels."""
+    weights: str = ""
+    """Empty: train here. Else a library's own (IMAGENET1K_V1, pretrained), a checkpoint file, a squeeze folder."""
+    training: Optimisation = Optimisation(
+        epochs=50, batch_size=256, learning_rate=0.2, warmup_epochs=5, weight_decay=1e-4
+    )
+    """How a teacher is trained here."""
+    views: ViewChoice = ViewChoice()
+    """Augmentation of the training images."""
+    label_smoothing: float = pydantic.Field(default=0.0, ge=0, lt=1)
+    """Share of the target spread over all classes."""
+    checkpoint_epochs: int = pydantic.Field(default=1, ge=1)
+    """Epochs between checkpoints; a killed training continues from the last one."""
+
+
+class Voices(Config):
+    """How the teachers' answers become one label."""
+
+    ensemble: Ensemble = "mean"
+    """Of several teachers: 'mean' of their logits, 'weighted' mean, or 'norm-balanced' mean."""
+    teacher_weights: tuple[pydantic.PositiveFloat, ...] = ()
+    """With 'weighted': one a teacher, the run's own first."""
+    batchnorm: Literal["eval", "train"] = "eval"
+    """BatchNorm by the teacher's running statistics, or 'train': by those of the batch that is labelled (SRe2L++)."""
+    batchnorm_batch: int = pydantic.Field(default=8, ge=2)
+    """With 'train': images in such a batch, part of the result."""
+
+    def effective(self) -> dict[str, Any]:
+        """The choices that alter a label, as plain values."""
+        idle = {"batchnorm_batch"} if self.batchnorm == "eval" else set()
+        return {key: value for key, value in self.plain().items() if key not in idle}
+
+
+class Relabel(Config):
+    """Label views of the images with the teacher's logits."""
+
+    mode: Literal["stored", "online"] = "stored"
+    """'stored': write every label down; 'online': keep the teacher with the images and ask it during training."""
+    epochs: int = pydantic.Field(default=300, ge=1)
+    """Epochs of different views; a student that trains longer starts over with the first."""
+    pool_epochs: int = pydantic.Field(default=0, ge=0)
+    """Label only so many epochs and deal them out anew through all others (label pruning, LPLD, arXiv 2410.15919: a
+    tenth to a fortieth of the epochs); 0: label all."""
+    codec: Codec = Codec()
+    """How stored logits are encoded."""
+    views: LookChoice = LookChoice()
+    """Crops, flips and further augmentation that the student will see."""
+    mix: MixChoice = MixChoice(kind="cutmix")
+    """How images are mixed."""
+    teachers: tuple[str, ...] = ()
+    """Further teachers that label beside the run's own: ARCHITECTURE:WEIGHTS or squeeze folders."""
+    voices: Voices = Voices()
+    """How the teachers' answers become one label."""
+    imported: str = ""
+    """A folder of soft labels in the published FKD layout (epoch_E/batch_B.tar) that are taken in place of a teacher's,
+    with the views and mixing that stand in them; empty: ask the teacher."""
+    batch_size: int = pydantic.Field(default=256, ge=1)
+    """Views that the teacher labels at a time; no part of the result."""
+
+    @pydantic.model_validator(mode="after")
+    def _fit_together(self) -> Self:
+        if self.pool_epochs > self.epochs:
+            raise ValueError(
+                f"pool_epochs ({self.pool_epochs}) is more than epochs ({self.epochs}); lower it, or use 0"
+            )
+        if self.pool_epochs and self.mode == "online":
+            raise ValueError("pool_epochs is for stored labels; online ones take no room, so leave it at 0")
+        if self.imported and (self.mode == "online" or self.teachers):
+            raise ValueError("imported labels are stored ones of other teachers; leave out teachers and mode online")
+        return self
+
+    def suited(self, protocol: Protocol) -> Self:
+        """The same choices with what a protocol says of labels: views, mixing, epochs, temperature, BatchNorm."""
+        return self.changed(
+            epochs=protocol.training.epochs,
+            pool_epochs=min(self.pool_epochs, protocol.training.epochs),
+            views=protocol.views,
+            mix=protocol.mix,
+            codec=self.codec.changed(temperature=protocol.temperature),
+            voices=self.voices.changed(batchnorm=protocol.label_batchnorm, batchnorm_batch=protocol.label_batch_size),
+        )
+
+    def effective(self) -> dict[str, Any]:
+        """The choices that alter the labels, as plain values: not those without effect here, and no paths."""
+        plain = self.plain() | {"batch_size": None, "teachers": len(self.teachers), "imported": bool(self.imported)}
+        plain["codec"] = self.codec.effective() if self.mode == "stored" else None
+        return plain | {"voices": self.voices.effective()}
+
+    @property
+    def stored_epochs(self) -> int:
+        """Epochs of labels that are written."""
+        return self.pool_epochs or self.epochs
+
+
+class Evaluate(Config):
+    """Train students and measure them on real validation images."""
+
+    protocol: Protocol = PROTOCOLS["cda"]
+    """How students are trained; in a file or in Python a name will do."""
+    students: tuple[str, ...] = ("resnet18",)
+    """Networks to train, from 'attar list models'."""
+    student_stem: Stem = "auto"
+    """First layers of torchvision ResNets, as for the teacher."""
+    num_seeds: int = pydantic.Field(default=3, ge=1)
+    """Trainings of each row, from different initial weights and orders."""
+    rows: tuple[Row, ...] = ROWS
+    """Rows of the table: the distilled set, real images chosen at random, by herding and by k-centre, each with soft
+    and with hard labels, and all real images; '-noaug' rows have soft labels of the images as they are."""
+    full_data: Literal["train", "teacher"] = "train"
+    """The row of all real images: train students as the teacher is trained, or show the teacher itself."""
+    baselines: str = ""
+    """A folder that several runs share: sets of real images, and scores that don't depend on the method; '' keeps them
+    in the run's own folder."""
+
+    @pydantic.field_validator("students", "rows")
+    @classmethod
+    def _each_once(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        twice = next((name for place, name in enumerate(value) if name in value[:place]), None)
+        if not value or twice:
+            raise ValueError(f"'{twice}' is named twice; name each once" if twice else "name one at least")
+        return value
+
+    @pydantic.field_validator("protocol", mode="before")
+    @classmethod
+    def _by_name(cls, value: Any) -> Any:
+        return protocol_named(value) if isinstance(value, str) else value

@@ -1,0 +1,80 @@
+"""Signals, sent to real processes."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from attar.core.interruption import SENTENCE
+
+IN_ORDER = """
+    try:
+        print("ready", flush=True)
+        time.sleep(60)
+    except KeyboardInterrupt as error:
+        interruption.end(error.code)
+"""
+DEAF = """
+    print("ready", flush=True)
+    hashlib.pbkdf2_hmac("sha256", b"", b"", 2**31 - 1)  # no line of Python for an hour
+"""
+STUBBORN = """
+    try:
+        print("ready", flush=True)
+        time.sleep(60)
+    finally:
+        time.sleep(60)
+"""
+FORKED = """
+    child = os.fork()
+    if child == 0:
+        time.sleep(60)
+    print("ready", flush=True)
+    os.kill(child, 15)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -15
+    time.sleep(1.2)
+    print("lives")
+"""
+
+
+def start(body: str) -> subprocess.Popen[str]:
+    """A process that is watching and has got as far as 'ready'."""
+    code = "import hashlib, os, time\nfrom attar.core import interruption\ninterruption.watch()\nif True:" + body
+    command = [sys.executable, "-c", code]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    process = subprocess.Popen(command, text=True, start_new_session=True, **pipes)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    return process
+
+
+@pytest.mark.parametrize("body", [IN_ORDER, DEAF, STUBBORN], ids=["in order", "deaf", "stubborn"])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_process_ends_soon_whatever_it_does(body, number, code):
+    process = start(body)
+    began = time.monotonic()
+    os.kill(process.pid, number)
+    _, said = process.communicate(timeout=30)
+    assert process.returncode == code
+    assert said == f"attar: {SENTENCE}\n"
+    assert time.monotonic() - began < (0.6 if body is IN_ORDER else 5)
+
+
+def test_a_signal_to_a_forked_process_does_not_end_this_one():
+    process = start(FORKED)
+    out, said = process.communicate(timeout=30)
+    assert (process.returncode, out, said) == (0, "lives\n", "")
+
+
+def test_a_process_that_ignores_ctrl_c_still_does():
+    code = "import os, signal\nfrom attar.core import interruption\ninterruption.watch()\n"
+    code += "os.kill(os.getpid(), signal.SIGINT)\nimport time; time.sleep(1.2)"
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert (done.returncode, done.stderr) == (0, "")
