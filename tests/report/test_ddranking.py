@@ -77,7 +77,7 @@ def test_the_configuration_is_the_runs_protocol(run, exported):
     assert config["loss_fn_kwargs"] == {"temperature": 4.0, "scale_loss": False}
     assert (config["data_aug_func"], config["aug_params"]) == ("mixup", {"lambda": 0.8})
     assert (config["optimizer"], config["default_lr"], config["weight_decay"]) == ("adamw", 0.003, 0.01)
-    assert (config["num_epochs"], config["syn_batch_size"], config["num_eval"]) == (3, 50, 2)
+    assert (config["num_epochs"], config["syn_batch_size"], config["num_eval"]) == (3, 25, 2)
     assert config["custom_train_trans"] == [
         {"name": "RandomCrop", "args": {"size": 8, "padding": 1}},
         {"name": "ToTensor"},

@@ -210,7 +210,7 @@ def moved(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     steps: list[int] = []
 
     @contextlib.contextmanager
-    def progress(self: Log, what: str, total: int, done: int = 0) -> Iterator[Callable[..., None]]:
+    def progress(self: Log, what: str, total: int, done: int = 0, unit: str = "") -> Iterator[Callable[..., None]]:
         steps.append(done)
         yield lambda count=1, note="": steps.append(count)
         steps.append(-total)

@@ -29,7 +29,7 @@ TRAINING = {
     "sre2l++": (1, "adamw", 1e-3, 0.01, 300, 16, 2, "cosine", 2.0, "epoch", 0.0, 0),
     "rd3": (1, "adamw", 1e-3, 0.01, 400, 50, 1, "cosine", 1.0, "epoch", 0.0, 0),
     "attar": (1, "adamw", 1e-3, 0.01, 300, 10, 1, "cosine", 1.0, "step", 0.0, 0),
-    "digits": (1, "adamw", 3e-3, 0.01, 300, 50, 1, "cosine", 1.0, "step", 0.0, 0),
+    "digits": (2, "adamw", 3e-3, 0.01, 150, 25, 1, "cosine", 1.0, "step", 0.0, 0),
 }
 # name: loss, temperature, squared, weight of the classes, crop, smallest area, flip, patches, mix, alpha, BatchNorm
 SEEING = {
