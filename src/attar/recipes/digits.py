@@ -51,7 +51,7 @@ def digits() -> Recipe[Any]:
 RECIPES = {
     "digits": Entry(
         aim="no published row; the distilled images must beat random real images with hard labels clearly",
-        cost="130 CPU seconds, measured: all four stages and fifteen students; about 75 s on 2 idle cores by 'make demo'",
+        cost="74 s on 2 CPU cores by 'make demo', 113 s of processor time: all four stages and fifteen students, measured",
         build=digits,
     )
 }
