@@ -93,6 +93,9 @@ def _dispatch(arguments: list[str]) -> None:
 
 def _list(arguments: list[str]) -> None:
     kind, pattern = (*arguments, "", "")[:2]
+    if {"-h", "--help"} & set(arguments):
+        print(USAGE, end="")
+        return
     if kind == "recipes":
         from attar.recipes.catalogue import ENTRIES
 

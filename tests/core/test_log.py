@@ -92,7 +92,7 @@ def test_between_tasks_a_line_says_that_it_goes_on(monkeypatch, capsys):
     lines = capsys.readouterr().err.splitlines()
     assert lines[0] == "attar     goes on, 0:00 so far"
     assert any(line.startswith("squeeze   0/20, ") for line in lines)
-    assert lines[-1] == "squeeze   goes on, 0:00 so far"
+    assert lines[-1] == "after squeeze goes on, 0:00 so far"
 
 
 def test_the_quiet_and_other_processes_print_no_lines(monkeypatch, capsys):

@@ -160,10 +160,9 @@ def test_a_teacher_from_python_is_named_in_the_recipe(mini_run: Path, tmp_path: 
     written = attar.recipe(str(tmp_path / "run" / "recipe.yaml"))
     assert written.squeeze.architecture == f"python:{Wrapped.__module__}.Wrapped"
     squeeze(written, tmp_path / "run", teacher=wrapped(mini_run))  # the same work
-    with pytest.raises(AttarError, match=r"given from Python \(.*Wrapped\); pass it again, .*teacher=module"):
-        squeeze(written, tmp_path / "other")
-    with pytest.raises(AttarError, match="made with other settings"):
-        squeeze(written, tmp_path / "run")
+    for out in ("other", "run"):
+        with pytest.raises(AttarError, match=r"given from Python \(.*Wrapped\); pass it again, .*teacher=module"):
+            squeeze(written, tmp_path / out)
 
 
 @pytest.mark.parametrize(

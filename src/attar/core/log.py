@@ -83,7 +83,8 @@ class Reporter:
         finally:
             self._open.remove((stretch, console))
             if self._open and self._open[-1][0].total == 0:
-                self._open[-1][0].what = stretch.what  # what follows the counted steps belongs to them
+                outer = self._open[-1][0]  # what follows the counted steps belongs to them, and begins now
+                outer.what, outer.began = f"after {stretch.what}", time.monotonic()
             if thread is not None:
                 self._ended.set()
                 thread.join()

@@ -1,6 +1,7 @@
 """Finding modules by name: the file's name is the plug-in's name, a dotted path reaches code outside attar."""
 
 import difflib
+import hashlib
 import importlib
 import importlib.util
 import pkgutil
@@ -34,6 +35,10 @@ def resolve(package: str, name: str, kind: str) -> ModuleType:
         except ModuleNotFoundError as error:
             if error.name is None or not name.startswith(error.name):
                 raise  # the module exists; something that it imports does not
+        raise AttarError(
+            f"There is no module '{name}' for the {kind}; start attar in the folder that holds "
+            f"{name.partition('.')[0]}, or add that folder to PYTHONPATH."
+        )
     raise unknown(kind, name, names_in(package))
 
 
@@ -45,6 +50,19 @@ def reach_working_folder() -> None:
     folder = str(Path.cwd())
     if folder not in sys.path and "" not in sys.path:
         sys.path.insert(0, folder)
+
+
+def source_sha256(path: str) -> str:
+    """The SHA-256 of the file of code outside attar, by its dotted path; '' where there is no such file.
+
+    ``path`` is package.module or package.module:name, as the user typed it. What the file imports is not looked at.
+    """
+    try:
+        spec = importlib.util.find_spec(path.partition(":")[0])
+    except (ImportError, ValueError):
+        return ""
+    file = Path(spec.origin) if spec is not None and spec.origin else None
+    return hashlib.sha256(file.read_bytes()).hexdigest() if file is not None and file.is_file() else ""
 
 
 def refuse_outside(package: str, name: str, kind: str, path: Path, flag: str) -> None:

@@ -32,10 +32,7 @@ def call(path: str, num_classes: int, image_size: int) -> nn.Module:
     other arguments, fails, or makes no network.
     """
     if path.startswith(PYTHON):
-        raise AttarError(
-            f"The network of this recipe was given from Python ({path.removeprefix(PYTHON)}); pass it again, "
-            "attar.run(recipe, out, teacher=module), or name another."
-        )
+        raise not_given(path)
     factory = _found(path)
     positional, named = _arguments(factory, path, num_classes, image_size)
     try:
@@ -45,6 +42,14 @@ def call(path: str, num_classes: int, image_size: int) -> nn.Module:
     if not isinstance(module, nn.Module):
         raise AttarError(f"{path} returned a {type(module).__name__}; it must return a torch.nn.Module.")
     return module
+
+
+def not_given(path: str) -> AttarError:
+    """The error for a recipe whose network was given from Python, where it is not given again."""
+    return AttarError(
+        f"The network of this recipe was given from Python ({path.removeprefix(PYTHON)}); pass it again, "
+        "attar.run(recipe, out, teacher=module), or name another."
+    )
 
 
 def _found(path: str) -> Callable[..., Any]:

@@ -1,5 +1,6 @@
 """Teachers: a frozen network with the names of its classes, its normalisation and its accuracy on real images."""
 
+import copy
 import dataclasses
 import json
 from collections.abc import Callable, Collection, Iterable, Sequence
@@ -99,7 +100,7 @@ def load(
 ) -> Teacher:
     """The teacher that ``Teacher.save`` wrote, on the CPU.
 
-    Its network is built by name, or is ``module``, whose weights are replaced. ``factories`` are the paths
+    Its network is built by name, or is a copy of ``module`` with these weights. ``factories`` are the paths
     (package.module:factory) that the user typed: a record that names any other code is refused, and nothing of it is
     imported. ``weights_sha256`` is what the file of weights must have, where that is known. Raises AttarError when the
     folder holds no whole teacher, or one of the caller's own network and ``module`` is missing.
@@ -122,10 +123,13 @@ def load(
         if described.architecture.startswith("python:"):
             raise AttarError(
                 f"The teacher in {folder} is your own {described.architecture.removeprefix('python:')}, which attar "
-                "cannot build by name; pass it from Python: teacher=attar.models.teacher.load(folder, module=...)."
+                "cannot build by name; pass it from Python: attar.load(folder, teacher=module) for a distilled set, "
+                "attar.run(recipe, out, teacher=module) for a run."
             )
         refuse_untyped(described.architecture, path, factories)
         module = build(described.architecture, len(outputs), described.image_size, stem=described.stem, seed=0)
+    else:
+        module = copy.deepcopy(module)  # the caller's own stays as it is
     load_into(module, state, folder / WEIGHTS)
     if own:
         module = answers.understood(module, len(outputs), described.image_size)

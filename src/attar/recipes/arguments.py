@@ -98,7 +98,7 @@ def with_settings(recipe: Recipe[Any], settings: list[str], prog: str) -> Recipe
     if len(asked) < len(settings):
         import tyro
 
-        description = header_of(prog.split()[-1])
+        description = header_of(prog.split()[-1]).replace("\n", "\n\n")  # tyro joins single lines
         config = (tyro.conf.FlagConversionOff,)
         tyro.cli(type(recipe), default=recipe, args=["--help"], prog=prog, description=description, config=config)
     return recipe

@@ -114,6 +114,12 @@ def rankings(run: Path, weight: float = 0.5) -> list[Ranking]:
     rows = HARD_ROWS if evaluate.get("protocol", {}).get("loss") == "hard" else ROWS
     asked = tuple(evaluate.get("rows", ()))
     pairs = dict.fromkeys((s["student"], s["protocol"]) for s in scores if s["row"] in rows["distilled"])
+    known = manifest_of(run / "evaluate", "evaluate")["result"].get("scores", ())
+    if not pairs and any(score.get("row") in rows["distilled"] for score in known):
+        raise AttarError(
+            f"The training of every student on the distilled images of {run} diverged; lower the learning rate "
+            "(--evaluate.protocol.training.learning-rate) and run 'attar evaluate' again."
+        )
     if not pairs:
         raise AttarError(
             f"{run} has no student trained on its distilled images; add 'distilled' to --evaluate.rows and run "

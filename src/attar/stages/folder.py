@@ -20,6 +20,9 @@ from attar.core.spent import Spent
 from attar.store import sealed
 
 PLAN, MANIFEST = "plan.json", "manifest.json"
+SOURCE = "source code"
+"""The parent that stands for a file of code outside attar; folders from before it was written down are taken as they
+are."""
 _PACKAGES = ("attar", "torchvision", "timm", "numpy", "pillow", "pyarrow", "safetensors")
 
 
@@ -64,7 +67,12 @@ class StageFolder:
                 f"{self.path} was made with other settings ({'; '.join(changed[:4])}); "
                 f"choose another --out, or delete that folder to make it anew."
             )
-        stale = [name for name, identity in self.parents.items() if known.get("parents", {}).get(name) != identity]
+        parents = known.get("parents", {})
+        stale = [
+            name
+            for name, identity in self.parents.items()
+            if parents.get(name) != identity and (name in parents or name != SOURCE)
+        ]
         if stale:
             raise AttarError(
                 f"{self.path} was made from another {stale[0]} than the one there is now; "
@@ -77,7 +85,7 @@ class StageFolder:
             )
         for fault in faults[:1]:
             more = f", and so are {len(faults) - 1} more" * (len(faults) > 1)
-            self.warn(f"{fault}{more}; made again, as far as it is not whole")
+            self.warn(f"{fault}{more}; the stage goes on and makes it again")
         return None if faults else manifest
 
     def _faults(self, manifest: dict[str, Any]) -> list[str]:

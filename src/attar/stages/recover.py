@@ -10,7 +10,7 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor, nn
 
-from attar.core import memory, ranks
+from attar.core import memory, plugin, ranks
 from attar.core.compiling import Compiler, out_of_memory
 from attar.core.device import Device
 from attar.core.errors import AttarError
@@ -22,7 +22,7 @@ from attar.models.teacher import Teacher
 from attar.ops.pixels import grid
 from attar.ops.task import MethodConfig, Network, Task
 from attar.stages.brought import named_teacher
-from attar.stages.folder import StageFolder, logged, manifest_of
+from attar.stages.folder import SOURCE, StageFolder, logged, manifest_of
 from attar.stages.methods import method_named
 from attar.stages.recorder import Recorder
 from attar.stages.squeeze import own_teacher
@@ -47,6 +47,8 @@ def run(space: Workspace, method: str, config: MethodConfig, folder: Path | None
     device = space.device_of(out)
     request = space.request(method=method, recover=config.plain(), precision=device.precision)
     parents = {"teacher": squeezed["result"]["weights_sha256"], "data": space.real.fingerprint}
+    if "." in method:
+        parents[SOURCE] = plugin.source_sha256(method)
     todo = planned(len(space.real.classes), config)
     stage = StageFolder(out, "recover", request, parents, space.log.warn, lambda: _files(todo, out))
     finished = stage.finished()

@@ -9,9 +9,11 @@ from typing import Annotated, Any
 
 import pydantic
 
+from attar.core import plugin
 from attar.core.config import digest
 from attar.core.errors import AttarError
 from attar.core.spent import Spent
+from attar.models import build
 from attar.ops.metrics import Measured
 from attar.stages import given
 from attar.stages.distilled import DatasetInfo, LabelInfo, read_info
@@ -158,6 +160,9 @@ def first_fault(error: pydantic.ValidationError) -> str:
 def identity(space: Workspace, student: str, stem: str, seed: int, training: Any) -> str:
     """Of a score: the data that it is measured on, the student, the seed, and what it is trained on and how."""
     who = [student, stem, seed, space.device.precision]
+    if build.is_outside(student):
+        plugin.reach_working_folder()
+        who.append(plugin.source_sha256(student))
     return digest([space.request(), space.real.fingerprint, who, training])
 
 

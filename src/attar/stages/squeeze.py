@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from attar.core import ranks
+from attar.core import plugin, ranks
 from attar.core.errors import AttarError
 from attar.core.spent import Clock, Spent
 from attar.models import build, factory
@@ -17,7 +17,7 @@ from attar.ops.training import Epoch, all_finite, fit
 from attar.stages import brought, examine
 from attar.stages.brought import Brought
 from attar.stages.choices import Squeeze
-from attar.stages.folder import MANIFEST, StageFolder, manifest_of
+from attar.stages.folder import MANIFEST, SOURCE, StageFolder, manifest_of
 from attar.stages.workspace import Workspace
 from attar.store import atomic, weights
 
@@ -31,6 +31,8 @@ def run(space: Workspace, config: Squeeze) -> Teacher:
     another teacher, the named weights don't fit, or a teacher from elsewhere cannot be relied on.
     """
     out = space.out / "squeeze"
+    if space.module is None and config.architecture.startswith(factory.PYTHON):
+        raise factory.not_given(config.architecture)
     folder = StageFolder(out, "squeeze", *_identity(space, config, out), again=False)
     if folder.finished() is None:
         given = _brought(space, config)  # before anything is written: what is named may not be there
@@ -117,6 +119,9 @@ def _identity(space: Workspace, config: Squeeze, out: Path) -> tuple[dict[str, A
         parents["teacher"] = given
         kept = {"weights": "python"} if module is not None else {"weights": "file"}
         choices = kept | ({} if module is not None else {"architecture": choices["architecture"], "stem": config.stem})
+    if module is None and build.is_outside(config.architecture):
+        plugin.reach_working_folder()
+        parents[SOURCE] = plugin.source_sha256(config.architecture)
     request = space.request(squeeze=choices, precision=space.device.precision)
     if module is not None:
         request["module"] = teachers.name_of_module(module).removeprefix(factory.PYTHON)
@@ -145,10 +150,10 @@ def _make(
     rated: tuple[float, float] | None,
 ) -> None:
     log = space.log.beside(folder.path)
-    found, spent = (
-        (given.teacher, Spent(0.0, 0.0)) if given else _train(space, config, folder.path, folder.identity, log)
-    )
-    if given is None:
+    if given is not None:
+        found, spent = given.teacher, Spent(0.0, 0.0)
+    else:
+        found, spent = _train(space, config, folder.path, folder.identity, log)
         rated = _rate(space, Brought(found, order_told=True, normalisation_told=True))
     if rated is not None:
         log.event("accuracy", top1=rated[0], top5=rated[1], num_images=space.val.num_images)
