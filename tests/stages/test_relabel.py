@@ -15,7 +15,7 @@ from attar.ops.ensemble import batch_normalised, combine
 from attar.recipes.recipe import Recipe
 from attar.stages import label_choice
 from attar.stages.distilled import read_info
-from attar.stages.labeller import Voices
+from attar.stages.labeller import Labeller, Voices
 from conftest import mini_recipe
 
 
@@ -314,3 +314,18 @@ def test_baselines_that_keep_other_labels_are_told_before_any_is_written(finishe
     ):
         pipeline.run(with_labels(codec={"kind": "topk", "k": 3}), finished, quiet=True)
     assert sorted(path for path in finished.rglob("*")) == before
+
+
+def test_answers_that_are_no_numbers_are_refused(finished: Path, monkeypatch: pytest.MonkeyPatch):
+    answer = Labeller.logits
+
+    def broken(self: Labeller, images: torch.Tensor) -> torch.Tensor:
+        logits = answer(self, images).clone()
+        logits[0, 3] = torch.nan
+        return logits
+
+    monkeypatch.setattr(Labeller, "logits", broken)
+    shutil.rmtree(finished / "distilled")
+    with pytest.raises(AttarError, match=r"logits that are not finite numbers \(epoch 0\); squeeze another teacher"):
+        pipeline.run(mini_recipe(), finished, stage="relabel", quiet=True)
+    assert not (finished / "distilled" / "manifest.json").exists()

@@ -10,6 +10,7 @@ import torch
 
 from attar.core import memory, ranks
 from attar.core.config import digest
+from attar.core.errors import AttarError
 from attar.core.log import Advance, Log, readable_bytes
 from attar.core.spent import Clock
 from attar.models.teacher import Teacher
@@ -136,7 +137,7 @@ def label_epoch(
 ) -> EpochLabels:
     """Draw one epoch's views and ask the teachers about them, on their ``device``, by default that of the images.
 
-    ``after_batch`` is told how many images each batch had.
+    ``after_batch`` is told how many images each batch had. Raises AttarError when an answer is not a finite number.
     """
     size = (header.height, header.width)
     order = replay.published_order(images.labels, images.slots, epoch) if header.mix.shared_by else None
@@ -150,6 +151,11 @@ def label_epoch(
         for index in labellers.batches(asked, batch_size):
             answers.put(index, labeller.logits(shown.show(index)))
             after_batch(len(index))
+    if not all(bool(part.isfinite().all()) for part in answers.parts.values() if part.is_floating_point()):
+        raise AttarError(
+            f"The teacher answers views of the images with logits that are not finite numbers (epoch {epoch}); "
+            f"squeeze another teacher."
+        )
     return EpochLabels(records, answers.parts)
 
 
