@@ -48,7 +48,12 @@ def start(body: str) -> subprocess.Popen[str]:
     code = "import hashlib, os, time\nfrom attar.core import interruption\ninterruption.watch()\nif True:" + body
     command = [sys.executable, "-c", code]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    process = subprocess.Popen(command, text=True, start_new_session=True, **pipes)
+    # What runs in the background of a script is started to ignore Ctrl-C, and so would its children be.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        process = subprocess.Popen(command, text=True, start_new_session=True, **pipes)
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
     return process
