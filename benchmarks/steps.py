@@ -283,7 +283,10 @@ def judged(campaign: Campaign, slices: Sequence[Path]) -> dict[str, Any]:
     recipe = tiny_recipe(campaign, 10 if len(slices) == 1 else 50)
     recipe = recipe.changed(images=str(merged), recover=recipe.recover.changed(ipc=slots * len(slices)))
     result = attar.run(recipe, campaign.folder / "judged")
-    return summarised(result.table, PUBLISHED[campaign.step])
+    values = summarised(result.table, PUBLISHED[campaign.step])
+    if campaign.dry:
+        values["published"] = f"no result, for it is a rehearsal: {values['published']}"
+    return values
 
 
 def slice_files(campaign: Campaign) -> list[Path]:

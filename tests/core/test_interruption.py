@@ -67,7 +67,10 @@ def test_a_process_ends_soon_whatever_it_does(body, number, code):
         time.sleep(0.2)  # until it is deaf
     began = time.monotonic()
     os.kill(process.pid, number)
-    _, said = process.communicate(timeout=30)
+    try:
+        _, said = process.communicate(timeout=30)
+    finally:
+        process.kill()
     assert process.returncode == code
     assert said == f"attar: {SENTENCE}\n"
     assert time.monotonic() - began < (0.6 if body is IN_ORDER else 5)
