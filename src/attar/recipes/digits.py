@@ -51,7 +51,7 @@ def digits() -> Recipe[Any]:
 RECIPES = {
     "digits": Entry(
         aim="no published row; the distilled images must beat random real images with hard labels clearly",
-        cost="74 s on 2 CPU cores by 'make demo', 113 s of processor time: all four stages and fifteen students, measured",
+        cost="74 to 92 s on 2 CPU cores by 'make demo', all four stages and fifteen students, measured",
         build=digits,
     )
 }
