@@ -50,7 +50,7 @@ class Recipe(Config, Generic[M]):
     @pydantic.model_validator(mode="before")
     @classmethod
     def _labels_for_the_named_protocol(cls, values: Any) -> Any:
-        """A protocol given by name brings what it says of labels, but for what is said of them beside."""
+        """A protocol chosen by name also sets the label options; label options in the recipe override it."""
         if not isinstance(values, Mapping):
             return values
         judging, labelling = values.get("evaluate"), values.get("relabel", {})

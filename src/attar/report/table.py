@@ -82,7 +82,7 @@ class Line:
     image_bytes: int
     label_bytes: int
     teacher_seconds: float | None
-    """Wall seconds, of all processes of the run together; None where a teacher was brought along."""
+    """Wall seconds, of all processes of the run together; None where the teacher was trained elsewhere."""
     images_seconds: float | None
     """Of making the images, or of choosing them."""
     labels_seconds: float | None
