@@ -39,7 +39,7 @@ take on this device. Running the same command again continues where it stopped;
 'torchrun --nproc-per-node N -m attar run ...' shares the work among N processes.
 """
 STAGES = ("squeeze", "recover", "relabel", "evaluate")
-LAYOUTS = {"ddranking": "attar.report.ddranking", "fkd": "attar.report.fkd"}
+LAYOUTS = {"ddranking": "attar.exchange.ddranking", "fkd": "attar.exchange.fkd_files"}
 """Layouts of 'attar export': modules with ``export(run, out)``, which returns lines to print."""
 KINDS = ("recipes", "methods", "datasets", "models", "protocols")
 
