@@ -56,13 +56,13 @@ from attar.models.teacher import Teacher
 from attar.ops import replay
 from attar.ops.pixels import Normalisation, from_bytes
 from attar.ops.targets import Targets
-from attar.ops.training import Batch, fit
 from attar.recipes.arguments import with_settings
 from attar.report.table import percent, readable_bytes
 from attar.stages.label_choice import Relabel
 from attar.stages.protocols import Protocol
 from attar.stages.workspace import Workspace
 from attar.store import atomic, images
+from attar.training.loop import TrainingBatch, fit
 
 ROWS = {
     "distilled": "distilled, soft labels",
@@ -214,7 +214,7 @@ class Continual:
 
 def batches(
     memory: Memory, labeller: Teacher | None, relabel: Relabel, protocol: Protocol, seed: int, epoch: int
-) -> Iterator[Batch]:
+) -> Iterator[TrainingBatch]:
     """One epoch: each image once, in a fresh view, mixed with others of the memory, with targets over its classes.
 
     ``labeller`` answers for the classes of the memory and no others; without it the targets hold classes only.

@@ -9,8 +9,8 @@ import pytest
 
 SOURCE = Path(__file__).parents[1] / "src" / "attar"
 LAYERS = {
-    "core": 0, "ops": 1, "store": 2, "data": 3, "models": 3, "methods": 3, "stages": 4,
-    "recipes": 5, "report": 5, "pipeline": 6, "cli": 7, "__main__": 8,
+    "core": 0, "ops": 1, "store": 2, "synthesis": 3, "training": 3, "data": 3, "models": 3, "methods": 4, "stages": 5,
+    "recipes": 6, "plan": 6, "report": 6, "exchange": 6, "pipeline": 7, "cli": 8, "__main__": 9,
 }  # fmt: skip
 FILES = sorted(SOURCE.rglob("*.py"))
 

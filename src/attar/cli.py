@@ -38,7 +38,7 @@ usage: attar VERB ...
 'attar VERB --help' explains a verb, 'attar run RECIPE --help' the settings.
 """
 STAGES = ("squeeze", "recover", "relabel", "evaluate")
-LAYOUTS = {"ddranking": "attar.report.ddranking", "fkd": "attar.report.fkd"}
+LAYOUTS = {"ddranking": "attar.exchange.ddranking", "fkd": "attar.exchange.fkd_files"}
 """Layouts of 'attar export': modules with ``export(run, out)``, which returns lines to print."""
 WIDEST_HELP = 100
 """Characters; longer lines are hard to read."""

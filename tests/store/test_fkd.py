@@ -18,7 +18,7 @@ import torch
 import published_layout
 from attar.core.errors import AttarError
 from attar.store import fkd
-from attar.store.fkd import Batch
+from attar.store.fkd import FkdBatch
 
 COUNT, NUM_CLASSES = 6, 5
 
@@ -49,7 +49,7 @@ def make(folder: Path, counts: tuple[int, ...] = (COUNT, COUNT, 2), num_epochs: 
     return folder
 
 
-def assert_same(found: Batch, parts: list[Any]) -> None:
+def assert_same(found: FkdBatch, parts: list[Any]) -> None:
     coords, flip, partner, share, box, logits = parts
     assert torch.equal(found.coords, coords)
     assert torch.equal(found.flip, flip)

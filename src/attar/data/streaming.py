@@ -16,7 +16,7 @@ from attar.core.errors import AttarError
 from attar.core.log import Log
 from attar.core.randomness import generator as stream
 from attar.data.choice import DataChoice
-from attar.data.decoded import Batch, tell_skipped
+from attar.data.decoded import RealBatch, tell_skipped
 from attar.data.picture import Unreadable, prepare
 from attar.data.source import Split
 from attar.ops.pixels import from_bytes, to_bytes
@@ -50,7 +50,7 @@ class Streaming:
 
     def epoch(
         self, batch_size: int, views: ViewChoice, generator: torch.Generator, device: torch.device | str
-    ) -> Iterator[Batch]:
+    ) -> Iterator[RealBatch]:
         """As in Feed; resized crops are cut from the original image. Raises AttarError on an unreadable image.
 
         Skipped images make their batch smaller, and are told of when the epoch ends.
@@ -61,7 +61,7 @@ class Streaming:
             if not len(images) == 1 < min(batch_size, self.num_images):
                 yield images, labels
 
-    def plain(self, batch_size: int, device: torch.device | str) -> Iterator[Batch]:
+    def plain(self, batch_size: int, device: torch.device | str) -> Iterator[RealBatch]:
         """As in Feed; skipped images make their batch smaller. Raises AttarError on an unreadable image."""
         return self._batches(torch.arange(self.num_images), batch_size, _Whole(self._split, self._choice), device)
 
@@ -87,7 +87,7 @@ class Streaming:
 
     def _batches(
         self, order: Tensor, batch_size: int, pictures: "_Whole", device: torch.device | str
-    ) -> Iterator[Batch]:
+    ) -> Iterator[RealBatch]:
         loader = DataLoader(
             pictures,
             batch_size=None,

@@ -118,7 +118,7 @@ def show(
     return mixing.apply(own, _looked_at(images, mix.partner, records.partner_look.take(index), device), mix, out=own)
 
 
-class Epoch:
+class ShownEpoch:
     """An epoch of a set, of which batches are shown; what is mixed into one image and seen for itself is made once."""
 
     def __init__(

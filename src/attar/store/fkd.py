@@ -28,7 +28,7 @@ _BESIDE = ("sampler_indices_epoch.json",)
 
 
 @dataclass(frozen=True)
-class Batch:
+class FkdBatch:
     """What one file holds, for the images of a batch in the sampler's order."""
 
     coords: Float[Tensor, "image 4"]
@@ -85,7 +85,7 @@ def batch_path(folder: Path, epoch: int, batch: int) -> Path:
     return folder / f"epoch_{epoch}" / f"batch_{batch}.tar"
 
 
-def read_batch(path: Path) -> Batch:
+def read_batch(path: Path) -> FkdBatch:
     """Read one file; tensors are mapped into memory and read when they are used.
 
     Raises AttarError when it is missing, damaged, holds anything but tensors and plain numbers, or is no such batch.
@@ -105,16 +105,16 @@ def read_batch(path: Path) -> Batch:
     if partner is None:
         if share is not None or box is not None:
             raise _foreign(path, "a mixing without partners")
-        return Batch(coords, flip, None, None, None, logits)
+        return FkdBatch(coords, flip, None, None, None, logits)
     _check_tensor(path, "partners", partner, (count,), torch.int64)
     if partner.min() < 0 or partner.max() >= count:
         raise _foreign(path, f"partners outside of its {count} images")
     if type(share) not in (int, float) or not 0 <= share <= 1:
         raise _foreign(path, f"{_told(share)} where the share in a mixing is due, 0 to 1")
-    return Batch(coords, flip, partner, float(share), _checked_box(path, box), logits)
+    return FkdBatch(coords, flip, partner, float(share), _checked_box(path, box), logits)
 
 
-def write_batch(path: Path, batch: Batch) -> None:
+def write_batch(path: Path, batch: FkdBatch) -> None:
     """Write one file, whole or not at all; equal batches are equal bytes."""
     box = None if batch.box is None else list(batch.box)
     content = [batch.coords, batch.flip, batch.partner, batch.share, box, batch.logits]
@@ -171,7 +171,7 @@ def listed(folder: Path) -> str:
     return hashlib.sha256(repr((files, atomic.sha256_of(first))).encode()).hexdigest()
 
 
-def _add(digest: "hashlib._Hash", batch: Batch) -> None:
+def _add(digest: "hashlib._Hash", batch: FkdBatch) -> None:
     parts = (batch.coords, batch.flip, batch.partner, batch.logits[0])
     digest.update(repr((len(batch), batch.share, batch.box)).encode())
     for part in parts:
@@ -179,7 +179,7 @@ def _add(digest: "hashlib._Hash", batch: Batch) -> None:
             digest.update(part.contiguous().view(torch.uint8).numpy().tobytes())
 
 
-def check(layout: Layout, epoch: int, batch: int, content: Batch) -> None:
+def check(layout: Layout, epoch: int, batch: int, content: FkdBatch) -> None:
     """Refuse a file that does not fit the others of its folder."""
     path, rows = layout.path(epoch, batch), layout.rows(batch)
     due = rows.stop - rows.start
