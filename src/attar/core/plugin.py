@@ -80,5 +80,5 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> AttarError:
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
     if near:
         return AttarError(f"There is no {kind} named '{name}'; did you mean {' or '.join(near)}?")
-    shown = ", ".join(known[:SHOWN]) + (", ..." if len(known) > SHOWN else "")
+    shown = ", ".join(known[:SHOWN]) + (f" and {len(known) - SHOWN} more" if len(known) > SHOWN else "")
     return AttarError(f"There is no {kind} named '{name}'; there are {shown}.")
