@@ -192,22 +192,17 @@ def _timm_knows(name: str) -> bool:
     return timm.is_model(name)
 
 
-def _make_stem_small(module: Any) -> None:
+def _make_stem_small(module: nn.Module) -> None:
     """Give the first convolution stride 1 and take away the pooling after it, as for CIFAR."""
-    if isinstance(module, torchvision.models.ResNet):
-        module.conv1 = _small_convolution(module.conv1.out_channels)
-        module.maxpool = nn.Identity()
-    elif isinstance(module, torchvision.models.DenseNet):
-        module.features.conv0 = _small_convolution(module.features.conv0.out_channels)
-        module.features.pool0 = nn.Identity()
-    elif isinstance(module, torchvision.models.ShuffleNetV2):
-        module.conv1[0].stride = (1, 1)
-        module.maxpool = nn.Identity()
-    else:
-        module.features[0][0].stride = (1, 1)
-
-
-def _small_convolution(channels: int) -> nn.Conv2d:
-    conv = nn.Conv2d(3, channels, 3, stride=1, padding=1, bias=False)
-    nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
-    return conv
+    layers: dict[str, Any] = dict(module.named_modules())
+    for name in ("conv1", "features.conv0"):
+        if isinstance(layers.get(name), nn.Conv2d):  # ResNet and DenseNet, 7x7
+            conv = nn.Conv2d(3, layers[name].out_channels, 3, stride=1, padding=1, bias=False)
+            nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
+            module.set_submodule(name, conv)
+    for name in ("conv1.0", "features.0.0"):
+        if isinstance(layers.get(name), nn.Conv2d):  # ShuffleNetV2, MobileNetV2 and EfficientNet, 3x3
+            layers[name].stride = (1, 1)
+    for name in ("maxpool", "features.pool0"):
+        if name in layers:
+            module.set_submodule(name, nn.Identity())
