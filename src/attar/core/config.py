@@ -109,7 +109,7 @@ class Config(pydantic.BaseModel):
             elif name in made:
                 lines += differences(made[name], now, below)
             elif not self._is_default(name, said[name]):
-                lines += differences(type(self).model_fields[name].get_default(call_default_factory=True), now, below)
+                lines += differences(self._default(name, lambda one: one.recorded()), now, below)
         return lines
 
     def gone(self, made: Any, key: str = "") -> list[str]:
@@ -154,13 +154,19 @@ class Config(pydantic.BaseModel):
 
     def _is_default(self, name: str, said: Any) -> bool:
         """Whether what an identity would say of a field can be left out of it."""
+        required = type(self).model_fields[name].is_required()
+        return not required and not _has_revision(said) and said == self._default(name, lambda one: one.identity())
+
+    def _default(self, name: str, say: Callable[["Config"], Any]) -> Any:
+        """What ``_said`` says of a field at its default; None where it has none."""
         field = type(self).model_fields[name]
-        if field.is_required() or _has_revision(said):
-            return False
+        if field.is_required():
+            return None
         default = field.get_default(call_default_factory=True)
-        plain = default if isinstance(default, Config) else pydantic_core.to_jsonable_python(default)
-        plain = _named(plain) if effect_of(field) is BY_CONTENT else _each(default, plain, lambda one: one.identity())
-        return said == plain
+        if isinstance(default, Config):
+            return say(default)
+        plain = pydantic_core.to_jsonable_python(default, serialize_unknown=True)
+        return _named(plain) if effect_of(field) is BY_CONTENT else _each(default, plain, say)
 
     def _revised(self) -> dict[str, int]:
         return {REVISION: self.revision} if self.revision > 1 else {}

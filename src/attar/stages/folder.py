@@ -25,13 +25,14 @@ SOURCE = "source code"
 FEED = "feed"
 """The part of a request that says how real images are read; a folder that does not tell is taken as it is."""
 _PLAINLY = {
-    "data": "the real data are not those that it was made from",
-    "teacher": "the teacher is not the one that it was made from",
-    "teachers": "the teachers are not those that it was made from",
-    "images": "the images are not those that it was made from",
-    "labels": "the imported labels are not those that it was made from",
-    SOURCE: "your source code is not what it was when this was made",
+    "data": "other real data than those there are now",
+    "teacher": "another teacher than the one there is now",
+    "teachers": "other teachers than those named now",
+    "images": "other images than those there are now",
+    "labels": "other imported labels than those there are now",
+    SOURCE: "an earlier state of your source code",
 }
+"""What a stage was made from, where one of its parents has changed."""
 _PACKAGES = ("attar", "torchvision", "timm", "numpy", "pillow", "pyarrow", "safetensors")
 
 
@@ -78,7 +79,7 @@ class StageFolder:
             )
         if stale := self._stale(known):
             raise AttarError(
-                f"{self.path} cannot be used: {_PLAINLY.get(stale[0], f'another {stale[0]} was used for it')}; "
+                f"{self.path} was made from {_PLAINLY.get(stale[0], f'another {stale[0]}')}; "
                 f"choose another --out, or delete that folder to make it anew."
             )
         if faults and not self.again:
@@ -105,7 +106,9 @@ class StageFolder:
 
         An earlier attar did not write it down: it was the hash of all that its plan says.
         """
-        known = _read(self.path / PLAN) or _read(self.path / MANIFEST)
+        known = None
+        with contextlib.suppress(AttarError):  # a damaged one is refused by ``finished``, and evaluate writes it anew
+            known = _read(self.path / PLAN) or _read(self.path / MANIFEST)
         if known is None or self._changed(known) or self._stale(known):
             return digest([self.stage, self._plain(lambda one: one.identity()), self.parents])
         return known.get("made_for") or digest([known.get("stage"), known["request"], known.get("parents", {})])
@@ -134,8 +137,10 @@ class StageFolder:
         for key, asked in self.request.items():
             if isinstance(asked, Config):
                 lines += asked.unlike(made.get(key), key) + asked.gone(telling.get(key), key)
-            elif key != FEED or key in made:
+            elif key != FEED:
                 lines += differences(pruned(made.get(key), asked), asked, key)
+            elif made.get(key, asked) != asked:
+                lines.append(f"data.resident: real images were {made[key]} and are now {asked}")
         return lines
 
     def _stale(self, known: dict[str, Any]) -> list[str]:
