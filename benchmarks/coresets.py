@@ -19,11 +19,11 @@ from torch import Tensor
 from attar.core.device import Execution, resolve
 from attar.methods.kcentre import Config, centres
 from attar.models.build import build
-from attar.ops.coreset import coreset
 from attar.ops.features import penultimate
 from attar.ops.pixels import Normalisation, from_bytes
-from attar.ops.task import Network, Task
 from attar.stages.folder import versions
+from attar.synthesis.coreset import coreset
+from attar.synthesis.task import Network, Task
 
 SIDE, NUM_IMAGES, IPC, UNIT_CLASSES = 8, 13, 2, 10
 CLASSES = (100, 1000, 10_450)

@@ -27,13 +27,13 @@ from attar.ops.codec import Codec
 from attar.ops.mixing import Mix, MixChoice
 from attar.ops.operations import forward_operations
 from attar.ops.replay import Look, LookChoice, Records
-from attar.ops.training import fit
 from attar.ops.views import View
 from attar.stages.distilled import DatasetInfo, Distilled, LabelInfo, write_info
 from attar.stages.protocols import PROTOCOLS
 from attar.store import images as image_files
 from attar.store import labels as label_files
 from attar.store.labels import EpochLabels, Header
+from attar.training.loop import fit
 from blocks import Block, Clock, Row, Side, main, workers_of, write_pictures
 from relabel import FARTHEST, records_of
 from sides import NORMALISATION, DisagreementError

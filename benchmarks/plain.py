@@ -17,9 +17,9 @@ from torchvision.transforms.v2 import functional as tv
 
 from attar.ops import schedule
 from attar.ops.pixels import Normalisation
-from attar.ops.synthesis import Inversion
-from attar.ops.task import Watch
 from attar.ops.views import View
+from attar.synthesis.optimise import Inversion
+from attar.synthesis.task import Watch
 
 
 class FeatureHook:

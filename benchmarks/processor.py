@@ -30,10 +30,10 @@ from attar.core.precision import DTYPES, Precision
 from attar.core.randomness import generator
 from attar.models.build import build
 from attar.ops import views
-from attar.ops.batchnorm import Observed
-from attar.ops.objective import Objective, pixel_gradient
 from attar.ops.pixels import Normalisation
 from attar.stages.folder import versions
+from attar.synthesis.objective import Objective, pixel_gradient
+from attar.synthesis.observed import Observed
 
 NORMALISATION = Normalisation((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
 PRODUCTS = (precision.SIDE, 2048)

@@ -25,10 +25,10 @@ from attar.core.randomness import generator
 from attar.methods import cda
 from attar.models.build import build
 from attar.ops import views
-from attar.ops.optimiser import Optimiser
 from attar.ops.pixels import from_bytes
-from attar.ops.training import Optimisation
 from attar.stages.protocols import PROTOCOLS
+from attar.training.choices import Optimisation
+from attar.training.optimiser import Optimiser
 from sides import NORMALISATION, ROWS, Sides, teacher_of
 
 STEPS = 10

@@ -26,13 +26,13 @@ from attar.core.randomness import generator
 from attar.methods import cda
 from attar.models.build import batchnorm_layers, build
 from attar.ops import views
-from attar.ops.batchnorm import Observed
-from attar.ops.objective import Objective, pixel_gradient
 from attar.ops.pixels import Normalisation, from_bytes
-from attar.ops.synthesis import noise, shared_crops
-from attar.ops.task import Network, Task
 from attar.recipes.cda import CIFAR, IMAGENET_1K, TINY
 from attar.stages.recover import planned
+from attar.synthesis.objective import Objective, pixel_gradient
+from attar.synthesis.observed import Observed
+from attar.synthesis.optimise import noise, shared_crops
+from attar.synthesis.task import Network, Task
 from plain import PlainLoop, agreement
 
 NORMALISATION = Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))

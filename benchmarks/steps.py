@@ -46,7 +46,7 @@ ACCEPTED = 1.5
 
 def gpu_tests(campaign: Campaign) -> dict[str, Any]:
     """The tests marked gpu; in a rehearsal one file of others."""
-    chosen = ["-m", "not slow", "tests/ops/test_curriculum.py"] if campaign.dry else ["-m", "gpu", "tests"]
+    chosen = ["-m", "not slow", "tests/synthesis/test_curriculum.py"] if campaign.dry else ["-m", "gpu", "tests"]
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--tb=short", *chosen]
     done = subprocess.run(command, cwd=HERE.parent, capture_output=True, text=True, check=False)
     campaign.say("\n".join(done.stdout.splitlines()[-40:]))

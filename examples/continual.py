@@ -56,7 +56,6 @@ from attar.models.teacher import Teacher
 from attar.ops import replay
 from attar.ops.pixels import Normalisation, from_bytes
 from attar.ops.targets import Targets
-from attar.ops.training import Batch, fit
 from attar.recipes.arguments import with_settings
 from attar.report.table import percent, readable_bytes
 from attar.stages import scores
@@ -64,6 +63,7 @@ from attar.stages.label_choice import Relabel
 from attar.stages.protocols import Protocol
 from attar.stages.workspace import Workspace
 from attar.store import atomic, images
+from attar.training.loop import TrainingBatch, fit
 
 ROWS = {
     "distilled": "distilled, soft labels",
@@ -222,7 +222,7 @@ class Continual:
 
 def batches(
     memory: Memory, labeller: Teacher | None, relabel: Relabel, protocol: Protocol, seed: int, epoch: int
-) -> Iterator[Batch]:
+) -> Iterator[TrainingBatch]:
     """One epoch: each image once, in a fresh view, mixed with others of the memory, with targets over its classes.
 
     ``labeller`` answers for the classes of the memory and no others; without it the targets hold classes only.
@@ -356,8 +356,9 @@ def as_markdown(lines: list[Line], averages: list[Average]) -> str:
 def open_run(source: str, settings: list[str], out: Path, quiet: bool) -> tuple[attar.Recipe[Any], Path]:
     """The recipe, and the folder of its run up to the labels: made in OUT/run, or the finished one that is named."""
     kept = Path(source) / "recipe.yaml"
-    before = attar.recipe(str(kept) if kept.is_file() else source)
-    recipe = with_settings(before, settings, f"continual.py {source}")
+    named = str(kept) if kept.is_file() else source
+    before = attar.recipe(named)
+    recipe = with_settings(before, settings, f"attar run {named}")
     if kept.is_file():
         data = recipe.data.changed(root=before.data.root, source=before.data.source)
         if recipe.changed(evaluate=before.evaluate, execution=before.execution, data=data) != before:

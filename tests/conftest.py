@@ -1,5 +1,6 @@
 """What all tests share: one small run of the whole pipeline, and random state that no test may leave changed."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,27 @@ def mini_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("runs") / "mini"
     pipeline.run(mini_recipe(), out, quiet=True)
     return out
+
+
+@pytest.fixture
+def squeezed(mini_run: Path, tmp_path: Path) -> Path:
+    """A run's folder in which only squeeze is done."""
+    shutil.copytree(mini_run / "squeeze", tmp_path / "run" / "squeeze")
+    return tmp_path / "run"
+
+
+@pytest.fixture
+def recovered(mini_run: Path, squeezed: Path) -> Path:
+    """A run's folder in which squeeze and recover are done."""
+    shutil.copytree(mini_run / "recover", squeezed / "recover")
+    return squeezed
+
+
+@pytest.fixture
+def finished(mini_run: Path, tmp_path: Path) -> Path:
+    """A copy of a whole run, to be changed."""
+    shutil.copytree(mini_run, tmp_path / "run")
+    return tmp_path / "run"
 
 
 @pytest.fixture(autouse=True)

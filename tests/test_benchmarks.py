@@ -16,7 +16,7 @@ from torch import Tensor
 
 from attar.core import device
 from attar.methods import cda
-from attar.ops.synthesis import noise
+from attar.synthesis.optimise import noise
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 MODULES = ("plain", "sides", "recover", "limits", "processor")

@@ -9,8 +9,8 @@ import pytest
 
 SOURCE = Path(__file__).parents[1] / "src" / "attar"
 LAYERS = {
-    "core": 0, "ops": 1, "store": 2, "data": 3, "models": 3, "methods": 3, "stages": 4,
-    "recipes": 5, "report": 5, "pipeline": 6, "cli": 7, "__main__": 8,
+    "core": 0, "ops": 1, "store": 2, "synthesis": 3, "training": 3, "data": 3, "models": 3, "methods": 4, "stages": 5,
+    "recipes": 6, "plan": 6, "report": 6, "exchange": 6, "pipeline": 7, "cli": 8, "__main__": 9,
 }  # fmt: skip
 FILES = sorted(SOURCE.rglob("*.py"))
 
@@ -48,7 +48,7 @@ def test_inner_init_files_are_empty(path: Path):
 
 
 def test_importing_attar_loads_nothing_heavy():
-    heavy = "torch torchvision timm numpy pydantic tyro pyarrow matplotlib sklearn datasets"
+    heavy = "torch torchvision timm numpy pydantic pyarrow matplotlib sklearn datasets"
     code = f"import sys, attar, attar.cli; print([name for name in {heavy.split()} if name in sys.modules])"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"

@@ -15,19 +15,20 @@ from attar.core.errors import AttarError
 from attar.core.log import Log
 from attar.core.plugin import refuse_outside, unknown
 from attar.data.load import load
-from attar.ops.coreset import refuse_fewer
+from attar.plan import forecast
+from attar.plan.calibrate import Work
 from attar.recipes.catalogue import header_of, recipe_named
 from attar.recipes.recipe import Recipe
-from attar.report import card, figures, forecast, pages, table
+from attar.report import card, figures, pages, table
 from attar.report.table import Line
 from attar.stages import baselines, brought, evaluate, given, label_choice, recover, relabel, squeeze
-from attar.stages.calibrate import Work
 from attar.stages.distilled import Distilled
 from attar.stages.folder import MANIFEST, manifest_of
 from attar.stages.methods import METHODS
 from attar.stages.rows import REAL_SETS, labels_of, real_sets
 from attar.stages.workspace import Workspace
 from attar.store import atomic
+from attar.synthesis.coreset import refuse_fewer
 
 STAGES = ("squeeze", "recover", "relabel", "evaluate")
 

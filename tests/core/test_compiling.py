@@ -18,10 +18,10 @@ from attar.core.compiling import CPU, WORTHWHILE, Amount, Compiler, Costs, out_o
 from attar.core.randomness import generator
 from attar.methods import cda
 from attar.models.small import SmallResNet
-from attar.ops.batchnorm import Observed
-from attar.ops.objective import Objective, pixel_gradient
 from attar.ops.pixels import Normalisation
-from attar.ops.task import Network, Task
+from attar.synthesis.objective import Objective, pixel_gradient
+from attar.synthesis.observed import Observed
+from attar.synthesis.task import Network, Task
 
 OUT_OF_MEMORY = [
     torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),

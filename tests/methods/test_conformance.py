@@ -16,7 +16,7 @@ from attar.core.randomness import generator
 from attar.methods import random as random_images
 from attar.models.small import ConvNet, SmallResNet
 from attar.ops.pixels import Normalisation, from_bytes, to_bytes
-from attar.ops.task import MethodConfig, Needs, Network, Task
+from attar.synthesis.task import MethodConfig, Needs, Network, Task
 
 NUM_CLASSES, ITERATIONS, NUM_REAL = 3, 4, 12
 TEACHERS: dict[str, Callable[[], nn.Module]] = {

@@ -96,7 +96,7 @@ def test_an_epoch_shows_what_its_batches_show(kind: str, pooled: bool, room: int
     records, other = (replay.draw(30, (16, 16), choice, mix, stream(seed)) for seed in (1, 2))
     if pooled and records.mix is not None:
         records = Records(records.look, records.mix, other.look)
-    epoch, num_made = replay.Epoch(images, records, room_bytes=room), []
+    epoch, num_made = replay.ShownEpoch(images, records, room_bytes=room), []
     made = replay._looked_at
     monkeypatch.setattr(replay, "_looked_at", lambda *given: num_made.append(len(given[1])) or made(*given))
     batches = torch.randperm(30, generator=stream(3)).split(7)

@@ -50,8 +50,8 @@ def normalised(exponent):
 def test_all_rows_give_all_scores(tmp_path):
     (line,) = ranking.rankings(write(tmp_path / "run", scores(TOP1)))
     assert (line.run, line.student, line.protocol, line.missing) == ("run", "resnet18", "cda v1", ())
-    assert line.hlr == ranking.Score(pytest.approx(0.53), pytest.approx(0.06 / math.sqrt(2)), 2)  # 0.50 and 0.56
-    assert line.ior == ranking.Score(pytest.approx(0.07), pytest.approx(0.04 / math.sqrt(2)), 2)  # 0.05 and 0.09
+    assert line.hlr == ranking.RankingScore(pytest.approx(0.53), pytest.approx(0.06 / math.sqrt(2)), 2)  # 0.50 and 0.56
+    assert line.ior == ranking.RankingScore(pytest.approx(0.07), pytest.approx(0.04 / math.sqrt(2)), 2)  # 0.05 and 0.09
     first, second = normalised(0.025 - 0.25), normalised(0.045 - 0.28)
     assert line.lrs.mean == pytest.approx((first + second) / 2, abs=1e-7)
     assert line.lrs.std == pytest.approx(abs(first - second) / math.sqrt(2), abs=1e-7)
@@ -93,9 +93,9 @@ def test_five_rows_give_all_but_the_augmentation_robust_score(tmp_path):
 def test_seeds_are_paired(tmp_path):
     found = [s for s in scores(FIVE) if not (s["row"] == "random-soft" and s["seed"] == 0)]
     (line,) = ranking.rankings(write(tmp_path / "run", found))
-    assert line.ior == ranking.Score(pytest.approx(0.09), None, 1)
+    assert line.ior == ranking.RankingScore(pytest.approx(0.09), None, 1)
     assert line.hlr.num_seeds == 2
-    assert line.lrs == ranking.Score(pytest.approx(normalised(0.045 - 0.28), abs=1e-7), None, 1)
+    assert line.lrs == ranking.RankingScore(pytest.approx(normalised(0.045 - 0.28), abs=1e-7), None, 1)
     assert "| 1 to 2 |" in ranking.as_markdown([line])
 
 
@@ -119,7 +119,7 @@ def test_students_are_kept_apart(tmp_path):
 def test_the_teacher_stands_for_all_real_images_of_its_own_network(tmp_path):
     found = [*scores(FIVE[:4]), score("full", 0.91, 0, protocol="the teacher")]
     (line,) = ranking.rankings(write(tmp_path / "run", found))
-    assert line.hlr == ranking.Score(pytest.approx(0.53), pytest.approx(0.04 / math.sqrt(2)), 2)  # 0.51 and 0.55
+    assert line.hlr == ranking.RankingScore(pytest.approx(0.53), pytest.approx(0.04 / math.sqrt(2)), 2)  # 0.51 and 0.55
 
 
 def test_a_teacher_of_another_network_does_not(tmp_path):

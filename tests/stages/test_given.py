@@ -19,18 +19,18 @@ from attar.core.device import Execution
 from attar.core.errors import AttarError
 from attar.core.log import Log
 from attar.data.choice import DataChoice
+from attar.exchange.fkd_files import image_name
 from attar.models.build import build
 from attar.models.teacher import Teacher
 from attar.ops.pixels import Normalisation
-from attar.ops.task import MethodConfig
 from attar.report import figures
-from attar.report.fkd import image_name
 from attar.stages import given
 from attar.stages.distilled import Distilled
 from attar.stages.folder import StageFolder
 from attar.stages.workspace import Workspace
 from attar.store import images as image_files
 from attar.store import sealed
+from attar.synthesis.task import MethodConfig
 from conftest import interrupt, mini_recipe
 
 CLASSES = ("ant", "bee", "cat")

@@ -19,11 +19,11 @@ from attar.core import ranks
 from attar.core.errors import AttarError
 from attar.core.log import Log
 from attar.methods import cda
-from attar.ops.task import Task
 from attar.recipes.recipe import Recipe
 from attar.store import units
 from attar.store.units import Unit, UnitResult
 from attar.store.weights import load_weights, tensors_sha256
+from attar.synthesis.task import Task
 from conftest import MINI, interrupt, mini_recipe
 
 ITERATIONS = 6

@@ -13,8 +13,8 @@ from attar.core.errors import AttarError
 from attar.models import build
 from attar.ops.pixels import Normalisation
 from attar.ops.targets import Targets
-from attar.ops.training import Batch, fit
 from attar.stages.protocols import PROTOCOLS, Protocol, protocol_named
+from attar.training.loop import TrainingBatch, fit
 
 # name: version, optimiser, learning rate, decay, epochs, batch, parts, schedule, stretch, moves, EMA, warm-up
 TRAINING = {
@@ -99,7 +99,7 @@ def test_a_student_learns_by_a_protocol(name: str, hard: bool):
     logits = 4 * F.one_hot(labels, 4) + torch.randn(64, 4, generator=stream)
     targets = Targets(labels, labels.flip(0), torch.full((64,), 0.8), logits)
 
-    def batches(epoch: int) -> Iterator[Batch]:
+    def batches(epoch: int) -> Iterator[TrainingBatch]:
         order = torch.randperm(64, generator=torch.Generator().manual_seed(epoch))
         for index in order.split(8):
             yield images[index], targets.take(index)

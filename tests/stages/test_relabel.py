@@ -182,7 +182,7 @@ def test_a_full_disk_is_foreseen(recovered: Path, monkeypatch):
 
 def test_published_images_and_labels_take_the_place_of_recovering_and_relabelling(recovered: Path, tmp_path: Path):
     """Exported in the published layout and taken along by another run: the same labels for the same pixels."""
-    from attar.report.fkd import export
+    from attar.exchange.fkd_files import export
 
     made = labelled(recovered, with_labels(mix={"kind": "cutmix", "shared_by": 8}, epochs=3))
     export(recovered, tmp_path / "published")
@@ -213,7 +213,7 @@ def test_published_images_and_labels_take_the_place_of_recovering_and_relabellin
 
 def test_a_whole_run_on_published_images_and_labels(squeezed: Path, tmp_path: Path):
     """Real images, for labels that rank the classes of their images by chance are refused."""
-    from attar.report.fkd import export
+    from attar.exchange.fkd_files import export
 
     made = with_labels(mix={"kind": "none"}, epochs=3).with_method("random")
     pipeline.run(made, squeezed, stage="recover", quiet=True)
@@ -272,7 +272,7 @@ def test_online_labels_by_batch_statistics_leave_no_image_alone(recovered: Path)
 
 
 def test_what_was_taken_from_elsewhere_is_needed_no_longer(squeezed: Path, tmp_path: Path):
-    from attar.report.fkd import export
+    from attar.exchange.fkd_files import export
 
     made = with_labels(mix={"kind": "none"}, epochs=3).with_method("random")
     pipeline.run(made, squeezed, stage="recover", quiet=True)

@@ -18,7 +18,7 @@ import torch
 import published_layout
 from attar.core.errors import AttarError
 from attar.store import fkd
-from attar.store.fkd import Batch
+from attar.store.fkd import FkdBatch
 
 COUNT, NUM_CLASSES = 6, 5
 
@@ -49,7 +49,7 @@ def make(folder: Path, counts: tuple[int, ...] = (COUNT, COUNT, 2), num_epochs: 
     return folder
 
 
-def assert_same(found: Batch, parts: list[Any]) -> None:
+def assert_same(found: FkdBatch, parts: list[Any]) -> None:
     coords, flip, partner, share, box, logits = parts
     assert torch.equal(found.coords, coords)
     assert torch.equal(found.flip, flip)
@@ -173,7 +173,7 @@ WRONG = {
     "logits as whole numbers": (replaced(5, torch.zeros(COUNT, 5).long()), "logits of torch.int64"),
     "too many logits": (replaced(5, torch.zeros(COUNT + 1, 5)), r"logits of torch.float32 and shape \[7, 5\]"),
     "sparse logits": (replaced(5, torch.zeros(COUNT, 5).to_sparse()), "where logits of shape"),
-    "unstored logits": (replaced(5, torch.zeros(1).expand(COUNT, 10**9)), "logits of which most are not stored"),
+    "unstored logits": (replaced(5, torch.zeros(1).expand(COUNT, 10**9)), "logits that are mostly not stored"),
     "a subclass": (replaced(5, torch.nn.Parameter(torch.zeros(COUNT, 5))), "a Parameter where logits"),
 }
 

@@ -10,7 +10,7 @@ from attar.ops.codec import Codec
 from attar.ops.mixing import MixChoice
 from attar.ops.replay import LookChoice
 from attar.store import labels, weights
-from attar.store.labels import EpochLabels, Header, Labels
+from attar.store.labels import EpochLabels, Header, LabelStore
 
 COUNT, NUM_CLASSES = 6, 5
 VIEWS = LookChoice(patch_shuffle=2, randaugment_ops=2)
@@ -51,7 +51,7 @@ CODECS = {
 def test_what_attar_writes_is_accepted(tmp_path, codec: str, kind: str):
     header = stored(tmp_path, CODECS[codec], kind)
     assert labels.fault(tmp_path, header, next(iter(header.files()))) == ""
-    assert Labels(tmp_path).epoch(1).logits().shape == (COUNT, NUM_CLASSES)
+    assert LabelStore(tmp_path).epoch(1).logits().shape == (COUNT, NUM_CLASSES)
 
 
 NONSENSE = [
@@ -93,7 +93,7 @@ def test_nonsense_is_refused_by_name(tmp_path, codec: str, name: str, change):
         changed[name] = change(tensors[name]).contiguous()
     weights.save_weights(tmp_path / file, changed, said, sealed=True)
     with pytest.raises(AttarError, match=rf"{file} .*'{name}'.*; delete it and run the same command again"):
-        Labels(tmp_path).epoch(0).logits()
+        LabelStore(tmp_path).epoch(0).logits()
     assert f"'{name}'" in labels.fault(tmp_path, header, file)
 
 
@@ -102,7 +102,7 @@ def test_tensors_that_the_header_does_not_tell_of_are_refused(tmp_path):
     tensors, said = weights.load_weights(tmp_path / file)
     weights.save_weights(tmp_path / file, tensors | {"more": torch.zeros(2)}, said)
     with pytest.raises(AttarError, match="holds a tensor 'more' that labels.json does not tell of"):
-        Labels(tmp_path).epoch(0)
+        LabelStore(tmp_path).epoch(0)
 
 
 @pytest.mark.parametrize("pooled", [False, True])
@@ -115,4 +115,4 @@ def test_a_thousand_million_epochs_are_refused_at_once(tmp_path, pooled: bool, f
     (tmp_path / old).rename(tmp_path / vast.file_of(0)[0])
     labels.write_header(tmp_path, vast)
     with pytest.raises(AttarError, match="epochs-"):
-        Labels(tmp_path).epoch(0)
+        LabelStore(tmp_path).epoch(0)

@@ -14,7 +14,7 @@ from attar.ops.codec import Codec
 from attar.ops.mixing import MixChoice
 from attar.ops.replay import LookChoice, Records
 from attar.store import labels, weights
-from attar.store.labels import HEADER, EpochLabels, Header, Labels, StoredEpoch
+from attar.store.labels import HEADER, EpochLabels, Header, LabelStore, StoredEpoch
 
 NUM_IMAGES, NUM_CLASSES, NUM_EPOCHS = 12, 5, 7
 HEIGHT, WIDTH = 16, 24
@@ -75,14 +75,14 @@ def assert_same(found: StoredEpoch, expected: EpochLabels) -> None:
 @pytest.mark.parametrize("epochs_per_file", [1, 3, 100])
 def test_records_come_back_as_they_were(tmp_path: Path, kind: str, crop: str, epochs_per_file: int):
     header = header_of(kind, epochs_per_file, views={"crop": crop})
-    found = Labels(stored(tmp_path, header))
+    found = LabelStore(stored(tmp_path, header))
     assert found.header == header
     for epoch in (6, 0, 3, 5, 1, 2, 4):
         assert_same(found.epoch(epoch), record(header, epoch))
 
 
 def test_epochs_past_the_last_start_over(tmp_path: Path):
-    found = Labels(stored(tmp_path, header_of()))
+    found = LabelStore(stored(tmp_path, header_of()))
     for epoch in range(NUM_EPOCHS, 3 * NUM_EPOCHS + 1):
         assert_same(found.epoch(epoch), record(header_of(), epoch % NUM_EPOCHS))
 
@@ -114,7 +114,7 @@ def test_the_bytes_of_a_record_are_those_of_its_tensors(tmp_path: Path, kind: st
         total += sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
     assert total == NUM_IMAGES * NUM_EPOCHS * header.record_bytes
     files = sum(file.stat().st_size for file in tmp_path.iterdir())
-    assert Labels(tmp_path).num_bytes() == files > total
+    assert LabelStore(tmp_path).num_bytes() == files > total
 
 
 def test_files_are_about_as_large_as_they_should_be():
@@ -130,7 +130,7 @@ def test_files_are_about_as_large_as_they_should_be():
 @pytest.mark.parametrize("kind", KINDS)
 def test_further_augmentation_comes_back_too(tmp_path: Path, kind: str):
     header = header_of(kind, views={"patch_shuffle": 2, "randaugment_ops": 2})
-    found = Labels(stored(tmp_path, header))
+    found = LabelStore(stored(tmp_path, header))
     for epoch in range(NUM_EPOCHS):
         assert_same(found.epoch(epoch), record(header, epoch))
     taken = sum(part.numel() * part.element_size() for name in header.files() for part in found._file(name).values())
@@ -140,7 +140,7 @@ def test_further_augmentation_comes_back_too(tmp_path: Path, kind: str):
 @pytest.mark.parametrize("values", ["fp16", "int8"])
 def test_few_logits_come_back_as_the_codec_rebuilds_them(tmp_path: Path, values: str):
     header = header_of(codec={"kind": "topk", "k": 2, "values": values})
-    found = Labels(stored(tmp_path, header))
+    found = LabelStore(stored(tmp_path, header))
     some = torch.tensor([7, 0, 7, 3])
     for epoch in (0, 4, 6):
         rebuilt = codec.decode(record(header, epoch).answers, NUM_CLASSES)
@@ -152,7 +152,7 @@ def test_few_logits_come_back_as_the_codec_rebuilds_them(tmp_path: Path, values:
 @pytest.mark.parametrize("epochs_per_file", [1, 3, 100])
 def test_a_pool_deals_every_record_once_each_time_round(tmp_path: Path, kind: str, epochs_per_file: int):
     header = header_of(kind, epochs_per_file, pooled=True)
-    found, expected = Labels(stored(tmp_path, header)), [record(header, epoch) for epoch in range(NUM_EPOCHS)]
+    found, expected = LabelStore(stored(tmp_path, header)), [record(header, epoch) for epoch in range(NUM_EPOCHS)]
     for around in range(2):
         dealt = [found.epoch(around * NUM_EPOCHS + place) for place in range(NUM_EPOCHS)]
         for image in range(NUM_IMAGES):
@@ -172,7 +172,7 @@ def test_a_pool_deals_every_record_once_each_time_round(tmp_path: Path, kind: st
     assert len(orders) == NUM_IMAGES
     first, later = found.epoch(0), found.epoch(NUM_EPOCHS)
     assert not torch.equal(first.logits(), later.logits())
-    assert torch.equal(first.logits(), Labels(tmp_path).epoch(0).logits())
+    assert torch.equal(first.logits(), LabelStore(tmp_path).epoch(0).logits())
 
 
 def planned(num_images: int, num_classes: int, num_epochs: int, codec: Codec) -> float:
@@ -197,7 +197,7 @@ def test_a_store_of_ten_thousand_classes_is_as_large_as_planned(tmp_path: Path):
     choice = Codec(kind="topk", k=50)
     header = header_of(num_images=20, num_classes=10_450, num_epochs=6, codec=choice, epochs_per_file=3)
     stored(tmp_path, header)
-    found = Labels(tmp_path)
+    found = LabelStore(tmp_path)
     planned_bytes = 20 * 6 * header.record_bytes
     assert planned_bytes <= found.num_bytes() <= planned_bytes + 4000
     assert found.num_bytes() * (209_000 / 20) * (300 / 6) <= 16e9
@@ -211,7 +211,7 @@ def test_a_file_of_another_shape_is_refused(tmp_path: Path):
     tensors, said = weights.load_weights(tmp_path / name)
     weights.save_weights(tmp_path / name, tensors | {"flip": tensors["flip"][:, 1:].contiguous()}, said)
     with pytest.raises(AttarError, match=rf"{name} holds 'flip' of shape \(3, 11\) .* says \(3, 12\) .*; delete"):
-        Labels(tmp_path).epoch(0)
+        LabelStore(tmp_path).epoch(0)
 
 
 def test_half_precision_keeps_three_digits_and_never_overflows(tmp_path: Path):
@@ -222,7 +222,7 @@ def test_half_precision_keeps_three_digits_and_never_overflows(tmp_path: Path):
     (name,) = header.files()
     labels.write_file(tmp_path, header, name, [EpochLabels(kept.records, codec.encode(logits, header.codec))])
     labels.write_header(tmp_path, header)
-    found = Labels(tmp_path).epoch(0).logits()
+    found = LabelStore(tmp_path).epoch(0).logits()
     assert found.dtype == torch.float16
     assert (found[3, 2].item(), found[4, 1].item()) == (65504, -65504)
     logits[3, 2] = logits[4, 1] = found[3, 2] = found[4, 1] = 0
@@ -234,7 +234,7 @@ def test_unfinished_labels_are_refused(tmp_path: Path):
     (tmp_path / HEADER).unlink()
     for folder in (tmp_path, tmp_path / "nowhere"):
         with pytest.raises(AttarError, match=rf"{folder} holds no finished soft labels \(labels\.json\); run"):
-            Labels(folder)
+            LabelStore(folder)
 
 
 @pytest.mark.parametrize("text", ["", '{"format": 1, ', "\xff\xfe", "null", "[1, 2]", "3"])
@@ -242,7 +242,7 @@ def test_a_damaged_header_is_refused_by_name(tmp_path: Path, text: str):
     stored(tmp_path, header_of())
     (tmp_path / HEADER).write_bytes(text.encode("latin-1"))
     with pytest.raises(AttarError, match=rf"{tmp_path / HEADER}"):
-        Labels(tmp_path)
+        LabelStore(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -260,7 +260,7 @@ def test_a_header_of_another_format_is_refused_with_the_key(tmp_path: Path, chan
     values = json.loads((tmp_path / HEADER).read_text()) | change
     (tmp_path / HEADER).write_text(json.dumps(values))
     with pytest.raises(AttarError, match=words) as caught:
-        Labels(tmp_path)
+        LabelStore(tmp_path)
     assert str(tmp_path / HEADER) in str(caught.value)
 
 
@@ -270,21 +270,21 @@ def test_a_header_that_lacks_a_key_is_refused(tmp_path: Path):
     del values["images_sha256"]
     (tmp_path / HEADER).write_text(json.dumps(values))
     with pytest.raises(AttarError, match=r"labels\.json lacks the key 'images_sha256'"):
-        Labels(tmp_path)
+        LabelStore(tmp_path)
 
 
 def test_a_missing_file_is_named(tmp_path: Path):
     stored(tmp_path, header_of())
     (tmp_path / "epochs-00003-00005.safetensors").unlink()
     with pytest.raises(AttarError, match=r"lacks epochs-00003-00005\.safetensors; run"):
-        Labels(tmp_path)
+        LabelStore(tmp_path)
 
 
 @pytest.mark.parametrize("kept", [0.0, 0.01, 0.5, 0.999])
 def test_a_truncated_file_is_named_when_its_epochs_are_read(tmp_path: Path, kept: float):
     file = stored(tmp_path, header_of()) / "epochs-00003-00005.safetensors"
     file.write_bytes(file.read_bytes()[: int(kept * file.stat().st_size)])
-    found = Labels(tmp_path)
+    found = LabelStore(tmp_path)
     assert_same(found.epoch(2), record(header_of(), 2))
     with pytest.raises(AttarError, match=r"epochs-00003-00005\.safetensors is damaged \(.+\); delete it and run"):
         found.epoch(3)
@@ -295,7 +295,7 @@ def test_labels_of_other_images_are_refused(tmp_path: Path):
     stored(tmp_path / "other", header_of(images_sha256="ef" * 32))
     name = "epochs-00003-00005.safetensors"
     (tmp_path / "other" / name).replace(tmp_path / "mine" / name)
-    found = Labels(tmp_path / "mine")
+    found = LabelStore(tmp_path / "mine")
     with pytest.raises(AttarError, match=rf"{name} belongs to other images; delete it and run"):
         found.epoch(4)
 
@@ -313,4 +313,4 @@ def test_a_renamed_file_is_refused(tmp_path: Path):
     first, second = sorted(header.files())[:2]
     (folder / second).write_bytes((folder / first).read_bytes())
     with pytest.raises(AttarError, match=f"holds the epochs of {first}"):
-        Labels(folder).epoch(3)
+        LabelStore(folder).epoch(3)

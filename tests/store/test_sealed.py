@@ -41,7 +41,7 @@ def test_no_flipped_bit_goes_unnoticed(tmp_path: Path):
     assert all(text.startswith(f"{path} is damaged") and text.endswith("; mend.") for text in said)
 
 
-def files(folder: Path) -> dict[str, sealed.Entry]:
+def files(folder: Path) -> dict[str, sealed.SealedFile]:
     (folder / "data").mkdir()
     for name in ("data/a", "data/b", "c"):
         (folder / name).write_bytes(name.encode() * 10)
@@ -52,7 +52,7 @@ def test_files_are_listed_by_their_path_below_the_folder(tmp_path: Path):
     known = files(tmp_path)
     assert list(known) == ["c", "data/a", "data/b"]
     assert sealed.below(known, "data").keys() == {"a", "b"}
-    assert known["c"] == sealed.Entry(bytes=10, sha256=atomic.sha256_of(tmp_path / "c"))
+    assert known["c"] == sealed.SealedFile(bytes=10, sha256=atomic.sha256_of(tmp_path / "c"))
     assert sealed.read_entries({name: entry.plain() for name, entry in known.items()}, tmp_path) == known
     sealed.check_all(tmp_path, known)
 
@@ -91,7 +91,7 @@ def test_nothing_outside_the_folder_is_opened(tmp_path: Path, name: str, monkeyp
     (tmp_path / "outside").write_bytes(b"x")
     monkeypatch.setattr(sealed, "sha256_of", lambda path: pytest.fail(f"{path} was opened"))
     with pytest.raises(AttarError, match="is none of the files that belong there"):
-        sealed.check(tmp_path / "in", name, {name: sealed.Entry(bytes=1, sha256="ab")})
+        sealed.check(tmp_path / "in", name, {name: sealed.SealedFile(bytes=1, sha256="ab")})
 
 
 def test_a_file_is_read_once_until_it_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -15,7 +15,7 @@ from attar.data.source import Split
 IMAGE = ("image", "img")
 LABEL = ("label", "labels", "fine_label", "class_id", "class")
 NO_LABEL = -1
-"""What stands in the rows of a split whose labels are not given out; empty places are read as it."""
+"""The label of rows without one, as in test splits whose labels are not published; empty cells are read as it."""
 
 
 class NoLabels(AttarError):  # noqa: N818
@@ -23,13 +23,13 @@ class NoLabels(AttarError):  # noqa: N818
 
 
 @dataclass(frozen=True)
-class Labels:
+class LabelColumn:
     """A column of labels, as it is in the table."""
 
     values: np.ndarray
     """int64: the numbers in the rows, or the places of their names in ``names``; NO_LABEL where there is none."""
     names: list[str] | None
-    """The names that stand in the rows, sorted; None where rows hold numbers."""
+    """The names in the rows, sorted; None where rows hold numbers."""
 
 
 def find(names: Sequence[str], wanted: Sequence[str], kind: str, where: str) -> str:
@@ -43,7 +43,7 @@ def find(names: Sequence[str], wanted: Sequence[str], kind: str, where: str) -> 
     )
 
 
-def labels(columns: Sequence[pa.ChunkedArray], places: Sequence[str]) -> Labels:
+def labels(columns: Sequence[pa.ChunkedArray], places: Sequence[str]) -> LabelColumn:
     """The labels of tables that belong together: numbers, names, or true and false.
 
     ``places`` are for errors: raises AttarError when rows hold anything else, or some tables numbers and others names.
@@ -51,14 +51,16 @@ def labels(columns: Sequence[pa.ChunkedArray], places: Sequence[str]) -> Labels:
     columns = [_plain(one, place) for one, place in zip(columns, places, strict=True)]
     texts = [pa.types.is_string(one.type) for one in columns]
     if not any(texts):
-        return Labels(np.concatenate([_numbers(one, place) for one, place in zip(columns, places, strict=True)]), None)
+        return LabelColumn(
+            np.concatenate([_numbers(one, place) for one, place in zip(columns, places, strict=True)]), None
+        )
     if not all(texts):
         number, name = places[texts.index(False)], places[texts.index(True)]
         raise AttarError(f"The label column of {number} holds numbers and that of {name} names; write both alike.")
     rows = [name for one in columns for name in one.to_pylist()]
     names = sorted({name for name in rows if name is not None})
     index: dict[str | None, int] = {name: label for label, name in enumerate(names)} | {None: NO_LABEL}
-    return Labels(np.array([index[name] for name in rows], dtype=np.int64), names)
+    return LabelColumn(np.array([index[name] for name in rows], dtype=np.int64), names)
 
 
 def _plain(column: pa.ChunkedArray, where: str) -> pa.ChunkedArray:
@@ -71,7 +73,7 @@ def _plain(column: pa.ChunkedArray, where: str) -> pa.ChunkedArray:
         return column.cast(pa.string())
     if pa.types.is_null(kind):
         return column.cast(pa.int64())
-    if pa.types.is_floating(kind):  # as pandas leaves whole numbers beside empty places
+    if pa.types.is_floating(kind):  # pandas writes whole numbers as floats where a column has empty cells
         try:
             return pc.call_function("if_else", [pc.call_function("is_nan", [column]), None, column]).cast(pa.int64())
         except pa.ArrowInvalid:
@@ -91,7 +93,7 @@ def _numbers(column: pa.ChunkedArray, where: str) -> np.ndarray:
 class Table(Split):
     """A split whose labels are a column, named by the metadata or not at all."""
 
-    column: Labels
+    column: LabelColumn
     """Its labels as they are in the table."""
     class_names: list[str] | None
     """The names that the metadata give to the labels, in their order."""

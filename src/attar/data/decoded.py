@@ -18,7 +18,7 @@ from attar.data.source import Split
 
 CHUNK = 64
 
-Batch = tuple[Float[Tensor, "image 3 height width"], Int[Tensor, "image"]]  # noqa: F821
+RealBatch = tuple[Float[Tensor, "image 3 height width"], Int[Tensor, "image"]]  # noqa: F821
 """Images in [0, 1] and their labels."""
 
 

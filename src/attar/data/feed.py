@@ -10,7 +10,7 @@ from torch import Tensor
 
 from attar.core.log import Log
 from attar.data.choice import DataChoice
-from attar.data.decoded import Batch, Pixels, pixels
+from attar.data.decoded import Pixels, RealBatch, pixels
 from attar.data.source import Split
 from attar.data.streaming import Streaming
 from attar.ops.pixels import Normalisation, from_bytes
@@ -36,7 +36,7 @@ class Feed(Protocol):
 
     def epoch(
         self, batch_size: int, views: ViewChoice, generator: torch.Generator, device: torch.device | str
-    ) -> Iterator[Batch]:
+    ) -> Iterator[RealBatch]:
         """Every image once, shuffled, each in one augmented view, on the device.
 
         Order and views are a function of the generator alone. The last batch may be smaller; it is left out when it
@@ -44,7 +44,7 @@ class Feed(Protocol):
         """
         ...
 
-    def plain(self, batch_size: int, device: torch.device | str) -> Iterator[Batch]:
+    def plain(self, batch_size: int, device: torch.device | str) -> Iterator[RealBatch]:
         """Every image once, in order, whole, on the device."""
         ...
 
@@ -67,7 +67,7 @@ class Resident:
 
     def epoch(
         self, batch_size: int, views: ViewChoice, generator: torch.Generator, device: torch.device | str
-    ) -> Iterator[Batch]:
+    ) -> Iterator[RealBatch]:
         """As in Feed; resized crops are cut from the prepared square image."""
         order = torch.randperm(self.num_images, generator=generator)
         height, width = self._images.shape[-2:]
@@ -79,7 +79,7 @@ class Resident:
             images = apply(from_bytes(self._images[rows]), drawn.take(slice(start, start + batch_size)))
             yield images.to(device), self._labels[rows].to(device)
 
-    def plain(self, batch_size: int, device: torch.device | str) -> Iterator[Batch]:
+    def plain(self, batch_size: int, device: torch.device | str) -> Iterator[RealBatch]:
         for start in range(0, self.num_images, batch_size):
             part = slice(start, start + batch_size)
             yield from_bytes(self._images[part].to(device)), self._labels[part].to(device)

@@ -16,7 +16,7 @@ from attar.core.errors import AttarError
 from attar.core.log import Log
 from attar.core.randomness import generator as stream
 from attar.data.choice import DataChoice
-from attar.data.decoded import Batch, tell_skipped
+from attar.data.decoded import RealBatch, tell_skipped
 from attar.data.picture import Unreadable, prepare
 from attar.data.source import Split
 from attar.ops.pixels import from_bytes, to_bytes
@@ -50,10 +50,10 @@ class Streaming:
 
     def epoch(
         self, batch_size: int, views: ViewChoice, generator: torch.Generator, device: torch.device | str
-    ) -> Iterator[Batch]:
+    ) -> Iterator[RealBatch]:
         """As in Feed; resized crops are cut from the original image. Raises AttarError on an unreadable image.
 
-        Skipped images make their batch smaller, and are told of when the epoch ends.
+        Skipped images make their batch smaller, and are reported when the epoch ends.
         """
         order = torch.randperm(self.num_images, generator=generator)
         seed = int(torch.randint(2**62, (), generator=generator))
@@ -61,12 +61,12 @@ class Streaming:
             if not len(images) == 1 < min(batch_size, self.num_images):
                 yield images, labels
 
-    def plain(self, batch_size: int, device: torch.device | str) -> Iterator[Batch]:
+    def plain(self, batch_size: int, device: torch.device | str) -> Iterator[RealBatch]:
         """As in Feed; skipped images make their batch smaller. Raises AttarError on an unreadable image."""
         return self._batches(torch.arange(self.num_images), batch_size, _Whole(self._split, self._choice), device)
 
     def take(self, indices: Sequence[int]) -> UInt8[Tensor, "image 3 height width"]:
-        """As in Feed; where unreadable images are skipped, the next readable one of the class stands in."""
+        """As in Feed; where unreadable images are skipped, the next readable one of the class replaces each."""
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             return torch.stack(list(pool.map(self._take, indices)))
 
@@ -87,7 +87,7 @@ class Streaming:
 
     def _batches(
         self, order: Tensor, batch_size: int, pictures: "_Whole", device: torch.device | str
-    ) -> Iterator[Batch]:
+    ) -> Iterator[RealBatch]:
         loader = DataLoader(
             pictures,
             batch_size=None,

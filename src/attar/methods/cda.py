@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING
 
 import pydantic
 
-from attar.ops.curriculum import Curriculum
-from attar.ops.method import Inversion, Needs
+from attar.synthesis.curriculum import Curriculum
+from attar.synthesis.method import Inversion, Needs
 
 if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
 
-    from attar.ops.task import Task
+    from attar.synthesis.task import Task
 
 needs = Needs(batchnorm=True)
 
@@ -29,6 +29,6 @@ class Config(Inversion):
 
 def recover(task: Task, config: Config) -> Float[Tensor, "image 3 height width"]:
     """Optimise one unit of images from noise, easy views first; returns pixels in [0, 1]."""
-    from attar.ops.synthesis import noise, optimise, shared_crops
+    from attar.synthesis.optimise import noise, optimise, shared_crops
 
     return optimise(task, config, noise(task), shared_crops(task, config, config.curriculum, config.milestone))

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from attar.ops.method import Coreset, Needs
+from attar.synthesis.method import Coreset, Needs
 
 if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
 
-    from attar.ops.task import Task
+    from attar.synthesis.task import Task
 
 needs = Needs(real_images=True)
 
@@ -27,7 +27,7 @@ def recover(task: Task, config: Config) -> Float[Tensor, "image 3 height width"]
 
     Raises AttarError when a class has fewer images than are asked of it.
     """
-    from attar.ops.coreset import coreset
+    from attar.synthesis.coreset import coreset
 
     return coreset(task, config, herd)
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from attar.ops.method import MethodConfig, Needs
+from attar.synthesis.method import MethodConfig, Needs
 
 if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
 
-    from attar.ops.task import Task
+    from attar.synthesis.task import Task
 
 needs = Needs(real_images=True)
 
@@ -26,7 +26,7 @@ def recover(task: Task, config: Config) -> Float[Tensor, "image 3 height width"]
     """
     import torch
 
-    from attar.ops.coreset import enough, gather
+    from attar.synthesis.coreset import enough, gather
 
     assert task.real is not None  # needs.real_images
     places = []

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from attar.ops.method import Inversion, Needs
+from attar.synthesis.method import Inversion, Needs
 
 if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
 
-    from attar.ops.task import Task
+    from attar.synthesis.task import Task
 
 needs = Needs(batchnorm=True)
 
@@ -21,6 +21,6 @@ class Config(Inversion):
 
 def recover(task: Task, config: Config) -> Float[Tensor, "image 3 height width"]:
     """Optimise one unit of images from noise; returns pixels in [0, 1]."""
-    from attar.ops.synthesis import noise, optimise, shared_crops
+    from attar.synthesis.optimise import noise, optimise, shared_crops
 
     return optimise(task, config, noise(task), shared_crops(task, config))

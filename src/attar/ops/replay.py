@@ -1,4 +1,4 @@
-"""Showing the images of a small set, in one way to the teacher that labels a view and the student that learns it."""
+"""Show images of a small set so that teacher and student see exactly the same view."""
 
 import itertools
 from collections.abc import Iterator
@@ -118,8 +118,8 @@ def show(
     return mixing.apply(own, _looked_at(images, mix.partner, records.partner_look.take(index), device), mix, out=own)
 
 
-class Epoch:
-    """An epoch of a set, of which batches are shown; what is mixed into one image and seen for itself is made once."""
+class ShownEpoch:
+    """Batches of one epoch's views; a view that is both shown and mixed into another image is computed once."""
 
     def __init__(
         self,

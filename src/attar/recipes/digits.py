@@ -4,11 +4,12 @@ from typing import Any
 
 from attar.data.choice import DataChoice
 from attar.methods import cda
-from attar.ops.choices import Optimisation, ViewChoice
+from attar.ops.choices import ViewChoice
 from attar.recipes.recipe import Entry, Recipe, recipe
 from attar.recipes.settings import lasting
 from attar.stages.choices import Evaluate, Relabel, Squeeze
 from attar.stages.protocols import PROTOCOLS
+from attar.training.choices import Optimisation
 
 
 def digits() -> Recipe[Any]:

@@ -14,10 +14,10 @@ from attar.core.errors import AttarError
 from attar.core.execution import Execution
 from attar.core.printable import printable
 from attar.data.choice import DataChoice
-from attar.ops.method import MethodConfig
 from attar.stages.choices import Evaluate, Relabel, Squeeze
 from attar.stages.methods import method_named
 from attar.stages.protocols import protocol_named
+from attar.synthesis.method import MethodConfig
 
 M = TypeVar("M", bound=MethodConfig)
 

@@ -4,11 +4,12 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from attar.data.choice import DataChoice
-from attar.ops.choices import Optimisation, ViewChoice
-from attar.ops.method import MethodConfig
+from attar.ops.choices import ViewChoice
 from attar.recipes.recipe import Entry, Recipe, recipe
 from attar.stages.choices import Evaluate, Relabel, Squeeze
 from attar.stages.protocols import PROTOCOLS
+from attar.synthesis.method import MethodConfig
+from attar.training.choices import Optimisation
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CIFAR_MEAN, CIFAR_STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)

@@ -35,7 +35,7 @@ Accuracies = Mapping[str, float]
 
 
 @dataclass(frozen=True)
-class Score:
+class RankingScore:
     """One of the scores, over seeds."""
 
     mean: float
@@ -53,13 +53,13 @@ class Ranking:
     protocol: str
     weight: float
     """Of the improvement over random in the label-robust score, of augmented training in the other."""
-    hlr: Score | None
+    hlr: RankingScore | None
     """Hard-label recovery: accuracy lost against all real images; smaller is better."""
-    ior: Score | None
+    ior: RankingScore | None
     """Improvement over random real images by the same recipe."""
-    lrs: Score | None
+    lrs: RankingScore | None
     """Label-robust score, in [0, 1]."""
-    ars: Score | None
+    ars: RankingScore | None
     """Augmentation-robust score, in [0, 1]."""
     missing: tuple[str, ...]
     """Rows without which some score could not be made."""
@@ -139,7 +139,7 @@ def _ranking(
 ) -> Ranking:
     seeds = sorted({s["seed"] for s in scores if s["student"] == student and s["row"] in rows["distilled"]})
     top1 = {part: _by_seed(names, student, protocol, scores, seeds) for part, names in rows.items()}
-    found: dict[str, Score | None] = {}
+    found: dict[str, RankingScore | None] = {}
     for kind in _KINDS:
         common = [seed for seed in seeds if all(seed in top1[part] for part in kind.parts)]
         values = [kind.value({part: top1[part][seed] for part in kind.parts}, weight) for seed in common]
@@ -166,10 +166,10 @@ def _by_seed(
     return {}
 
 
-def _score(values: list[float]) -> Score | None:
+def _score(values: list[float]) -> RankingScore | None:
     if not values:
         return None
-    return Score(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None, len(values))
+    return RankingScore(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None, len(values))
 
 
 def hints(table: list[Ranking]) -> list[str]:
@@ -245,11 +245,11 @@ def _cells(table: list[Ranking]) -> tuple[list[str], list[list[str]]]:
     return header, rows
 
 
-def _scores(line: Ranking) -> list[Score | None]:
+def _scores(line: Ranking) -> list[RankingScore | None]:
     return [getattr(line, kind.name) for kind in _KINDS]
 
 
-def _three_digits(score: Score) -> str:
+def _three_digits(score: RankingScore) -> str:
     return f"{score.mean:.3f}" if score.std is None else f"{score.mean:.3f} ± {score.std:.3f}"
 
 

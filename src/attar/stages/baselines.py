@@ -8,7 +8,6 @@ from attar.core.config import Config, digest
 from attar.models.teacher import Teacher
 from attar.ops.mixing import MixChoice
 from attar.ops.replay import LookChoice
-from attar.ops.task import MethodConfig
 from attar.stages import recover, relabel, scores
 from attar.stages.distilled import read_info
 from attar.stages.evaluate import Evaluate, shared_folder
@@ -17,6 +16,7 @@ from attar.stages.label_choice import Relabel
 from attar.stages.protocols import Protocol
 from attar.stages.rows import Row, SmallSet, images_of, labels_of, real_sets
 from attar.stages.workspace import Workspace
+from attar.synthesis.task import MethodConfig
 
 _AS_DISTILLED = {"ipc", "ipc_start", "image_format", "jpeg_quality", "rounding"}
 _UNIT_CLASSES = 10

@@ -6,9 +6,10 @@ import pydantic
 
 from attar.core.config import BY_CONTENT, NO_EFFECT, Config
 from attar.models.choices import Stem
-from attar.ops.choices import Codec, Ensemble, LookChoice, MixChoice, Optimisation, ViewChoice
+from attar.ops.choices import Codec, Ensemble, LookChoice, MixChoice, ViewChoice
 from attar.stages.protocols import PROTOCOLS, Protocol, protocol_named
 from attar.stages.rows import ROWS, Row
+from attar.training.choices import Optimisation
 
 
 class Squeeze(Config):

@@ -22,7 +22,7 @@ from attar.stages import labeller
 from attar.stages.labeller import Labeller, Voices
 from attar.stages.protocols import Protocol
 from attar.store import mapped, sealed
-from attar.store.labels import HEADER, Labels
+from attar.store.labels import HEADER, LabelStore
 
 INFO = "dataset.json"
 
@@ -81,7 +81,7 @@ class DatasetInfo(Config):
     image_bytes: int
     label_bytes: int
     versions: dict[str, str]
-    files: dict[str, sealed.Entry] = pydantic.Field(default_factory=dict)
+    files: dict[str, sealed.SealedFile] = pydantic.Field(default_factory=dict)
     """Size and SHA-256 of every file of images, labels and teachers, by its path; empty in older sets."""
 
 
@@ -123,7 +123,7 @@ class Distilled(torch.utils.data.Dataset[tuple[UInt8[Tensor, "3 height width"], 
         self.classes = self.info.classes
         self.normalisation = Normalisation(self.info.mean, self.info.std)
         self._check_images()
-        self.stored: Labels | None = None
+        self.stored: LabelStore | None = None
         """The labels, where they are stored."""
         self._module, self._factories = teacher, factories
         self._placed: tuple[torch.device, UInt8[Tensor, "image 3 height width"]] | None = None
@@ -141,9 +141,9 @@ class Distilled(torch.utils.data.Dataset[tuple[UInt8[Tensor, "3 height width"], 
             raise AttarError(f"{self.folder / 'data'} has labels of classes that are not in {path}; {sealed.MEND}.")
         sealed.check_all(self.folder / "data", sealed.below(info.files, "data"))
 
-    def _opened_labels(self) -> Labels:
+    def _opened_labels(self) -> LabelStore:
         info, folder = self.info, self.folder / "labels"
-        opened = Labels(folder, sealed.below(info.files, "labels"))
+        opened = LabelStore(folder, sealed.below(info.files, "labels"))
         header = opened.header
         if header.images_sha256 != info.images_sha256:
             raise AttarError(f"The soft labels in {folder} belong to other images; relabel again.")
@@ -192,7 +192,7 @@ class Distilled(torch.utils.data.Dataset[tuple[UInt8[Tensor, "3 height width"], 
         device = torch.empty(0, device=device).device  # 'cuda' is 'cuda:0'
         if self._placed is None or self._placed[0] != device:
             self._placed = device, mapped.placed(self.images, device)
-        shown_of = replay.Epoch(self._placed[1], records, device)
+        shown_of = replay.ShownEpoch(self._placed[1], records, device)
         for index in self._split(order, batch_size):
             shown = shown_of.show(index)
             logits = None

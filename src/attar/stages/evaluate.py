@@ -15,7 +15,6 @@ from attar.models import build, record
 from attar.models import teacher as teachers
 from attar.ops.metrics import measure
 from attar.ops.pixels import Normalisation
-from attar.ops.training import Epoch, all_finite, fit
 from attar.stages import agreement, evaluated, scores, squeeze
 from attar.stages.choices import Evaluate, Squeeze
 from attar.stages.distilled import INFO, Distilled, read_info
@@ -25,6 +24,7 @@ from attar.stages.rows import Row, SmallSet, images_of, labels_of, without_twins
 from attar.stages.scores import Job, Score
 from attar.stages.workspace import Workspace
 from attar.store import mapped
+from attar.training.loop import FinishedEpoch, all_finite, fit
 
 _BATCH = 256
 TEACHER = "the teacher"
@@ -177,7 +177,7 @@ def _train(
         job.student, len(space.real.classes), space.choice.size, stem=config.student_stem, seed=seed
     ).to(device.device)
 
-    def after(epoch: Epoch) -> None:
+    def after(epoch: FinishedEpoch) -> None:
         losses.append(epoch.loss)
         advance(0, note=f"{job.row} {job.student} seed {job.seed}  loss {epoch.loss:.3f}")
         if not all_finite(network):
@@ -240,7 +240,7 @@ def _fit_small(
     opened: Distilled,
     network: nn.Module,
     how: tuple[str, int, bool],
-    after: Callable[[Epoch], None],
+    after: Callable[[FinishedEpoch], None],
     after_batch: Callable[[int], None],
 ) -> None:
     """Train a student, known by its name, its seed and whether its labels are hard."""

@@ -194,7 +194,7 @@ def manifest_of(folder: Path, made_by: str) -> dict[str, Any]:
     return manifest
 
 
-def listed(manifest: dict[str, Any], folder: Path) -> dict[str, sealed.Entry]:
+def listed(manifest: dict[str, Any], folder: Path) -> dict[str, sealed.SealedFile]:
     """The files that a manifest lists, by their path in its folder; none where an older attar wrote it."""
     return sealed.read_entries(manifest.get("files", {}), folder / MANIFEST)
 

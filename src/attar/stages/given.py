@@ -18,12 +18,12 @@ from attar.core.spent import Clock
 from attar.data import hub, layout
 from attar.data.picture import Unreadable
 from attar.data.source import Found, Split
-from attar.ops.task import MethodConfig
 from attar.stages import recover
 from attar.stages.folder import MANIFEST, StageFolder, manifest_of
 from attar.stages.squeeze import own_teacher
 from attar.stages.workspace import Workspace
 from attar.store import images as image_files
+from attar.synthesis.task import MethodConfig
 
 METHOD = "given"
 _NUMBER = re.compile(r"(?:new|class)?0*(\d+)")

@@ -10,7 +10,8 @@ import pydantic
 
 from attar.core import plugin
 from attar.core.config import Config
-from attar.ops.choices import LookChoice, MixChoice, Optimisation
+from attar.ops.choices import LookChoice, MixChoice
+from attar.training.choices import Optimisation
 
 if TYPE_CHECKING:
     from jaxtyping import Float

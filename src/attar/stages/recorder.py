@@ -10,8 +10,8 @@ from torch import Tensor
 from attar.core.log import Advance
 from attar.models.teacher import Teacher
 from attar.ops.pixels import to_bytes
-from attar.ops.task import MethodConfig
 from attar.store.units import Unit, UnitResult
+from attar.synthesis.task import MethodConfig
 
 
 class Recorder:

@@ -20,7 +20,6 @@ from attar.core.spent import Clock
 from attar.models import build
 from attar.models.teacher import Teacher
 from attar.ops.pixels import grid
-from attar.ops.task import MethodConfig, Network, Task
 from attar.stages.brought import named_teacher
 from attar.stages.folder import SOURCE, StageFolder, logged, manifest_of
 from attar.stages.methods import method_named
@@ -30,6 +29,7 @@ from attar.stages.workspace import Workspace
 from attar.store import images as image_files
 from attar.store import units
 from attar.store.units import Unit
+from attar.synthesis.task import MethodConfig, Network, Task
 
 WEAK = 0.05
 """A teacher is near chance when it closes less than this part of the gap between guessing and knowing."""

@@ -19,11 +19,11 @@ from attar.ops.codec import Gathered
 from attar.stages import labeller as labellers
 from attar.stages.brought import named_teacher
 from attar.stages.distilled import INFO, DatasetInfo, LabelInfo, write_info
-from attar.stages.fkd import PublishedLabels
 from attar.stages.folder import MANIFEST, StageFolder, listed, logged, manifest_of
 from attar.stages.label_choice import Relabel, refuse_full_disk
 from attar.stages.labeller import Labeller
 from attar.stages.protocols import Protocol
+from attar.stages.published_labels import PublishedLabels
 from attar.stages.squeeze import own_teacher
 from attar.stages.workspace import Workspace
 from attar.store import atomic, fkd, mapped, sealed, weights
@@ -146,7 +146,7 @@ def label_epoch(
     if labeller.by_batch:  # whoever shares a batch is part of the result, and classes must be mixed in it
         asked = torch.randperm(header.num_images, generator=stream)
         batch_size = max(1, batch_size // labeller.batch) * labeller.batch
-    answers, shown = Gathered(header.num_images, header.codec), replay.Epoch(images.images, records, device)
+    answers, shown = Gathered(header.num_images, header.codec), replay.ShownEpoch(images.images, records, device)
     with torch.inference_mode():
         for index in labellers.batches(asked, batch_size):
             answers.put(index, labeller.logits(shown.show(index)))
@@ -235,7 +235,7 @@ def _is_whole(folder: Path, header: Header, name: str, log: Log) -> bool:
 
 def _expected(config: Relabel, out: Path) -> list[Path]:
     """The files of finished labels."""
-    header = label_files.Labels(out / "labels").header if config.mode == "stored" else None
+    header = label_files.LabelStore(out / "labels").header if config.mode == "stored" else None
     return [*_files(out, header), out / INFO]
 
 

@@ -13,13 +13,13 @@ from attar.models import build, factory
 from attar.models import teacher as teachers
 from attar.models.teacher import Teacher
 from attar.ops.targets import Targets, hard_loss
-from attar.ops.training import Epoch, all_finite, fit
 from attar.stages import brought, examine
 from attar.stages.brought import Brought
 from attar.stages.choices import Squeeze
 from attar.stages.folder import FEED, MANIFEST, SOURCE, StageFolder, manifest_of
 from attar.stages.workspace import Workspace
 from attar.store import atomic, weights
+from attar.training.loop import FinishedEpoch, all_finite, fit
 
 CHECKPOINT = "checkpoint.safetensors"
 
@@ -185,7 +185,7 @@ def _train(space: Workspace, config: Squeeze, out: Path, made_for: str, log: Any
 
     with log.progress("squeeze", epochs, state["fit"]["epoch"] if state else 0, "epochs") as advance:
 
-        def after(epoch: Epoch) -> None:
+        def after(epoch: FinishedEpoch) -> None:
             advance(0, note=f"loss {epoch.loss:.3f}")
             _refuse_diverged(network, epoch)
             log.event("epoch", epoch=epoch.number, loss=epoch.loss, **clock.spent().plain())
@@ -209,7 +209,7 @@ def _train(space: Workspace, config: Squeeze, out: Path, made_for: str, log: Any
     return found, clock.spent()
 
 
-def _refuse_diverged(network: nn.Module, epoch: Epoch) -> None:
+def _refuse_diverged(network: nn.Module, epoch: FinishedEpoch) -> None:
     """End a training that cannot recover, as soon as it is seen."""
     if not all_finite(network):
         raise AttarError(

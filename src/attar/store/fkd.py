@@ -24,11 +24,11 @@ from attar.store import atomic, pickles
 
 Kind = Literal["none", "cutmix", "mixup"]
 _BESIDE = ("sampler_indices_epoch.json",)
-"""What LPLD's writer leaves beside the epochs."""
+"""Other files that LPLD's writer leaves in the folder."""
 
 
 @dataclass(frozen=True)
-class Batch:
+class FkdBatch:
     """What one file holds, for the images of a batch in the sampler's order."""
 
     coords: Float[Tensor, "image 4"]
@@ -85,7 +85,7 @@ def batch_path(folder: Path, epoch: int, batch: int) -> Path:
     return folder / f"epoch_{epoch}" / f"batch_{batch}.tar"
 
 
-def read_batch(path: Path) -> Batch:
+def read_batch(path: Path) -> FkdBatch:
     """Read one file; tensors are mapped into memory and read when they are used.
 
     Raises AttarError when it is missing, damaged, holds anything but tensors and plain numbers, or is no such batch.
@@ -105,16 +105,16 @@ def read_batch(path: Path) -> Batch:
     if partner is None:
         if share is not None or box is not None:
             raise _foreign(path, "a mixing without partners")
-        return Batch(coords, flip, None, None, None, logits)
+        return FkdBatch(coords, flip, None, None, None, logits)
     _check_tensor(path, "partners", partner, (count,), torch.int64)
     if partner.min() < 0 or partner.max() >= count:
         raise _foreign(path, f"partners outside of its {count} images")
     if type(share) not in (int, float) or not 0 <= share <= 1:
         raise _foreign(path, f"{_told(share)} where the share in a mixing is due, 0 to 1")
-    return Batch(coords, flip, partner, float(share), _checked_box(path, box), logits)
+    return FkdBatch(coords, flip, partner, float(share), _checked_box(path, box), logits)
 
 
-def write_batch(path: Path, batch: Batch) -> None:
+def write_batch(path: Path, batch: FkdBatch) -> None:
     """Write one file, whole or not at all; equal batches are equal bytes."""
     box = None if batch.box is None else list(batch.box)
     content = [batch.coords, batch.flip, batch.partner, batch.share, box, batch.logits]
@@ -127,7 +127,7 @@ def write_batch(path: Path, batch: Batch) -> None:
 def scan(folder: Path, advance: Callable[[int], object] = lambda _: None) -> Layout:
     """Look through a folder: every epoch and batch must be there, whole, and fit the others.
 
-    ``advance`` is told after each file. Reads next to no logits. Raises AttarError naming the first file that is wrong.
+    ``advance`` is called after each file. Reads almost no logits. Raises AttarError naming the first faulty file.
     """
     epochs = _numbered(folder, r"epoch_(\d+)", "epoch_{}", _BESIDE)
     batches = _numbered(folder / "epoch_0", r"batch_(\d+)\.tar", "batch_{}.tar")
@@ -160,7 +160,7 @@ def scan(folder: Path, advance: Callable[[int], object] = lambda _: None) -> Lay
 
 
 def listed(folder: Path) -> str:
-    """A SHA-256 of which files there are, of their sizes and of the first one's bytes, found without reading them all.
+    """A SHA-256 of the list of files, their sizes and the bytes of the first one, found without reading them all.
 
     It knows no paths. Raises AttarError where there is no such folder.
     """
@@ -171,7 +171,7 @@ def listed(folder: Path) -> str:
     return hashlib.sha256(repr((files, atomic.sha256_of(first))).encode()).hexdigest()
 
 
-def _add(digest: "hashlib._Hash", batch: Batch) -> None:
+def _add(digest: "hashlib._Hash", batch: FkdBatch) -> None:
     parts = (batch.coords, batch.flip, batch.partner, batch.logits[0])
     digest.update(repr((len(batch), batch.share, batch.box)).encode())
     for part in parts:
@@ -179,7 +179,7 @@ def _add(digest: "hashlib._Hash", batch: Batch) -> None:
             digest.update(part.contiguous().view(torch.uint8).numpy().tobytes())
 
 
-def check(layout: Layout, epoch: int, batch: int, content: Batch) -> None:
+def check(layout: Layout, epoch: int, batch: int, content: FkdBatch) -> None:
     """Refuse a file that does not fit the others of its folder."""
     path, rows = layout.path(epoch, batch), layout.rows(batch)
     due = rows.stop - rows.start
@@ -277,7 +277,7 @@ def _check_tensor(path: Path, what: str, value: object, shape: tuple[int | None,
     if not fits or value.dtype not in kinds:
         raise _foreign(path, f"{what} of {value.dtype} and shape {list(value.shape)}, not {kinds[0]} and {due}")
     if value.numel() * value.element_size() > value.untyped_storage().nbytes():  # few bytes that pass for very many
-        raise _foreign(path, f"{what} of which most are not stored")
+        raise _foreign(path, f"{what} that are mostly not stored")
 
 
 def _checked_box(path: Path, box: object) -> tuple[int, int, int, int] | None:

@@ -144,7 +144,7 @@ def write_header(folder: Path, header: Header) -> None:
 
 
 def num_bytes(folder: Path, header: Header) -> int:
-    """Bytes of all files of a store; what an interrupted writer may have left beside them is none of it."""
+    """Bytes of all files of a store, without what an interrupted writer may have left there."""
     return sum((folder / name).stat().st_size for name in (HEADER, *header.files()))
 
 
@@ -167,7 +167,7 @@ def _parts(epoch: EpochLabels) -> Parts:
     return parts | epoch.answers
 
 
-class Labels:
+class LabelStore:
     """A label store, opened for reading; files are mapped into memory when they are first asked for."""
 
     def __init__(self, folder: Path, files: sealed.Files = MappingProxyType({})) -> None:
@@ -274,12 +274,12 @@ class StoredEpoch:
     """An epoch of a store: what is shown of each image, and the teacher's answers when they are asked for."""
 
     records: Records
-    _labels: Labels
+    _labels: LabelStore
     _stored: Int[Tensor, " image"]
     """Which of the stored epochs each image's record is from."""
 
     @classmethod
-    def of(cls, labels: Labels, stored: Int[Tensor, " image"]) -> Self:
+    def of(cls, labels: LabelStore, stored: Int[Tensor, " image"]) -> Self:
         """The epoch in which every image is shown as in this one of its records."""
         every = torch.arange(labels.header.num_images)
         partner, mix = labels.gather("partner", stored, every), None
@@ -302,7 +302,7 @@ class StoredEpoch:
         )
 
 
-def _look(labels: Labels, stored: Int[Tensor, " image"], image: Int[Tensor, " image"]) -> Look:
+def _look(labels: LabelStore, stored: Int[Tensor, " image"], image: Int[Tensor, " image"]) -> Look:
     box, flip = labels.gather("box", stored, image), labels.gather("flip", stored, image)
     if box is None or flip is None:
         raise AttarError(f"{labels.folder} lacks the crops of its records; {sealed.MEND}.")

@@ -26,14 +26,14 @@ MEND = f"delete it and {AGAIN}"
 """The mend of a damaged file."""
 
 
-class Entry(Config):
+class SealedFile(Config):
     """What is known of a file."""
 
     bytes: int = pydantic.Field(ge=0)
     sha256: str
 
 
-Files = Mapping[str, Entry]
+Files = Mapping[str, SealedFile]
 """Files by their path below a folder, with slashes."""
 
 
@@ -71,20 +71,20 @@ def state_of(path: Path) -> tuple[int, ...]:
     return state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns, state.st_ctime_ns
 
 
-def entries(folder: Path, paths: Iterable[Path]) -> dict[str, Entry]:
+def entries(folder: Path, paths: Iterable[Path]) -> dict[str, SealedFile]:
     """What is to be known of these files of a folder."""
     found = {path.relative_to(folder).as_posix(): path for path in sorted(paths)}
-    return {name: Entry(bytes=path.stat().st_size, sha256=sha256_of(path)) for name, path in found.items()}
+    return {name: SealedFile(bytes=path.stat().st_size, sha256=sha256_of(path)) for name, path in found.items()}
 
 
-def read_entries(values: Any, where: Path) -> dict[str, Entry]:
+def read_entries(values: Any, where: Path) -> dict[str, SealedFile]:
     """The files that a manifest lists, by name; none where an older one lists none."""
     if not isinstance(values, dict):
         raise AttarError(f"{where} is damaged (it lists no files by name); {MEND}.")
-    return {name: Entry.of(entry, str(where)) for name, entry in values.items()}
+    return {name: SealedFile.of(entry, str(where)) for name, entry in values.items()}
 
 
-def below(files: Files, folder: str) -> dict[str, Entry]:
+def below(files: Files, folder: str) -> dict[str, SealedFile]:
     """The files in a folder inside, by their path below that."""
     return {name.removeprefix(f"{folder}/"): entry for name, entry in files.items() if name.startswith(f"{folder}/")}
 

@@ -1,0 +1,338 @@
+"""Calibrate: a few steps of every stage on this device, from which follows what a whole run takes.
+
+Nothing is read of the real data and nothing is written: images and labels are random, and so are all weights.
+"""
+
+import contextlib
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import UInt8
+from torch import Tensor
+
+from attar.core import memory
+from attar.core.compiling import Compiler, out_of_memory
+from attar.core.device import Device, Execution, resolve
+from attar.core.errors import AttarError
+from attar.core.randomness import generator
+from attar.core.stopwatch import NUM_STEADY, NUM_WARM, Pace, Peak
+from attar.models import build, record
+from attar.models import teacher as teachers
+from attar.models.teacher import Teacher
+from attar.ops import replay
+from attar.ops.mixing import MixChoice
+from attar.ops.pixels import Normalisation
+from attar.ops.replay import LookChoice
+from attar.ops.targets import Targets, hard_loss
+from attar.stages.evaluate import Evaluate
+from attar.stages.label_choice import Relabel
+from attar.stages.labeller import Labeller
+from attar.stages.recover import check_network, method_named, planned
+from attar.stages.relabel import label_epoch
+from attar.stages.squeeze import Squeeze
+from attar.store.images import ImageSet
+from attar.store.labels import Header
+from attar.store.units import Unit
+from attar.synthesis.task import MethodConfig, Network, Task
+from attar.training.choices import Optimisation
+from attar.training.loop import Loss, TrainingBatch, fit
+
+RECOVER_SECONDS, OTHER_SECONDS = 2.0, 0.5
+"""Steady steps are measured for about so long."""
+PROBE_IMAGES, SLOW_SECONDS = 8, 1.0
+"""A batch that would take longer, going by one of a few images, is measured on fewer images than it has."""
+NORMALISATION = Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # which one takes no time
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a recipe asks of this device."""
+
+    execution: Execution
+    counts: Sequence[int]
+    """Real training images of each class."""
+    size: int
+    """Side of the images in pixels."""
+    squeeze: Squeeze
+    method: str
+    recover: MethodConfig
+    relabel: Relabel
+    evaluate: Evaluate
+    clock: Callable[[], float] = field(default=time.perf_counter, repr=False)
+    known: dict[Hashable, float] = field(default_factory=dict, repr=False)
+
+    @cached_property
+    def device(self) -> Device:
+        """The resolved device."""
+        return resolve(self.execution)
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.counts)
+
+    @cached_property
+    def groups(self) -> list[tuple[Unit, ...]]:
+        """The units of recover, in groups that are made side by side."""
+        return planned(self.num_classes, self.recover)
+
+    @property
+    def num_images(self) -> int:
+        """Distilled images."""
+        return sum(map(sum, map(shape_of, self.groups)))
+
+    def pace(self, seconds: float, num_steps: int = sys.maxsize) -> Pace:
+        """A stopwatch for steps on the device, started."""
+        return Pace(self.device.device, seconds, num_steps, self.clock)
+
+
+@dataclass(frozen=True)
+class Recovering:
+    """What was measured of recover."""
+
+    step_seconds: float
+    """Of an iteration of one group of units, without the first; the mean over those that differ in what they show."""
+    preparation_seconds: float
+    """What first iterations take longer: compilation, mostly."""
+    num_images: int
+    """Images of the group."""
+    compilation: str
+    """Whether it is compiled, and why."""
+    memory_bytes: int | None = None
+
+    @property
+    def compiled(self) -> bool:
+        return self.compilation.startswith("compiled") or "; compiled" in self.compilation
+
+    def seconds(self, groups: Sequence[tuple[Unit, ...]], iterations: int) -> float:
+        """Of all groups, in one process: a smaller one takes less in proportion, each shape is compiled once."""
+        shapes = list(map(shape_of, groups))
+        preparations = len(set(shapes)) if self.compiled else 1
+        steps = iterations * sum(map(sum, shapes)) / self.num_images
+        return steps * self.step_seconds + preparations * self.preparation_seconds
+
+
+def shape_of(group: tuple[Unit, ...]) -> tuple[int, ...]:
+    """The number of images of each unit."""
+    return tuple(len(unit.labels) for unit in group)
+
+
+def recovering(work: Work) -> Recovering:
+    """Run the method for some iterations on the first units of the recipe, as many side by side as there will be.
+
+    Raises AttarError when the teacher cannot be built, does not suit the method, or memory does not suffice.
+    """
+    device, said, reasons = work.device, [""], []
+    compiler = Compiler(device.compile, device.device.type, said.append)
+    seconds, preparation, num_iterations = 0.0, 0.0, 0
+    try:
+        with Peak(device.device) as peak, memory.kept():
+            teacher = untrained_teacher(work)
+            check_network(teacher.module, teacher.architecture, work.method)
+            network = Network(teacher.module, teacher.normalisation, device.precision, compiler)
+            for config in blocks(work.recover):
+                pace = _iterate(work, config, network)
+                num_iterations += config.iterations
+                seconds += config.iterations * pace.step_seconds
+                preparation += pace.preparation_seconds
+                reasons.append(compiler.reason(0) if compiler.failed else said[-1])
+    except (RuntimeError, MemoryError) as error:
+        if not out_of_memory(error):
+            raise
+        few = f"for {len(work.groups[0])} units side by side; lower --recover.parallel-units or --recover.unit-classes"
+        raise AttarError(f"there is not memory enough {few}") from None
+    return Recovering(
+        step_seconds=seconds / num_iterations,
+        preparation_seconds=preparation,
+        num_images=sum(shape_of(work.groups[0])),
+        compilation="; ".join(filter(None, dict.fromkeys(reasons))),
+        memory_bytes=peak.num_bytes,
+    )
+
+
+def blocks(config: Any) -> list[Any]:
+    """The method's choices, once for each size of views that it shows, with the iterations at that size."""
+    sizes = getattr(config, "view_sizes", (1.0,))
+    if len(set(sizes)) < 2:
+        return [config]
+    shown = Counter(sizes[iteration * len(sizes) // config.iterations] for iteration in range(config.iterations))
+    return [config.changed(view_sizes=(size,), iterations=count) for size, count in shown.items()]
+
+
+def full_epoch_seconds(work: Work, architecture: str, stem: build.Stem) -> float:
+    """One epoch of training on all real images as squeeze does, reading and decoding them not counted."""
+    config, num_images = work.squeeze, sum(work.counts)
+
+    def loss(logits: Tensor, targets: Targets) -> Tensor:
+        return hard_loss(logits, targets, config.label_smoothing)
+
+    network = (architecture, stem, config.training, LookChoice(**config.views.model_dump()), MixChoice())
+    if network[:2] not in work.known:
+        work.known[network[:2]] = _training_seconds(work, *network, loss, num_images)
+    return work.known[network[:2]]
+
+
+def distilled_epoch_seconds(work: Work, student: str) -> float:
+    """One epoch of training a student on the distilled images and labels that are there already."""
+    judging, labels = work.evaluate, work.relabel
+    how = (
+        judging.student_stem,
+        judging.protocol.training_of(student),
+        labels.views,
+        labels.mix,
+        judging.protocol.value,
+    )
+    return _training_seconds(work, student, *how, work.num_images)
+
+
+def labels_epoch_seconds(work: Work) -> float:
+    """One epoch of labelling the distilled images."""
+    config, size, stream = work.relabel, work.size, generator(0, "labels")
+    alike = (untrained_teacher(work),) * (1 + len(config.teachers))  # further ones are taken to be as fast
+    labeller = Labeller(config.voices.changed(ensemble="mean", teacher_weights=()), alike, work.device.device)
+
+    def label(count: int, pace: Pace) -> None:
+        images = ImageSet(_noise(count, size).to(work.device.device), torch.zeros(count), torch.zeros(count))
+        counts = {"num_images": count, "num_classes": work.num_classes, "num_epochs": 1, "epochs_per_file": 1}
+        shown = {"height": size, "width": size, "views": config.views, "mix": config.mix}
+        header = Header(images_sha256="", teacher="", **counts, **shown)
+        enough = False
+        while not enough:
+            label_epoch(images, labeller, header, stream, count)
+            enough = pace.tick()
+
+    return seconds_per_image(work, min(config.batch_size, work.num_images), label) * work.num_images
+
+
+def seconds_per_image(work: Work, batch_size: int, run: Callable[[int, Pace], None]) -> float:
+    """Of steps over so many images, or over fewer where one would take long.
+
+    ``run`` takes steps over as many images as it is told, until the pace has enough.
+    """
+    count, pace = min(PROBE_IMAGES, batch_size), work.pace(0, NUM_WARM + NUM_STEADY)
+    run(count, pace)
+    bearable = int(count * SLOW_SECONDS / max(pace.step_seconds, 1e-6))
+    if count < batch_size and 2 * count < bearable:
+        count, pace = min(bearable, batch_size), work.pace(OTHER_SECONDS)
+        run(count, pace)
+    return pace.step_seconds / count
+
+
+def untrained_teacher(work: Work) -> Teacher:
+    """The recipe's teacher with random weights, on the device; raises AttarError when it cannot be built."""
+    name, stem, size = work.squeeze.architecture, work.squeeze.stem, work.size
+    brought = Path(work.squeeze.weights).expanduser()
+    if (path := brought / teachers.RECORD).is_file():
+        found = record.parse(path.read_bytes(), path)
+        teachers.refuse_untyped(found.architecture, path, (name,))
+        name, stem = found.architecture, found.stem
+    elif work.squeeze.weights and stem == "auto" and not brought.is_file():
+        stem = "standard"  # which published weights have
+    network = build.build(name, work.num_classes, size, stem=stem, seed=0)
+    build.check_forward(network, size, work.num_classes, name=name)
+    classes = tuple(map(str, range(work.num_classes)))
+    stem = build.resolve_stem(name, size, stem)
+    return Teacher(network.to(work.device.device), name, stem, classes, NORMALISATION, size)
+
+
+class _Enough(Exception):  # noqa: N818
+    """Ends an optimisation of which enough was seen."""
+
+
+@dataclass(frozen=True)
+class _Watch:
+    pace: Pace
+
+    def step(self, iteration: int, images: Callable[[], Tensor], **metrics: Tensor) -> None:
+        if self.pace.tick():
+            raise _Enough
+
+
+@dataclass(frozen=True)
+class _RandomBytes:
+    """Stands for the real images."""
+
+    work: Work
+
+    @property
+    def num_classes(self) -> int:
+        return self.work.num_classes
+
+    def count(self, label: int) -> int:
+        return self.work.counts[label]
+
+    def take(self, label: int, indices: Sequence[int]) -> UInt8[Tensor, "image 3 height width"]:
+        return _noise(len(indices), self.work.size)
+
+    def class_name(self, label: int) -> str:
+        return str(label)
+
+
+def _iterate(work: Work, config: Any, network: Network) -> Pace:
+    """Begin the very task of the stage, so that everything is decided as it will be; the watch ends it."""
+    device, module, group = work.device.device, method_named(work.method), work.groups[0]
+    pace = work.pace(RECOVER_SECONDS, config.iterations)
+    task = Task(
+        labels=torch.tensor([label for unit in group for label in unit.labels], device=device),
+        slots=torch.tensor([slot for unit in group for slot in unit.slots]),
+        size=(work.size, work.size),
+        teachers=(network,),
+        device=device,
+        streams=lambda *names: tuple(generator(0, unit.name, *names) for unit in group),
+        shared_stream=lambda *names: generator(0, *names),
+        watch=_Watch(pace),
+        unit_sizes=shape_of(group),
+        num_alike=list(map(shape_of, work.groups)).count(shape_of(group)),
+        real=_RandomBytes(work) if module.needs.real_images else None,
+    )
+    with contextlib.suppress(_Enough):
+        module.recover(task, config)
+    if not pace.times:
+        raise AttarError(f"the method '{work.method}' does not tell of its iterations")
+    return pace
+
+
+def _training_seconds(
+    work: Work,
+    name: str,
+    stem: build.Stem,
+    training: Optimisation,
+    views: LookChoice,
+    mix: MixChoice,
+    loss: Loss,
+    num_images: int,
+) -> float:
+    """An epoch of training a fresh network on views of so many images."""
+    device, stream, size = work.device.device, generator(0, "training"), (work.size, work.size)
+    module = build.build(name, work.num_classes, work.size, stem=stem, seed=0).to(device)
+    build.check_forward(module, work.size, work.num_classes, name=name)
+
+    def train(count: int, pace: Pace) -> None:
+        images, labels = _noise(count, work.size).to(device), torch.arange(count, device=device) % work.num_classes
+        logits = torch.zeros(count, work.num_classes, device=device)
+
+        def batches(_: int) -> Iterator[TrainingBatch]:
+            enough = False
+            while not enough:
+                records = replay.draw(count, size, views, mix, stream)
+                mixed = records.mix
+                weight = None if mixed is None else mixed.weight.to(device)
+                partners = None if mixed is None else labels[mixed.partner.to(device)]
+                shown = replay.show(images, torch.arange(count), records)
+                yield shown, Targets(labels, partners, weight, logits)
+                enough = pace.tick()
+
+        once = training.changed(epochs=1)
+        fit(module, NORMALISATION, batches, loss, once, count, work.device.autocast, lambda _: None)
+
+    return seconds_per_image(work, min(training.batch_size, num_images), train) * num_images
+
+
+def _noise(count: int, size: int) -> UInt8[Tensor, "image 3 height width"]:
+    return torch.randint(0, 256, (count, 3, size, size), dtype=torch.uint8, generator=generator(0, "noise"))

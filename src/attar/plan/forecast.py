@@ -1,0 +1,202 @@
+"""What a run will take on this device, in words, before it is started."""
+
+from collections.abc import Callable
+
+import torch
+
+from attar.core.compiling import out_of_memory
+from attar.core.errors import AttarError
+from attar.core.log import readable_bytes
+from attar.plan import calibrate
+from attar.plan.calibrate import Recovering, Work
+from attar.stages import given, label_choice
+from attar.stages.rows import REAL_SETS, images_of, labels_of, real_sets
+
+_UNITS = ((120, 1, "s"), (120 * 60, 60, "min"), (48 * 3600, 3600, "h"), (float("inf"), 86400, "days"))
+Estimate = tuple[float | None, str]
+"""Seconds in one process, None where they are not known; and the words that follow the stage's name."""
+
+
+def lines(work: Work) -> list[str]:
+    """A line or two on each of the four stages, and their sum; measures steps for some seconds, longer if it compiles.
+
+    A stage that cannot be measured, as when its network cannot be built, says why.
+    """
+    stages = {"Squeeze": _squeeze, "Recover": _recover, "Relabel": _relabel, "Evaluate": _evaluate}
+    order = ("Recover", "Squeeze", "Relabel", "Evaluate")  # so that recover's memory is not what another has left
+    found = {stage: _attempt(stages[stage], work) for stage in order}
+    known = [seconds for seconds, _ in found.values() if seconds is not None]
+    least = "" if len(known) == len(found) else "more than "
+    total = f"Altogether: {least}about {readable_seconds(sum(known))}, in one process"
+    return [*(f"{stage}: {found[stage][1]}" for stage in stages), total]
+
+
+def made(work: Work) -> list[str]:
+    """What will be made, a line each: units and their files, images, labels."""
+    raw = readable_bytes(work.num_images * 3 * work.size**2)
+    images = f"Images: {work.num_images}, {work.size} pixels square, {raw} as raw bytes"
+    if work.method == given.METHOD:
+        return [f"{images}, made elsewhere", _labels(work)]
+    todo = [unit for group in work.groups for unit in group]
+    largest, steps = max(len(unit.labels) for unit in todo), getattr(work.recover, "iterations", 0)
+    unit_files = readable_bytes(unit_file_bytes(work))
+    return [
+        f"Units: {len(todo)} of up to {largest} images, {steps} iterations each",
+        images,
+        f"Unit files: {unit_files} on disk, with {num_snapshots(work)} snapshots of every image",
+        _labels(work),
+    ]
+
+
+def _labels(work: Work) -> str:
+    config = work.relabel
+    if config.mode == "online":
+        return "Soft labels: online, by the teacher, which is kept with the images"
+    needed = readable_bytes(label_choice.planned_bytes(work.num_images, len(work.counts), config))
+    num_sets = len(baselines(work))
+    again = f", as much again for each of {num_sets} baselines" if num_sets else ""
+    return f"Soft labels: stored, {label_choice.described(config)}, {needed} on disk{again}"
+
+
+def unit_file_bytes(work: Work) -> int:
+    """Bytes of recover's unit files, without their headers: images, snapshots, and the curves of four metrics."""
+    iterations, num_units = getattr(work.recover, "iterations", 0), sum(map(len, work.groups))
+    image_bytes, label_bytes, metric_bytes = 3 * work.size**2, 8, 4 * 4
+    kept = 1 + num_snapshots(work) + (1 if iterations else 0)  # the finished image is a snapshot, too
+    return work.num_images * (kept * image_bytes + label_bytes) + num_units * iterations * metric_bytes
+
+
+def num_snapshots(work: Work) -> int:
+    """How often the images of a unit are kept before they are finished."""
+    iterations = getattr(work.recover, "iterations", 0)
+    return len({done for done in work.recover.snapshots if 0 < done < iterations})
+
+
+def baselines(work: Work) -> list[str]:
+    """Sets of real images that are made and labelled beside the method's, to be compared with."""
+    if min(work.counts) < work.recover.ipc:
+        return []
+    return [name for name in real_sets(work.evaluate.rows) if name != work.method]
+
+
+def readable_seconds(seconds: float) -> str:
+    """A duration in two or three digits, in a unit that suits it."""
+    value, name = next((seconds / unit, name) for most, unit, name in _UNITS if seconds < most)
+    return f"{value:.2g} {name}" if value < 10 else f"{value:,.0f} {name}"
+
+
+def _attempt(estimate: Callable[[Work], Estimate], work: Work) -> Estimate:
+    try:
+        with torch.random.fork_rng(devices=[]):  # networks with dropout draw from the global stream
+            return estimate(work)
+    except AttarError as error:
+        return None, f"not known ({str(error).rstrip('.')})"
+    except (RuntimeError, MemoryError) as error:
+        if not out_of_memory(error):
+            raise
+        return None, "not known (there is not memory enough)"
+
+
+def _about(seconds: float, of: str) -> Estimate:
+    return seconds, f"about {readable_seconds(seconds)} ({of})"
+
+
+def _squeeze(work: Work) -> Estimate:
+    config, num_images = work.squeeze, sum(work.counts)
+    if config.weights:
+        return 0.0, f"no training, for weights are brought along ({config.weights})"
+    seconds = config.training.epochs * calibrate.full_epoch_seconds(work, config.architecture, config.stem)
+    return _about(seconds, f"{config.training.epochs} epochs of {num_images:,} images, reading them not counted")
+
+
+def _recover(work: Work) -> Estimate:
+    iterations = getattr(work.recover, "iterations", None)
+    if work.method == given.METHOD:
+        return 0.0, "nothing, for the images are made elsewhere"
+    if iterations is None and work.method == "random":
+        return 0.0, "negligible, for real images are taken as they are"
+    if iterations is None and work.method in REAL_SETS:
+        return _about(_looking_seconds(work), f"the teacher looks at {sum(work.counts):,} images")
+    if iterations is None:
+        return None, f"not known (the method '{work.method}' has no setting 'iterations')"
+    found = calibrate.recovering(work)
+    each = 1000 * found.step_seconds / found.num_images
+    of = f"{each:.3g} ms per image and iteration, {found.num_images} images side by side"
+    seconds, words = _about(found.seconds(work.groups, iterations), of)
+    room = "memory not known" if found.memory_bytes is None else f"{readable_bytes(found.memory_bytes)} of memory"
+    return seconds, f"{words}, {room}, on {work.device.describe()}\nArithmetic: {_arithmetic(work, found)}"
+
+
+def _arithmetic(work: Work, found: Recovering) -> str:
+    compilation = found.compilation or "nothing is compiled"
+    if found.compiled:
+        num_shapes = len(set(map(calibrate.shape_of, work.groups)))
+        compilation += f", which takes {readable_seconds(found.preparation_seconds)}"
+        compilation += f" for each of {num_shapes} sizes of groups" if num_shapes > 1 else ""
+    return f"{work.device.precision}, {work.device.why}; {compilation}"
+
+
+def _relabel(work: Work) -> Estimate:
+    config, each = work.relabel, None
+    sets, plain = 1 + len(baselines(work)), len(_unaugmented(work))
+    of = []
+    seconds = 0.0
+    if config.mode == "stored":
+        each = calibrate.labels_epoch_seconds(work)
+        seconds += sets * config.stored_epochs * each
+        of.append(f"{config.stored_epochs} epochs of {work.num_images:,} images")
+        if sets > 1:
+            of.append(f"and of {sets - 1} baseline{'s' if sets > 2 else ''}")
+    if plain:
+        seconds += plain * (each or calibrate.labels_epoch_seconds(work))
+        of.append(f"{'and ' if of else ''}1 epoch without augmentation of {plain} set{'s' if plain > 1 else ''}")
+    if not of:
+        return 0.0, "nothing, for the teacher is asked while students train"
+    return _about(seconds, ", ".join(of))
+
+
+def _evaluate(work: Work) -> Estimate:
+    config = work.evaluate
+    trainings = _trainings(work)
+    full = "full" in config.rows and config.full_data == "train"
+    epochs, full_epochs = config.protocol.training.epochs, work.squeeze.training.epochs
+    taught = [labels for _, labels in trainings if labels == "soft"] if work.relabel.mode == "online" else []
+    seconds, seen = 0.0, [name for name in baselines(work) if name != "random"]
+    if taught:
+        seconds += len(config.students) * len(taught) * epochs * calibrate.labels_epoch_seconds(work)
+    for student in config.students:
+        if trainings:
+            seconds += len(trainings) * epochs * calibrate.distilled_epoch_seconds(work, student)
+        if full:
+            seconds += full_epochs * calibrate.full_epoch_seconds(work, student, config.student_stem)
+    parts = [f"{len(trainings)} x {epochs} epochs of {work.num_images:,} images"] if trainings else []
+    parts += [f"{full_epochs} epochs of {sum(work.counts):,} images"] if full else []
+    if not parts:
+        return 0.0, "nothing to train"
+    looking = len(seen) * _looking_seconds(work) if seen else 0.0
+    who = f"{', '.join(config.students)}, {config.num_seeds} seed{'s' if config.num_seeds > 1 else ''}"
+    of = f"{who}: {' and '.join(parts)}"
+    of += f"; the teacher looks at {sum(work.counts):,} images for {' and for '.join(seen)}" if seen else ""
+    return _about(config.num_seeds * seconds + looking, of)
+
+
+def _trainings(work: Work) -> set[tuple[str, str]]:
+    """Images and labels of the small sets that students train on, each once, however many rows show it."""
+    found = set()
+    for row in work.evaluate.rows:
+        name, labels = images_of(row), labels_of(row)
+        if name == work.method:
+            name = "distilled"
+        if name == "distilled" or name in baselines(work):
+            # A protocol of hard labels gives the row of soft ones the same students.
+            found.add((name, "hard" if labels == "soft" and work.evaluate.protocol.loss == "hard" else labels))
+    return found
+
+
+def _unaugmented(work: Work) -> set[str]:
+    return {name for name, labels in _trainings(work) if labels == "noaug"}
+
+
+def _looking_seconds(work: Work) -> float:
+    """Of the teacher looking at every real image once, reading them not counted."""
+    return calibrate.labels_epoch_seconds(work) / work.num_images * sum(work.counts)

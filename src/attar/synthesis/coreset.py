@@ -1,0 +1,114 @@
+"""Coresets: real images chosen out of each class, by what a teacher sees in them or without looking."""
+
+import warnings
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from attar.core.errors import AttarError
+from attar.ops.features import Extractor
+from attar.ops.pixels import from_bytes
+from attar.synthesis.method import Coreset
+from attar.synthesis.task import RealImages, Task
+
+_BATCH_PIXELS, _LARGEST_BATCH = 2**24, 1024
+_CLASSES_TOGETHER = 10
+"""At most so many small classes share a batch: as many as a unit of a baseline has, which one process makes."""
+Choose = Callable[[Float[Tensor, "image feature"], int], list[int]]
+"""Picks so many images by their features; the first of more are those of fewer."""
+
+
+def coreset(task: Task, config: Coreset, choose: Choose) -> Float[Tensor, "image 3 height width"]:
+    """The task's slots of what ``choose`` picks from each class, in [0, 1].
+
+    Features are the penultimate ones of the first teacher, of whole images, in float32 whatever the network's precision
+    is, for a choice cannot be rounded. A class is looked at once, whoever asks for its slots and in which order.
+    Raises AttarError when a class has fewer images than are asked of it.
+    """
+    network, labels = task.teachers[0], task.labels.tolist()
+    chosen = network.kept((choose, config.ipc, config.normalise_features), dict[int, list[int]])
+    for label in dict.fromkeys(labels):
+        enough(_real(task), label, config.ipc)
+    for label in dict.fromkeys(labels):
+        if label not in chosen:
+            for each, features in class_features(task, label).items():
+                compared = F.normalize(features, dim=1) if config.normalise_features else features
+                chosen[each] = choose(compared, config.ipc) if config.ipc <= len(features) else []
+    return gather(task, [chosen[label][slot] for label, slot in zip(labels, task.slots.tolist(), strict=True)])
+
+
+def class_features(task: Task, label: int) -> dict[int, Float[Tensor, "image feature"]]:
+    """Penultimate features of all images of a class, in their order, float64 on the device.
+
+    Small classes are looked at together with others, which are returned with them: which ones, and so the batches that
+    go through the teacher, follows from the numbers of images alone and not from what the task asks for. Only one batch
+    of images is held at a time; its size follows from theirs.
+    """
+    real, network, (height, width) = _real(task), task.teachers[0], task.size
+    batch = min(_LARGEST_BATCH, max(1, _BATCH_PIXELS // (height * width)))
+    together = _beside(real, label, batch)
+    wanted = [(each, index) for each in together for index in range(real.count(each))]
+    extract = network.kept(Extractor, lambda: Extractor(network.module))
+    parts = []
+    for start in range(0, len(wanted), batch):
+        images = _images(real, wanted[start : start + batch]).to(task.device)
+        found = extract(network.normalisation.apply(from_bytes(images)))
+        if found.fallback:
+            warnings.warn(f"images are compared by the teacher's logits, for {found.fallback}", stacklevel=2)
+        parts.append(found.values.double())
+    features = torch.cat(parts).split([real.count(each) for each in together])
+    return dict(zip(together, features, strict=True))
+
+
+def _beside(real: RealImages, label: int, batch: int) -> list[int]:
+    """The classes that are looked at with this one: neighbours of its block of ten that fit into one batch."""
+    start = label - label % _CLASSES_TOGETHER
+    together, total = [], 0
+    for each in range(start, min(start + _CLASSES_TOGETHER, real.num_classes)):
+        if total + real.count(each) > batch and together:
+            if label in together:
+                break
+            together, total = [], 0
+        together.append(each)
+        total += real.count(each)
+    return together
+
+
+def _images(real: RealImages, wanted: Sequence[tuple[int, int]]) -> UInt8[Tensor, "image 3 height width"]:
+    """Images by class and place in it, where those of a class lie together."""
+    by_class: dict[int, list[int]] = {}
+    for label, index in wanted:
+        by_class.setdefault(label, []).append(index)
+    return torch.cat([real.take(label, indices) for label, indices in by_class.items()])
+
+
+def gather(task: Task, places: Sequence[int]) -> Float[Tensor, "image 3 height width"]:
+    """Real images in [0, 1], on the device: of each of ``task.labels`` the one at this place of its class."""
+    labels, by_class, images = task.labels.tolist(), {}, {}
+    for position, label in enumerate(labels):
+        by_class.setdefault(label, []).append(position)
+    for label, positions in by_class.items():
+        taken = _real(task).take(label, [places[position] for position in positions])
+        images |= dict(zip(positions, taken, strict=True))
+    return from_bytes(torch.stack([images[position] for position in range(len(labels))]).to(task.device))
+
+
+def enough(real: RealImages, label: int, ipc: int) -> None:
+    """Raise AttarError unless the class has so many images."""
+    refuse_fewer(real.class_name(label), real.count(label), ipc)
+
+
+def refuse_fewer(name: str, count: int, ipc: int) -> None:
+    """Raise AttarError when a class of this name has fewer than ``ipc`` images."""
+    if ipc > count:
+        raise AttarError(
+            f"Class '{name}' has {count} training images but {ipc} are asked for; use --recover.ipc {count} or less."
+        )
+
+
+def _real(task: Task) -> RealImages:
+    assert task.real is not None  # needs.real_images
+    return task.real

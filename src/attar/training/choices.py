@@ -1,0 +1,41 @@
+"""How a network is trained, as a recipe names it, without PyTorch."""
+
+from typing import Literal
+
+import pydantic
+
+from attar.core.config import Config
+from attar.ops.schedule import Schedule
+
+
+class Optimisation(Config):
+    """How a network is trained: optimiser, learning rate over time, batches."""
+
+    epochs: int = pydantic.Field(default=100, ge=1)
+    """Passes over the images."""
+    batch_size: int = pydantic.Field(default=128, ge=2)
+    """Images in one optimiser step, over all accumulation steps."""
+    accumulation_steps: int = pydantic.Field(default=1, ge=1)
+    """Parts into which a batch is cut to save memory; BatchNorm sees one part at a time."""
+    optimizer: Literal["sgd", "adamw", "muon"] = "sgd"
+    """'sgd' with momentum, 'adamw', or 'muon' for matrices and convolutions with Adam for the rest."""
+    learning_rate: float = pydantic.Field(default=0.1, gt=0)
+    """Peak learning rate; Muon's steps are scaled to AdamW's, so what suits one is a start for the other."""
+    schedule: Schedule = "cosine"
+    """'cosine'; 'cosine-linear': from 5/6 of training on a line to 0 (EDC's 'cos2'); or 'constant'."""
+    cosine_stretch: float = pydantic.Field(default=1.0, ge=1)
+    """Half a cosine lasts so many times as long as training: 1 ends at 0, 2 at half the peak (papers' zeta or eta)."""
+    rate_moves: Literal["step", "epoch"] = "step"
+    """The learning rate moves with every optimiser step, or once an epoch as in most published scripts."""
+    warmup_epochs: float = pydantic.Field(default=0.0, ge=0)
+    """Linear rise to the peak at the start."""
+    momentum: float = pydantic.Field(default=0.9, ge=0, lt=1)
+    """Momentum of SGD and Muon."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    """The two decay rates of AdamW, and of Adam beside Muon."""
+    weight_decay: float = pydantic.Field(default=1e-4, ge=0)
+    """Weight decay."""
+    decay_norms: bool = True
+    """Apply weight decay to biases and normalisation layers too."""
+    ema_decay: float = pydantic.Field(default=0.0, ge=0, lt=1)
+    """Above 0 a moving average of the parameters is evaluated, which keeps this much of itself in each step."""

@@ -1,0 +1,139 @@
+"""Training a network by gradient descent: the one loop behind teachers and students."""
+
+import contextlib
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from attar.core.randomness import seed_of
+from attar.ops import schedule
+from attar.ops.pixels import Normalisation
+from attar.ops.targets import Targets
+from attar.training.averaging import Average
+from attar.training.choices import Optimisation
+from attar.training.optimiser import Optimiser
+
+TrainingBatch = tuple[Float[Tensor, "image 3 height width"], Targets]
+Loss = Callable[[Tensor, Targets], Tensor]
+
+
+@dataclass(frozen=True)
+class FinishedEpoch:
+    """A finished epoch."""
+
+    number: int
+    """1 after the first."""
+    loss: float
+    """Mean over the epoch's batches."""
+    state: Callable[[], dict[str, Any]]
+    """Everything that ``fit`` needs to continue from here."""
+
+
+def fit(
+    network: nn.Module,
+    normalisation: Normalisation,
+    batches: Callable[[int], Iterable[TrainingBatch]],
+    loss: Loss,
+    optimisation: Optimisation,
+    num_images: int,
+    autocast: Callable[[], AbstractContextManager[Any]],
+    after_epoch: Callable[[FinishedEpoch], None],
+    resume: dict[str, Any] | None = None,
+    seed: int = 0,
+    forward: Callable[[Tensor], Tensor] | None = None,
+    after_batch: Callable[[int], None] = lambda _: None,
+) -> None:
+    """Train ``network`` in place on ``batches(epoch)`` of images in [0, 1], already on its device.
+
+    Batches are of ``optimisation.batch_size`` images, the last of an epoch of what remains; they are cut into parts
+    here, and ``after_batch`` is told how many images each one had. ``resume`` is an earlier
+    ``FinishedEpoch.state()``; a resumed training equals an uninterrupted one when ``batches`` depends on the epoch
+    alone. Batches of a single image are passed over, for BatchNorm cannot train on one. What the network itself draws
+    (dropout) depends on ``seed`` and the epoch; the global random state is left as it was.
+
+    With ``ema_decay`` the network has its averaged parameters during ``after_epoch`` and in the end; its buffers are
+    those of the training. The losses are those of the network that is trained. The device is waited for once an epoch.
+    ``forward`` computes the logits in place of ``network``: the same network, compiled.
+    """
+    forward = forward or network
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    optimiser = Optimiser(network, optimisation)
+    average = Average(network, optimisation.ema_decay) if optimisation.ema_decay else None
+    first = 0
+    if resume is not None:
+        network.load_state_dict(resume["network"])
+        optimiser.load_state_dict(resume["optimiser"])
+        if average is not None:
+            average.load(resume["average"])
+        first = resume["epoch"]
+    rates = _rates(optimisation, num_images)
+    device = next(network.parameters()).device
+    for epoch in range(first, optimisation.epochs):
+        network.train()
+        losses, num_batches = [], 0
+        with _draws(device, seed_of(seed, "fit", epoch)):
+            for step, (images, targets) in enumerate(batches(epoch)):
+                if len(images) < 2:
+                    continue
+                optimiser.zero_grad()
+                num_batches += 1
+                num_parts = min(optimisation.accumulation_steps, len(images) // 2)  # no part is a single image
+                for part in range(num_parts):
+                    piece = slice(part * len(images) // num_parts, (part + 1) * len(images) // num_parts)
+                    seen = normalisation.apply(images[piece]).contiguous(memory_format=torch.channels_last)
+                    with autocast():
+                        logits = forward(seen)
+                    value = loss(logits, targets.take(piece)) * len(seen) / len(images)
+                    value.backward()
+                    losses.append(value.detach())
+                optimiser.step(rates(epoch, step))
+                if average is not None:
+                    average.update()
+                after_batch(len(images))
+        mean = float(torch.stack(losses).sum()) / num_batches
+        state = {"epoch": epoch + 1, "network": network.state_dict(), "optimiser": optimiser.state_dict()}
+        if average is not None:
+            state["average"] = average.state()
+        with average.shown() if average is not None else contextlib.nullcontext():
+            after_epoch(FinishedEpoch(epoch + 1, mean, lambda state=state: state))
+    if average is not None:
+        average.swap()
+    network.eval()
+
+
+def all_finite(network: nn.Module) -> bool:
+    """Whether no weight of a network is infinite or no number, and no other part of its state is no number."""
+    faults = [weight.isfinite().logical_not().any() for weight in network.parameters()]
+    faults += [buffer.isnan().any() for buffer in network.buffers()]  # a mask may hold infinities
+    return not any(torch.stack(faults).tolist()) if faults else True
+
+
+def _rates(choice: Optimisation, num_images: int) -> Callable[[int, int], float]:
+    """The learning rate of a step of an epoch, both counted from 0."""
+    steps_per_epoch = -(-num_images // choice.batch_size)
+    total, warmup = steps_per_epoch * choice.epochs, round(steps_per_epoch * choice.warmup_epochs)
+
+    def rate(epoch: int, step: int) -> float:
+        place = epoch * steps_per_epoch + (step if choice.rate_moves == "step" else 0)
+        return schedule.learning_rate(
+            choice.schedule, choice.learning_rate, place, total, warmup, choice.cosine_stretch
+        )
+
+    return rate
+
+
+@contextlib.contextmanager
+def _draws(device: torch.device, seed: int) -> Iterator[None]:
+    """Inside, PyTorch draws from this seed on the CPU and the device; afterwards the global state is as it was."""
+    on_gpu = device.type == "cuda"
+    with torch.random.fork_rng(devices=[device] if on_gpu else []):
+        torch.default_generator.manual_seed(seed)
+        if on_gpu:
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(seed)
+        yield
