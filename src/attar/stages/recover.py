@@ -29,7 +29,8 @@ from attar.stages.workspace import Workspace
 from attar.store import images as image_files
 from attar.store import units
 from attar.store.units import Unit
-from attar.synthesis.task import MethodConfig, Network, Task
+from attar.synthesis.method import MethodConfig, Needs, UnitShape, num_iterations
+from attar.synthesis.task import Network, Recovered, Task
 
 WEAK = 0.05
 """A teacher is near chance when it closes less than this part of the gap between guessing and knowing."""
@@ -70,9 +71,19 @@ def run(space: Workspace, method: str, config: MethodConfig, folder: Path | None
 
 def planned(num_classes: int, config: MethodConfig) -> list[tuple[Unit, ...]]:
     """The units of a run, in groups that are made side by side."""
-    todo = units.plan(num_classes, config.ipc_start, config.ipc, config.unit_classes, config.unit_slots)
-    starts = range(0, len(todo), config.parallel_units)
-    return [tuple(todo[start : start + config.parallel_units]) for start in starts]
+    needs, unit_classes, unit_slots = config.needs(), config.unit_classes, config.unit_slots
+    if needs.unit == "class":
+        unit_classes = 1
+    elif needs.unit == "set":
+        unit_classes, unit_slots = num_classes, config.ipc
+    todo = units.plan(num_classes, config.ipc_start, config.ipc, unit_classes, unit_slots)
+    at_once = config.parallel_units if needs.side_by_side else 1
+    return [tuple(todo[start : start + at_once]) for start in range(0, len(todo), at_once)]
+
+
+def unit_shape(unit: Unit, size: int, num_teachers: int) -> UnitShape:
+    """A unit as far as its cost depends on it."""
+    return UnitShape(len(unit.classes), unit.num_slots, size, num_teachers)
 
 
 def check(teacher: Teacher, space: Workspace, method: str, config: MethodConfig) -> None:
@@ -95,7 +106,7 @@ def check(teacher: Teacher, space: Workspace, method: str, config: MethodConfig)
             f"The teacher was made for {teacher.image_size} pixels and the data are prepared at {space.choice.size}; "
             f"use --data.size {teacher.image_size}, or squeeze again."
         )
-    check_network(teacher.module, teacher.architecture, method)
+    check_network(teacher.module, teacher.architecture, method, config.needs())
     rated = teacher.accuracy
     if rated is not None and (rated - chance) / (1 - chance) < WEAK and not config.accept_weak_teacher:
         raise AttarError(
@@ -104,9 +115,9 @@ def check(teacher: Teacher, space: Workspace, method: str, config: MethodConfig)
         )
 
 
-def check_network(network: nn.Module, architecture: str, method: str) -> None:
+def check_network(network: nn.Module, architecture: str, method: str, needs: Needs) -> None:
     """Refuse a network that lacks what the method works with."""
-    if method_named(method).needs.batchnorm and not build.has_batchnorm(network):
+    if needs.batchnorm and not build.has_batchnorm(network):
         raise AttarError(
             f"The teacher '{architecture}' has no BatchNorm layers, which method '{method}' matches; "
             f"choose a network with BatchNorm (resnet18), or another method."
@@ -154,14 +165,14 @@ def _make_units(
     out = stage.path
     teacher.module.to(device.device)
     network = network_of(teacher, device, log)
-    real = RealByClass(space) if module.needs.real_images else None
+    real = RealByClass(space) if config.needs().real_images else None
     verifier = named_teacher(space, config.verifier, "verifier") if config.verifier else None
     folder = out / "units"
     folder.mkdir(parents=True, exist_ok=True)
     mine = ranks.mine(todo)
     open_groups = [group for group in mine if not all(_is_whole(folder, unit, stage, log) for unit in group)]
-    steps = getattr(config, "iterations", 1)
-    unit = "units" if steps == 1 else "iterations"
+    iterations = num_iterations(config.cost(unit_shape(todo[0][0], space.choice.size, 1)))
+    steps, unit = (iterations, "iterations") if iterations else (1, "units")
     num_units, num_open = sum(map(len, mine)), sum(map(len, open_groups))
     if num_open < num_units:
         log.say(f"recover   {num_units - num_open} of {num_units} units are there already")
@@ -173,7 +184,7 @@ def _make_units(
             labels = torch.tensor([label for unit in group for label in unit.labels], device=device.device)
             recorder = Recorder(config, labels, advance, group)
             recorder.verifier = verifier
-            if group[0] == todo[0][0] and steps > 1:
+            if group[0] == todo[0][0] and iterations:
                 recorder.preview = _previewer(out)
             task = Task(
                 labels=labels,
@@ -191,16 +202,16 @@ def _make_units(
                 real=real,
             )
             try:
-                images = module.recover(task, config)
+                recovered = module.recover(task, config)
             except (RuntimeError, MemoryError) as error:
                 if not out_of_memory(error):
                     raise
                 advance(-recorder.num_iterations * len(group))
                 waiting = _halved([*waiting, group], log)
                 continue
-            _refuse_broken(images, group)
+            _refuse_broken(recovered, group)
             spent = clock.spent().part(len(group)).plain()
-            for unit, result in zip(group, recorder.results(images), strict=True):
+            for unit, result in zip(group, recorder.results(recovered), strict=True):
                 units.save(folder, unit, result, stage.identity)
                 final = {name: float(values[-1]) for name, values in result.curves.items()}
                 log.event("unit", name=unit.name, **spent, **final)
@@ -255,7 +266,7 @@ def _shape(group: tuple[Unit, ...]) -> tuple[int, ...]:
 def _assemble(
     config: MethodConfig, classes: tuple[str, ...], todo: list[tuple[Unit, ...]], stage: StageFolder
 ) -> dict[str, Any]:
-    out, fewer = stage.path, dict[str, int]()
+    out, fewer, learned = stage.path, dict[str, int](), dict[str, float]()
 
     def rows() -> Iterator[tuple[Tensor, int, int]]:
         for group in todo:
@@ -263,11 +274,18 @@ def _assemble(
                 result = units.load(out / "units", unit, stage.identity)
                 if result.num_parallel != len(group):
                     fewer[unit.name] = result.num_parallel
+                if result.learned and sum(map(len, todo)) > 1:
+                    raise AttarError(
+                        "The method learns numbers for the whole set, and units of a part of it would contradict one "
+                        'another; let its needs() say Needs(unit="set") (see docs/methods.md).'
+                    )
+                learned.update(result.learned)
                 yield from zip(result.images, unit.labels, unit.slots, strict=True)
 
     size = image_files.write(out / "data", rows(), classes, config.image_format, config.jpeg_quality)
     images_sha256, num_images = image_files.identity(out / "data")
     found = {"images_sha256": images_sha256, "num_images": num_images, "image_bytes": size}
+    found |= {"learned": learned} if learned else {}
     return found | ({"fewer_parallel_units": fewer} if fewer else {})
 
 
@@ -283,8 +301,12 @@ def _previewer(out: Path) -> Callable[[int, Tensor], None]:
     return write
 
 
-def _refuse_broken(images: Tensor, group: tuple[Unit, ...]) -> None:
-    if not bool(images.isfinite().all()):
+def _refuse_broken(recovered: Any, group: tuple[Unit, ...]) -> None:
+    if not isinstance(recovered, Recovered):
+        raise AttarError(
+            f"The method's recover returned {type(recovered).__name__} and not Recovered(images); see docs/methods.md."
+        )
+    if not bool(recovered.images.isfinite().all()):
         raise AttarError(
             f"Recovering {group[0].name} diverged (its pixels are not finite); lower --recover.learning-rate or "
             f"--recover.bn-weight."

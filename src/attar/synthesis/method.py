@@ -7,6 +7,7 @@ methods share are in ``synthesis/choices.py``, what tensors go in and out in ``s
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -20,7 +21,11 @@ SNAPSHOTS = (100, 500, 1000, 2000)
 TeacherNeed = Literal["none", "one", "several"]
 SnapshotNeed = Literal["none", "ends", "epochs"]
 UnitNeed = Literal["any", "class", "set"]
-_LADDERS: tuple[tuple[str, ...], ...] = (("none", "one", "several"), ("none", "ends", "epochs"), ("any", "class", "set"))
+_LADDERS: dict[str, tuple[str, ...]] = {
+    "teachers": ("none", "one", "several"),
+    "snapshots": ("none", "ends", "epochs"),
+    "unit": ("any", "class", "set"),
+}
 
 
 @dataclass(frozen=True)
@@ -44,7 +49,7 @@ class Needs:
 
     def __or__(self, other: Needs) -> Needs:
         found: dict[str, Any] = {}
-        for name, ladder in zip(("teachers", "snapshots", "unit"), _LADDERS, strict=True):
+        for name, ladder in _LADDERS.items():
             found[name] = max(getattr(self, name), getattr(other, name), key=ladder.index)
         for name in ("batchnorm", "real_images", "stores_real_pixels"):
             found[name] = getattr(self, name) or getattr(other, name)
@@ -122,7 +127,7 @@ class Part(Config):
         super().__init_subclass__(**kwargs)
         owner: dict[str, type] = {}
         for part in (each for each in reversed(cls.__mro__) if issubclass(each, Part)):
-            for name in part.__dict__.get("__annotations__", {}):
+            for name in inspect.get_annotations(part):
                 before = owner.setdefault(name, part)
                 if not issubclass(part, before):
                     raise TypeError(

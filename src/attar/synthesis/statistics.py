@@ -26,6 +26,10 @@ class BatchNormDistance(Stateless):
         return (BATCHNORM,)
 
     def constants(self, task: Task, teacher: int, observed: Observed) -> State:
+        """The same for all tasks of a teacher."""
+        return self.constants_of(observed)
+
+    def constants_of(self, observed: Observed) -> State:
         """The running variances, which channel is which layer's, and the layers' weights."""
         weights = torch.ones_like(observed.weights)
         if observed.sees_first:
