@@ -15,7 +15,7 @@ from typing import Any, Literal
 import pydantic
 
 from attar.core.config import Config
-from attar.ops.choices import Rounding
+from attar.ops.choices import PLAIN, Rounding, Storage
 
 SNAPSHOTS = (100, 500, 1000, 2000)
 TeacherNeed = Literal["none", "one", "several"]
@@ -85,16 +85,6 @@ class Stretch:
     def shape(self) -> Stretch:
         """The same stretch whatever its length, to find stretches that are alike."""
         return replace(self, iterations=1)
-
-
-@dataclass(frozen=True)
-class Storage:
-    """How the stored images are to be decoded."""
-
-    factor: int = 1
-    """Each stored image holds ``factor`` x ``factor`` images."""
-    enlarge: Literal["nearest", "bilinear"] = "nearest"
-    """How a part is enlarged to the full size."""
 
 
 @dataclass(frozen=True)
@@ -198,7 +188,7 @@ class MethodConfig(Part):
 
     def storage(self) -> Storage:
         """How the images that it makes are to be decoded."""
-        return Storage()
+        return PLAIN
 
     def passes(self, num_teachers: int) -> tuple[float, ...]:
         """Passes through each of the teachers that are used in one iteration."""
