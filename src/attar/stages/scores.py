@@ -24,6 +24,7 @@ from attar.stages.rows import Row, SmallSet, images_of, labels_of
 from attar.stages.squeeze import Squeeze
 from attar.stages.workspace import Workspace
 from attar.store import sealed
+from attar.store.checkpoint import Checkpoint
 
 Fraction = Annotated[float, pydantic.Field(ge=0, le=1, allow_inf_nan=False)]
 Seconds = Annotated[float, pydantic.Field(ge=0, allow_inf_nan=False)]
@@ -101,6 +102,11 @@ class ScoreFile:
         """The score's file. Rows whose students are trained in the very same way share it."""
         student = self.student.replace("/", "-").replace(":", "-")
         return self.folder / f"{student}-seed{self.seed}-{self.identity[:16]}.json"
+
+    @property
+    def checkpoint(self) -> Checkpoint:
+        """Of the student's training, as long as it is not finished."""
+        return Checkpoint(self.folder.parent / "checkpoints" / f"{self.path.stem}.safetensors", self.identity)
 
     def save(self, found: Measured, spent: Spent, device: str, losses: list[float], diverged: bool = False) -> None:
         """Write down what a student achieves."""
