@@ -65,6 +65,8 @@ def run(space: Workspace, method: str, config: MethodConfig, folder: Path | None
     if ranks.is_first():
         result = _assemble(config, space.real.classes, todo, stage)
         result |= {"method": method, "size": space.choice.size, "classes": list(space.real.classes)}
+        if config.storage().factor > 1:
+            result["storage"] = config.storage().plain()
         finished = stage.finish(result, logged(out, "unit"), space.device.describe(), _files(todo, out))
     ranks.wait()
     return finished or manifest_of(out, "recover")
