@@ -151,8 +151,8 @@ def measured(step: Step, chosen: Precision, choice: Literal["on", "off"]) -> dic
     """CPU seconds of the first step, with all processes that compile, and of a further one."""
     torch.set_num_threads(1)
     network = build(step.network, step.num_classes, step.size, seed=0).eval().requires_grad_(False)
-    observed = Observed(network, torch.zeros(2, 3, step.size, step.size), chosen, 10.0)
-    objective, draws = Objective(observed, 0.01, NORMALISATION, NORMALISATION), generator(0, "step")
+    observed = Observed(network, torch.zeros(2, 3, step.size, step.size), chosen)
+    objective, draws = Objective(observed, 0.01, NORMALISATION, NORMALISATION, 10.0), generator(0, "step")
     compiler = Compiler(choice, warn=lambda line: sys.exit(line))
     gradient = compiler(pixel_gradient, objective, 0.0, observed.narrow)
     pixels = torch.randn(step.num_images, 3, step.size, step.size, generator=draws)

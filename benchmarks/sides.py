@@ -220,8 +220,9 @@ def check(sides: Sides, pictures: Sequence[Tensor]) -> list[str]:
     The objective in float32, and the function that is timed in its own precision.
     """
     task, row = sides.task(), sides.row
-    observed = Observed(sides.teacher, noise(task)[:2].to(task.device), "fp32", row.config.first_bn_multiplier)
-    exact = Objective(observed, row.config.bn_weight, NORMALISATION, NORMALISATION).to(task.device)
+    observed = Observed(sides.teacher, noise(task)[:2].to(task.device), "fp32")
+    multiplier = row.config.first_bn_multiplier
+    exact = Objective(observed, row.config.bn_weight, NORMALISATION, NORMALISATION, multiplier).to(task.device)
     cases: list[tuple[str, Callable[..., Any], tuple[int, ...]]]
     cases = [("fp32", functools.partial(pixel_gradient, exact), (min(20, task.unit_sizes[0]),))]
     cases.append((sides.precision, sides.compiler.gradient, task.unit_sizes))

@@ -277,8 +277,8 @@ def reported(folder: Path, choice: str = "on", **environment: str) -> dict[str, 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_the_compiled_gradient_is_the_plain_one(precision: Literal["fp32", "bf16"]):
     voice = Voice()
-    observed = Observed(teacher(), torch.zeros(2, 3, SIDE, SIDE), precision, 10.0)
-    objective = Objective(observed, 0.05, NORMALISATION, NORMALISATION)
+    observed = Observed(teacher(), torch.zeros(2, 3, SIDE, SIDE), precision)
+    objective = Objective(observed, 0.05, NORMALISATION, NORMALISATION, 10.0)
     pixels = torch.randn(8, 3, SIDE, SIDE, generator=generator(0, "pixels"))
     average = torch.block_diag(*(torch.full((1, size), 1 / size) for size in SIZES))
     arguments = (None, None, None, (SIDE, SIDE), torch.arange(8) % NUM_CLASSES, average)

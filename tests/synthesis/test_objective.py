@@ -44,7 +44,7 @@ def formula_network() -> nn.Module:
 
 
 def objective_of(network: nn.Module, paint: Normalisation = NORMALISATION) -> Objective:
-    return Objective(Observed(network, torch.zeros(2, 3, SIDE, SIDE), "fp32", FIRST), BN_WEIGHT, NORMALISATION, paint)
+    return Objective(Observed(network, torch.zeros(2, 3, SIDE, SIDE)), BN_WEIGHT, NORMALISATION, paint, FIRST)
 
 
 def noise(count: int, channels: int = 3, seed: int = 0, side: int = SIDE) -> Tensor:

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from attar.ops import views
 from attar.ops.pixels import Normalisation
-from attar.synthesis.observed import Observed
+from attar.synthesis.observed import BATCHNORM, Observed
+from attar.synthesis.statistics import distance, layer_weights
 
 PerUnit = Float[Tensor, " unit"]
 
@@ -34,7 +35,12 @@ class Objective(nn.Module):
     """
 
     def __init__(
-        self, observed: Observed, bn_weight: float, normalisation: Normalisation, paint: Normalisation
+        self,
+        observed: Observed,
+        bn_weight: float,
+        normalisation: Normalisation,
+        paint: Normalisation,
+        first_multiplier: float = 1.0,
     ) -> None:
         """``normalisation`` is the teacher's, ``paint`` that of the pixels: the same, or its grey one."""
         super().__init__()
@@ -43,7 +49,14 @@ class Objective(nn.Module):
         self._grey = paint != normalisation
         self.scale: Tensor
         self.shift: Tensor
-        whole = torch.zeros(1, 3, 1, 1, device=observed.weights.device)
+        layout = observed.layouts[BATCHNORM]
+        assert layout.running is not None
+        self.target, self.layer_of, self.weights = Tensor(), Tensor(), Tensor()
+        parts = layout.running[1], layout.layer_of(), *layer_weights([layout], first_multiplier)
+        for name, value in zip(("target", "layer_of", "weights"), parts, strict=True):
+            delattr(self, name)
+            self.register_buffer(name, value)
+        whole = torch.zeros(1, 3, 1, 1, device=self.weights.device)
         zero, one = normalisation.apply(paint.undo(whole)), normalisation.apply(paint.undo(whole + 1))
         self.register_buffer("scale", one - zero)  # from the paint's units to the teacher's
         self.register_buffer("shift", zero)
@@ -69,11 +82,13 @@ class Objective(nn.Module):
         if box is not None and flip is not None and shift is not None:
             view_of = average.argmax(0) if 1 < len(box) == len(average) else None
             seen = views.apply(seen, views.View(box, flip, shift), size, view_of)
-        logits, firsts, seconds = self.observed(seen)
+        logits, moments, _ = self.observed(seen)
+        mean, square = (average @ moment for moment in moments[BATCHNORM])
         cross_entropy = average @ F.cross_entropy(logits, labels, reduction="none")
-        distance = self.observed.distance(average @ firsts, average @ seconds)
+        variance = square - mean.square()
+        away = distance(mean, variance, None, self.target, self.layer_of, self.weights)
         accuracy = average @ (logits.detach().argmax(1) == labels).float()
-        return cross_entropy + self.bn_weight * distance, cross_entropy, distance, accuracy
+        return cross_entropy + self.bn_weight * away, cross_entropy, away, accuracy
 
 
 def pixel_gradient(

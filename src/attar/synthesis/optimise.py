@@ -86,9 +86,11 @@ def _gradient(task: Task, config: Inversion, size: tuple[int, int]) -> Callable[
 
     def prepare() -> Objective:
         example = torch.zeros(2, 3, *task.size, device=task.device)
-        observed = Observed(network.module, example, network.precision, config.first_bn_multiplier)
+        observed = Observed(network.module, example, network.precision)
         paint = network.normalisation.grey() if config.grey else network.normalisation
-        return Objective(observed, config.bn_weight, network.normalisation, paint).to(task.device)
+        return Objective(
+            observed, config.bn_weight, network.normalisation, paint, config.first_bn_multiplier
+        ).to(task.device)
 
     def compile_for(count: int) -> Callable[..., tuple[Pixels, Terms]]:
         if size != task.size:
