@@ -15,7 +15,7 @@ from attar.ops.features import classifier_of
 
 Kind = Literal["batchnorm", "convolution", "patches", "tokens", "features"]
 PATCH_SIDE = 4
-_NAMES: dict[Kind, str] = {
+NAMES: dict[Kind, str] = {
     "batchnorm": "BatchNorm layers with running statistics",
     "convolution": "convolutions",
     "patches": "convolutions",
@@ -143,7 +143,7 @@ def sites_of(
 def layout_of(network: nn.Module, tap: Tap, sites: Sequence[Site]) -> Layout:
     """How the moments of these sites lie one after the other. Raises AttarError when the network has none."""
     if not sites:
-        raise AttarError(f"The teacher has no {_NAMES[tap.kind]} to observe; choose another network or --recover.observe.")
+        raise AttarError(f"The teacher has no {NAMES[tap.kind]} to observe; choose another network or --recover.observe.")
     first = next(place for place, layer in enumerate(network.modules()) if _is_kind(layer, tap.kind))
     layers = dict(network.named_modules())
     places = tuple(site.place for site in sites)
@@ -221,6 +221,11 @@ def _is_tracked(layer: nn.Module) -> bool:
         and layer.running_mean is not None
         and layer.running_var is not None
     )
+
+
+def is_observable(network: nn.Module, kind: Kind) -> bool:
+    """Whether the network has a layer that a tap of this kind observes."""
+    return any(_is_kind(layer, kind) for layer in network.modules())
 
 
 def _is_kind(layer: nn.Module, kind: Kind) -> bool:
