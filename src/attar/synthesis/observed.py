@@ -43,6 +43,8 @@ class Observed(nn.Module):
         """``example`` is run, to learn which layers take part. Raises AttarError when a tap finds no layer."""
         super().__init__()
         self.network = copy.deepcopy(network).eval().requires_grad_(False)
+        self.device = example.device
+        """Of the images."""
         self._dtype = torch.bfloat16 if precision == "bf16" else torch.float32
         self._taps = tuple(dict.fromkeys(taps))
         self._seen: dict[tuple[str, int], tuple[Tensor, Tensor]] = {}

@@ -147,7 +147,7 @@ def layer_weights(layouts: Sequence[Layout], first_multiplier: float) -> list[Fl
     ]
 
 
-def statistics(task: Task, config: Statistics) -> Distance:
+def statistics_of(task: Task, config: Statistics) -> Distance:
     """The term that a configuration asks for. Raises AttarError when a teacher cannot be observed in this way."""
     taps = [taps_of(config, teacher.module) for teacher in task.teachers]
     if len(set(taps)) > 1:
@@ -199,7 +199,7 @@ def preparations(config: Statistics) -> tuple[Preparation, ...]:
             collect,
             reads=("observe", "patch_side", "statistics_images"),
             num_shown=lambda config, count: min(count, config.statistics_images or count),
-            applies=lambda network: needs_collecting(config, network),
+            applies=needs_collecting,
         ),
     )
 
