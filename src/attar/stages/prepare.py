@@ -99,8 +99,8 @@ def run(
 ) -> Tables:
     """Make the tables of all steps that are not there yet; returns all of them.
 
-    ``weights`` are the SHA-256 of the networks'. Every process must call this at the same point. Raises AttarError where
-    a step cannot be made, ValueError where it returns tables of another shape.
+    ``weights`` are the SHA-256 of the networks'. Every process must call this at the same point. Raises AttarError
+    where a step cannot be made, ValueError where it returns tables of another shape.
     """
     found, identities = Tables(), dict[str, str]()
     for step in steps:
@@ -169,7 +169,7 @@ def _read_by(step: Preparation, config: MethodConfig, earlier: Mapping[str, str]
     unknown = [name for name in step.reads if name not in known]
     if unknown:
         raise AttarError(
-            f"The preparation '{step.name}' reads '{unknown[0]}', which is neither a setting of the method nor an earlier "
-            f"preparation; correct 'reads' in the method's file."
+            f"The preparation '{step.name}' reads '{unknown[0]}', which is neither a setting of the method nor an "
+            f"earlier preparation; correct 'reads' in the method's file."
         )
     return known

@@ -231,9 +231,7 @@ class EarlyLate(Pixels):
         passes, last = self.passes(unit.num_teachers), self.iterations - (rounds - 1) * self.round_iterations
         joined = [-(-unit.num_slots * (place + 1) // rounds) for place in range(rounds)]
         counts = [self.round_iterations] * (rounds - 1) + [last]
-        return tuple(
-            Stretch(count, slots=slots, teachers=passes) for count, slots in zip(counts, joined, strict=True)
-        )
+        return tuple(Stretch(count, slots=slots, teachers=passes) for count, slots in zip(counts, joined, strict=True))
 
     @pydantic.model_validator(mode="after")
     def _rounds(self) -> Self:

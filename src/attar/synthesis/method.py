@@ -20,7 +20,11 @@ SNAPSHOTS = (100, 500, 1000, 2000)
 TeacherNeed = Literal["none", "one", "several"]
 SnapshotNeed = Literal["none", "ends", "epochs"]
 UnitNeed = Literal["any", "class", "set"]
-_LADDERS: tuple[tuple[str, ...], ...] = (("none", "one", "several"), ("none", "ends", "epochs"), ("any", "class", "set"))
+_LADDERS: tuple[tuple[str, ...], ...] = (
+    ("none", "one", "several"),
+    ("none", "ends", "epochs"),
+    ("any", "class", "set"),
+)
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from attar.ops.features import pooled
-from attar.synthesis.taps import Layout, Moments, Site, Tap, feature_layer, layout_of, side_of, sites_of
+from attar.synthesis.taps import Moments, Site, Tap, feature_layer, layout_of, side_of, sites_of
 
 BATCHNORM = Tap("batchnorm")
 
@@ -75,7 +75,7 @@ class Observed(nn.Module):
         """What these layers answer to one image: numbers that everything between them reads and writes again."""
         channels = [layout.sizes for tap, layout in self.layouts.items() if tap.kind != "patches"]
         self.narrow = any(size % 32 for sizes in channels[:1] for size in sizes)
-        """Whether some feature maps of the first tap have fewer channels than the widest vector instructions have lanes."""
+        """Whether the first tap has layers with fewer channels than the widest vector instructions have lanes."""
 
     def forward(
         self, images: Float[Tensor, "image 3 height width"]
@@ -127,11 +127,7 @@ class Observed(nn.Module):
                 if side:
                     layer.register_forward_pre_hook(_noting_patches(key, self._seen, side, site.shape))
                 elif type(layer) is nn.BatchNorm2d:
-                    layer.__class__ = _Folded
-                    layer.register_buffer("scale", torch.empty_like(layer.running_mean))
-                    layer.register_buffer("shift", torch.empty_like(layer.running_mean))
-                    layer.seen, layer.key = self._seen, key
-                    _fold(layer)
+                    _begin_folding(layer, self._seen, key)
                 else:  # another kind of BatchNorm, which may do more than normalise, or no BatchNorm
                     layer.register_forward_pre_hook(_noting(key, self._seen, site))
         return keys
@@ -142,9 +138,9 @@ class Observed(nn.Module):
             return None
         layer, end = found
         if end == "input":
-            layer.register_forward_pre_hook(lambda layer, fed: self._told.update({place: pooled(layer, fed[0])}))
+            layer.register_forward_pre_hook(_telling_input(place, self._told))
         else:
-            layer.register_forward_hook(lambda _, __, answer: self._told.update({place: answer}))
+            layer.register_forward_hook(_telling_output(place, self._told))
         return place
 
 
@@ -195,6 +191,15 @@ class _Folded(nn.BatchNorm2d):
         return mapped
 
 
+def _begin_folding(layer: Any, seen: dict[tuple[str, int], tuple[Tensor, Tensor]], key: tuple[str, int]) -> None:
+    """Turn a plain BatchNorm layer into one affine map that notes the moments of its input."""
+    layer.__class__ = _Folded
+    layer.register_buffer("scale", torch.empty_like(layer.running_var, dtype=torch.float32))
+    layer.register_buffer("shift", torch.empty_like(layer.running_var, dtype=torch.float32))
+    layer.seen, layer.key = seen, key
+    _fold(layer)
+
+
 def _fold(layer: Any) -> None:
     """Bring the affine map of a folded BatchNorm layer up to date."""
     scale = torch.rsqrt(layer.running_var.double() + layer.eps)
@@ -228,6 +233,20 @@ def _noting(key: tuple[str, int], seen: dict[tuple[str, int], tuple[Tensor, Tens
         return (features, *inputs[1:])
 
     return note
+
+
+def _telling_input(place: int, told: dict[int, Tensor]) -> Any:
+    def tell(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        told[place] = pooled(layer, inputs[0])
+
+    return tell
+
+
+def _telling_output(place: int, told: dict[int, Tensor]) -> Any:
+    def tell(_: nn.Module, __: Any, answer: Tensor) -> None:
+        told[place] = answer
+
+    return tell
 
 
 def _noting_patches(

@@ -1,6 +1,6 @@
 """Statistics as a loss term: how far what a teacher sees of a unit's images lies from what it sees of real ones.
 
-Two choices are independent: what is observed (``synthesis/taps.py``) and which statistics of real images are the target.
+Two choices are independent: what is observed (``synthesis/taps.py``), and which statistics are the target.
 The target comes from the teacher's running statistics, or from statistics that ``preparations`` collect from the real
 images before the first unit.
 """
@@ -18,8 +18,8 @@ from attar.ops.pixels import from_bytes
 from attar.synthesis.choices import Statistics
 from attar.synthesis.method import Preparation
 from attar.synthesis.observed import Observed
-from attar.synthesis.task import Context, Network, Task
 from attar.synthesis.taps import NAMES, Layout, Tap, is_observable
+from attar.synthesis.task import Context, Task
 from attar.synthesis.terms import PerUnit, Seen, State, Stateless, UnitBatch
 
 STEP = "statistics"
@@ -32,7 +32,8 @@ Target = Literal["running", "collected", "class"]
 class Distance(Stateless):
     """Weighted sum over layers of |mean - target mean|_2 + |variance - target variance|_2 (SRe2L, equation 6)."""
 
-    taps: tuple[Tap, ...] = (Tap("batchnorm"),)
+    observe: tuple[Tap, ...] = (Tap("batchnorm"),)
+    """What is compared."""
     targets: tuple[tuple[Target, float], ...] = (("running", 1.0),)
     """What the statistics are compared with, and the weight of each distance."""
     first_multiplier: float = 1.0
@@ -45,6 +46,11 @@ class Distance(Stateless):
     within: bool = False
     """Of a class, take the mean variance within an image for its variance."""
     name = "bn_distance"
+
+    @property
+    def taps(self) -> tuple[Tap, ...]:
+        """What is compared."""
+        return self.observe
 
     def constants(self, task: Task, teacher: int, observed: Observed) -> State:
         """Targets (unit or 1, channel) about the layout's centre, which channel is which layer's, layers' weights."""
@@ -162,7 +168,7 @@ def statistics_of(task: Task, config: Statistics) -> Distance:
         targets = ((config.target, 1.0),)
     return Distance(
         weight=config.bn_weight,
-        taps=taps[0],
+        observe=taps[0],
         targets=targets,
         first_multiplier=config.first_bn_multiplier,
         momentum=config.statistics_momentum,
@@ -221,12 +227,16 @@ def collect(context: Context, config: Any) -> dict[str, Tensor]:
     example = torch.zeros(2, 3, height, width, device=context.device)
     observed = network.kept(("collecting", taps), lambda: Observed(network.module, example, network.precision, taps))
     batch = min(_LARGEST_BATCH, max(1, _BATCH_PIXELS // (height * width)))
-    rows: dict[str, list[Tensor]] = {f"{tap.kind}.{part}": [] for tap in taps for part in ("mean", "variance", "within")}
+    rows: dict[str, list[Tensor]] = {
+        f"{tap.kind}.{part}": [] for tap in taps for part in ("mean", "variance", "within")
+    }
     counts = []
     for label in context.rows:
         count = context.real.count(label)
         if not count:
-            raise AttarError(f"Class '{context.real.class_name(label)}' has no training images to collect statistics of.")
+            raise AttarError(
+                f"Class '{context.real.class_name(label)}' has no training images to collect statistics of."
+            )
         counts.append(count)
         chosen = list(range(count))
         if 0 < config.statistics_images < count:
@@ -263,7 +273,9 @@ def _of_all_classes(task: Task, teacher: int, tap: Tap) -> tuple[Tensor, Tensor]
     counts = task.table(f"{STEP}.count", teacher).double()
     means, variances = (task.table(f"{STEP}.{tap.kind}.{key}", teacher) for key in ("mean", "variance"))
     mean, square = torch.zeros(means.shape[1]).double(), torch.zeros(means.shape[1]).double()
-    for share, own, variance in zip(counts / counts.sum(), means, variances, strict=True):  # row by row: tables are large
+    for share, own, variance in zip(
+        counts / counts.sum(), means, variances, strict=True
+    ):  # row by row: tables are large
         mean += share * own.double()
         square += share * (variance.double() + own.double().square())
     return mean[None], (square - mean.square())[None]

@@ -104,7 +104,7 @@ def sites_of(
     of an image, say), take no part. A layer that is fed the very tensor that another one is fed need not be measured
     again: its ``twin`` is a BatchNorm layer that is measured, or else the first of them to run.
     """
-    kinds = {tap.kind for tap in taps}
+    kinds: set[Kind] = {tap.kind for tap in taps}
     fed: dict[str, Any] = {}
     with _inputs(network) as events, torch.no_grad():
         network(example)
@@ -126,7 +126,7 @@ def sites_of(
         if running is not None:
             centres.setdefault(same, running)
         twin = name
-        if {kind for kind in kinds if _is_kind(layer, kind)}:
+        if any(_is_kind(layer, kind) for kind in kinds):
             twin = name if running is not None else first_to_see.setdefault(same, name)
             first_to_see.setdefault(same, name)
         centre = running if running is not None else centres.get(same)
@@ -143,7 +143,9 @@ def sites_of(
 def layout_of(network: nn.Module, tap: Tap, sites: Sequence[Site]) -> Layout:
     """How the moments of these sites lie one after the other. Raises AttarError when the network has none."""
     if not sites:
-        raise AttarError(f"The teacher has no {NAMES[tap.kind]} to observe; choose another network or --recover.observe.")
+        raise AttarError(
+            f"The teacher has no {NAMES[tap.kind]} to observe; choose another network or --recover.observe."
+        )
     first = next(place for place, layer in enumerate(network.modules()) if _is_kind(layer, tap.kind))
     layers = dict(network.named_modules())
     places = tuple(site.place for site in sites)
