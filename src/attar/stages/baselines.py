@@ -16,7 +16,7 @@ from attar.stages.label_choice import Relabel
 from attar.stages.protocols import Protocol
 from attar.stages.rows import Row, SmallSet, images_of, labels_of, real_sets
 from attar.stages.workspace import Workspace
-from attar.synthesis.task import MethodConfig
+from attar.synthesis.method import MethodConfig
 
 _AS_DISTILLED = {"ipc", "ipc_start", "image_format", "jpeg_quality", "rounding"}
 _UNIT_CLASSES = 10
@@ -55,7 +55,7 @@ def make(
 
 def unaugmented(labelling: Relabel) -> Relabel:
     """The same labels for the images as they are: whole, unmirrored, unmixed, the same in every epoch."""
-    plain = LookChoice(crop="none", flip=False)
+    plain = LookChoice(crop="none", flip=False, part_probability=0.0)
     return labelling.changed(mode="stored", epochs=1, pool_epochs=0, views=plain, mix=MixChoice(kind="none"))
 
 

@@ -290,14 +290,16 @@ def _agreements(space: Workspace, sets: Mapping[Row, SmallSet], out: Path, log: 
     for row, small in sets.items():
         if (name := images_of(row)) in found:
             continue
-        images_sha256 = read_info(small.folder).images_sha256
+        info = read_info(small.folder)
+        images_sha256, storage = info.images_sha256, info.storage
         identity = digest([images_sha256, weights])
         path = out / "agreement" / f"{identity[:16]}.json"
         known = agreement.read(path, identity, len(space.real.classes), log)
         if known is None:
             teacher = teacher or squeeze.own_teacher(space)
             stored = mapped.read(small.folder / "data", images_sha256, INFO)
-            known = agreement.teacher_agreement(stored.images, stored.labels, teacher, space.device.device)
+            device = space.device.device
+            known = agreement.teacher_agreement(stored.images, stored.labels, teacher, device, storage=storage)
             agreement.write(path, identity, known)
         found[name] = known.fraction
         if name == "distilled" and (text := agreement.warning(known, space.real.classes, space.real.titles)):

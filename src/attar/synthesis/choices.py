@@ -195,7 +195,8 @@ class Blocks(Pixels):
 
     block_sizes: tuple[Annotated[float, pydantic.Field(gt=0, le=1)], ...] = (1.0, 1.0, 1.0, 1.0)
     """Sides of the images in each block, as fractions of the stored side; the images themselves are resized. Blocks
-    share the iterations equally; the last one is at full size. '0.893 1 0.893 1' with 224 pixels is 200, 224, 200, 224."""
+    share the iterations equally; the last one is at full size. '0.893 1.0 0.893 1.0' of 224 pixels is 200, 224, 200,
+    224."""
     residual: float = pydantic.Field(default=0.5, ge=0, lt=1)
     """Share of the start that is mixed into the images after each block but the last (alpha)."""
 

@@ -55,7 +55,7 @@ class RoundRobin:
 
 @dataclass(frozen=True)
 class Drawn:
-    """One teacher an iteration, drawn; the draw is the same for all units of a run, so that any of them share a batch."""
+    """One teacher an iteration, drawn: the same for all units of a run, so that any of them can share a batch."""
 
     task: Task
 

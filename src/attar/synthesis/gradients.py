@@ -23,7 +23,7 @@ from attar.synthesis.views import Records, Size, Views
 
 SMALLEST = 8
 """Smallest side in pixels of what is shown smaller than the image; there is nothing to be seen on less."""
-Function = Callable[..., tuple[Images, Metrics, Tensor, tuple[State, ...]]]
+Function = Callable[..., tuple[Images, Metrics, Tensor | None, tuple[State, ...]]]
 
 
 @dataclass(frozen=True)
@@ -97,13 +97,13 @@ class Gradients:
         function = self._function(teacher, len(part.labels), (pixels.shape[-2], pixels.shape[-1]), shown)
         states = self._states.get(teacher)
         if states is None:
-            states = tuple(term.begin(part.task, teacher, self._observed(teacher)) for term in self._loss)
+            states = self._objective(teacher).begin(part.task, teacher)
         found = function(own, records, shown, part.labels, part.average, part.constants, states)
         gradient, metrics, each, self._states[teacher] = found
         for term, before, after in zip(self._loss, states, self._states[teacher], strict=True):
             if before.keys() != after.keys():
                 raise TypeError(f"The term '{term.name}' returned a state with other keys than it began with.")
-        if part.images is None and part.units is None:
+        if each is not None and part.images is None and part.units is None:
             self._views.tell(each)
         return gradient, metrics
 
@@ -142,42 +142,41 @@ class Gradients:
         labels, unit_of = (values.repeat_interleave(self._canvas.shown) for values in (task.labels, task.unit_of))
         sizes = torch.tensor(task.unit_sizes, device=task.device) * self._canvas.shown
         average = F.one_hot(unit_of, len(sizes)).T / sizes[:, None]
-        observed = self._observed(share.teacher)
-        constants = tuple(term.constants(task, share.teacher, observed) for term in self._loss)
+        constants = self._objective(share.teacher).constants(task, share.teacher)
         return _Part(task, images, share.units, labels, average, constants)
 
-    def _observed(self, teacher: int) -> Observed:
-        network = self._task.teachers[teacher]
+    def _parts_of_objective(self) -> tuple[Any, ...]:
+        return (self._loss, self.units, self._canvas, self._views.show, self._views.listens)
 
-        def make() -> Observed:
-            example = torch.zeros(2, 3, *self._task.size, device=self._task.device)
-            return Observed(network.module, example, network.precision, taps)
+    def _objective(self, teacher: int) -> Objective:
+        """What a teacher is asked, prepared once for all tasks of the run."""
+        task, network = self._task, self._task.teachers[teacher]
 
-        taps = tuple(dict.fromkeys(tap for term in self._loss for tap in term.taps))
-        return network.kept(("observed", taps), make)
+        def make() -> Objective:
+            example = torch.zeros(2, 3, *task.size, device=task.device)
+            taps = tuple(dict.fromkeys(tap for term in self._loss for tap in term.taps))
+            observed = Observed(network.module, example, network.precision, taps)
+            loss, *others = self._parts_of_objective()
+            return Objective(observed, loss, network.normalisation, *others).to(task.device)
+
+        return network.kept(("objective", *self._parts_of_objective()), make)
 
     def _function(self, teacher: int, count: int, size: Size, shown: Size, calls: float = 1.0) -> Function:
         """The pixel gradient of ``count`` images by a teacher, prepared once for all tasks of the run."""
         task, network = self._task, self._task.teachers[teacher]
-        parts = (self._loss, self._canvas, self.units, self._views.show)
-
-        def objective() -> Objective:
-            observed = self._observed(teacher)
-            made = Objective(observed, self._loss, network.normalisation, self.units, self._canvas, self._views.show)
-            return made.to(task.device)
 
         def compiled() -> Function:
-            observed = self._observed(teacher)
+            objective = self._objective(teacher)
+            observed = objective.observed
             if shown != task.size:
                 _check_fits(observed, shown, task)
             area = shown[0] * shown[1] / (task.size[0] * task.size[1])  # to which convolutions' work is proportional
             num_calls = calls * task.num_alike
             images = area * count * num_calls
             amount = Amount(observed.operations * images, observed.num_values * images, observed.num_layers, num_calls)
-            made = network.kept(("objective", *parts), objective)
-            return network.compiler(pixel_gradient, made, amount, observed.narrow)
+            return network.compiler(pixel_gradient, objective, amount, observed.narrow)
 
-        return network.kept(("gradient", *parts, count, size, shown), compiled)
+        return network.kept(("gradient", *self._parts_of_objective(), count, size, shown), compiled)
 
 
 def images_of(task: Task, places: Int[Tensor, " part"]) -> Task:

@@ -7,6 +7,7 @@ methods share are in ``synthesis/choices.py``, what tensors go in and out in ``s
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -14,17 +15,17 @@ from typing import Any, Literal
 import pydantic
 
 from attar.core.config import Config
-from attar.ops.choices import Rounding
+from attar.ops.choices import PLAIN, Rounding, Storage
 
 SNAPSHOTS = (100, 500, 1000, 2000)
 TeacherNeed = Literal["none", "one", "several"]
 SnapshotNeed = Literal["none", "ends", "epochs"]
 UnitNeed = Literal["any", "class", "set"]
-_LADDERS: tuple[tuple[str, ...], ...] = (
-    ("none", "one", "several"),
-    ("none", "ends", "epochs"),
-    ("any", "class", "set"),
-)
+_LADDERS: dict[str, tuple[str, ...]] = {
+    "teachers": ("none", "one", "several"),
+    "snapshots": ("none", "ends", "epochs"),
+    "unit": ("any", "class", "set"),
+}
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ class Needs:
 
     def __or__(self, other: Needs) -> Needs:
         found: dict[str, Any] = {}
-        for name, ladder in zip(("teachers", "snapshots", "unit"), _LADDERS, strict=True):
+        for name, ladder in _LADDERS.items():
             found[name] = max(getattr(self, name), getattr(other, name), key=ladder.index)
         for name in ("batchnorm", "real_images", "stores_real_pixels"):
             found[name] = getattr(self, name) or getattr(other, name)
@@ -87,16 +88,6 @@ class Stretch:
 
 
 @dataclass(frozen=True)
-class Storage:
-    """How the stored images are to be decoded."""
-
-    factor: int = 1
-    """Each stored image holds ``factor`` x ``factor`` images."""
-    enlarge: Literal["nearest", "bilinear"] = "nearest"
-    """How a part is enlarged to the full size."""
-
-
-@dataclass(frozen=True)
 class Preparation:
     """One named step before the units: made once per run, row by row, stored, and shared out over processes."""
 
@@ -129,7 +120,7 @@ class Part(Config):
         super().__init_subclass__(**kwargs)
         owner: dict[str, type] = {}
         for part in (each for each in reversed(cls.__mro__) if issubclass(each, Part)):
-            for name in part.__dict__.get("__annotations__", {}):
+            for name in inspect.get_annotations(part):
                 before = owner.setdefault(name, part)
                 if not issubclass(part, before):
                     raise TypeError(
@@ -200,7 +191,7 @@ class MethodConfig(Part):
 
     def storage(self) -> Storage:
         """How the images that it makes are to be decoded."""
-        return Storage()
+        return PLAIN
 
     def passes(self, num_teachers: int) -> tuple[float, ...]:
         """Passes through each of the teachers that are used in one iteration."""

@@ -11,13 +11,14 @@ from torch import Tensor, nn
 from attar.ops.pixels import Normalisation
 from attar.synthesis.canvas import Canvas, Images, Plain
 from attar.synthesis.observed import Observed
+from attar.synthesis.task import Task
 from attar.synthesis.terms import PerUnit, Seen, State, Term, UnitBatch
 from attar.synthesis.views import Records, Show, Size, cropped
 
 Metrics = dict[str, PerUnit]
-Answer = tuple[PerUnit, Metrics, Float[Tensor, " image"], tuple[State, ...]]
-"""Each unit's loss; the metrics, which are the loss, its terms and 'view_accuracy'; each image's cross-entropy; and the
-terms' states afterwards."""
+Answer = tuple[PerUnit, Metrics, Float[Tensor, " image"] | None, tuple[State, ...]]
+"""Each unit's loss; the metrics, which are the loss, its terms and 'view_accuracy'; each image's cross-entropy, if
+something listens to it; and the terms' states afterwards."""
 
 
 class Objective(nn.Module):
@@ -35,11 +36,13 @@ class Objective(nn.Module):
         units: Normalisation | None = None,
         canvas: Canvas | None = None,
         show: Show = cropped,
+        tells_each: bool = False,
     ) -> None:
-        """``normalisation`` is the teacher's, ``units`` that of the pixels, by default the same."""
+        """``normalisation`` is the teacher's, ``units`` that of the pixels, by default the same. ``tells_each`` asks
+        for the cross-entropy of each image."""
         super().__init__()
         self.observed, self.terms = observed, tuple(terms)
-        self.canvas, self.show_views = canvas or Plain(), show
+        self.canvas, self.show_views, self.tells_each = canvas or Plain(), show, tells_each
         units = units or normalisation
         self._other_units = units != normalisation
         self.scale: Tensor
@@ -48,6 +51,14 @@ class Objective(nn.Module):
         zero, one = normalisation.apply(units.undo(whole)), normalisation.apply(units.undo(whole + 1))
         self.register_buffer("scale", one - zero)  # from the pixels' units to the teacher's
         self.register_buffer("shift", zero)
+
+    def constants(self, task: Task, teacher: int = 0) -> tuple[State, ...]:
+        """The terms' constants for a task."""
+        return tuple(term.constants(task, teacher, self.observed) for term in self.terms)
+
+    def begin(self, task: Task, teacher: int = 0) -> tuple[State, ...]:
+        """The terms' states before the first iteration."""
+        return tuple(term.begin(task, teacher, self.observed) for term in self.terms)
 
     def forward(
         self,
@@ -79,7 +90,7 @@ class Objective(nn.Module):
         assert loss is not None  # at least one term
         metrics = {"loss": loss, **metrics}
         metrics["view_accuracy"] = average @ (seen.logits.detach().argmax(1) == labels).float()
-        each = F.cross_entropy(seen.logits, labels, reduction="none")
+        each = F.cross_entropy(seen.logits, labels, reduction="none") if self.tells_each else None
         return loss, metrics, each, tuple(left)
 
     def _look(self, images: Images, records: Records, size: Size, average: Tensor) -> Seen:
@@ -91,11 +102,11 @@ class Objective(nn.Module):
 
 def pixel_gradient(
     objective: Callable[..., Answer], pixels: Images, *arguments: Any
-) -> tuple[Images, Metrics, Float[Tensor, " image"], tuple[State, ...]]:
+) -> tuple[Images, Metrics, Float[Tensor, " image"] | None, tuple[State, ...]]:
     """The gradient of each unit's loss with respect to its own pixels, and what the objective tells beside it."""
     leaf = pixels.detach().requires_grad_()
     loss, metrics, each, states = objective(leaf, *arguments)
     (slope,) = torch.autograd.grad(loss.sum(), leaf)
     plain = {name: value.detach() for name, value in metrics.items()}
     after = tuple({key: value.detach() for key, value in state.items()} for state in states)
-    return slope.contiguous(), plain, each.detach(), after
+    return slope.contiguous(), plain, None if each is None else each.detach(), after

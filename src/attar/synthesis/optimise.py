@@ -72,14 +72,14 @@ def optimise(
             views.restore(parts["views"])
             if best is not None:
                 best.restore(parts["best"])
-        for iteration in range(max(iteration, finished), end):
+        for current in range(max(iteration, finished), end):
             pixels = leaves.taking_part()
-            gradient, metrics = gradients(pixels, committee.turn(iteration), iteration, stretch.slots, shown[number])
+            gradient, metrics = gradients(pixels, committee.turn(current), current, stretch.slots, shown[number])
             if best is not None and number == len(stretches) - 1:
                 best.compare(pixels, metrics["loss"])  # before the step: it is these pixels that have this loss
-            leaves.step(gradient, iteration)
-            left = task.watch.step(iteration, images, **metrics)
-            task.checkpoint.offer(iteration + 1, state)
+            leaves.step(gradient, current)
+            left = task.watch.step(current, images, **metrics)
+            task.checkpoint.offer(current + 1, state)
             if left:
                 break
         iteration = end

@@ -4,6 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from attar.core.errors import AttarError
 from attar.synthesis.choices import Starts
 from attar.synthesis.task import Task
 
@@ -14,7 +15,7 @@ def start_of(task: Task, config: Starts) -> Start:
     """The start that a configuration asks for, in the first teacher's normalised units."""
     if config.start == "noise":
         return noise(task)
-    raise NotImplementedError
+    raise AttarError(f"--recover.start {config.start} cannot be used yet; use noise.")
 
 
 def noise(task: Task) -> Start:

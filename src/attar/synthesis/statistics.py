@@ -5,7 +5,7 @@ The target comes from the teacher's running statistics, or from statistics that 
 images before the first unit.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -32,12 +32,12 @@ Target = Literal["running", "collected", "class"]
 class Distance(Stateless):
     """Weighted sum over layers of |mean - target mean|_2 + |variance - target variance|_2 (SRe2L, equation 6)."""
 
+    first_multiplier: float = 1.0
+    """Extra weight of the layer registered first of all that are observed."""
     observe: tuple[Tap, ...] = (Tap("batchnorm"),)
     """What is compared."""
     targets: tuple[tuple[Target, float], ...] = (("running", 1.0),)
     """What the statistics are compared with, and the weight of each distance."""
-    first_multiplier: float = 1.0
-    """Extra weight of the layer registered first of all that are observed."""
     momentum: float = 0.0
     """Of the moving average that is compared with the target in place of the current statistics; 0: the current ones.
 
@@ -54,12 +54,21 @@ class Distance(Stateless):
 
     def constants(self, task: Task, teacher: int, observed: Observed) -> State:
         """Targets (unit or 1, channel) about the layout's centre, which channel is which layer's, layers' weights."""
+        return self._constants(observed, lambda target, tap, layout: self._target(target, tap, layout, task, teacher))
+
+    def constants_of(self, observed: Observed) -> State:
+        """Those of the target 'running', which are the same for all tasks."""
+        return self._constants(observed, _running)
+
+    def _constants(
+        self, observed: Observed, target_of: Callable[[Target, Tap, Layout], tuple[Tensor | None, Tensor]]
+    ) -> State:
         layouts = [observed.layouts[tap] for tap in self.taps]
         found: State = {}
         for tap, layout, weights in zip(self.taps, layouts, layer_weights(layouts, self.first_multiplier), strict=True):
             found |= {f"{tap.kind}.layer_of": layout.layer_of(), f"{tap.kind}.weights": weights}
             for target, _ in self.targets:
-                mean, variance = self._target(target, tap, layout, task, teacher)
+                mean, variance = target_of(target, tap, layout)
                 if mean is not None:
                     found[f"{tap.kind}.{target}.mean"] = mean
                 found[f"{tap.kind}.{target}.variance"] = variance
@@ -111,7 +120,7 @@ class Distance(Stateless):
     ) -> tuple[Tensor | None, Float[Tensor, "target channel"]]:
         """Mean about the centre, None where the centre is the mean, and variance."""
         if target == "running" and layout.running is not None:
-            return None, layout.running[1]
+            return _running(target, tap, layout)
         if target == "class":
             mean, variance = _of_classes(task, teacher, tap, self.within)
         else:
@@ -257,6 +266,13 @@ def collect(context: Context, config: Any) -> dict[str, Tensor]:
             rows[f"{tap.kind}.within"].append(within)
     tables = {name: torch.stack(values).float().cpu() for name, values in rows.items()}
     return tables | {"count": torch.tensor(counts)}
+
+
+def _running(target: Target, tap: Tap, layout: Layout) -> tuple[None, Float[Tensor, " channel"]]:
+    """The running statistics: the mean is the centre."""
+    assert target == "running"
+    assert layout.running is not None
+    return None, layout.running[1]
 
 
 def _of_classes(task: Task, teacher: int, tap: Tap, within: bool) -> tuple[Tensor, Tensor]:

@@ -26,7 +26,15 @@ unit an image belongs to."""
 class Views(Protocol):
     """Draws views, and remembers what it needs to draw the next ones."""
 
-    show: Show
+    @property
+    def show(self) -> Show:
+        """How records become views."""
+        ...
+
+    @property
+    def listens(self) -> bool:
+        """Whether ``tell`` is to be called."""
+        ...
 
     def draw(self, iteration: int, pixels: Size, shown: Size) -> Records:
         """The views of an iteration: of images whose size is ``pixels``, shown at another."""
@@ -59,7 +67,12 @@ def cropped(
 class Whole:
     """The images as they are, or all of them made smaller where they are shown smaller."""
 
-    show: Show = staticmethod(cropped)
+    listens = False
+
+    @property
+    def show(self) -> Show:
+        """Crops, flips and shifts."""
+        return cropped
 
     def draw(self, iteration: int, pixels: Size, shown: Size) -> Records:
         """Nothing, or the whole image as one crop."""
