@@ -8,8 +8,9 @@ from typing import Any
 from torch import nn
 
 from attar.core import memory, ranks, work
-from attar.core.config import digest
+from attar.core.config import Config, digest
 from attar.core.errors import AttarError
+from attar.core.former import former
 from attar.core.log import Advance, Log
 from attar.core.spent import Clock, Spent
 from attar.models import build, record
@@ -19,7 +20,7 @@ from attar.ops.pixels import Normalisation
 from attar.stages import agreement, evaluated, scores, squeeze
 from attar.stages.choices import Evaluate, Squeeze
 from attar.stages.distilled import INFO, Distilled, read_info
-from attar.stages.folder import MANIFEST, StageFolder, manifest_of, total
+from attar.stages.folder import MANIFEST, StageFolder, identity_of, manifest_of, total
 from attar.stages.protocols import Protocol
 from attar.stages.rows import Row, SmallSet, images_of, labels_of, without_twins
 from attar.stages.scores import Score, ScoreFile
@@ -121,19 +122,22 @@ def _jobs(space: Workspace, config: Evaluate, squeezing: Squeeze, sets: Mapping[
             everyones = shared is not None and (small is None or small.folder.is_relative_to(shared))
             folder = shared / "scores" if shared is not None and everyones else own
             for student in config.students:
-                how = _training(config, squeezing, row, student, small)
+                how = _training(space, config, squeezing, row, student, small)
                 stem = build.resolve_stem(student, space.choice.size, config.student_stem)
                 for seed in range(config.num_seeds):
-                    jobs.append(ScoreFile(row, student, seed, scores.identity(space, student, stem, seed, how), folder))
+                    now, before = scores.identities(space, student, stem, seed, how)
+                    jobs.append(ScoreFile(row, student, seed, now, folder, before))
     return jobs
 
 
-def _training(config: Evaluate, squeezing: Squeeze, row: Row, student: str, small: SmallSet | None) -> list[Any]:
-    """What a score depends on beside the student and the real data."""
+def _training(
+    space: Workspace, config: Evaluate, squeezing: Squeeze, row: Row, student: str, small: SmallSet | None
+) -> Callable[[scores.Say], list[Any]]:
+    """Tells what a score depends on beside the student and the real data."""
     if small is None:
-        return scores.full_training(squeezing)
+        return lambda say: scores.full_training(space, squeezing, say)
     info, made = read_info(small.folder), manifest_of(small.folder, "relabel")
-    return scores.small_training(row, student, info, made, config.protocol)
+    return lambda say: scores.small_training(row, student, info, made, config.protocol, say)
 
 
 def _rows(config: Evaluate) -> tuple[Row, ...]:
@@ -151,8 +155,10 @@ def _shows_teacher(config: Evaluate, row: Row) -> bool:
 def _teacher_job(space: Workspace, row: Row, folder: Path) -> ScoreFile:
     path = space.out / "squeeze" / teachers.RECORD
     weights = manifest_of(space.out / "squeeze", "squeeze")["result"]["weights_sha256"]
-    known_by = digest([space.request(), space.real.fingerprint, weights])
-    return ScoreFile(row, record.parse(path.read_bytes(), path).architecture, 0, known_by, folder)
+    now, before = (
+        digest([scores.told(space, say), space.real.fingerprint, weights]) for say in (Config.identity, former)
+    )
+    return ScoreFile(row, record.parse(path.read_bytes(), path).architecture, 0, now, folder, before)
 
 
 def _num_steps(space: Workspace, config: Evaluate, squeezing: Squeeze, small: SmallSet | None, job: ScoreFile) -> int:
@@ -335,6 +341,6 @@ def _finish(
         "num_unmeasured": known[0].per_class.count(None),
         "per_class_sha256": evaluated.write_per_class(out, space.real.classes, space.real.titles, known),
     }
-    parents = {row: digest(manifest_of(small.folder, "relabel")["request"]) for row, small in sets.items()}
-    stage = StageFolder(out, "evaluate", space.request(evaluate=config.plain()), parents)
+    parents = {row: digest(identity_of(manifest_of(small.folder, "relabel"))) for row, small in sets.items()}
+    stage = StageFolder(out, "evaluate", space.request(evaluate=config), parents)
     stage.finish(result, spent, space.device.describe(), [out / evaluated.PER_CLASS])

@@ -48,7 +48,7 @@ def run(space: Workspace, method: str, config: MethodConfig, folder: Path | None
     module = method_named(method)
     squeezed = manifest_of(space.out / "squeeze", "squeeze")
     device = space.device_of(out)
-    request = space.request(method=method, recover=config.plain(), precision=device.precision)
+    request = space.request(method=method, recover=config, precision=device.precision)
     parents = {"teacher": squeezed["result"]["weights_sha256"], "data": space.real.fingerprint}
     if "." in method:
         parents[SOURCE] = plugin.source_sha256(method)
