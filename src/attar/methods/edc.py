@@ -42,10 +42,9 @@ class Config(
 
 def prepare(config: Config) -> Sequence[Preparation]:
     """Collect statistics of each class for each teacher."""
-    from attar.synthesis.starts import preparations as of_start
     from attar.synthesis.statistics import preparations
 
-    return (*of_start(config), *preparations(config))
+    return preparations(config)
 
 
 def recover(task: Task, config: Config) -> Recovered:

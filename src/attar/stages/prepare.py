@@ -5,6 +5,7 @@ method's settings, the data, the seed, the teacher's weights, earlier steps), an
 finds the same tables.
 """
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -12,6 +13,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from attar.core import ranks, work
@@ -136,6 +138,37 @@ def run(
                 tables.join(table.folder, table.blocks, table.identity)
         ranks.wait()
     return found
+
+
+def steps_of(module: Any, config: MethodConfig, networks: Sequence[Network]) -> list[Preparation]:
+    """The steps of a method's module that at least one of these networks needs."""
+    steps = module.prepare(config) if hasattr(module, "prepare") else ()
+    return [step for step in steps if any(step.applies(config, network.module) for network in networks)]
+
+
+def rehearsed(
+    steps: Sequence[Preparation],
+    config: MethodConfig,
+    networks: Sequence[Network],
+    real: RealImages,
+    size: tuple[int, int],
+    device: torch.device,
+) -> Callable[..., Tensor]:
+    """Tables for a forecast: the first row is made, and stands for all others."""
+    made: dict[tuple[str, int], Tensor] = {}
+
+    def table(name: str, teacher: int = 0) -> Tensor:
+        return made[name, teacher]
+
+    for step in steps:
+        num_rows = real.num_classes if step.rows == "class" else config.ipc
+        for number, network in enumerate(networks):
+            if step.applies(config, network.module):
+                stream = functools.partial(generator, 0, "prepare", step.name)
+                context = Context(range(1), network, number, real, size, device, stream, table)
+                for key, row in step.make(context, _settings(step, config)).items():
+                    made[f"{step.name}.{key}", number] = row.expand(num_rows, *row.shape[1:])
+    return table
 
 
 def _jobs(
