@@ -153,7 +153,8 @@ class Siamese(Whole):
 
     def __init__(self, task: Task, kinds: tuple[Augmentation, ...], combine: Combination = "all") -> None:
         """``kinds`` and ``combine`` are those of ``dsa.sample``."""
-        self._kinds, self._combine = kinds, combine
+        self._kinds = kinds
+        self._combine: Combination = combine
         self._streams = task.streams("siamese")
 
     @property
