@@ -23,7 +23,7 @@ from attar.stages.folder import MANIFEST, StageFolder, manifest_of
 from attar.stages.squeeze import own_teacher
 from attar.stages.workspace import Workspace
 from attar.store import images as image_files
-from attar.synthesis.task import MethodConfig
+from attar.synthesis.method import MethodConfig
 
 METHOD = "given"
 _NUMBER = re.compile(r"(?:new|class)?0*(\d+)")
