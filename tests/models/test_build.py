@@ -95,6 +95,14 @@ def test_small_stem_of_the_resnet_family(name: str):
     check_forward(network, 32, 10)
 
 
+@pytest.mark.parametrize(("side", "fitting"), [(8, 16), (24, 32), (40, 32)])
+def test_a_vision_transformer_says_which_sizes_its_patches_fit_into(side: int, fitting: int):
+    with pytest.raises(
+        AttarError, match=rf"patches of 16 x 16 .*, and {side} x {side} .*; use --data.size {fitting}, or"
+    ):
+        check_forward(build("timm/test_vit", 10, side, seed=0), side, 10, name="timm/test_vit")
+
+
 @pytest.mark.parametrize(
     ("name", "finer"), [("mobilenet_v2", 2), ("efficientnet_b0", 2), ("shufflenet_v2_x0_5", 4), ("densenet121", 4)]
 )
