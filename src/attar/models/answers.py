@@ -95,8 +95,8 @@ def probe(module: nn.Module, image_size: int, name: str) -> Any:
         if works is None and (side := _patch_side(network)) and image_size % side:
             fitting = max(1, round(image_size / side)) * side
             raise AttarError(
-                f"{name} cuts images into patches of {side} x {side} pixels, and {image_size} x {image_size} pixels are no "
-                f"whole number of them; use --data.size {fitting}, or another network."
+                f"{name} cuts images into patches of {side} x {side} pixels, and images of {image_size} x {image_size} "
+                f"pixels are no whole number of them; use --data.size {fitting}, or another network."
             ) from error
         if works is None:
             raise AttarError(
