@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from attar.stages.brought import parted
 from torch import nn
 
 import attar
@@ -17,7 +18,6 @@ from attar.core.errors import AttarError
 from attar.models import teacher as teachers
 from attar.models.build import build
 from attar.recipes.recipe import Recipe
-from attar.stages.brought import parted
 from conftest import edit_json, mini_recipe
 
 ROOT = Path(__file__).parents[1]

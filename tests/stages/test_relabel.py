@@ -6,16 +6,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from attar.ops.ensemble import batch_normalised, combine
+from attar.stages.labeller import Labeller, Voices
 
 import attar
 from attar import pipeline
 from attar.core.errors import AttarError
 from attar.models import teacher as teachers
-from attar.ops.ensemble import batch_normalised, combine
 from attar.recipes.recipe import Recipe
 from attar.stages import label_choice
 from attar.stages.distilled import read_info
-from attar.stages.labeller import Labeller, Voices
 from conftest import mini_recipe
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from attar.core.errors import AttarError
 from attar.core.log import Log
-from attar.models.teacher import Teacher
+from attar.models.committee import Committee
 from attar.ops.metrics import measure
 from attar.ops.pixels import from_bytes
 from attar.stages.scores import Fraction
@@ -34,18 +34,18 @@ class Agreement:
 def teacher_agreement(
     images: UInt8[Tensor, "image 3 height width"],
     labels: Int[Tensor, " image"],
-    teacher: Teacher,
+    committee: Committee,
     device: torch.device | str,
     batch_size: int = 256,
 ) -> Agreement:
-    """Ask the teacher about whole images; moves its network to the device.
+    """Ask the teachers about whole images; moves their networks to the device.
 
-    Raises AttarError when it gives no numbers for some.
+    Raises AttarError when they give no numbers for some.
     """
-    teacher.module.to(device)
+    committee.to(device)
     parts = zip(images.split(batch_size), labels.split(batch_size), strict=True)
     batches = ((from_bytes(shown.to(device)), classes.to(device)) for shown, classes in parts)
-    found = measure(teacher.logits, batches)
+    found = measure(committee.logits, batches)
     if found.num_broken:
         raise AttarError(
             f"The teacher's logits of {found.num_broken} of {len(images)} images are not numbers (NaN), so it cannot "

@@ -20,11 +20,11 @@ from attar.core.spent import Clock
 from attar.models import build
 from attar.models.teacher import Teacher
 from attar.ops.pixels import grid
-from attar.stages.brought import named_teacher
+from attar.stages import members
 from attar.stages.folder import SOURCE, StageFolder, logged, manifest_of
+from attar.stages.imported import named_teacher
 from attar.stages.methods import method_named
 from attar.stages.recorder import Recorder
-from attar.stages.squeeze import own_teacher
 from attar.stages.workspace import Workspace
 from attar.store import images as image_files
 from attar.store import units
@@ -43,10 +43,10 @@ def run(space: Workspace, method: str, config: MethodConfig, folder: Path | None
     """
     out = folder or space.out / "recover"
     module = method_named(method)
-    squeezed = manifest_of(space.out / "squeeze", "squeeze")
+    asked = chosen(space.num_teachers, config)
     device = space.device_of(out)
     request = space.request(method=method, recover=config.plain(), precision=device.precision)
-    parents = {"teacher": squeezed["result"]["weights_sha256"], "data": space.real.fingerprint}
+    parents = members.parents(space, asked) | {"data": space.real.fingerprint}
     if "." in method:
         parents[SOURCE] = plugin.source_sha256(method)
     todo = planned(len(space.real.classes), config)
@@ -54,11 +54,12 @@ def run(space: Workspace, method: str, config: MethodConfig, folder: Path | None
     finished = stage.finished()
     if finished is not None:
         return finished
-    teacher = own_teacher(space)
-    check(teacher, space, method, config)
+    found = [members.teacher(space, index) for index in asked]
+    for index, teacher in zip(asked, found, strict=True):
+        check(teacher, space, method, config, f"Teacher {index}" if space.num_teachers > 1 else "The teacher")
     stage.begin()
     log = space.log.beside(out)
-    _make_units(space, device, module, config, teacher, todo, stage, log)
+    _make_units(space, device, module, config, found, todo, stage, log)
     ranks.wait()
     if ranks.is_first():
         result = _assemble(config, space.real.classes, todo, stage)
@@ -68,6 +69,14 @@ def run(space: Workspace, method: str, config: MethodConfig, folder: Path | None
     return finished or manifest_of(out, "recover")
 
 
+def chosen(num_teachers: int, config: MethodConfig) -> tuple[int, ...]:
+    """The numbers of the teachers that a method works with, in its order: the first, where it chooses none.
+
+    Raises AttarError when it names one that there is not.
+    """
+    return members.choose(num_teachers, getattr(config, "members", (0,)), "--recover.members")
+
+
 def planned(num_classes: int, config: MethodConfig) -> list[tuple[Unit, ...]]:
     """The units of a run, in groups that are made side by side."""
     todo = units.plan(num_classes, config.ipc_start, config.ipc, config.unit_classes, config.unit_slots)
@@ -75,31 +84,31 @@ def planned(num_classes: int, config: MethodConfig) -> list[tuple[Unit, ...]]:
     return [tuple(todo[start : start + config.parallel_units]) for start in starts]
 
 
-def check(teacher: Teacher, space: Workspace, method: str, config: MethodConfig) -> None:
-    """Refuse, in a sentence, a teacher on which hours of recovering would be wasted."""
+def check(teacher: Teacher, space: Workspace, method: str, config: MethodConfig, name: str = "The teacher") -> None:
+    """Refuse, in a sentence that calls it ``name``, a teacher on which hours of recovering would be wasted."""
     chance = 1 / len(space.real.classes)
     if teacher.classes != space.real.classes and not config.accept_other_classes:
         first = next((name for name in teacher.classes if name not in space.real.classes), teacher.classes[0])
         raise AttarError(
-            f"The teacher knows other classes than the data ({len(teacher.classes)} against "
+            f"{name} knows other classes than the data ({len(teacher.classes)} against "
             f"{len(space.real.classes)}; '{first}' is the first that differs); squeeze a teacher on these data, or "
             f"insist with --recover.accept-other-classes True."
         )
     if len(teacher.classes) != len(space.real.classes):
         raise AttarError(
-            f"The teacher has {len(teacher.classes)} classes and the data {len(space.real.classes)}; "
+            f"{name} has {len(teacher.classes)} classes and the data {len(space.real.classes)}; "
             f"squeeze a teacher on these data."
         )
     if teacher.image_size != space.choice.size:
         raise AttarError(
-            f"The teacher was made for {teacher.image_size} pixels and the data are prepared at {space.choice.size}; "
+            f"{name} was made for {teacher.image_size} pixels and the data are prepared at {space.choice.size}; "
             f"use --data.size {teacher.image_size}, or squeeze again."
         )
     check_network(teacher.module, teacher.architecture, method)
     rated = teacher.accuracy
     if rated is not None and (rated - chance) / (1 - chance) < WEAK and not config.accept_weak_teacher:
         raise AttarError(
-            f"The teacher is right on {rated:.1%} of the real validation images, about chance ({chance:.1%}); "
+            f"{name} is right on {rated:.1%} of the real validation images, about chance ({chance:.1%}); "
             f"train it longer, check its class order, or insist with --recover.accept-weak-teacher True."
         )
 
@@ -146,14 +155,13 @@ def _make_units(
     device: Device,
     module: Any,
     config: MethodConfig,
-    teacher: Teacher,
+    found: Sequence[Teacher],
     todo: list[tuple[Unit, ...]],
     stage: StageFolder,
     log: Log,
 ) -> None:
     out = stage.path
-    teacher.module.to(device.device)
-    network = network_of(teacher, device, log)
+    networks = tuple(network_of(teacher, device, log) for teacher in found)
     real = RealByClass(space) if module.needs.real_images else None
     verifier = named_teacher(space, config.verifier, "verifier") if config.verifier else None
     folder = out / "units"
@@ -179,7 +187,7 @@ def _make_units(
                 labels=labels,
                 slots=torch.tensor([slot for unit in group for slot in unit.slots]),
                 size=(space.choice.size, space.choice.size),
-                teachers=(network,),
+                teachers=networks,
                 device=device.device,
                 streams=lambda *names, group=group: tuple(
                     generator(space.seed, "recover", unit.name, *names) for unit in group

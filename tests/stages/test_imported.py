@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from attar.stages.brought import parted
 from torch import nn
 
 import attar
@@ -15,7 +16,6 @@ from attar.core.errors import AttarError
 from attar.models import teacher as teachers
 from attar.ops.pixels import Normalisation
 from attar.recipes.recipe import Recipe
-from attar.stages.brought import parted
 from conftest import mini_recipe
 
 SHIFTED = [*range(1, 10), 0]

@@ -2,9 +2,8 @@
 
 import pytest
 import torch
-from torch import nn
-
 from attar.ops.ensemble import batch_normalised, combine
+from torch import nn
 
 
 def answers() -> list[torch.Tensor]:
