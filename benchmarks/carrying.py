@@ -29,8 +29,7 @@ PORTION_BYTES = 50 * 2**20
 IN_HALF = ("checkpoint.safetensors", "teacher.safetensors")
 WHEELS = (
     *("pydantic", "pydantic-core", "annotated-types", "typing-inspection", "typing-extensions"),
-    *("tyro", "docstring-parser", "typeguard", "shtab", "jaxtyping", "wadler-lindig"),
-    *("datasets", "dill", "multiprocess"),
+    *("jaxtyping", "wadler-lindig", "datasets", "dill", "multiprocess"),
 )
 """What attar needs beside PyTorch, torchvision, timm, safetensors, pyarrow, scikit-learn, rich and matplotlib."""
 PLATFORMS = ("manylinux_2_28_x86_64", "manylinux_2_27_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x86_64")

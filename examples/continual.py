@@ -348,8 +348,9 @@ def as_markdown(lines: list[Line], averages: list[Average]) -> str:
 def open_run(source: str, settings: list[str], out: Path, quiet: bool) -> tuple[attar.Recipe[Any], Path]:
     """The recipe, and the folder of its run up to the labels: made in OUT/run, or the finished one that is named."""
     kept = Path(source) / "recipe.yaml"
-    before = attar.recipe(str(kept) if kept.is_file() else source)
-    recipe = with_settings(before, settings, f"continual.py {source}")
+    named = str(kept) if kept.is_file() else source
+    before = attar.recipe(named)
+    recipe = with_settings(before, settings, f"attar run {named}")
     if kept.is_file():
         data = recipe.data.changed(root=before.data.root, source=before.data.source)
         if recipe.changed(evaluate=before.evaluate, execution=before.execution, data=data) != before:

@@ -63,15 +63,15 @@ def folders(tmp_path: Path):
         (["run", "digits", "--out", "OUT", "--method", "cdaa"], "no method named 'cdaa'; did you mean cda"),
         (["run", "digits", "--out", "OUT", "--protocol", "tini"], "no protocol named 'tini'; did you mean tiny"),
         (["run", "digits", "--out", "OUT", "--recover.iteration", "3"], "did you mean --recover.iterations"),
-        (["run", "digits", "--out", "OUT", "--recover.ipc", "0"], "--recover.ipc: .*greater than or equal to 1"),
-        (["run", "digits", "--out", "OUT", "--recover.ipc", "few"], "--recover.ipc: .*'few'"),
+        (["run", "digits", "--out", "OUT", "--recover.ipc", "0"], "--recover.ipc must be greater than or equal to 1"),
+        (["run", "digits", "--out", "OUT", "--recover.ipc", "few"], "--recover.ipc must be a whole number, not 'few'"),
         (["run", "digits", "--out", "OUT", "--recover.ipc-start", "10"], "must be below ipc"),
         (["run", "digits", "--out", "OUT", "--recover.curriculum", "cubic"], "'cubic'"),
         (["run", "digits", "--out", "OUT", "--data.source", "/no/such"], "no folder /no/such"),
         (["run", "digits", "--out", "OUT", "--data.source", "cifar10", "--data.root", "/no"], "/no"),
         (["run", "digits", "--out", "OUT", "--squeeze.architecture", "alexnet"], "alexnet cannot take 8 x 8 images"),
         (["run", "digits", "--out", "OUT", "--data.size", "0"], "--data.size"),
-        (["run", "digits", "--out", "OUT", "--data.num-classes", "1"], "--data.num_classes|--data.num-classes"),
+        (["run", "digits", "--out", "OUT", "--data.num-classes", "1"], "--data.num-classes must be"),
         (["run", "digits", "--out", "OUT", "--squeeze.architecture", "resnet81"], "no .*named 'resnet81'"),
         (["run", "digits", "--out", "OUT", "--squeeze.weights", "/no/such.pth"], "/no/such.pth"),
         (["run", "digits", "--out", "OUT", "--method", "random", "--recover.ipc", "500"], "--recover.ipc 139 or less"),
@@ -81,10 +81,10 @@ def folders(tmp_path: Path):
         (["run", "digits", "--out", "OUT", "--evaluate.students", "convnet3", "convnet3"], "convnet3' is named twice"),
         (["run", "digits", "--out", "OUT", "--evaluate.rows", "full", "distilled", "full"], "'full' is named twice"),
         (["run", "digits", "--out", "OUT", "--evaluate.rows"], "name one at least"),
-        (["run", "digits", "--out", "OUT", "--relabel.mix.alpha", "0"], "--relabel.mix.alpha: .*greater than 0"),
+        (["run", "digits", "--out", "OUT", "--relabel.mix.alpha", "0"], "--relabel.mix.alpha must be greater than 0"),
         (
             ["run", "digits", "--out", "OUT", "--relabel.views.min-scale", "2"],
-            "--relabel.views.min.scale: .*equal to 1",
+            "--relabel.views.min-scale must be less than or equal to 1",
         ),
         (["run", "digits", "--out", "OUT", "--relabel.views.padding", "-1"], "--relabel.views.padding"),
         (["run", "digits", "--out", "OUT", "--relabel.imported", "/nope"], "/nope holds no labels"),
@@ -97,6 +97,10 @@ def folders(tmp_path: Path):
         (["recover", "digits", "--out", "OUT"], "run 'attar squeeze'"),
         (["report", "OUT"], "OUT/evaluate is not finished"),
         (["list", "things"], "one of recipes, methods"),
+        (["list", "models", "resnet", "vit"], "leave out 'vit'"),
+        (["report"], "'attar report': the following arguments are required: FOLDER; see 'attar report --help'"),
+        (["export", "fkd"], "'attar export': the following arguments are required: FOLDER"),
+        (["run", "hf:cifar10", "--out", "OUT"], "hf:cifar10 is a dataset, not a recipe.*--data.source hf:cifar10"),
         (["show", "digits", "--seed", "-1"], "--seed"),
     ],
     ids=lambda value: " ".join(value)[:60] if isinstance(value, list) else "",
@@ -123,6 +127,14 @@ def test_a_network_without_batchnorm_is_refused_for_a_batchnorm_method(tmp_path,
     said = told(capsys, *arguments, "--squeeze.architecture", "timm/vit_tiny_patch16_224")
     assert "no BatchNorm layers" in said
     assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_is_no_recipe(mini_run, tmp_path, capsys):
+    out = tmp_path / "out"
+    said = told(capsys, "run", str(tmp_path), "--out", str(out))
+    assert f"attar run RECIPE --data.source {tmp_path} --out FOLDER" in said
+    assert f"its recipe is {mini_run / 'recipe.yaml'}." in told(capsys, "run", str(mini_run), "--out", str(out))
+    assert not out.exists()
 
 
 def test_one_class_is_refused(folders, tmp_path, capsys):
@@ -176,10 +188,35 @@ def test_list_and_help_name_everything(capsys):
     assert "hard-label" in capsys.readouterr().out
     main([])
     assert "attar run RECIPE --out FOLDER" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "wanted"),
+    [
+        ("run --help", "usage: attar run RECIPE --out FOLDER"),
+        ("relabel -h", "usage: attar relabel RECIPE --out FOLDER"),
+        ("show --help", "usage: attar show RECIPE [OPTIONS]"),
+        ("report --help", "usage: attar report"),
+        ("export --help", "usage: attar export"),
+        ("run digits --recover.ipc 37 --help", "--recover.ipc INT  [37]"),
+        ("run digits --help all", "--recover.bn-weight NUMBER  [1.0]"),
+        ("evaluate --help evaluate digits", "usage: attar evaluate digits"),
+    ],
+)
+def test_help_is_printed_as_wide_as_the_terminal(arguments, wanted, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "70")
     with pytest.raises(SystemExit) as end:
-        main(["run", "digits", "--help"])
+        main(arguments.split())
     assert end.value.code == 0
-    assert "--recover.bn-weight" in capsys.readouterr().out
+    said = capsys.readouterr()
+    assert wanted in said.out
+    assert max(map(len, said.out.splitlines())) <= 70
+    assert said.err == ""
+
+
+def test_the_usage_of_list(capsys):
+    main(["list", "--help"])
+    assert capsys.readouterr().out.startswith("usage: attar list recipes|methods|")
 
 
 def test_show_prints_a_file_that_is_as_good_as_the_name(tmp_path, capsys):
@@ -285,7 +322,7 @@ def test_a_plan_is_shown_and_not_run(tmp_path, capsys):
     out = str(tmp_path / "out")
     assert "'attar show digits --plan' tells what it takes" in told(capsys, "run", "digits", "--out", out, "--plan")
     assert "'attar show' writes nothing" in told(capsys, "show", "digits", "--out", out)
-    assert "take --protocol NAME" in told(capsys, "run", "digits", "--out", out, "--evaluate.protocol", "rded")
+    assert "choose one by --protocol NAME" in told(capsys, "run", "digits", "--out", out, "--evaluate.protocol", "rded")
     assert not list(tmp_path.iterdir())
 
 

@@ -48,7 +48,7 @@ def test_inner_init_files_are_empty(path: Path):
 
 
 def test_importing_attar_loads_nothing_heavy():
-    heavy = "torch torchvision timm numpy pydantic tyro pyarrow matplotlib sklearn datasets"
+    heavy = "torch torchvision timm numpy pydantic pyarrow matplotlib sklearn datasets"
     code = f"import sys, attar, attar.cli; print([name for name in {heavy.split()} if name in sys.modules])"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"

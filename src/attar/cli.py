@@ -4,6 +4,7 @@ import argparse
 import errno
 import importlib
 import os
+import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -23,24 +24,24 @@ USAGE = """\
 usage: attar VERB ...
 
   attar list recipes|methods|datasets|models|protocols [PATTERN]
-  attar show RECIPE [--plan] [SETTINGS]        the recipe with every setting, as YAML
-  attar run RECIPE --out FOLDER [SETTINGS]     real data to a scored distilled dataset
-  attar squeeze|recover|relabel|evaluate RECIPE --out FOLDER [SETTINGS]     one stage of it
-  attar report FOLDER [FOLDER ...] [--csv FILE]     the tables and pictures of finished runs; FILE.csv gets every
-                                                    column, and FILE.json beside it the stages' manifests
-  attar report FOLDER [FOLDER ...] --ranking        DD-Ranking's scores, and which rows they lack
-  attar export LAYOUT FOLDER --out FOLDER           a finished run as other tools read it; LAYOUT is ddranking or
-                                                    fkd (SRe2L's and CDA's; --batch-size, default the labels')
+  attar show RECIPE [--plan] [SETTINGS]
+      Print the recipe with every setting, as YAML.
+  attar run RECIPE --out FOLDER [SETTINGS]
+      Turn real data into a distilled dataset and its scores: all four stages.
+  attar squeeze|recover|relabel|evaluate RECIPE --out FOLDER [SETTINGS]
+      Run one stage.
+  attar report FOLDER [FOLDER ...] [--csv FILE] [--ranking]
+      Print the tables of finished runs, and draw their pictures.
+  attar export LAYOUT FOLDER --out FOLDER
+      Write a finished run as other tools read it.
 
-RECIPE is a name from 'attar list recipes' or a YAML file. SETTINGS are any of the recipe's keys, as in
---recover.iterations 1000; 'attar run RECIPE --help' explains each. --method NAME and --protocol NAME swap the method
-and the evaluation protocol; --quiet keeps to results. --plan measures a few steps, and tells what a run would make and
-take on this device. Running the same command again continues where it stopped;
-'torchrun --nproc-per-node N -m attar run ...' shares the work among N processes.
+'attar VERB --help' explains a verb, 'attar run RECIPE --help' the settings.
 """
 STAGES = ("squeeze", "recover", "relabel", "evaluate")
 LAYOUTS = {"ddranking": "attar.exchange.ddranking", "fkd": "attar.exchange.fkd_files"}
 """Layouts of 'attar export': modules with ``export(run, out)``, which returns lines to print."""
+WIDEST_HELP = 100
+"""Characters; longer lines are hard to read."""
 KINDS = ("recipes", "methods", "datasets", "models", "protocols")
 
 
@@ -92,10 +93,12 @@ def _dispatch(arguments: list[str]) -> None:
 
 
 def _list(arguments: list[str]) -> None:
-    kind, pattern = (*arguments, "", "")[:2]
     if {"-h", "--help"} & set(arguments):
-        print(USAGE, end="")
+        print(f"usage: attar list {'|'.join(KINDS)} [PATTERN]\n\nPrint the names that contain PATTERN.")
         return
+    if len(arguments) > 2:
+        raise AttarError(f"'attar list' takes a kind and a pattern; leave out '{arguments[2]}'.")
+    kind, pattern = (*arguments, "", "")[:2]
     if kind == "recipes":
         from attar.recipes.catalogue import ENTRIES
 
@@ -149,29 +152,33 @@ def _show(arguments: list[str]) -> None:
 
     recipe, given = _recipe("show", arguments)
     header = header_of(recipe.name)
-    if "--plan" in given.switches:
+    if given.plan:
         from attar import pipeline
 
-        header += "\n\n" + pipeline.plan(recipe, quiet="--quiet" in given.switches)
+        header += "\n\n" + pipeline.plan(recipe, quiet=given.quiet)
     print(recipe.to_yaml(header), end="")
 
 
 def _run(verb: str, arguments: list[str]) -> None:
     recipe, given = _recipe(verb, arguments)
-    out = given.options.get("--out")
-    if not out:
+    if not given.out:
         raise AttarError(f"'attar {verb}' needs a folder for its results; add --out runs/{recipe.name}.")
     from attar import pipeline
 
-    result = pipeline.run(recipe, out, stage="" if verb == "run" else verb, quiet="--quiet" in given.switches)
+    result = pipeline.run(recipe, given.out, stage="" if verb == "run" else verb, quiet=given.quiet)
     if result.table and verb in ("run", "evaluate"):
         _print_tables([result.out], result.table)
 
 
+class _Parser(argparse.ArgumentParser):
+    """Reports a mistake as one sentence, like every other verb."""
+
+    def error(self, message: str) -> NoReturn:
+        raise AttarError(f"'{self.prog}': {message}; see '{self.prog} --help'.")
+
+
 def _report(arguments: list[str]) -> None:
-    parser = argparse.ArgumentParser(
-        prog="attar report", description="Tables and pictures of finished runs.", allow_abbrev=False
-    )
+    parser = _Parser(prog="attar report", description="Tables and pictures of finished runs.", allow_abbrev=False)
     parser.add_argument("runs", nargs="+", type=Path, metavar="FOLDER", help="what 'attar run' was given as --out")
     parser.add_argument(
         "--csv", type=Path, metavar="FILE", help="the table with every column; the stages' manifests go beside it"
@@ -213,9 +220,7 @@ def _evaluated(runs: list[Path]) -> list[Path]:
 
 
 def _export(arguments: list[str]) -> None:
-    parser = argparse.ArgumentParser(
-        prog="attar export", description="A finished run as other tools read it.", allow_abbrev=False
-    )
+    parser = _Parser(prog="attar export", description="A finished run as other tools read it.", allow_abbrev=False)
     parser.add_argument("layout", metavar="LAYOUT", help=" or ".join(LAYOUTS))
     parser.add_argument("run", type=Path, metavar="FOLDER", help="what 'attar run' was given as --out")
     parser.add_argument("--out", type=Path, default=None, metavar="FOLDER", help="a new folder for it")
@@ -235,27 +240,28 @@ def _export(arguments: list[str]) -> None:
 
 
 def _recipe(verb: str, arguments: list[str]) -> tuple["Recipe[Any]", "Arguments"]:
-    """The recipe that the arguments name, changed by the settings among them."""
-    if not set(arguments) - {"-h", "--help"} and arguments:
-        print(USAGE, end="")
-        raise SystemExit(0)
-    from attar.recipes.arguments import split, with_settings
+    """The recipe that the arguments name, changed by the settings among them; prints help where it is asked for."""
+    from attar.recipes import help_page
+    from attar.recipes.arguments import changed_by, split
     from attar.recipes.catalogue import recipe_named
 
     given = split(verb, arguments)
+    width = min(shutil.get_terminal_size().columns, WIDEST_HELP)
     if not given.recipe:
-        print(USAGE, end="")
-        raise SystemExit(0)
-    if "--plan" in given.switches and verb != "show":
+        _print_and_end(help_page.usage(verb, width))
+    if given.plan and verb != "show":
         raise AttarError(f"'attar {verb}' does the work; 'attar show {given.recipe} --plan' tells what it takes.")
-    if given.options.get("--out") and verb == "show":
+    if given.out and verb == "show":
         raise AttarError("'attar show' writes nothing; leave out --out, and send what it prints to a file.")
-    recipe = recipe_named(given.recipe)
-    method, protocol = given.options.get("--method"), given.options.get("--protocol")
-    recipe = recipe.with_method(method) if method else recipe
-    recipe = recipe.with_protocol(protocol) if protocol else recipe
-    settings = [*given.settings, "--help"] if "--help" in given.switches else given.settings
-    return with_settings(recipe, settings, f"attar {verb} {given.recipe}"), given
+    recipe = changed_by(recipe_named(given.recipe), given.settings, f"attar {verb} {given.recipe}")
+    if given.help is not None:
+        _print_and_end(help_page.page(recipe, verb, given.recipe, given.help, width))
+    return recipe, given
+
+
+def _print_and_end(text: str) -> NoReturn:
+    print(text, end="")
+    raise SystemExit(0)
 
 
 def _print_tables(runs: list[Path], rows: list[Any]) -> None:

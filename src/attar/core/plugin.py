@@ -45,7 +45,7 @@ def resolve(package: str, name: str, kind: str) -> ModuleType:
 def reach_working_folder() -> None:
     """Let imports look in the working folder first, as ``python -m`` does.
 
-    For dotted paths that the user typed, in a flag or in his recipe; never for a name that stands in another file.
+    Only for dotted paths that the user typed, in a flag or a recipe; never for a name read from another file.
     """
     folder = str(Path.cwd())
     if folder not in sys.path and "" not in sys.path:
@@ -80,5 +80,5 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> AttarError:
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
     if near:
         return AttarError(f"There is no {kind} named '{name}'; did you mean {' or '.join(near)}?")
-    shown = ", ".join(known[:SHOWN]) + (", ..." if len(known) > SHOWN else "")
+    shown = ", ".join(known[:SHOWN]) + (f" and {len(known) - SHOWN} more" if len(known) > SHOWN else "")
     return AttarError(f"There is no {kind} named '{name}'; there are {shown}.")

@@ -1,31 +1,28 @@
-"""Settings as a command line gives them: dotted names with values, and the recipe's name anywhere among them."""
+"""What is typed after a verb that takes a recipe: the recipe, the verb's own options, and settings by dotted names."""
 
 import re
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from functools import cache
-from typing import Annotated, Any, Literal, get_args, get_origin
+from itertools import takewhile
+from typing import Any
 
 import pydantic
 
 from attar.core import plugin
-from attar.core.config import Config
 from attar.core.errors import AttarError
-from attar.recipes.catalogue import header_of
-from attar.recipes.recipe import Recipe, recipe_type
-from attar.stages.methods import METHODS
+from attar.recipes.fields import Field, by_name, fields_of, key_of, no_value, one_value
+from attar.recipes.recipe import Recipe
+from attar.stages.methods import METHODS, method_named
 
-Kind = Literal["flag", "one", "many", "group"]
-"""A setting that may stand without a value, takes one, takes all that follow, or is a group of settings."""
-_OPTIONS: dict[str, Kind] = {
-    "--out": "one",
-    "--method": "one",
-    "--protocol": "one",
-    "--quiet": "flag",
-    "--plan": "flag",
-}
-_SWITCHES = {"true", "false", "yes", "no", "on", "off", "t", "f", "y", "n", "1", "0"}
+Pair = tuple[str, list[str]]
+"""A flag as typed, without '=', and its values."""
+_PLAINLY = {"a valid integer": "a whole number", "a valid number": "a number", "a valid boolean": "yes or no"}
+"""Pydantic's words, as a user would say them."""
+_SWITCH_WORDS = {"true", "false", "yes", "no", "on", "off", "t", "f", "y", "n", "1", "0"}
 _NUMBER = re.compile(r"-(\d|\.\d|inf|nan)", re.IGNORECASE)
+_BEFORE_SETTINGS = ("--method", "--protocol")
+"""These two exchange whole groups of settings, so they are applied before any other setting, wherever they stand."""
 
 
 @dataclass(frozen=True)
@@ -33,163 +30,168 @@ class Arguments:
     """What follows a verb that takes a recipe."""
 
     recipe: str = ""
-    """Empty where only help is asked for."""
-    options: dict[str, str] = field(default_factory=dict)
-    """``--out``, ``--method`` and ``--protocol`` with their values; '' stands for those that are not given."""
-    switches: frozenset[str] = frozenset()
-    """Which of ``--quiet``, ``--plan`` and ``--help`` are there."""
-    settings: list[str] = field(default_factory=list)
-    """The rest."""
+    """As typed; empty where only help is asked for."""
+    out: str = ""
+    """The value of ``--out``."""
+    quiet: bool = False
+    plan: bool = False
+    help: str | None = None
+    """The word after ``--help``, '' without one; None where no help is asked for."""
+    settings: tuple[Pair, ...] = ()
+    """All other flags, in the order typed."""
 
 
-def split(verb: str, arguments: list[str]) -> Arguments:
-    """Tell the recipe, the verb's own options and the recipe's settings apart, in whatever order they come.
+def split(verb: str, words: list[str]) -> Arguments:
+    """Separate the recipe, the verb's own options and the recipe's settings, in whatever order they are typed.
 
-    Of an option or a single value that is given twice the last one holds, so that scripts can append to defaults.
-    Raises AttarError where there is no recipe or more than one.
+    Raises AttarError when there is no recipe or more than one, or an option has a value too many or too few.
     """
-    recipe_first = bool(arguments) and not _is_flag(arguments[0])
+    recipe_first = bool(words) and not _is_flag(words[0])
     names: list[str] = []
-    switches: set[str] = set()
-    options: dict[str, str] = {}
-    settings: list[str] = []
-    greedy = ""
-    place = 0
-    while place < len(arguments):
-        token = arguments[place]
-        place += 1
-        if not _is_flag(token):
-            names.append(token)
-        elif token in ("-h", "--help"):
-            switches.add("--help")
+    found: dict[str, Any] = {}
+    settings: list[Pair] = []
+    for flag, values in _pairs(words, _all if recipe_first else _own):
+        if not flag:
+            names += values
+        elif flag == "--out":
+            found["out"] = one_value(flag, values)
+        elif flag in ("--quiet", "--plan"):
+            no_value(flag, values)
+            found[flag.removeprefix("--")] = True
+        elif flag in ("-h", "--help"):
+            found["help"] = one_value("--help", values) if values else ""
         else:
-            flag, equals, value = token.partition("=")
-            kind = _OPTIONS.get(flag) or _kind_anywhere(_key(flag)) or ("many" if recipe_first else "one")
-            values = [value] if equals else _following(arguments[place:], kind)
-            place += 0 if equals else len(values)
-            if flag not in _OPTIONS:
-                settings += [token, *([] if equals else values)]
-                greedy = flag if kind == "many" and values and not equals else greedy
-            elif kind == "flag":
-                if equals:
-                    raise AttarError(f"{flag} takes no value; leave out '={value}'.")
-                switches.add(flag)
-            else:
-                options[flag] = _single(flag, values)[0]
+            settings.append((flag, values))
     if len(names) > 1:
         raise AttarError(
-            f"'attar {verb}' takes one recipe and nothing else without a name, not '{names[0]}' and '{names[1]}'; "
-            f"a setting is --KEY VALUE, and takes several values only where it is a list."
+            f"'attar {verb}' takes one recipe, not both '{names[0]}' and '{names[1]}'; a setting is {_as_setting(names[1])}."
         )
-    if not names and "--help" not in switches:
-        hint = f", before {greedy}, which takes every word after it" if greedy else ""
-        raise AttarError(f"'attar {verb}' needs a recipe: a name from 'attar list recipes', or a YAML file{hint}.")
-    return Arguments("".join(names), options, frozenset(switches), settings)
+    if not names and found.get("help") != "":
+        greedy = [flag for flag, values in settings if len(values) > 1]
+        hint = f"; write it first, because {greedy[-1]} takes every word after it" if greedy else ""
+        raise AttarError(
+            f"'attar {verb}' needs a recipe, as in 'attar {verb} digits': a name from 'attar list recipes' or a YAML "
+            f"file{hint}."
+        )
+    return Arguments("".join(names), settings=tuple(settings), **found)
 
 
-def with_settings(recipe: Recipe[Any], settings: list[str], prog: str) -> Recipe[Any]:
-    """The recipe with these settings, as a command line gives them; scripts use it too.
+def with_settings(recipe: Recipe[Any], words: list[str], prog: str) -> Recipe[Any]:
+    """The recipe changed by settings as a command line gives them, for scripts that take such settings too.
 
-    With ``--help`` among them it prints every setting and ends. Raises AttarError with one sentence on the first
-    mistake; ``prog`` is the command whose help it points to.
+    Raises AttarError with one sentence on the first mistake; ``prog`` is the command whose ``--help`` it points to.
     """
-    asked = [setting for setting in settings if setting not in ("-h", "--help")]
-    recipe = _changed(recipe, _tree(type(recipe), asked, prog), (), prog)
-    if len(asked) < len(settings):
-        import tyro
-
-        description = header_of(prog.split()[-1]).replace("\n", "\n\n")  # tyro joins single lines
-        config = (tyro.conf.FlagConversionOff,)
-        tyro.cli(type(recipe), default=recipe, args=["--help"], prog=prog, description=description, config=config)
-    return recipe
+    return changed_by(recipe, _pairs(words, _all), prog)
 
 
-def _tree(model: type[Config], settings: list[str], prog: str) -> dict[str, Any]:
-    """Plain values by nested keys."""
-    kinds, found = dict(_fields(model)), dict[str, Any]()
-    said: dict[str, Any] = {}
-    for flag, values in _groups(settings, lambda key: _kind(kinds[key]) if key in kinds else "many"):
-        key, values = _switched_off(flag, values, kinds)
-        if key not in kinds:
-            raise plugin.unknown("setting", flag, [_flag(known) for known in kinds])
-        if _kind(kinds[key]) == "group":
-            mend = (
-                "'attar run' and its like take --protocol NAME"
-                if key == "evaluate.protocol"
-                else f"see '{prog} --help'"
-            )
-            raise AttarError(f"{flag} is a group of settings; {mend}.")
-        value = _value(flag, values, kinds[key])
-        if key in said and said[key] != value and isinstance(value, list):
-            together = " ".join(map(str, (*said[key], *values))) if isinstance(said[key], list) else "..."
-            raise AttarError(f"{flag} is given twice; give it once with all of its values: {flag} {together}.")
-        said[key] = value
-        inner = found
-        *path, name = key.split(".")
-        for part in path:
-            inner = inner.setdefault(part, {})
+def changed_by(recipe: Recipe[Any], pairs: Iterable[Pair], prog: str) -> Recipe[Any]:
+    """The recipe with another method, then another protocol, then every other setting; of two values the last holds.
+
+    Raises AttarError with one sentence on the first mistake; ``prog`` is the command whose ``--help`` it points to.
+    """
+    pairs = list(pairs)
+    first = {flag: one_value(flag, values) for flag, values in pairs if flag in _BEFORE_SETTINGS}
+    if "--method" in first:
+        recipe = recipe.with_method(first["--method"])
+    if "--protocol" in first:
+        recipe = recipe.with_protocol(first["--protocol"])
+    fields = by_name(fields_of(type(recipe)))
+    tree: dict[str, Any] = {}
+    for flag, values in pairs:
+        if flag in first:
+            continue
+        if not flag:
+            raise AttarError(f"'{values[0]}' belongs to no setting; a setting is {_as_setting(values[0])}.")
+        key, value = _read(flag, values, fields, recipe.method, prog)
+        *groups, name = key.split(".")
+        inner = tree
+        for group in groups:
+            inner = inner.setdefault(group, {})
         inner[name] = value
-    return found
+    return _changed(recipe, tree, (), prog)
 
 
-def _groups(settings: list[str], kind_of: Callable[[str], Kind]) -> Iterator[tuple[str, list[str]]]:
-    """Each flag with its values."""
+def _pairs(words: list[str], takes: Callable[[str, list[str]], int]) -> Iterator[Pair]:
+    """Each flag with its values, and each word that belongs to no flag as ``('', [word])``."""
     place = 0
-    while place < len(settings):
-        flag, equals, value = settings[place].partition("=")
+    while place < len(words):
+        word = words[place]
         place += 1
-        if not _is_flag(flag):
-            raise AttarError(f"'{settings[place - 1]}' stands alone; a setting is --KEY VALUE.")
-        values = [value] if equals else _following(settings[place:], kind_of(_key(flag)))
-        place += 0 if equals else len(values)
-        yield flag, values
+        if not _is_flag(word):
+            yield "", [word]
+            continue
+        flag, equals, value = word.partition("=")
+        following = list(takewhile(lambda word: not _is_flag(word), words[place:]))
+        count = 0 if equals else takes(flag, following)
+        yield flag, [value] if equals else following[:count]
+        place += count
 
 
-def _following(rest: list[str], kind: Kind) -> list[str]:
-    """Those of the next words that belong to a flag of this kind."""
-    until = next((place for place, word in enumerate(rest) if _is_flag(word)), len(rest))
-    if kind == "flag":
-        until = min(until, 1) if rest and rest[0].lower() in _SWITCHES else 0
-    return rest[: min(until, 1) if kind in ("one", "group") else until]
+def _is_flag(word: str) -> bool:
+    return word.startswith("-") and len(word) > 1 and not _NUMBER.match(word)
 
 
-def _switched_off(flag: str, values: list[str], kinds: dict[str, Any]) -> tuple[str, list[str]]:
-    """The key and its values, ``--recover.no-flip`` being ``--recover.flip false``."""
-    key = _key(flag)
-    *path, name = key.split(".")
-    positive = ".".join([*path, name.removeprefix("no_")])
-    if key in kinds or not name.startswith("no_") or kinds.get(positive) is not bool:
-        return key, values
-    if values:
-        raise AttarError(f"{flag} takes no value; leave out '{values[0]}'.")
-    return positive, ["false"]
+def _all(flag: str, following: list[str]) -> int:
+    """Where the recipe has its place, all words up to the next flag belong to this one."""
+    return len(following)
 
 
-def _value(flag: str, values: list[str], annotation: Any) -> Any:
-    """What pydantic is to read: a string, a list of them, True, or None."""
-    optional, inner = _without_none(annotation)
-    if optional and [value.lower() for value in values] == ["none"]:
-        return None
-    kind = _kind(annotation)
-    if kind == "flag":
-        return values[0] if values else True
-    if kind == "one":
-        return _single(flag, values)[0]
-    element = next(iter(get_args(inner)), str)
-    if get_origin(element) is tuple:  # pairs, one after the other
-        length = len(get_args(element))
-        return [values[start : start + length] for start in range(0, len(values), length)]
-    return values
+def _own(flag: str, following: list[str]) -> int:
+    """Where the recipe may be any word: as many words as the flag takes."""
+    word = following[0] if following else ""
+    if flag in ("-h", "--help"):
+        return int(word == "all" or key_of(word) in _known())
+    field = _known().get(key_of(flag))
+    if field is not None and field.kind == "switch":
+        return int(key_of(flag) == field.key and word.lower() in _SWITCH_WORDS)
+    if field is not None and field.kind == "many":
+        return len(following)
+    return 0 if flag in ("--quiet", "--plan") else min(1, len(following))
 
 
-def _single(flag: str, values: list[str]) -> list[str]:
-    if not values:
-        raise AttarError(f"{flag} needs a value; write {flag} VALUE.")
-    return values
+@cache
+def _known() -> Mapping[str, Field]:
+    """The settings of all built-in methods by name, for a recipe that is not known yet."""
+    fields = list(fields_of(Recipe[Any]))
+    for method in plugin.names_in(METHODS):
+        fields += fields_of(method_named(method).Config, "recover.")
+    return by_name(fields)
+
+
+def _read(flag: str, values: list[str], fields: Mapping[str, Field], method: str, prog: str) -> tuple[str, Any]:
+    """The key of a setting, and its value as pydantic is to read it."""
+    field = fields.get(key_of(flag))
+    if field is None:
+        raise _unknown(flag, fields, method, prog)
+    if key_of(flag) != field.key:
+        no_value(flag, values)
+        return field.key, False
+    if field.kind == "group":
+        see = (
+            "choose one by --protocol NAME" if field.key == "evaluate.protocol" else f"see '{prog} --help {field.key}'"
+        )
+        raise AttarError(f"{flag} is a group of settings, which takes no value; {see}.")
+    return field.key, field.read(flag, values)
+
+
+def _unknown(flag: str, fields: Mapping[str, Field], method: str, prog: str) -> AttarError:
+    """The error for a flag that is no setting: another method's, one without its group, or mistyped."""
+    if key_of(flag) in _known():
+        return AttarError(f"The method '{method}' has no setting {flag}; see '{prog} --help recover'.")
+    flags = [f"--{name.replace('_', '-')}" for name, field in fields.items() if field.kind != "group"]
+    ends = [known for known in flags if known.endswith(f".{key_of(flag).replace('_', '-')}")]
+    if ends:
+        return AttarError(f"There is no setting named '{flag}'; did you mean {' or '.join(ends)}?")
+    return plugin.unknown("setting", flag, [*flags, "--out", "--quiet", "--help"])
+
+
+def _as_setting(word: str) -> str:
+    """How a word without a flag would be a setting."""
+    return f"--{word.replace('_', '-')}" if re.fullmatch(r"[a-z_.]+=.*", word) else "--KEY VALUE"
 
 
 def _changed(model: Any, tree: dict[str, Any], path: tuple[str, ...], prog: str) -> Any:
-    """A copy of the settings with those of ``tree``, group by group, so that a fault is told of the smallest one."""
+    """A copy with the values of ``tree``; group by group, so that a fault is reported for the smallest group."""
     if not tree:
         return model
     values = {
@@ -199,61 +201,17 @@ def _changed(model: Any, tree: dict[str, Any], path: tuple[str, ...], prog: str)
     try:
         return model.changed(**values)
     except pydantic.ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join((*path, *(part for part in first["loc"] if isinstance(part, str))))
-        message = first["msg"].removeprefix("Value error, ").rstrip(".")
-        given = first["input"]
-        shown = f" (it is {given!r})" if isinstance(given, str) and given not in message else ""
-        raise AttarError(f"{_flag(key) + ': ' if key else ''}{message}{shown}; see '{prog} --help'.") from None
+        raise AttarError(_fault(error, path, prog)) from None
 
 
-def _fields(model: type[pydantic.BaseModel], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Every key, dotted, with its type."""
-    for name, info in model.model_fields.items():
-        yield prefix + name, info.annotation
-        if _kind(info.annotation) == "group":
-            yield from _fields(info.annotation, f"{prefix}{name}.")  # type: ignore[arg-type]
-
-
-@cache
-def _kind_anywhere(key: str) -> Kind | None:
-    """The kind of a setting of any built-in method, for a recipe that is not known yet; None where there is none."""
-    for method in plugin.names_in(METHODS) if key.startswith("recover.") else ["cda"]:
-        kinds = dict(_fields(recipe_type(method)))
-        if key in kinds:
-            return _kind(kinds[key])
-        *path, name = key.split(".")
-        if name.startswith("no_") and kinds.get(".".join([*path, name.removeprefix("no_")])) is bool:
-            return "flag"
-    return None
-
-
-def _kind(annotation: Any) -> Kind:
-    _, inner = _without_none(annotation)
-    if isinstance(inner, type) and issubclass(inner, pydantic.BaseModel):
-        return "group"
-    if get_origin(inner) in (tuple, list):
-        return "many"
-    return "flag" if inner is bool else "one"
-
-
-def _without_none(annotation: Any) -> tuple[bool, Any]:
-    """Whether None is allowed, and the type beside it."""
-    if get_origin(annotation) is Annotated:
-        annotation = get_args(annotation)[0]
-    parts = get_args(annotation)
-    if type(None) not in parts:
-        return False, annotation
-    return True, next(part for part in parts if part is not type(None))
-
-
-def _is_flag(token: str) -> bool:
-    return token.startswith("-") and len(token) > 1 and not _NUMBER.match(token)
-
-
-def _key(flag: str) -> str:
-    return flag.lstrip("-").replace("-", "_")
-
-
-def _flag(key: str) -> str:
-    return f"--{key.replace('_', '-')}"
+def _fault(error: pydantic.ValidationError, path: tuple[str, ...], prog: str) -> str:
+    """The first fault of a failed validation of the group at ``path``, as a sentence."""
+    first = error.errors()[0]
+    key = ".".join((*path, *(part for part in first["loc"] if isinstance(part, str)))).replace("_", "-")
+    message = first["msg"].removeprefix("Value error, ").rstrip(".")
+    wanted = re.sub(r"^Input should be |, (unable|got) .*", "", message)
+    if wanted == message:
+        about = f"--{key}: {message}" if key else message
+    else:
+        about = f"--{key} must be {_PLAINLY.get(wanted, wanted)}, not {first['input']!r}"
+    return f"{about}; see '{' '.join([prog, '--help', key]).rstrip()}'."

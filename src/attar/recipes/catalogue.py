@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from attar.core import plugin
+from attar.core.errors import AttarError
 from attar.recipes import cda, digits, sre2l
 from attar.recipes.recipe import Entry, Recipe, from_yaml
 
@@ -11,14 +12,23 @@ ENTRIES: dict[str, Entry] = {**digits.RECIPES, **cda.RECIPES, **sre2l.RECIPES}
 
 
 def recipe_named(name: str) -> Recipe[Any]:
-    """A built-in recipe, or the one in a YAML file: a file is as good as a name.
+    """The built-in recipe of this name, or the one in this YAML file.
 
-    Raises AttarError, with the nearest names, when there is neither.
+    The only place that decides what a word in the recipe's place means. Raises AttarError, with what to type instead,
+    where it is neither: for a folder or a dataset of the Hub too.
     """
     if name in ENTRIES:
         return ENTRIES[name].build()
-    if name.endswith((".yaml", ".yml")) or Path(name).is_file():
-        return from_yaml(Path(name))
+    path = Path(name)
+    if path.is_dir() and (path / "recipe.yaml").is_file():
+        raise AttarError(f"{name} is the folder of a run; its recipe is {path / 'recipe.yaml'}.")
+    if path.is_dir() or name.startswith("hf:"):
+        what = "a folder" if path.is_dir() else "a dataset"
+        raise AttarError(
+            f"{name} is {what}, not a recipe; name a recipe first: attar run RECIPE --data.source {name} --out FOLDER."
+        )
+    if name.endswith((".yaml", ".yml")) or path.is_file():
+        return from_yaml(path)
     raise plugin.unknown("recipe", name, ENTRIES)
 
 

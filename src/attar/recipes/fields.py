@@ -1,0 +1,165 @@
+"""The settings of a recipe one by one, as the command line names, reads and explains them."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Annotated, Any, Literal, get_args, get_origin
+
+import pydantic
+
+from attar.core.errors import AttarError
+
+Kind = Literal["switch", "one", "many", "group"]
+"""A setting that may stand without a value, takes one value, takes several, or is a group of settings."""
+_NAMES = {int: "INT", float: "NUMBER", bool: "yes|no"}
+_SHORT = 40
+"""Choices that take more characters than this are listed in the explanation, not behind the flag."""
+
+
+@dataclass(frozen=True)
+class Field:
+    """One setting, or one group of settings."""
+
+    key: str
+    """As in Python and YAML, dotted: ``recover.ipc_start``."""
+    annotation: Any
+    text: str
+    """What it does: the string under it in the source."""
+
+    @property
+    def flag(self) -> str:
+        """As typed: ``--recover.ipc-start``."""
+        return f"--{self.key.replace('_', '-')}"
+
+    @property
+    def flag_off(self) -> str:
+        """The short form of ``FLAG no``: ``--recover.no-flip``."""
+        group, dot, name = self.flag.removeprefix("--").rpartition(".")
+        return f"--{group}{dot}no-{name}"
+
+    @cached_property
+    def optional(self) -> bool:
+        """Whether ``none`` is a value."""
+        return type(None) in get_args(_bare(self.annotation))
+
+    @cached_property
+    def type(self) -> Any:
+        """The type of a value that is not None."""
+        bare = _bare(self.annotation)
+        return next(_bare(part) for part in get_args(bare) if part is not type(None)) if self.optional else bare
+
+    @cached_property
+    def kind(self) -> Kind:
+        """How many words it takes."""
+        if _is_model(self.type):
+            return "group"
+        if get_origin(self.type) in (tuple, list):
+            return "many"
+        return "switch" if self.type is bool else "one"
+
+    @cached_property
+    def items(self) -> tuple[Any, ...]:
+        """Of one that takes several values: their types, once round where they repeat (pairs: two types)."""
+        inner = [_bare(part) for part in get_args(self.type) if part is not Ellipsis]
+        return tuple(map(_bare, get_args(inner[0]))) if self.nested else tuple(inner)
+
+    @cached_property
+    def repeats(self) -> bool:
+        """Whether the values go on as long as the user likes."""
+        return get_origin(self.type) is list or Ellipsis in get_args(self.type)
+
+    @cached_property
+    def nested(self) -> bool:
+        """Whether each value is itself a tuple, as in a list of pairs."""
+        return self.repeats and get_origin(_bare(get_args(self.type)[0])) is tuple
+
+    @property
+    def choices(self) -> tuple[str, ...]:
+        """The values that there are, where they are few and known."""
+        kind = self.items[0] if self.kind == "many" else self.type
+        return tuple(map(str, get_args(kind))) if get_origin(kind) is Literal else ()
+
+    @property
+    def lists_choices(self) -> bool:
+        """Whether the choices are too many to stand behind the flag."""
+        return len("|".join(self.choices)) > _SHORT
+
+    @property
+    def metavar(self) -> str:
+        """What stands for the value in help texts: ``INT``, ``png|jpeg``, ``NUMBER NUMBER``, ``TEXT ...``."""
+        kinds = self.items if self.kind == "many" else (self.type,)
+        words = " ".join(
+            "NAME" if self.lists_choices else "|".join(self.choices) or _NAMES.get(k, "TEXT") for k in kinds
+        )
+        return words + " ..." * self.repeats + "|none" * self.optional
+
+    def read(self, flag: str, values: list[str]) -> Any:
+        """The typed words as pydantic is to read them: a string, a list of strings, a truth value or None.
+
+        ``flag`` is named in the AttarError where there are too many words or too few.
+        """
+        if self.optional and [value.lower() for value in values] == ["none"]:
+            return None
+        if self.kind == "many":
+            return self._read_many(flag, [] if values == [""] else values)
+        if self.kind == "switch" and not values:
+            return True
+        value = one_value(flag, values)
+        if not value and self.type is not str:
+            raise AttarError(f"{flag} needs a value; write {flag} {self.metavar}.")
+        return value
+
+    def _read_many(self, flag: str, values: list[str]) -> list[Any]:
+        length = len(self.items)
+        if len(values) % length if self.repeats else len(values) != length:
+            raise AttarError(f"{flag} takes {self.metavar}, not {_joined(values)}.")
+        starts = range(0, len(values), length)
+        return [values[start : start + length] for start in starts] if self.nested else values
+
+
+def fields_of(model: type[pydantic.BaseModel], prefix: str = "") -> Iterator[Field]:
+    """Every setting of a model and of the groups in it, each group before its settings."""
+    for name, info in model.model_fields.items():
+        field = Field(prefix + name, info.annotation, " ".join((info.description or "").split()))
+        yield field
+        if field.kind == "group":
+            yield from fields_of(field.type, f"{field.key}.")
+
+
+def by_name(fields: Iterable[Field]) -> dict[str, Field]:
+    """Settings by every name that they may be typed as: their keys, and ``recover.no_flip`` for ``recover.flip no``."""
+    fields = list(fields)
+    off = {key_of(field.flag_off): field for field in fields if field.kind == "switch"}
+    return off | {field.key: field for field in fields}
+
+
+def key_of(flag: str) -> str:
+    """The key of a flag: ``recover.ipc_start`` of ``--recover.ipc-start``."""
+    return flag.lstrip("-").replace("-", "_")
+
+
+def one_value(flag: str, values: list[str]) -> str:
+    """The only one of these words; raises AttarError where there are more or none."""
+    if not values:
+        raise AttarError(f"{flag} needs a value; write {flag} VALUE.")
+    if len(values) > 1:
+        raise AttarError(f"{flag} takes one value, not {_joined(values)}; leave out all but one, or quote the words.")
+    return values[0]
+
+
+def no_value(flag: str, values: list[str]) -> None:
+    """Raise AttarError where a flag that takes no value has one."""
+    if values:
+        raise AttarError(f"{flag} takes no value; leave out {_joined(values)}.")
+
+
+def _joined(values: list[str]) -> str:
+    return " and ".join(f"'{value}'" for value in values) or "nothing"
+
+
+def _bare(annotation: Any) -> Any:
+    return get_args(annotation)[0] if get_origin(annotation) is Annotated else annotation
+
+
+def _is_model(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, pydantic.BaseModel)

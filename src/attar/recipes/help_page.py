@@ -1,0 +1,176 @@
+"""The help page of a recipe: its settings with the values that they have in it, read from the models themselves."""
+
+import shlex
+import textwrap
+from collections.abc import Iterable
+from typing import Any
+
+from attar.core import plugin
+from attar.core.printable import printable
+from attar.recipes.catalogue import ENTRIES
+from attar.recipes.fields import Field, by_name, fields_of, key_of
+from attar.recipes.recipe import Recipe
+
+FREQUENT = (
+    "recover.ipc",
+    "recover.iterations",
+    "recover.parallel_units",
+    "data.source",
+    "data.root",
+    "data.size",
+    "squeeze.architecture",
+    "squeeze.weights",
+    "squeeze.training.epochs",
+    "relabel.mode",
+    "relabel.epochs",
+    "evaluate.students",
+    "evaluate.num_seeds",
+    "execution.device",
+    "execution.threads",
+    "seed",
+)
+"""What people change most. The page leaves out those that a recipe's method does not have."""
+DOES = {
+    "show": "Print the recipe with every setting, as YAML.",
+    "run": "Turn real data into a distilled dataset and its scores: squeeze, recover, relabel and evaluate.",
+    "squeeze": "Train the teacher, or take a trained one: the first stage of 'attar run'.",
+    "recover": "Make the images: the second stage of 'attar run'.",
+    "relabel": "Make the soft labels: the third stage of 'attar run'.",
+    "evaluate": "Train students and measure their accuracy: the last stage of 'attar run'.",
+}
+OPTIONS = {
+    "--out FOLDER": "The folder of the results. The same command continues there where it stopped.",
+    "--plan": "Measure a few steps, and tell what a run would make and how long it would take on this device.",
+    "--method NAME": "Another method with its own defaults: a name from 'attar list methods', or a dotted path.",
+    "--protocol NAME": "Another evaluation protocol with its label options: a name from 'attar list protocols'.",
+    "--quiet": "Print results only.",
+    "--help [SECTION]": "After a recipe: its settings that people change most; those of a section (recover, "
+    "evaluate.protocol), or 'all'.",
+}
+RULES = (
+    "The value in this recipe stands in [brackets]. Where a setting is typed twice, the last one holds. Where '...' "
+    "stands, every word up to the next flag is a value. 'none' means no value, and --recover.no-flip is short for "
+    "--recover.flip no."
+)
+
+
+def usage(verb: str, width: int) -> str:
+    """What ``attar VERB --help`` prints, for a verb that takes a recipe."""
+    lines = [f"usage: attar {verb} RECIPE{_out(verb)} [OPTIONS] [SETTINGS]", "", *_wrapped(DOES[verb], width), ""]
+    lines += [
+        "  RECIPE",
+        *_wrapped("A name from 'attar list recipes', or a YAML file as 'attar show' prints it.", width, 6),
+    ]
+    lines += ["  SETTINGS", *_wrapped("Any key of the recipe, as in --recover.iterations 1000.", width, 6)]
+    lines += [*_options(verb, width), ""]
+    lines += _wrapped("The order is free. Where an option or a setting is typed twice, the last one holds.", width)
+    if verb != "show":
+        lines += _wrapped(f"Several processes share the work: torchrun --nproc-per-node N -m attar {verb} ...", width)
+    return _text(lines)
+
+
+def page(recipe: Recipe[Any], verb: str, name: str, section: str, width: int) -> str:
+    """What ``attar VERB NAME --help SECTION`` prints, in lines of at most ``width`` characters where words allow it.
+
+    ``section`` is '' for the settings that people change most, 'all', a group of settings (``recover``) or a single
+    setting. Raises AttarError where it is none of these.
+    """
+    command = f"attar {verb} {name}"
+    fields = list(fields_of(type(recipe)))
+    if section:
+        lines = [f"usage: {command} --KEY VALUE ...", "", *_wrapped(RULES, width), ""]
+        return _text(lines + _grouped(recipe, fields if section == "all" else _under(fields, section), width))
+    lines = [f"usage: {command}{_out(verb)} [OPTIONS] [SETTINGS]", ""]
+    if name in ENTRIES:
+        lines += _wrapped(f"Aims at: {ENTRIES[name].aim}", width)
+        lines += [*_wrapped(f"Cost: {ENTRIES[name].cost}", width), ""]
+    lines += ["Settings that people change most:", "", *_frequent(recipe, fields, width), ""]
+    lines += _wrapped(f"All settings: '{command} --help all'", width)
+    lines += [*_wrapped(f"One of the sections below: '{command} --help recover'", width), ""]
+    lines += [*_wrapped(RULES, width), "", "Options:", "", *_options(verb, width), ""]
+    return _text([*lines, "Sections of the settings:", "", *_sections(fields, width)])
+
+
+def _text(lines: Iterable[str]) -> str:
+    return "\n".join(printable(line).rstrip() for line in lines).rstrip() + "\n"
+
+
+def _out(verb: str) -> str:
+    return "" if verb == "show" else " --out FOLDER"
+
+
+def _frequent(recipe: Recipe[Any], fields: Iterable[Field], width: int) -> list[str]:
+    by_key = {field.key: field for field in fields}
+    return [line for key in FREQUENT if key in by_key for line in _setting(recipe, by_key[key], width)]
+
+
+def _options(verb: str, width: int) -> list[str]:
+    lacks = "--out FOLDER" if verb == "show" else "--plan"
+    return [
+        line
+        for option, text in OPTIONS.items()
+        if option != lacks
+        for line in (f"  {option}", *_wrapped(text, width, 6))
+    ]
+
+
+def _sections(fields: Iterable[Field], width: int) -> list[str]:
+    groups = [field for field in fields if field.kind == "group"]
+    column = max(len(field.key) for field in groups) + 4
+    lines = []
+    for field in groups:
+        first, *rest = _wrapped(field.text, width, column)
+        lines += [f"  {field.key}".ljust(column) + first.lstrip(), *rest]
+    return lines
+
+
+def _under(fields: list[Field], section: str) -> list[Field]:
+    """The group or the setting of this name, with all that is in it."""
+    names = by_name(fields)
+    if key_of(section) not in names:
+        raise plugin.unknown("section", section, ["all", *(field.key for field in fields)])
+    key = names[key_of(section)].key
+    return [field for field in fields if f"{field.key}.".startswith(f"{key}.")]
+
+
+def _grouped(recipe: Recipe[Any], fields: list[Field], width: int) -> list[str]:
+    """All of these settings, those of one group together under its name."""
+    headings = {field.key: field.text for field in fields if field.kind == "group"}
+    members: dict[str, list[Field]] = {}
+    for field in fields:
+        if field.kind != "group":
+            members.setdefault(field.key.rpartition(".")[0], []).append(field)
+    lines = []
+    for group, settings in members.items():
+        lines += [*_wrapped(f"{group}: {headings[group]}", width), ""] if group in headings else []
+        lines += [line for field in settings for line in _setting(recipe, field, width)]
+        lines += [""]
+    return lines
+
+
+def _setting(recipe: Recipe[Any], field: Field, width: int) -> list[str]:
+    value: Any = recipe
+    for part in field.key.split("."):
+        value = getattr(value, part)
+    text = field.text + f" NAME: {', '.join(field.choices)}." * field.lists_choices
+    head = textwrap.wrap(
+        f"{field.flag} {field.metavar}  [{_shown(value)}]", width, initial_indent="  ", subsequent_indent=" " * 10,
+        break_long_words=False, break_on_hyphens=False,
+    )  # fmt: skip
+    return [*head, *_wrapped(text, width, 6)]
+
+
+def _shown(value: Any) -> str:
+    """A value as it would be typed."""
+    if isinstance(value, tuple | list):
+        return " ".join(map(_shown, value)) or "empty"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return "none" if value is None else shlex.quote(str(value)) if value != "" else "empty"
+
+
+def _wrapped(text: str, width: int, indent: int = 0) -> list[str]:
+    space = " " * indent
+    return textwrap.wrap(
+        text, width, initial_indent=space, subsequent_indent=space, break_long_words=False, break_on_hyphens=False
+    )
