@@ -208,6 +208,9 @@ def _fault(error: pydantic.ValidationError, path: tuple[str, ...], prog: str) ->
     """The first fault of a failed validation of the group at ``path``, as a sentence."""
     first = error.errors()[0]
     key = ".".join((*path, *(part for part in first["loc"] if isinstance(part, str)))).replace("_", "-")
+    if first["type"] == "extra_forbidden":
+        group, _, name = key.rpartition(".")
+        return f"--{group} has no setting '{name}'; see '{prog} --help {group}'."
     message = first["msg"].removeprefix("Value error, ").rstrip(".")
     wanted = re.sub(r"^Input should be |, (unable|got) .*", "", message)
     if wanted == message:

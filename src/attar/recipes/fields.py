@@ -6,7 +6,9 @@ from functools import cached_property
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 import pydantic
+import yaml
 
+from attar.core import written
 from attar.core.errors import AttarError
 
 Kind = Literal["switch", "one", "many", "group"]
@@ -73,6 +75,11 @@ class Field:
         """Whether each value is itself a tuple, as in a list of pairs."""
         return self.repeats and get_origin(_bare(get_args(self.type)[0])) is tuple
 
+    @cached_property
+    def mappings(self) -> bool:
+        """Whether each value is a mapping of settings, as a YAML flow mapping on the command line."""
+        return self.kind == "many" and _is_model(self.items[0])
+
     @property
     def choices(self) -> tuple[str, ...]:
         """The values that there are, where they are few and known."""
@@ -88,6 +95,8 @@ class Field:
     def metavar(self) -> str:
         """What stands for the value in help texts: ``INT``, ``png|jpeg``, ``NUMBER NUMBER``, ``TEXT ...``."""
         kinds = self.items if self.kind == "many" else (self.type,)
+        if self.mappings:
+            return "{KEY: VALUE, ...} ..."
         words = " ".join(
             "NAME" if self.lists_choices else "|".join(self.choices) or _NAMES.get(k, "TEXT") for k in kinds
         )
@@ -110,11 +119,25 @@ class Field:
         return value
 
     def _read_many(self, flag: str, values: list[str]) -> list[Any]:
+        if self.mappings:
+            return [self._read_mapping(flag, value) for value in values]
         length = len(self.items)
         if len(values) % length if self.repeats else len(values) != length:
             raise AttarError(f"{flag} takes {self.metavar}, not {_joined(values)}.")
         starts = range(0, len(values), length)
         return [values[start : start + length] for start in starts] if self.nested else values
+
+    def _read_mapping(self, flag: str, value: str) -> Any:
+        try:
+            found = written.fitting(written.load(value), self.items[0])
+        except yaml.YAMLError:
+            found = None
+        if not isinstance(found, dict):
+            raise AttarError(
+                f"{flag} takes mappings, such as '{{architecture: convnet3, training: {{epochs: 1}}}}', not '{value}'; "
+                f"write each in quotes."
+            )
+        return found
 
 
 def fields_of(model: type[pydantic.BaseModel], prefix: str = "") -> Iterator[Field]:
