@@ -75,11 +75,6 @@ class Field:
         """Whether each value is itself a tuple, as in a list of pairs."""
         return self.repeats and get_origin(_bare(get_args(self.type)[0])) is tuple
 
-    @cached_property
-    def mappings(self) -> bool:
-        """Whether each value is a mapping of settings, as a YAML flow mapping on the command line."""
-        return self.kind == "many" and _is_model(self.items[0])
-
     @property
     def choices(self) -> tuple[str, ...]:
         """The values that there are, where they are few and known."""
@@ -95,17 +90,15 @@ class Field:
     def metavar(self) -> str:
         """What stands for the value in help texts: ``INT``, ``png|jpeg``, ``NUMBER NUMBER``, ``TEXT ...``."""
         kinds = self.items if self.kind == "many" else (self.type,)
-        if self.mappings:
-            return "{KEY: VALUE, ...} ..."
-        words = " ".join(
-            "NAME" if self.lists_choices else "|".join(self.choices) or _NAMES.get(k, "TEXT") for k in kinds
-        )
+        choices = "NAME" if self.lists_choices else "|".join(self.choices)
+        words = " ".join(choices or ("MAPPING" if _is_mapping(kind) else _NAMES.get(kind, "TEXT")) for kind in kinds)
         return words + " ..." * self.repeats + "|none" * self.optional
 
     def read(self, flag: str, values: list[str]) -> Any:
         """The typed words as pydantic is to read them: a string, a list of strings, a truth value or None.
 
-        ``flag`` is named in the AttarError where there are too many words or too few.
+        A word for a model or a dictionary is a mapping in YAML: ``'{epochs: 3}'``. ``flag`` is named in the AttarError
+        where there are too many words or too few, or a word is no mapping.
         """
         if self.optional and [value.lower() for value in values] == ["none"]:
             return None
@@ -116,28 +109,15 @@ class Field:
         value = one_value(flag, values)
         if not value and self.type is not str:
             raise AttarError(f"{flag} needs a value; write {flag} {self.metavar}.")
-        return value
+        return _mapping(flag, value, self.type) if _is_mapping(self.type) else value
 
     def _read_many(self, flag: str, values: list[str]) -> list[Any]:
-        if self.mappings:
-            return [self._read_mapping(flag, value) for value in values]
         length = len(self.items)
         if len(values) % length if self.repeats else len(values) != length:
             raise AttarError(f"{flag} takes {self.metavar}, not {_joined(values)}.")
-        starts = range(0, len(values), length)
-        return [values[start : start + length] for start in starts] if self.nested else values
-
-    def _read_mapping(self, flag: str, value: str) -> Any:
-        try:
-            found = written.fitting(written.load(value), self.items[0])
-        except yaml.YAMLError:
-            found = None
-        if not isinstance(found, dict):
-            raise AttarError(
-                f"{flag} takes mappings, such as '{{architecture: convnet3, training: {{epochs: 1}}}}', not '{value}'; "
-                f"write each in quotes."
-            )
-        return found
+        if self.nested:
+            return [values[start : start + length] for start in range(0, len(values), length)]
+        return [_mapping(flag, value, self.items[0]) for value in values] if _is_mapping(self.items[0]) else values
 
 
 def fields_of(model: type[pydantic.BaseModel], prefix: str = "") -> Iterator[Field]:
@@ -176,6 +156,16 @@ def no_value(flag: str, values: list[str]) -> None:
         raise AttarError(f"{flag} takes no value; leave out {_joined(values)}.")
 
 
+def _mapping(flag: str, word: str, kind: Any) -> dict[str, Any]:
+    try:
+        values = written.fitting(written.load(word), kind)
+    except yaml.YAMLError:
+        values = None
+    if not isinstance(values, dict):
+        raise AttarError(f"{flag} takes a mapping in YAML, as in '{{key: value}}', not '{word}'.")
+    return values
+
+
 def _joined(values: list[str]) -> str:
     return " and ".join(f"'{value}'" for value in values) or "nothing"
 
@@ -186,3 +176,7 @@ def _bare(annotation: Any) -> Any:
 
 def _is_model(kind: Any) -> bool:
     return isinstance(kind, type) and issubclass(kind, pydantic.BaseModel)
+
+
+def _is_mapping(kind: Any) -> bool:
+    return _is_model(kind) or get_origin(kind) is dict
