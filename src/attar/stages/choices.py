@@ -61,6 +61,8 @@ class Squeeze(Config):
                 first = error.errors()[0]
                 key = ".".join(str(part) for part in ("members", place, *first["loc"]))
                 raise ValueError(f"{key}: {first['msg'].removeprefix('Value error, ')}") from None
+            except ValueError as error:
+                raise ValueError(f"members.{place}.{error}") from None
         return self
 
     @property
