@@ -1,15 +1,16 @@
 """Evaluate: students trained from scratch on a small set, and on what it has to be compared with."""
 
+import functools
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from attar.core import memory, ranks
+from attar.core import memory, ranks, work
 from attar.core.config import digest
 from attar.core.errors import AttarError
-from attar.core.log import Log
+from attar.core.log import Advance, Log
 from attar.core.spent import Clock, Spent
 from attar.models import build
 from attar.models.choices import CommitteeChoice
@@ -21,7 +22,7 @@ from attar.stages.distilled import INFO, Distilled, read_info
 from attar.stages.folder import MANIFEST, StageFolder, manifest_of, total
 from attar.stages.protocols import Protocol
 from attar.stages.rows import Row, SmallSet, images_of, labels_of, without_twins
-from attar.stages.scores import Job, Score
+from attar.stages.scores import Score, ScoreFile
 from attar.stages.workspace import Workspace
 from attar.store import mapped
 from attar.training.loop import FinishedEpoch, all_finite, fit
@@ -51,23 +52,33 @@ def run(space: Workspace, config: Evaluate, squeezing: Squeeze, sets: Mapping[Ro
         )
     log, num_classes = space.log.beside(out), len(space.real.classes)
     jobs = _jobs(space, config, squeezing, sets)
-    unknown: dict[Path, Job] = {}
+    unknown: dict[Path, ScoreFile] = {}
     for job in jobs:
         if job.path.exists():
             job.read(num_classes)  # a damaged one is refused before hours are spent
         unknown.setdefault(job.path, job)
     recognised = _agreements(space, sets, out, log)
-    todo = [job for job in ranks.mine(list(unknown.values())) if not job.path.exists()]
     told: set[Path] = set()
-    num_steps = sum(_num_steps(space, config, squeezing, sets.get(job.row), job) for job in todo)
-    with log.progress("evaluate", num_steps, unit="steps") as advance:
-        for job in todo:
-            if _shows_teacher(config, job.row):
-                _rate_teacher(space, job)
-            elif reason := _train(space, config, squeezing, sets.get(job.row), job, log, advance):
-                log.warn(_divergence(config, job, reason))
-                told.add(job.path)
-    ranks.wait()
+
+    def train(job: ScoreFile, advance: Advance) -> dict[str, Any]:
+        if _shows_teacher(config, job.row):
+            return _rate_teacher(space, job)
+        values, reason = _train(space, config, squeezing, sets.get(job.row), job, advance)
+        if reason:
+            log.warn(_divergence(config, job, reason))
+            told.add(job.path)
+        return values
+
+    students = [
+        work.Job(
+            name=job.path.stem,
+            run=functools.partial(train, job),
+            done=job.path.exists,
+            steps=_num_steps(space, config, squeezing, sets.get(job.row), job),
+        )
+        for job in unknown.values()
+    ]
+    work.do(students, log, "evaluate", unit="steps", results="students", event="score")
     shown: list[Row] = [row for row in _rows(config) if _has(row, sets)]
     facts = {row: scores.facts(space, config.protocol, row, sets.get(row), recognised) for row in shown}
     drawn = [read_info(small.folder) for row, small in sets.items() if labels_of(row) != "noaug"]
@@ -99,7 +110,7 @@ def check(space: Workspace, config: Evaluate) -> None:
         build.check_forward(network, size, num_classes, name=student)
 
 
-def _jobs(space: Workspace, config: Evaluate, squeezing: Squeeze, sets: Mapping[Row, SmallSet]) -> list[Job]:
+def _jobs(space: Workspace, config: Evaluate, squeezing: Squeeze, sets: Mapping[Row, SmallSet]) -> list[ScoreFile]:
     own, shared = space.out / "evaluate" / "scores", shared_folder(config)
     jobs = []
     for row in _rows(config):
@@ -113,7 +124,7 @@ def _jobs(space: Workspace, config: Evaluate, squeezing: Squeeze, sets: Mapping[
                 how = _training(config, squeezing, row, student, small)
                 stem = build.resolve_stem(student, space.choice.size, config.student_stem)
                 for seed in range(config.num_seeds):
-                    jobs.append(Job(row, student, seed, scores.identity(space, student, stem, seed, how), folder))
+                    jobs.append(ScoreFile(row, student, seed, scores.identity(space, student, stem, seed, how), folder))
     return jobs
 
 
@@ -137,10 +148,10 @@ def _shows_teacher(config: Evaluate, row: Row) -> bool:
     return row == "full" and config.full_data == "teacher"
 
 
-def _teacher_job(space: Workspace, row: Row, folder: Path) -> Job:
+def _teacher_job(space: Workspace, row: Row, folder: Path) -> ScoreFile:
     committee = _committee_of_labels(space)
     known_by = digest([space.request(), space.real.fingerprint, members.answers_sha256(space, committee)])
-    return Job(row, members.architecture(space, committee), 0, known_by, folder)
+    return ScoreFile(row, members.architecture(space, committee), 0, known_by, folder)
 
 
 def _committee_of_labels(space: Workspace) -> CommitteeChoice:
@@ -150,7 +161,7 @@ def _committee_of_labels(space: Workspace) -> CommitteeChoice:
     return choice.changed(batchnorm="eval")
 
 
-def _num_steps(space: Workspace, config: Evaluate, squeezing: Squeeze, small: SmallSet | None, job: Job) -> int:
+def _num_steps(space: Workspace, config: Evaluate, squeezing: Squeeze, small: SmallSet | None, job: ScoreFile) -> int:
     """Batches of a training; none where the teacher is shown."""
     if _shows_teacher(config, job.row):
         return 0
@@ -164,11 +175,10 @@ def _train(
     config: Evaluate,
     squeezing: Squeeze,
     small: SmallSet | None,
-    job: Job,
-    log: Log,
-    advance: Callable[..., None],
-) -> str:
-    """Train a student and keep its score; returns what became of it when it diverged, else ''."""
+    job: ScoreFile,
+    advance: Advance,
+) -> tuple[dict[str, Any], str]:
+    """Train a student and keep its score; returns values for the log, and what became of it when it diverged."""
     clock = Clock()
     device, losses, num_done = space.device, [], 0
     num_epochs = (config.protocol.training if small else squeezing.training).epochs
@@ -208,23 +218,15 @@ def _train(
         reason = f"diverged (its logits of {found.num_broken} of {space.val.num_images} images are not numbers)"
     spent = clock.spent()
     job.save(found, spent, device.describe(), losses, diverged=bool(reason))
-    log.event(
-        "score",
-        row=job.row,
-        student=job.student,
-        seed=job.seed,
-        top1=found.top1,
-        diverged=bool(reason),
-        **spent.plain(),
-    )
-    return reason
+    told = {"row": job.row, "student": job.student, "seed": job.seed, "top1": found.top1, "diverged": bool(reason)}
+    return told | spent.plain(), reason
 
 
 class _Diverged(Exception):  # noqa: N818
     """Ends a training whose weights are no longer finite."""
 
 
-def _divergence(config: Evaluate, job: Job, reason: str) -> str:
+def _divergence(config: Evaluate, job: ScoreFile, reason: str) -> str:
     """What became of a student that diverged, what the table makes of it, and how to mend it."""
     mend = "lower --evaluate.protocol.training.learning-rate"
     if job.row == "full":
@@ -267,7 +269,7 @@ def _predictor(network: nn.Module, normalisation: Normalisation) -> Callable[[An
     return lambda images: network(normalisation.apply(images)).float()
 
 
-def _rate_teacher(space: Workspace, job: Job) -> None:
+def _rate_teacher(space: Workspace, job: ScoreFile) -> dict[str, Any]:
     choice = _committee_of_labels(space)
     found = measure(members.committee(space, choice).logits, space.val.plain(_BATCH, space.device.device))
     if found.num_broken:
@@ -278,6 +280,7 @@ def _rate_teacher(space: Workspace, job: Job) -> None:
     made = [members.manifest(space, index) for index in members.of_labels(space, choice)]
     spent = total(scores.spent_on(one, space.out / "squeeze" / MANIFEST) for one in made)
     job.save(found, spent, ", ".join(dict.fromkeys(one["device"] for one in made)), [])
+    return {"row": job.row, "student": job.student, "seed": 0, "top1": found.top1, "diverged": False}
 
 
 def _agreements(space: Workspace, sets: Mapping[Row, SmallSet], out: Path, log: Log) -> dict[str, float]:
@@ -293,14 +296,16 @@ def _agreements(space: Workspace, sets: Mapping[Row, SmallSet], out: Path, log: 
     for row, small in sets.items():
         if (name := images_of(row)) in found:
             continue
-        images_sha256 = read_info(small.folder).images_sha256
+        info = read_info(small.folder)
+        images_sha256, storage = info.images_sha256, info.storage
         identity = digest([images_sha256, answers_sha256])
         path = out / "agreement" / f"{identity[:16]}.json"
         known = agreement.read(path, identity, len(space.real.classes), log)
         if known is None:
             stored = mapped.read(small.folder / "data", images_sha256, INFO)
+            committee = members.committee(space, choice)
             known = agreement.teacher_agreement(
-                stored.images, stored.labels, members.committee(space, choice), space.device.device
+                stored.images, stored.labels, committee, space.device.device, storage=storage
             )
             agreement.write(path, identity, known)
         found[name] = known.fraction
@@ -309,7 +314,7 @@ def _agreements(space: Workspace, sets: Mapping[Row, SmallSet], out: Path, log: 
     return found
 
 
-def _score(config: Evaluate, job: Job, num_classes: int, facts: Mapping[str, Any], title: str) -> Score:
+def _score(config: Evaluate, job: ScoreFile, num_classes: int, facts: Mapping[str, Any], title: str) -> Score:
     sizes = {key: facts[key] for key in ("num_images", "image_bytes", "label_bytes")}
     if job.row == "full":
         title = TEACHER if _shows_teacher(config, job.row) else "full data"

@@ -1,5 +1,6 @@
 """Relabel: the committee's answer to every view of every image, and the finished artefact around it."""
 
+import functools
 import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -8,13 +9,13 @@ from typing import Any
 
 import torch
 
-from attar.core import memory, ranks
+from attar.core import memory, ranks, work
 from attar.core.errors import AttarError
-from attar.core.log import Advance, Log, readable_bytes
-from attar.core.spent import Clock
+from attar.core.log import Advance, readable_bytes
 from attar.models import committee as committees
 from attar.models.committee import Committee
 from attar.ops import replay
+from attar.ops.choices import Storage
 from attar.ops.codec import Gathered
 from attar.stages import members
 from attar.stages.distilled import INFO, DatasetInfo, LabelInfo, TeacherInfo, write_info
@@ -62,14 +63,19 @@ def run(
     if config.imported:
         published = _published(space, config, images)
         config = _as_published(config, published)
-    header = _header(space, config, images, parents)
+    storage = Storage.of(made["result"].get("storage", {}), str(recovered / MANIFEST))
+    if config.imported and storage.factor > 1:
+        raise AttarError(
+            f"Each image in {recovered} holds {storage.num_parts}, and published labels are of whole images; leave out "
+            f"--relabel.imported."
+        )
+    header = _header(space, config, images, parents, storage)
     if config.mode == "stored":
         _tell_size(space, header, out)
     stage.begin()
     if config.mode == "stored":
         asking = _asking(space, config, header, committee, images)
         _label(space, header, asking if published is None else _reading(published, header), out)
-    ranks.wait()
     if ranks.is_first():
         if out.is_relative_to(space.out):  # in a shared folder another run may be writing
             atomic.sweep(out)
@@ -84,7 +90,7 @@ def run(
         files = _files(out, header if stored else None)
         known = sealed.entries(out, files)
         info = _info(space, config, protocol, committee, images, made, parents, (image_bytes, label_bytes))
-        write_info(out, info.changed(files=known))
+        write_info(out, info.changed(files=known, storage=storage))
         result = {"image_bytes": image_bytes, "label_bytes": label_bytes, "num_images": len(images.images)}
         files.append(out / INFO)
         finished = stage.finish(result, logged(out, "labels"), space.device.describe(), files)
@@ -206,27 +212,33 @@ def _reading(published: PublishedLabels, header: Header) -> Callable[[int, Advan
 
 
 def _label(space: Workspace, header: Header, answer: Callable[[int, Advance], EpochLabels], out: Path) -> None:
-    log = space.log.beside(out)
-    files = ranks.mine(list(header.files().items()))
-    todo = [(name, epochs) for name, epochs in files if not _is_whole(out / "labels", header, name, log)]
-    total = sum(len(epochs) for _, epochs in files)
-    done = total - sum(len(epochs) for _, epochs in todo)
-    with memory.kept(), log.progress("relabel", total, done, "epochs") as advance:
-        for name, epochs in todo:
-            clock, records = Clock(), []
-            for epoch in epochs:
-                records.append(answer(epoch, advance))
-            label_files.write_file(out / "labels", header, name, records)
-            log.event("labels", name=name, **clock.spent().plain())
+    log, folder = space.log.beside(out), out / "labels"
+    warn = work.once(log.warn)
+
+    def write(name: str, epochs: range, advance: Advance) -> None:
+        label_files.write_file(folder, header, name, [answer(epoch, advance) for epoch in epochs])
+
+    jobs = [
+        work.Job(
+            name=name,
+            run=functools.partial(write, name, epochs),
+            done=functools.partial(_is_whole, folder, header, name, warn),
+            steps=len(epochs),
+            num_results=len(epochs),
+        )
+        for name, epochs in header.files().items()
+    ]
+    with memory.kept():
+        work.do(jobs, log, "relabel", unit="epochs", results="epochs", event="labels")
 
 
-def _is_whole(folder: Path, header: Header, name: str, log: Log) -> bool:
+def _is_whole(folder: Path, header: Header, name: str, warn: Callable[[str], object]) -> bool:
     """Whether a label file need not be made; says why one that is there has to be made again."""
     if not (folder / name).exists():
         return False
     fault = label_files.fault(folder, header, name)
     if fault:
-        log.warn(f"{fault.partition('; ')[0]}; it is made again")
+        warn(f"{fault.partition('; ')[0]}; it is made again")
     return not fault
 
 
@@ -244,10 +256,10 @@ def _files(out: Path, header: Header | None) -> list[Path]:
     return images + [out / "labels" / name for name in (HEADER, *header.files())]
 
 
-def _header(space: Workspace, config: Relabel, images: ImageSet, parents: dict[str, str]) -> Header:
+def _header(space: Workspace, config: Relabel, images: ImageSet, parents: dict[str, str], storage: Storage) -> Header:
     count, height, width = len(images.images), images.images.shape[2], images.images.shape[3]
     num_classes, stored = len(space.real.classes), config.stored_epochs
-    one = label_files.record_bytes(num_classes, config.codec, config.views, config.mix)
+    one = label_files.record_bytes(num_classes, config.codec, config.views, config.mix, storage)
     return Header(
         codec=config.codec,
         images_sha256=parents["images"],
@@ -261,6 +273,7 @@ def _header(space: Workspace, config: Relabel, images: ImageSet, parents: dict[s
         views=config.views,
         mix=config.mix,
         teacher=parents.get("labels") or parents.get("committee") or parents["teacher"],
+        storage=storage,
     )
 
 

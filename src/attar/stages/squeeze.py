@@ -1,5 +1,6 @@
 """Squeeze: teachers that know the real data, trained here or imported, each in a folder of its own."""
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -7,8 +8,9 @@ from typing import Any
 
 from torch import nn
 
-from attar.core import plugin, ranks
+from attar.core import plugin, ranks, work
 from attar.core.errors import AttarError
+from attar.core.log import Advance
 from attar.core.randomness import seed_of
 from attar.core.spent import Clock, Spent
 from attar.models import build, factory, record
@@ -55,11 +57,16 @@ def run(space: Workspace, config: Squeeze) -> None:
         for place in todo:
             if (one := found[place.index]) is not None:
                 _finish(space, place, one.teacher, Spent(0.0, 0.0), rated[place.index])
-    for place in ranks.mine([place for place in todo if found[place.index] is None]):
-        trained, spent = _train(space, place)
-        accuracy = _rate(space, Imported(trained, order_known=True, normalisation_known=True))
-        _finish(space, place, trained, spent, accuracy)
-    ranks.wait()
+    jobs = [
+        work.Job(
+            name=place.folder.path.name,
+            run=functools.partial(_make, space, place),
+            steps=place.config.training.epochs,
+        )
+        for place in todo
+        if found[place.index] is None
+    ]
+    work.do(jobs, space.log, "squeeze", unit="epochs", results="teachers")
     for place in todo:
         _say_accuracy(space, place)
 
@@ -209,7 +216,13 @@ def _say_accuracy(space: Workspace, place: _Place) -> None:
         space.log.say(f"squeeze   {name}: {top1:.1%} of {space.val.num_images} real validation images")
 
 
-def _train(space: Workspace, place: _Place) -> tuple[Teacher, Spent]:
+def _make(space: Workspace, place: _Place, advance: Advance) -> None:
+    trained, spent = _train(space, place, advance)
+    accuracy = _rate(space, Imported(trained, order_known=True, normalisation_known=True))
+    _finish(space, place, trained, spent, accuracy)
+
+
+def _train(space: Workspace, place: _Place, advance: Advance) -> tuple[Teacher, Spent]:
     config, out, made_for = place.config, place.folder.path, place.folder.identity
     classes, size = space.real.classes, space.choice.size
     network = _check(space, config, place.index)
@@ -221,27 +234,26 @@ def _train(space: Workspace, place: _Place) -> tuple[Teacher, Spent]:
         raise AttarError(f"{checkpoint} belongs to another training; delete the folder {out} to train anew.")
     clock = Clock(Spent(state["seconds"], state.get("processor_seconds")) if state else None)
     epochs = config.training.epochs
-    what = f"squeeze {place.index}" if space.num_teachers > 1 else "squeeze"
+    name = f"teacher {place.index} " if space.num_teachers > 1 else ""
     if state:
-        log.say(f"{what:<9} continues after epoch {state['fit']['epoch']} of {epochs}")
+        log.say(f"squeeze   {name}continues after epoch {state['fit']['epoch']} of {epochs}")
+        advance(state["fit"]["epoch"])
 
-    with log.progress(what, epochs, state["fit"]["epoch"] if state else 0, "epochs") as advance:
+    def after(epoch: FinishedEpoch) -> None:
+        advance(0, note=f"{name}loss {epoch.loss:.3f}")
+        _refuse_diverged(network, epoch)
+        log.event("epoch", epoch=epoch.number, loss=epoch.loss, **clock.spent().plain())
+        if epoch.number % config.checkpoint_epochs == 0 and epoch.number < epochs:
+            state = {"fit": epoch.state(), **clock.spent().plain(), "made_for": made_for}
+            weights.save_tree(checkpoint, state)
 
-        def after(epoch: FinishedEpoch) -> None:
-            advance(0, note=f"loss {epoch.loss:.3f}")
-            _refuse_diverged(network, epoch)
-            log.event("epoch", epoch=epoch.number, loss=epoch.loss, **clock.spent().plain())
-            if epoch.number % config.checkpoint_epochs == 0 and epoch.number < epochs:
-                state = {"fit": epoch.state(), **clock.spent().plain(), "made_for": made_for}
-                weights.save_tree(checkpoint, state)
+    def after_batch(num_images: int) -> None:
+        advance(num_images / space.train.num_images)
 
-        def after_batch(num_images: int) -> None:
-            advance(num_images / space.train.num_images)
-
-        resume = state["fit"] if state else None
-        stream = f"squeeze-{place.index}" if place.index else "squeeze"
-        seed = _seed(space, place.index)
-        full_data(space, network, config, stream, after, resume=resume, seed=seed, after_batch=after_batch)
+    resume = state["fit"] if state else None
+    stream = f"squeeze-{place.index}" if place.index else "squeeze"
+    seed = _seed(space, place.index)
+    full_data(space, network, config, stream, after, resume=resume, seed=seed, after_batch=after_batch)
     found = Teacher(
         module=network,
         architecture=build.plain_name(config.architecture),
