@@ -233,7 +233,7 @@ def seconds_per_image(work: Work, batch_size: int, run: Callable[[int, Pace], No
     return pace.step_seconds / count
 
 
-def untrained_teacher(work: Work, index: int) -> Teacher:
+def untrained_teacher(work: Work, index: int = 0) -> Teacher:
     """One of the recipe's teachers with random weights, on the device; raises AttarError when it cannot be built."""
     config = work.squeeze.each[index]
     name, stem, size = config.architecture, config.stem, work.size
