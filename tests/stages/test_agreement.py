@@ -43,7 +43,9 @@ def test_every_image_that_a_stored_one_holds_is_asked_about():
     shown = torch.tensor([[0, 1, 1, 1], [2, 0, 0, 0]])
     parts = (255 * nn.functional.one_hot(shown, 3)).to(torch.uint8)[..., None, None].expand(-1, -1, -1, 4, 4)
     images = mosaic.pack(parts, 2)
-    found = teacher_agreement(images, torch.tensor([1, 0]), teacher, "cpu", batch_size=4, storage=Storage(factor=2))
+    found = teacher_agreement(
+        images, torch.tensor([1, 0]), Committee([teacher]), "cpu", batch_size=4, storage=Storage(factor=2)
+    )
     assert found.fraction == 6 / 8
     assert found.per_class == (3 / 4, 3 / 4, None)
 
