@@ -49,7 +49,7 @@ from torch import Tensor, nn
 
 import attar
 from attar.core import ranks, work
-from attar.core.config import digest
+from attar.core.config import Config, digest
 from attar.core.log import Advance, Log
 from attar.core.randomness import generator
 from attar.models import build, teacher
@@ -59,6 +59,7 @@ from attar.ops.pixels import Normalisation, from_bytes
 from attar.ops.targets import Targets
 from attar.recipes.arguments import with_settings
 from attar.report.table import percent, readable_bytes
+from attar.stages import scores
 from attar.stages.label_choice import Relabel
 from attar.stages.protocols import Protocol
 from attar.stages.workspace import Workspace
@@ -211,9 +212,16 @@ class Continual:
         """The file of a training's accuracy, named after all that it depends on."""
         info = self.distilled.info
         names = [self.distilled.classes[label] for label in seen]
-        depends = [row, seed, names, self.space.request(), self.space.real.fingerprint, self.space.device.precision]
-        views, mix = self.recipe.relabel.views.plain(), self.recipe.relabel.mix.plain()
-        depends += [info.images_sha256, info.teachers[0].weights_sha256, self.protocol.plain(), views, mix]
+        depends = [
+            row,
+            seed,
+            names,
+            scores.told(self.space, Config.identity),
+            self.space.real.fingerprint,
+            self.space.device.precision,
+        ]
+        views, mix = self.recipe.relabel.views.identity(), self.recipe.relabel.mix.identity()
+        depends += [info.images_sha256, info.teachers[0].weights_sha256, self.protocol.identity(), views, mix]
         depends += [self.recipe.evaluate.students[0], self.recipe.evaluate.student_stem]
         return self.space.out / "scores" / f"{row}-{len(seen)}-seed{seed}-{digest(depends)[:8]}.json"
 

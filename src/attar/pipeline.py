@@ -10,7 +10,7 @@ import numpy as np
 from torch import nn
 
 from attar.core import ranks
-from attar.core.config import differences, pruned
+from attar.core.config import differences
 from attar.core.errors import AttarError
 from attar.core.log import Log
 from attar.core.plugin import refuse_outside, unknown
@@ -20,7 +20,6 @@ from attar.plan import forecast
 from attar.plan.calibrate import Work
 from attar.recipes.catalogue import header_of, recipe_named
 from attar.recipes.recipe import Recipe
-from attar.recipes.recipe import recipe as build_recipe
 from attar.report import card, figures, pages, table
 from attar.report.table import Line
 from attar.stages import baselines, evaluate, given, imported, label_choice, members, recover, relabel, squeeze
@@ -80,6 +79,8 @@ def run(
             len(recipe.squeeze.each),
         )
         wanted = (stage,) if stage else STAGES
+        committee = members.resolved(space.num_teachers, recipe.relabel.committee)
+        recipe = recipe.changed(relabel=recipe.relabel.changed(committee=committee))
         _check(space, recipe, wanted)
         if "squeeze" in wanted:
             squeeze.run(space, recipe.squeeze)
@@ -141,29 +142,38 @@ def _factories(recipe: Recipe[Any]) -> frozenset[str]:
 
 
 def _as_made(space: Workspace, recipe: Recipe[Any]) -> Recipe[Any]:
-    """The recipe with the choices that the images and labels which are there were made by: these are judged.
+    """The recipe with the settings that the existing images and labels were made with; warns of those that differ.
 
-    Where the whole run was made by ``recipe`` that is the same; another protocol is the use of it. Says what differs.
+    So a finished run can be judged by another protocol.
     """
     recovered, labelled = space.out / "recover", space.out / "distilled"
     if not ((recovered / MANIFEST).is_file() and (labelled / MANIFEST).is_file()):
         return recipe
     request, labelling = manifest_of(recovered, "recover")["request"], label_choice.as_made(labelled, recipe.relabel)
-    asked = {"images": recipe.images, "method": recipe.method, "recover": recipe.recover.plain()}
-    made = {"images": "", "method": request["method"], "recover": request["recover"]}
-    if request["method"] not in (recipe.method, given.METHOD):
-        refuse_outside(METHODS, str(request["method"]), "method", recovered / MANIFEST, "--method")
-    if request["method"] == given.METHOD:  # where they came from is not known here
-        made = asked | {"recover": asked["recover"] | {"ipc": request["recover"]["ipc"]}}
-    changed = differences(asked | {"relabel": recipe.relabel.effective()}, made | {"relabel": labelling.effective()})
+    method, made = request["method"], request["recover"]
+    if method == given.METHOD:  # where they came from is not known here
+        kept = recipe.changed(recover=recipe.recover.changed(ipc=made["ipc"]))
+    elif method == recipe.method:
+        kept = recipe.changed(images="", recover=recipe.recover.as_made(made, str(recovered / MANIFEST)))
+    else:
+        refuse_outside(METHODS, str(method), "method", recovered / MANIFEST, "--method")
+        kept = recipe.with_method(method)
+        kept = kept.changed(images="", recover=kept.recover.as_made(made, str(recovered / MANIFEST)))
+    kept = kept.changed(relabel=labelling)
+    changed = differences(_judged(recipe), _judged(kept))
     if not changed:
         return recipe
     space.log.warn(
         f"{space.out} was made with other settings, which stay: {'; '.join(changed[:4])}"
         + f"; and {len(changed) - 4} more" * (len(changed) > 4)
     )
-    kept = {name: getattr(recipe, name) for name in type(recipe).model_fields}
-    return build_recipe(**(kept | made | {"relabel": labelling}))
+    return kept
+
+
+def _judged(recipe: Recipe[Any]) -> dict[str, Any]:
+    """What evaluate takes from the stages before it."""
+    made = {"recover": recipe.recover.recorded(), "relabel": recipe.relabel.recorded()}
+    return {"images": recipe.images, "method": recipe.method, **made}
 
 
 def _check(space: Workspace, recipe: Recipe[Any], wanted: Sequence[str]) -> None:
@@ -179,7 +189,6 @@ def _check(space: Workspace, recipe: Recipe[Any], wanted: Sequence[str]) -> None
         if (network := networks[index]) is not None and not recipe.images:
             architecture = recipe.squeeze.architecture if space.modules else recipe.squeeze.each[index].architecture
             recover.check_network(network, architecture, recipe.method)
-    members.check_choice(space.num_teachers, recipe.relabel.committee)
     _check_labels(recipe, len(real.classes))
     if recipe.images and "recover" in wanted and not (space.out / "recover" / MANIFEST).is_file():
         given.check(space, recipe.images, recipe.recover)
@@ -203,12 +212,12 @@ def _check_baselines(space: Workspace, recipe: Recipe[Any], judged: bool) -> Non
     """Refuse to label a set anew beside baselines of the run's own that keep their other labels."""
     if not judged or recipe.evaluate.baselines or recipe.relabel.imported:
         return
-    asked, others = recipe.relabel.effective(), {}
+    others = dict[str, list[str]]()
     for name in real_sets(recipe.evaluate.rows):
         folder = space.out / "baselines" / name / "distilled"
         if (folder / MANIFEST).is_file():
             made = manifest_of(folder, "relabel")["request"]["relabel"]
-            others[name] = differences(pruned(made, asked), asked)
+            others[name] = recipe.relabel.unlike(made)
     changed = [line for lines in others.values() for line in lines]
     if changed:
         raise AttarError(

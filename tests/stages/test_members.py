@@ -137,8 +137,10 @@ def test_labels_of_a_teacher_that_was_trained_longer_or_chosen_otherwise_are_ref
         pipeline.run(longer, labelling, stage="squeeze", quiet=True)
     shutil.rmtree(labelling / "squeeze" / "1")
     pipeline.run(longer, labelling, stage="squeeze", quiet=True)
-    with pytest.raises(AttarError, match="another committee"):
+    with pytest.raises(AttarError, match="made from another committee of teachers than the one there is now"):
         pipeline.run(longer, labelling, stage="relabel", quiet=True)
+    with pytest.raises(AttarError, match=r"relabel\.committee\.members \[0, 1\] -> \[\]"):
+        pipeline.run(committee({}, epochs=2), labelling, stage="relabel", quiet=True)
 
 
 def test_imported_members_are_known_by_their_content(labelling: Path, both: Path, tmp_path: Path):

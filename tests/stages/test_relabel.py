@@ -171,7 +171,7 @@ def test_published_images_and_labels_take_the_place_of_recovering_and_relabellin
     moved = recipe.changed(relabel=recipe.relabel.changed(imported=str(tmp_path / "moved")))
     labelled(out, moved)  # where they lie does not matter
     (tmp_path / "moved" / "epoch_2" / "batch_2.tar").write_bytes(b"")
-    with pytest.raises(AttarError, match="made from another labels than"):
+    with pytest.raises(AttarError, match="made from other imported labels than"):
         labelled(out, moved)
     shutil.rmtree(out / "distilled")
     with pytest.raises(AttarError, match=r"epoch_2/batch_2\.tar"):

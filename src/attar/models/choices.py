@@ -1,6 +1,7 @@
 """What a recipe may say of networks and of a committee of teachers, without PyTorch."""
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 import pydantic
 
@@ -33,7 +34,12 @@ class CommitteeChoice(Config):
             raise ValueError(f"teacher {twice} is named twice; name each once and use weights to count one more")
         return value
 
-    def effective(self) -> dict[str, object]:
-        """The choices that alter a label, as plain values."""
-        idle = {"batchnorm_batch"} if self.batchnorm == "eval" else set()
-        return {key: value for key, value in self.plain().items() if key not in idle}
+    def idle(self) -> set[str]:
+        """The size of a batch whose statistics are not used."""
+        return {"batchnorm_batch"} if self.batchnorm == "eval" else set()
+
+
+def committee_of_voices(voices: Mapping[str, Any]) -> dict[str, Any]:
+    """A committee's settings from those that manifests and sets had until 26 November 2026."""
+    renamed = {"ensemble": "policy", "teacher_weights": "weights"}
+    return {renamed.get(key, key): value for key, value in voices.items()}

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import numpy as np
 
-from attar.core.config import digest
+from attar.core.config import Config, digest
 from attar.ops.mixing import MixChoice
 from attar.ops.replay import LookChoice
-from attar.stages import members, recover, relabel
+from attar.stages import members, recover, relabel, scores
 from attar.stages.distilled import read_info
 from attar.stages.evaluate import Evaluate, shared_folder
 from attar.stages.label_choice import Relabel
@@ -109,8 +109,10 @@ def _home(
         return space.out / "baselines" / name
     parents = members.parents(space, members.of_labels(space, labelling.committee))
     teacher = parents.get("committee", parents["teacher"])
-    asked = [baseline_config(name, config).plain(), labelling.effective()]
-    identity = digest([space.request(), space.real.fingerprint, teacher, space.device.precision, *asked])
+    asked = [baseline_config(name, config).identity(), labelling.identity()]
+    identity = digest(
+        [scores.told(space, Config.identity), space.real.fingerprint, teacher, space.device.precision, *asked]
+    )
     return shared / f"{name}-ipc{config.ipc}-{identity[:12]}"
 
 

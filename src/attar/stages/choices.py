@@ -1,11 +1,12 @@
 """The settings of the stages, as a recipe names them, without PyTorch: what they do is in the files of their names."""
 
-from typing import Any, Literal, Self
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
 
 import pydantic
 
-from attar.core.config import Config
-from attar.models.choices import CommitteeChoice, Stem
+from attar.core.config import BY_CONTENT, NO_EFFECT, Config
+from attar.models.choices import CommitteeChoice, Stem, committee_of_voices
 from attar.ops.choices import Codec, LookChoice, MixChoice, ViewChoice
 from attar.stages.protocols import PROTOCOLS, Protocol, protocol_named
 from attar.stages.rows import ROWS, Row
@@ -46,7 +47,7 @@ class Squeeze(Config):
     """Augmentation of the training images."""
     label_smoothing: float = pydantic.Field(default=0.0, ge=0, lt=1)
     """Share of the target spread over all classes."""
-    checkpoint_epochs: int = pydantic.Field(default=1, ge=1)
+    checkpoint_epochs: Annotated[int, NO_EFFECT] = pydantic.Field(default=1, ge=1)
     """Epochs between checkpoints; a killed training continues from the last one."""
     members: tuple[Member, ...] = ()
     """Several teachers, a mapping for each that holds what differs from the settings above, as in '{architecture:
@@ -82,6 +83,10 @@ class Squeeze(Config):
             own["views"] = _laid_over(self.views, member.views, "views")
         return self.changed(**own, members=())
 
+    def idle(self) -> set[str]:
+        """How a teacher would be trained, where it is given by its weights."""
+        return {"training", "views", "label_smoothing"} if self.weights else set()
+
 
 def _laid_over(config: Config, values: dict[str, Any], name: str) -> dict[str, Any]:
     unknown = next((key for key in values if key not in type(config).model_fields), None)
@@ -108,10 +113,10 @@ class Relabel(Config):
     """How images are mixed."""
     committee: CommitteeChoice = CommitteeChoice()
     """Which teachers label, and how their answers become one label."""
-    imported: str = ""
+    imported: Annotated[str, BY_CONTENT] = ""
     """A folder of soft labels in the published FKD layout (epoch_E/batch_B.tar) that are taken in place of a teacher's,
     with the views and mixing that stand in them; empty: ask the teacher."""
-    batch_size: int = pydantic.Field(default=256, ge=1)
+    batch_size: Annotated[int, NO_EFFECT] = pydantic.Field(default=256, ge=1)
     """Views that the teacher labels at a time; no part of the result."""
 
     @pydantic.model_validator(mode="after")
@@ -139,11 +144,21 @@ class Relabel(Config):
             ),
         )
 
-    def effective(self) -> dict[str, Any]:
-        """The choices that alter the labels, as plain values: not those without effect here, and no paths."""
-        plain = self.plain() | {"batch_size": None, "imported": bool(self.imported)}
-        plain["codec"] = self.codec.effective() if self.mode == "stored" else None
-        return plain | {"committee": self.committee.effective()}
+    def idle(self) -> set[str]:
+        """How labels would be stored, where none are."""
+        return {"codec"} if self.mode == "online" else set()
+
+    @classmethod
+    def upgraded(cls, made: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The committee, from the settings 'voices' and 'teachers' of manifests until 26 November 2026."""
+        if "voices" not in made:
+            return made
+        committee = committee_of_voices(made["voices"])
+        if further := made.get("teachers"):  # their number
+            committee["members"] = list(range(1 + further))
+        return {key: value for key, value in made.items() if key not in ("voices", "teachers")} | {
+            "committee": committee
+        }
 
     @property
     def stored_epochs(self) -> int:

@@ -14,7 +14,7 @@ from attar.core.config import Config
 from attar.core.errors import AttarError
 from attar.core.randomness import generator
 from attar.models import committee as committees
-from attar.models.choices import CommitteeChoice
+from attar.models.choices import CommitteeChoice, committee_of_voices
 from attar.models.committee import Committee, modules_of
 from attar.ops import replay
 from attar.ops.choices import PLAIN, Storage
@@ -30,12 +30,6 @@ INFO = "dataset.json"
 
 
 _FORMAT_1 = ("teacher", "further_teachers", "teacher_sha256", "teacher_accuracy")
-
-
-def committee_of_voices(former: Mapping[str, Any]) -> dict[str, Any]:
-    """A committee's settings under today's names, from those of manifests and sets of format 1."""
-    renamed = {"ensemble": "policy", "teacher_weights": "weights"}
-    return {renamed.get(key, key): value for key, value in former.items()}
 
 
 class LabelInfo(Config):

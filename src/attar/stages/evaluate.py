@@ -8,8 +8,9 @@ from typing import Any
 from torch import nn
 
 from attar.core import memory, ranks, work
-from attar.core.config import digest
+from attar.core.config import Config, digest
 from attar.core.errors import AttarError
+from attar.core.former import former
 from attar.core.log import Advance, Log
 from attar.core.spent import Clock, Spent
 from attar.models import build
@@ -19,7 +20,7 @@ from attar.ops.pixels import Normalisation
 from attar.stages import agreement, evaluated, members, scores, squeeze
 from attar.stages.choices import Evaluate, Squeeze
 from attar.stages.distilled import INFO, Distilled, read_info
-from attar.stages.folder import MANIFEST, StageFolder, manifest_of, total
+from attar.stages.folder import MANIFEST, StageFolder, identity_of, manifest_of, total
 from attar.stages.protocols import Protocol
 from attar.stages.rows import Row, SmallSet, images_of, labels_of, without_twins
 from attar.stages.scores import Score, ScoreFile
@@ -60,10 +61,14 @@ def run(space: Workspace, config: Evaluate, squeezing: Squeeze, sets: Mapping[Ro
     recognised = _agreements(space, sets, out, log)
     told: set[Path] = set()
 
+    @functools.lru_cache(maxsize=1)  # rows of one set follow one another, and a large set fills the device
+    def opened(folder: Path) -> Distilled:
+        return Distilled(folder, space.modules, space.factories)
+
     def train(job: ScoreFile, advance: Advance) -> dict[str, Any]:
         if _shows_teacher(config, job.row):
             return _rate_teacher(space, job)
-        values, reason = _train(space, config, squeezing, sets.get(job.row), job, advance)
+        values, reason = _train(space, config, squeezing, sets.get(job.row), opened, job, advance)
         if reason:
             log.warn(_divergence(config, job, reason))
             told.add(job.path)
@@ -85,6 +90,8 @@ def run(space: Workspace, config: Evaluate, squeezing: Squeeze, sets: Mapping[Ro
     title = scores.title(config.protocol, drawn)
     known = [_score(config, job, num_classes, facts[job.row], title) for job in jobs]
     if ranks.is_first():
+        for job in jobs:
+            job.checkpoint.remove()  # of those that were killed between the score and this
         for job, score in zip(jobs, known, strict=True):
             if score.diverged and job.path not in told:
                 log.warn(_divergence(config, job, "diverged"))
@@ -121,19 +128,22 @@ def _jobs(space: Workspace, config: Evaluate, squeezing: Squeeze, sets: Mapping[
             everyones = shared is not None and (small is None or small.folder.is_relative_to(shared))
             folder = shared / "scores" if shared is not None and everyones else own
             for student in config.students:
-                how = _training(config, squeezing, row, student, small)
+                how = _training(space, config, squeezing, row, student, small)
                 stem = build.resolve_stem(student, space.choice.size, config.student_stem)
                 for seed in range(config.num_seeds):
-                    jobs.append(ScoreFile(row, student, seed, scores.identity(space, student, stem, seed, how), folder))
+                    now, before = scores.identities(space, student, stem, seed, how)
+                    jobs.append(ScoreFile(row, student, seed, now, folder, before))
     return jobs
 
 
-def _training(config: Evaluate, squeezing: Squeeze, row: Row, student: str, small: SmallSet | None) -> list[Any]:
-    """What a score depends on beside the student and the real data."""
+def _training(
+    space: Workspace, config: Evaluate, squeezing: Squeeze, row: Row, student: str, small: SmallSet | None
+) -> Callable[[scores.Say], list[Any]]:
+    """Tells what a score depends on beside the student and the real data."""
     if small is None:
-        return scores.full_training(squeezing)
+        return lambda say: scores.full_training(space, squeezing, say)
     info, made = read_info(small.folder), manifest_of(small.folder, "relabel")
-    return scores.small_training(row, student, info, made, config.protocol)
+    return lambda say: scores.small_training(row, student, info, made, config.protocol, say)
 
 
 def _rows(config: Evaluate) -> tuple[Row, ...]:
@@ -150,8 +160,11 @@ def _shows_teacher(config: Evaluate, row: Row) -> bool:
 
 def _teacher_job(space: Workspace, row: Row, folder: Path) -> ScoreFile:
     committee = _committee_of_labels(space)
-    known_by = digest([space.request(), space.real.fingerprint, members.answers_sha256(space, committee)])
-    return ScoreFile(row, members.architecture(space, committee), 0, known_by, folder)
+    answers_sha256 = members.answers_sha256(space, committee)
+    now, before = (
+        digest([scores.told(space, say), space.real.fingerprint, answers_sha256]) for say in (Config.identity, former)
+    )
+    return ScoreFile(row, members.architecture(space, committee), 0, now, folder, before)
 
 
 def _committee_of_labels(space: Workspace) -> CommitteeChoice:
@@ -175,13 +188,18 @@ def _train(
     config: Evaluate,
     squeezing: Squeeze,
     small: SmallSet | None,
+    opened: Callable[[Path], Distilled],
     job: ScoreFile,
     advance: Advance,
 ) -> tuple[dict[str, Any], str]:
     """Train a student and keep its score; returns values for the log, and what became of it when it diverged."""
-    clock = Clock()
-    device, losses, num_done = space.device, [], 0
+    device, checkpoint = space.device, job.checkpoint
+    earlier = checkpoint.load() or {"fit": None, "losses": [], "seconds": 0.0, "processor_seconds": 0.0}
+    clock, losses = Clock(Spent(earlier["seconds"], earlier["processor_seconds"])), list(earlier["losses"])
     num_epochs = (config.protocol.training if small else squeezing.training).epochs
+    num_steps = _num_steps(space, config, squeezing, small, job)
+    num_done = num_steps * len(losses) // num_epochs
+    advance(num_done)
     # The weights depend on the seed and not on the row, so that rows differ in their data alone.
     seed = space.seed * 1000 + job.seed
     network = build.build(
@@ -193,6 +211,8 @@ def _train(
         advance(0, note=f"{job.row} {job.student} seed {job.seed}  loss {epoch.loss:.3f}")
         if not all_finite(network):
             raise _Diverged
+        if epoch.number < num_epochs:
+            checkpoint.offer(lambda: {"fit": epoch.state(), "losses": losses, **clock.spent().plain()})
 
     def after_batch(_: int) -> None:
         nonlocal num_done
@@ -203,21 +223,23 @@ def _train(
     try:
         if small is None:
             stream = f"evaluate-full-{job.seed}"
-            squeeze.full_data(space, network, squeezing, stream, after, seed=seed, after_batch=after_batch)
+            more = {"seed": seed, "after_batch": after_batch, "resume": earlier["fit"]}
+            squeeze.full_data(space, network, squeezing, stream, after, **more)
         else:
-            opened = Distilled(small.folder, space.modules, space.factories)
-            normalisation = opened.normalisation
-            hard = scores.is_hard(job.row, config.protocol)
-            _fit_small(space, config.protocol, opened, network, (job.student, seed, hard), after, after_batch)
+            distilled = opened(small.folder)
+            normalisation = distilled.normalisation
+            who = job.student, seed, scores.is_hard(job.row, config.protocol)
+            _fit_small(space, config.protocol, distilled, network, who, after, after_batch, earlier["fit"])
     except _Diverged:
         network.eval()
-        advance(_num_steps(space, config, squeezing, small, job) - num_done)
+        advance(num_steps - num_done)
         reason = f"diverged in epoch {len(losses)} of {num_epochs} and was stopped (its weights are no longer finite)"
     found = measure(_predictor(network, normalisation), space.val.plain(_BATCH, device.device))
     if found.num_broken and not reason:
         reason = f"diverged (its logits of {found.num_broken} of {space.val.num_images} images are not numbers)"
     spent = clock.spent()
     job.save(found, spent, device.describe(), losses, diverged=bool(reason))
+    checkpoint.remove()
     told = {"row": job.row, "student": job.student, "seed": job.seed, "top1": found.top1, "diverged": bool(reason)}
     return told | spent.plain(), reason
 
@@ -245,6 +267,7 @@ def _fit_small(
     how: tuple[str, int, bool],
     after: Callable[[FinishedEpoch], None],
     after_batch: Callable[[int], None],
+    resume: dict[str, Any] | None,
 ) -> None:
     """Train a student, known by its name, its seed and whether its labels are hard."""
     device, (student, seed, hard) = space.device, how
@@ -259,6 +282,7 @@ def _fit_small(
             len(opened),
             device.autocast,
             after,
+            resume=resume,
             seed=seed,
             forward=space.training_forward(network, training.epochs * len(opened)),
             after_batch=after_batch,
@@ -342,6 +366,6 @@ def _finish(
         "num_unmeasured": known[0].per_class.count(None),
         "per_class_sha256": evaluated.write_per_class(out, space.real.classes, space.real.titles, known),
     }
-    parents = {row: digest(manifest_of(small.folder, "relabel")["request"]) for row, small in sets.items()}
-    stage = StageFolder(out, "evaluate", space.request(evaluate=config.plain()), parents)
+    parents = {row: digest(identity_of(manifest_of(small.folder, "relabel"))) for row, small in sets.items()}
+    stage = StageFolder(out, "evaluate", space.request(evaluate=config), parents)
     stage.finish(result, spent, space.device.describe(), [out / evaluated.PER_CLASS])

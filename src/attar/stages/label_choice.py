@@ -32,12 +32,10 @@ def as_made(folder: Path, config: Relabel) -> Relabel:
     Raises AttarError when one of both imports labels and the other does not.
     """
     made = manifest_of(folder, "relabel")["request"]["relabel"]
-    sources = {"imported": config.imported, "batch_size": config.batch_size}
     if made["imported"] != bool(config.imported):
         known = "published ones" if made["imported"] else "a teacher's"
         raise AttarError(f"The labels in {folder} are {known}; give --relabel.imported as it was when they were made.")
-    values = {key: value for key, value in made.items() if value is not None and key not in sources}
-    return Relabel.of(values | sources, str(folder))
+    return config.as_made(made, str(folder))
 
 
 def planned_bytes(num_images: int, num_classes: int, config: Relabel, storage: Storage = PLAIN) -> int:

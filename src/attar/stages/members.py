@@ -60,9 +60,15 @@ def of_labels(space: Workspace, choice: CommitteeChoice) -> tuple[int, ...]:
     return chosen(space, choice.members, "--relabel.committee.members")
 
 
-def check_choice(num_teachers: int, choice: CommitteeChoice) -> None:
-    """Raise AttarError when a committee names teachers that are not there, or weights that do not fit."""
-    check_weights(choice, len(choose(num_teachers, choice.members, "--relabel.committee.members")))
+def resolved(num_teachers: int, choice: CommitteeChoice) -> CommitteeChoice:
+    """The choice with the numbers of its members, where there are several teachers.
+
+    So the labels of all of two teachers are not taken for those of all of three. Raises AttarError when it names
+    teachers that are not there, or weights that do not fit.
+    """
+    found = choose(num_teachers, choice.members, "--relabel.committee.members")
+    check_weights(choice, len(found))
+    return choice.changed(members=() if num_teachers == 1 else found)
 
 
 def weights_sha256(space: Workspace, members: Sequence[int]) -> tuple[str, ...]:

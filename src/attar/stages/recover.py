@@ -47,7 +47,7 @@ def run(space: Workspace, method: str, config: MethodConfig, folder: Path | None
     module = method_named(method)
     asked = chosen(space.num_teachers, config)
     device = space.device_of(out)
-    request = space.request(method=method, recover=config.plain(), precision=device.precision)
+    request = space.request(method=method, recover=config, precision=device.precision)
     parents = members.parents(space, asked) | {"data": space.real.fingerprint}
     if "." in method:
         parents[SOURCE] = plugin.source_sha256(method)

@@ -46,11 +46,12 @@ def run(
     """
     recovered, out = recovered or space.out / "recover", folder or space.out / "distilled"
     made = manifest_of(recovered, "recover")
+    config = config.changed(committee=members.resolved(space.num_teachers, config.committee))
     asked = members.of_labels(space, config.committee)
     parents = members.parents(space, asked) | {"images": made["result"]["images_sha256"]}
     if config.imported:
         parents["labels"] = _listed(space, Path(config.imported).expanduser(), out)
-    request = space.request(relabel=config.effective())
+    request = space.request(relabel=config)
     stage = StageFolder(out, "relabel", request, parents, space.log.warn, lambda: _expected(config, out))
     finished = stage.finished()
     if finished is not None:

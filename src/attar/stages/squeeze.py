@@ -19,7 +19,7 @@ from attar.models.teacher import Teacher
 from attar.ops.targets import Targets, hard_loss
 from attar.stages import examine, imported, members
 from attar.stages.choices import Member, Squeeze
-from attar.stages.folder import MANIFEST, SOURCE, StageFolder, manifest_of
+from attar.stages.folder import FEED, MANIFEST, SOURCE, StageFolder, manifest_of
 from attar.stages.imported import Imported
 from attar.stages.workspace import Workspace
 from attar.store import atomic, weights
@@ -153,23 +153,24 @@ def _identity(
     """The request and the parents that identify a teacher.
 
     Weights from a file or from Python are known by their content, wherever they lie. Folders from before that was
-    written down are known by the name of the file.
+    written down are known by the name of the file. How training images are read matters where a teacher is trained.
     """
     known = manifest_of(out, "squeeze") if (out / MANIFEST).is_file() else None
-    choices, parents = config.plain(), {"data": space.real.fingerprint}
-    del choices["members"]  # this is one of them
+    choices, parents = config, {"data": space.real.fingerprint}
     content = imported.content(module, config.weights)
     if content is None and config.weights and known and known["result"].get("weights_from") == config.weights:
         content = known["parents"].get("teacher")
         space.log.warn(f"there is no {config.weights} any more; the teacher that was made from it stands")
     if content is not None and (known is None or "teacher" in known["parents"]):
         parents["teacher"] = content
-        kept = {"weights": "python"} if module is not None else {"weights": "file"}
-        choices = kept | ({} if module is not None else {"architecture": choices["architecture"], "stem": config.stem})
+        choices = Squeeze(architecture=config.architecture, stem=config.stem, weights="file")
+        choices = choices if module is None else Squeeze(weights="python")
     if module is None and build.is_outside(config.architecture):
         plugin.reach_working_folder()
         parents[SOURCE] = plugin.source_sha256(config.architecture)
     request = space.request(squeeze=choices, precision=space.device.precision)
+    if module is None and not config.weights:
+        request[FEED] = space.feed
     if module is not None:
         request["module"] = teachers.name_of_module(module).removeprefix(factory.PYTHON)
     elif index and not config.weights:
