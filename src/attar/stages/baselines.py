@@ -14,7 +14,7 @@ from attar.stages.label_choice import Relabel
 from attar.stages.protocols import Protocol
 from attar.stages.rows import Row, SmallSet, images_of, labels_of, real_sets
 from attar.stages.workspace import Workspace
-from attar.synthesis.task import MethodConfig
+from attar.synthesis.method import MethodConfig
 
 _AS_DISTILLED = {"ipc", "ipc_start", "image_format", "jpeg_quality", "rounding"}
 _UNIT_CLASSES = 10

@@ -33,6 +33,8 @@ _PLAINLY = {
     SOURCE: "an earlier state of your source code",
 }
 """What a stage was made from, where one of its parents has changed."""
+_ALSO_WITHOUT = {"committee"}
+"""Parents whose absence now is a change too."""
 _PACKAGES = ("attar", "torchvision", "timm", "numpy", "pillow", "pyarrow", "safetensors")
 
 
@@ -148,7 +150,7 @@ class StageFolder:
         parents = known.get("parents", {})
         return [
             name
-            for name, identity in self.parents.items()
+            for name, identity in (dict.fromkeys(_ALSO_WITHOUT & parents.keys()) | self.parents).items()
             if parents.get(name) != identity and (name in parents or name != SOURCE)
         ]
 

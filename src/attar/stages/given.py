@@ -22,7 +22,7 @@ from attar.stages import members, recover
 from attar.stages.folder import MANIFEST, StageFolder, manifest_of
 from attar.stages.workspace import Workspace
 from attar.store import images as image_files
-from attar.synthesis.task import MethodConfig
+from attar.synthesis.method import MethodConfig
 
 METHOD = "given"
 _NUMBER = re.compile(r"(?:new|class)?0*(\d+)")

@@ -113,7 +113,7 @@ def _refuse_other_classes(
     space: Workspace, asked: Sequence[int], committee: Committee, recovering: Mapping[str, Any]
 ) -> None:
     """Refuse teachers of other classes than the data's; recover has checked those that made the images."""
-    checked = recovering.get("members", (0,))
+    checked = recovering.get("members") or (0,)
     for index, teacher in zip(asked, committee.members, strict=True):
         if index not in checked and teacher.classes != space.real.classes:
             first = next((name for name in teacher.classes if name not in space.real.classes), teacher.classes[0])
