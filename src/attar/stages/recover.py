@@ -27,7 +27,6 @@ from attar.stages.folder import SOURCE, StageFolder, logged, manifest_of
 from attar.stages.imported import named_teacher
 from attar.stages.methods import method_named
 from attar.stages.recorder import Recorder
-from attar.stages.squeeze import own_teacher
 from attar.stages.unit_checkpoint import FOLDER as CHECKPOINTS
 from attar.stages.unit_checkpoint import UnitCheckpoint
 from attar.stages.workspace import Workspace
