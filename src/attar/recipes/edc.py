@@ -38,14 +38,6 @@ def _cifar_training(epochs: int) -> Optimisation:
     )
 
 
-def _protocol(min_scale: float, randaugment: int, **training: Any) -> Protocol:
-    edc = PROTOCOLS["edc"]
-    # torchvision's RandAugment as it is by default: two operations at 9 of 30.
-    augment = {"randaugment_ops": randaugment, "randaugment_magnitude": 3.0, "randaugment_std": 0.0}
-    views = edc.views.changed(min_scale=min_scale, **augment)
-    return edc.changed(training=edc.training.changed(**training), views=views)
-
-
 def _recipe(
     name: str, data: DataChoice, squeeze: Squeeze, config: Config, protocol: Protocol, labelling: tuple[int, ...]
 ) -> Recipe[Config]:
@@ -67,7 +59,7 @@ def _cifar10(ipc: int) -> Recipe[Config]:
         parallel_units=10 if ipc > 1 else 1, **PAPER_STORAGE,
     )  # fmt: skip
     squeeze = Squeeze(training=_cifar_training(1), views=ViewChoice(crop="padded"), members=_SMALL)
-    protocol = _protocol(0.08, 2, epochs=1000, batch_size=10 if ipc == 1 else 25, schedule="multistep-halves")
+    protocol = PROTOCOLS["edc-cifar10"]
     data = DataChoice(source="cifar10", size=32, mean=_MEAN, std=_STD)
     return _recipe(f"edc/cifar10-ipc{ipc}", data, squeeze, config, protocol, ())
 
@@ -75,7 +67,7 @@ def _cifar10(ipc: int) -> Recipe[Config]:
 def _cifar100(ipc: int) -> Recipe[Config]:
     config = Config(ipc=ipc, **_hundred(ipc))
     squeeze = Squeeze(training=_cifar_training(41), views=ViewChoice(crop="padded"), members=_SMALL)
-    protocol = _protocol(0.5, 2, epochs=1000, batch_size=50, schedule="cosine-linear")
+    protocol = PROTOCOLS["edc-cifar100"]
     data = DataChoice(source="cifar100", size=32, mean=_MEAN, std=_STD)
     return _recipe(f"edc/cifar100-ipc{ipc}", data, squeeze, config, protocol, (0, 1, 2, 3, 4))
 
@@ -83,7 +75,9 @@ def _cifar100(ipc: int) -> Recipe[Config]:
 def _tiny(ipc: int) -> Recipe[Config]:
     training = Optimisation(epochs=50, batch_size=128, learning_rate=0.1, weight_decay=0.0)
     squeeze = Squeeze(training=training, views=ViewChoice(crop="padded", padding=8), members=_SMALL[:5])
-    protocol = _protocol(0.5, 2, epochs=1000 if ipc == 1 else 300, batch_size=100)
+    protocol = PROTOCOLS["edc-tiny"]
+    if ipc == 1:
+        protocol = protocol.changed(training=protocol.training.changed(epochs=1000))
     data = DataChoice(source="tiny-imagenet", size=64, mean=IMAGENET_MEAN, std=IMAGENET_STD)
     return _recipe(f"edc/tiny-imagenet-ipc{ipc}", data, squeeze, Config(ipc=ipc, **_hundred(ipc)), protocol, ())
 
