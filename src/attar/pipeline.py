@@ -188,7 +188,7 @@ def _check(space: Workspace, recipe: Recipe[Any], wanted: Sequence[str]) -> None
     for index in recipe.recover.members_of(space.num_teachers):
         if (network := networks[index]) is not None and not recipe.images:
             architecture = recipe.squeeze.architecture if space.modules else recipe.squeeze.each[index].architecture
-            recover.check_network(network, architecture, recipe.method, recipe.recover.needs())
+            recover.check_network(network, architecture, recipe.method, recipe.recover)
     _check_labels(recipe, len(real.classes))
     if recipe.images and "recover" in wanted and not (space.out / "recover" / MANIFEST).is_file():
         given.check(space, recipe.images, recipe.recover)
