@@ -3,7 +3,7 @@
 import dataclasses
 import random as python_random
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
 import numpy as np
 import pytest
@@ -18,6 +18,7 @@ from attar.models.small import ConvNet, SmallResNet
 from attar.ops.pixels import Normalisation, from_bytes, to_bytes
 from attar.stages import prepare
 from attar.synthesis.method import MethodConfig, Needs
+from attar.synthesis.optimise import shape_of
 from attar.synthesis.task import Network, Recovered, Task
 
 NUM_CLASSES, ITERATIONS, NUM_REAL = 3, 4, 12
@@ -80,9 +81,9 @@ def task_of(
     return prepared(module, task), watch
 
 
-def prepared(module: Any, task: Task) -> Task:
+def prepared(module: Any, task: Task, config: Any = None) -> Task:
     """The task with real images and tables, where the method asks for them."""
-    config, real = config_of(module), RealByFormula()
+    config, real = config or config_of(module), RealByFormula()
     steps = prepare.steps_of(module, config, task.teachers)
     table = prepare.rehearsed(steps, config, task.teachers, real, task.size, task.device)
     needed = real if steps or config.needs().real_images else None
@@ -137,6 +138,55 @@ def test_it_makes_images(module: Any, teacher: str, device: str, precision: str)
     for metrics in watch.metrics:
         assert metrics
         assert all(bool(torch.as_tensor(value).isfinite()) for value in metrics.values())
+
+
+def switches(module: Any) -> list[dict[str, Any]]:
+    """Each value of each setting of the method that is one of a few, alone; not of settings that all methods have."""
+    found: list[dict[str, Any]] = []
+    for name, field in module.Config.model_fields.items():
+        kinds = [field.annotation, *(each for each in get_args(field.annotation) if each is not Ellipsis)]
+        options = next((get_args(kind) for kind in kinds if get_origin(kind) is Literal), ())
+        if field.annotation is bool:
+            options = (True, False)
+        several = get_origin(field.annotation) is tuple
+        if name not in MethodConfig.model_fields:
+            found += [{name: (option,) if several else option} for option in options]
+    return found
+
+
+def test_it_makes_images_with_every_switch(module: Any):
+    """By two teachers, of which the settings say who is asked when."""
+    tried = set()
+    for values in switches(module):
+        config = config_of(module, **values)
+        tasks = [task_of(module, teacher="resnet") for _ in range(2)]
+        task = dataclasses.replace(tasks[0][0], teachers=tuple(each.teachers[0] for each, _ in tasks))
+        images = module.recover(prepared(module, task, config), config).images
+        assert images.shape == (NUM_CLASSES, 3, 8, 8), values
+        assert bool(images.isfinite().all()), values
+        assert 0 <= images.min() <= images.max() <= 1, values
+        tried |= values.keys()
+    assert ("committee" in tried) == ("committee" in module.Config.model_fields)
+
+
+def test_its_cost_is_what_it_does(module: Any):
+    """Iteration by iteration, and a stretch is left when the watch says so."""
+    config = config_of(module)
+    task, watch = task_of(module)
+    stretches = config.cost(shape_of(task))
+    step, left = watch.step, list[int]()
+
+    def leave(iteration: int, images: Callable[[], Tensor], **metrics: Tensor) -> bool:
+        step(iteration, images, **metrics)
+        left.append(iteration)
+        return True
+
+    watch.step = leave  # type: ignore[method-assign]
+    module.recover(task, config)
+    ends = [sum(stretch.iterations for stretch in stretches[:place]) for place in range(len(stretches))]
+    assert left == ends
+    for metrics in watch.metrics:
+        assert metrics.keys() == set(config.metrics())
 
 
 def test_the_same_task_gives_the_same_bits_and_another_seed_others(module: Any):

@@ -148,7 +148,7 @@ def tile_size(size: tuple[int, int], tiles: int) -> tuple[int, int]:
 def _cross_entropy(
     context: Context, label: int, pool: Tensor, drawn: Tensor, size: tuple[int, int]
 ) -> Float[Tensor, "image crop"]:
-    """Of each crop against the class, on the CPU. A patch smaller than an image lies in the middle, on the mean colour."""
+    """Of each crop against the class, on the CPU; a patch smaller than an image is shown in the middle of it."""
     batch, found = min(_LARGEST_BATCH, max(1, _BATCH_PIXELS // (context.size[0] * context.size[1]))), []
     border = [context.size[1] - size[1], context.size[0] - size[0]]
     padding = [border[0] // 2, border[0] - border[0] // 2, border[1] // 2, border[1] - border[1] // 2]
