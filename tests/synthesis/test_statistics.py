@@ -269,6 +269,23 @@ def test_a_network_without_any_normalisation_is_refused_with_the_mend():
     statistics.refuse_unobservable(network, "plain", cda.Config(observe=("convolution",)))
 
 
+def test_a_teacher_without_one_of_the_kinds_is_matched_in_the_others():
+    """A committee of EDC has an AlexNet among networks with BatchNorm."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        module = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, NUM_CLASSES))
+    module.eval().requires_grad_(False)
+    images = torch.randn(len(LABELS), 3, SIDE, SIDE, generator=torch.Generator().manual_seed(8))
+    tables = collected(Network(module, NORMALISATION), observe=ALL)
+    found = []
+    for observe in (ALL, ("convolution", "patches")):
+        task, config = task_of(module, tables=tables), cda.Config(observe=observe, target="mixed")
+        statistics.refuse_unobservable(module, "plain", config)
+        found.append(value_of(statistics.statistics_of(task, config), task, images)[0])
+    torch.testing.assert_close(*found)
+    assert (found[0] > 0).all()
+
+
 def test_patches_at_another_size_are_refused():
     module = resnet()
     task = task_of(module, tables=collected(Network(module, NORMALISATION), observe=("patches",)))

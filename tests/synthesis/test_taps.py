@@ -165,6 +165,17 @@ def test_a_convolution_that_is_fed_what_batchnorm_is_fed_shares_its_moments():
     torch.testing.assert_close(mean, images_of().mean((2, 3)))
 
 
+def test_a_kind_of_layer_that_a_network_lacks_has_no_numbers():
+    """As BatchNorm in an AlexNet, whose convolutions are observed all the same."""
+    network = frozen(BUILDERS["groupnorm"])
+    observed = Observed(network, images_of()[:2], taps=[BATCHNORM, CONVOLUTION])
+    _, moments, _ = observed(images_of())
+    assert moments[BATCHNORM].first.shape == moments[BATCHNORM].second.shape == (NUM_IMAGES, 0)
+    assert observed.layouts[BATCHNORM].layer_of().shape == (0, 0)
+    assert moments[CONVOLUTION].first.shape == (NUM_IMAGES, 3 + 8)
+    assert observed.layouts[CONVOLUTION].first == 1, "the first layer observed is the first convolution"
+
+
 def test_features_are_the_classifiers_input_or_what_a_named_layer_returns():
     network, named = frozen(BUILDERS["resnet"]), Tap("features", "layer2")
     ours, theirs = images_of().requires_grad_(), images_of().requires_grad_()

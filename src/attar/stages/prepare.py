@@ -112,8 +112,8 @@ def run(
         for number, network in enumerate(networks if step.per_teacher else networks[:1]):
             if not step.applies(config, network.module):
                 continue
-            request = space.request(precision=network.precision)
-            identity = digest([step.name, read, request, space.real.fingerprint, weights[number]])
+            data = [space.choice.identity(), space.real.fingerprint]
+            identity = digest([step.name, read, data, space.seed, network.precision, weights[number]])
             num_rows = real.num_classes if step.rows == "class" else config.ipc
             table = _Table(space.out / "prepared" / f"{step.name}-{identity[:16]}", identity, num_rows)
             context = Context(

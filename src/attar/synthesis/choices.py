@@ -127,7 +127,7 @@ class Statistics(MethodConfig):
     def needs(self) -> Needs:
         """A teacher with the layers that are observed; real images where statistics are collected from them."""
         collected = self.target != "running" or any(kind != "batchnorm" for kind in self.observe)
-        return super().needs() | Needs(batchnorm="batchnorm" in self.observe, real_images=collected)
+        return super().needs() | Needs(batchnorm=self.observe == ("batchnorm",), real_images=collected)
 
     def metrics(self) -> tuple[str, ...]:
         """The distance of the statistics, too."""

@@ -18,8 +18,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from attar.core.errors import AttarError
 from attar.ops.features import pooled
-from attar.synthesis.taps import Moments, Site, Tap, feature_layer, layout_of, side_of, sites_of
+from attar.synthesis.taps import NAMES, Moments, Site, Tap, feature_layer, layout_of, side_of, sites_of
 
 BATCHNORM = Tap("batchnorm")
 
@@ -40,7 +41,10 @@ class Observed(nn.Module):
         precision: Literal["fp32", "bf16"] = "fp32",
         taps: Sequence[Tap] = (BATCHNORM,),
     ) -> None:
-        """``example`` is run, to learn which layers take part. Raises AttarError when a tap finds no layer."""
+        """``example`` is run, to learn which layers take part.
+
+        A tap may find no layer, as that of BatchNorm in an AlexNet; raises AttarError when no tap finds any.
+        """
         super().__init__()
         self.network = copy.deepcopy(network).eval().requires_grad_(False)
         self.device = example.device
@@ -50,6 +54,9 @@ class Observed(nn.Module):
         self._seen: dict[tuple[str, int], tuple[Tensor, Tensor]] = {}
         self._told: dict[int, Tensor] = {}
         sites = sites_of(self.network, example, self._taps)
+        if sites and not any(sites.values()):
+            names = " or ".join(dict.fromkeys(NAMES[tap.kind] for tap in sites))
+            raise AttarError(f"The teacher has no {names} to observe; choose another network or --recover.observe.")
         self.layouts = {tap: layout_of(self.network, tap, found) for tap, found in sites.items()}
         """How the moments of each tap lie."""
         self._keys = self._observe(sites)
@@ -84,7 +91,8 @@ class Observed(nn.Module):
         logits = self._run(images)
         moments: dict[Tap, Moments] = {}
         for tap, keys in self._keys.items():
-            firsts, seconds = zip(*(self._seen[key] for key in keys), strict=True)
+            found = [self._seen[key] for key in keys] or [(logits.new_zeros(len(logits), 0).float(),) * 2]
+            firsts, seconds = zip(*found, strict=True)
             moments[tap] = Moments(torch.cat(firsts, 1), torch.cat(seconds, 1))
         features = {tap: logits if place is None else self._told[place] for tap, place in self._features.items()}
         self._seen.clear()

@@ -196,14 +196,14 @@ def taps_of(config: Any, network: nn.Module) -> tuple[Tap, ...]:
 
 def refuse_unobservable(network: nn.Module, architecture: str, config: Statistics) -> None:
     """Raise AttarError when the network has none of the layers whose statistics are to be matched."""
-    for tap in taps_of(config, network):
-        if not is_observable(network, tap.kind):
-            asked = " ".join(config.observe)
-            said = f", which --recover.observe {asked} matches" if asked else " and no BatchNorm layers to match"
-            raise AttarError(
-                f"The teacher '{architecture}' has no {NAMES[tap.kind]}{said}; use --recover.observe convolution, or "
-                f"choose another network (resnet18)."
-            )
+    kinds = [tap.kind for tap in taps_of(config, network)]
+    if not any(is_observable(network, kind) for kind in kinds):
+        names, asked = " or ".join(dict.fromkeys(NAMES[kind] for kind in kinds)), " ".join(config.observe)
+        said = f", which --recover.observe {asked} matches" if asked else " and no BatchNorm layers to match"
+        raise AttarError(
+            f"The teacher '{architecture}' has no {names}{said}; use --recover.observe convolution, or choose another "
+            f"network (resnet18)."
+        )
 
 
 def preparations(config: Statistics) -> tuple[Preparation, ...]:

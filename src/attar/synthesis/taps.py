@@ -64,6 +64,8 @@ class Layout:
 
     def layer_of(self) -> Float[Tensor, "channel layer"]:
         """1 where a channel is the layer's, else 0."""
+        if not self.sizes:
+            return self.centre.new_zeros(0, 0)
         return torch.block_diag(*(torch.ones(size, 1) for size in self.sizes)).to(self.centre)
 
 
@@ -141,12 +143,9 @@ def sites_of(
 
 
 def layout_of(network: nn.Module, tap: Tap, sites: Sequence[Site]) -> Layout:
-    """How the moments of these sites lie one after the other. Raises AttarError when the network has none."""
-    if not sites:
-        raise AttarError(
-            f"The teacher has no {NAMES[tap.kind]} to observe; choose another network or --recover.observe."
-        )
-    first = next(place for place, layer in enumerate(network.modules()) if _is_kind(layer, tap.kind))
+    """How the moments of these sites lie one after the other; of a network without such layers there are none."""
+    nowhere = len(list(network.modules()))
+    first = next((place for place, layer in enumerate(network.modules()) if _is_kind(layer, tap.kind)), nowhere)
     layers = dict(network.named_modules())
     places = tuple(site.place for site in sites)
     if tap.kind == "patches":
