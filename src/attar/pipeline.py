@@ -15,13 +15,14 @@ from attar.core.errors import AttarError
 from attar.core.log import Log
 from attar.core.plugin import refuse_outside, unknown
 from attar.data.load import load
+from attar.models.committee import modules_of
 from attar.plan import forecast
 from attar.plan.calibrate import Work
 from attar.recipes.catalogue import header_of, recipe_named
 from attar.recipes.recipe import Recipe
 from attar.report import card, figures, pages, table
 from attar.report.table import Line
-from attar.stages import baselines, brought, evaluate, given, label_choice, recover, relabel, squeeze
+from attar.stages import baselines, evaluate, given, imported, label_choice, members, recover, relabel, squeeze
 from attar.stages.distilled import Distilled
 from attar.stages.folder import MANIFEST, manifest_of
 from attar.stages.methods import METHODS
@@ -50,15 +51,15 @@ def run(
     recipe: Recipe[Any] | str,
     out: Path | str,
     *,
-    teacher: nn.Module | None = None,
+    teacher: nn.Module | Sequence[nn.Module] | None = None,
     stage: str = "",
     quiet: bool = False,
 ) -> Result:
     """Run a recipe into a folder; what is finished there is skipped, what was interrupted goes on.
 
     ``teacher`` is a trained network of the caller's, on the data's classes in their order and taking normalised
-    images; it takes the place of squeeze's. ``stage`` runs that one alone. Raises AttarError, with one sentence that
-    names what is wrong and how to mend it; finished work is kept.
+    images, or a list of such networks; they take the place of squeeze's teachers. ``stage`` runs that one alone.
+    Raises AttarError, with one sentence that names what is wrong and how to mend it; finished work is kept.
     """
     if stage and stage not in STAGES:
         raise unknown("stage", stage, STAGES)
@@ -67,9 +68,19 @@ def run(
         stack.enter_context(ranks.group())
         log = Log(quiet=quiet)
         stack.enter_context(log.watched("attar"))
-        factories = _factories(recipe)
-        space = Workspace(Path(out), recipe.seed, recipe.data, recipe.execution, log, teacher, factories)
+        space = Workspace(
+            Path(out),
+            recipe.seed,
+            recipe.data,
+            recipe.execution,
+            log,
+            modules_of(teacher),
+            _factories(recipe),
+            len(recipe.squeeze.each),
+        )
         wanted = (stage,) if stage else STAGES
+        committee = members.resolved(space.num_teachers, recipe.relabel.committee)
+        recipe = recipe.changed(relabel=recipe.relabel.changed(committee=committee))
         _check(space, recipe, wanted)
         if "squeeze" in wanted:
             squeeze.run(space, recipe.squeeze)
@@ -126,8 +137,8 @@ def _plan(recipe: Recipe[Any], log: Log) -> str:
 
 def _factories(recipe: Recipe[Any]) -> frozenset[str]:
     """The networks by which a recipe says that teachers may be built: no file that is read adds to them."""
-    named = (*recipe.relabel.teachers, recipe.recover.verifier)
-    return frozenset((recipe.squeeze.architecture, *(brought.parted(name)[0] for name in named)))
+    verifier = imported.parted(recipe.recover.verifier)[0]
+    return frozenset((*(member.architecture for member in recipe.squeeze.each), verifier))
 
 
 def _as_made(space: Workspace, recipe: Recipe[Any]) -> Recipe[Any]:
@@ -173,14 +184,16 @@ def _check(space: Workspace, recipe: Recipe[Any], wanted: Sequence[str]) -> None
         f"attar     {recipe.name}: {real.name}, {len(real.classes)} classes, {len(real.train)} training and "
         f"{len(real.val)} validation images, on {space.device.describe()}"
     )
-    network = squeeze.check(space, recipe.squeeze)
-    if network is not None and not recipe.images:
-        recover.check_network(network, recipe.squeeze.architecture, recipe.method, recipe.recover)
+    networks = squeeze.check(space, recipe.squeeze)
+    for index in recipe.recover.members_of(space.num_teachers):
+        if (network := networks[index]) is not None and not recipe.images:
+            architecture = recipe.squeeze.architecture if space.modules else recipe.squeeze.each[index].architecture
+            recover.check_network(network, architecture, recipe.method, recipe.recover)
     _check_labels(recipe, len(real.classes))
     if recipe.images and "recover" in wanted and not (space.out / "recover" / MANIFEST).is_file():
         given.check(space, recipe.images, recipe.recover)
     if "relabel" in wanted and not (space.out / "distilled" / MANIFEST).is_file():
-        relabel.check_sources(space, recipe.relabel)
+        relabel.check_sources(recipe.relabel)
         _check_baselines(space, recipe, "evaluate" in wanted)
         _check_room(space, recipe, "evaluate" in wanted)
     evaluate.check(space, recipe.evaluate)
@@ -228,8 +241,8 @@ def _check_room(space: Workspace, recipe: Recipe[Any], judged: bool) -> None:
 def _publish(space: Workspace, recipe: Recipe[Any], wanted: Sequence[str]) -> Result:
     """The recipe, tables, pictures and the card, from what is on the disk."""
     out, lines = space.out, []
-    if space.module is not None:
-        recipe = recipe.changed(squeeze=squeeze.as_given(recipe.squeeze, space.module))
+    if space.modules:
+        recipe = recipe.changed(squeeze=squeeze.of_modules(recipe.squeeze, space.modules))
     atomic.write_text(out / "recipe.yaml", recipe.to_yaml(header_of(recipe.name)))
     if (out / "evaluate" / "manifest.json").is_file():
         lines = table.lines(out)

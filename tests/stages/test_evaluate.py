@@ -207,7 +207,7 @@ def test_a_title_says_what_is_not_the_protocols(mini_run):
     assert scores_of.title(sre2lpp, [info]) == "sre2l++ v1, but the labels' own views, mixing, BatchNorm, 6 epochs"
     assert scores_of.title(PROTOCOLS["hard-label"], [info]).endswith("own views, mixing, 6 epochs")
     alike = info.labels.changed(
-        views=sre2lpp.views, mix=sre2lpp.mix, epochs=300, voices={"batchnorm": "train", "batchnorm_batch": 8}
+        views=sre2lpp.views, mix=sre2lpp.mix, epochs=300, committee={"batchnorm": "train", "batchnorm_batch": 8}
     )
     assert scores_of.title(sre2lpp, [info.changed(labels=alike)]) == "sre2l++ v1"
 

@@ -15,9 +15,9 @@ from rich.table import Table
 from attar.core import printable
 from attar.core.log import readable_bytes
 from attar.core.spent import Spent
-from attar.stages import evaluated
+from attar.stages import evaluated, members
 from attar.stages.evaluated import Entry, Evaluated
-from attar.stages.folder import MANIFEST, manifest_of
+from attar.stages.folder import MANIFEST, manifest_of, total
 from attar.stages.rows import images_of, labels_of
 from attar.stages.scores import spent_on
 
@@ -44,7 +44,7 @@ FEW_CLASSES = 10
 DIVERGED = "diverged"
 BY_CLASS = "class mean %"
 """The mean accuracy over classes, beside top-1 over images."""
-FOLDERS = ("squeeze", "recover", "distilled", "evaluate")
+_AFTER_SQUEEZE = ("recover", "distilled", "evaluate")
 
 
 @dataclass(frozen=True)
@@ -150,16 +150,26 @@ def protocols(table: list[Line]) -> list[str]:
 
 
 def manifests(run: Path) -> dict[str, dict[str, Any]]:
-    """The manifests of the stages that are done, by stage, without their lists of files."""
-    done = [run / folder for folder in FOLDERS if (run / folder / MANIFEST).is_file()]
-    found = [manifest_of(folder, "run") for folder in done]
-    return {made["stage"]: {key: value for key, value in made.items() if key != "files"} for made in found}
+    """The manifests of the stages that are done, by stage, without their lists of files.
+
+    Of several teachers the first is 'squeeze', the others are 'squeeze/1', 'squeeze/2' and so on.
+    """
+    done = [run / folder for folder in _AFTER_SQUEEZE if (run / folder / MANIFEST).is_file()]
+    found = {
+        f"squeeze/{place}" if place else "squeeze": manifest_of(folder, "run")
+        for place, folder in enumerate(members.finished(run / "squeeze"))
+    }
+    found |= {made["stage"]: made for made in (manifest_of(folder, "run") for folder in done)}
+    return {stage: {key: value for key, value in made.items() if key != "files"} for stage, made in found.items()}
 
 
 def stage_costs(run: Path) -> dict[str, Spent]:
-    """What the stages took, as far as they are done; evaluate is all its students."""
-    places = {"relabel": "distilled"}
-    return {stage: spent_on(made, run / places.get(stage, stage) / MANIFEST) for stage, made in manifests(run).items()}
+    """What the stages took, as far as they are done; squeeze is all teachers, evaluate all its students."""
+    places, found = {"relabel": "distilled"}, dict[str, list[Spent]]()
+    for name, made in manifests(run).items():
+        stage = name.partition("/")[0]
+        found.setdefault(stage, []).append(spent_on(made, run / places.get(stage, stage) / MANIFEST))
+    return {stage: total(parts) for stage, parts in found.items()}
 
 
 def as_csv(table: list[Line]) -> str:

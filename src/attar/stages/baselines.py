@@ -5,13 +5,11 @@ from pathlib import Path
 import numpy as np
 
 from attar.core.config import Config, digest
-from attar.models.teacher import Teacher
 from attar.ops.mixing import MixChoice
 from attar.ops.replay import LookChoice
-from attar.stages import recover, relabel, scores
+from attar.stages import members, recover, relabel, scores
 from attar.stages.distilled import read_info
 from attar.stages.evaluate import Evaluate, shared_folder
-from attar.stages.folder import manifest_of
 from attar.stages.label_choice import Relabel
 from attar.stages.protocols import Protocol
 from attar.stages.rows import Row, SmallSet, images_of, labels_of, real_sets
@@ -33,14 +31,13 @@ def make(
     """
     if labelling.imported:
         labelling = _as_imported(space.out / "distilled", labelling)
-    others = relabel.further_teachers(space, labelling) if shared_folder(judging) else ()
     sets = {"distilled": SmallSet(space.out / "distilled", space.out / "recover")}
     homes = {"distilled": space.out / "baselines" / "distilled"}
     for name in real_sets(judging.rows):
         if name == method:  # the distilled set is this baseline
             sets[name], homes[name] = sets["distilled"], homes["distilled"]
         elif _suffices(space, name, config.ipc):
-            homes[name] = _home(space, name, config, labelling, others, judging)
+            homes[name] = _home(space, name, config, labelling, judging)
             sets[name] = _real_set(space, name, config, labelling, judging.protocol, homes[name])
     found: dict[Row, SmallSet] = {}
     for row in judging.rows:
@@ -104,16 +101,14 @@ def _home(
     name: str,
     config: MethodConfig,
     labelling: Relabel,
-    others: tuple[Teacher, ...],
     judging: Evaluate,
 ) -> Path:
     """Where a baseline lies: among those of several runs, by all that it depends on."""
     shared = shared_folder(judging)
     if shared is None:
         return space.out / "baselines" / name
-    teacher = manifest_of(space.out / "squeeze", "squeeze")["result"]["weights_sha256"]
-    if others:
-        teacher = relabel.voices_sha256(teacher, others)
+    parents = members.parents(space, members.of_labels(space, labelling.committee))
+    teacher = parents.get("committee", parents["teacher"])
     asked = [baseline_config(name, config).identity(), labelling.identity()]
     identity = digest(
         [scores.told(space, Config.identity), space.real.fingerprint, teacher, space.device.precision, *asked]

@@ -13,11 +13,11 @@ from attar.core.errors import AttarError
 from attar.core.former import former
 from attar.core.log import Advance, Log
 from attar.core.spent import Clock, Spent
-from attar.models import build, record
-from attar.models import teacher as teachers
+from attar.models import build
+from attar.models.choices import CommitteeChoice
 from attar.ops.metrics import measure
 from attar.ops.pixels import Normalisation
-from attar.stages import agreement, evaluated, scores, squeeze
+from attar.stages import agreement, evaluated, members, scores, squeeze
 from attar.stages.choices import Evaluate, Squeeze
 from attar.stages.distilled import INFO, Distilled, read_info
 from attar.stages.folder import MANIFEST, StageFolder, identity_of, manifest_of, total
@@ -30,7 +30,7 @@ from attar.training.loop import FinishedEpoch, all_finite, fit
 
 _BATCH = 256
 TEACHER = "the teacher"
-"""Stands for the protocol where the teacher itself is shown."""
+"""Stands for the protocol where the teacher itself, or the committee that labels, is shown."""
 
 
 def shared_folder(config: Evaluate) -> Path | None:
@@ -63,7 +63,7 @@ def run(space: Workspace, config: Evaluate, squeezing: Squeeze, sets: Mapping[Ro
 
     @functools.lru_cache(maxsize=1)  # rows of one set follow one another, and a large set fills the device
     def opened(folder: Path) -> Distilled:
-        return Distilled(folder, space.module, space.factories)
+        return Distilled(folder, space.modules, space.factories)
 
     def train(job: ScoreFile, advance: Advance) -> dict[str, Any]:
         if _shows_teacher(config, job.row):
@@ -159,12 +159,19 @@ def _shows_teacher(config: Evaluate, row: Row) -> bool:
 
 
 def _teacher_job(space: Workspace, row: Row, folder: Path) -> ScoreFile:
-    path = space.out / "squeeze" / teachers.RECORD
-    weights = manifest_of(space.out / "squeeze", "squeeze")["result"]["weights_sha256"]
+    committee = _committee_of_labels(space)
+    answers_sha256 = members.answers_sha256(space, committee)
     now, before = (
-        digest([scores.told(space, say), space.real.fingerprint, weights]) for say in (Config.identity, former)
+        digest([scores.told(space, say), space.real.fingerprint, answers_sha256]) for say in (Config.identity, former)
     )
-    return ScoreFile(row, record.parse(path.read_bytes(), path).architecture, 0, now, folder, before)
+    return ScoreFile(row, members.architecture(space, committee), 0, now, folder, before)
+
+
+def _committee_of_labels(space: Workspace) -> CommitteeChoice:
+    """The committee that labelled the distilled set, with BatchNorm's running statistics; without one all teachers."""
+    path = space.out / "distilled"
+    choice = read_info(path).labels.committee if (path / INFO).is_file() else CommitteeChoice()
+    return choice.changed(batchnorm="eval")
 
 
 def _num_steps(space: Workspace, config: Evaluate, squeezing: Squeeze, small: SmallSet | None, job: ScoreFile) -> int:
@@ -287,42 +294,43 @@ def _predictor(network: nn.Module, normalisation: Normalisation) -> Callable[[An
 
 
 def _rate_teacher(space: Workspace, job: ScoreFile) -> dict[str, Any]:
-    made = manifest_of(space.out / "squeeze", "squeeze")
-    teacher = squeeze.own_teacher(space)
-    teacher.module.to(space.device.device)
-    found = measure(teacher.logits, space.val.plain(_BATCH, space.device.device))
+    choice = _committee_of_labels(space)
+    found = measure(members.committee(space, choice).logits, space.val.plain(_BATCH, space.device.device))
     if found.num_broken:
         raise AttarError(
             f"The teacher's logits of {found.num_broken} of {space.val.num_images} validation images are not numbers "
             f"(NaN); delete the folder {space.out / 'squeeze'} to make another one."
         )
-    job.save(found, scores.spent_on(made, space.out / "squeeze" / MANIFEST), made["device"], [])
+    made = [members.manifest(space, index) for index in members.of_labels(space, choice)]
+    spent = total(scores.spent_on(one, space.out / "squeeze" / MANIFEST) for one in made)
+    job.save(found, spent, ", ".join(dict.fromkeys(one["device"] for one in made)), [])
     return {"row": job.row, "student": job.student, "seed": 0, "top1": found.top1, "diverged": False}
 
 
 def _agreements(space: Workspace, sets: Mapping[Row, SmallSet], out: Path, log: Log) -> dict[str, float]:
-    """Part of each kind of images that the teacher recognises, measured once; warns about the distilled ones.
+    """Part of each kind of images that the teachers recognise, measured once; warns about the distilled ones.
 
-    Images that were brought from elsewhere may have no teacher here to ask.
+    The committee that labels is asked. Imported images may have no teacher here to ask.
     """
     found: dict[str, float] = {}
-    if not ranks.is_first() or not sets or not (space.out / "squeeze" / MANIFEST).is_file():
+    if not ranks.is_first() or not sets or not members.finished(space.out / "squeeze"):
         return found
-    weights = manifest_of(space.out / "squeeze", "squeeze")["result"]["weights_sha256"]
-    teacher = None
+    choice = _committee_of_labels(space)
+    answers_sha256 = members.answers_sha256(space, choice)
     for row, small in sets.items():
         if (name := images_of(row)) in found:
             continue
         info = read_info(small.folder)
         images_sha256, storage = info.images_sha256, info.storage
-        identity = digest([images_sha256, weights])
+        identity = digest([images_sha256, answers_sha256])
         path = out / "agreement" / f"{identity[:16]}.json"
         known = agreement.read(path, identity, len(space.real.classes), log)
         if known is None:
-            teacher = teacher or squeeze.own_teacher(space)
             stored = mapped.read(small.folder / "data", images_sha256, INFO)
-            device = space.device.device
-            known = agreement.teacher_agreement(stored.images, stored.labels, teacher, device, storage=storage)
+            committee = members.committee(space, choice)
+            known = agreement.teacher_agreement(
+                stored.images, stored.labels, committee, space.device.device, storage=storage
+            )
             agreement.write(path, identity, known)
         found[name] = known.fraction
         if name == "distilled" and (text := agreement.warning(known, space.real.classes, space.real.titles)):

@@ -18,9 +18,8 @@ from attar.core.spent import Clock
 from attar.data import hub, layout
 from attar.data.picture import Unreadable
 from attar.data.source import Found, Split
-from attar.stages import recover
+from attar.stages import members, recover
 from attar.stages.folder import MANIFEST, StageFolder, manifest_of
-from attar.stages.squeeze import own_teacher
 from attar.stages.workspace import Workspace
 from attar.store import images as image_files
 from attar.synthesis.method import MethodConfig
@@ -59,7 +58,7 @@ def run(space: Workspace, source: str, config: MethodConfig, folder: Path | None
     cannot be relied on; or when the folder holds other images.
     """
     out = folder or space.out / "recover"
-    manifest_of(space.out / "squeeze", "squeeze")
+    members.manifest(space, 0)  # a finished one, before the images are read
     parents = {"data": space.real.fingerprint}
     if (out / MANIFEST).is_file() and not source.startswith(hub.PREFIX) and not Path(source).expanduser().exists():
         asked = manifest_of(out, "recover")["request"]["recover"]
@@ -74,7 +73,7 @@ def run(space: Workspace, source: str, config: MethodConfig, folder: Path | None
     finished = stage.finished()
     if finished is not None:
         return finished
-    recover.check(own_teacher(space), space, "random", config)
+    recover.check(members.teacher(space, 0), space, "random", config)
     stage.begin()
     if ranks.is_first():
         clock = Clock()

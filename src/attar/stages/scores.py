@@ -15,11 +15,11 @@ from attar.core.errors import AttarError
 from attar.core.former import former
 from attar.core.spent import Spent
 from attar.models import build
+from attar.models.choices import CommitteeChoice
 from attar.ops.metrics import Measured
-from attar.stages import given
+from attar.stages import given, members
 from attar.stages.distilled import DatasetInfo, LabelInfo, read_info
-from attar.stages.folder import FEED, MANIFEST, identity_of, manifest_of
-from attar.stages.labeller import Voices
+from attar.stages.folder import FEED, MANIFEST, identity_of, manifest_of, total
 from attar.stages.protocols import Protocol
 from attar.stages.rows import Row, SmallSet, images_of, labels_of
 from attar.stages.squeeze import Squeeze
@@ -35,7 +35,7 @@ _NOT_TRAINING = {"name", "version", "views", "mix", "label_batchnorm", "label_ba
 """Of a protocol: what it is called, what comes with the labels, and the rates of other students."""
 _SOFT_ONLY = {"loss", "temperature", "temperature_squared", "hard_weight", "hard_classes"}
 """Of a protocol: what alters nothing where classes are learnt."""
-_NOT_VIEWS = {"mode", "codec", "batch_size", "teachers", "voices"}
+_NOT_VIEWS = {"mode", "codec", "batch_size", "teachers", "voices", "committee"}
 """Of relabel: what alters logits and not what is shown."""
 
 
@@ -236,10 +236,10 @@ def _own_ways(protocol: Protocol, labels: LabelInfo) -> str:
     found = ["views"] * (labels.views != protocol.views) + ["mixing"] * (mixes[0] != mixes[1])
     if protocol.loss != "hard":
         batches = [
-            (voices.batchnorm, voices.batchnorm_batch if voices.batchnorm == "train" else None)
-            for voices in (
-                labels.voices,
-                Voices(batchnorm=protocol.label_batchnorm, batchnorm_batch=protocol.label_batch_size),
+            (choice.batchnorm, choice.batchnorm_batch if choice.batchnorm == "train" else None)
+            for choice in (
+                labels.committee,
+                CommitteeChoice(batchnorm=protocol.label_batchnorm, batchnorm_batch=protocol.label_batch_size),
             )
         ]
         found += ["BatchNorm"] * (batches[0] != batches[1])
@@ -266,7 +266,7 @@ def facts(
         "image_bytes": info.image_bytes,
         "label_bytes": 0 if hard else info.label_bytes,
         **_costs(
-            teacher=nothing if hard and info.method == "random" else _teacher_cost(space, info),
+            teacher=nothing if hard and info.method == "random" else _teacher_cost(space),
             images=_cost(small.recovered),
             labels=nothing if hard else _cost(small.folder),
         ),
@@ -292,9 +292,11 @@ def _costs(**spent: Spent | None) -> dict[str, float | None]:
     return seconds | {f"{name}_processor_seconds": one and one.processor_seconds for name, one in spent.items()}
 
 
-def _teacher_cost(space: Workspace, info: DatasetInfo) -> Spent | None:
-    """None where another one labels beside the run's own: what that one took is not known here."""
-    return None if info.further_teachers else _cost(space.out / "squeeze")
+def _teacher_cost(space: Workspace) -> Spent | None:
+    """What all the run's teachers took; None where one was imported, so that this is not known."""
+    parts = [_cost(folder) for folder in members.finished(space.out / "squeeze")]
+    known = [part for part in parts if part is not None]
+    return total(known) if known and len(known) == len(parts) else None
 
 
 def _cost(folder: Path) -> Spent | None:
