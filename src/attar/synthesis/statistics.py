@@ -18,7 +18,7 @@ from attar.ops.pixels import from_bytes
 from attar.synthesis.choices import Statistics
 from attar.synthesis.method import Preparation
 from attar.synthesis.observed import Observed
-from attar.synthesis.taps import NAMES, Layout, Tap, is_observable
+from attar.synthesis.taps import NAMES, Kind, Layout, Tap, is_observable
 from attar.synthesis.task import Context, Task
 from attar.synthesis.terms import PerUnit, Seen, State, Stateless, UnitBatch
 
@@ -190,15 +190,16 @@ def taps_of(config: Any, network: nn.Module) -> tuple[Tap, ...]:
 
     ``config`` has the field 'observe', and 'patch_side' where patches are observed.
     """
-    kinds = config.observe or (("batchnorm",) if is_observable(network, "batchnorm") else ("tokens",))
+    kinds: tuple[Kind, ...] = config.observe or (("batchnorm",) if is_observable(network, "batchnorm") else ("tokens",))
     return tuple(Tap(kind, str(config.patch_side) if kind == "patches" else "") for kind in kinds)
 
 
 def refuse_unobservable(network: nn.Module, architecture: str, config: Statistics) -> None:
     """Raise AttarError when the network has none of the layers whose statistics are to be matched."""
-    kinds = [tap.kind for tap in taps_of(config, network)]
+    kinds: list[Kind] = [tap.kind for tap in taps_of(config, network)]
     if not any(is_observable(network, kind) for kind in kinds):
-        names, asked = " or ".join(dict.fromkeys(NAMES[kind] for kind in kinds)), " ".join(config.observe)
+        names = " or ".join(dict.fromkeys(NAMES[kind] for kind in kinds))
+        asked = " ".join(config.observe)
         said = f", which --recover.observe {asked} matches" if asked else " and no BatchNorm layers to match"
         raise AttarError(
             f"The teacher '{architecture}' has no {names}{said}; use --recover.observe convolution, or choose another "
