@@ -16,6 +16,7 @@ from attar.core.log import Log
 from attar.core.plugin import refuse_outside, unknown
 from attar.data.load import load
 from attar.models.committee import modules_of
+from attar.ops.choices import PLAIN, Storage
 from attar.plan import forecast
 from attar.plan.calibrate import Work
 from attar.recipes.catalogue import header_of, recipe_named
@@ -201,9 +202,14 @@ def _check(space: Workspace, recipe: Recipe[Any], wanted: Sequence[str]) -> None
         refuse_fewer(*baselines.fewest(space), recipe.recover.ipc)
 
 
+def _storage(recipe: Recipe[Any]) -> Storage:
+    """How the distilled images are decoded; those made elsewhere are plain."""
+    return PLAIN if recipe.images else recipe.recover.storage()
+
+
 def _check_labels(recipe: Recipe[Any], num_classes: int) -> None:
     labelling, protocol = recipe.relabel, recipe.evaluate.protocol
-    label_choice.check(labelling, protocol, recipe.data.size, num_classes)
+    label_choice.check(labelling, protocol, recipe.data.size, num_classes, _storage(recipe))
     if any(labels_of(row) == "noaug" for row in recipe.evaluate.rows):
         label_choice.check(baselines.unaugmented(labelling), protocol, recipe.data.size, num_classes)
 
@@ -235,7 +241,8 @@ def _check_room(space: Workspace, recipe: Recipe[Any], judged: bool) -> None:
         num_sets += sum(name != recipe.method for name in real_sets(recipe.evaluate.rows))
     num_classes = len(space.real.classes)
     count = (recipe.recover.ipc - recipe.recover.ipc_start) * num_classes
-    label_choice.refuse_full_disk(num_sets * label_choice.planned_bytes(count, num_classes, recipe.relabel), space.out)
+    needed = label_choice.planned_bytes(count, num_classes, recipe.relabel, _storage(recipe))
+    label_choice.refuse_full_disk(num_sets * needed, space.out)
 
 
 def _publish(space: Workspace, recipe: Recipe[Any], wanted: Sequence[str]) -> Result:

@@ -23,6 +23,8 @@ WANTED = {
     )),
     *(f"edc/{name}-ipc{ipc}" for name in ("cifar10", "cifar100", "tiny-imagenet") for ipc in (1, 10, 50)),
     *(f"edc/imagenet-1k-ipc{ipc}" for ipc in (1, 10, 20, 30, 40, 50)),
+    *(f"cim/{dataset}-ipc{ipc}" for dataset in ("cifar10", "cifar100", "tiny-imagenet") for ipc in (1, 10, 50)),
+    *(f"cim/imagenet-1k-ipc{ipc}" for ipc in (1, 10, 50, 100)),
 }  # fmt: skip
 
 
@@ -100,6 +102,23 @@ def test_published_settings_of_edc():
     first = recipe_named("edc/cifar10-ipc10")
     assert {member.training.epochs for member in first.squeeze.each} == {1}
     assert first.relabel.mode == "online"
+
+
+@pytest.mark.parametrize("name", sorted(name for name in WANTED if name.startswith("cim/")))
+def test_cims_batch_follows_from_the_number_of_images_and_its_labels_are_made_online(name):
+    recipe = recipe_named(name)
+    large, num_classes = "imagenet-1k" in name, {"cifar10": 10, "cifar100": 100, "tiny-imagenet": 200}
+    count = recipe.recover.ipc * num_classes.get(name.split("/")[1].rpartition("-")[0], 1000)
+    batch_size = 10 if count <= 10 else 50 if count <= 500 else 100 if count <= 20_000 else 200
+    training = recipe.evaluate.protocol.training
+    assert (training.batch_size, training.epochs) == (batch_size, 300 if large else 1000)
+    assert recipe.relabel.mode == "online"
+    assert (recipe.recover.factor, recipe.recover.iterations, recipe.recover.layer) == (
+        2,
+        200,
+        "layer2" if large else "",
+    )
+    assert recipe.recover.pool == (500 if recipe.recover.ipc == 100 else 300)
 
 
 def test_digits_are_never_mirrored():

@@ -10,7 +10,7 @@ import pydantic
 
 from attar.core import plugin
 from attar.core.config import Config
-from attar.ops.choices import LookChoice, MixChoice
+from attar.ops.choices import AUGMENTATIONS, LookChoice, MixChoice
 from attar.training.choices import Optimisation
 
 if TYPE_CHECKING:
@@ -197,6 +197,34 @@ PROTOCOLS = {
             training=_RDED.changed(epochs=400, batch_size=50, cosine_stretch=1.0),
             views=_HALVES,
             mix=MixChoice(kind="cutmix"),
+        ),
+        # CIM (arXiv 2607.00916), its published evaluation: the batch follows from the number of stored images, and on
+        # ImageNet-1K it trains 300 epochs. It asks one teacher of the student's architecture during training. Its
+        # students see views in normalised units and one warp a batch; here the warp is drawn for each image.
+        *(
+            Protocol(
+                name=name,
+                training=Optimisation(
+                    epochs=epochs,
+                    batch_size=batch_size,
+                    optimizer="adamw",
+                    learning_rate=1e-3,
+                    schedule="multistep",
+                    rate_moves="epoch",
+                    weight_decay=1e-4,
+                ),
+                learning_rates=(("swin_*", 1e-4), ("vit_*", 1e-4), ("efficientnet_b0", 2e-3)),
+                views=LookChoice(crop="none", flip=False, dsa=AUGMENTATIONS, dsa_combine="warp"),
+                mix=MixChoice(kind="none"),
+                loss="mse",
+            )
+            for name, epochs, batch_size in (
+                ("cim", 1000, 50),
+                ("cim-batch-10", 1000, 10),
+                ("cim-batch-100", 1000, 100),
+                ("cim-imagenet-batch-100", 300, 100),
+                ("cim-imagenet-batch-200", 300, 200),
+            )
         ),
         # Attar's own, chosen on images held out of the training split of ten Tiny-ImageNet classes, 10 images a class,
         # one setting at a time from a batch of 25 (results/choose-tiny-imagenet-10.csv).

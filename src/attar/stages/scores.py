@@ -305,6 +305,6 @@ def _cost(folder: Path) -> Spent | None:
         return None
     made = manifest_of(folder, "run")
     asked = made["request"]
-    brought = asked.get("squeeze", {}).get("weights") or asked.get("relabel", {}).get("imported")
-    elsewhere = brought or "module" in asked or asked.get("method") == given.METHOD
+    imported = asked.get("squeeze", {}).get("weights") or asked.get("relabel", {}).get("imported")
+    elsewhere = imported or "module" in asked or asked.get("method") == given.METHOD
     return None if elsewhere else spent_on(made, folder / MANIFEST)
