@@ -7,7 +7,7 @@ from attar.data.choice import DataChoice
 from attar.ops.choices import ViewChoice
 from attar.recipes.recipe import Entry, Recipe, recipe
 from attar.stages.choices import Evaluate, Relabel, Squeeze
-from attar.stages.protocols import PROTOCOLS
+from attar.stages.protocols import PROTOCOLS, Protocol
 from attar.synthesis.method import MethodConfig
 from attar.training.choices import Optimisation
 
@@ -35,9 +35,9 @@ class Setting:
     full_data: Literal["train", "teacher"] = "teacher"
     """Where a training on all data takes days, the teacher stands for it."""
 
-    def recipe(self, name: str, method: str, config: MethodConfig, protocol: str) -> Recipe[Any]:
+    def recipe(self, name: str, method: str, config: MethodConfig, protocol: str | Protocol) -> Recipe[Any]:
         """The recipe of one method on this dataset."""
-        chosen = PROTOCOLS[protocol]
+        chosen = PROTOCOLS[protocol] if isinstance(protocol, str) else protocol
         return recipe(
             name=name,
             method=method,
@@ -50,11 +50,31 @@ class Setting:
 
 
 def entry(
-    method: str, dataset: str, ipc: int, setting: Setting, config: MethodConfig, protocol: str, aim: str, cost: str
+    family: str,
+    dataset: str,
+    ipc: int,
+    setting: Setting,
+    config: MethodConfig,
+    protocol: str | Protocol,
+    aim: str,
+    cost: str,
+    method: str = "",
 ) -> Entry:
-    """The catalogue's entry of METHOD/DATASET-ipcIPC; ``config`` is the method's for this dataset, at any IPC."""
-    name = f"{method}/{dataset}-ipc{ipc}"
-    return Entry(aim, cost, lambda: setting.recipe(name, method, lasting(config.changed(ipc=ipc), "jitter"), protocol))
+    """The catalogue's entry of FAMILY/DATASET-ipcIPC; ``config`` is the method's for this dataset, at any IPC.
+
+    ``method`` is the method where the family is a recipe of another one's.
+    """
+    name, kept = f"{family}/{dataset}-ipc{ipc}", lasting(config.changed(ipc=ipc), "jitter")
+    return Entry(aim, cost, lambda: setting.recipe(name, method or family, kept, protocol))
+
+
+def smoothed(
+    epochs: int, learning_rate: float, stretch: float, label_batchnorm: Literal["eval", "train"] = "train"
+) -> Protocol:
+    """The protocol of SRe2L++ with the epochs, the rate and the cosine's stretch that a paper's table has for a row."""
+    chosen = PROTOCOLS["sre2l++"]
+    training = chosen.training.changed(epochs=epochs, learning_rate=learning_rate, cosine_stretch=stretch)
+    return chosen.changed(training=training, label_batchnorm=label_batchnorm)
 
 
 def _cifar(source: str) -> Setting:

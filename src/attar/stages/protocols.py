@@ -97,6 +97,20 @@ _ADAMW = Optimisation(
 _RDED = _ADAMW.changed(batch_size=100, cosine_stretch=2.0, rate_moves="epoch")
 _HALVES = LookChoice(min_scale=0.5, patch_shuffle=2)
 
+
+def _edc_small(name: str, min_scale: float, **training: Any) -> Protocol:
+    """EDC on small images, with torchvision's RandAugment as it is by default: two operations at 9 of 30."""
+    return Protocol(
+        name=name,
+        training=_RDED.changed(ema_decay=0.99, **training),
+        views=LookChoice(min_scale=min_scale, randaugment_ops=2, randaugment_magnitude=3.0, randaugment_std=0.0),
+        mix=MixChoice(kind="cutmix"),
+        loss="mse",
+        hard_weight=0.025,
+        hard_classes="own",
+    )
+
+
 PROTOCOLS = {
     protocol.name: protocol
     for protocol in (
@@ -164,6 +178,10 @@ PROTOCOLS = {
             hard_weight=0.025,
             hard_classes="own",
         ),
+        # The same on CIFAR-10, with the paper's batch of 25, and on CIFAR-100 and Tiny-ImageNet.
+        _edc_small("edc-cifar10", 0.08, epochs=1000, batch_size=25, schedule="multistep-halves", cosine_stretch=1.0),
+        _edc_small("edc-cifar100", 0.5, epochs=1000, batch_size=50, schedule="cosine-linear"),
+        _edc_small("edc-tiny", 0.5),
         # SRe2L++ (CV-DD, arXiv 2501.07575) on ImageNet-1K at 1 and 10 images per class; at 50 the stretch is 1. Its
         # label batches of 16 go through the teacher in halves.
         Protocol(
