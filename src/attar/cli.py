@@ -192,6 +192,7 @@ def _report(arguments: list[str]) -> None:
         _print_rankings(runs, options.csv)
         return
     from attar.report import figures, pages, table
+    from attar.stages.run import Run
     from attar.store import atomic
 
     names = table.names_of(runs)
@@ -202,7 +203,7 @@ def _report(arguments: list[str]) -> None:
         figures.write_all(run, run / "report")
     if options.csv:
         atomic.write_text(options.csv, table.as_csv(rows))
-        atomic.write_json(options.csv.with_suffix(".json"), {names[run]: table.manifests(run) for run in runs})
+        atomic.write_json(options.csv.with_suffix(".json"), {names[run]: Run(run).plain() for run in runs})
     _print_tables(runs, rows)
 
 

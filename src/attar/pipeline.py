@@ -22,11 +22,12 @@ from attar.recipes.recipe import Recipe
 from attar.recipes.recipe import recipe as build_recipe
 from attar.report import card, figures, pages, table
 from attar.report.table import Line
-from attar.stages import baselines, brought, evaluate, given, label_choice, recover, relabel, squeeze
+from attar.stages import baselines, brought, evaluate, imported_images, label_choice, recover, relabel, squeeze
 from attar.stages.distilled import Distilled
-from attar.stages.folder import MANIFEST, manifest_of
+from attar.stages.folder import MANIFEST
 from attar.stages.methods import METHODS
-from attar.stages.rows import REAL_SETS, labels_of, real_sets
+from attar.stages.rows import REAL_SETS, real_sets
+from attar.stages.run import IMPORTED, Run, images_in, labels_in
 from attar.stages.workspace import Workspace
 from attar.store import atomic
 from attar.synthesis.coreset import refuse_fewer
@@ -76,15 +77,14 @@ def run(
             squeeze.run(space, recipe.squeeze)
         if "recover" in wanted:
             if recipe.images:
-                given.run(space, recipe.images, recipe.recover)
+                imported_images.run(space, recipe.images, recipe.recover)
             else:
                 recover.run(space, recipe.method, recipe.recover)
         if "relabel" in wanted:
             relabel.run(space, recipe.relabel, recipe.evaluate.protocol)
         recipe = _as_made(space, recipe)
         if "evaluate" in wanted:
-            method = manifest_of(space.out / "recover", "recover")["request"]["method"]
-            sets = baselines.make(space, method, recipe.recover, recipe.relabel, recipe.evaluate)
+            sets = baselines.make(space, Run(space.out).images.method, recipe.recover, recipe.relabel, recipe.evaluate)
             evaluate.run(space, recipe.evaluate, recipe.squeeze, sets)
         if ranks.is_first():
             return _publish(space, recipe, wanted)
@@ -110,7 +110,7 @@ def _plan(recipe: Recipe[Any], log: Log) -> str:
         counts=np.bincount(real.train.labels, minlength=num_classes).tolist(),
         size=recipe.data.size,
         squeeze=recipe.squeeze,
-        method=given.METHOD if recipe.images else recipe.method,
+        method=IMPORTED if recipe.images else recipe.method,
         recover=recipe.recover,
         relabel=recipe.relabel,
         evaluate=recipe.evaluate,
@@ -139,13 +139,13 @@ def _as_made(space: Workspace, recipe: Recipe[Any]) -> Recipe[Any]:
     recovered, labelled = space.out / "recover", space.out / "distilled"
     if not ((recovered / MANIFEST).is_file() and (labelled / MANIFEST).is_file()):
         return recipe
-    request, labelling = manifest_of(recovered, "recover")["request"], label_choice.as_made(labelled, recipe.relabel)
+    images, labelling = images_in(recovered), label_choice.as_made(labelled, recipe.relabel)
     asked = {"images": recipe.images, "method": recipe.method, "recover": recipe.recover.plain()}
-    made = {"images": "", "method": request["method"], "recover": request["recover"]}
-    if request["method"] not in (recipe.method, given.METHOD):
-        refuse_outside(METHODS, str(request["method"]), "method", recovered / MANIFEST, "--method")
-    if request["method"] == given.METHOD:  # where they came from is not known here
-        made = asked | {"recover": asked["recover"] | {"ipc": request["recover"]["ipc"]}}
+    made = {"images": "", "method": images.method, "recover": images.settings}
+    if images.method not in (recipe.method, IMPORTED):
+        refuse_outside(METHODS, images.method, "method", recovered / MANIFEST, "--method")
+    if images.made_elsewhere:  # where they came from is not known here
+        made = asked | {"recover": asked["recover"] | {"ipc": images.settings["ipc"]}}
     changed = differences(asked | {"relabel": recipe.relabel.effective()}, made | {"relabel": labelling.effective()})
     if not changed:
         return recipe
@@ -170,7 +170,7 @@ def _check(space: Workspace, recipe: Recipe[Any], wanted: Sequence[str]) -> None
         recover.check_network(network, recipe.squeeze.architecture, recipe.method)
     _check_labels(recipe, len(real.classes))
     if recipe.images and "recover" in wanted and not (space.out / "recover" / MANIFEST).is_file():
-        given.check(space, recipe.images, recipe.recover)
+        imported_images.check(space, recipe.images, recipe.recover)
     if "relabel" in wanted and not (space.out / "distilled" / MANIFEST).is_file():
         relabel.check_sources(space, recipe.relabel)
         _check_baselines(space, recipe, "evaluate" in wanted)
@@ -183,7 +183,7 @@ def _check(space: Workspace, recipe: Recipe[Any], wanted: Sequence[str]) -> None
 def _check_labels(recipe: Recipe[Any], num_classes: int) -> None:
     labelling, protocol = recipe.relabel, recipe.evaluate.protocol
     label_choice.check(labelling, protocol, recipe.data.size, num_classes)
-    if any(labels_of(row) == "noaug" for row in recipe.evaluate.rows):
+    if any(row.labels == "noaug" for row in recipe.evaluate.rows):
         label_choice.check(baselines.unaugmented(labelling), protocol, recipe.data.size, num_classes)
 
 
@@ -195,7 +195,7 @@ def _check_baselines(space: Workspace, recipe: Recipe[Any], judged: bool) -> Non
     for name in real_sets(recipe.evaluate.rows):
         folder = space.out / "baselines" / name / "distilled"
         if (folder / MANIFEST).is_file():
-            made = manifest_of(folder, "relabel")["request"]["relabel"]
+            made = labels_in(folder).settings
             others[name] = differences(pruned(made, asked), asked)
     changed = [line for lines in others.values() for line in lines]
     if changed:

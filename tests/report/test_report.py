@@ -20,12 +20,13 @@ from attar.report import architectures, card, figures, pages, per_class, table
 from attar.report.table import Line, percent
 from attar.stages.distilled import read_info
 from attar.stages.rows import ROWS
+from attar.stages.run import Run
 from conftest import edit_json, mini_recipe
 
 
 def test_csv_has_every_column_and_row(mini_run):
     rows = list(csv.DictReader(io.StringIO((mini_run / "report" / "table.csv").read_text())))
-    assert [row["row"] for row in rows] == list(ROWS)
+    assert [row["row"] for row in rows] == list(map(str, ROWS))
     assert all(row["device"] and float(row["train_seconds"]) > 0 for row in rows)
     assert all(0 <= float(row["ece_mean"]) <= 100 for row in rows)
     assert [bool(row["teacher_agreement"]) for row in rows] == [row["row"] != "full" for row in rows]
@@ -224,7 +225,7 @@ def test_a_card_without_scores_says_so(mini_run):
 
 
 def test_stages_tell_their_seconds(mini_run):
-    costs = table.stage_costs(mini_run)
+    costs = Run(mini_run).spent()
     assert set(costs) == {"squeeze", "recover", "relabel", "evaluate"}
     assert all(spent.seconds > 0 and (spent.processor_seconds or 0) > 0 for spent in costs.values())
     for line in table.lines(mini_run):
@@ -237,12 +238,12 @@ def test_a_stage_of_an_older_attar_has_wall_seconds_alone(mini_run, tmp_path):
     manifest = unsealed(tmp_path / "squeeze" / "manifest.json")
     del manifest["processor_seconds"]
     (tmp_path / "squeeze" / "manifest.json").write_text(json.dumps(manifest | {"device_seconds": 12.0}))
-    assert table.stage_costs(tmp_path) == {"squeeze": Spent(12.0, None)}
+    assert Run(tmp_path).spent() == {"squeeze": Spent(12.0, None)}
     assert pages.spent(tmp_path).endswith(": squeeze 12.0 s")
     for seconds in (-1, None, math.nan, "soon"):
         (tmp_path / "squeeze" / "manifest.json").write_text(json.dumps(manifest | {"device_seconds": seconds}))
         with pytest.raises(AttarError, match="squeeze/manifest.json is damaged .*delete the folder"):
-            table.stage_costs(tmp_path)
+            Run(tmp_path).spent()
 
 
 def test_more_students_than_fit_stand_below_each_other():

@@ -18,7 +18,7 @@ from attar.stages import agreement
 from attar.stages import scores as scores_of
 from attar.stages.distilled import read_info
 from attar.stages.protocols import PROTOCOLS
-from attar.stages.rows import ROWS, labels_of
+from attar.stages.rows import ROWS, Row
 from conftest import mini_recipe
 
 
@@ -28,14 +28,14 @@ def scores(run):
 
 def test_every_row_has_its_seeds_bytes_and_seconds(mini_run):
     table = {line.row: line for line in lines(mini_run)}
-    assert list(table) == list(ROWS)
+    assert list(table) == list(map(str, ROWS))
     for line in table.values():
         assert line.num_seeds == 2
         assert line.top1_std is not None
         assert 0 <= line.top1_mean <= line.top5_mean <= 100
         assert line.image_bytes > 0
         assert line.train_seconds > 0
-        hard = labels_of(line.row) == "hard"
+        hard = Row.parse(line.row).labels == "hard"
         assert line.num_images == (1438 if line.row == "full" else 20)
         assert (line.label_bytes == 0) == (line.labels_seconds == 0) == hard
         assert (line.teacher_seconds == 0) == (line.row in ("random-hard", "full"))

@@ -18,10 +18,10 @@ from attar.models import teacher as teachers
 from attar.models.build import Stem
 from attar.models.small import ConvNet
 from attar.models.teacher import Selection
-from attar.stages import evaluated
 from attar.stages.distilled import DatasetInfo, Distilled
-from attar.stages.folder import manifest_of
 from attar.stages.protocols import Protocol
+from attar.stages.rows import FULL
+from attar.stages.run import Run
 from attar.store import atomic
 from attar.store import images as image_files
 
@@ -46,14 +46,14 @@ def export(run: Path, out: Path) -> list[str]:
     Images are PNG files, ``images/CCCCC/NNNNN.png`` with the evaluator's class number C. Raises AttarError when the run
     is not finished, its dataset is none of the evaluator's, or ``out`` is not empty.
     """
-    relabelled = manifest_of(run / "distilled", "relabel")
+    labels = Run(run).labels
     distilled = Distilled(run / "distilled")
     info = distilled.info
     dataset = terms.dataset_of(info)
-    evaluated = _evaluated(run, info, relabelled["request"]["data"].get("resize") or info.size)
+    evaluated = _evaluated(run, info, labels.data.get("resize") or info.size)
     student = terms.student_of(evaluated.student, evaluated.student_stem, info.size)
-    squeezed = manifest_of(run / "squeeze", "squeeze")
-    if squeezed["result"]["weights_sha256"] != info.teacher_sha256:
+    weights_sha256 = Run(run).teachers[0].weights_sha256
+    if weights_sha256 != info.teacher_sha256:
         raise AttarError(f"{run / 'squeeze'} holds another teacher than the one of the soft labels; relabel again.")
     described = record.parse((run / "squeeze" / teachers.RECORD).read_bytes(), run / "squeeze" / teachers.RECORD)
     teacher = terms.network_of(described.architecture, described.stem, info.size)
@@ -75,7 +75,7 @@ def export(run: Path, out: Path) -> list[str]:
         _write_images(distilled, dataset, folder / "images")
         if teacher is not None:
             place = folder / config["teacher_dir"] / dataset.name / teacher.name
-            _write_teacher(run / "squeeze", dataset, place, squeezed["result"]["weights_sha256"])
+            _write_teacher(run / "squeeze", dataset, place, weights_sha256)
         text = yaml.safe_dump(config, sort_keys=False, default_flow_style=None, width=120)
         (folder / "config.yaml").write_text(f"# {info.method} on {info.name}, for DD-Ranking 0.2.0\n{text}")
         (folder / "score.py").write_text(_SCORE)
@@ -90,16 +90,15 @@ def export(run: Path, out: Path) -> list[str]:
 def _evaluated(run: Path, info: DatasetInfo, resize: int) -> _Evaluated:
     """From the evaluation where there is one, else from what the labels are meant for."""
     setup = Setup(info.protocol, info.labels.views, info.labels.mix, resize, num_seeds=5)
-    if not (run / "evaluate" / "manifest.json").is_file():
+    if not Run(run).is_done("evaluate"):
         return _Evaluated(setup, "resnet18", "auto", None)
-    manifest = manifest_of(run / "evaluate", "evaluate")
-    asked = manifest["request"]["evaluate"]
-    protocol = Protocol.of(asked["protocol"], str(run / "evaluate" / "manifest.json"))
-    setup = dataclasses.replace(setup, protocol=protocol, num_seeds=asked["num_seeds"])
-    student: str = asked["students"][0]
-    top1 = [100 * score.top1 for score in evaluated.accuracies(run) if score.row == "full" and score.student == student]
+    asked = Run(run).asked
+    protocol = Protocol.of(asked.protocol, str(asked.path))
+    setup = dataclasses.replace(setup, protocol=protocol, num_seeds=asked.num_seeds)
+    student, trained = asked.students[0], [score for score in Run(run).accuracies if not score.diverged]
+    top1 = [100 * score.top1 for score in trained if (score.row, score.student) == (FULL, student)]
     full = round(statistics.fmean(top1), 2) if top1 else None
-    return _Evaluated(setup, student, asked["student_stem"], full)
+    return _Evaluated(setup, student, asked.student_stem, full)
 
 
 def _write_images(distilled: Distilled, dataset: Dataset, folder: Path) -> None:

@@ -6,6 +6,7 @@ from attar.data.choice import DataChoice
 from attar.methods import cda
 from attar.ops.choices import ViewChoice
 from attar.recipes.recipe import Entry, Recipe, recipe
+from attar.stages import rows
 from attar.stages.choices import Evaluate, Relabel, Squeeze
 from attar.stages.protocols import PROTOCOLS
 from attar.training.choices import Optimisation
@@ -44,7 +45,7 @@ def digits() -> Recipe[Any]:
             protocol=protocol,
             students=("convnet3",),
             # Herding and k-centre are left to those who ask: the demo shows what distillation and soft labels are worth.
-            rows=("distilled", "distilled-hard", "random-soft", "random-hard", "full"),
+            rows=(rows.DISTILLED, rows.DISTILLED_HARD, rows.RANDOM, rows.RANDOM_HARD, rows.FULL),
         ),
     )
 

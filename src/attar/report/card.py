@@ -6,8 +6,8 @@ from attar.core.log import readable_bytes
 from attar.core.printable import markdown
 from attar.report.pages import tables
 from attar.report.table import Line, protocols
-from attar.stages import given
 from attar.stages.distilled import DatasetInfo, read_info
+from attar.stages.run import IMPORTED
 from attar.store import atomic
 
 _TEXT = """\
@@ -71,7 +71,7 @@ def write(folder: Path, table: list[Line]) -> None:
 def text(info: DatasetInfo, table: list[Line]) -> str:
     """The card of a distilled dataset."""
     origin = f"made from *{markdown(info.source)}* with the method `{info.method}` and attar"
-    if info.method == given.METHOD:
+    if info.method == IMPORTED:
         origin = f"made elsewhere from *{markdown(info.source)}*"
     rated = "" if info.teacher_accuracy is None else f" ({info.teacher_accuracy:.1%} on real validation images)"
     return _TEXT.format(

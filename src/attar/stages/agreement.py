@@ -14,7 +14,7 @@ from attar.core.log import Log
 from attar.models.teacher import Teacher
 from attar.ops.metrics import measure
 from attar.ops.pixels import from_bytes
-from attar.stages.scores import Fraction
+from attar.stages.run import Fraction
 from attar.store import sealed
 
 LEAST = 0.5

@@ -11,10 +11,10 @@ from attar.ops.replay import LookChoice
 from attar.stages import recover, relabel
 from attar.stages.distilled import read_info
 from attar.stages.evaluate import Evaluate, shared_folder
-from attar.stages.folder import manifest_of
 from attar.stages.label_choice import Relabel
 from attar.stages.protocols import Protocol
-from attar.stages.rows import Row, SmallSet, images_of, labels_of, real_sets
+from attar.stages.rows import DISTILLED, Row, SmallSet, real_sets
+from attar.stages.run import Run
 from attar.stages.workspace import Workspace
 from attar.synthesis.task import MethodConfig
 
@@ -34,21 +34,21 @@ def make(
     if labelling.imported:
         labelling = _as_imported(space.out / "distilled", labelling)
     others = relabel.further_teachers(space, labelling) if shared_folder(judging) else ()
-    sets = {"distilled": SmallSet(space.out / "distilled", space.out / "recover")}
-    homes = {"distilled": space.out / "baselines" / "distilled"}
+    sets: dict[str, SmallSet] = {DISTILLED.images: SmallSet(space.out / "distilled", space.out / "recover")}
+    homes = {DISTILLED.images: space.out / "baselines" / "distilled"}
     for name in real_sets(judging.rows):
         if name == method:  # the distilled set is this baseline
-            sets[name], homes[name] = sets["distilled"], homes["distilled"]
+            sets[name], homes[name] = sets[DISTILLED.images], homes[DISTILLED.images]
         elif _suffices(space, name, config.ipc):
             homes[name] = _home(space, name, config, labelling, others, judging)
             sets[name] = _real_set(space, name, config, labelling, judging.protocol, homes[name])
     found: dict[Row, SmallSet] = {}
     for row in judging.rows:
-        if (name := images_of(row)) not in sets:
+        if row.images not in sets:
             continue
-        found[row] = sets[name]
-        if labels_of(row) == "noaug":
-            found[row] = SmallSet(homes[name] / "noaug", sets[name].recovered)
+        found[row] = sets[row.images]
+        if row.labels == "noaug":
+            found[row] = SmallSet(homes[row.images] / "noaug", sets[row.images].recovered)
             relabel.run(space, unaugmented(labelling), judging.protocol, found[row].recovered, found[row].folder)
     return found
 
@@ -111,7 +111,7 @@ def _home(
     shared = shared_folder(judging)
     if shared is None:
         return space.out / "baselines" / name
-    teacher = manifest_of(space.out / "squeeze", "squeeze")["result"]["weights_sha256"]
+    teacher = Run(space.out).teachers[0].weights_sha256
     if others:
         teacher = relabel.voices_sha256(teacher, others)
     asked = [baseline_config(name, config).plain(), labelling.effective()]

@@ -11,7 +11,8 @@ from attar.models import build, class_names, pretrained
 from attar.models import teacher as teachers
 from attar.models.teacher import Teacher
 from attar.stages import examine
-from attar.stages.folder import MANIFEST, manifest_of
+from attar.stages.folder import MANIFEST
+from attar.stages.run import teacher_in
 from attar.stages.workspace import Workspace
 from attar.store import atomic, weights
 
@@ -103,7 +104,7 @@ def _recorded_sha256(folder: Path) -> str:
     """What the weights in a squeeze folder must be by its manifest; '' where it came without one."""
     if not (folder / MANIFEST).is_file():
         return ""
-    return str(manifest_of(folder, "squeeze").get("result", {}).get("weights_sha256", ""))
+    return teacher_in(folder).weights_sha256
 
 
 def content(module: nn.Module | None, named: str) -> str | None:

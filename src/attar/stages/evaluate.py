@@ -15,12 +15,13 @@ from attar.models import build, record
 from attar.models import teacher as teachers
 from attar.ops.metrics import measure
 from attar.ops.pixels import Normalisation
-from attar.stages import agreement, evaluated, scores, squeeze
+from attar.stages import agreement, scores, squeeze
 from attar.stages.choices import Evaluate, Squeeze
 from attar.stages.distilled import INFO, Distilled, read_info
-from attar.stages.folder import MANIFEST, StageFolder, manifest_of, total
+from attar.stages.folder import StageFolder, total
 from attar.stages.protocols import Protocol
-from attar.stages.rows import Row, SmallSet, images_of, labels_of, without_twins
+from attar.stages.rows import DISTILLED, FULL, Row, SmallSet, without_twins
+from attar.stages.run import PER_CLASS, Run, labels_in
 from attar.stages.scores import Job, Score
 from attar.stages.workspace import Workspace
 from attar.store import mapped
@@ -46,7 +47,7 @@ def run(space: Workspace, config: Evaluate, squeezing: Squeeze, sets: Mapping[Ro
     check(space, config)
     if not any(_has(row, sets) for row in config.rows):
         raise AttarError(
-            f"No row of {', '.join(config.rows)} can be made, for classes have too few real images; "
+            f"No row of {', '.join(map(str, config.rows))} can be made, for classes have too few real images; "
             f"add the row distilled or full, or use a smaller --recover.ipc."
         )
     log, num_classes = space.log.beside(out), len(space.real.classes)
@@ -70,7 +71,7 @@ def run(space: Workspace, config: Evaluate, squeezing: Squeeze, sets: Mapping[Ro
     ranks.wait()
     shown: list[Row] = [row for row in _rows(config) if _has(row, sets)]
     facts = {row: scores.facts(space, config.protocol, row, sets.get(row), recognised) for row in shown}
-    drawn = [read_info(small.folder) for row, small in sets.items() if labels_of(row) != "noaug"]
+    drawn = [read_info(small.folder) for row, small in sets.items() if row.labels != "noaug"]
     title = scores.title(config.protocol, drawn)
     known = [_score(config, job, num_classes, facts[job.row], title) for job in jobs]
     if ranks.is_first():
@@ -106,7 +107,7 @@ def _jobs(space: Workspace, config: Evaluate, squeezing: Squeeze, sets: Mapping[
         if _shows_teacher(config, row):
             jobs.append(_teacher_job(space, row, own))
         elif _has(row, sets):
-            small = None if row == "full" else sets[row]
+            small = None if row == FULL else sets[row]
             everyones = shared is not None and (small is None or small.folder.is_relative_to(shared))
             folder = shared / "scores" if shared is not None and everyones else own
             for student in config.students:
@@ -121,8 +122,8 @@ def _training(config: Evaluate, squeezing: Squeeze, row: Row, student: str, smal
     """What a score depends on beside the student and the real data."""
     if small is None:
         return scores.full_training(squeezing)
-    info, made = read_info(small.folder), manifest_of(small.folder, "relabel")
-    return scores.small_training(row, student, info, made, config.protocol)
+    made = labels_in(small.folder)
+    return scores.small_training(row, student, read_info(small.folder), made, config.protocol)
 
 
 def _rows(config: Evaluate) -> tuple[Row, ...]:
@@ -130,17 +131,16 @@ def _rows(config: Evaluate) -> tuple[Row, ...]:
 
 
 def _has(row: Row, sets: Mapping[Row, SmallSet]) -> bool:
-    return row == "full" or row in sets
+    return row == FULL or row in sets
 
 
 def _shows_teacher(config: Evaluate, row: Row) -> bool:
-    return row == "full" and config.full_data == "teacher"
+    return row == FULL and config.full_data == "teacher"
 
 
 def _teacher_job(space: Workspace, row: Row, folder: Path) -> Job:
     path = space.out / "squeeze" / teachers.RECORD
-    weights = manifest_of(space.out / "squeeze", "squeeze")["result"]["weights_sha256"]
-    known_by = digest([space.request(), space.real.fingerprint, weights])
+    known_by = digest([space.request(), space.real.fingerprint, Run(space.out).teachers[0].weights_sha256])
     return Job(row, record.parse(path.read_bytes(), path).architecture, 0, known_by, folder)
 
 
@@ -204,7 +204,7 @@ def _train(
     job.save(found, spent, device.describe(), losses, diverged=bool(reason))
     log.event(
         "score",
-        row=job.row,
+        row=str(job.row),
         student=job.student,
         seed=job.seed,
         top1=found.top1,
@@ -221,7 +221,7 @@ class _Diverged(Exception):  # noqa: N818
 def _divergence(config: Evaluate, job: Job, reason: str) -> str:
     """What became of a student that diverged, what the table makes of it, and how to mend it."""
     mend = "lower --evaluate.protocol.training.learning-rate"
-    if job.row == "full":
+    if job.row == FULL:
         mend = "lower --squeeze.training.learning-rate in a run of its own, or use --evaluate.full-data teacher"
     elif config.protocol.training_of(job.student) != config.protocol.training:
         mend = f"lower the rate of {job.student} in --evaluate.protocol.learning-rates"
@@ -262,7 +262,7 @@ def _predictor(network: nn.Module, normalisation: Normalisation) -> Callable[[An
 
 
 def _rate_teacher(space: Workspace, job: Job) -> None:
-    made = manifest_of(space.out / "squeeze", "squeeze")
+    made = Run(space.out).teachers[0]
     teacher = squeeze.own_teacher(space)
     teacher.module.to(space.device.device)
     found = measure(teacher.logits, space.val.plain(_BATCH, space.device.device))
@@ -271,7 +271,7 @@ def _rate_teacher(space: Workspace, job: Job) -> None:
             f"The teacher's logits of {found.num_broken} of {space.val.num_images} validation images are not numbers "
             f"(NaN); delete the folder {space.out / 'squeeze'} to make another one."
         )
-    job.save(found, scores.spent_on(made, space.out / "squeeze" / MANIFEST), made["device"], [])
+    job.save(found, made.spent, made.device, [])
 
 
 def _agreements(space: Workspace, sets: Mapping[Row, SmallSet], out: Path, log: Log) -> dict[str, float]:
@@ -280,12 +280,12 @@ def _agreements(space: Workspace, sets: Mapping[Row, SmallSet], out: Path, log: 
     Images that were brought from elsewhere may have no teacher here to ask.
     """
     found: dict[str, float] = {}
-    if not ranks.is_first() or not sets or not (space.out / "squeeze" / MANIFEST).is_file():
+    if not ranks.is_first() or not sets or not Run(space.out).is_done("squeeze"):
         return found
-    weights = manifest_of(space.out / "squeeze", "squeeze")["result"]["weights_sha256"]
+    weights = Run(space.out).teachers[0].weights_sha256
     teacher = None
     for row, small in sets.items():
-        if (name := images_of(row)) in found:
+        if row.images in found:
             continue
         images_sha256 = read_info(small.folder).images_sha256
         identity = digest([images_sha256, weights])
@@ -296,15 +296,15 @@ def _agreements(space: Workspace, sets: Mapping[Row, SmallSet], out: Path, log: 
             stored = mapped.read(small.folder / "data", images_sha256, INFO)
             known = agreement.teacher_agreement(stored.images, stored.labels, teacher, space.device.device)
             agreement.write(path, identity, known)
-        found[name] = known.fraction
-        if name == "distilled" and (text := agreement.warning(known, space.real.classes, space.real.titles)):
+        found[row.images] = known.fraction
+        if row.images == DISTILLED.images and (text := agreement.warning(known, space.real.classes, space.real.titles)):
             log.warn(text)
     return found
 
 
 def _score(config: Evaluate, job: Job, num_classes: int, facts: Mapping[str, Any], title: str) -> Score:
     sizes = {key: facts[key] for key in ("num_images", "image_bytes", "label_bytes")}
-    if job.row == "full":
+    if job.row == FULL:
         title = TEACHER if _shows_teacher(config, job.row) else "full data"
     return job.score(num_classes, **sizes, protocol=title)
 
@@ -314,22 +314,23 @@ def _finish(
     config: Evaluate,
     sets: Mapping[Row, SmallSet],
     known: list[Score],
-    facts: Mapping[str, dict[str, Any]],
+    facts: Mapping[Row, dict[str, Any]],
     spent: Spent,
 ) -> None:
     """The manifest, and beside it what would make it long: every class's accuracy."""
     out = space.out / "evaluate"
     entries = [
-        {key: value for key, value in vars(score).items() if key != "per_class"} | {"class_top1": score.class_top1}
+        {key: value for key, value in vars(score).items() if key != "per_class"}
+        | {"row": str(score.row), "class_top1": score.class_top1}
         for score in known
     ]
     result = {
         "scores": entries,
-        "rows": dict(facts),
+        "rows": {str(row): told for row, told in facts.items()},
         "num_classes": len(space.real.classes),
         "num_unmeasured": known[0].per_class.count(None),
-        "per_class_sha256": evaluated.write_per_class(out, space.real.classes, space.real.titles, known),
+        "per_class_sha256": scores.write_per_class(out, space.real.classes, space.real.titles, known),
     }
-    parents = {row: digest(manifest_of(small.folder, "relabel")["request"]) for row, small in sets.items()}
+    parents = {str(row): digest(labels_in(small.folder).request) for row, small in sets.items()}
     stage = StageFolder(out, "evaluate", space.request(evaluate=config.plain()), parents)
-    stage.finish(result, spent, space.device.describe(), [out / evaluated.PER_CLASS])
+    stage.finish(result, spent, space.device.describe(), [out / PER_CLASS])

@@ -6,8 +6,8 @@ from pathlib import Path
 from attar.core.errors import AttarError
 from attar.stages import labeller as labellers
 from attar.stages.choices import Relabel
-from attar.stages.folder import manifest_of
 from attar.stages.protocols import Protocol
+from attar.stages.run import labels_in
 from attar.store import labels as label_files
 
 
@@ -32,7 +32,7 @@ def as_made(folder: Path, config: Relabel) -> Relabel:
 
     Raises AttarError when these are not as many as there were.
     """
-    made = manifest_of(folder, "relabel")["request"]["relabel"]
+    made = labels_in(folder).settings
     sources = {"teachers": config.teachers, "imported": config.imported, "batch_size": config.batch_size}
     if made["teachers"] != len(config.teachers):
         raise AttarError(

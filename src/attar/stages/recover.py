@@ -24,6 +24,7 @@ from attar.stages.brought import named_teacher
 from attar.stages.folder import SOURCE, StageFolder, logged, manifest_of
 from attar.stages.methods import method_named
 from attar.stages.recorder import Recorder
+from attar.stages.run import Run
 from attar.stages.squeeze import own_teacher
 from attar.stages.workspace import Workspace
 from attar.store import images as image_files
@@ -43,10 +44,9 @@ def run(space: Workspace, method: str, config: MethodConfig, folder: Path | None
     """
     out = folder or space.out / "recover"
     module = method_named(method)
-    squeezed = manifest_of(space.out / "squeeze", "squeeze")
     device = space.device_of(out)
     request = space.request(method=method, recover=config.plain(), precision=device.precision)
-    parents = {"teacher": squeezed["result"]["weights_sha256"], "data": space.real.fingerprint}
+    parents = {"teacher": Run(space.out).teachers[0].weights_sha256, "data": space.real.fingerprint}
     if "." in method:
         parents[SOURCE] = plugin.source_sha256(method)
     todo = planned(len(space.real.classes), config)

@@ -19,11 +19,12 @@ from attar.ops.codec import Gathered
 from attar.stages import labeller as labellers
 from attar.stages.brought import named_teacher
 from attar.stages.distilled import INFO, DatasetInfo, LabelInfo, write_info
-from attar.stages.folder import MANIFEST, StageFolder, listed, logged, manifest_of
+from attar.stages.folder import MANIFEST, StageFolder, logged, manifest_of
 from attar.stages.label_choice import Relabel, refuse_full_disk
 from attar.stages.labeller import Labeller
 from attar.stages.protocols import Protocol
 from attar.stages.published_labels import PublishedLabels
+from attar.stages.run import ImagesMade, Run, images_in, labels_in
 from attar.stages.squeeze import own_teacher
 from attar.stages.workspace import Workspace
 from attar.store import atomic, fkd, mapped, sealed, weights
@@ -47,10 +48,9 @@ def run(
     others.
     """
     recovered, out = recovered or space.out / "recover", folder or space.out / "distilled"
-    made = manifest_of(recovered, "recover")
-    squeezed = manifest_of(space.out / "squeeze", "squeeze")
+    made = images_in(recovered)
     others = further_teachers(space, config)
-    parents = {"teacher": squeezed["result"]["weights_sha256"], "images": made["result"]["images_sha256"]}
+    parents = {"teacher": Run(space.out).teachers[0].weights_sha256, "images": made.images_sha256}
     if config.imported:
         parents["labels"] = _listed(space, Path(config.imported).expanduser(), out)
     if others:
@@ -63,7 +63,7 @@ def run(
     own = own_teacher(space)
     labeller = Labeller(config.voices, (own, *others), space.device.device)
     images = mapped.read(recovered / "data", parents["images"], "the manifest of recover")
-    sealed.check_all(recovered / "data", sealed.below(listed(made, recovered), "data"))
+    sealed.check_all(recovered / "data", made.listed("data"))
     published = None
     if config.imported:
         published = _published(space, config, images)
@@ -101,8 +101,8 @@ def run(
 def _listed(space: Workspace, folder: Path, out: Path) -> str:
     """What imported labels are known by; once they are taken, their folder is needed no longer."""
     if (out / MANIFEST).is_file() and not folder.exists():
-        known = manifest_of(out, "relabel")["parents"].get("labels")
-        if known is not None:
+        known = labels_in(out).imported_sha256
+        if known:
             space.log.warn(f"there is no folder {folder} any more; the labels that were taken from it stand")
             return known
     return fkd.listed(folder)
@@ -284,7 +284,7 @@ def _info(
     protocol: Protocol,
     found: tuple[Teacher, ...],
     images: ImageSet,
-    made: dict[str, Any],
+    made: ImagesMade,
     parents: dict[str, str],
     num_bytes: tuple[int, int],
 ) -> DatasetInfo:
@@ -295,8 +295,8 @@ def _info(
         licence=real.licence,
         classes=real.classes,
         titles=real.titles,
-        method=made["result"]["method"],
-        recover=made["request"]["recover"],
+        method=made.method,
+        recover=made.settings,
         num_images=len(images.images),
         ipc=len(images.images) // len(real.classes),
         size=space.choice.size,
@@ -319,7 +319,7 @@ def _info(
         protocol=protocol,
         image_bytes=num_bytes[0],
         label_bytes=num_bytes[1],
-        versions=made["versions"],
+        versions=made.versions,
     )
 
 

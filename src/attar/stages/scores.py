@@ -1,11 +1,12 @@
 """Scores: what trained students achieve, each kept in a file of its own under all that it depends on."""
 
+import json
 import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import pydantic
 
@@ -15,18 +16,16 @@ from attar.core.errors import AttarError
 from attar.core.spent import Spent
 from attar.models import build
 from attar.ops.metrics import Measured
-from attar.stages import given
 from attar.stages.distilled import DatasetInfo, LabelInfo, read_info
-from attar.stages.folder import MANIFEST, manifest_of
+from attar.stages.folder import MANIFEST
 from attar.stages.labeller import Voices
 from attar.stages.protocols import Protocol
-from attar.stages.rows import Row, SmallSet, images_of, labels_of
+from attar.stages.rows import Row, SmallSet
+from attar.stages.run import PER_CLASS, Fraction, LabelsMade, Seconds, first_fault, made_in
 from attar.stages.squeeze import Squeeze
 from attar.stages.workspace import Workspace
-from attar.store import sealed
+from attar.store import atomic, sealed
 
-Fraction = Annotated[float, pydantic.Field(ge=0, le=1, allow_inf_nan=False)]
-Seconds = Annotated[float, pydantic.Field(ge=0, allow_inf_nan=False)]
 _NOT_TRAINING = {"name", "version", "views", "mix", "label_batchnorm", "label_batch_size", "learning_rates"}
 """Of a protocol: what it is called, what comes with the labels, and the rates of other students."""
 _SOFT_ONLY = {"loss", "temperature", "temperature_squared", "hard_weight", "hard_classes"}
@@ -108,7 +107,7 @@ class Job:
         known |= {"student": self.student, "seed": self.seed, "device": device, **spent.plain()}
         known["diverged"] = diverged or found.num_broken > 0
         plain = [loss if math.isfinite(loss) else None for loss in losses]
-        content = {"identity": self.identity, "score": {"row": self.row, **known}, "losses": plain}
+        content = {"identity": self.identity, "score": {"row": str(self.row), **known}, "losses": plain}
         sealed.write_json(self.path, content)
 
     def read(self, num_classes: int) -> dict[str, Any]:
@@ -150,13 +149,6 @@ class Job:
         return "top5 is below top1" if kept.top5 < kept.top1 else ""
 
 
-def first_fault(error: pydantic.ValidationError) -> str:
-    """What is wrong first with values that were read: where, what is expected and what there is."""
-    first = error.errors()[0]
-    where = ".".join(map(str, first["loc"]))
-    return f"{where + ': ' if where else ''}{first['msg'][0].lower()}{first['msg'][1:]}, not {first['input']!r:.60}"
-
-
 def identity(space: Workspace, student: str, stem: str, seed: int, training: Any) -> str:
     """Of a score: the data that it is measured on, the student, the seed, and what it is trained on and how."""
     who = [student, stem, seed, space.device.precision]
@@ -172,8 +164,8 @@ def full_training(squeezing: Squeeze) -> list[Any]:
     return ["full", how["training"], how["views"], how["label_smoothing"]]
 
 
-def small_training(row: Row, student: str, info: DatasetInfo, made: dict[str, Any], protocol: Protocol) -> list[Any]:
-    """What tells apart trainings on small sets; ``made`` is the manifest of relabel.
+def small_training(row: Row, student: str, info: DatasetInfo, made: LabelsMade, protocol: Protocol) -> list[Any]:
+    """What tells apart trainings on small sets.
 
     The method that made the images is known by its pixels alone, the row by its labels. Classes instead of soft labels
     need no teacher, only the normalisation and the views that come with the set.
@@ -182,12 +174,11 @@ def small_training(row: Row, student: str, info: DatasetInfo, made: dict[str, An
     left_out = _NOT_TRAINING | (_SOFT_ONLY if hard else set())
     how = {key: value for key, value in protocol.plain().items() if key not in left_out}
     how["training"] = protocol.training_of(student).plain()
-    asked = dict(made["request"]["relabel"])
     if hard:
-        shown = {key: value for key, value in asked.items() if key not in _NOT_VIEWS}
-        shown["published"] = made["parents"].get("labels", "")  # whose views are in no request
-        return ["hard", info.images_sha256, info.mean, info.std, made["request"] | {"relabel": shown}, how]
-    return ["soft", info.images_sha256, made["parents"], made["request"], how]
+        shown = {key: value for key, value in made.settings.items() if key not in _NOT_VIEWS}
+        shown["published"] = made.imported_sha256  # whose views are in no request
+        return ["hard", info.images_sha256, info.mean, info.std, made.request | {"relabel": shown}, how]
+    return ["soft", info.images_sha256, made.parents, made.request, how]
 
 
 def title(protocol: Protocol, infos: Sequence[DatasetInfo]) -> str:
@@ -215,7 +206,7 @@ def _own_ways(protocol: Protocol, labels: LabelInfo) -> str:
 
 def is_hard(row: Row, protocol: Protocol) -> bool:
     """Whether the row's students learn classes instead of soft labels."""
-    return labels_of(row) == "hard" or protocol.loss == "hard"
+    return row.labels == "hard" or protocol.loss == "hard"
 
 
 def facts(
@@ -236,20 +227,8 @@ def facts(
             images=_cost(small.recovered),
             labels=nothing if hard else _cost(small.folder),
         ),
-        "teacher_agreement": recognised.get(images_of(row)),
+        "teacher_agreement": recognised.get(row.images),
     }
-
-
-def spent_on(manifest: Mapping[str, Any], path: Path) -> Spent:
-    """What the work of a manifest took; raises AttarError, naming the ``path``, when it tells no such thing."""
-    try:
-        seconds = pydantic.TypeAdapter(Seconds).validate_python(manifest.get("device_seconds"))
-        processor = pydantic.TypeAdapter(Seconds | None).validate_python(manifest.get("processor_seconds"))
-    except pydantic.ValidationError as error:
-        raise AttarError(
-            f"{path} is damaged (seconds: {first_fault(error)}); delete the folder {path.parent} to make it anew."
-        ) from None
-    return Spent(seconds, processor)
 
 
 def _costs(**spent: Spent | None) -> dict[str, float | None]:
@@ -267,8 +246,23 @@ def _cost(folder: Path) -> Spent | None:
     """What a stage took; None where its folder is not here, or it took along what was made elsewhere."""
     if not (folder / MANIFEST).is_file():
         return None
-    made = manifest_of(folder, "run")
-    asked = made["request"]
-    brought = asked.get("squeeze", {}).get("weights") or asked.get("relabel", {}).get("imported")
-    elsewhere = brought or "module" in asked or asked.get("method") == given.METHOD
-    return None if elsewhere else spent_on(made, folder / MANIFEST)
+    made = made_in(folder)
+    return None if made.made_elsewhere else made.spent
+
+
+def write_per_class(folder: Path, classes: Sequence[str], titles: Mapping[str, str], scores: Sequence[Score]) -> str:
+    """Write every student's accuracy by class, which would make the manifest long; returns the file's identity."""
+    every = [
+        {
+            "row": str(score.row),
+            "student": score.student,
+            "seed": score.seed,
+            "diverged": score.diverged,
+            "top1": list(score.per_class),
+        }
+        for score in scores
+    ]
+    content = {"classes": list(classes), "titles": dict(titles), "scores": every}
+    known_by = digest(content)
+    atomic.write_text(folder / PER_CLASS, json.dumps(content | {sealed.KEY: known_by}, ensure_ascii=False) + "\n")
+    return known_by

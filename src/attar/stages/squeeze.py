@@ -16,7 +16,8 @@ from attar.ops.targets import Targets, hard_loss
 from attar.stages import brought, examine
 from attar.stages.brought import Brought
 from attar.stages.choices import Squeeze
-from attar.stages.folder import MANIFEST, SOURCE, StageFolder, manifest_of
+from attar.stages.folder import MANIFEST, SOURCE, StageFolder
+from attar.stages.run import teacher_in
 from attar.stages.workspace import Workspace
 from attar.store import atomic, weights
 from attar.training.loop import FinishedEpoch, all_finite, fit
@@ -50,7 +51,7 @@ def own_teacher(space: Workspace) -> Teacher:
     Raises AttarError when squeeze is not finished, its files are damaged, or name a network that the user did not type.
     """
     folder = space.out / "squeeze"
-    known = manifest_of(folder, "squeeze")["result"]["weights_sha256"]
+    known = teacher_in(folder).weights_sha256
     return teachers.load(folder, space.module, factories=space.factories, weights_sha256=known)
 
 
@@ -109,13 +110,13 @@ def _identity(space: Workspace, config: Squeeze, out: Path) -> tuple[dict[str, A
     written down are known by the name of the file.
     """
     module = space.module
-    known = manifest_of(out, "squeeze") if (out / MANIFEST).is_file() else None
+    known = teacher_in(out) if (out / MANIFEST).is_file() else None
     choices, parents = config.plain(), {"data": space.real.fingerprint}
     given = brought.content(module, config.weights)
-    if given is None and config.weights and known and known["result"].get("weights_from") == config.weights:
-        given = known["parents"].get("teacher")
+    if given is None and config.weights and known and known.weights_from == config.weights:
+        given = known.parents.get("teacher")
         space.log.warn(f"there is no {config.weights} any more; the teacher that was made from it stands")
-    if given is not None and (known is None or "teacher" in known["parents"]):
+    if given is not None and (known is None or "teacher" in known.parents):
         parents["teacher"] = given
         kept = {"weights": "python"} if module is not None else {"weights": "file"}
         choices = kept | ({} if module is not None else {"architecture": choices["architecture"], "stem": config.stem})

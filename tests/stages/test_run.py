@@ -1,4 +1,4 @@
-"""Evaluations are checked when they are read: those of an older attar open, impossible ones are refused by name."""
+"""stages/run.py: evaluations of an older attar open, impossible ones are refused by name."""
 
 import json
 import math
@@ -12,8 +12,8 @@ import pytest
 from attar import pipeline
 from attar.core.errors import AttarError
 from attar.report import card, pages, per_class, ranking, table
-from attar.stages import evaluated
 from attar.stages.distilled import read_info
+from attar.stages.run import Run
 from conftest import mini_recipe
 
 NEW = ("class_top1", "diverged", "processor_seconds")
@@ -129,7 +129,7 @@ def test_accuracies_by_class_are_checked_too(judged: Path, damage: Callable[[dic
             per_class.extremes(judged)
     path.unlink()
     with pytest.raises(AttarError, match="per-class.json is missing"):
-        evaluated.read_per_class(judged)
+        assert Run(judged).per_class
 
 
 def test_running_again_writes_them_anew(finished: Path):
