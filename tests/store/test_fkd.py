@@ -173,7 +173,7 @@ WRONG = {
     "logits as whole numbers": (replaced(5, torch.zeros(COUNT, 5).long()), "logits of torch.int64"),
     "too many logits": (replaced(5, torch.zeros(COUNT + 1, 5)), r"logits of torch.float32 and shape \[7, 5\]"),
     "sparse logits": (replaced(5, torch.zeros(COUNT, 5).to_sparse()), "where logits of shape"),
-    "unstored logits": (replaced(5, torch.zeros(1).expand(COUNT, 10**9)), "logits of which most are not stored"),
+    "unstored logits": (replaced(5, torch.zeros(1).expand(COUNT, 10**9)), "logits that are mostly not stored"),
     "a subclass": (replaced(5, torch.nn.Parameter(torch.zeros(COUNT, 5))), "a Parameter where logits"),
 }
 

@@ -39,7 +39,7 @@ class Stretch:
 
     what: str
     total: float = 0
-    """Steps, of which there may be none to count."""
+    """Number of steps; 0 when the total is unknown."""
     done: float = 0
     note: str = ""
     unit: str = ""
@@ -97,7 +97,7 @@ class Reporter:
                 console.print(stretch.line(), markup=False, soft_wrap=True)
 
     def _due(self) -> float:
-        """When the next line is to be said."""
+        """Time at which the next line is printed."""
         young = not self._open or self.spoken - self._open[-1][0].began < OFTEN_UNTIL_SECONDS
         return self.spoken + (OFTEN_SECONDS if young else SELDOM_SECONDS)
 
@@ -114,7 +114,7 @@ class Log:
     """
 
     def __init__(self, path: Path | None = None, *, quiet: bool = False) -> None:
-        """``path`` is the JSON-lines file, appended to; further processes write beside it, with their rank."""
+        """``path`` is the JSON-lines file to append to; each further process writes its own, named by its rank."""
         self.path = path if path is None or ranks.is_first() else path.with_suffix(f".rank{ranks.rank()}.jsonl")
         self.quiet = quiet or not ranks.is_first()
         self.console = SafeConsole(stderr=True, quiet=self.quiet, highlight=False)
@@ -154,7 +154,7 @@ class Log:
 
     @contextlib.contextmanager
     def progress(self, what: str, total: int, done: int = 0, unit: str = "") -> Iterator[Advance]:
-        """A bar over ``total`` steps, of which ``done`` are behind us; yields the function that advances it."""
+        """Show a bar over ``total`` steps, ``done`` of them finished; yields the function that advances it."""
         stretch = Stretch(what, total, done, unit=unit, before=done)
         bar, task = self._bar(stretch) if self._draws() else (None, None)
 

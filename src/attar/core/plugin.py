@@ -45,7 +45,7 @@ def resolve(package: str, name: str, kind: str) -> ModuleType:
 def reach_working_folder() -> None:
     """Let imports look in the working folder first, as ``python -m`` does.
 
-    For dotted paths that the user typed, in a flag or in his recipe; never for a name that stands in another file.
+    Only for dotted paths that the user typed, in a flag or a recipe; never for a name read from another file.
     """
     folder = str(Path.cwd())
     if folder not in sys.path and "" not in sys.path:

@@ -26,7 +26,7 @@ class Pace:
         num_steps: int = sys.maxsize,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        """Starts the clock; steady steps, of ``num_steps`` that there are, are measured for about so many seconds."""
+        """Start the clock; measure steady steps, at most ``num_steps``, for about ``seconds``."""
         self._device, self._clock, self._seconds, self._num_steps = device, clock, seconds, num_steps
         self._since, self._stride, self._steady = 0, 1, 0.0
         self.times: list[float] = []

@@ -23,7 +23,7 @@ class DataChoice(Config):
     classes: tuple[str, ...] = ()
     """Keep only these classes, in the dataset's order; empty: all."""
     num_classes: int | None = pydantic.Field(default=None, ge=2)
-    """Keep only the first so many classes of the dataset's order."""
+    """Keep only this many classes, the first ones in the dataset's order."""
     holdout: float = pydantic.Field(default=0.1, gt=0, lt=1)
     """Fraction of each class held out for validation where the dataset brings no split of its own."""
     validate_on: Literal["val", "train"] = "val"

@@ -15,7 +15,7 @@ from attar.data.source import Split
 IMAGE = ("image", "img")
 LABEL = ("label", "labels", "fine_label", "class_id", "class")
 NO_LABEL = -1
-"""What stands in the rows of a split whose labels are not given out; empty places are read as it."""
+"""The label of rows without one, as in test splits whose labels are not published; empty cells are read as it."""
 
 
 class NoLabels(AttarError):  # noqa: N818
@@ -29,7 +29,7 @@ class LabelColumn:
     values: np.ndarray
     """int64: the numbers in the rows, or the places of their names in ``names``; NO_LABEL where there is none."""
     names: list[str] | None
-    """The names that stand in the rows, sorted; None where rows hold numbers."""
+    """The names in the rows, sorted; None where rows hold numbers."""
 
 
 def find(names: Sequence[str], wanted: Sequence[str], kind: str, where: str) -> str:
@@ -73,7 +73,7 @@ def _plain(column: pa.ChunkedArray, where: str) -> pa.ChunkedArray:
         return column.cast(pa.string())
     if pa.types.is_null(kind):
         return column.cast(pa.int64())
-    if pa.types.is_floating(kind):  # as pandas leaves whole numbers beside empty places
+    if pa.types.is_floating(kind):  # pandas writes whole numbers as floats where a column has empty cells
         try:
             return pc.call_function("if_else", [pc.call_function("is_nan", [column]), None, column]).cast(pa.int64())
         except pa.ArrowInvalid:

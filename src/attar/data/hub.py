@@ -70,7 +70,7 @@ class HubRows(columns.Table):
 
     @cached_property
     def _content(self) -> bytes:
-        # files of their own are not in num_bytes, so the size of all is judged by that of a few
+        # images in files of their own are not counted in num_bytes, so the size of all is estimated from a few
         few = np.linspace(0, len(self) - 1, min(len(self), 16)).round().astype(np.int64).tolist()
         size = max((len(self._encoded_or_empty(index)) for index in few), default=0)
         chosen, whole = content.sampled(np.full(len(self), size))

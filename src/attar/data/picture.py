@@ -51,7 +51,7 @@ def decode(encoded: bytes | Path, where: str) -> Image.Image:
     """
     try:
         with Image.open(BytesIO(encoded) if isinstance(encoded, bytes) else encoded) as picture:
-            if picture.width * picture.height > MOST_PIXELS:  # where Pillow was told to allow more
+            if picture.width * picture.height > MOST_PIXELS:  # Pillow itself may have been set to allow more
                 raise ValueError(_too_many(picture.width * picture.height))
             picture.load()
             return rgb(picture)

@@ -1,4 +1,4 @@
-"""Folders of pictures: which files in them are read, and what is left out is said."""
+"""Folders of pictures: which files are read, and which are left out and reported."""
 
 import contextlib
 import os
@@ -19,7 +19,7 @@ _BESIDE = (
     *(".txt", ".csv", ".tsv", ".json", ".jsonl", ".xml", ".yaml", ".yml", ".md", ".html", ".htm", ".log", ".pdf"),
     *(".db", ".ini", ".lnk", ".url", ".py", ".ipynb", ".sh", ".mat", ".npz", ".pkl", ".zip", ".tar", ".gz"),
 )
-"""Endings of files that lie beside pictures and are none; all others that are left out are told of."""
+"""Endings of files that often accompany pictures and are ignored silently; other files left out are reported."""
 _NO_CLASSES = {"__macosx", "__pycache__", "@eadir", "$recycle.bin", "lost+found", "system volume information"}
 _STAGES = ("squeeze", "recover", "relabel", "distilled", "evaluate")
 Entries = list[tuple[str, int]]

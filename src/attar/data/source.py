@@ -1,4 +1,4 @@
-"""What every dataset is, wherever it comes from: two splits of labelled images and the identity of its classes."""
+"""What every dataset looks like to the stages: two splits of labelled images and the identity of its classes."""
 
 import abc
 import hashlib
@@ -126,7 +126,7 @@ class RealData:
     train: Split
     val: Split
     fingerprint: str
-    """SHA-256 of the class names and of both splits' identities; equal wherever the files lie."""
+    """SHA-256 of the class names and of both splits' identities; does not depend on where the files are."""
     licence: str
     former_fingerprint: str = ""
     """The fingerprint from names and sizes of files alone: older runs, which recorded it, continue under it."""

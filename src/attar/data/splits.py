@@ -10,7 +10,7 @@ _FILLERS = {
     *("image", "images", "img", "imgs", "picture", "pictures", "photo", "photos", "data", "dataset", "set", "split"),
     *("folder", "dir", "seg", "imagenet", "imagenet21k", "resized"),
 }
-"""Words that may stand beside the split's own, as in ``train_images`` or ``seg_train``."""
+"""Words that may be added to a split's name, as in ``train_images`` or ``seg_train``."""
 
 
 def role(name: str) -> str:

@@ -53,7 +53,7 @@ class Streaming:
     ) -> Iterator[RealBatch]:
         """As in Feed; resized crops are cut from the original image. Raises AttarError on an unreadable image.
 
-        Skipped images make their batch smaller, and are told of when the epoch ends.
+        Skipped images make their batch smaller, and are reported when the epoch ends.
         """
         order = torch.randperm(self.num_images, generator=generator)
         seed = int(torch.randint(2**62, (), generator=generator))
@@ -66,7 +66,7 @@ class Streaming:
         return self._batches(torch.arange(self.num_images), batch_size, _Whole(self._split, self._choice), device)
 
     def take(self, indices: Sequence[int]) -> UInt8[Tensor, "image 3 height width"]:
-        """As in Feed; where unreadable images are skipped, the next readable one of the class stands in."""
+        """As in Feed; where unreadable images are skipped, the next readable one of the class replaces each."""
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             return torch.stack(list(pool.map(self._take, indices)))
 

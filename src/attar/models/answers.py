@@ -18,7 +18,7 @@ _TOLERANCE = 1e-3
 
 
 class Logits(nn.Module):
-    """A network of the caller's that returns more than logits, of which only these are kept."""
+    """Wraps a caller's network that returns more than logits, and keeps the logits."""
 
     def __init__(self, network: nn.Module, place: str | int | None) -> None:
         """``place`` is the attribute, key or index of the logits in what ``network`` returns; None: it is they."""

@@ -152,7 +152,7 @@ def is_outside(name: str) -> bool:
 
 
 def timm_arguments(name: str, image_size: int) -> dict[str, Any]:
-    """What a timm network must be told of the images: its size, for those whose weights depend on it, as ViTs' do."""
+    """Arguments for a timm network: the image size where its weights depend on it, as in ViTs."""
     from timm.models import get_pretrained_cfg
 
     config = get_pretrained_cfg(name)

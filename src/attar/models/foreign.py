@@ -27,7 +27,7 @@ _AUXILIARY = ("aux1.", "aux2.", "AuxLogits.")
 
 
 class _Inert:
-    """Takes the place of harmless objects that trainers save beside the weights; their content isn't needed."""
+    """Placeholder for harmless objects that trainers save with the weights; their content is not needed."""
 
     def __init__(self, *_: object) -> None:
         pass
@@ -81,8 +81,8 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], tuple[str, ...] | No
 def load_into(module: nn.Module, state_dict: Mapping[str, Tensor], path: Path, whose: str = "the data") -> None:
     """Copy weights into a network that must have exactly these; ``path`` is where they are from.
 
-    ``whose`` number of classes the network was built with is said where the checkpoint has another.
-    BatchNorm's counters may be missing, and weights beside the network (a loss's, an auxiliary head's) are left out.
+    ``whose`` says where the number of classes comes from, for the error when the checkpoint has another.
+    BatchNorm's counters may be missing; weights that the network lacks (a loss's, an auxiliary head's) are ignored.
     Raises AttarError on the first weight that is missing, unexpected, of another shape, or not finite.
     """
     expected = module.state_dict()
@@ -128,7 +128,7 @@ def _numbers_of(module: nn.Module) -> set[str]:
 
 
 def _fitted(state_dict: Mapping[str, Tensor], expected: list[str], path: Path) -> dict[str, Tensor]:
-    """The weights under the keys of a network, out of wrappers and from among other things beside them."""
+    """The weights under the keys of a network, taken out of wrappers and of other saved objects."""
     state = _unwrapped(state_dict)
     own = _shared_prefix(expected)
     needed = {key[len(own) :] for key in expected if _last(key) != _COUNTER}
@@ -192,7 +192,7 @@ def _weights_in(content: Any, path: Path) -> dict[str, Tensor]:
 
 
 def _unwrapped(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    kept = {key: value for key, value in state.items() if key != "n_averaged"}  # AveragedModel's, beside its module
+    kept = {key: value for key, value in state.items() if key != "n_averaged"}  # AveragedModel adds it
     prefix = _shared_prefix(list(kept))
     return {key[len(prefix) :]: value for key, value in kept.items()}
 

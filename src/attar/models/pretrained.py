@@ -95,7 +95,7 @@ def is_local(weights: str) -> bool:
 
 
 def imagenet_classes(count: int) -> tuple[str, ...] | None:
-    """The WordNet ids of the ImageNet variant with so many classes, in the usual order; None if there is none."""
+    """The WordNet ids of the ImageNet variant with ``count`` classes, in the usual order; None if there is none."""
     from timm.data.imagenet_info import ImageNetInfo
 
     if count == _WINTER21:
@@ -128,7 +128,7 @@ def _from_torchvision(name: str, weights: WeightsEnum) -> Pretrained:
     presets = weights.transforms()
     normalisation = Normalisation(_three(presets.mean), _three(presets.std))
     if isinstance(module, GoogLeNet | Inception3):
-        # These two undo ImageNet's normalisation inside; without that their own is plain, and build() makes the same.
+        # These two undo ImageNet's normalisation inside the network; build() leaves that out.
         module.transform_input = False
         normalisation = Normalisation((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
         module.aux_logits = False

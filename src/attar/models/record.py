@@ -1,4 +1,4 @@
-"""What is written beside a teacher's weights, as JSON."""
+"""The JSON record that is stored with a teacher's weights."""
 
 import json
 from pathlib import Path

@@ -63,7 +63,7 @@ class ConvNet(nn.Module):
     arXiv 2006.05929), with BatchNorm: ``depth`` blocks of convolution, BatchNorm, ReLU and pooling, then one layer.
 
     The last map is flattened, so the final layer's size follows ``image_size``, the side of the images in pixels.
-    Pooling stops at a map of 1x1; images of another size than promised are brought to the same map by averaging.
+    Pooling stops at a map of 1x1; images of another size than ``image_size`` are averaged down to the same map.
     """
 
     def __init__(self, depth: int, num_classes: int, image_size: int, width: int = 128) -> None:

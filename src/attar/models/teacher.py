@@ -26,7 +26,7 @@ WEIGHTS, RECORD = "teacher.safetensors", "teacher.json"
 
 
 class Selection(nn.Module):
-    """A network of which only some logits are wanted, in an order of their own."""
+    """Wraps a network and picks some of its logits, in a given order."""
 
     def __init__(self, network: nn.Module, outputs: tuple[str, ...], classes: tuple[str, ...]) -> None:
         """``outputs`` names the network's logits, ``classes`` those to return."""

@@ -1,4 +1,4 @@
-"""Augmentation beside crops and flips: shuffled patches (RDED) and RandAugment, drawn apart from being applied."""
+"""Further augmentation: shuffled patches (RDED) and RandAugment. Drawing and applying are separate functions."""
 
 from collections.abc import Callable
 

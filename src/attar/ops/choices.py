@@ -47,10 +47,10 @@ class ViewChoice(Config):
 
 
 class LookChoice(ViewChoice):
-    """How the images of a small set are looked at: crops and flips, and what is done to images beside."""
+    """How views of a small set are drawn: crops, flips and further augmentation."""
 
     patch_shuffle: int = pydantic.Field(default=1, ge=1, le=15)
-    """Cut images into so many patches along each side and shuffle them before cropping (RDED: 2); 1: whole."""
+    """Patches along each side into which images are cut and shuffled before cropping (RDED: 2); 1: whole images."""
     randaugment_ops: int = pydantic.Field(default=0, ge=0, le=8)
     """Operations of RandAugment on each view; 0: none."""
     randaugment_magnitude: float = pydantic.Field(default=6.0, ge=0, le=RANDAUGMENT_SCALE)

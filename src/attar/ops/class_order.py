@@ -1,4 +1,4 @@
-"""Whether a network's outputs stand in another order than the labels, told from its predictions."""
+"""Detect from predictions that a network's outputs are in another order than the labels."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""Showing the images of a small set, in one way to the teacher that labels a view and the student that learns it."""
+"""Show images of a small set so that teacher and student see exactly the same view."""
 
 import itertools
 from collections.abc import Iterator
@@ -119,7 +119,7 @@ def show(
 
 
 class ShownEpoch:
-    """An epoch of a set, of which batches are shown; what is mixed into one image and seen for itself is made once."""
+    """Batches of one epoch's views; a view that is both shown and mixed into another image is computed once."""
 
     def __init__(
         self,

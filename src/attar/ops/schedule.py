@@ -39,7 +39,7 @@ def constant(base: float, step: int, warmup_steps: int = 0) -> float:
 def learning_rate(
     schedule: Schedule, base: float, step: int, steps: int, warmup_steps: int = 0, stretch: float = 1.0
 ) -> float:
-    """The learning rate of ``step``, counted from 0, of a training of so many steps."""
+    """The learning rate of ``step`` (0-based) in a training of ``steps``."""
     if schedule == "constant":
         return constant(base, step, warmup_steps)
     if schedule == "cosine-linear":

@@ -228,7 +228,7 @@ def _axis_weights(
     away = ((position + start[:, None])[..., None] - source_pixel).abs()
     weights = (peak[..., None] - away * (peak / reach)[..., None]).clamp_min(0)
     past_start = source_pixel - start[:, None]
-    cropped = (past_start >= 0) & (past_start < extent[:, None])  # a wide tent must not see beside the crop
+    cropped = (past_start >= 0) & (past_start < extent[:, None])  # a wide kernel must not reach outside the crop
     return torch.where(cropped[:, None], weights, 0.0)
 
 

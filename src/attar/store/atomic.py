@@ -1,4 +1,4 @@
-"""Files and folders that are whole or not there: written beside their place, then moved onto it."""
+"""Files and folders that are complete or absent: written under a temporary name, then moved into place."""
 
 import contextlib
 import errno
@@ -69,7 +69,7 @@ def write_json(path: Path, value: Any) -> None:
 
 @contextlib.contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
-    """Yield an empty folder beside ``path`` to fill; on success it takes the place of ``path``, else it is removed.
+    """Yield an empty temporary folder to fill; on success it replaces ``path``, else it is removed.
 
     Raises AttarError when there is something at ``path`` that is no empty folder, and as ``replace`` does.
     """

@@ -24,7 +24,7 @@ from attar.store import atomic, pickles
 
 Kind = Literal["none", "cutmix", "mixup"]
 _BESIDE = ("sampler_indices_epoch.json",)
-"""What LPLD's writer leaves beside the epochs."""
+"""Other files that LPLD's writer leaves in the folder."""
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,7 @@ def write_batch(path: Path, batch: FkdBatch) -> None:
 def scan(folder: Path, advance: Callable[[int], object] = lambda _: None) -> Layout:
     """Look through a folder: every epoch and batch must be there, whole, and fit the others.
 
-    ``advance`` is told after each file. Reads next to no logits. Raises AttarError naming the first file that is wrong.
+    ``advance`` is called after each file. Reads almost no logits. Raises AttarError naming the first faulty file.
     """
     epochs = _numbered(folder, r"epoch_(\d+)", "epoch_{}", _BESIDE)
     batches = _numbered(folder / "epoch_0", r"batch_(\d+)\.tar", "batch_{}.tar")
@@ -160,7 +160,7 @@ def scan(folder: Path, advance: Callable[[int], object] = lambda _: None) -> Lay
 
 
 def listed(folder: Path) -> str:
-    """A SHA-256 of which files there are, of their sizes and of the first one's bytes, found without reading them all.
+    """A SHA-256 of the list of files, their sizes and the bytes of the first one, found without reading them all.
 
     It knows no paths. Raises AttarError where there is no such folder.
     """
@@ -277,7 +277,7 @@ def _check_tensor(path: Path, what: str, value: object, shape: tuple[int | None,
     if not fits or value.dtype not in kinds:
         raise _foreign(path, f"{what} of {value.dtype} and shape {list(value.shape)}, not {kinds[0]} and {due}")
     if value.numel() * value.element_size() > value.untyped_storage().nbytes():  # few bytes that pass for very many
-        raise _foreign(path, f"{what} of which most are not stored")
+        raise _foreign(path, f"{what} that are mostly not stored")
 
 
 def _checked_box(path: Path, box: object) -> tuple[int, int, int, int] | None:

@@ -54,7 +54,7 @@ class Form:
         return found
 
     def fault(self, parts: Mapping[str, Tensor], num_epochs: int) -> str:
-        """What is wrong with the tensors of a file of so many epochs, in a few words; '' where nothing is."""
+        """What is wrong with the tensors of a file of ``num_epochs`` epochs, in a few words; '' when nothing is."""
         due = self.tensors()
         for name in (*due, *parts):
             if name not in parts:

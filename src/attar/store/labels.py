@@ -140,7 +140,7 @@ def write_header(folder: Path, header: Header) -> None:
 
 
 def num_bytes(folder: Path, header: Header) -> int:
-    """Bytes of all files of a store; what an interrupted writer may have left beside them is none of it."""
+    """Bytes of all files of a store, without what an interrupted writer may have left there."""
     return sum((folder / name).stat().st_size for name in (HEADER, *header.files()))
 
 

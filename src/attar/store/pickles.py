@@ -35,7 +35,7 @@ class Kind:
 
 
 def read(path: Path, kind: Kind, stand_ins: Sequence[StandIn]) -> Any:
-    """What ``torch.save`` wrote: tensors, plain containers and numbers, and what stands in for harmless others.
+    """What ``torch.save`` wrote: tensors, plain containers and numbers, and placeholders for other harmless objects.
 
     Raises AttarError, in the sentences of ``kind``, on a file that is missing, damaged, or asks for code.
     """
@@ -55,5 +55,5 @@ def read(path: Path, kind: Kind, stand_ins: Sequence[StandIn]) -> Any:
             raise kind.refusal(path, kind.not_readable) from error
         raise AttarError(kind.code.format(path=path, name=refused[1])) from error
     except Exception as error:  # a damaged file fails anywhere in the reader
-        told = isinstance(error, RuntimeError | OSError | EOFError)  # others name the reader's own insides
-        raise kind.refusal(path, str(error) if told else kind.not_readable) from error
+        readable = isinstance(error, RuntimeError | OSError | EOFError)  # other messages name internals of the reader
+        raise kind.refusal(path, str(error) if readable else kind.not_readable) from error

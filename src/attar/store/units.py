@@ -51,11 +51,11 @@ class UnitResult:
     images: UInt8[Tensor, "image 3 height width"]
     labels: Int[Tensor, " image"]
     snapshots: dict[int, UInt8[Tensor, "image 3 height width"]]
-    """Images after so many iterations."""
+    """Images by number of iterations."""
     curves: dict[str, Float[Tensor, " iteration"]]
     """Losses and metrics of every iteration."""
     verifier: dict[int, float]
-    """The verifier's accuracy on the images after so many iterations."""
+    """The verifier's accuracy on the images, by number of iterations."""
     num_parallel: int = 1
     """Units that went through the teacher in one batch with it."""
 

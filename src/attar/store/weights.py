@@ -124,7 +124,7 @@ def read_metadata(path: Path) -> dict[str, str]:
 
 
 def tensors_sha256(tensors: Mapping[str, Tensor]) -> str:
-    """The identity of named tensors: a SHA-256 of their names, types, shapes and values, wherever they lie."""
+    """The identity of named tensors: a SHA-256 of their names, types, shapes and values, on any device."""
     total = hashlib.sha256()
     for name in sorted(tensors):
         tensor = tensors[name]
