@@ -3,9 +3,9 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
-from pydantic_core import CoreSchema, PydanticKnownError, core_schema
+from pydantic_core import CoreSchema, PydanticKnownError, SchemaSerializer, core_schema
 
 Images = Literal["distilled", "random", "herding", "kcentre", "full"]
 Labels = Literal["soft", "hard", "noaug"]
@@ -22,6 +22,8 @@ class Row:
     """'distilled', real images that a method of ``REAL_SETS`` chose, or 'full': all real images."""
     labels: Labels = "soft"
     """'soft': the run's soft labels; 'hard': classes; 'noaug': soft labels of the images without augmentation."""
+
+    __pydantic_serializer__: ClassVar[SchemaSerializer]
 
     @classmethod
     def parse(cls, text: Any) -> Self:
@@ -49,9 +51,12 @@ class Row:
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: Any) -> CoreSchema:
-        written = core_schema.plain_serializer_function_ser_schema(str)
-        return core_schema.no_info_plain_validator_function(cls.parse, serialization=written)
+        return core_schema.no_info_plain_validator_function(cls.parse, serialization=_AS_TEXT)
 
+
+_AS_TEXT = core_schema.plain_serializer_function_ser_schema(str)
+# Asked where a model is written by what its values are, not by what its fields say.
+Row.__pydantic_serializer__ = SchemaSerializer(core_schema.any_schema(serialization=_AS_TEXT))
 
 DISTILLED, DISTILLED_HARD, DISTILLED_NOAUG = Row("distilled"), Row("distilled", "hard"), Row("distilled", "noaug")
 RANDOM, RANDOM_HARD, RANDOM_NOAUG = Row("random"), Row("random", "hard"), Row("random", "noaug")
