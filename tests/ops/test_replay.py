@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from attar.ops import augment, mixing, replay, views
+from attar.ops import augment, dsa, mixing, mosaic, replay, views
+from attar.ops.choices import AUGMENTATIONS, Storage
 from attar.ops.mixing import MixChoice
 from attar.ops.pixels import from_bytes
 from attar.ops.replay import LookChoice, Records
@@ -78,9 +79,49 @@ def test_patches_are_shuffled_before_and_colours_changed_after_cropping():
     assert not torch.equal(expected, views.apply(from_bytes(images), look.view))
 
 
+@pytest.mark.parametrize("enlarge", ["nearest", "bilinear"])
+def test_the_part_is_enlarged_first_and_siamese_augmentation_comes_last(enlarge: str):
+    images, choice = small_set(20, 16), LookChoice(dsa=AUGMENTATIONS, dsa_combine="warp")
+    storage = Storage.of({"factor": 2, "enlarge": enlarge}, "the test")
+    look = replay.draw(20, (16, 16), choice, MixChoice(), stream(1), storage=storage).look
+    assert look.part is not None
+    assert look.siamese is not None
+    assert set(look.part.number.tolist()) == {0, 1, 2, 3, 4}
+    parts = mosaic.decoded(images, storage).unflatten(0, (20, 4))
+    every = torch.cat([from_bytes(images)[:, None], parts], 1)
+    decoded = every[torch.arange(20), look.part.number.long()]
+    seen = (views.apply(decoded, look.view) - 0.45) / 0.225
+    expected = dsa.apply(seen, look.siamese.levels, AUGMENTATIONS) * 0.225 + 0.45
+    torch.testing.assert_close(replay.show(images, torch.arange(20), Records(look)), expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("crop", CROPS)
+@pytest.mark.parametrize("kind", ["none", "cutmix"])
+def test_parts_and_siamese_augmentation_are_shown_alike_in_any_batch(crop: str, kind: str):
+    images, storage = small_set(24, 16), Storage(factor=2)
+    choice = CROPS[crop].changed(dsa=AUGMENTATIONS, dsa_combine="one", flip=False)
+    records = replay.draw(24, (16, 16), choice, MixChoice.of({"kind": kind}, "it"), stream(1), storage=storage)
+    labelled = shown_in_batches(images, torch.arange(24), 24, records)
+    assert torch.equal(shown_in_batches(images, torch.randperm(24, generator=stream(3)), 5, records), labelled)
+    epoch = replay.ShownEpoch(images, records)
+    assert torch.equal(torch.cat([epoch.show(index) for index in torch.arange(24).split(7)]), labelled)
+
+
+def test_parts_of_partners_are_looked_at_as_drawn():
+    images, storage = small_set(12, 16), Storage(factor=2)
+    records = replay.draw(12, (16, 16), LookChoice(), MixChoice(kind="cutmix"), stream(1), storage=storage)
+    assert records.mix is not None
+    every = replay.show(images, torch.arange(12), Records(records.look))
+    expected = mixing.apply(every, every[records.mix.partner], records.mix)
+    assert torch.equal(replay.show(images, torch.arange(12), records), expected)
+
+
 def test_further_augmentation_leaves_other_draws_alone():
-    plain, more = LookChoice(), LookChoice(patch_shuffle=2, randaugment_ops=1)
-    first, second = (replay.draw(20, (16, 16), choice, MixChoice(kind="cutmix"), stream(1)) for choice in (plain, more))
+    plain, more = LookChoice(), LookChoice(patch_shuffle=2, randaugment_ops=1, dsa=AUGMENTATIONS)
+    first, second = (
+        replay.draw(20, (16, 16), choice, MixChoice(kind="cutmix"), stream(1), storage=storage)
+        for choice, storage in ((plain, Storage()), (more, Storage(factor=2)))
+    )
     assert torch.equal(first.look.view.box, second.look.view.box)
     assert first.mix is not None
     assert second.mix is not None

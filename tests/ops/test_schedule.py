@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, LRScheduler, SequentialLR
 
-from attar.ops.schedule import Schedule, constant, cosine, cosine_linear, learning_rate
+from attar.ops.schedule import Schedule, constant, cosine, cosine_linear, learning_rate, multistep
 
 
 def pytorchs(optimiser: torch.optim.Optimizer, steps: int, warmup: int) -> LRScheduler:
@@ -69,6 +69,15 @@ def test_the_linear_tail_is_edcs(stretch: float):
     assert cosine_linear(0.001, 310, 300, stretch=stretch) == 0
 
 
+def test_several_steps_are_pytorchs_at_two_thirds_and_five_sixths():
+    optimiser = torch.optim.SGD([torch.zeros(1)], lr=0.1)
+    reference = torch.optim.lr_scheduler.MultiStepLR(optimiser, [200, 250], gamma=0.2)
+    for epoch in range(300):
+        assert multistep(0.1, epoch, 300) == pytest.approx(optimiser.param_groups[0]["lr"])
+        optimiser.step()
+        reference.step()
+
+
 def test_a_constant_rate_may_have_a_warm_up():
     assert [constant(0.3, step) for step in (0, 1, 999)] == [0.3, 0.3, 0.3]
     assert [constant(0.3, step, 2) for step in (0, 1, 2, 999)] == pytest.approx([0.003, 0.1515, 0.3, 0.3])
@@ -80,6 +89,7 @@ def test_schedules_by_name(step: int):
     expected = {
         "cosine": cosine(*asked, stretch=2.0),
         "cosine-linear": cosine_linear(*asked, stretch=2.0),
+        "multistep": multistep(*asked),
         "constant": constant(0.1, step, 5),
     }
     assert set(expected) == set(get_args(Schedule))

@@ -6,6 +6,7 @@ import torch
 from attar.core.errors import AttarError
 from attar.ops import codec as codecs
 from attar.ops import replay
+from attar.ops.choices import Storage
 from attar.ops.codec import Codec
 from attar.ops.mixing import MixChoice
 from attar.ops.replay import LookChoice
@@ -13,7 +14,8 @@ from attar.store import labels, weights
 from attar.store.labels import EpochLabels, Header, LabelStore
 
 COUNT, NUM_CLASSES = 6, 5
-VIEWS = LookChoice(patch_shuffle=2, randaugment_ops=2)
+VIEWS = LookChoice(patch_shuffle=2, randaugment_ops=2, dsa=("crop", "flip"))
+STORAGE = Storage(factor=2)
 
 
 def stored(folder, codec: Codec, kind: str = "cutmix", **values) -> Header:
@@ -21,6 +23,7 @@ def stored(folder, codec: Codec, kind: str = "cutmix", **values) -> Header:
         {
             "codec": codec, "images_sha256": "ab", "num_images": COUNT, "num_classes": NUM_CLASSES, "num_epochs": 2,
             "epochs_per_file": 2, "height": 8, "width": 8, "views": VIEWS, "teacher": "cd",
+            "storage": STORAGE,
             "mix": MixChoice.of({"kind": kind}, "the test"),
         } | values,
         "the test",
@@ -28,7 +31,7 @@ def stored(folder, codec: Codec, kind: str = "cutmix", **values) -> Header:
     epochs = []
     for epoch in range(2):
         stream = torch.Generator().manual_seed(epoch)
-        records = replay.draw(COUNT, (8, 8), VIEWS, header.mix, stream)
+        records = replay.draw(COUNT, (8, 8), VIEWS, header.mix, stream, storage=STORAGE)
         logits = 5 * torch.randn(COUNT, NUM_CLASSES, generator=stream)
         epochs.append(EpochLabels(records, codecs.encode(logits, codec)))
     for name in header.files():
@@ -68,6 +71,9 @@ NONSENSE = [
     ("fp16", "mix_box", lambda part: torch.full_like(part, 2**15 - 1)),
     ("fp16", "box", lambda part: torch.zeros_like(part)),
     ("fp16", "flip", lambda part: part + 2),
+    ("fp16", "part", lambda part: torch.full_like(part, 5)),
+    ("fp16", "siamese", lambda part: torch.full_like(part, 100)),
+    ("fp16", "siamese", lambda part: part[..., :10].clone()),
     ("fp16", "patches", lambda part: torch.full_like(part, 255)),
     ("fp16", "patches", lambda part: torch.zeros_like(part)),
     ("fp16", "changes", lambda part: torch.full_like(part, 100)),

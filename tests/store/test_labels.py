@@ -40,7 +40,7 @@ def header_of(kind: str = "cutmix", epochs_per_file: int = 3, **values: Any) -> 
 def record(header: Header, epoch: int) -> EpochLabels:
     generator = torch.Generator().manual_seed(epoch)
     size = (header.height, header.width)
-    records = replay.draw(header.num_images, size, header.views, header.mix, generator)
+    records = replay.draw(header.num_images, size, header.views, header.mix, generator, storage=header.storage)
     logits = 10 * torch.randn(header.num_images, header.num_classes, generator=generator)
     return EpochLabels(records, codec.encode(logits.half(), header.codec))
 
@@ -56,7 +56,7 @@ def tensors_of(records: Records) -> list[Tensor | None]:
     """Everything that records say, in an order."""
     found: list[Tensor | None] = []
     for look in (records.look, records.partner_look):
-        found += [None] * 5 if look is None else [*look.view.parts(), look.patches, look.changes]
+        found += [None] * 7 if look is None else look.tensors()
     mix = records.mix
     return found + ([None] * 3 if mix is None else [mix.partner, mix.box, mix.weight])
 
@@ -79,6 +79,36 @@ def test_records_come_back_as_they_were(tmp_path: Path, kind: str, crop: str, ep
     assert found.header == header
     for epoch in (6, 0, 3, 5, 1, 2, 4):
         assert_same(found.epoch(epoch), record(header, epoch))
+
+
+MOSAIC = {"storage": {"factor": 2}, "views": {"crop": "padded", "dsa": ["colour", "rotate"], "dsa_combine": "one"}}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("pooled", [False, True])
+def test_records_of_mosaics_say_which_part_is_shown_and_how_it_is_augmented(tmp_path: Path, kind: str, pooled: bool):
+    header = header_of(kind, pooled=pooled, **MOSAIC)
+    found = LabelStore(stored(tmp_path, header))
+    assert found.header.storage.factor == 2
+    if pooled:
+        looks = [found.epoch(epoch).records.look for epoch in range(NUM_EPOCHS)]
+        numbers = torch.stack([look.part.number for look in looks if look.part is not None])
+        drawn = [record(header, epoch).records.look for epoch in range(NUM_EPOCHS)]
+        expected = torch.stack([look.part.number for look in drawn if look.part is not None])
+        assert torch.equal(numbers.sort(0).values, expected.sort(0).values)
+        return
+    for epoch in (6, 0, 3):
+        assert_same(found.epoch(epoch), record(header, epoch))
+    part, siamese = found.epoch(0).records.look.tensors()[-2:]
+    assert part is not None
+    assert siamese is not None
+    assert (part.dtype, siamese.dtype) == (torch.uint8, torch.int8)
+
+
+def test_a_part_takes_one_byte_and_siamese_augmentation_eleven():
+    plain, mosaic = header_of(views={"crop": "padded"}), header_of(storage={"factor": 2})
+    assert mosaic.record_bytes == plain.record_bytes + 1
+    assert header_of(**MOSAIC).record_bytes == plain.record_bytes + 12
 
 
 def test_epochs_past_the_last_start_over(tmp_path: Path):
@@ -105,8 +135,9 @@ def test_files_hold_every_epoch_once(epochs_per_file: int):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_bytes_of_a_record_are_those_of_its_tensors(tmp_path: Path, kind: str):
-    header = header_of(kind)
+@pytest.mark.parametrize("more", [{}, MOSAIC], ids=["plain", "mosaic"])
+def test_the_bytes_of_a_record_are_those_of_its_tensors(tmp_path: Path, kind: str, more: dict[str, Any]):
+    header = header_of(kind, **more)
     stored(tmp_path, header)
     total = 0
     for name in header.files():

@@ -25,6 +25,29 @@ Rounding = Literal["nearest", "truncate"]
 """From pixels in [0, 1] to bytes."""
 RANDAUGMENT_SCALE = 10
 """What settings call the greatest magnitude of RandAugment, as timm does."""
+Augmentation = Literal["colour", "crop", "cutout", "flip", "scale", "rotate"]
+"""Kinds of differentiable Siamese augmentation (see ``ops/dsa.py``)."""
+AUGMENTATIONS: tuple[Augmentation, ...] = ("colour", "crop", "cutout", "flip", "scale", "rotate")
+Combination = Literal["all", "one", "warp"]
+"""How kinds of differentiable Siamese augmentation are combined."""
+
+
+class Storage(Config):
+    """How stored images are decoded: a method may lay several small images side by side into one that is stored."""
+
+    factor: int = pydantic.Field(default=1, ge=1, le=8)
+    """Images along each side of a stored image; 1: a stored image is one image."""
+    enlarge: Literal["nearest", "bilinear"] = "bilinear"
+    """How an image is enlarged to the size of the stored one when it is shown."""
+
+    @property
+    def num_parts(self) -> int:
+        """Images in a stored image."""
+        return self.factor**2
+
+
+PLAIN = Storage()
+"""A stored image is one image."""
 
 
 class ViewChoice(Config):
@@ -57,6 +80,14 @@ class LookChoice(ViewChoice):
     """Strength of RandAugment, 0 to 10."""
     randaugment_std: float = pydantic.Field(default=1.0, ge=0)
     """Standard deviation of that strength from view to view."""
+    dsa: tuple[Augmentation, ...] = ()
+    """Kinds of differentiable Siamese augmentation of each view (DSA, arXiv 2102.08259), after everything else: colour,
+    crop (a shift), cutout, flip, scale, rotate; empty: none."""
+    dsa_combine: Combination = "all"
+    """Which kinds of 'dsa' a view has: 'all', 'one' at random (DSA), or 'warp': colour, cutout and flip with one of
+    crop, scale and rotate (IDC, CIM)."""
+    part_probability: float = pydantic.Field(default=0.75, ge=0, le=1)
+    """Where a stored image holds several (CIM, NCFM): how often one of them is shown, enlarged, and not the whole."""
 
 
 class MixChoice(Config):

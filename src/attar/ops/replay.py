@@ -9,14 +9,18 @@ import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
-from attar.ops import augment, mixing, views
+from attar.ops import augment, dsa, mixing, mosaic, views
 from attar.ops.augment import Changes, Patches
-from attar.ops.choices import LookChoice, MixChoice
+from attar.ops.choices import PLAIN, LookChoice, MixChoice, Storage
 from attar.ops.mixing import Mix
+from attar.ops.mosaic import Part
+from attar.ops.pixels import Normalisation
 from attar.ops.views import View
 
 ROOM_BYTES = 2**30
 """Room for the views of all images of an epoch."""
+NORMAL = Normalisation((0.45, 0.45, 0.45), (0.225, 0.225, 0.225))
+"""Units in which views get Siamese augmentation, about those of photographs: its black is a mid grey, as published."""
 
 
 @dataclass(frozen=True)
@@ -28,17 +32,29 @@ class Look:
     """Order of the patches, before cropping; None: whole."""
     changes: Changes | None = None
     """RandAugment, after cropping; None: nothing."""
+    part: Part | None = None
+    """Which part of a stored image that holds several is shown, before everything else; None: the whole."""
+    siamese: dsa.Drawn | None = None
+    """Differentiable Siamese augmentation, after everything else; None: nothing."""
 
     def __len__(self) -> int:
         return len(self.view)
 
     def take(self, index: Tensor | slice) -> Self:
         """The records at these places."""
-        return type(self)(self.view.take(index), *(None if part is None else part[index] for part in self.extras()))
+        return type(self)(
+            self.view.take(index),
+            None if self.patches is None else self.patches[index],
+            None if self.changes is None else self.changes[index],
+            None if self.part is None else self.part.take(index),
+            None if self.siamese is None else self.siamese.take(index),
+        )
 
-    def extras(self) -> tuple[Patches | None, Changes | None]:
-        """Patches and changes."""
-        return self.patches, self.changes
+    def tensors(self) -> tuple[Tensor | None, ...]:
+        """All that differs from image to image."""
+        part = None if self.part is None else self.part.number
+        levels = None if self.siamese is None else self.siamese.levels
+        return *self.view.parts(), self.patches, self.changes, part, levels
 
 
 @dataclass(frozen=True)
@@ -61,10 +77,12 @@ def draw(
     mix: MixChoice,
     generator: torch.Generator,
     order: Int[Tensor, " image"] | None = None,
+    storage: Storage = PLAIN,
 ) -> Records:
     """One epoch's records of a set of images, partners being looked at as they are themselves.
 
-    ``order`` is the one in which images fall into batches that share a mix, where ``mix`` wants that.
+    ``order`` is the one in which images fall into batches that share a mix, where ``mix`` wants that. ``storage`` says
+    how the set's images are decoded.
     """
     view = looks.draw(num_images, *size, generator)
     mixed = mix.draw(num_images, *size, generator, order)
@@ -74,7 +92,12 @@ def draw(
     if looks.randaugment_ops:
         strength = (looks.randaugment_magnitude, looks.randaugment_std)
         changes = augment.draw_changes(num_images, looks.randaugment_ops, *strength, generator)
-    look = Look(view, patches, changes)
+    part, siamese = None, None
+    if storage.factor > 1:
+        part = mosaic.draw(storage, looks.part_probability, num_images, generator)
+    if looks.dsa:
+        siamese = dsa.Drawn(dsa.sample(looks.dsa, looks.dsa_combine, num_images, generator), looks.dsa)
+    look = Look(view, patches, changes, part, siamese)
     return Records(look, mixed, None if mixed is None else look.take(mixed.partner))
 
 
@@ -160,12 +183,7 @@ def _alike(records: Records, partner: Int[Tensor, " image"]) -> bool:
     """Whether partners are looked at as they are themselves in this epoch: not so in a pool."""
     if records.partner_look is None:
         return False
-    own = records.look.take(partner)
-    pairs = zip(
-        (*own.view.parts(), *own.extras()),
-        (*records.partner_look.view.parts(), *records.partner_look.extras()),
-        strict=True,
-    )
+    pairs = zip(records.look.take(partner).tensors(), records.partner_look.tensors(), strict=True)
     return all(
         one is other or (one is not None and other is not None and torch.equal(one, other)) for one, other in pairs
     )
@@ -178,13 +196,26 @@ def _looked_at(
     device: torch.device,
     out: Tensor | None = None,
 ) -> Tensor:
-    if look.patches is not None or images.device != device:
+    if look.part is not None or look.patches is not None or images.device != device:
         images = images[index.to(images.device)].to(device)
         index = torch.arange(len(index))
-    if look.patches is not None:
-        images = augment.shuffle(images, look.patches)
-    seen = views.apply_to_bytes(images, index, look.view, out)
-    if look.changes is None:
-        return seen
-    changed = augment.change(seen, look.changes)
-    return changed if out is None else out.copy_(changed)
+    if look.part is not None:
+        decoded = mosaic.show(images, index, look.part)
+        if look.patches is not None:
+            decoded = augment.shuffle(decoded, look.patches)
+        seen = decoded if _is_whole(look.view, images.shape[-2:]) else views.apply(decoded, look.view)
+    else:
+        if look.patches is not None:
+            images = augment.shuffle(images, look.patches)
+        seen = views.apply_to_bytes(images, index, look.view, out)
+    if look.changes is not None:
+        seen = augment.change(seen, look.changes)
+    if look.siamese is not None:
+        levels, kinds = look.siamese.levels, look.siamese.kinds
+        seen = NORMAL.undo(dsa.apply(NORMAL.apply(seen), levels, kinds))
+    return seen if out is None or seen is out else out.copy_(seen)
+
+
+def _is_whole(view: View, size: torch.Size) -> bool:
+    """Whether these views are the images as they are, so that applying them would copy every pixel."""
+    return bool((view.box == torch.tensor([0, 0, *size])).all()) and not (view.flip.any() or view.shift.any())

@@ -14,6 +14,7 @@ from attar.core.config import Config
 from attar.core.errors import AttarError
 from attar.core.randomness import generator
 from attar.ops import replay
+from attar.ops.choices import PLAIN, Storage
 from attar.ops.mixing import MixChoice
 from attar.ops.pixels import Normalisation
 from attar.ops.replay import LookChoice, Records
@@ -81,6 +82,8 @@ class DatasetInfo(Config):
     image_bytes: int
     label_bytes: int
     versions: dict[str, str]
+    storage: Storage = PLAIN
+    """How the stored images are decoded: each may hold several."""
     files: dict[str, sealed.SealedFile] = pydantic.Field(default_factory=dict)
     """Size and SHA-256 of every file of images, labels and teachers, by its path; empty in older sets."""
 
@@ -103,6 +106,8 @@ class Distilled(torch.utils.data.Dataset[tuple[UInt8[Tensor, "3 height width"], 
     """A distilled dataset, in memory or, where it is too large, mapped.
 
     As a ``torch.utils.data.Dataset`` it holds plain (uint8 image, class) pairs; ``batches`` gives what it is made for.
+    Where a stored image holds several (``info.storage``), the pairs are of stored images, and ``batches`` shows the
+    whole or one of the parts, enlarged.
     """
 
     def __init__(
@@ -152,6 +157,7 @@ class Distilled(torch.utils.data.Dataset[tuple[UInt8[Tensor, "3 height width"], 
             ("classes", header.num_classes, len(info.classes)),
             ("rows of pixels", header.height, info.size),
             ("columns of pixels", header.width, info.size),
+            ("images along each side of a stored one", header.storage.factor, info.storage.factor),
         ):
             if here != there:
                 raise AttarError(f"{folder / HEADER} tells of {here} {what} and {INFO} of {there}; relabel again.")
@@ -219,7 +225,7 @@ class Distilled(torch.utils.data.Dataset[tuple[UInt8[Tensor, "3 height width"], 
         epoch %= choice.epochs
         stream = generator(self.info.seed, "relabel", "epoch", epoch)
         order = replay.published_order(self.labels, self.slots, epoch) if choice.mix.shared_by else None
-        return replay.draw(len(self), size, choice.views, choice.mix, stream, order)
+        return replay.draw(len(self), size, choice.views, choice.mix, stream, order, self.info.storage)
 
     def _ask(self, shown: Tensor) -> Float[Tensor, "batch class"]:
         self._labeller.to(shown.device)

@@ -141,7 +141,7 @@ def label_epoch(
     """
     size = (header.height, header.width)
     order = replay.published_order(images.labels, images.slots, epoch) if header.mix.shared_by else None
-    records = replay.draw(header.num_images, size, header.views, header.mix, stream, order)
+    records = replay.draw(header.num_images, size, header.views, header.mix, stream, order, header.storage)
     asked = torch.arange(header.num_images)
     if labeller.by_batch:  # whoever shares a batch is part of the result, and classes must be mixed in it
         asked = torch.randperm(header.num_images, generator=stream)

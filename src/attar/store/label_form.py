@@ -7,7 +7,9 @@ import torch
 from torch import Tensor
 
 from attar.ops import codec as codecs
+from attar.ops import dsa
 from attar.ops.augment import OPERATIONS, STRONGEST
+from attar.ops.choices import PLAIN, Storage
 from attar.ops.codec import Codec
 from attar.ops.mixing import MixChoice
 from attar.ops.replay import LookChoice
@@ -26,6 +28,7 @@ class Form:
     codec: Codec
     views: LookChoice
     mix: MixChoice
+    storage: Storage = PLAIN
 
     def tensors(self) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
         """Type, and shape of one record, of every tensor."""
@@ -34,6 +37,10 @@ class Form:
             found["patches"] = (torch.uint8, (self.views.patch_shuffle**2,))
         if self.views.randaugment_ops:
             found["changes"] = (torch.int8, (self.views.randaugment_ops, 2))
+        if self.views.dsa:
+            found["siamese"] = (torch.int8, (dsa.NUM_LEVELS,))
+        if self.storage.factor > 1:
+            found["part"] = (torch.uint8, ())
         if self.mix.kind != "none":
             found |= {"partner": (torch.int32, ()), "mix_weight": (torch.float32, ())}
         if self.mix.kind == "cutmix":
@@ -84,6 +91,10 @@ class Form:
             return bool((part.sort(-1).values == order).all())
         if name == "changes":
             return _within(part[..., 0], 0, len(OPERATIONS) - 1) and _within(part[..., 1], -STRONGEST, STRONGEST)
+        if name == "siamese":
+            return _within(part[..., 7], 0, 1)
+        if name == "part":
+            return _within(part, 0, self.storage.num_parts)
         if name == "range":
             return _is_finite(part) and bool((part[..., 0] <= part[..., 1]).all())
         if name in _MOST:

@@ -24,8 +24,11 @@ from attar.core.config import Config, digest
 from attar.core.errors import AttarError
 from attar.core.randomness import generator
 from attar.ops import codec as codecs
+from attar.ops import dsa
+from attar.ops.choices import PLAIN, Storage
 from attar.ops.codec import Codec, Parts
 from attar.ops.mixing import Mix, MixChoice
+from attar.ops.mosaic import Part
 from attar.ops.replay import Look, LookChoice, Records
 from attar.ops.views import View
 from attar.store import atomic, sealed, weights
@@ -61,6 +64,8 @@ class Header(Config):
     mix: MixChoice
     teacher: str
     """SHA-256 of the teacher's weights, of several teachers', or of the files that labels were imported from."""
+    storage: Storage = PLAIN
+    """How the images are decoded; a record of images that hold several says which part is shown."""
 
     def file_of(self, epoch: int) -> tuple[str, int]:
         """The name of the file that holds an epoch, and the epoch's place in it."""
@@ -84,12 +89,13 @@ class Header(Config):
     @property
     def form(self) -> Form:
         """What the tensors of a file must look like."""
-        return Form(self.num_images, self.num_classes, (self.height, self.width), self.codec, self.views, self.mix)
+        size = (self.height, self.width)
+        return Form(self.num_images, self.num_classes, size, self.codec, self.views, self.mix, self.storage)
 
     @property
     def record_bytes(self) -> int:
         """Bytes of one record."""
-        return record_bytes(self.num_classes, self.codec, self.views, self.mix)
+        return record_bytes(self.num_classes, self.codec, self.views, self.mix, self.storage)
 
 
 @dataclass(frozen=True)
@@ -101,11 +107,15 @@ class EpochLabels:
     """Logits as the store's codec encodes them."""
 
 
-def record_bytes(num_classes: int, codec: Codec, views: LookChoice, mix: MixChoice) -> int:
-    """Bytes of one record, without the files' headers: logits, crop, flip, augmentation, and what was mixed in."""
+def record_bytes(num_classes: int, codec: Codec, views: LookChoice, mix: MixChoice, storage: Storage = PLAIN) -> int:
+    """Bytes of one record, without the files' headers: logits, crop, flip, augmentation, what was mixed in, and the
+    part that is shown.
+    """
     mixed = {"none": 0, "mixup": 4 + 4, "cutmix": 4 + 4 + 4 * 2}[mix.kind]
     patches = views.patch_shuffle**2 if views.patch_shuffle > 1 else 0
-    return codec.record_bytes(num_classes) + 4 * 2 + 1 + patches + 2 * views.randaugment_ops + mixed
+    changes = 2 * views.randaugment_ops + (dsa.NUM_LEVELS if views.dsa else 0)
+    part = 1 if storage.factor > 1 else 0
+    return codec.record_bytes(num_classes) + 4 * 2 + 1 + patches + changes + part + mixed
 
 
 def epochs_per_file(num_images: int, one_record_bytes: int) -> int:
@@ -155,6 +165,10 @@ def _parts(epoch: EpochLabels) -> Parts:
         parts["patches"] = look.patches
     if look.changes is not None:
         parts["changes"] = look.changes
+    if look.part is not None:
+        parts["part"] = look.part.number
+    if look.siamese is not None:
+        parts["siamese"] = look.siamese.levels
     if mix is not None:
         parts["partner"] = mix.partner.to(torch.int32)
         parts["mix_weight"] = mix.weight.to(torch.float32)
@@ -303,4 +317,11 @@ def _look(labels: LabelStore, stored: Int[Tensor, " image"], image: Int[Tensor, 
     if box is None or flip is None:
         raise AttarError(f"{labels.folder} lacks the crops of its records; {sealed.MEND}.")
     view = View(box.long(), flip.bool(), torch.zeros(len(image), 2, dtype=torch.int64))
-    return Look(view, labels.gather("patches", stored, image), labels.gather("changes", stored, image))
+    number, levels = labels.gather("part", stored, image), labels.gather("siamese", stored, image)
+    return Look(
+        view,
+        labels.gather("patches", stored, image),
+        labels.gather("changes", stored, image),
+        None if number is None else Part(number, labels.header.storage),
+        None if levels is None else dsa.Drawn(levels, labels.header.views.dsa),
+    )

@@ -22,7 +22,8 @@ class Optimisation(Config):
     learning_rate: float = pydantic.Field(default=0.1, gt=0)
     """Peak learning rate; Muon's steps are scaled to AdamW's, so what suits one is a start for the other."""
     schedule: Schedule = "cosine"
-    """'cosine'; 'cosine-linear': from 5/6 of training on a line to 0 (EDC's 'cos2'); or 'constant'."""
+    """'cosine'; 'cosine-linear': from 5/6 of training on a line to 0 (EDC's 'cos2'); 'multistep': a fifth from 2/3 of
+    training on and a fifth of that from 5/6 on; or 'constant'."""
     cosine_stretch: float = pydantic.Field(default=1.0, ge=1)
     """Half a cosine lasts so many times as long as training: 1 ends at 0, 2 at half the peak (papers' zeta or eta)."""
     rate_moves: Literal["step", "epoch"] = "step"

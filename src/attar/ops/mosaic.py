@@ -1,0 +1,123 @@
+"""Mosaics: one stored image that holds several smaller ones, which are enlarged again when they are shown.
+
+From IDC (Kim et al., 2022, arXiv 2205.14959); CIM and NCFM store images like that.
+"""
+
+from dataclasses import dataclass
+from typing import Self
+
+import torch
+from jaxtyping import Float, Int, Num, UInt8
+from torch import Tensor
+
+from attar.ops import views
+from attar.ops.choices import Storage
+from attar.ops.pixels import from_bytes
+from attar.ops.views import View
+
+WHOLE = 0
+"""Stands for the whole stored image; its parts are 1, 2, ... row by row."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """What is shown of each stored image: a record for each, and how images are stored."""
+
+    number: UInt8[Tensor, " image"]
+    """0 for the whole image, else one of its parts, counted from 1 row by row."""
+    storage: Storage
+
+    def take(self, index: Tensor | slice) -> Self:
+        """The records at these places."""
+        return type(self)(self.number[index], self.storage)
+
+
+def draw(storage: Storage, probability: float, count: int, generator: torch.Generator) -> Part:
+    """For each of ``count`` images a part of it with this probability, each as likely as another, else the whole."""
+    part = torch.randint(1, storage.num_parts + 1, (count,), generator=generator)
+    shown = torch.rand(count, generator=generator) < probability
+    return Part(torch.where(shown, part, WHOLE).to(torch.uint8), storage)
+
+
+def boxes(number: UInt8[Tensor, " image"], factor: int, height: int, width: int) -> Int[Tensor, "image 4"]:
+    """Top, left, height and width of these parts in a stored image of this size."""
+    place = number.to(torch.int64) - 1
+    row, column = place.div(factor, rounding_mode="floor"), place % factor
+    part = torch.stack(
+        [
+            row * (height // factor),
+            column * (width // factor),
+            torch.full_like(place, height // factor),
+            torch.full_like(place, width // factor),
+        ],
+        dim=1,
+    )
+    return torch.where((number == WHOLE)[:, None], part.new_tensor([0, 0, height, width]), part)
+
+
+def pack(
+    images: Num[Tensor, "image part channel height width"], factor: int
+) -> Num[Tensor, "image channel height width"]:
+    """Shrink ``factor`` x ``factor`` images to the nearest pixel and lay them side by side, row by row.
+
+    Raises ValueError where the sides don't divide into parts.
+    """
+    count, _, channels, height, width = images.shape
+    _refuse_remainder(factor, height, width)
+    small = images[..., ::factor, ::factor].unflatten(1, (factor, factor))
+    return small.permute(0, 3, 1, 4, 2, 5).reshape(count, channels, height, width)
+
+
+def unpack(
+    images: Float[Tensor, "image channel height width"], storage: Storage
+) -> Float[Tensor, "image part channel height width"]:
+    """All parts of stored images, enlarged to the size of the whole; differentiable, in a deterministic way.
+
+    Raises ValueError where the sides don't divide into parts.
+    """
+    (count, channels, height, width), factor = images.shape, storage.factor
+    _refuse_remainder(factor, height, width)
+    small = images.reshape(count, channels, factor, height // factor, factor, width // factor)
+    small = small.permute(0, 2, 4, 1, 3, 5).reshape(-1, channels, height // factor, width // factor)
+    if storage.enlarge == "nearest":
+        large = small[:, :, :, None, :, None].expand(-1, -1, -1, factor, -1, factor)
+        large = large.reshape(-1, channels, height, width)
+    else:
+        large = views.apply(small, views.whole(*small.shape[-2:]), (height, width))
+    return large.unflatten(0, (count, storage.num_parts))
+
+
+def decoded(images: UInt8[Tensor, "image 3 height width"], storage: Storage) -> Float[Tensor, "shown 3 height width"]:
+    """All images that a set holds, in [0, 1]: the parts of its stored images, those of one image together."""
+    return unpack(from_bytes(images), storage).flatten(0, 1)
+
+
+def show(
+    images: UInt8[Tensor, "all 3 height width"], index: Int[Tensor, " image"], part: Part
+) -> Float[Tensor, "image 3 height width"]:
+    """The whole or an enlarged part of each image at ``index``, in [0, 1]; many times as fast as ``unpack``.
+
+    ``part`` has a record for each of ``index``, on the CPU.
+    """
+    height, width = images.shape[-2:]
+    factor, number = part.storage.factor, part.number
+    if part.storage.enlarge == "bilinear":
+        count = len(number)
+        view = View(
+            boxes(number, factor, height, width),
+            torch.zeros(count, dtype=torch.bool),
+            torch.zeros(count, 2, dtype=torch.int64),
+        )
+        return views.apply_to_bytes(images, index, view)
+    top, left, *_ = boxes(number, factor, height, width).to(images.device).unbind(1)
+    step = torch.where(number == WHOLE, 1, factor).to(images.device)[:, None]
+    rows = top[:, None] + torch.arange(height, device=images.device) // step
+    columns = left[:, None] + torch.arange(width, device=images.device) // step
+    taken = images[index.to(images.device)]
+    taken = taken.gather(2, rows[:, None, :, None].expand_as(taken))
+    return from_bytes(taken.gather(3, columns[:, None, None].expand_as(taken)))
+
+
+def _refuse_remainder(factor: int, height: int, width: int) -> None:
+    if height % factor or width % factor:
+        raise ValueError(f"{height} x {width} pixels do not divide into {factor} x {factor} parts")
