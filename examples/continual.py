@@ -48,7 +48,7 @@ from torch import Tensor, nn
 
 import attar
 from attar.core import ranks
-from attar.core.config import digest
+from attar.core.config import Config, digest
 from attar.core.log import Log
 from attar.core.randomness import generator
 from attar.models import build, teacher
@@ -58,6 +58,7 @@ from attar.ops.pixels import Normalisation, from_bytes
 from attar.ops.targets import Targets
 from attar.recipes.arguments import with_settings
 from attar.report.table import percent, readable_bytes
+from attar.stages import scores
 from attar.stages.label_choice import Relabel
 from attar.stages.protocols import Protocol
 from attar.stages.workspace import Workspace
@@ -200,9 +201,16 @@ class Continual:
             return 1.0  # a single answer is always right
         info = self.distilled.info
         names = [self.distilled.classes[label] for label in seen]
-        depends = [row, seed, names, self.space.request(), self.space.real.fingerprint, self.space.device.precision]
-        views, mix = self.recipe.relabel.views.plain(), self.recipe.relabel.mix.plain()
-        depends += [info.images_sha256, info.teacher_sha256, self.protocol.plain(), views, mix]
+        depends = [
+            row,
+            seed,
+            names,
+            scores.told(self.space, Config.identity),
+            self.space.real.fingerprint,
+            self.space.device.precision,
+        ]
+        views, mix = self.recipe.relabel.views.identity(), self.recipe.relabel.mix.identity()
+        depends += [info.images_sha256, info.teacher_sha256, self.protocol.identity(), views, mix]
         depends += [self.recipe.evaluate.students[0], self.recipe.evaluate.student_stem]
         path = self.space.out / "scores" / f"{row}-{len(seen)}-seed{seed}-{digest(depends)[:8]}.json"
         if not path.is_file():

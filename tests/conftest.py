@@ -41,7 +41,7 @@ def mini_recipe() -> Recipe:
 def interrupt(stage: Path) -> None:
     """Make a finished stage one that was interrupted just before its end."""
     made = sealed.read_json(stage / MANIFEST, "")
-    sealed.write_json(stage / PLAN, {key: made[key] for key in ("stage", "request", "parents")})
+    sealed.write_json(stage / PLAN, {key: made[key] for key in ("stage", "request", "identity", "parents", "made_for")})
     (stage / MANIFEST).unlink()
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from torch import nn
 
 from attar.core import ranks
-from attar.core.config import differences, pruned
+from attar.core.config import differences
 from attar.core.errors import AttarError
 from attar.core.log import Log
 from attar.core.plugin import refuse_outside, unknown
@@ -19,7 +19,6 @@ from attar.plan import forecast
 from attar.plan.calibrate import Work
 from attar.recipes.catalogue import header_of, recipe_named
 from attar.recipes.recipe import Recipe
-from attar.recipes.recipe import recipe as build_recipe
 from attar.report import card, figures, pages, table
 from attar.report.table import Line
 from attar.stages import baselines, brought, evaluate, imported_images, label_choice, recover, relabel, squeeze
@@ -132,29 +131,38 @@ def _factories(recipe: Recipe[Any]) -> frozenset[str]:
 
 
 def _as_made(space: Workspace, recipe: Recipe[Any]) -> Recipe[Any]:
-    """The recipe with the choices that the images and labels which are there were made by: these are judged.
+    """The recipe with the settings that the existing images and labels were made with; warns of those that differ.
 
-    Where the whole run was made by ``recipe`` that is the same; another protocol is the use of it. Says what differs.
+    So a finished run can be judged by another protocol.
     """
     recovered, labelled = space.out / "recover", space.out / "distilled"
     if not ((recovered / MANIFEST).is_file() and (labelled / MANIFEST).is_file()):
         return recipe
     images, labelling = images_in(recovered), label_choice.as_made(labelled, recipe.relabel)
-    asked = {"images": recipe.images, "method": recipe.method, "recover": recipe.recover.plain()}
-    made = {"images": "", "method": images.method, "recover": images.settings}
-    if images.method not in (recipe.method, IMPORTED):
-        refuse_outside(METHODS, images.method, "method", recovered / MANIFEST, "--method")
+    made, where = images.settings, str(images.path)
     if images.made_elsewhere:  # where they came from is not known here
-        made = asked | {"recover": asked["recover"] | {"ipc": images.settings["ipc"]}}
-    changed = differences(asked | {"relabel": recipe.relabel.effective()}, made | {"relabel": labelling.effective()})
+        kept = recipe.changed(recover=recipe.recover.changed(ipc=made["ipc"]))
+    elif images.method == recipe.method:
+        kept = recipe.changed(images="", recover=recipe.recover.as_made(made, where))
+    else:
+        refuse_outside(METHODS, images.method, "method", images.path, "--method")
+        kept = recipe.with_method(images.method)
+        kept = kept.changed(images="", recover=kept.recover.as_made(made, where))
+    kept = kept.changed(relabel=labelling)
+    changed = differences(_judged(recipe), _judged(kept))
     if not changed:
         return recipe
     space.log.warn(
         f"{space.out} was made with other settings, which stay: {'; '.join(changed[:4])}"
         + f"; and {len(changed) - 4} more" * (len(changed) > 4)
     )
-    kept = {name: getattr(recipe, name) for name in type(recipe).model_fields}
-    return build_recipe(**(kept | made | {"relabel": labelling}))
+    return kept
+
+
+def _judged(recipe: Recipe[Any]) -> dict[str, Any]:
+    """What evaluate takes from the stages before it."""
+    made = {"recover": recipe.recover.recorded(), "relabel": recipe.relabel.recorded()}
+    return {"images": recipe.images, "method": recipe.method, **made}
 
 
 def _check(space: Workspace, recipe: Recipe[Any], wanted: Sequence[str]) -> None:
@@ -191,12 +199,11 @@ def _check_baselines(space: Workspace, recipe: Recipe[Any], judged: bool) -> Non
     """Refuse to label a set anew beside baselines of the run's own that keep their other labels."""
     if not judged or recipe.evaluate.baselines or recipe.relabel.imported:
         return
-    asked, others = recipe.relabel.effective(), {}
+    others = dict[str, list[str]]()
     for name in real_sets(recipe.evaluate.rows):
         folder = space.out / "baselines" / name / "distilled"
         if (folder / MANIFEST).is_file():
-            made = labels_in(folder).settings
-            others[name] = differences(pruned(made, asked), asked)
+            others[name] = recipe.relabel.unlike(labels_in(folder).settings)
     changed = [line for lines in others.values() for line in lines]
     if changed:
         raise AttarError(

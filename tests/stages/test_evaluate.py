@@ -191,7 +191,7 @@ def test_another_protocol_judges_the_labels_that_there_are(finished, capsys):
     assert "was made with other settings, which stay: relabel.epochs 300 -> 6; relabel.codec.temperature" not in said
     assert "which stay: relabel.epochs 300 -> 6; relabel.views.crop" in said
     kept = recipe_named(str(finished / "recipe.yaml"))
-    assert kept.relabel.effective() == mini_recipe().relabel.effective()
+    assert kept.relabel.identity() == mini_recipe().relabel.identity()
     assert kept.evaluate.protocol.name == "cda"
     assert read_info(finished / "distilled") == before
     assert read_info(finished / "baselines" / "random" / "distilled").labels == before.labels

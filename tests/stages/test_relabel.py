@@ -64,7 +64,7 @@ def test_another_second_teacher_is_another_label_set(recovered: Path, other_teac
     copy = recovered.parent / "elsewhere"
     shutil.copytree(other_teacher, copy)
     labelled(recovered, with_labels(teachers=(str(copy),)))  # where it lies does not matter
-    with pytest.raises(AttarError, match="made from another teachers than"):
+    with pytest.raises(AttarError, match="made from other teachers than"):
         labelled(recovered, with_labels(teachers=(str(recovered / "squeeze"),)))
 
 
@@ -203,7 +203,7 @@ def test_published_images_and_labels_take_the_place_of_recovering_and_relabellin
     moved = recipe.changed(relabel=recipe.relabel.changed(imported=str(tmp_path / "moved")))
     labelled(out, moved)  # where they lie does not matter
     (tmp_path / "moved" / "epoch_2" / "batch_2.tar").write_bytes(b"")
-    with pytest.raises(AttarError, match="made from another labels than"):
+    with pytest.raises(AttarError, match="made from other imported labels than"):
         labelled(out, moved)
     shutil.rmtree(out / "distilled")
     with pytest.raises(AttarError, match=r"epoch_2/batch_2\.tar"):

@@ -1,10 +1,10 @@
 """Which real dataset, and how its images are prepared: one string and a few numbers."""
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 import pydantic
 
-from attar.core.config import Config
+from attar.core.config import NO_EFFECT, Config
 
 Positive = pydantic.PositiveFloat
 
@@ -12,9 +12,9 @@ Positive = pydantic.PositiveFloat
 class DataChoice(Config):
     """A real dataset by name, by folder or by Hub id, and the square images that are made of it."""
 
-    source: str = "digits"
+    source: Annotated[str, NO_EFFECT] = "digits"
     """A name from 'attar list datasets', the path of a folder, or hf:ORG/NAME for a dataset of the Hugging Face Hub."""
-    root: str = ""
+    root: Annotated[str, NO_EFFECT] = ""
     """The folder that holds a named dataset; empty: looked for in $ATTAR_DATA, or in ./data."""
     size: int = pydantic.Field(default=32, ge=4)
     """Side of the square images in pixels."""
@@ -33,9 +33,9 @@ class DataChoice(Config):
     """Mean of each channel of images in [0, 1]; default: measured on the training images."""
     std: tuple[Positive, Positive, Positive] | None = None
     """Standard deviation of each channel; default: measured on the training images."""
-    on_corrupt: Literal["stop", "skip"] = "stop"
+    on_corrupt: Annotated[Literal["stop", "skip"], NO_EFFECT] = "stop"
     """What an unreadable image does: stop the run, or be left out with a warning."""
-    resident: Literal["auto", "on", "off"] = "auto"
+    resident: Annotated[Literal["auto", "on", "off"], NO_EFFECT] = "auto"
     """Hold all images in memory, as bytes on the device; auto: when they take 4 GiB or less."""
 
     @pydantic.model_validator(mode="after")

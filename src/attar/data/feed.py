@@ -95,10 +95,15 @@ def open_feed(
 
     ``workers`` processes decode for a feed that is not resident. Raises AttarError when a resident image is unreadable.
     """
-    size_bytes = len(split) * 3 * choice.size**2
-    if choice.resident == "on" or (choice.resident == "auto" and size_bytes <= RESIDENT_BYTES):
+    if is_resident(len(split), choice):
         return Resident(pixels(split, choice, log, what), device)
     return Streaming(split, choice, workers, log)
+
+
+def is_resident(num_images: int, choice: DataChoice) -> bool:
+    """Whether a split of this many images is held in memory."""
+    small = num_images * 3 * choice.size**2 <= RESIDENT_BYTES
+    return choice.resident == "on" or (choice.resident == "auto" and small)
 
 
 def measure_normalisation(feed: Feed, log: Log) -> Normalisation:

@@ -5,7 +5,7 @@ Nothing here imports PyTorch, so that a recipe is read and shown at once.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import pydantic
 
@@ -145,12 +145,11 @@ class Codec(Config):
         rest = 2 if self.remainder == "spread" and kept < num_classes else 0
         return kept * (1 if num_classes <= 2**8 else 2 if num_classes <= 2**15 else 4) + spans + rest
 
-    def effective(self) -> dict[str, Any]:
-        """The choices that alter what is stored, as plain values."""
-        idle = {"fp16": {"k", "values", "remainder", "temperature"}, "topk": set()}[self.kind]
-        if self.remainder == "drop":
-            idle = idle | {"temperature"}
-        return {key: value for key, value in self.plain().items() if key not in idle}
+    def idle(self) -> set[str]:
+        """What is said of 'topk' where all logits are stored, and the temperature of a rest that is dropped."""
+        if self.kind == "fp16":
+            return {"k", "values", "remainder", "temperature"}
+        return {"temperature"} if self.remainder == "drop" else set()
 
     def title(self) -> str:
         """In a few words, for tables."""

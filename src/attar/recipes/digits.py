@@ -6,6 +6,7 @@ from attar.data.choice import DataChoice
 from attar.methods import cda
 from attar.ops.choices import ViewChoice
 from attar.recipes.recipe import Entry, Recipe, recipe
+from attar.recipes.settings import lasting
 from attar.stages import rows
 from attar.stages.choices import Evaluate, Relabel, Squeeze
 from attar.stages.protocols import PROTOCOLS
@@ -27,18 +28,21 @@ def digits() -> Recipe[Any]:
             training=Optimisation(epochs=20, batch_size=64, learning_rate=0.05, warmup_epochs=1, weight_decay=5e-4),
             views=ViewChoice(crop="padded", padding=1, flip=False),
         ),
-        recover=cda.Config(
-            ipc=10,
-            unit_slots=10,  # ten classes alone are too few images for BatchNorm statistics
-            iterations=500,
-            learning_rate=0.1,
-            bn_weight=1.0,
-            min_crop=0.5,
-            flip=False,
-            grey=True,
-            jitter=1,
-            jitter_both_ways=True,
-            snapshots=(25, 50, 100, 250),
+        recover=lasting(
+            cda.Config(
+                ipc=10,
+                unit_slots=10,  # ten classes alone are too few images for BatchNorm statistics
+                iterations=500,
+                learning_rate=0.1,
+                bn_weight=1.0,
+                min_crop=0.5,
+                flip=False,
+                grey=True,
+                jitter=1,
+                jitter_both_ways=True,
+                snapshots=(25, 50, 100, 250),
+            ),
+            *("min_crop", "flip", "grey", "jitter", "jitter_both_ways"),
         ),
         relabel=Relabel().suited(protocol),
         evaluate=Evaluate(

@@ -60,14 +60,19 @@ class Recipe(Config, Generic[M]):
         return {**values, "relabel": _overlaid(Relabel().suited(protocol_named(name)).plain(), labelling)}
 
     def with_method(self, method: str) -> "Recipe[Any]":
-        """The same recipe with another method; settings that both methods have are kept.
+        """The same recipe with another method, which takes that method's defaults.
 
-        A dotted path may lie in the working folder.
+        Of ``recover`` what you said yourself is kept, in a file, on the command line or in Python, where the other
+        method has a setting of that name. Of a built-in recipe the number, storage and units of images are kept, and
+        what it says because of its data. A dotted path may lie in the working folder.
         """
+        if method == self.method:
+            return self
         if "." in method:
             plugin.reach_working_folder()
         config = method_named(method).Config
-        kept = self.recover.model_dump(include=set(config.model_fields), exclude_unset=True)
+        said = self.recover.model_fields_set & config.model_fields.keys()
+        kept = {name: getattr(self.recover, name) for name in said}
         return recipe(method=method, recover=config(**kept), **self._others("method", "recover"))
 
     def with_protocol(self, name: str) -> "Recipe[M]":

@@ -17,6 +17,14 @@ PAPER_STORAGE: dict[str, Any] = {"image_format": "jpeg", "jpeg_quality": 75, "ro
 """The published scripts truncate pixels to bytes and store JPEG at Pillow's default quality."""
 
 
+def lasting(config: MethodConfig, *of_data: str) -> MethodConfig:
+    """The same settings, told which of them stay when ``--method`` names another method.
+
+    These are the number, storage and units of images, and those in ``of_data``, which the data ask of every method.
+    """
+    return config.with_set(config.model_fields_set & {*MethodConfig.model_fields, *of_data})
+
+
 @dataclass(frozen=True)
 class Setting:
     """A dataset as the papers use it."""
@@ -46,7 +54,7 @@ def entry(
 ) -> Entry:
     """The catalogue's entry of METHOD/DATASET-ipcIPC; ``config`` is the method's for this dataset, at any IPC."""
     name = f"{method}/{dataset}-ipc{ipc}"
-    return Entry(aim, cost, lambda: setting.recipe(name, method, config.changed(ipc=ipc), protocol))
+    return Entry(aim, cost, lambda: setting.recipe(name, method, lasting(config.changed(ipc=ipc), "jitter"), protocol))
 
 
 def _cifar(source: str) -> Setting:

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import numpy as np
 
-from attar.core.config import digest
+from attar.core.config import Config, digest
 from attar.models.teacher import Teacher
 from attar.ops.mixing import MixChoice
 from attar.ops.replay import LookChoice
-from attar.stages import recover, relabel
+from attar.stages import recover, relabel, scores
 from attar.stages.distilled import read_info
 from attar.stages.evaluate import Evaluate, shared_folder
 from attar.stages.label_choice import Relabel
@@ -114,8 +114,10 @@ def _home(
     teacher = Run(space.out).teachers[0].weights_sha256
     if others:
         teacher = relabel.voices_sha256(teacher, others)
-    asked = [baseline_config(name, config).plain(), labelling.effective()]
-    identity = digest([space.request(), space.real.fingerprint, teacher, space.device.precision, *asked])
+    asked = [baseline_config(name, config).identity(), labelling.identity()]
+    identity = digest(
+        [scores.told(space, Config.identity), space.real.fingerprint, teacher, space.device.precision, *asked]
+    )
     return shared / f"{name}-ipc{config.ipc}-{identity[:12]}"
 
 

@@ -1,10 +1,10 @@
 """The settings of the stages, as a recipe names them, without PyTorch: what they do is in the files of their names."""
 
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import pydantic
 
-from attar.core.config import Config
+from attar.core.config import BY_CONTENT, NO_EFFECT, Config
 from attar.models.choices import Stem
 from attar.ops.choices import Codec, Ensemble, LookChoice, MixChoice, ViewChoice
 from attar.stages.protocols import PROTOCOLS, Protocol, protocol_named
@@ -29,8 +29,12 @@ class Squeeze(Config):
     """Augmentation of the training images."""
     label_smoothing: float = pydantic.Field(default=0.0, ge=0, lt=1)
     """Share of the target spread over all classes."""
-    checkpoint_epochs: int = pydantic.Field(default=1, ge=1)
+    checkpoint_epochs: Annotated[int, NO_EFFECT] = pydantic.Field(default=1, ge=1)
     """Epochs between checkpoints; a killed training continues from the last one."""
+
+    def idle(self) -> set[str]:
+        """How a teacher would be trained, where it is given by its weights."""
+        return {"training", "views", "label_smoothing"} if self.weights else set()
 
 
 class Voices(Config):
@@ -45,10 +49,9 @@ class Voices(Config):
     batchnorm_batch: int = pydantic.Field(default=8, ge=2)
     """With 'train': images in such a batch, part of the result."""
 
-    def effective(self) -> dict[str, Any]:
-        """The choices that alter a label, as plain values."""
-        idle = {"batchnorm_batch"} if self.batchnorm == "eval" else set()
-        return {key: value for key, value in self.plain().items() if key not in idle}
+    def idle(self) -> set[str]:
+        """The size of a batch whose statistics are not used."""
+        return {"batchnorm_batch"} if self.batchnorm == "eval" else set()
 
 
 class Relabel(Config):
@@ -67,14 +70,14 @@ class Relabel(Config):
     """Crops, flips and further augmentation that the student will see."""
     mix: MixChoice = MixChoice(kind="cutmix")
     """How images are mixed."""
-    teachers: tuple[str, ...] = ()
+    teachers: Annotated[tuple[str, ...], BY_CONTENT] = ()
     """Further teachers that label beside the run's own: ARCHITECTURE:WEIGHTS or squeeze folders."""
     voices: Voices = Voices()
     """How the teachers' answers become one label."""
-    imported: str = ""
+    imported: Annotated[str, BY_CONTENT] = ""
     """A folder of soft labels in the published FKD layout (epoch_E/batch_B.tar) that are taken in place of a teacher's,
     with the views and mixing that stand in them; empty: ask the teacher."""
-    batch_size: int = pydantic.Field(default=256, ge=1)
+    batch_size: Annotated[int, NO_EFFECT] = pydantic.Field(default=256, ge=1)
     """Views that the teacher labels at a time; no part of the result."""
 
     @pydantic.model_validator(mode="after")
@@ -100,11 +103,9 @@ class Relabel(Config):
             voices=self.voices.changed(batchnorm=protocol.label_batchnorm, batchnorm_batch=protocol.label_batch_size),
         )
 
-    def effective(self) -> dict[str, Any]:
-        """The choices that alter the labels, as plain values: not those without effect here, and no paths."""
-        plain = self.plain() | {"batch_size": None, "teachers": len(self.teachers), "imported": bool(self.imported)}
-        plain["codec"] = self.codec.effective() if self.mode == "stored" else None
-        return plain | {"voices": self.voices.effective()}
+    def idle(self) -> set[str]:
+        """How labels would be stored, where none are."""
+        return {"codec"} if self.mode == "online" else set()
 
     @property
     def stored_epochs(self) -> int:

@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 from attar.core import memory, ranks
-from attar.core.config import digest
+from attar.core.config import Config, digest
 from attar.core.errors import AttarError
 from attar.core.log import Log
 from attar.core.spent import Clock, Spent
@@ -111,19 +111,22 @@ def _jobs(space: Workspace, config: Evaluate, squeezing: Squeeze, sets: Mapping[
             everyones = shared is not None and (small is None or small.folder.is_relative_to(shared))
             folder = shared / "scores" if shared is not None and everyones else own
             for student in config.students:
-                how = _training(config, squeezing, row, student, small)
+                how = _training(space, config, squeezing, row, student, small)
                 stem = build.resolve_stem(student, space.choice.size, config.student_stem)
                 for seed in range(config.num_seeds):
-                    jobs.append(Job(row, student, seed, scores.identity(space, student, stem, seed, how), folder))
+                    now, former = scores.identities(space, student, stem, seed, how)
+                    jobs.append(Job(row, student, seed, now, folder, former))
     return jobs
 
 
-def _training(config: Evaluate, squeezing: Squeeze, row: Row, student: str, small: SmallSet | None) -> list[Any]:
-    """What a score depends on beside the student and the real data."""
+def _training(
+    space: Workspace, config: Evaluate, squeezing: Squeeze, row: Row, student: str, small: SmallSet | None
+) -> Callable[[scores.Say], list[Any]]:
+    """Tells what a score depends on beside the student and the real data."""
     if small is None:
-        return scores.full_training(squeezing)
-    made = labels_in(small.folder)
-    return scores.small_training(row, student, read_info(small.folder), made, config.protocol)
+        return lambda say: scores.full_training(space, squeezing, say)
+    info, made = read_info(small.folder), labels_in(small.folder)
+    return lambda say: scores.small_training(row, student, info, made, config.protocol, say)
 
 
 def _rows(config: Evaluate) -> tuple[Row, ...]:
@@ -140,8 +143,11 @@ def _shows_teacher(config: Evaluate, row: Row) -> bool:
 
 def _teacher_job(space: Workspace, row: Row, folder: Path) -> Job:
     path = space.out / "squeeze" / teachers.RECORD
-    known_by = digest([space.request(), space.real.fingerprint, Run(space.out).teachers[0].weights_sha256])
-    return Job(row, record.parse(path.read_bytes(), path).architecture, 0, known_by, folder)
+    weights = Run(space.out).teachers[0].weights_sha256
+    now, former = (
+        digest([scores.told(space, say), space.real.fingerprint, weights]) for say in (Config.identity, Config.plain)
+    )
+    return Job(row, record.parse(path.read_bytes(), path).architecture, 0, now, folder, former)
 
 
 def _num_steps(space: Workspace, config: Evaluate, squeezing: Squeeze, small: SmallSet | None, job: Job) -> int:
@@ -331,6 +337,6 @@ def _finish(
         "num_unmeasured": known[0].per_class.count(None),
         "per_class_sha256": scores.write_per_class(out, space.real.classes, space.real.titles, known),
     }
-    parents = {str(row): digest(labels_in(small.folder).request) for row, small in sets.items()}
-    stage = StageFolder(out, "evaluate", space.request(evaluate=config.plain()), parents)
+    parents = {str(row): digest(labels_in(small.folder).identity) for row, small in sets.items()}
+    stage = StageFolder(out, "evaluate", space.request(evaluate=config), parents)
     stage.finish(result, spent, space.device.describe(), [out / PER_CLASS])

@@ -5,7 +5,7 @@ import datetime
 import importlib.metadata
 import json
 import platform
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from attar.core import ranks
-from attar.core.config import differences, digest, pruned
+from attar.core.config import Config, differences, digest, pruned
 from attar.core.errors import AttarError
 from attar.core.precision import DTYPES, Precision
 from attar.core.spent import Spent
@@ -21,8 +21,18 @@ from attar.store import sealed
 
 PLAN, MANIFEST = "plan.json", "manifest.json"
 SOURCE = "source code"
-"""The parent that stands for a file of code outside attar; folders from before it was written down are taken as they
-are."""
+"""The parent that stands for a file of code outside attar; a folder that does not tell of one is taken as it is."""
+FEED = "feed"
+"""The part of a request that says how real images are read; a folder that does not tell is taken as it is."""
+_PLAINLY = {
+    "data": "other real data than those there are now",
+    "teacher": "another teacher than the one there is now",
+    "teachers": "other teachers than those named now",
+    "images": "other images than those there are now",
+    "labels": "other imported labels than those there are now",
+    SOURCE: "an earlier state of your source code",
+}
+"""What a stage was made from, where one of its parents has changed."""
 _PACKAGES = ("attar", "torchvision", "timm", "numpy", "pillow", "pyarrow", "safetensors")
 
 
@@ -32,8 +42,8 @@ class StageFolder:
 
     path: Path
     stage: str
-    request: dict[str, Any]
-    """Everything that can alter the result, as plain values."""
+    request: Mapping[str, Any]
+    """Everything that can alter the result: configurations, and plain values."""
     parents: dict[str, str]
     """Identities (content hashes) of what the stage starts from."""
     warn: Callable[[str], object] = lambda _: None
@@ -61,21 +71,15 @@ class StageFolder:
                     f"or delete that folder to make it anew."
                 )
             return None
-        changed = differences(pruned(known["request"], self.request), self.request)
-        if changed:
+        if changed := self._changed(known):
+            more = f"; and {len(changed) - 4} more" * (len(changed) > 4)
             raise AttarError(
-                f"{self.path} was made with other settings ({'; '.join(changed[:4])}); "
-                f"choose another --out, or delete that folder to make it anew."
+                f"{self.path} was made with other settings ({'; '.join(changed[:4])}{more}); set them back, choose "
+                f"another --out, or delete that folder to make it anew."
             )
-        parents = known.get("parents", {})
-        stale = [
-            name
-            for name, identity in self.parents.items()
-            if parents.get(name) != identity and (name in parents or name != SOURCE)
-        ]
-        if stale:
+        if stale := self._stale(known):
             raise AttarError(
-                f"{self.path} was made from another {stale[0]} than the one there is now; "
+                f"{self.path} was made from {_PLAINLY.get(stale[0], f'another {stale[0]}')}; "
                 f"choose another --out, or delete that folder to make it anew."
             )
         if faults and not self.again:
@@ -98,15 +102,55 @@ class StageFolder:
 
     @property
     def identity(self) -> str:
-        """What parts of this work are known by."""
-        return digest([self.stage, self.request, self.parents])
+        """A hash that files of this work carry. Work that goes on keeps the one that it was begun under.
+
+        An earlier attar did not write it down: it was the hash of all that its plan says.
+        """
+        known = None
+        with contextlib.suppress(AttarError):  # a damaged one is refused by ``finished``, and evaluate writes it anew
+            known = _read(self.path / PLAN) or _read(self.path / MANIFEST)
+        if known is None or self._changed(known) or self._stale(known):
+            return digest([self.stage, self._plain(lambda one: one.identity()), self.parents])
+        return known.get("made_for") or digest([known.get("stage"), known["request"], known.get("parents", {})])
 
     def begin(self) -> None:
         """Write down what will be made here, so that a later run can tell whether to continue it."""
         if ranks.is_first():
-            plan = {"stage": self.stage, "request": self.request, "parents": self.parents}
-            sealed.write_json(self.path / PLAN, plan)
+            sealed.write_json(self.path / PLAN, self._asked())
         ranks.wait()
+
+    def _asked(self) -> dict[str, Any]:
+        return {
+            "stage": self.stage,
+            "request": self._plain(lambda one: one.recorded()),  # every setting with its value
+            "identity": self._plain(lambda one: one.identity()),  # those that are not at their default
+            "parents": self.parents,
+            "made_for": self.identity,
+        }
+
+    def _plain(self, say: Callable[[Config], dict[str, Any]]) -> dict[str, Any]:
+        return {key: say(value) if isinstance(value, Config) else value for key, value in self.request.items()}
+
+    def _changed(self, known: dict[str, Any]) -> list[str]:
+        """The settings in which a plan or manifest differs from this work, ``key old -> new`` each."""
+        made, telling, lines = known["request"], known.get("identity", {}), list[str]()
+        for key, asked in self.request.items():
+            if isinstance(asked, Config):
+                lines += asked.unlike(made.get(key), key) + asked.gone(telling.get(key), key)
+            elif key != FEED:
+                lines += differences(pruned(made.get(key), asked), asked, key)
+            elif made.get(key, asked) != asked:
+                lines.append(f"data.resident: real images were {made[key]} and are now {asked}")
+        return lines
+
+    def _stale(self, known: dict[str, Any]) -> list[str]:
+        """What this work starts from that a plan or manifest tells otherwise."""
+        parents = known.get("parents", {})
+        return [
+            name
+            for name, identity in self.parents.items()
+            if parents.get(name) != identity and (name in parents or name != SOURCE)
+        ]
 
     def finish(
         self, result: dict[str, Any], spent: Spent | float, device: str, files: Iterable[Path] = ()
@@ -118,9 +162,7 @@ class StageFolder:
         """
         took = spent if isinstance(spent, Spent) else Spent(spent, None)
         manifest = {
-            "stage": self.stage,
-            "request": self.request,
-            "parents": self.parents,
+            **self._asked(),
             "result": result,
             "files": {name: entry.plain() for name, entry in sealed.entries(self.path, files).items()},
             "device_seconds": took.plain()["seconds"],  # on the wall clock, of all processes together
@@ -155,6 +197,11 @@ def manifest_of(folder: Path, made_by: str) -> dict[str, Any]:
 def listed(manifest: dict[str, Any], folder: Path) -> dict[str, sealed.SealedFile]:
     """The files that a manifest lists, by their path in its folder; none where an older attar wrote it."""
     return sealed.read_entries(manifest.get("files", {}), folder / MANIFEST)
+
+
+def identity_of(manifest: dict[str, Any]) -> dict[str, Any]:
+    """What identifies finished work, as plain values; of an earlier attar's all that was asked."""
+    return manifest.get("identity", manifest["request"])
 
 
 def precision_of(folder: Path) -> Precision | None:

@@ -28,12 +28,11 @@ def check(config: Relabel, protocol: Protocol, size: int, num_classes: int) -> N
 
 
 def as_made(folder: Path, config: Relabel) -> Relabel:
-    """The choices that the finished labels in ``folder`` were made by; their sources are those of ``config``.
+    """The settings that the finished labels in ``folder`` were made with; where teachers lie is as in ``config``.
 
-    Raises AttarError when these are not as many as there were.
+    Raises AttarError when there are more or fewer teachers than there were.
     """
     made = labels_in(folder).settings
-    sources = {"teachers": config.teachers, "imported": config.imported, "batch_size": config.batch_size}
     if made["teachers"] != len(config.teachers):
         raise AttarError(
             f"The labels in {folder} are of {made['teachers']} teachers beside the run's own and --relabel.teachers "
@@ -42,8 +41,7 @@ def as_made(folder: Path, config: Relabel) -> Relabel:
     if made["imported"] != bool(config.imported):
         known = "published ones" if made["imported"] else "a teacher's"
         raise AttarError(f"The labels in {folder} are {known}; give --relabel.imported as it was when they were made.")
-    values = {key: value for key, value in made.items() if value is not None and key not in sources}
-    return Relabel.of(values | sources, str(folder))
+    return config.as_made(made, str(folder))
 
 
 def planned_bytes(num_images: int, num_classes: int, config: Relabel) -> int:

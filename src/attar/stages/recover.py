@@ -45,7 +45,7 @@ def run(space: Workspace, method: str, config: MethodConfig, folder: Path | None
     out = folder or space.out / "recover"
     module = method_named(method)
     device = space.device_of(out)
-    request = space.request(method=method, recover=config.plain(), precision=device.precision)
+    request = space.request(method=method, recover=config, precision=device.precision)
     parents = {"teacher": Run(space.out).teachers[0].weights_sha256, "data": space.real.fingerprint}
     if "." in method:
         parents[SOURCE] = plugin.source_sha256(method)

@@ -55,7 +55,7 @@ def run(
         parents["labels"] = _listed(space, Path(config.imported).expanduser(), out)
     if others:
         parents["teachers"] = voices_sha256(parents["teacher"], others)
-    request = space.request(relabel=config.effective())
+    request = space.request(relabel=config)
     stage = StageFolder(out, "relabel", request, parents, space.log.warn, lambda: _expected(config, out))
     finished = stage.finished()
     if finished is not None:

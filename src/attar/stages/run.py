@@ -16,7 +16,7 @@ from attar.core.config import digest
 from attar.core.errors import AttarError
 from attar.core.spent import Spent
 from attar.models.choices import Stem
-from attar.stages.folder import MANIFEST, listed, manifest_of
+from attar.stages.folder import MANIFEST, identity_of, listed, manifest_of
 from attar.stages.rows import Row
 from attar.store import sealed
 
@@ -45,7 +45,9 @@ class Manifest(pydantic.BaseModel):
     """The file."""
     stage: str
     request: dict[str, Any]
-    """What identifies the work, as plain values."""
+    """What was asked for, as plain values with every default written out."""
+    identity: dict[str, Any]
+    """What identifies the work, as plain values; what an earlier attar was asked for."""
     parents: dict[str, str] = {}
     """Content hashes of what the stage started from."""
     device: str = ""
@@ -360,7 +362,8 @@ def first_fault(error: pydantic.ValidationError) -> str:
 def _read(kind: type[Made], folder: Path, made_by: str) -> Made:
     path = folder / MANIFEST
     try:
-        return kind.model_validate({**manifest_of(folder, made_by), "path": path})
+        manifest = manifest_of(folder, made_by)
+        return kind.model_validate({**manifest, "identity": identity_of(manifest), "path": path})
     except pydantic.ValidationError as error:
         raise AttarError(
             f"{path} is damaged ({first_fault(error)}); delete the folder {folder} to make it anew."

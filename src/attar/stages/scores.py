@@ -3,7 +3,7 @@
 import json
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,13 +11,13 @@ from typing import Any
 import pydantic
 
 from attar.core import plugin
-from attar.core.config import digest
+from attar.core.config import Config, digest
 from attar.core.errors import AttarError
 from attar.core.spent import Spent
 from attar.models import build
 from attar.ops.metrics import Measured
 from attar.stages.distilled import DatasetInfo, LabelInfo, read_info
-from attar.stages.folder import MANIFEST
+from attar.stages.folder import FEED, MANIFEST
 from attar.stages.labeller import Voices
 from attar.stages.protocols import Protocol
 from attar.stages.rows import Row, SmallSet
@@ -26,12 +26,16 @@ from attar.stages.squeeze import Squeeze
 from attar.stages.workspace import Workspace
 from attar.store import atomic, sealed
 
+Say = Callable[[Config], dict[str, Any]]
+"""How a configuration is told in an identity: ``Config.identity``, or ``Config.plain`` as an earlier attar did it."""
 _NOT_TRAINING = {"name", "version", "views", "mix", "label_batchnorm", "label_batch_size", "learning_rates"}
 """Of a protocol: what it is called, what comes with the labels, and the rates of other students."""
 _SOFT_ONLY = {"loss", "temperature", "temperature_squared", "hard_weight", "hard_classes"}
 """Of a protocol: what alters nothing where classes are learnt."""
 _NOT_VIEWS = {"mode", "codec", "batch_size", "teachers", "voices"}
 """Of relabel: what alters logits and not what is shown."""
+_FORMERLY_NO_DATA = {"source", "root", "resident"}
+"""Of the data: what an earlier attar left out of identities."""
 
 
 @dataclass(frozen=True)
@@ -94,12 +98,18 @@ class Job:
     identity: str
     folder: Path
     """Where its score is kept."""
+    former_identity: str = ""
+    """The identity that an earlier attar would have given it; its score is found under that one, too."""
 
     @property
     def path(self) -> Path:
         """The score's file. Rows whose students are trained in the very same way share it."""
+        now, former = self._path(self.identity), self._path(self.former_identity)
+        return former if self.former_identity and former.exists() and not now.exists() else now
+
+    def _path(self, identity: str) -> Path:
         student = self.student.replace("/", "-").replace(":", "-")
-        return self.folder / f"{student}-seed{self.seed}-{self.identity[:16]}.json"
+        return self.folder / f"{student}-seed{self.seed}-{identity[:16]}.json"
 
     def save(self, found: Measured, spent: Spent, device: str, losses: list[float], diverged: bool = False) -> None:
         """Write down what a student achieves."""
@@ -139,46 +149,67 @@ class Job:
         )
 
     def _fault(self, kept: _Kept, made_for: Any, num_classes: int) -> str:
-        if (kept.student, kept.seed, made_for) != (self.student, self.seed, self.identity):
+        known = (kept.student, kept.seed) == (self.student, self.seed)
+        if not known or made_for not in (self.identity, self.former_identity):
             return f"it is of another training, of {kept.student} with seed {kept.seed}"
-        known = [share for share in kept.per_class if share is not None]
-        if len(kept.per_class) != num_classes or not known:
+        shares = [share for share in kept.per_class if share is not None]
+        if len(kept.per_class) != num_classes or not shares:
             return f"it has accuracies of {len(kept.per_class)} classes, and the data have {num_classes}"
-        if not min(known) - 1e-9 <= kept.top1 <= max(known) + 1e-9:
+        if not min(shares) - 1e-9 <= kept.top1 <= max(shares) + 1e-9:
             return f"top1 is {kept.top1:g}, and no class or every class is better"
         return "top5 is below top1" if kept.top5 < kept.top1 else ""
 
 
-def identity(space: Workspace, student: str, stem: str, seed: int, training: Any) -> str:
-    """Of a score: the data that it is measured on, the student, the seed, and what it is trained on and how."""
+def identities(
+    space: Workspace, student: str, stem: str, seed: int, training: Callable[[Say], list[Any]]
+) -> tuple[str, str]:
+    """Of a score: a hash of the data that it is measured on, the student, the seed, and what it is trained on and how.
+
+    ``training`` tells the last, its configurations by the function that it is given. The second one is the hash that
+    an earlier attar made, which wrote every default out.
+    """
     who = [student, stem, seed, space.device.precision]
     if build.is_outside(student):
         plugin.reach_working_folder()
         who.append(plugin.source_sha256(student))
-    return digest([space.request(), space.real.fingerprint, who, training])
+    return (
+        digest([told(space, Config.identity), space.real.fingerprint, who, training(Config.identity)]),
+        digest([told(space, Config.plain), space.real.fingerprint, who, training(Config.plain)]),
+    )
 
 
-def full_training(squeezing: Squeeze) -> list[Any]:
+def told(space: Workspace, say: Say) -> dict[str, Any]:
+    """The data and the seed of a run, as plain values."""
+    if say is Config.plain:
+        data = {key: value for key, value in space.choice.plain().items() if key not in _FORMERLY_NO_DATA}
+        return {"data": data, "seed": space.seed}
+    return {key: say(part) if isinstance(part, Config) else part for key, part in space.request().items()}
+
+
+def full_training(space: Workspace, squeezing: Squeeze, say: Say) -> list[Any]:
     """What tells apart trainings on all real images."""
-    how = squeezing.plain()
-    return ["full", how["training"], how["views"], how["label_smoothing"]]
+    how = ["full", say(squeezing.training), say(squeezing.views), squeezing.label_smoothing]
+    return how if say is Config.plain else [*how, {FEED: space.feed}]
 
 
-def small_training(row: Row, student: str, info: DatasetInfo, made: LabelsMade, protocol: Protocol) -> list[Any]:
+def small_training(
+    row: Row, student: str, info: DatasetInfo, made: LabelsMade, protocol: Protocol, say: Say
+) -> list[Any]:
     """What tells apart trainings on small sets.
 
     The method that made the images is known by its pixels alone, the row by its labels. Classes instead of soft labels
     need no teacher, only the normalisation and the views that come with the set.
     """
+    request = made.request if say is Config.plain else made.identity
     hard = is_hard(row, protocol)
     left_out = _NOT_TRAINING | (_SOFT_ONLY if hard else set())
-    how = {key: value for key, value in protocol.plain().items() if key not in left_out}
-    how["training"] = protocol.training_of(student).plain()
+    how = {key: value for key, value in say(protocol).items() if key not in left_out}
+    how["training"] = say(protocol.training_of(student))
     if hard:
-        shown = {key: value for key, value in made.settings.items() if key not in _NOT_VIEWS}
+        shown = {key: value for key, value in request["relabel"].items() if key not in _NOT_VIEWS}
         shown["published"] = made.imported_sha256  # whose views are in no request
-        return ["hard", info.images_sha256, info.mean, info.std, made.request | {"relabel": shown}, how]
-    return ["soft", info.images_sha256, made.parents, made.request, how]
+        return ["hard", info.images_sha256, info.mean, info.std, request | {"relabel": shown}, how]
+    return ["soft", info.images_sha256, made.parents, request, how]
 
 
 def title(protocol: Protocol, infos: Sequence[DatasetInfo]) -> str:

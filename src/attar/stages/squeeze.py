@@ -16,7 +16,7 @@ from attar.ops.targets import Targets, hard_loss
 from attar.stages import brought, examine
 from attar.stages.brought import Brought
 from attar.stages.choices import Squeeze
-from attar.stages.folder import MANIFEST, SOURCE, StageFolder
+from attar.stages.folder import FEED, MANIFEST, SOURCE, StageFolder
 from attar.stages.run import teacher_in
 from attar.stages.workspace import Workspace
 from attar.store import atomic, weights
@@ -107,23 +107,25 @@ def _identity(space: Workspace, config: Squeeze, out: Path) -> tuple[dict[str, A
     """The request and the parents that identify a teacher.
 
     Weights from a file or from Python are known by their content, wherever they lie. Folders from before that was
-    written down are known by the name of the file.
+    written down are known by the name of the file. How training images are read matters where a teacher is trained.
     """
     module = space.module
     known = teacher_in(out) if (out / MANIFEST).is_file() else None
-    choices, parents = config.plain(), {"data": space.real.fingerprint}
+    choices, parents = config, {"data": space.real.fingerprint}
     given = brought.content(module, config.weights)
     if given is None and config.weights and known and known.weights_from == config.weights:
         given = known.parents.get("teacher")
         space.log.warn(f"there is no {config.weights} any more; the teacher that was made from it stands")
     if given is not None and (known is None or "teacher" in known.parents):
         parents["teacher"] = given
-        kept = {"weights": "python"} if module is not None else {"weights": "file"}
-        choices = kept | ({} if module is not None else {"architecture": choices["architecture"], "stem": config.stem})
+        choices = Squeeze(architecture=config.architecture, stem=config.stem, weights="file")
+        choices = choices if module is None else Squeeze(weights="python")
     if module is None and build.is_outside(config.architecture):
         plugin.reach_working_folder()
         parents[SOURCE] = plugin.source_sha256(config.architecture)
     request = space.request(squeeze=choices, precision=space.device.precision)
+    if module is None and not config.weights:
+        request[FEED] = space.feed
     if module is not None:
         request["module"] = teachers.name_of_module(module).removeprefix(factory.PYTHON)
     return request, parents

@@ -18,15 +18,12 @@ from attar.core.log import Log
 from attar.core.precision import Precision
 from attar.core.randomness import generator
 from attar.data.choice import DataChoice
-from attar.data.feed import Feed, measure_normalisation, open_feed
+from attar.data.feed import Feed, is_resident, measure_normalisation, open_feed
 from attar.data.load import load
 from attar.data.source import RealData
 from attar.ops.operations import forward_operations
 from attar.ops.pixels import Normalisation
-from attar.stages.folder import MANIFEST, PLAN, precision_of
-
-_NOT_IDENTITY = {"source", "root", "resident"}
-"""Where data lie, on a disk or in memory, does not alter results; what they are is told by their fingerprint."""
+from attar.stages.folder import FEED, MANIFEST, PLAN, precision_of
 
 
 class Workspace:
@@ -101,6 +98,11 @@ class Workspace:
         """The real validation images."""
         return self._feed(self.real.val, "reading")
 
+    @property
+    def feed(self) -> str:
+        """How training images are read: 'resident' or 'streaming'. Random crops of the two are not the same pixels."""
+        return "resident" if is_resident(len(self.real.train), self.choice) else "streaming"
+
     @cached_property
     def normalisation(self) -> Normalisation:
         """The dataset's, as configured or measured on the training images."""
@@ -126,9 +128,13 @@ class Workspace:
         return compiler(_answer, network, operations)
 
     def request(self, **parts: Any) -> dict[str, Any]:
-        """What identifies a stage's work: the data as prepared, the seed, and the stage's own choices."""
-        data = {key: value for key, value in self.choice.plain().items() if key not in _NOT_IDENTITY}
-        return {"data": data, "seed": self.seed, **parts}
+        """What identifies a stage's work: the data as prepared, the seed, and the stage's own choices.
+
+        Where unreadable images are skipped, how images are read is a part of it: which image stands in for one that is
+        left out depends on that.
+        """
+        read = {FEED: self.feed} if self.choice.on_corrupt == "skip" else {}
+        return {"data": self.choice, "seed": self.seed, **read, **parts}
 
     def _feed(self, split: Any, what: str) -> Feed:
         return open_feed(split, self.choice, self.device.workers, self.device.device, self.log, what)

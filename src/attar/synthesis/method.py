@@ -5,7 +5,7 @@ from typing import Annotated, Literal, Self
 
 import pydantic
 
-from attar.core.config import Config
+from attar.core.config import NO_EFFECT, Config
 from attar.ops.choices import Rounding
 
 SNAPSHOTS = (100, 500, 1000, 2000)
@@ -25,7 +25,7 @@ class MethodConfig(Config):
     parallel_units: int = pydantic.Field(default=1, ge=1)
     """Units that go through the teacher in one batch, each with statistics of its own; fills the device when units
     are small. Part of what identifies the images, for batches of another size are rounded otherwise."""
-    snapshots: tuple[int, ...] = SNAPSHOTS
+    snapshots: Annotated[tuple[int, ...], NO_EFFECT] = SNAPSHOTS
     """Iterations after which the images are kept for the comparison figure; the last is always kept."""
     image_format: Literal["png", "jpeg"] = "png"
     """How images are stored; 'jpeg' loses quality and is what the published scripts do."""
@@ -33,11 +33,11 @@ class MethodConfig(Config):
     """Quality of stored JPEG; the published scripts use Pillow's default, 75."""
     rounding: Rounding = "nearest"
     """From [0, 1] to bytes; 'truncate' is what the published scripts do."""
-    verifier: str = ""
+    verifier: Annotated[str, NO_EFFECT] = ""
     """A second network that rates the images, a metric only: ARCHITECTURE:WEIGHTS or a squeeze folder; '' for none."""
-    accept_weak_teacher: bool = False
+    accept_weak_teacher: Annotated[bool, NO_EFFECT] = False
     """Go on with a teacher that is near chance on real validation images."""
-    accept_other_classes: bool = False
+    accept_other_classes: Annotated[bool, NO_EFFECT] = False
     """Go on with a teacher whose class names are not the data's."""
 
     @pydantic.model_validator(mode="after")
@@ -45,6 +45,10 @@ class MethodConfig(Config):
         if self.ipc_start >= self.ipc:
             raise ValueError(f"ipc_start ({self.ipc_start}) must be below ipc ({self.ipc})")
         return self
+
+    def idle(self) -> set[str]:
+        """The quality of JPEG files where none are written."""
+        return {"jpeg_quality"} if self.image_format == "png" else set()
 
 
 @dataclass(frozen=True)
