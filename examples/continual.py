@@ -32,6 +32,7 @@ same teacher, and random real images with hard labels need none.
 
 import argparse
 import csv
+import functools
 import io
 import json
 import sys
@@ -47,9 +48,9 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 import attar
-from attar.core import ranks
+from attar.core import ranks, work
 from attar.core.config import Config, digest
-from attar.core.log import Log
+from attar.core.log import Advance, Log
 from attar.core.randomness import generator
 from attar.models import build, teacher
 from attar.models.teacher import Teacher
@@ -199,6 +200,16 @@ class Continual:
         """The accuracy after a step, from a file where this training is done already."""
         if len(seen) == 1:
             return 1.0  # a single answer is always right
+        path = self.score_path(row, seen, seed)
+        if not path.is_file():
+            network = self.student(row, memory, seen, seed)
+            top1 = self.accuracy(predictor(network, self.distilled.normalisation), seen)
+            names = [self.distilled.classes[label] for label in seen]
+            atomic.write_json(path, {"row": row, "classes": names, "seed": seed, "top1": top1})
+        return json.loads(path.read_text())["top1"]
+
+    def score_path(self, row: str, seen: tuple[int, ...], seed: int) -> Path:
+        """The file of a training's accuracy, named after all that it depends on."""
         info = self.distilled.info
         names = [self.distilled.classes[label] for label in seen]
         depends = [
@@ -212,12 +223,7 @@ class Continual:
         views, mix = self.recipe.relabel.views.identity(), self.recipe.relabel.mix.identity()
         depends += [info.images_sha256, info.teacher_sha256, self.protocol.identity(), views, mix]
         depends += [self.recipe.evaluate.students[0], self.recipe.evaluate.student_stem]
-        path = self.space.out / "scores" / f"{row}-{len(seen)}-seed{seed}-{digest(depends)[:8]}.json"
-        if not path.is_file():
-            network = self.student(row, memory, seen, seed)
-            top1 = self.accuracy(predictor(network, self.distilled.normalisation), seen)
-            atomic.write_json(path, {"row": row, "classes": names, "seed": seed, "top1": top1})
-        return json.loads(path.read_text())["top1"]
+        return self.space.out / "scores" / f"{row}-{len(seen)}-seed{seed}-{digest(depends)[:8]}.json"
 
 
 def batches(
@@ -290,13 +296,22 @@ def train(continual: Continual, numbers_of_steps: Sequence[int], num_seeds: int,
     stages = dict.fromkeys(
         seen for num_steps in numbers_of_steps for seen in seen_after(num_classes, num_steps, order_seed)
     )
-    todo = ranks.mine([(row, number, seen) for row in ROWS for number in range(num_seeds) for seen in stages])
-    with continual.space.log.progress("trainings", len(todo)) as advance:
-        for row, number, seen in todo:
-            seed = continual.space.seed * 1000 + number
-            top1 = continual.score(row, continual.memory(row, seed).of(seen), seen, seed)
-            advance(note=f"{row} seed {number}, {len(seen)} classes: {top1:.1%}")
-    ranks.wait()
+
+    def score(row: str, number: int, seen: tuple[int, ...], advance: Advance) -> None:
+        seed = continual.space.seed * 1000 + number
+        top1 = continual.score(row, continual.memory(row, seed).of(seen), seen, seed)
+        advance(note=f"{row} seed {number}, {len(seen)} classes: {top1:.1%}")
+
+    jobs = []
+    for row in ROWS:
+        for number in range(num_seeds):
+            for seen in stages:
+                if len(seen) == 1:  # needs no training
+                    continue
+                path = continual.score_path(row, seen, continual.space.seed * 1000 + number)
+                run = functools.partial(score, row, number, seen)
+                jobs.append(work.Job(path.stem, run, lambda path=path: path.is_file()))
+    work.do(jobs, continual.space.log, "trainings", results="trainings")
 
 
 def _line(

@@ -14,14 +14,14 @@ from attar.core.spent import Spent
 from attar.ops.metrics import Measured
 from attar.recipes.recipe import Recipe
 from attar.stages import evaluate
-from attar.stages.scores import Job
+from attar.stages.scores import ScoreFile
 from conftest import mini_recipe
 
 GOOD = Measured(top1=0.5, top5=0.9, per_class=(0.25, None, 0.75), ece=0.1, confidence=0.6)
 
 
-def job(folder: Path, identity: str = "a" * 64, seed: int = 0) -> Job:
-    return Job("distilled", "timm/net:small", seed, identity, folder)
+def job(folder: Path, identity: str = "a" * 64, seed: int = 0) -> ScoreFile:
+    return ScoreFile("distilled", "timm/net:small", seed, identity, folder)
 
 
 def strictly(text: str) -> Any:
@@ -179,11 +179,11 @@ def test_a_student_that_diverged_is_in_no_mean(finished: Path):
 
 
 def test_the_mend_names_the_rate_that_the_student_is_trained_with():
-    config, one = mini_recipe().evaluate, Job("distilled", "vgg11", 0, "", Path())
+    config, one = mini_recipe().evaluate, ScoreFile("distilled", "vgg11", 0, "", Path())
     assert evaluate._divergence(config, one, "").endswith("--evaluate.protocol.training.learning-rate")
     rated = config.changed(protocol=config.protocol.changed(learning_rates={"vgg*": 0.5}))
     assert evaluate._divergence(rated, one, "").endswith("of vgg11 in --evaluate.protocol.learning-rates")
-    full = Job("full", "vgg11", 0, "", Path())
+    full = ScoreFile("full", "vgg11", 0, "", Path())
     assert "--squeeze.training.learning-rate in a run of its own" in evaluate._divergence(config, full, "")
 
 

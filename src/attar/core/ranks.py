@@ -1,13 +1,11 @@
-"""Processes started by torchrun: who am I, what is mine, wait for the others."""
+"""Processes started by torchrun: which one this is, and waiting for the others."""
 
 import contextlib
 import datetime
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from typing import Any, TypeVar
-
-Item = TypeVar("Item")
+from typing import Any
 
 
 @contextlib.contextmanager
@@ -65,9 +63,16 @@ def of_first(choice: bool) -> bool:
     return bool(told)
 
 
-def mine(items: Sequence[Item]) -> list[Item]:
-    """The items that fall to this process: each item to exactly one, whatever their number."""
-    return list(items[rank() :: world_size()])
+def any_of(flags: Sequence[bool]) -> list[bool]:
+    """For each place whether any process has a true flag there; all must call it at the same point with as many."""
+    joined = _joined()
+    if not joined:
+        return list(flags)
+    import torch
+
+    told = torch.tensor(flags, dtype=torch.int8)
+    joined.all_reduce(told, op=joined.ReduceOp.MAX)
+    return [bool(flag) for flag in told.tolist()]
 
 
 def _joined() -> Any:

@@ -10,6 +10,7 @@ from typing import Any
 import pydantic
 
 from attar.core import plugin
+from attar.core.config import Config
 from attar.core.errors import AttarError
 from attar.recipes.fields import Field, by_name, fields_of, key_of, no_value, one_value
 from attar.recipes.recipe import Recipe
@@ -190,16 +191,14 @@ def _as_setting(word: str) -> str:
     return f"--{word.replace('_', '-')}" if re.fullmatch(r"[a-z_.]+=.*", word) else "--KEY VALUE"
 
 
-def _changed(model: Any, tree: dict[str, Any], path: tuple[str, ...], prog: str) -> Any:
+def _changed(model: Config, tree: Mapping[str, Any], path: tuple[str, ...], prog: str) -> Any:
     """A copy with the values of ``tree``; group by group, so that a fault is reported for the smallest group."""
     if not tree:
         return model
-    values = {
-        key: _changed(getattr(model, key), value, (*path, key), prog) if isinstance(value, dict) else value
-        for key, value in tree.items()
-    }
+    groups = {key: getattr(model, key) for key in tree if isinstance(getattr(model, key), Config)}
+    inner = {key: _changed(group, tree[key], (*path, key), prog) for key, group in groups.items()}
     try:
-        return model.changed(**values)
+        return model.changed(**{**tree, **inner})
     except pydantic.ValidationError as error:
         raise AttarError(_fault(error, path, prog)) from None
 
@@ -207,11 +206,16 @@ def _changed(model: Any, tree: dict[str, Any], path: tuple[str, ...], prog: str)
 def _fault(error: pydantic.ValidationError, path: tuple[str, ...], prog: str) -> str:
     """The first fault of a failed validation of the group at ``path``, as a sentence."""
     first = error.errors()[0]
-    key = ".".join((*path, *(part for part in first["loc"] if isinstance(part, str)))).replace("_", "-")
+    names = list(takewhile(lambda part: isinstance(part, str), first["loc"]))
+    inside = ".".join(str(part) for part in first["loc"][len(names) + 1 :])  # of one item in a list
+    section = ".".join((*path, *map(str, names))).replace("_", "-")
     message = first["msg"].removeprefix("Value error, ").rstrip(".")
     wanted = re.sub(r"^Input should be |, (unable|got) .*", "", message)
-    if wanted == message:
-        about = f"--{key}: {message}" if key else message
+    about = f"--{section}{': ' * bool(inside)}{inside}" if section else f"'{prog}'"
+    if first["type"] == "extra_forbidden":
+        sentence = f"--{section}: there is no setting named '{inside}'"
+    elif wanted != message:
+        sentence = f"{about} must be {_PLAINLY.get(wanted, wanted)}, not {first['input']!r}"
     else:
-        about = f"--{key} must be {_PLAINLY.get(wanted, wanted)}, not {first['input']!r}"
-    return f"{about}; see '{' '.join([prog, '--help', key]).rstrip()}'."
+        sentence = f"{about}: {message}"
+    return f"{sentence}; see '{prog} --help{' ' * bool(section)}{section}'."

@@ -6,7 +6,9 @@ from functools import cached_property
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 import pydantic
+import yaml
 
+from attar.core import written
 from attar.core.errors import AttarError
 from attar.stages.rows import KNOWN, Row
 
@@ -91,15 +93,15 @@ class Field:
     def metavar(self) -> str:
         """What stands for the value in help texts: ``INT``, ``png|jpeg``, ``NUMBER NUMBER``, ``TEXT ...``."""
         kinds = self.items if self.kind == "many" else (self.type,)
-        words = " ".join(
-            "NAME" if self.lists_choices else "|".join(self.choices) or _NAMES.get(k, "TEXT") for k in kinds
-        )
+        choices = "NAME" if self.lists_choices else "|".join(self.choices)
+        words = " ".join(choices or ("MAPPING" if _is_mapping(kind) else _NAMES.get(kind, "TEXT")) for kind in kinds)
         return words + " ..." * self.repeats + "|none" * self.optional
 
     def read(self, flag: str, values: list[str]) -> Any:
         """The typed words as pydantic is to read them: a string, a list of strings, a truth value or None.
 
-        ``flag`` is named in the AttarError where there are too many words or too few.
+        A word for a model or a dictionary is a mapping in YAML: ``'{epochs: 3}'``. ``flag`` is named in the AttarError
+        where there are too many words or too few, or a word is no mapping.
         """
         if self.optional and [value.lower() for value in values] == ["none"]:
             return None
@@ -110,14 +112,15 @@ class Field:
         value = one_value(flag, values)
         if not value and self.type is not str:
             raise AttarError(f"{flag} needs a value; write {flag} {self.metavar}.")
-        return value
+        return _mapping(flag, value, self.type) if _is_mapping(self.type) else value
 
     def _read_many(self, flag: str, values: list[str]) -> list[Any]:
         length = len(self.items)
         if len(values) % length if self.repeats else len(values) != length:
             raise AttarError(f"{flag} takes {self.metavar}, not {_joined(values)}.")
-        starts = range(0, len(values), length)
-        return [values[start : start + length] for start in starts] if self.nested else values
+        if self.nested:
+            return [values[start : start + length] for start in range(0, len(values), length)]
+        return [_mapping(flag, value, self.items[0]) for value in values] if _is_mapping(self.items[0]) else values
 
 
 def fields_of(model: type[pydantic.BaseModel], prefix: str = "") -> Iterator[Field]:
@@ -156,6 +159,16 @@ def no_value(flag: str, values: list[str]) -> None:
         raise AttarError(f"{flag} takes no value; leave out {_joined(values)}.")
 
 
+def _mapping(flag: str, word: str, kind: Any) -> dict[str, Any]:
+    try:
+        values = written.fitting(written.load(word), kind)
+    except yaml.YAMLError:
+        values = None
+    if not isinstance(values, dict):
+        raise AttarError(f"{flag} takes a mapping in YAML, as in '{{key: value}}', not '{word}'.")
+    return values
+
+
 def _joined(values: list[str]) -> str:
     return " and ".join(f"'{value}'" for value in values) or "nothing"
 
@@ -166,3 +179,7 @@ def _bare(annotation: Any) -> Any:
 
 def _is_model(kind: Any) -> bool:
     return isinstance(kind, type) and issubclass(kind, pydantic.BaseModel)
+
+
+def _is_mapping(kind: Any) -> bool:
+    return _is_model(kind) or get_origin(kind) is dict

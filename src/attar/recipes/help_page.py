@@ -5,6 +5,9 @@ import textwrap
 from collections.abc import Iterable
 from typing import Any
 
+import pydantic
+import yaml
+
 from attar.core import plugin
 from attar.core.printable import printable
 from attar.recipes.catalogue import ENTRIES
@@ -166,6 +169,9 @@ def _shown(value: Any) -> str:
         return " ".join(map(_shown, value)) or "empty"
     if isinstance(value, bool):
         return "yes" if value else "no"
+    if isinstance(value, pydantic.BaseModel | dict):
+        plain = value.model_dump(mode="json", exclude_unset=True) if isinstance(value, pydantic.BaseModel) else value
+        return shlex.quote(yaml.safe_dump(plain, default_flow_style=True, sort_keys=False, width=10_000).strip())
     return "none" if value is None else shlex.quote(str(value)) if value != "" else "empty"
 
 

@@ -1,15 +1,16 @@
 """Evaluate: students trained from scratch on a small set, and on what it has to be compared with."""
 
+import functools
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from attar.core import memory, ranks
+from attar.core import memory, ranks, work
 from attar.core.config import Config, digest
 from attar.core.errors import AttarError
-from attar.core.log import Log
+from attar.core.log import Advance, Log
 from attar.core.spent import Clock, Spent
 from attar.models import build, record
 from attar.models import teacher as teachers
@@ -22,7 +23,7 @@ from attar.stages.folder import StageFolder, total
 from attar.stages.protocols import Protocol
 from attar.stages.rows import DISTILLED, FULL, Row, SmallSet, without_twins
 from attar.stages.run import PER_CLASS, Run, labels_in
-from attar.stages.scores import Job, Score
+from attar.stages.scores import Score, ScoreFile
 from attar.stages.workspace import Workspace
 from attar.store import mapped
 from attar.training.loop import FinishedEpoch, all_finite, fit
@@ -52,23 +53,33 @@ def run(space: Workspace, config: Evaluate, squeezing: Squeeze, sets: Mapping[Ro
         )
     log, num_classes = space.log.beside(out), len(space.real.classes)
     jobs = _jobs(space, config, squeezing, sets)
-    unknown: dict[Path, Job] = {}
+    unknown: dict[Path, ScoreFile] = {}
     for job in jobs:
         if job.path.exists():
             job.read(num_classes)  # a damaged one is refused before hours are spent
         unknown.setdefault(job.path, job)
     recognised = _agreements(space, sets, out, log)
-    todo = [job for job in ranks.mine(list(unknown.values())) if not job.path.exists()]
     told: set[Path] = set()
-    num_steps = sum(_num_steps(space, config, squeezing, sets.get(job.row), job) for job in todo)
-    with log.progress("evaluate", num_steps, unit="steps") as advance:
-        for job in todo:
-            if _shows_teacher(config, job.row):
-                _rate_teacher(space, job)
-            elif reason := _train(space, config, squeezing, sets.get(job.row), job, log, advance):
-                log.warn(_divergence(config, job, reason))
-                told.add(job.path)
-    ranks.wait()
+
+    def train(job: ScoreFile, advance: Advance) -> dict[str, Any]:
+        if _shows_teacher(config, job.row):
+            return _rate_teacher(space, job)
+        values, reason = _train(space, config, squeezing, sets.get(job.row), job, advance)
+        if reason:
+            log.warn(_divergence(config, job, reason))
+            told.add(job.path)
+        return values
+
+    students = [
+        work.Job(
+            name=job.path.stem,
+            run=functools.partial(train, job),
+            done=job.path.exists,
+            steps=_num_steps(space, config, squeezing, sets.get(job.row), job),
+        )
+        for job in unknown.values()
+    ]
+    work.do(students, log, "evaluate", unit="steps", results="students", event="score")
     shown: list[Row] = [row for row in _rows(config) if _has(row, sets)]
     facts = {row: scores.facts(space, config.protocol, row, sets.get(row), recognised) for row in shown}
     drawn = [read_info(small.folder) for row, small in sets.items() if row.labels != "noaug"]
@@ -100,7 +111,7 @@ def check(space: Workspace, config: Evaluate) -> None:
         build.check_forward(network, size, num_classes, name=student)
 
 
-def _jobs(space: Workspace, config: Evaluate, squeezing: Squeeze, sets: Mapping[Row, SmallSet]) -> list[Job]:
+def _jobs(space: Workspace, config: Evaluate, squeezing: Squeeze, sets: Mapping[Row, SmallSet]) -> list[ScoreFile]:
     own, shared = space.out / "evaluate" / "scores", shared_folder(config)
     jobs = []
     for row in _rows(config):
@@ -115,7 +126,7 @@ def _jobs(space: Workspace, config: Evaluate, squeezing: Squeeze, sets: Mapping[
                 stem = build.resolve_stem(student, space.choice.size, config.student_stem)
                 for seed in range(config.num_seeds):
                     now, former = scores.identities(space, student, stem, seed, how)
-                    jobs.append(Job(row, student, seed, now, folder, former))
+                    jobs.append(ScoreFile(row, student, seed, now, folder, former))
     return jobs
 
 
@@ -141,16 +152,16 @@ def _shows_teacher(config: Evaluate, row: Row) -> bool:
     return row == FULL and config.full_data == "teacher"
 
 
-def _teacher_job(space: Workspace, row: Row, folder: Path) -> Job:
+def _teacher_job(space: Workspace, row: Row, folder: Path) -> ScoreFile:
     path = space.out / "squeeze" / teachers.RECORD
     weights = Run(space.out).teachers[0].weights_sha256
     now, former = (
         digest([scores.told(space, say), space.real.fingerprint, weights]) for say in (Config.identity, Config.plain)
     )
-    return Job(row, record.parse(path.read_bytes(), path).architecture, 0, now, folder, former)
+    return ScoreFile(row, record.parse(path.read_bytes(), path).architecture, 0, now, folder, former)
 
 
-def _num_steps(space: Workspace, config: Evaluate, squeezing: Squeeze, small: SmallSet | None, job: Job) -> int:
+def _num_steps(space: Workspace, config: Evaluate, squeezing: Squeeze, small: SmallSet | None, job: ScoreFile) -> int:
     """Batches of a training; none where the teacher is shown."""
     if _shows_teacher(config, job.row):
         return 0
@@ -164,11 +175,10 @@ def _train(
     config: Evaluate,
     squeezing: Squeeze,
     small: SmallSet | None,
-    job: Job,
-    log: Log,
-    advance: Callable[..., None],
-) -> str:
-    """Train a student and keep its score; returns what became of it when it diverged, else ''."""
+    job: ScoreFile,
+    advance: Advance,
+) -> tuple[dict[str, Any], str]:
+    """Train a student and keep its score; returns values for the log, and what became of it when it diverged."""
     clock = Clock()
     device, losses, num_done = space.device, [], 0
     num_epochs = (config.protocol.training if small else squeezing.training).epochs
@@ -208,23 +218,15 @@ def _train(
         reason = f"diverged (its logits of {found.num_broken} of {space.val.num_images} images are not numbers)"
     spent = clock.spent()
     job.save(found, spent, device.describe(), losses, diverged=bool(reason))
-    log.event(
-        "score",
-        row=str(job.row),
-        student=job.student,
-        seed=job.seed,
-        top1=found.top1,
-        diverged=bool(reason),
-        **spent.plain(),
-    )
-    return reason
+    told = {"row": str(job.row), "student": job.student, "seed": job.seed, "top1": found.top1, "diverged": bool(reason)}
+    return told | spent.plain(), reason
 
 
 class _Diverged(Exception):  # noqa: N818
     """Ends a training whose weights are no longer finite."""
 
 
-def _divergence(config: Evaluate, job: Job, reason: str) -> str:
+def _divergence(config: Evaluate, job: ScoreFile, reason: str) -> str:
     """What became of a student that diverged, what the table makes of it, and how to mend it."""
     mend = "lower --evaluate.protocol.training.learning-rate"
     if job.row == FULL:
@@ -267,7 +269,7 @@ def _predictor(network: nn.Module, normalisation: Normalisation) -> Callable[[An
     return lambda images: network(normalisation.apply(images)).float()
 
 
-def _rate_teacher(space: Workspace, job: Job) -> None:
+def _rate_teacher(space: Workspace, job: ScoreFile) -> dict[str, Any]:
     made = Run(space.out).teachers[0]
     teacher = squeeze.own_teacher(space)
     teacher.module.to(space.device.device)
@@ -278,6 +280,7 @@ def _rate_teacher(space: Workspace, job: Job) -> None:
             f"(NaN); delete the folder {space.out / 'squeeze'} to make another one."
         )
     job.save(found, made.spent, made.device, [])
+    return {"row": str(job.row), "student": job.student, "seed": 0, "top1": found.top1, "diverged": False}
 
 
 def _agreements(space: Workspace, sets: Mapping[Row, SmallSet], out: Path, log: Log) -> dict[str, float]:
@@ -308,7 +311,7 @@ def _agreements(space: Workspace, sets: Mapping[Row, SmallSet], out: Path, log: 
     return found
 
 
-def _score(config: Evaluate, job: Job, num_classes: int, facts: Mapping[str, Any], title: str) -> Score:
+def _score(config: Evaluate, job: ScoreFile, num_classes: int, facts: Mapping[str, Any], title: str) -> Score:
     sizes = {key: facts[key] for key in ("num_images", "image_bytes", "label_bytes")}
     if job.row == FULL:
         title = TEACHER if _shows_teacher(config, job.row) else "full data"

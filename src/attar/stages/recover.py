@@ -1,5 +1,7 @@
 """Recover: images from a teacher, unit by unit; every unit is a file of its own, so nothing is made twice."""
 
+import functools
+import gc
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -10,11 +12,11 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor, nn
 
-from attar.core import memory, plugin, ranks
+from attar.core import memory, plugin, ranks, work
 from attar.core.compiling import Compiler, out_of_memory
 from attar.core.device import Device
 from attar.core.errors import AttarError
-from attar.core.log import Log
+from attar.core.log import Advance, Log
 from attar.core.randomness import generator
 from attar.core.spent import Clock
 from attar.models import build
@@ -59,7 +61,6 @@ def run(space: Workspace, method: str, config: MethodConfig, folder: Path | None
     stage.begin()
     log = space.log.beside(out)
     _make_units(space, device, module, config, teacher, todo, stage, log)
-    ranks.wait()
     if ranks.is_first():
         result = _assemble(config, space.real.classes, todo, stage)
         result |= {"method": method, "size": space.choice.size, "classes": list(space.real.classes)}
@@ -151,61 +152,108 @@ def _make_units(
     stage: StageFolder,
     log: Log,
 ) -> None:
-    out = stage.path
-    teacher.module.to(device.device)
-    network = network_of(teacher, device, log)
-    real = RealByClass(space) if module.needs.real_images else None
-    verifier = named_teacher(space, config.verifier, "verifier") if config.verifier else None
-    folder = out / "units"
+    folder, warn = stage.path / "units", work.once(log.warn)
     folder.mkdir(parents=True, exist_ok=True)
-    mine = ranks.mine(todo)
-    open_groups = [group for group in mine if not all(_is_whole(folder, unit, stage, log) for unit in group)]
+    teacher.module.to(device.device)
+    making = _Making(space, device, module, config, network_of(teacher, device, log), todo, stage, log)
     steps = getattr(config, "iterations", 1)
-    unit = "units" if steps == 1 else "iterations"
-    num_units, num_open = sum(map(len, mine)), sum(map(len, open_groups))
-    if num_open < num_units:
-        log.say(f"recover   {num_units - num_open} of {num_units} units are there already")
-    with log.progress("recover", num_units * steps, (num_units - num_open) * steps, unit) as advance, memory.kept():
-        waiting, alike = open_groups[::-1], Counter(map(_shape, todo))
+    jobs = [
+        work.Job(
+            name=group[0].name,
+            run=functools.partial(making.run, group),
+            done=lambda group=group: all(_is_whole(folder, unit, stage, warn) for unit in group),
+            steps=len(group) * steps,
+            cost=sum(_shape(group)),
+            num_results=len(group),
+        )
+        for group in todo
+    ]
+    with memory.kept():
+        work.do(jobs, log, "recover", unit="units" if steps == 1 else "iterations", results="units", event="group")
+
+
+class _Making:
+    """Makes groups of units, as many side by side as the memory of the device has room for."""
+
+    def __init__(
+        self,
+        space: Workspace,
+        device: Device,
+        module: Any,
+        config: MethodConfig,
+        network: Network,
+        todo: list[tuple[Unit, ...]],
+        stage: StageFolder,
+        log: Log,
+    ) -> None:
+        self._space, self._device, self._module, self._config = space, device, module, config
+        self._network, self._stage, self._log = network, stage, log
+        self._first, self._alike = todo[0][0], Counter(map(_shape, todo))
+        self._most = config.parallel_units
+        self._real = RealByClass(space) if module.needs.real_images else None
+
+    @functools.cached_property
+    def _verifier(self) -> Teacher | None:
+        return named_teacher(self._space, self._config.verifier, "verifier") if self._config.verifier else None
+
+    def run(self, group: tuple[Unit, ...], advance: Advance) -> None:
+        """Make and save a group's units; what does not fit in memory is made in halves, and so is all that follows."""
+        waiting = _parts(group, self._most)
         while waiting:
-            group = waiting.pop()
-            clock = Clock()
-            labels = torch.tensor([label for unit in group for label in unit.labels], device=device.device)
-            recorder = Recorder(config, labels, advance, group)
-            recorder.verifier = verifier
-            if group[0] == todo[0][0] and steps > 1:
-                recorder.preview = _previewer(out)
-            task = Task(
-                labels=labels,
-                slots=torch.tensor([slot for unit in group for slot in unit.slots]),
-                size=(space.choice.size, space.choice.size),
-                teachers=(network,),
-                device=device.device,
-                streams=lambda *names, group=group: tuple(
-                    generator(space.seed, "recover", unit.name, *names) for unit in group
-                ),
-                shared_stream=lambda *names: generator(space.seed, "recover", *names),
-                watch=recorder,
-                unit_sizes=_shape(group),
-                num_alike=max(1, alike[_shape(group)]),
-                real=real,
-            )
-            try:
-                images = module.recover(task, config)
-            except (RuntimeError, MemoryError) as error:
-                if not out_of_memory(error):
-                    raise
-                advance(-recorder.num_iterations * len(group))
-                waiting = _halved([*waiting, group], log)
+            if self._make(waiting[0], advance):
+                waiting.pop(0)
                 continue
-            _refuse_broken(images, group)
-            spent = clock.spent().part(len(group)).plain()
-            for unit, result in zip(group, recorder.results(images), strict=True):
-                units.save(folder, unit, result, stage.identity)
-                final = {name: float(values[-1]) for name, values in result.curves.items()}
-                log.event("unit", name=unit.name, **spent, **final)
-            if not recorder.num_iterations:
-                advance(len(group))
+            # No exception is being handled here: what it held of the failed group is free again.
+            gc.collect()
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+            self._most = _half(waiting[0], self._log)
+            waiting = [part for each in waiting for part in _parts(each, self._most)]
+
+    def _make(self, group: tuple[Unit, ...], advance: Advance) -> bool:
+        """Whether there was memory enough."""
+        clock, device = Clock(), self._device.device
+        labels = torch.tensor([label for unit in group for label in unit.labels], device=device)
+        recorder = Recorder(self._config, labels, advance, group)
+        recorder.verifier = self._verifier
+        if group[0] == self._first and getattr(self._config, "iterations", 1) > 1:
+            recorder.preview = _previewer(self._stage.path)
+        images = self._images(group, labels, recorder)
+        if images is None:
+            advance(-recorder.num_iterations * len(group))
+            return False
+        _refuse_broken(images, group)
+        spent = clock.spent().part(len(group)).plain()
+        for unit, result in zip(group, recorder.results(images), strict=True):
+            units.save(self._stage.path / "units", unit, result, self._stage.identity)
+            final = {name: float(values[-1]) for name, values in result.curves.items()}
+            self._log.event("unit", name=unit.name, **spent, **final)
+        if not recorder.num_iterations:
+            advance(len(group))
+        return True
+
+    def _images(self, group: tuple[Unit, ...], labels: Tensor, recorder: Recorder) -> Tensor | None:
+        """The group's images; None where memory did not suffice."""
+        seed = self._space.seed
+        task = Task(
+            labels=labels,
+            slots=torch.tensor([slot for unit in group for slot in unit.slots]),
+            size=(self._space.choice.size, self._space.choice.size),
+            teachers=(self._network,),
+            device=self._device.device,
+            streams=lambda *names: tuple(generator(seed, "recover", unit.name, *names) for unit in group),
+            shared_stream=lambda *names: generator(seed, "recover", *names),
+            watch=recorder,
+            unit_sizes=_shape(group),
+            num_alike=max(1, self._alike[_shape(group)]),
+            real=self._real,
+        )
+        try:
+            return self._module.recover(task, self._config)
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error):
+                raise
+            return None
 
 
 def network_of(teacher: Teacher, device: Device, log: Log) -> Network:
@@ -219,11 +267,8 @@ def network_of(teacher: Teacher, device: Device, log: Log) -> Network:
     return Network(teacher.module, teacher.normalisation, device.precision, compiler)
 
 
-def _halved(waiting: list[tuple[Unit, ...]], log: Log) -> list[tuple[Unit, ...]]:
-    """The groups that wait, the next one last, none larger than half of the one that was too large."""
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-    group = waiting[-1]
+def _half(group: tuple[Unit, ...], log: Log) -> int:
+    """How many units are made side by side after a group for which there was not memory enough."""
     if len(group) == 1:
         raise AttarError(
             f"There is not memory enough for {group[0].name}, {len(group[0].labels)} images at a time; lower "
@@ -231,20 +276,20 @@ def _halved(waiting: list[tuple[Unit, ...]], log: Log) -> list[tuple[Unit, ...]]
         )
     most = len(group) // 2
     log.warn(f"out of memory with {len(group)} units side by side; going on with {most}")
-    return [
-        each[start : start + most]
-        for each in waiting
-        for start in range(len(each) - 1 - (len(each) - 1) % most, -1, -most)
-    ]
+    return most
 
 
-def _is_whole(folder: Path, unit: Unit, stage: StageFolder, log: Log) -> bool:
+def _parts(group: tuple[Unit, ...], most: int) -> list[tuple[Unit, ...]]:
+    return [group[start : start + most] for start in range(0, len(group), most)]
+
+
+def _is_whole(folder: Path, unit: Unit, stage: StageFolder, warn: Callable[[str], object]) -> bool:
     """Whether a unit need not be made; says why one that is there has to be made again."""
     if not unit.path(folder).exists():
         return False
     fault = units.fault(folder, unit, stage.identity)
     if fault:
-        log.warn(f"{fault.partition('; ')[0]}; it is made again")
+        warn(f"{fault.partition('; ')[0]}; it is made again")
     return not fault
 
 

@@ -1,5 +1,6 @@
 """Relabel: the teacher's answer to every view of every image, and the finished artefact around it."""
 
+import functools
 import os
 import shutil
 from collections.abc import Callable
@@ -8,11 +9,10 @@ from typing import Any
 
 import torch
 
-from attar.core import memory, ranks
+from attar.core import memory, ranks, work
 from attar.core.config import digest
 from attar.core.errors import AttarError
-from attar.core.log import Advance, Log, readable_bytes
-from attar.core.spent import Clock
+from attar.core.log import Advance, readable_bytes
 from attar.models.teacher import Teacher
 from attar.ops import replay
 from attar.ops.codec import Gathered
@@ -75,7 +75,6 @@ def run(
     if config.mode == "stored":
         asking = _asking(space, config, header, labeller, images)
         _label(space, header, asking if published is None else _reading(published, header), out)
-    ranks.wait()
     if ranks.is_first():
         if out.is_relative_to(space.out):  # in a shared folder another run may be writing
             atomic.sweep(out)
@@ -209,27 +208,33 @@ def _reading(published: PublishedLabels, header: Header) -> Callable[[int, Advan
 
 
 def _label(space: Workspace, header: Header, answer: Callable[[int, Advance], EpochLabels], out: Path) -> None:
-    log = space.log.beside(out)
-    files = ranks.mine(list(header.files().items()))
-    todo = [(name, epochs) for name, epochs in files if not _is_whole(out / "labels", header, name, log)]
-    total = sum(len(epochs) for _, epochs in files)
-    done = total - sum(len(epochs) for _, epochs in todo)
-    with memory.kept(), log.progress("relabel", total, done, "epochs") as advance:
-        for name, epochs in todo:
-            clock, records = Clock(), []
-            for epoch in epochs:
-                records.append(answer(epoch, advance))
-            label_files.write_file(out / "labels", header, name, records)
-            log.event("labels", name=name, **clock.spent().plain())
+    log, folder = space.log.beside(out), out / "labels"
+    warn = work.once(log.warn)
+
+    def write(name: str, epochs: range, advance: Advance) -> None:
+        label_files.write_file(folder, header, name, [answer(epoch, advance) for epoch in epochs])
+
+    jobs = [
+        work.Job(
+            name=name,
+            run=functools.partial(write, name, epochs),
+            done=functools.partial(_is_whole, folder, header, name, warn),
+            steps=len(epochs),
+            num_results=len(epochs),
+        )
+        for name, epochs in header.files().items()
+    ]
+    with memory.kept():
+        work.do(jobs, log, "relabel", unit="epochs", results="epochs", event="labels")
 
 
-def _is_whole(folder: Path, header: Header, name: str, log: Log) -> bool:
+def _is_whole(folder: Path, header: Header, name: str, warn: Callable[[str], object]) -> bool:
     """Whether a label file need not be made; says why one that is there has to be made again."""
     if not (folder / name).exists():
         return False
     fault = label_files.fault(folder, header, name)
     if fault:
-        log.warn(f"{fault.partition('; ')[0]}; it is made again")
+        warn(f"{fault.partition('; ')[0]}; it is made again")
     return not fault
 
 

@@ -89,8 +89,8 @@ class _Kept(pydantic.BaseModel):
 
 
 @dataclass(frozen=True)
-class Job:
-    """A student to train, or one whose score is known."""
+class ScoreFile:
+    """The file of one student's score: a student to train, or one whose score is known."""
 
     row: Row
     student: str
