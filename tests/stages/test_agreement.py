@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from attar.core.errors import AttarError
 from attar.core.log import Log
 from attar.models.teacher import Teacher
+from attar.ops import mosaic
+from attar.ops.choices import Storage
 from attar.ops.pixels import Normalisation
 from attar.stages import agreement
 from attar.stages.agreement import Agreement, teacher_agreement, warning
@@ -33,6 +35,16 @@ def test_the_fraction_is_that_of_first_choices():
     found = teacher_agreement(images, torch.tensor([0, 1, 0, 0, 1]), teacher, "cpu", batch_size=2)
     assert found.fraction == 3 / 5
     assert found.per_class == (2 / 3, 1 / 2, None)
+
+
+def test_every_image_that_a_stored_one_holds_is_asked_about():
+    teacher = Teacher(Brightest(), "brightest", "standard", CLASSES, Normalisation(), 4)
+    shown = torch.tensor([[0, 1, 1, 1], [2, 0, 0, 0]])
+    parts = (255 * nn.functional.one_hot(shown, 3)).to(torch.uint8)[..., None, None].expand(-1, -1, -1, 4, 4)
+    images = mosaic.pack(parts, 2)
+    found = teacher_agreement(images, torch.tensor([1, 0]), teacher, "cpu", batch_size=4, storage=Storage(factor=2))
+    assert found.fraction == 6 / 8
+    assert found.per_class == (3 / 4, 3 / 4, None)
 
 
 def test_a_warning_names_the_worst_classes_by_their_titles():

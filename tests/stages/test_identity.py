@@ -13,6 +13,8 @@ from attar.core.errors import AttarError
 from attar.recipes.recipe import Recipe
 from attar.stages import evaluate
 from attar.stages.folder import FEED, StageFolder
+from attar.stages.rows import FULL
+from attar.stages.scores import ScoreFile
 from attar.stages.workspace import Workspace
 from attar.store import sealed, units
 from attar.store.units import Unit
@@ -135,14 +137,14 @@ def test_a_setting_that_was_used_and_no_longer_exists_is_told(tmp_path: Path):
 
 
 def test_a_score_of_an_earlier_attar_is_found(mini_run: Path, tmp_path: Path):
-    """The full-data score of its run. If a newer field breaks this, leave the field out of the former identity."""
+    """The full-data score of its run. core/former.py knows the fields of those days."""
     recipe = mini_recipe()
     space = Workspace(mini_run, recipe.seed, recipe.data, recipe.execution.changed(precision="bf16"))
     jobs = evaluate._jobs(space, recipe.evaluate.changed(rows=("full",), num_seeds=1), recipe.squeeze, {})
     assert [job.former_identity for job in jobs] == [FULL_SCORE]
     name = f"convnet3-seed0-{FULL_SCORE[:16]}.json"
     assert jobs[0].path.name != name
-    kept = evaluate.Job("full", "convnet3", 0, jobs[0].identity, tmp_path, FULL_SCORE)
+    kept = ScoreFile(FULL, "convnet3", 0, jobs[0].identity, tmp_path, FULL_SCORE)
     (tmp_path / name).touch()
     assert kept.path.name == name
 

@@ -49,6 +49,11 @@ def export(run: Path, out: Path) -> list[str]:
     labels = Run(run).labels
     distilled = Distilled(run / "distilled")
     info = distilled.info
+    if info.storage.factor > 1:
+        raise AttarError(
+            f"Each stored image of {run} holds {info.storage.num_parts}, which DD-Ranking cannot decode; export the "
+            f"set of another method."
+        )
     dataset = terms.dataset_of(info)
     evaluated = _evaluated(run, info, labels.data.get("resize") or info.size)
     student = terms.student_of(evaluated.student, evaluated.student_stem, info.size)

@@ -54,6 +54,11 @@ def _batch_size(header: Header, asked: int) -> int:
             "The published layout has no place for shuffled patches and RandAugment; relabel with "
             "--relabel.views.patch-shuffle 1 --relabel.views.randaugment-ops 0."
         )
+    if header.storage.factor > 1 or header.views.dsa:
+        raise AttarError(
+            "The published layout has no place for images that are parts of stored ones, nor for Siamese augmentation; "
+            "export the set of another method, relabelled without --relabel.views.dsa."
+        )
     shared = header.mix.shared_by if header.mix.kind != "none" else 0
     if asked < 0:
         raise AttarError(f"A batch of {asked} images cannot be written; use --batch-size {shared or BATCH_SIZE}.")

@@ -25,7 +25,7 @@ configs:
 # {source}, distilled: {ipc} images per class
 
 {num_images} images of {size} x {size} pixels for {num_classes} classes, {origin}, with {labels}.
-
+{decoding}
 ```python
 import attar
 
@@ -81,6 +81,7 @@ def text(info: DatasetInfo, table: list[Line]) -> str:
         num_images=info.num_images,
         size=info.size,
         num_classes=len(info.classes),
+        decoding=_decoding(info),
         origin=origin,
         labels=f"soft labels of {_teachers(info)}{rated}" if not info.labels.imported else "soft labels made elsewhere",
         cores=_cores(table),
@@ -90,6 +91,19 @@ def text(info: DatasetInfo, table: list[Line]) -> str:
         label_name="stored labels" if info.labels.mode == "stored" else "the teacher (labels are made online)",
         label_bytes=readable_bytes(info.label_bytes),
         licence=markdown(info.licence),
+    )
+
+
+def _decoding(info: DatasetInfo) -> str:
+    """What a stored image holds, where it is more than one image."""
+    factor, enlarge = info.storage.factor, info.storage.enlarge
+    if factor == 1:
+        return ""
+    how = "to the nearest pixel" if enlarge == "nearest" else "bilinearly"
+    return (
+        f"\nEach stored image holds {factor} x {factor} images of its class side by side. `distilled.batches` shows "
+        f"the whole or one of them, enlarged {how}. Bytes and images per class count stored images, and baselines "
+        f"have as many real images as there are stored ones.\n"
     )
 
 

@@ -12,8 +12,9 @@ from torch import Tensor
 from attar.core.errors import AttarError
 from attar.core.log import Log
 from attar.models.teacher import Teacher
+from attar.ops import mosaic
+from attar.ops.choices import PLAIN, Storage
 from attar.ops.metrics import measure
-from attar.ops.pixels import from_bytes
 from attar.stages.run import Fraction
 from attar.store import sealed
 
@@ -37,19 +38,25 @@ def teacher_agreement(
     teacher: Teacher,
     device: torch.device | str,
     batch_size: int = 256,
+    storage: Storage = PLAIN,
 ) -> Agreement:
-    """Ask the teacher about whole images; moves its network to the device.
+    """Ask the teacher about all images, those that a stored one holds included; moves its network to the device.
 
     Raises AttarError when it gives no numbers for some.
     """
     teacher.module.to(device)
-    parts = zip(images.split(batch_size), labels.split(batch_size), strict=True)
-    batches = ((from_bytes(shown.to(device)), classes.to(device)) for shown, classes in parts)
+    num_parts = storage.num_parts
+    stored = max(1, batch_size // num_parts)
+    parts = zip(images.split(stored), labels.split(stored), strict=True)
+    batches = (
+        (mosaic.decoded(shown.to(device), storage), classes.to(device).repeat_interleave(num_parts))
+        for shown, classes in parts
+    )
     found = measure(teacher.logits, batches)
     if found.num_broken:
         raise AttarError(
-            f"The teacher's logits of {found.num_broken} of {len(images)} images are not numbers (NaN), so it cannot "
-            f"label them; train or name another teacher."
+            f"The teacher's logits of {found.num_broken} of {num_parts * len(images)} images are not numbers (NaN), so "
+            f"it cannot label them; train or name another teacher."
         )
     return Agreement(found.top1, found.per_class)
 

@@ -55,7 +55,7 @@ def make(
 
 def unaugmented(labelling: Relabel) -> Relabel:
     """The same labels for the images as they are: whole, unmirrored, unmixed, the same in every epoch."""
-    plain = LookChoice(crop="none", flip=False)
+    plain = LookChoice(crop="none", flip=False, part_probability=0.0)
     return labelling.changed(mode="stored", epochs=1, pool_epochs=0, views=plain, mix=MixChoice(kind="none"))
 
 

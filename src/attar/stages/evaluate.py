@@ -10,6 +10,7 @@ from torch import nn
 from attar.core import memory, ranks, work
 from attar.core.config import Config, digest
 from attar.core.errors import AttarError
+from attar.core.former import former
 from attar.core.log import Advance, Log
 from attar.core.spent import Clock, Spent
 from attar.models import build, record
@@ -125,8 +126,8 @@ def _jobs(space: Workspace, config: Evaluate, squeezing: Squeeze, sets: Mapping[
                 how = _training(space, config, squeezing, row, student, small)
                 stem = build.resolve_stem(student, space.choice.size, config.student_stem)
                 for seed in range(config.num_seeds):
-                    now, former = scores.identities(space, student, stem, seed, how)
-                    jobs.append(ScoreFile(row, student, seed, now, folder, former))
+                    now, before = scores.identities(space, student, stem, seed, how)
+                    jobs.append(ScoreFile(row, student, seed, now, folder, before))
     return jobs
 
 
@@ -155,10 +156,10 @@ def _shows_teacher(config: Evaluate, row: Row) -> bool:
 def _teacher_job(space: Workspace, row: Row, folder: Path) -> ScoreFile:
     path = space.out / "squeeze" / teachers.RECORD
     weights = Run(space.out).teachers[0].weights_sha256
-    now, former = (
-        digest([scores.told(space, say), space.real.fingerprint, weights]) for say in (Config.identity, Config.plain)
+    now, before = (
+        digest([scores.told(space, say), space.real.fingerprint, weights]) for say in (Config.identity, former)
     )
-    return ScoreFile(row, record.parse(path.read_bytes(), path).architecture, 0, now, folder, former)
+    return ScoreFile(row, record.parse(path.read_bytes(), path).architecture, 0, now, folder, before)
 
 
 def _num_steps(space: Workspace, config: Evaluate, squeezing: Squeeze, small: SmallSet | None, job: ScoreFile) -> int:
@@ -296,14 +297,16 @@ def _agreements(space: Workspace, sets: Mapping[Row, SmallSet], out: Path, log: 
     for row, small in sets.items():
         if row.images in found:
             continue
-        images_sha256 = read_info(small.folder).images_sha256
+        info = read_info(small.folder)
+        images_sha256, storage = info.images_sha256, info.storage
         identity = digest([images_sha256, weights])
         path = out / "agreement" / f"{identity[:16]}.json"
         known = agreement.read(path, identity, len(space.real.classes), log)
         if known is None:
             teacher = teacher or squeeze.own_teacher(space)
             stored = mapped.read(small.folder / "data", images_sha256, INFO)
-            known = agreement.teacher_agreement(stored.images, stored.labels, teacher, space.device.device)
+            device = space.device.device
+            known = agreement.teacher_agreement(stored.images, stored.labels, teacher, device, storage=storage)
             agreement.write(path, identity, known)
         found[row.images] = known.fraction
         if row.images == DISTILLED.images and (text := agreement.warning(known, space.real.classes, space.real.titles)):

@@ -4,6 +4,7 @@ import shutil
 from pathlib import Path
 
 from attar.core.errors import AttarError
+from attar.ops.choices import PLAIN, Storage
 from attar.stages import labeller as labellers
 from attar.stages.choices import Relabel
 from attar.stages.protocols import Protocol
@@ -44,9 +45,9 @@ def as_made(folder: Path, config: Relabel) -> Relabel:
     return config.as_made(made, str(folder))
 
 
-def planned_bytes(num_images: int, num_classes: int, config: Relabel) -> int:
-    """Bytes that stored labels will take, without the files' headers."""
-    one = label_files.record_bytes(num_classes, config.codec, config.views, config.mix)
+def planned_bytes(num_images: int, num_classes: int, config: Relabel, storage: Storage = PLAIN) -> int:
+    """Bytes that stored labels of so many stored images will take, without the files' headers."""
+    one = label_files.record_bytes(num_classes, config.codec, config.views, config.mix, storage)
     return num_images * config.stored_epochs * one
 
 

@@ -15,6 +15,7 @@ from attar.core.errors import AttarError
 from attar.core.log import Advance, readable_bytes
 from attar.models.teacher import Teacher
 from attar.ops import replay
+from attar.ops.choices import Storage
 from attar.ops.codec import Gathered
 from attar.stages import labeller as labellers
 from attar.stages.brought import named_teacher
@@ -68,7 +69,13 @@ def run(
     if config.imported:
         published = _published(space, config, images)
         config = _as_published(config, published)
-    header = _header(space, config, images, parents)
+    storage = made.storage
+    if config.imported and storage.factor > 1:
+        raise AttarError(
+            f"Each image in {recovered} holds {storage.num_parts}, and published labels are of whole images; leave out "
+            f"--relabel.imported."
+        )
+    header = _header(space, config, images, parents, storage)
     if config.mode == "stored":
         _tell_size(space, header, out)
     stage.begin()
@@ -89,7 +96,7 @@ def run(
         files = _files(out, header if stored else None)
         known = sealed.entries(out, files)
         info = _info(space, config, protocol, labeller.teachers, images, made, parents, (image_bytes, label_bytes))
-        write_info(out, info.changed(files=known))
+        write_info(out, info.changed(files=known, storage=storage))
         result = {"image_bytes": image_bytes, "label_bytes": label_bytes, "num_images": len(images.images)}
         files.append(out / INFO)
         finished = stage.finish(result, logged(out, "labels"), space.device.describe(), files)
@@ -252,10 +259,10 @@ def _files(out: Path, header: Header | None) -> list[Path]:
     return images + [out / "labels" / name for name in (HEADER, *header.files())]
 
 
-def _header(space: Workspace, config: Relabel, images: ImageSet, parents: dict[str, str]) -> Header:
+def _header(space: Workspace, config: Relabel, images: ImageSet, parents: dict[str, str], storage: Storage) -> Header:
     count, height, width = len(images.images), images.images.shape[2], images.images.shape[3]
     num_classes, stored = len(space.real.classes), config.stored_epochs
-    one = label_files.record_bytes(num_classes, config.codec, config.views, config.mix)
+    one = label_files.record_bytes(num_classes, config.codec, config.views, config.mix, storage)
     return Header(
         codec=config.codec,
         images_sha256=parents["images"],
@@ -269,6 +276,7 @@ def _header(space: Workspace, config: Relabel, images: ImageSet, parents: dict[s
         views=config.views,
         mix=config.mix,
         teacher=parents.get("labels") or parents.get("teachers") or parents["teacher"],
+        storage=storage,
     )
 
 

@@ -16,6 +16,7 @@ from attar.core.config import digest
 from attar.core.errors import AttarError
 from attar.core.spent import Spent
 from attar.models.choices import Stem
+from attar.ops.choices import Storage
 from attar.stages.folder import MANIFEST, identity_of, listed, manifest_of
 from attar.stages.rows import Row
 from attar.store import sealed
@@ -106,6 +107,8 @@ class ImagesMade(Manifest):
     num_images: Count = Field(validation_alias=AliasPath("result", "num_images"))
     image_bytes: Count = Field(validation_alias=AliasPath("result", "image_bytes"))
     classes: tuple[str, ...] = Field(validation_alias=AliasPath("result", "classes"))
+    storage: Storage = Field(default=Storage(), validation_alias=AliasPath("result", "storage"))
+    """How stored images are decoded."""
     files: dict[str, Any] = {}
 
     @property

@@ -13,6 +13,7 @@ import pydantic
 from attar.core import plugin
 from attar.core.config import Config, digest
 from attar.core.errors import AttarError
+from attar.core.former import former
 from attar.core.spent import Spent
 from attar.models import build
 from attar.ops.metrics import Measured
@@ -27,15 +28,13 @@ from attar.stages.workspace import Workspace
 from attar.store import atomic, sealed
 
 Say = Callable[[Config], dict[str, Any]]
-"""How a configuration is told in an identity: ``Config.identity``, or ``Config.plain`` as an earlier attar did it."""
+"""How a configuration is told in an identity: ``Config.identity``, or ``former`` as an earlier attar did it."""
 _NOT_TRAINING = {"name", "version", "views", "mix", "label_batchnorm", "label_batch_size", "learning_rates"}
 """Of a protocol: what it is called, what comes with the labels, and the rates of other students."""
 _SOFT_ONLY = {"loss", "temperature", "temperature_squared", "hard_weight", "hard_classes"}
 """Of a protocol: what alters nothing where classes are learnt."""
 _NOT_VIEWS = {"mode", "codec", "batch_size", "teachers", "voices"}
 """Of relabel: what alters logits and not what is shown."""
-_FORMERLY_NO_DATA = {"source", "root", "resident"}
-"""Of the data: what an earlier attar left out of identities."""
 
 
 @dataclass(frozen=True)
@@ -174,22 +173,21 @@ def identities(
         who.append(plugin.source_sha256(student))
     return (
         digest([told(space, Config.identity), space.real.fingerprint, who, training(Config.identity)]),
-        digest([told(space, Config.plain), space.real.fingerprint, who, training(Config.plain)]),
+        digest([told(space, former), space.real.fingerprint, who, training(former)]),
     )
 
 
 def told(space: Workspace, say: Say) -> dict[str, Any]:
     """The data and the seed of a run, as plain values."""
-    if say is Config.plain:
-        data = {key: value for key, value in space.choice.plain().items() if key not in _FORMERLY_NO_DATA}
-        return {"data": data, "seed": space.seed}
+    if say is former:
+        return {"data": former(space.choice), "seed": space.seed}
     return {key: say(part) if isinstance(part, Config) else part for key, part in space.request().items()}
 
 
 def full_training(space: Workspace, squeezing: Squeeze, say: Say) -> list[Any]:
     """What tells apart trainings on all real images."""
     how = ["full", say(squeezing.training), say(squeezing.views), squeezing.label_smoothing]
-    return how if say is Config.plain else [*how, {FEED: space.feed}]
+    return how if say is former else [*how, {FEED: space.feed}]
 
 
 def small_training(
@@ -200,7 +198,7 @@ def small_training(
     The method that made the images is known by its pixels alone, the row by its labels. Classes instead of soft labels
     need no teacher, only the normalisation and the views that come with the set.
     """
-    request = made.request if say is Config.plain else made.identity
+    request = made.request if say is former else made.identity
     hard = is_hard(row, protocol)
     left_out = _NOT_TRAINING | (_SOFT_ONLY if hard else set())
     how = {key: value for key, value in say(protocol).items() if key not in left_out}

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from attar.core.config import Config, digest
 from attar.core.errors import AttarError
+from attar.core.former import former
 from attar.core.randomness import generator
 from attar.ops import codec as codecs
 from attar.ops import dsa
@@ -140,7 +141,7 @@ def fault(folder: Path, header: Header, name: str) -> str:
         return str(error)
     # An earlier attar wrote every default out.
     if (
-        said.get("header", "") not in ("", digest(header.identity()), digest(header.plain()))
+        said.get("header", "") not in ("", digest(header.identity()), digest(former(header)))
         or said.get("file") != name
     ):
         return f"{folder / name} holds labels of another run; {sealed.MEND}."
