@@ -52,8 +52,8 @@ OPTIONS = {
 }
 RULES = (
     "The value in this recipe stands in [brackets]. Where a setting is typed twice, the last one holds. Where '...' "
-    "stands, every word up to the next flag is a value. 'none' means no value, and --recover.no-flip is short for "
-    "--recover.flip no."
+    "stands, every word up to the next flag is a value. 'none' means no value. --squeeze.views.no-flip is short for "
+    "--squeeze.views.flip no."
 )
 
 
