@@ -9,9 +9,9 @@ import yaml
 from attar.core.config import field_paths
 from attar.core.errors import AttarError
 from attar.recipes.catalogue import ENTRIES, header_of, recipe_named
-from attar.recipes.recipe import from_mapping, from_yaml
+from attar.recipes.recipe import from_mapping, from_yaml, recipe
 from attar.stages.label_choice import Relabel
-from attar.stages.protocols import PROTOCOLS
+from attar.stages.protocols import PROTOCOL_LABELS, PROTOCOLS
 
 WANTED = {
     "digits",
@@ -47,8 +47,9 @@ def test_a_recipe_builds_prints_and_round_trips(name, tmp_path):
 def test_labels_are_drawn_as_the_protocol_trains(name):
     recipe = recipe_named(name)
     protocol = recipe.evaluate.protocol
-    assert (recipe.relabel.views, recipe.relabel.mix) == (protocol.views, protocol.mix)
-    assert recipe.relabel.epochs == protocol.training.epochs
+    labels = PROTOCOL_LABELS[protocol.name]
+    assert (recipe.relabel.views, recipe.relabel.mix) == (labels.views, labels.mix)
+    assert recipe.relabel.epochs == labels.epochs == protocol.training.epochs
     assert "modified" not in protocol.title()
 
 
@@ -80,7 +81,6 @@ def test_digits_are_never_mirrored():
     assert not recipe.squeeze.views.flip
     assert not recipe.recover.flip
     assert not recipe.relabel.views.flip
-    assert not recipe.evaluate.protocol.views.flip
 
 
 def test_a_protocol_may_be_named_in_a_file():
@@ -132,12 +132,37 @@ def test_the_command_line_surface_is_what_it_was():
 
 def test_a_protocol_named_in_a_file_brings_what_it_says_of_labels():
     named = from_mapping({"evaluate": {"protocol": "sre2l++"}}, "the test")
-    assert named.relabel == Relabel().suited(PROTOCOLS["sre2l++"])
+    labels = PROTOCOL_LABELS["sre2l++"]
+    assert (named.relabel.views, named.relabel.mix, named.relabel.epochs) == (labels.views, labels.mix, 300)
+    assert (named.relabel.voices.batchnorm, named.relabel.voices.batchnorm_batch) == ("train", 8)
+    assert named.relabel.codec == Relabel().codec.changed(temperature=20)
     beside = {"epochs": 20, "views": {"flip": False}}
     some = from_mapping({"evaluate": {"protocol": "rded"}, "relabel": beside}, "the test").relabel
-    assert (some.epochs, some.views) == (20, PROTOCOLS["rded"].views.changed(flip=False))
+    assert (some.epochs, some.views) == (20, PROTOCOL_LABELS["rded"].views.changed(flip=False))
     spelt_out = from_mapping({"evaluate": {"protocol": PROTOCOLS["rded"].plain()}}, "the test")
     assert spelt_out.relabel == Relabel()
+
+
+def test_a_protocol_named_in_python_sets_the_label_options_too():
+    built = recipe(recover={}, evaluate={"protocol": "sre2l++"}, relabel={"epochs": 20})
+    assert built == from_mapping({"evaluate": {"protocol": "sre2l++"}, "relabel": {"epochs": 20}}, "the test")
+    assert (built.relabel.epochs, built.relabel.voices.batchnorm) == (20, "train")
+    whole = Relabel(epochs=7)
+    assert recipe(recover={}, evaluate={"protocol": "sre2l++"}, relabel=whole).relabel == whole
+    assert recipe(recover={}, evaluate={"protocol": PROTOCOLS["sre2l++"]}).relabel == Relabel()
+
+
+def test_label_pools_stay_within_the_epochs_of_another_protocol():
+    many = recipe_named("digits").with_protocol("rd3")
+    many = many.changed(relabel=many.relabel.changed(pool_epochs=350, teachers=("a:b",)))
+    fewer = many.with_protocol("tiny").relabel
+    assert (fewer.epochs, fewer.pool_epochs, fewer.teachers) == (100, 100, ("a:b",))
+
+
+def test_label_options_in_a_protocol_are_refused_with_their_new_place():
+    spelt_out = {**PROTOCOLS["rded"].plain(), "views": {"flip": False}, "label_batchnorm": "eval"}
+    with pytest.raises(AttarError, match="a protocol no longer holds label_batchnorm and views; remove that"):
+        from_mapping({"evaluate": {"protocol": spelt_out}}, "here")
 
 
 def test_plain_words_in_a_file_are_text_where_text_is_wanted(tmp_path):

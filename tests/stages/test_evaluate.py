@@ -17,7 +17,7 @@ from attar.report.table import lines, title_of
 from attar.stages import agreement
 from attar.stages import scores as scores_of
 from attar.stages.distilled import read_info
-from attar.stages.protocols import PROTOCOLS
+from attar.stages.protocols import PROTOCOL_LABELS, PROTOCOLS
 from attar.stages.rows import ROWS, Row
 from conftest import mini_recipe
 
@@ -206,8 +206,9 @@ def test_a_title_says_what_is_not_the_protocols(mini_run):
     assert scores_of.title(own, []) == own.title()
     assert scores_of.title(sre2lpp, [info]) == "sre2l++ v1, but the labels' own views, mixing, BatchNorm, 6 epochs"
     assert scores_of.title(PROTOCOLS["hard-label"], [info]).endswith("own views, mixing, 6 epochs")
+    asked = PROTOCOL_LABELS["sre2l++"]
     alike = info.labels.changed(
-        views=sre2lpp.views, mix=sre2lpp.mix, epochs=300, voices={"batchnorm": "train", "batchnorm_batch": 8}
+        views=asked.views, mix=asked.mix, epochs=300, voices={"batchnorm": "train", "batchnorm_batch": 8}
     )
     assert scores_of.title(sre2lpp, [info.changed(labels=alike)]) == "sre2l++ v1"
 

@@ -98,7 +98,7 @@ def _evaluated(run: Path, info: DatasetInfo, resize: int) -> _Evaluated:
     if not Run(run).is_done("evaluate"):
         return _Evaluated(setup, "resnet18", "auto", None)
     asked = Run(run).asked
-    protocol = Protocol.of(asked.protocol, str(asked.path))
+    protocol = Protocol.of(Protocol.upgraded(asked.protocol), str(asked.path))
     setup = dataclasses.replace(setup, protocol=protocol, num_seeds=asked.num_seeds)
     student, trained = asked.students[0], [score for score in Run(run).accuracies if not score.diverged]
     top1 = [100 * score.top1 for score in trained if (score.row, score.student) == (FULL, student)]

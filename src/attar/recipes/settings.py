@@ -6,8 +6,7 @@ from typing import Any, Literal
 from attar.data.choice import DataChoice
 from attar.ops.choices import ViewChoice
 from attar.recipes.recipe import Entry, Recipe, recipe
-from attar.stages.choices import Evaluate, Relabel, Squeeze
-from attar.stages.protocols import PROTOCOLS
+from attar.stages.choices import Squeeze
 from attar.synthesis.method import MethodConfig
 from attar.training.choices import Optimisation
 
@@ -37,15 +36,13 @@ class Setting:
 
     def recipe(self, name: str, method: str, config: MethodConfig, protocol: str) -> Recipe[Any]:
         """The recipe of one method on this dataset."""
-        chosen = PROTOCOLS[protocol]
         return recipe(
             name=name,
             method=method,
             data=self.data,
             squeeze=self.squeeze,
             recover=config,
-            relabel=Relabel().suited(chosen),
-            evaluate=Evaluate(protocol=chosen, students=(self.student,), full_data=self.full_data),
+            evaluate={"protocol": protocol, "students": (self.student,), "full_data": self.full_data},
         )
 
 

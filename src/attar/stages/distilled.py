@@ -1,9 +1,9 @@
 """The artefact, opened: images, labels and the way to train on them."""
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pydantic
 import torch
@@ -86,6 +86,11 @@ class DatasetInfo(Config):
     """How the stored images are decoded: each may hold several."""
     files: dict[str, sealed.SealedFile] = pydantic.Field(default_factory=dict)
     """Size and SHA-256 of every file of images, labels and teachers, by its path; empty in older sets."""
+
+    @pydantic.field_validator("protocol", mode="before")
+    @classmethod
+    def _without_label_options(cls, value: Any) -> Any:
+        return Protocol.upgraded(value) if isinstance(value, Mapping) else value
 
 
 def write_info(folder: Path, info: DatasetInfo) -> None:

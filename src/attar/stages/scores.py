@@ -16,11 +16,12 @@ from attar.core.errors import AttarError
 from attar.core.former import former
 from attar.core.spent import Spent
 from attar.models import build
+from attar.ops.choices import MixChoice
 from attar.ops.metrics import Measured
 from attar.stages.distilled import DatasetInfo, LabelInfo, read_info
 from attar.stages.folder import FEED, MANIFEST
 from attar.stages.labeller import Voices
-from attar.stages.protocols import Protocol
+from attar.stages.protocols import PROTOCOL_LABELS, Protocol
 from attar.stages.rows import Row, SmallSet
 from attar.stages.run import PER_CLASS, Fraction, LabelsMade, Seconds, first_fault, made_in
 from attar.stages.squeeze import Squeeze
@@ -29,8 +30,8 @@ from attar.store import atomic, sealed
 
 Say = Callable[[Config], dict[str, Any]]
 """How a configuration is told in an identity: ``Config.identity``, or ``former`` as an earlier attar did it."""
-_NOT_TRAINING = {"name", "version", "views", "mix", "label_batchnorm", "label_batch_size", "learning_rates"}
-"""Of a protocol: what it is called, what comes with the labels, and the rates of other students."""
+_NOT_TRAINING = {"name", "version", "learning_rates"}
+"""Of a protocol: what it is called, and the rates of other students."""
 _SOFT_ONLY = {"loss", "temperature", "temperature_squared", "hard_weight", "hard_classes"}
 """Of a protocol: what alters nothing where classes are learnt."""
 _NOT_VIEWS = {"mode", "codec", "batch_size", "teachers", "voices"}
@@ -211,26 +212,28 @@ def small_training(
 
 
 def title(protocol: Protocol, infos: Sequence[DatasetInfo]) -> str:
-    """The protocol in a table: its name, and what the labels brought along in place of what it says."""
+    """The protocol in a table: its name, and in which ways the stored labels are not those that it asks for."""
     said = protocol.title()
     own = next((own for info in infos if (own := _own_ways(protocol, info.labels))), "")
     return f"{said}, but the labels' own {own}" if own else said
 
 
 def _own_ways(protocol: Protocol, labels: LabelInfo) -> str:
-    mixes = [(mix.kind, mix.alpha if mix.kind != "none" else None) for mix in (labels.mix, protocol.mix)]
-    found = ["views"] * (labels.views != protocol.views) + ["mixing"] * (mixes[0] != mixes[1])
-    if protocol.loss != "hard":
-        batches = [
-            (voices.batchnorm, voices.batchnorm_batch if voices.batchnorm == "train" else None)
-            for voices in (
-                labels.voices,
-                Voices(batchnorm=protocol.label_batchnorm, batchnorm_batch=protocol.label_batch_size),
-            )
-        ]
-        found += ["BatchNorm"] * (batches[0] != batches[1])
+    found, asked = list[str](), PROTOCOL_LABELS.get(protocol.name)
+    if asked is not None:
+        found += ["views"] * (labels.views != asked.views) + ["mixing"] * (_mix(labels.mix) != _mix(asked.mix))
+        voices = Voices(batchnorm=asked.batchnorm, batchnorm_batch=asked.batchnorm_batch)
+        found += ["BatchNorm"] * (protocol.loss != "hard" and _batchnorm(labels.voices) != _batchnorm(voices))
     found += [f"{labels.epochs} epochs"] * (labels.epochs < protocol.training.epochs)
     return ", ".join(found)
+
+
+def _mix(mix: MixChoice) -> tuple[str, float | None]:
+    return mix.kind, mix.alpha if mix.kind != "none" else None
+
+
+def _batchnorm(voices: Voices) -> tuple[str, int | None]:
+    return voices.batchnorm, voices.batchnorm_batch if voices.batchnorm == "train" else None
 
 
 def is_hard(row: Row, protocol: Protocol) -> bool:
