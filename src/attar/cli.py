@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from attar.core import interruption, plugin
+from attar.core import interruption, plugin, ranks
 from attar.core.errors import AttarError
 from attar.core.interruption import Interrupted
 from attar.core.printable import one_line
@@ -52,7 +52,8 @@ def main(arguments: list[str] | None = None) -> None:
     if is_program:
         interruption.watch()
     try:
-        _dispatch(arguments)
+        with ranks.group():
+            _dispatch(arguments)
     except AttarError as error:
         _fail(str(error))
     except KeyboardInterrupt as error:
@@ -309,5 +310,7 @@ def _print_rankings(runs: list[Path], path: Path | None) -> None:
 
 
 def _fail(sentence: str, code: int = 2) -> NoReturn:
-    print(f"attar: {one_line(sentence)}", file=sys.stderr)
+    """End with a sentence, which one of several processes says."""
+    if interruption.may_speak(code):
+        print(f"attar: {one_line(sentence)}", file=sys.stderr)
     raise SystemExit(code)

@@ -95,6 +95,28 @@ def test_small_stem_of_the_resnet_family(name: str):
     check_forward(network, 32, 10)
 
 
+@pytest.mark.parametrize(
+    ("name", "finer"), [("mobilenet_v2", 2), ("efficientnet_b0", 2), ("shufflenet_v2_x0_5", 4), ("densenet121", 4)]
+)
+def test_small_stems_of_other_families_keep_the_weights_count_and_the_map_finer(name: str, finer: int):
+    """'auto' leaves them as they are, as runs before had them."""
+
+    def last_map(network: nn.Module, side: int) -> torch.Size:
+        shapes: list[torch.Size] = []
+        for layer in network.modules():
+            if isinstance(layer, nn.Conv2d):
+                layer.register_forward_hook(lambda _, __, answer: shapes.append(answer.shape[2:]))
+        network.eval()(torch.zeros(1, 3, side, side))
+        return shapes[-1]
+
+    assert resolve_stem(name, 32, "auto") == "standard"
+    small, standard = build(name, 10, 32, stem="small", seed=0), build(name, 10, 32, seed=0)
+    assert last_map(small, 32) == last_map(standard, 32 * finer)
+    for stem, other in zip(small.parameters(), standard.parameters(), strict=True):
+        assert stem.shape[:2] == other.shape[:2]
+    check_forward(small, 32, 10)
+
+
 def test_auto_stem_follows_the_image_size():
     assert resolve_stem("resnet18", 112, "auto") == "small"
     assert resolve_stem("resnet18", 113, "auto") == "standard"
@@ -105,7 +127,7 @@ def test_auto_stem_follows_the_image_size():
     assert network.get_submodule("conv1").weight.shape == (64, 3, 7, 7)
 
 
-@pytest.mark.parametrize("name", ["vgg11_bn", "resnet20", "timm/resnet18", "mobilenet_v2"])
+@pytest.mark.parametrize("name", ["vgg11_bn", "resnet20", "timm/resnet18", "mobilenet_v3_small"])
 def test_small_stem_elsewhere_is_refused(name: str):
     with pytest.raises(AttarError, match=f"{name} has no stem"):
         build(name, 10, 32, stem="small", seed=0)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from attar.models.small import NETWORKS, ConvNet, SmallResNet
+from attar.models.small import NETWORKS, ConvNet, SmallResNet, WideResNet
 
 
 @pytest.mark.parametrize(("depth", "millions"), [(20, 0.27), (32, 0.46), (44, 0.66), (56, 0.85)])
@@ -27,6 +27,15 @@ def test_a_resnet_halves_the_map_twice():
 def test_convolutions_of_a_resnet_are_drawn_fan_out():
     conv = SmallResNet(20, 10).layer3[1].conv1
     assert conv.weight.std().item() == pytest.approx((2 / (64 * 9)) ** 0.5, rel=0.02)
+
+
+def test_the_wide_resnet_has_the_papers_depth_and_parameters():
+    """12 convolutions in blocks, the stem and the classifier; 0.7 million parameters in the paper's table 4."""
+    network = WideResNet(16, 2, 10)
+    layers = [layer for layer in network.modules() if isinstance(layer, nn.Conv2d | nn.Linear)]
+    assert len([layer for layer in layers if not (isinstance(layer, nn.Conv2d) and layer.kernel_size == (1, 1))]) == 14
+    assert sum(weight.numel() for weight in network.parameters()) / 1e6 == pytest.approx(0.69, abs=0.01)
+    assert network.blocks(torch.zeros(1, 16, 32, 32)).shape == (1, 128, 8, 8)
 
 
 @pytest.mark.parametrize(

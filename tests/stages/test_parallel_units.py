@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -239,6 +240,27 @@ def test_without_memory_for_a_group_its_units_are_made_alone(
     assert [entry["name"] for entry in logged(out, "unit")] == [unit.name for unit in PLAN]
     assert sum(moved) == 0
     assert -moved[-1] == len(PLAN) * ITERATIONS
+
+
+def test_memory_of_a_failed_group_is_free_before_its_halves_begin(start: Start, monkeypatch: pytest.MonkeyPatch):
+    """What the failed group held lives as long as the frames of its exception: these must be gone."""
+    real, held, alive = cda.recover, list[weakref.ref[Tensor]](), list[int]()
+
+    def recover_in_little_memory(task: Task, config: cda.Config) -> Tensor:
+        if len(task.unit_sizes) > 1:
+            large = torch.zeros(1000)
+            held.extend([weakref.ref(large), weakref.ref(task.labels)])
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return real(task, config)
+
+    def warn(self: Log, text: str) -> None:
+        if "out of memory" in text:  # said when the halves are about to begin
+            alive.append(sum(reference() is not None for reference in held))
+
+    monkeypatch.setattr(cda, "recover", recover_in_little_memory)
+    monkeypatch.setattr(Log, "warn", warn)
+    recover(start("freed"), 9, iterations=1, snapshots=())
+    assert alive == [0, 0, 0], "groups of 9, 4 and 2 failed"
 
 
 def test_halves_of_an_odd_group_are_no_larger_than_half(start: Start, monkeypatch: pytest.MonkeyPatch):

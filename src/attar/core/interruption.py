@@ -10,6 +10,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
 from types import FrameType
 from typing import NoReturn
 
@@ -29,6 +30,24 @@ class Interrupted(KeyboardInterrupt):
 
 
 _ending = threading.Lock()
+_watching = False
+_asked: Callable[[int], bool] | None = None
+
+
+def is_watching() -> bool:
+    """Whether this process answers signals as ``watch`` says, so that it may be ended from within."""
+    return _watching
+
+
+def ask(may_speak: Callable[[int], bool] | None) -> None:
+    """Let this decide, given the exit code, which of several processes says why they end."""
+    global _asked
+    _asked = may_speak
+
+
+def may_speak(code: int) -> bool:
+    """Whether this process, which ends with the exit code, is to say why; of several processes one is."""
+    return os.environ.get("RANK", "0") == "0" if _asked is None else _asked(code)
 
 
 def watch() -> None:
@@ -39,6 +58,8 @@ def watch() -> None:
     """
     if threading.current_thread() is not threading.main_thread():
         return
+    global _watching
+    _watching = True
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
     for number in _SIGNALS:
@@ -51,14 +72,19 @@ def watch() -> None:
     threading.Thread(target=_end_after_grace, args=(reading,), name="attar-signals", daemon=True).start()
 
 
-def end(code: int) -> NoReturn:
-    """Say the sentence and end this process at once, with the processes that it started to read images."""
+def end(code: int, sentence: str | None = None) -> NoReturn:
+    """End this process at once, with the processes that it started to read images.
+
+    ``sentence`` is said first; by default, in one of several processes, that the work was interrupted.
+    """
     if not _ending.acquire(blocking=False):  # the other thread is at it
         time.sleep(60)
-    if os.environ.get("RANK", "0") == "0":
+    if sentence is None:
+        sentence = SENTENCE if may_speak(code) else ""
+    if sentence:
         cursor = "\x1b[?25h" if sys.stderr.isatty() else ""  # a progress bar may have hidden it
         with contextlib.suppress(OSError):
-            os.write(2, f"{cursor}attar: {SENTENCE}\n".encode())
+            os.write(2, f"{cursor}attar: {sentence}\n".encode())
     with contextlib.suppress(Exception):
         sys.stdout.flush()
     if "multiprocessing" in sys.modules:

@@ -4,8 +4,12 @@ import contextlib
 import datetime
 import os
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from typing import Any
+
+from attar.core import interruption, peers
+from attar.core.errors import AttarError
 
 
 @contextlib.contextmanager
@@ -13,7 +17,8 @@ def group() -> Iterator[None]:
     """Join the processes that torchrun started, for the duration of the block; nothing to do without torchrun.
 
     Ranks exchange barriers and choices only, so the backend is gloo on every device, and the timeout is long: rank 0
-    may squeeze for hours while the others wait.
+    may squeeze for hours while the others wait. In a program that answers signals (``interruption.watch``) the death of
+    one process ends the others at once.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1 or _joined() is not None:
         yield
@@ -21,8 +26,19 @@ def group() -> Iterator[None]:
     import torch.distributed
 
     torch.distributed.init_process_group("gloo", timeout=datetime.timedelta(days=14))
+    connected = peers.connect(torch.distributed) if interruption.is_watching() else None
+    if connected is not None:
+        interruption.ask(connected.may_speak)
     try:
         yield
+    except SystemExit as error:
+        if connected is not None and not error.code:
+            connected.close()
+        raise
+    else:
+        if connected is not None:
+            connected.close()
+            interruption.ask(None)
     finally:
         torch.distributed.destroy_process_group()
 
@@ -48,7 +64,8 @@ def wait() -> None:
     """Return when every process has arrived here."""
     joined = _joined()
     if joined:
-        joined.barrier()
+        with _together():
+            joined.barrier()
 
 
 def of_first(choice: bool) -> bool:
@@ -59,7 +76,8 @@ def of_first(choice: bool) -> bool:
     import torch
 
     told = torch.tensor([choice], dtype=torch.int8)
-    joined.broadcast(told, src=0)
+    with _together():
+        joined.broadcast(told, src=0)
     return bool(told)
 
 
@@ -71,8 +89,20 @@ def any_of(flags: Sequence[bool]) -> list[bool]:
     import torch
 
     told = torch.tensor(flags, dtype=torch.int8)
-    joined.all_reduce(told, op=joined.ReduceOp.MAX)
+    with _together():
+        joined.all_reduce(told, op=joined.ReduceOp.MAX)
     return [bool(flag) for flag in told.tolist()]
+
+
+@contextlib.contextmanager
+def _together() -> Iterator[None]:
+    """What all processes do together: raises AttarError when one of them has ended meanwhile."""
+    try:
+        yield
+    except RuntimeError as error:  # gloo's connection is closed
+        if interruption.is_watching():
+            time.sleep(peers.ANSWER_SECONDS)  # meanwhile the thread that knows more ends this process
+        raise AttarError(f"Another process of this launch ended early, so this one stops; {peers.CONTINUE}.") from error
 
 
 def _joined() -> Any:

@@ -20,7 +20,10 @@ Source = Literal["attar", "torchvision", "timm", "factory"]
 HUB_PREFIXES = ("hf-hub:", "hf_hub:")
 """How timm writes the name of a network that lies on the Hugging Face Hub."""
 LARGEST_SMALL_IMAGE = 112
-"""Side in pixels up to which 'auto' takes the small stem: the standard one shrinks an image fourfold at once."""
+"""Side in pixels up to which 'auto' takes the small stem for a ResNet: the standard one shrinks an image fourfold at
+once."""
+_STEMS = ("resnet", "densenet", "mobilenetv2", "shufflenetv2", "efficientnet")
+"""Modules of ``torchvision.models`` whose networks can have a small stem."""
 
 
 def build(name: str, num_classes: int, image_size: int, *, stem: Stem = "auto", seed: int) -> nn.Module:
@@ -28,8 +31,9 @@ def build(name: str, num_classes: int, image_size: int, *, stem: Stem = "auto", 
 
     ``name`` is looked up among attar's own networks, then torchvision's, then timm's; 'torchvision/NAME' and
     'timm/NAME' say which, 'hf-hub:timm/NAME' is 'timm/NAME', and 'package.module:factory' is code outside (see
-    ``factory.call``). ``image_size`` is the side in pixels. The small stem is a 3x3 convolution of stride 1 and no
-    pooling, for torchvision ResNets. Raises AttarError on an unknown name and on a network that cannot be built for
+    ``factory.call``). ``image_size`` is the side in pixels. The small stem is a first convolution of stride 1
+    (3x3 in ResNets and DenseNets) and no pooling after it, for torchvision's ResNets, DenseNets, MobileNetV2s,
+    ShuffleNetV2s and EfficientNets. Raises AttarError on an unknown name and on a network that cannot be built for
     these images.
     """
     name = plain_name(name)
@@ -99,13 +103,19 @@ def has_batchnorm(module: nn.Module) -> bool:
 
 
 def resolve_stem(name: str, image_size: int, stem: Stem) -> Literal["small", "standard"]:
-    """Which stem ``build`` gives this network; raises AttarError when it has none that could be small."""
+    """Which stem ``build`` gives this network: 'auto' is small for ResNets and small images alone.
+
+    Raises AttarError when a small stem is asked for and there is none.
+    """
     source, bare = locate(name)
-    exchangeable = source == "torchvision" and get_model_builder(bare).__module__ == "torchvision.models.resnet"
-    if stem == "small" and not exchangeable:
-        raise AttarError(f"{name} has no stem to make small; leave the stem at auto, or choose a torchvision ResNet.")
-    small = stem == "small" or (stem == "auto" and image_size <= LARGEST_SMALL_IMAGE)
-    return "small" if exchangeable and small else "standard"
+    family = get_model_builder(bare).__module__.rpartition(".")[2] if source == "torchvision" else ""
+    if stem == "small" and family not in _STEMS:
+        raise AttarError(
+            f"{name} has no stem to make small; leave the stem at auto, or choose a torchvision ResNet, DenseNet, "
+            f"MobileNetV2, ShuffleNetV2 or EfficientNet."
+        )
+    small = stem == "small" or (stem == "auto" and family == "resnet" and image_size <= LARGEST_SMALL_IMAGE)
+    return "small" if small else "standard"
 
 
 def locate(name: str) -> tuple[Source, str]:
@@ -183,8 +193,16 @@ def _timm_knows(name: str) -> bool:
 
 
 def _make_stem_small(module: nn.Module) -> None:
-    assert isinstance(module, torchvision.models.ResNet)
-    conv = nn.Conv2d(3, module.conv1.out_channels, 3, stride=1, padding=1, bias=False)
-    nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
-    module.conv1 = conv
-    module.maxpool = nn.Identity()  # pyright: ignore[reportAttributeAccessIssue]
+    """Give the first convolution stride 1 and take away the pooling after it, as for CIFAR."""
+    layers: dict[str, Any] = dict(module.named_modules())
+    for name in ("conv1", "features.conv0"):
+        if isinstance(layers.get(name), nn.Conv2d):  # ResNet and DenseNet, 7x7
+            conv = nn.Conv2d(3, layers[name].out_channels, 3, stride=1, padding=1, bias=False)
+            nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
+            module.set_submodule(name, conv)
+    for name in ("conv1.0", "features.0.0"):
+        if isinstance(layers.get(name), nn.Conv2d):  # ShuffleNetV2, MobileNetV2 and EfficientNet, 3x3
+            layers[name].stride = (1, 1)
+    for name in ("maxpool", "features.pool0"):
+        if name in layers:
+            module.set_submodule(name, nn.Identity())

@@ -1,4 +1,4 @@
-"""attar's own networks for small images: CIFAR ResNets and the ConvNet of dataset condensation."""
+"""attar's own networks for small images: CIFAR ResNets, a wide one, and the ConvNet of dataset condensation."""
 
 import functools
 from collections.abc import Callable
@@ -58,6 +58,51 @@ class SmallResNet(nn.Module):
         return self.fc(maps.mean((2, 3)))
 
 
+class WideBlock(nn.Module):
+    """Pre-activation block of a wide ResNet: where the shape changes, the shortcut projects the activated input."""
+
+    def __init__(self, channels_in: int, channels_out: int, stride: int) -> None:
+        super().__init__()
+        self.bn1 = nn.BatchNorm2d(channels_in)
+        self.conv1 = nn.Conv2d(channels_in, channels_out, 3, stride, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(channels_out)
+        self.conv2 = nn.Conv2d(channels_out, channels_out, 3, padding=1, bias=False)
+        self.shortcut: nn.Module | None = None
+        if stride != 1 or channels_in != channels_out:
+            self.shortcut = nn.Conv2d(channels_in, channels_out, 1, stride, bias=False)
+
+    def forward(
+        self, maps: Float[Tensor, "image channels height width"]
+    ) -> Float[Tensor, "image out_channels out_height out_width"]:
+        active = F.relu(self.bn1(maps))
+        inner = self.conv2(F.relu(self.bn2(self.conv1(active))))
+        return inner + (maps if self.shortcut is None else self.shortcut(active))
+
+
+class WideResNet(nn.Module):
+    """Wide ResNet for small images (Zagoruyko and Komodakis, 2016, arXiv 1605.07146): three stages, 6n + 4 layers deep,
+    ``widen`` times as wide as a ResNet. No dropout. Weights are drawn as in He et al., 2015, fan-out."""
+
+    def __init__(self, depth: int, widen: int, num_classes: int) -> None:
+        super().__init__()
+        num_blocks, channels = (depth - 4) // 6, WIDTHS[0]
+        self.conv1 = nn.Conv2d(3, channels, 3, padding=1, bias=False)
+        blocks: list[nn.Module] = []
+        for stage, width in enumerate(WIDTHS):
+            for place in range(num_blocks):
+                blocks.append(WideBlock(channels, widen * width, 2 if stage and not place else 1))
+                channels = widen * width
+        self.blocks = nn.Sequential(*blocks)
+        self.bn = nn.BatchNorm2d(channels)
+        self.fc = nn.Linear(channels, num_classes)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    def forward(self, images: Float[Tensor, "image 3 height width"]) -> Float[Tensor, "image class"]:
+        return self.fc(F.relu(self.bn(self.blocks(self.conv1(images)))).mean((2, 3)))
+
+
 class ConvNet(nn.Module):
     """The ConvNet of dataset condensation (Gidaris and Komodakis, 2018, arXiv 1804.09458; Zhao et al., 2021,
     arXiv 2006.05929), with BatchNorm: ``depth`` blocks of convolution, BatchNorm, ReLU and pooling, then one layer.
@@ -95,12 +140,18 @@ def _resnet(num_classes: int, image_size: int, *, depth: int) -> nn.Module:
     return SmallResNet(depth, num_classes)
 
 
-def _convnet(num_classes: int, image_size: int, *, depth: int) -> nn.Module:
-    return ConvNet(depth, num_classes, image_size)
+def _wide_resnet(num_classes: int, image_size: int, *, depth: int, widen: int) -> nn.Module:
+    return WideResNet(depth, widen, num_classes)
+
+
+def _convnet(num_classes: int, image_size: int, *, depth: int, width: int = 128) -> nn.Module:
+    return ConvNet(depth, num_classes, image_size, width)
 
 
 NETWORKS: dict[str, Callable[[int, int], nn.Module]] = {
     **{f"resnet{depth}": functools.partial(_resnet, depth=depth) for depth in (20, 32, 44, 56)},
-    **{f"convnet{depth}": functools.partial(_convnet, depth=depth) for depth in range(3, 9)},
+    "wrn_16_2": functools.partial(_wide_resnet, depth=16, widen=2),
+    **{f"convnet{depth}": functools.partial(_convnet, depth=depth) for depth in range(1, 9)},
+    "convnet3_w32": functools.partial(_convnet, depth=3, width=32),
 }
 """Name to factory; a factory takes the number of classes and the side of the images in pixels."""

@@ -62,10 +62,14 @@ def run(space: Workspace, config: Evaluate, squeezing: Squeeze, sets: Mapping[Ro
     recognised = _agreements(space, sets, out, log)
     told: set[Path] = set()
 
+    @functools.lru_cache(maxsize=1)  # rows of one set follow one another, and a large set fills the device
+    def opened(folder: Path) -> Distilled:
+        return Distilled(folder, space.module, space.factories)
+
     def train(job: ScoreFile, advance: Advance) -> dict[str, Any]:
         if _shows_teacher(config, job.row):
             return _rate_teacher(space, job)
-        values, reason = _train(space, config, squeezing, sets.get(job.row), job, advance)
+        values, reason = _train(space, config, squeezing, sets.get(job.row), opened, job, advance)
         if reason:
             log.warn(_divergence(config, job, reason))
             told.add(job.path)
@@ -87,6 +91,8 @@ def run(space: Workspace, config: Evaluate, squeezing: Squeeze, sets: Mapping[Ro
     title = scores.title(config.protocol, drawn)
     known = [_score(config, job, num_classes, facts[job.row], title) for job in jobs]
     if ranks.is_first():
+        for job in jobs:
+            job.checkpoint.remove()  # of those that were killed between the score and this
         for job, score in zip(jobs, known, strict=True):
             if score.diverged and job.path not in told:
                 log.warn(_divergence(config, job, "diverged"))
@@ -176,13 +182,18 @@ def _train(
     config: Evaluate,
     squeezing: Squeeze,
     small: SmallSet | None,
+    opened: Callable[[Path], Distilled],
     job: ScoreFile,
     advance: Advance,
 ) -> tuple[dict[str, Any], str]:
     """Train a student and keep its score; returns values for the log, and what became of it when it diverged."""
-    clock = Clock()
-    device, losses, num_done = space.device, [], 0
+    device, checkpoint = space.device, job.checkpoint
+    earlier = checkpoint.load() or {"fit": None, "losses": [], "seconds": 0.0, "processor_seconds": 0.0}
+    clock, losses = Clock(Spent(earlier["seconds"], earlier["processor_seconds"])), list(earlier["losses"])
     num_epochs = (config.protocol.training if small else squeezing.training).epochs
+    num_steps = _num_steps(space, config, squeezing, small, job)
+    num_done = num_steps * len(losses) // num_epochs
+    advance(num_done)
     # The weights depend on the seed and not on the row, so that rows differ in their data alone.
     seed = space.seed * 1000 + job.seed
     network = build.build(
@@ -194,6 +205,8 @@ def _train(
         advance(0, note=f"{job.row} {job.student} seed {job.seed}  loss {epoch.loss:.3f}")
         if not all_finite(network):
             raise _Diverged
+        if epoch.number < num_epochs:
+            checkpoint.offer(lambda: {"fit": epoch.state(), "losses": losses, **clock.spent().plain()})
 
     def after_batch(_: int) -> None:
         nonlocal num_done
@@ -204,21 +217,23 @@ def _train(
     try:
         if small is None:
             stream = f"evaluate-full-{job.seed}"
-            squeeze.full_data(space, network, squeezing, stream, after, seed=seed, after_batch=after_batch)
+            more = {"seed": seed, "after_batch": after_batch, "resume": earlier["fit"]}
+            squeeze.full_data(space, network, squeezing, stream, after, **more)
         else:
-            opened = Distilled(small.folder, space.module, space.factories)
-            normalisation = opened.normalisation
-            hard = scores.is_hard(job.row, config.protocol)
-            _fit_small(space, config.protocol, opened, network, (job.student, seed, hard), after, after_batch)
+            distilled = opened(small.folder)
+            normalisation = distilled.normalisation
+            who = job.student, seed, scores.is_hard(job.row, config.protocol)
+            _fit_small(space, config.protocol, distilled, network, who, after, after_batch, earlier["fit"])
     except _Diverged:
         network.eval()
-        advance(_num_steps(space, config, squeezing, small, job) - num_done)
+        advance(num_steps - num_done)
         reason = f"diverged in epoch {len(losses)} of {num_epochs} and was stopped (its weights are no longer finite)"
     found = measure(_predictor(network, normalisation), space.val.plain(_BATCH, device.device))
     if found.num_broken and not reason:
         reason = f"diverged (its logits of {found.num_broken} of {space.val.num_images} images are not numbers)"
     spent = clock.spent()
     job.save(found, spent, device.describe(), losses, diverged=bool(reason))
+    checkpoint.remove()
     told = {"row": str(job.row), "student": job.student, "seed": job.seed, "top1": found.top1, "diverged": bool(reason)}
     return told | spent.plain(), reason
 
@@ -246,6 +261,7 @@ def _fit_small(
     how: tuple[str, int, bool],
     after: Callable[[FinishedEpoch], None],
     after_batch: Callable[[int], None],
+    resume: dict[str, Any] | None,
 ) -> None:
     """Train a student, known by its name, its seed and whether its labels are hard."""
     device, (student, seed, hard) = space.device, how
@@ -260,6 +276,7 @@ def _fit_small(
             len(opened),
             device.autocast,
             after,
+            resume=resume,
             seed=seed,
             forward=space.training_forward(network, training.epochs * len(opened)),
             after_batch=after_batch,

@@ -27,6 +27,7 @@ from attar.stages.run import PER_CLASS, Fraction, LabelsMade, Seconds, first_fau
 from attar.stages.squeeze import Squeeze
 from attar.stages.workspace import Workspace
 from attar.store import atomic, sealed
+from attar.store.checkpoint import Checkpoint
 
 Say = Callable[[Config], dict[str, Any]]
 """How a configuration is told in an identity: ``Config.identity``, or ``former`` as an earlier attar did it."""
@@ -110,6 +111,11 @@ class ScoreFile:
     def _path(self, identity: str) -> Path:
         student = self.student.replace("/", "-").replace(":", "-")
         return self.folder / f"{student}-seed{self.seed}-{identity[:16]}.json"
+
+    @property
+    def checkpoint(self) -> Checkpoint:
+        """Of the student's training, as long as it is not finished."""
+        return Checkpoint(self.folder.parent / "checkpoints" / f"{self.path.stem}.safetensors", self.identity)
 
     def save(self, found: Measured, spent: Spent, device: str, losses: list[float], diverged: bool = False) -> None:
         """Write down what a student achieves."""

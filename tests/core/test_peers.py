@@ -1,0 +1,223 @@
+"""core/peers.py: when one of several processes ends early, all end within seconds, and one says why."""
+
+import multiprocessing
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch.distributed  # noqa: F401 - for the forked processes, which so start at once
+
+from attar import cli
+from attar.core import interruption, peers, ranks
+from attar.core.errors import AttarError
+from attar.core.interruption import SENTENCE
+
+SOON_SECONDS = 8
+"""Far below the timeouts of torchrun (30 s) and of the group (14 days), for a busy machine."""
+Body = Callable[[int, Path], None]
+
+
+def free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return one.getsockname()[1]
+
+
+def launched(rank: int, size: int, port: int, body: Body, folder: Path) -> None:
+    """A process as torchrun starts it, which runs ``body`` as the command line runs a verb."""
+    os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    with (folder / "said").open("a") as said:
+        os.dup2(said.fileno(), 2)
+    sys.stderr, sys.argv = os.fdopen(2, "w", buffering=1), ["attar"]
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    cli._dispatch = lambda arguments: body(rank, folder)
+    cli.main()
+
+
+def launch(body: Body, folder: Path, size: int = 2) -> list[multiprocessing.process.BaseProcess]:
+    """Processes that have all got as far as to have written 'ready'."""
+    context, port = multiprocessing.get_context("fork"), free_port()  # PyTorch is imported already
+    started = [context.Process(target=launched, args=(rank, size, port, body, folder)) for rank in range(size)]
+    for process in started:
+        process.start()
+    return started
+
+
+def wait_for(path: Path) -> None:
+    until = time.monotonic() + 60
+    while not path.exists():
+        assert time.monotonic() < until
+        time.sleep(0.01)
+
+
+def ended(started: list[multiprocessing.process.BaseProcess], folder: Path) -> tuple[list[int | None], str]:
+    """Exit codes by rank, and what was said; no process may outlive the test."""
+    until = time.monotonic() + SOON_SECONDS
+    for process in started:
+        process.join(max(0.0, until - time.monotonic()))
+    codes = [process.exitcode for process in started]
+    for process in started:
+        process.kill()
+    return codes, (folder / "said").read_text()
+
+
+def works(rank: int, folder: Path) -> None:
+    """Computes for long without meeting the others."""
+    (folder / f"ready{rank}").touch()
+    time.sleep(60)
+
+
+def meets(rank: int, folder: Path) -> None:
+    """The first waits for the second one, which computes."""
+    (folder / f"ready{rank}").touch()
+    if rank == 0:
+        ranks.wait()
+    time.sleep(60)
+
+
+@pytest.mark.parametrize("killed", [0, 1])
+@pytest.mark.parametrize("body", [works, meets])
+def test_a_killed_process_ends_the_other_with_one_sentence(body: Body, killed: int, tmp_path: Path):
+    started = launch(body, tmp_path)
+    for rank in (0, 1):
+        wait_for(tmp_path / f"ready{rank}")
+    process = started[killed].pid
+    assert process is not None
+    os.kill(process, signal.SIGKILL)
+    codes, said = ended(started, tmp_path)
+    assert codes[killed] == -signal.SIGKILL
+    assert codes[1 - killed] == 1
+    assert said == f"attar: {peers.lost(killed, 2)}\n"
+
+
+def errs(rank: int, folder: Path) -> None:
+    if rank == 1:
+        raise AttarError("This is wrong; mend it.")
+    time.sleep(60)
+
+
+def all_err(rank: int, folder: Path) -> None:
+    raise AttarError("This is wrong; mend it.")
+
+
+@pytest.mark.parametrize("body", [errs, all_err])
+def test_what_the_user_can_mend_is_said_once_and_all_end_with_code_2(body: Body, tmp_path: Path):
+    codes, said = ended(launch(body, tmp_path, 3), tmp_path)
+    assert codes == [2, 2, 2]
+    assert said == "attar: This is wrong; mend it.\n"
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize("asked", [[0], [1], [0, 1]])
+def test_a_signal_to_any_process_ends_all_with_one_sentence(
+    number: signal.Signals, code: int, asked: list[int], tmp_path: Path
+):
+    started = launch(works, tmp_path)
+    for rank in (0, 1):
+        wait_for(tmp_path / f"ready{rank}")
+    for rank in asked:
+        process = started[rank].pid
+        assert process is not None
+        os.kill(process, number)
+    codes, said = ended(started, tmp_path)
+    assert codes == [code, code]
+    assert said == f"attar: {SENTENCE}\n"
+
+
+def finishes(rank: int, folder: Path) -> None:
+    """The second one is done, and gone, before the first."""
+    ranks.wait()
+    if rank == 0:
+        time.sleep(0.5)
+        (folder / "whole").touch()
+
+
+def test_a_process_that_is_done_ends_nobody(tmp_path: Path):
+    codes, said = ended(launch(finishes, tmp_path), tmp_path)
+    assert (codes, said) == ([0, 0], "")
+    assert (tmp_path / "whole").exists()
+
+
+def forks(rank: int, folder: Path) -> None:
+    """The second one has a child that lives on, as a process that reads images may."""
+    if rank == 1 and os.fork() == 0:
+        time.sleep(3)
+        os._exit(0)
+    works(rank, folder)
+
+
+def test_a_child_of_a_killed_process_does_not_hide_its_death(tmp_path: Path):
+    started = launch(forks, tmp_path)
+    for rank in (0, 1):
+        wait_for(tmp_path / f"ready{rank}")
+    process = started[1].pid
+    assert process is not None
+    os.kill(process, signal.SIGKILL)
+    started[0].join(2)
+    assert started[0].exitcode == 1
+    _, said = ended(started, tmp_path)
+    assert said == f"attar: {peers.lost(1, 2)}\n"
+
+
+SCRIPT = """
+import pathlib, sys, time
+from attar.core import interruption, ranks
+interruption.watch()
+with ranks.group():
+    pathlib.Path(sys.argv[1], f"ready{ranks.rank()}").write_text(str(__import__("os").getpid()))
+    time.sleep(60)
+"""
+
+
+def test_torchrun_ends_soon_with_one_sentence_when_a_process_is_killed(tmp_path: Path):
+    (tmp_path / "script.py").write_text(SCRIPT)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    started = subprocess.Popen(
+        [*command, str(tmp_path / "script.py"), str(tmp_path)],
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        for rank in (0, 1):
+            wait_for(tmp_path / f"ready{rank}")
+        time.sleep(0.2)  # until it is written
+        os.kill(int((tmp_path / "ready1").read_text()), signal.SIGKILL)
+        began = time.monotonic()
+        _, said = started.communicate(timeout=60)
+    finally:
+        if started.poll() is None:
+            os.killpg(started.pid, signal.SIGKILL)
+    assert time.monotonic() - began < SOON_SECONDS
+    assert [line for line in said.splitlines() if line.startswith("attar: ")] == [f"attar: {peers.lost(1, 2)}"]
+
+
+def stops_early(rank: int, port: int, answers: multiprocessing.SimpleQueue) -> None:
+    """A program of the user's own that calls attar as a library: nothing ends it from within."""
+    os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    with ranks.group():
+        assert interruption.may_speak(2) == (rank == 0)
+        if rank == 1:
+            os._exit(3)
+        try:
+            ranks.wait()
+        except AttarError as error:
+            answers.put(str(error))
+
+
+def test_a_library_raises_where_processes_meet():
+    context, port = multiprocessing.get_context("fork"), free_port()
+    answers = context.SimpleQueue()
+    started = [context.Process(target=stops_early, args=(rank, port, answers)) for rank in (0, 1)]
+    for process in started:
+        process.start()
+    assert "Another process of this launch ended early" in answers.get()
+    for process in started:
+        process.join(30)
+        process.kill()
