@@ -1,6 +1,7 @@
 """Teachers made elsewhere: a squeeze folder, published weights, a checkpoint file, a caller's own network."""
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -62,6 +63,14 @@ def of_module(space: Workspace, module: nn.Module) -> Brought:
         classes = None
     found = teachers.of_module(module, classes or space.real.classes, space.normalisation, space.choice.size)
     return _in_order(space, Brought(found, classes is not None, space.choice.mean is not None))
+
+
+def factories(architecture: str, named: Iterable[str]) -> frozenset[str]:
+    """The networks by which a recipe lets teachers be built: its own one and those ``named`` with their weights.
+
+    No file that is read adds to them.
+    """
+    return frozenset((architecture, *(parted(name)[0] for name in named)))
 
 
 def parted(name: str) -> tuple[str, str]:

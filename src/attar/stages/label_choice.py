@@ -28,7 +28,7 @@ def check(config: Relabel, protocol: Protocol, size: int, num_classes: int) -> N
         )
 
 
-def as_made(folder: Path, config: Relabel) -> Relabel:
+def of_stored(folder: Path, config: Relabel) -> Relabel:
     """The settings that the finished labels in ``folder`` were made with; where teachers lie is as in ``config``.
 
     Raises AttarError when there are more or fewer teachers than there were.
