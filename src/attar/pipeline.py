@@ -175,7 +175,7 @@ def _check(space: Workspace, recipe: Recipe[Any], wanted: Sequence[str]) -> None
     )
     network = squeeze.check(space, recipe.squeeze)
     if network is not None and not recipe.images:
-        recover.check_network(network, recipe.squeeze.architecture, recipe.method)
+        recover.check_network(network, recipe.squeeze.architecture, recipe.method, recipe.recover.needs())
     _check_labels(recipe, len(real.classes))
     if recipe.images and "recover" in wanted and not (space.out / "recover" / MANIFEST).is_file():
         imported_images.check(space, recipe.images, recipe.recover)

@@ -16,7 +16,7 @@ from attar.stages.protocols import Protocol
 from attar.stages.rows import DISTILLED, Row, SmallSet, real_sets
 from attar.stages.run import Run
 from attar.stages.workspace import Workspace
-from attar.synthesis.task import MethodConfig
+from attar.synthesis.method import MethodConfig
 
 _AS_DISTILLED = {"ipc", "ipc_start", "image_format", "jpeg_quality", "rounding"}
 _UNIT_CLASSES = 10
