@@ -70,6 +70,24 @@ class Recorder:
             )
         return found
 
+    def state(self) -> dict[str, Any]:
+        """What was recorded so far, for a checkpoint."""
+        return {
+            "iterations": self.num_iterations,
+            "curves": {name: torch.stack(values) for name, values in self._curves.items()},
+            "snapshots": dict(self._snapshots),
+            "right": dict(self._right),
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from such a state, moving the progress bar as far."""
+        device = self._labels.device
+        self.num_iterations = state["iterations"]
+        self._curves = {name: list(values.to(device).unbind()) for name, values in state["curves"].items()}
+        self._snapshots = dict(state["snapshots"])
+        self._right = {done: right.to(device) for done, right in state["right"].items()}
+        self._advance(self.num_iterations * len(self._units))
+
     def _note(self, metrics: dict[str, Any]) -> str:
         shown = "  ".join(f"{name} {float(value.mean()):.3g}" for name, value in metrics.items())
         return f"{self._units[0].name} iteration {self.num_iterations}  {shown}"

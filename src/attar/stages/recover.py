@@ -2,6 +2,7 @@
 
 import functools
 import gc
+import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -18,7 +19,6 @@ from attar.core.device import Device
 from attar.core.errors import AttarError
 from attar.core.log import Advance, Log
 from attar.core.randomness import generator
-from attar.core.spent import Clock
 from attar.models import build
 from attar.models.teacher import Teacher
 from attar.ops.pixels import grid
@@ -28,6 +28,8 @@ from attar.stages.methods import method_named
 from attar.stages.recorder import Recorder
 from attar.stages.run import Run
 from attar.stages.squeeze import own_teacher
+from attar.stages.unit_checkpoint import FOLDER as CHECKPOINTS
+from attar.stages.unit_checkpoint import UnitCheckpoint
 from attar.stages.workspace import Workspace
 from attar.store import images as image_files
 from attar.store import units
@@ -63,6 +65,7 @@ def run(space: Workspace, method: str, config: MethodConfig, folder: Path | None
     log = space.log.beside(out)
     _make_units(space, device, module, config, teacher, todo, stage, log)
     if ranks.is_first():
+        shutil.rmtree(out / CHECKPOINTS, ignore_errors=True)  # of units killed between their files and this
         result = _assemble(config, space.real.classes, todo, stage)
         result |= {"method": method, "size": space.choice.size, "classes": list(space.real.classes)}
         finished = stage.finish(result, logged(out, "unit"), space.device.describe(), _files(todo, out))
@@ -224,27 +227,31 @@ class _Making:
 
     def _make(self, group: tuple[Unit, ...], advance: Advance) -> bool:
         """Whether there was memory enough."""
-        clock, device = Clock(), self._device.device
+        device = self._device.device
         labels = torch.tensor([label for unit in group for label in unit.labels], device=device)
         recorder = Recorder(self._config, labels, advance, group)
         recorder.verifier = self._verifier
         if group[0] == self._first and self._iterations:
             recorder.preview = _previewer(self._stage.path)
-        recovered = self._recovered(group, labels, recorder)
+        checkpoint = UnitCheckpoint(self._stage.path, self._stage.identity, group, recorder)
+        recovered = self._recovered(group, labels, recorder, checkpoint)
         if recovered is None:
             advance(-recorder.num_iterations * len(group))
             return False
         _refuse_broken(recovered, group)
-        spent = clock.spent().part(len(group)).plain()
+        spent = checkpoint.clock.spent().part(len(group)).plain()
         for unit, result in zip(group, recorder.results(recovered), strict=True):
             units.save(self._stage.path / "units", unit, result, self._stage.identity)
             final = {name: float(values[-1]) for name, values in result.curves.items()}
             self._log.event("unit", name=unit.name, **spent, **final)
+        checkpoint.remove()
         if not recorder.num_iterations:
             advance(len(group))
         return True
 
-    def _recovered(self, group: tuple[Unit, ...], labels: Tensor, recorder: Recorder) -> Recovered | None:
+    def _recovered(
+        self, group: tuple[Unit, ...], labels: Tensor, recorder: Recorder, checkpoint: UnitCheckpoint
+    ) -> Recovered | None:
         """What the method makes of the group; None where memory did not suffice."""
         seed = self._space.seed
         task = Task(
@@ -259,6 +266,7 @@ class _Making:
             unit_sizes=_shape(group),
             num_alike=max(1, self._alike[_shape(group)]),
             real=self._real,
+            checkpoint=checkpoint,
         )
         try:
             return self._module.recover(task, self._config)
