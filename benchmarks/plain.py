@@ -15,10 +15,10 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torchvision.transforms.v2 import functional as tv
 
+from attar.methods.cda import Config
 from attar.ops import schedule
 from attar.ops.pixels import Normalisation
 from attar.ops.views import View
-from attar.synthesis.optimise import Inversion
 from attar.synthesis.task import Watch
 
 
@@ -39,7 +39,7 @@ class FeatureHook:
 class PlainLoop:
     """One unit of images at a time, in float32, image by image and channel by channel in memory."""
 
-    def __init__(self, teacher: nn.Module, config: Inversion, normalisation: Normalisation) -> None:
+    def __init__(self, teacher: nn.Module, config: Config, normalisation: Normalisation) -> None:
         self.network = copy.deepcopy(teacher).eval().requires_grad_(False)
         self.config, self.normalisation = config, normalisation
         self.hooks = [FeatureHook(layer) for layer in self.network.modules() if isinstance(layer, nn.BatchNorm2d)]
@@ -92,23 +92,30 @@ class Agreement:
 
 
 def agreement(
-    plain: PlainLoop, gradient: Callable[..., Any], pixels: Tensor, view: View, labels: Tensor, sizes: Sequence[int]
+    plain: PlainLoop,
+    gradient: Callable[..., Any],
+    own: tuple[Any, Any],
+    pixels: Tensor,
+    view: View,
+    labels: Tensor,
+    sizes: Sequence[int],
 ) -> Agreement:
-    """Compare ``gradient``, which is ``pixel_gradient`` with its objective given, for units of ``sizes`` images.
+    """Compare ``gradient``, which is ``pixel_gradient`` of an objective, for units of ``sizes`` images.
 
-    ``view`` has a view for each unit.
+    ``own`` are the constants and the states of the objective's terms; ``view`` has a view for each unit.
     """
     counts = torch.tensor(sizes, device=pixels.device)
     unit_of = torch.arange(len(counts), device=pixels.device).repeat_interleave(counts)
     average = F.one_hot(unit_of, len(counts)).T / counts[:, None]
-    ours, terms = gradient(pixels, *view.to(pixels.device).parts(), tuple(pixels.shape[-2:]), labels, average)
+    records, size = view.to(pixels.device).parts(), tuple(pixels.shape[-2:])
+    ours, metrics, *_ = gradient(pixels, records, size, labels, average, *own)
     found: list[tuple[float, float, float]] = []
     for place, count in enumerate(sizes):
-        own = slice(sum(sizes[:place]), sum(sizes[:place]) + count)
-        loss, theirs = plain.gradient(pixels[own], view.take(slice(place, place + 1)), labels[own])
-        apart = (ours[own] - theirs).abs().flatten()
+        unit = slice(sum(sizes[:place]), sum(sizes[:place]) + count)
+        loss, theirs = plain.gradient(pixels[unit], view.take(slice(place, place + 1)), labels[unit])
+        apart = (ours[unit] - theirs).abs().flatten()
         nearly_all = apart.kthvalue(9 * len(apart) // 10).values / theirs.abs().max()
-        cosine = F.cosine_similarity(ours[own].double().flatten(), theirs.double().flatten(), dim=0)
-        found.append((abs(float(terms.loss[place] / loss) - 1), float(nearly_all), float(cosine)))
+        cosine = F.cosine_similarity(ours[unit].double().flatten(), theirs.double().flatten(), dim=0)
+        found.append((abs(float(metrics["loss"][place] / loss) - 1), float(nearly_all), float(cosine)))
     losses, gradients, cosines = zip(*found, strict=True)
     return Agreement(max(losses), max(gradients), min(cosines))

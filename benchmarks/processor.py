@@ -34,6 +34,8 @@ from attar.ops.pixels import Normalisation
 from attar.stages.folder import versions
 from attar.synthesis.objective import Objective, pixel_gradient
 from attar.synthesis.observed import Observed
+from attar.synthesis.statistics import BatchNormDistance
+from attar.synthesis.terms import CrossEntropy
 
 NORMALISATION = Normalisation((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
 PRODUCTS = (precision.SIDE, 2048)
@@ -151,15 +153,18 @@ def measured(step: Step, chosen: Precision, choice: Literal["on", "off"]) -> dic
     """CPU seconds of the first step, with all processes that compile, and of a further one."""
     torch.set_num_threads(1)
     network = build(step.network, step.num_classes, step.size, seed=0).eval().requires_grad_(False)
-    observed = Observed(network, torch.zeros(2, 3, step.size, step.size), chosen, 10.0)
-    objective, draws = Objective(observed, 0.01, NORMALISATION, NORMALISATION), generator(0, "step")
+    observed = Observed(network, torch.zeros(2, 3, step.size, step.size), chosen)
+    terms = (CrossEntropy(), BatchNormDistance(0.01, 10.0))
+    objective, draws = Objective(observed, terms, NORMALISATION), generator(0, "step")
     compiler = Compiler(choice, warn=lambda line: sys.exit(line))
     gradient = compiler(pixel_gradient, objective, 0.0, observed.narrow)
     pixels = torch.randn(step.num_images, 3, step.size, step.size, generator=draws)
     box = views.resized_boxes(1, step.size, step.size, (0.08, 1.0), draws)
     labels = torch.arange(step.num_images) % step.num_classes
     average = torch.full((1, step.num_images), 1 / step.num_images)
-    arguments = (box, torch.tensor([True]), torch.tensor([[1, 2]]), (step.size, step.size), labels, average)
+    records, empty = (box, torch.tensor([True]), torch.tensor([[1, 2]])), ({}, {})
+    constants = ({}, terms[1].constants_of(observed))
+    arguments = (records, (step.size, step.size), labels, average, constants, empty)
     times, ends = [], time.perf_counter() + STEPS_SECONDS
     with memory.kept():
         started = time.process_time()

@@ -27,7 +27,7 @@ def repeated(sides: Sides, iterations: int, runs: int) -> dict[str, object]:
     hashes, seconds = [], []
     for _ in range(runs):
         started = time.perf_counter()
-        images = cda.recover(task, config).cpu()
+        images = cda.recover(task, config).images.cpu()
         seconds.append(time.perf_counter() - started)
         hashes.append(hashlib.sha256(images.numpy().tobytes()).hexdigest()[:16])
     return {

@@ -31,8 +31,11 @@ from attar.recipes.cda import CIFAR, IMAGENET_1K, TINY
 from attar.stages.recover import planned
 from attar.synthesis.objective import Objective, pixel_gradient
 from attar.synthesis.observed import Observed
-from attar.synthesis.optimise import noise, shared_crops
+from attar.synthesis.starts import noise
+from attar.synthesis.statistics import statistics_of
 from attar.synthesis.task import Network, Task
+from attar.synthesis.terms import CrossEntropy
+from attar.synthesis.views import views_of
 from plain import PlainLoop, agreement
 
 NORMALISATION = Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -161,12 +164,17 @@ class Sides:
             if side == "attar":
                 cda.recover(task, config)
             else:
-                draw_view = shared_crops(task, config, config.curriculum, config.milestone)
                 self.plain.config = config
-                self.plain.recover(noise(task).to(self.device), task.labels, draw_view, watch)
+                self.plain.recover(noise(task).to(self.device), task.labels, drawing(task, config), watch)
         if self.device.type == "cuda":
             self.peaks[side] = torch.cuda.max_memory_allocated(self.device) - level
         return len(task.labels) * iterations / (watch.times[1] - watch.times[0])
+
+
+def drawing(task: Task, config: cda.Config) -> Callable[[int], views.View]:
+    """The views of the method, as the plain loop takes them."""
+    drawn = views_of(task, config)
+    return lambda iteration: views.View(*drawn.draw(iteration, task.size, task.size))
 
 
 def crops(pictures: Sequence[Tensor], count: int, size: int, *names: str) -> tuple[Tensor, Tensor]:
@@ -220,21 +228,20 @@ def check(sides: Sides, pictures: Sequence[Tensor]) -> list[str]:
     The objective in float32, and the function that is timed in its own precision.
     """
     task, row = sides.task(), sides.row
-    observed = Observed(sides.teacher, noise(task)[:2].to(task.device), "fp32", row.config.first_bn_multiplier)
-    exact = Objective(observed, row.config.bn_weight, NORMALISATION, NORMALISATION).to(task.device)
-    cases: list[tuple[str, Callable[..., Any], tuple[int, ...]]]
-    cases = [("fp32", functools.partial(pixel_gradient, exact), (min(20, task.unit_sizes[0]),))]
-    cases.append((sides.precision, sides.compiler.gradient, task.unit_sizes))
+    observed = Observed(sides.teacher, noise(task)[:2].to(task.device), "fp32")
+    exact = Objective(observed, (CrossEntropy(), statistics_of(row.config)), NORMALISATION).to(task.device)
+    cases: list[tuple[str, Objective, Callable[..., Any], tuple[int, ...]]]
+    cases = [("fp32", exact, functools.partial(pixel_gradient, exact), (min(20, task.unit_sizes[0]),))]
+    cases.append((sides.precision, sides.compiler.objective, sides.compiler.gradient, task.unit_sizes))
     words = []
-    for precision, gradient, sizes in cases:
+    for precision, objective, gradient, sizes in cases:
         count = sum(sizes)
-        draw_view = shared_crops(sides.task(len(sizes)), row.config, row.config.curriculum, row.config.milestone)
-        view = draw_view(row.config.iterations // 2)
-        assert view is not None
+        view = drawing(sides.task(len(sizes)), row.config)(row.config.iterations // 2)
+        own = objective.constants(task), objective.begin(task)
         for kind, images in (("noise", noise(task)), ("pictures", crops(pictures, count, row.size, "check")[0])):
             with full_float32(precision == "fp32"):
                 pixels = images[:count].to(task.device)
-                found = agreement(sides.plain, gradient, pixels, view, task.labels[:count], sizes)
+                found = agreement(sides.plain, gradient, own, pixels, view, task.labels[:count], sizes)
             last = f"gradient {found.gradient:.0e} off, " if precision == "fp32" else ""
             last += f"cosine of gradients {found.cosine:.5f}"
             words.append(f"{precision}, {count} images of {kind}: loss {found.loss:.0e} off, {last}")

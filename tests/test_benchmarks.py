@@ -16,7 +16,7 @@ from torch import Tensor
 
 from attar.core import device
 from attar.methods import cda
-from attar.synthesis.optimise import noise
+from attar.synthesis.starts import noise
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 MODULES = ("plain", "sides", "recover", "limits", "processor")
@@ -135,8 +135,8 @@ def test_the_very_function_that_is_timed_is_checked(recover: ModuleType, precisi
     right = sides.compiler.gradient
 
     def last_unit_reversed(*arguments: Any) -> Any:
-        slope, terms = right(*arguments)
-        return torch.cat([slope[:UNIT], -slope[UNIT:]]), terms
+        slope, *others = right(*arguments)
+        return torch.cat([slope[:UNIT], -slope[UNIT:]]), *others
 
     assert len(recover.check(sides, recover.photographs())) == 4
     sides.compiler.gradient = last_unit_reversed
@@ -148,9 +148,9 @@ def test_the_plain_loop_makes_the_images_that_attar_makes(recover: ModuleType):
     sides = sides_of(recover, "fp32")
     config = sides.row.config.changed(iterations=6)
     task = sides.task(watch=SimpleNamespace(step=lambda *_, **__: None))
-    images = cda.recover(task, config)
+    images = cda.recover(task, config).images
     sides.plain.config = config
-    draw_view = sys.modules["sides"].shared_crops(sides.task(1), config, config.curriculum, config.milestone)
+    draw_view = sys.modules["sides"].drawing(sides.task(1), config)
     pixels = sides.plain.recover(noise(sides.task(1)), task.labels[:UNIT], draw_view, task.watch)
     plain = sys.modules["sides"].NORMALISATION.undo(pixels)
     start = sys.modules["sides"].NORMALISATION.undo(noise(sides.task(1))).clamp(0, 1)

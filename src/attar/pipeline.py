@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 from torch import nn
@@ -27,7 +27,7 @@ from attar.stages.workspace import Workspace
 from attar.store import atomic
 from attar.synthesis.coreset import refuse_fewer
 
-STAGES: tuple[Stage, ...] = get_args(Stage)
+STAGES: tuple[Stage, ...] = ("squeeze", "recover", "relabel", "evaluate")
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def run(
     if stage and stage not in STAGES:
         raise unknown("stage", stage, STAGES)
     recipe, log = recipe_named(recipe) if isinstance(recipe, str) else recipe, Log(quiet=quiet)
-    wanted = tuple(name for name in STAGES if stage in ("", name))
+    wanted: tuple[Stage, ...] = tuple(name for name in STAGES if stage in ("", name))
     trusted = brought.factories(recipe.squeeze.architecture, (*recipe.relabel.teachers, recipe.recover.verifier))
     with ranks.group(), log.watched("attar"):
         space = Workspace(Path(out), recipe.seed, recipe.data, recipe.execution, log, teacher, trusted)
@@ -119,7 +119,7 @@ def _check(space: Workspace, recipe: Recipe[Any], wanted: Sequence[Stage]) -> No
     )
     network = squeeze.check(space, recipe.squeeze)
     if network is not None and not recipe.images:
-        recover.check_network(network, recipe.squeeze.architecture, recipe.method)
+        recover.check_network(network, recipe.squeeze.architecture, recipe.method, recipe.recover.needs())
     baselines.check_labels(recipe.relabel, recipe.evaluate, recipe.data.size, len(real.classes))
     if recipe.images and "recover" in wanted and not done.is_done("recover"):
         imported_images.check(space, recipe.images, recipe.recover)

@@ -21,7 +21,9 @@ from attar.models.small import SmallResNet
 from attar.ops.pixels import Normalisation
 from attar.synthesis.objective import Objective, pixel_gradient
 from attar.synthesis.observed import Observed
+from attar.synthesis.statistics import BatchNormDistance
 from attar.synthesis.task import Network, Task
+from attar.synthesis.terms import CrossEntropy
 
 OUT_OF_MEMORY = [
     torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
@@ -252,7 +254,7 @@ def recovered(compiler: Compiler, precision: Literal["fp32", "bf16"] = "fp32") -
         watch=Silent(),
         unit_sizes=SIZES,
     )
-    return cda.recover(task, cda.Config(iterations=10, jitter=4, learning_rate=0.1))
+    return cda.recover(task, cda.Config(iterations=10, jitter=4, learning_rate=0.1)).images
 
 
 def report(choice: Literal["on", "off"]) -> None:
@@ -277,25 +279,27 @@ def reported(folder: Path, choice: str = "on", **environment: str) -> dict[str, 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_the_compiled_gradient_is_the_plain_one(precision: Literal["fp32", "bf16"]):
     voice = Voice()
-    observed = Observed(teacher(), torch.zeros(2, 3, SIDE, SIDE), precision, 10.0)
-    objective = Objective(observed, 0.05, NORMALISATION, NORMALISATION)
+    observed = Observed(teacher(), torch.zeros(2, 3, SIDE, SIDE), precision)
+    distance = BatchNormDistance(0.05, 10.0)
+    objective = Objective(observed, (CrossEntropy(), distance), NORMALISATION)
     pixels = torch.randn(8, 3, SIDE, SIDE, generator=generator(0, "pixels"))
     average = torch.block_diag(*(torch.full((1, size), 1 / size) for size in SIZES))
-    arguments = (None, None, None, (SIDE, SIDE), torch.arange(8) % NUM_CLASSES, average)
+    own = ({}, distance.constants_of(observed)), ({}, {})
+    arguments = ((), (SIDE, SIDE), torch.arange(8) % NUM_CLASSES, average, *own)
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
     compiled = voice.compiler("on")(pixel_gradient, objective, 1.0, observed.narrow)
-    slope, terms = compiled(pixels, *arguments)
+    slope, metrics, *_ = compiled(pixels, *arguments)
     assert voice.warned == []
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
-    expected, plain_terms = pixel_gradient(objective, pixels, *arguments)
+    expected, plain, *_ = pixel_gradient(objective, pixels, *arguments)
     assert slope.is_contiguous()
     if precision == "fp32":
         torch.testing.assert_close(slope, expected, rtol=0, atol=1e-4 * expected.abs().max().item())
-        torch.testing.assert_close(terms.loss, plain_terms.loss, rtol=1e-5, atol=0)
+        torch.testing.assert_close(metrics["loss"], plain["loss"], rtol=1e-5, atol=0)
     else:
         assert F.cosine_similarity(slope.flatten(), expected.flatten(), dim=0) >= 0.99
-        torch.testing.assert_close(terms.loss, plain_terms.loss, rtol=0.01, atol=0)
+        torch.testing.assert_close(metrics["loss"], plain["loss"], rtol=0.01, atol=0)
     assert all(torch.equal(*pair) for pair in zip(compiled(pixels, *arguments)[:1], (slope,), strict=True))
 
 

@@ -16,7 +16,8 @@ from attar.core.randomness import generator
 from attar.methods import random as random_images
 from attar.models.small import ConvNet, SmallResNet
 from attar.ops.pixels import Normalisation, from_bytes, to_bytes
-from attar.synthesis.task import MethodConfig, Needs, Network, Task
+from attar.synthesis.method import MethodConfig, Needs
+from attar.synthesis.task import Network, Recovered, Task
 
 NUM_CLASSES, ITERATIONS, NUM_REAL = 3, 4, 12
 TEACHERS: dict[str, Callable[[], nn.Module]] = {
@@ -74,7 +75,7 @@ def task_of(
         shared_stream=lambda *names: generator(seed, "recover", *names),
         watch=watch,
         unit_sizes=(NUM_CLASSES,),
-        real=RealByFormula() if module.needs.real_images else None,
+        real=RealByFormula() if config_of(module).needs().real_images else None,
     )
     return task, watch
 
@@ -95,7 +96,7 @@ def test_it_says_what_it_is_and_what_it_needs(module: Any):
     assert module.recover.__doc__
     assert issubclass(module.Config, MethodConfig)
     assert module.Config.__doc__ != MethodConfig.__doc__
-    assert isinstance(module.needs, Needs)
+    assert isinstance(config_of(module).needs(), Needs)
 
 
 def test_every_choice_is_documented_and_survives_being_written_down(module: Any):
@@ -111,7 +112,9 @@ def test_every_choice_is_documented_and_survives_being_written_down(module: Any)
 def test_it_makes_images(module: Any, teacher: str, device: str, precision: str):
     task, watch = task_of(module, teacher=teacher, device=device, precision=precision)
     config = config_of(module)
-    images = module.recover(task, config)
+    recovered = module.recover(task, config)
+    assert isinstance(recovered, Recovered)
+    images = recovered.images
     assert images.shape == (NUM_CLASSES, 3, 8, 8)
     assert images.dtype == torch.float32
     assert images.device.type == device
@@ -137,7 +140,9 @@ def test_the_same_task_gives_the_same_bits_and_another_seed_others(module: Any):
             lambda *names, give=give: (draws.append(names), give(*names))[1]
             for give in (task.streams, task.shared_stream)
         ]
-        return module.recover(dataclasses.replace(task, streams=spied[0], shared_stream=spied[1]), config_of(module))
+        return module.recover(
+            dataclasses.replace(task, streams=spied[0], shared_stream=spied[1]), config_of(module)
+        ).images
 
     first, again, other = map(made, (1, 1, 2))
     assert torch.equal(first, again)
@@ -145,7 +150,7 @@ def test_the_same_task_gives_the_same_bits_and_another_seed_others(module: Any):
 
 
 def test_every_slot_is_another_image(module: Any):
-    slots = [module.recover(task_of(module, slot=slot)[0], config_of(module)) for slot in range(2)]
+    slots = [module.recover(task_of(module, slot=slot)[0], config_of(module)).images for slot in range(2)]
     for label in range(NUM_CLASSES):
         assert not torch.equal(slots[0][label], slots[1][label])
 
@@ -174,7 +179,7 @@ def test_the_teacher_is_left_as_it_was(module: Any, teacher: str):
 
 def drawn(slot: int, ipc: int) -> list[tuple[int, int]]:
     """Class and index of the real images that the random method takes for a slot, byte for byte."""
-    images = random_images.recover(task_of(random_images, slot=slot)[0], random_images.Config(ipc=ipc))
+    images = random_images.recover(task_of(random_images, slot=slot)[0], random_images.Config(ipc=ipc)).images
     records = [(int(label), int(index)) for label, index in to_bytes(images)[:, :2, 0, 0]]
     assert torch.equal(
         images, from_bytes(torch.cat([RealByFormula().take(label, [index]) for label, index in records]))

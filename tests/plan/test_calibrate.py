@@ -20,7 +20,9 @@ from attar.methods import cda
 from attar.plan import calibrate
 from attar.plan.calibrate import Recovering, Work
 from attar.recipes.recipe import Recipe
-from attar.synthesis.task import Needs, Task
+from attar.synthesis.method import Needs, Stretch
+from attar.synthesis.optimise import shape_of
+from attar.synthesis.task import Recovered, Task
 from conftest import mini_recipe
 
 
@@ -43,18 +45,29 @@ def work_of(recipe: Recipe[Any], **changes: Any) -> Work:
 class Pretend:
     """A method whose iterations take as long as ``seconds`` says, on a clock of its own."""
 
-    Config, needs = cda.Config, Needs()
+    class Config(cda.Config):
+        """CDA's."""
+
+        photographs: bool = False
+        """Whether real images are read."""
+
+        def needs(self) -> Needs:
+            return Needs(real_images=self.photographs)
 
     def __init__(self, seconds: Any) -> None:
         self.now, self.seconds, self.done, self.tasks = 0.0, seconds, 0, []
 
-    def recover(self, task: Task, config: Any) -> torch.Tensor:
+    def recover(self, task: Task, config: Any) -> Recovered:
         self.tasks.append((task, config))
-        for iteration in range(config.iterations):
-            self.now += self.seconds(iteration, config)
-            self.done += 1
-            task.watch.step(iteration, lambda: torch.empty(0))
-        return torch.zeros(len(task.labels), 3, *task.size)
+        iteration = 0
+        for stretch in config.cost(shape_of(task)):
+            for own in range(stretch.iterations):
+                self.now += self.seconds(iteration + own, stretch)
+                self.done += 1
+                if task.watch.step(iteration + own, lambda: torch.empty(0)):
+                    break
+            iteration += stretch.iterations
+        return Recovered(torch.zeros(len(task.labels), 3, *task.size))
 
 
 @pytest.fixture
@@ -63,11 +76,11 @@ def pretend(monkeypatch: pytest.MonkeyPatch):
 
     def make(seconds: Any, **recover: Any) -> tuple[Work, Pretend]:
         method, module = Pretend(seconds), ModuleType("pretended.method")
-        vars(module).update(Config=Pretend.Config, needs=method.needs, recover=method.recover)
+        vars(module).update(Config=Pretend.Config, recover=method.recover)
         monkeypatch.setitem(sys.modules, "pretended.method", module)
         recipe = mini_recipe()
         choices: dict[str, Any] = {"ipc": 5, "unit_classes": 4, "parallel_units": 2, "iterations": 1000}
-        config = cda.Config(**(choices | recover))
+        config = Pretend.Config(**(choices | recover))
         return work_of(recipe, method="pretended.method", recover=config, clock=lambda: method.now), method
 
     return make
@@ -112,10 +125,19 @@ def test_all_groups_count_by_their_images_and_compilation_by_their_shapes(preten
 
 
 def test_every_size_of_views_is_measured_for_its_share(pretend):
-    work, method = pretend(lambda iteration, config: config.view_sizes[0], view_sizes=(0.5, 1.0, 0.5), iterations=900)
+    """Each once, in one run of the method; a stretch like an earlier one is left after an iteration."""
+    work, method = pretend(lambda iteration, stretch: stretch.side, view_sizes=(0.5, 1.0, 0.5), iterations=900)
     found = calibrate.recovering(work)
     assert found.step_seconds == pytest.approx((600 * 0.5 + 300 * 1.0) / 900)
-    assert [(config.view_sizes, config.iterations) for _, config in method.tasks] == [((0.5,), 600), ((1.0,), 300)]
+    assert len(method.tasks) == 1
+    assert method.done == 7 + 7 + 1
+
+
+def test_teachers_that_take_turns_are_measured_turn_by_turn(pretend):
+    work, _ = pretend(lambda iteration, stretch: 20.0 if iteration < 4 else (1.0, 2.0, 3.0, 6.0)[iteration % 4])
+    stretch = Stretch(1000, teachers=(0.25,) * 4)
+    work.__dict__["stretches"] = (stretch,)
+    assert calibrate.recovering(work).step_seconds == pytest.approx(3.0)
 
 
 def test_a_method_that_tells_nothing_cannot_be_measured(pretend, monkeypatch):
@@ -146,8 +168,7 @@ def test_other_errors_are_not_taken_for_a_lack_of_memory(pretend, monkeypatch):
 
 
 def test_real_images_are_stood_for_by_random_ones(pretend):
-    work, method = pretend(lambda iteration, config: 0.5)
-    vars(sys.modules["pretended.method"])["needs"] = Needs(real_images=True)
+    work, method = pretend(lambda iteration, config: 0.5, photographs=True)
     calibrate.recovering(work)
     real = method.tasks[0][0].real
     assert real.take(3, [0, 5]).shape == (2, 3, 8, 8)

@@ -117,7 +117,7 @@ def test_rows_that_are_trained_alike_are_counted_once():
 
 def test_a_method_without_iterations_is_not_known(monkeypatch):
     found = told(method="my.method", recover=mini_recipe().with_method("random").recover)
-    assert found["Recover"] == "not known (the method 'my.method' has no setting 'iterations')"
+    assert found["Recover"] == "not known (the method 'my.method' has no iterations that could be measured)"
     assert found["Altogether"].startswith("more than about ")
 
 

@@ -276,3 +276,23 @@ def test_lines_of_several_protocols_name_theirs():
 def test_runs_of_one_name_are_told_apart(tmp_path):
     runs = [tmp_path / "a" / "run", tmp_path / "b" / "run", tmp_path / "other"]
     assert table.names_of(runs) == {runs[0]: str(runs[0]), runs[1]: str(runs[1]), runs[2]: "other"}
+
+
+@pytest.mark.parametrize(
+    ("method", "settings", "words"),
+    [
+        ("cda", {"ipc": 2}, "Distilled images can show what a teacher remembers of its training images. This set"),
+        ("random", {"ipc": 2}, "Its images *are* real training images, or hold parts of them. This set"),
+        ("kcentre", {"ipc": 2}, "Its images *are* real training images, or hold parts of them. This set"),
+        (
+            "given",
+            {"ipc": 2, "images": "0"},
+            "may hold parts of them: attar does not know how they were made. This set",
+        ),
+        ("attar_never.method", {"ipc": 2}, "may hold parts of them: attar does not know how they were made. This set"),
+        ("cda", {"ipc": "many"}, "may hold parts of them: attar does not know how they were made. This set"),
+    ],
+)
+def test_the_card_asks_the_method_whether_real_pixels_are_stored(mini_run, method, settings, words):
+    info = read_info(mini_run / "distilled").changed(method=method, recover=settings)
+    assert f"{words} gives no privacy to anyone in the data." in card.text(info, [])

@@ -1,18 +1,21 @@
-"""The same recipe makes the same files: twice, in two processes, and after being killed in every stage."""
+"""The same recipe makes the same files: in one process, in two, and after being killed in every stage."""
 
 import json
+import multiprocessing
 import os
 import shutil
 import signal
-import subprocess
+import socket
 import sys
 import time
+from collections.abc import Sequence
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
 import torch
 
-from attar import pipeline
+from attar import cli, pipeline
 from attar.store import labels as label_files
 from conftest import MINI, interrupt, mini_recipe
 
@@ -42,39 +45,53 @@ def assert_same(run: Path, other: Path) -> None:
     assert accuracies(run) == accuracies(other)
 
 
-def start(*arguments: str, launcher: tuple[str, ...] = ()) -> subprocess.Popen[str]:
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        [sys.executable, *launcher, "-m", "attar", *arguments],
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
+CONTEXT = multiprocessing.get_context("forkserver")
+"""Starts processes from one that has imported attar and computed nothing: alone each would import for seconds."""
+CONTEXT.set_forkserver_preload(["attar.cli", "attar.pipeline", "torch.distributed", "sklearn.datasets"])
 
 
-def finish(process: subprocess.Popen[str]) -> str:
-    output, _ = process.communicate(timeout=TIMEOUT_SECONDS)
-    assert process.returncode == 0, output
-    return output
+def attar(arguments: Sequence[str], environment: dict[str, str], said: Path) -> None:
+    """The command line, in a process of its own whose output goes into a file."""
+    os.environ |= environment
+    with said.open("w") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    sys.argv = ["attar", *arguments]
+    cli.main()
 
 
-def kill_when(process: subprocess.Popen[str], exists: Path) -> None:
+def start(arguments: Sequence[str], said: Path, **environment: str) -> BaseProcess:
+    process = CONTEXT.Process(target=attar, args=(arguments, environment, said))
+    process.start()
+    return process
+
+
+def finish(process: BaseProcess, said: Path) -> None:
+    process.join(TIMEOUT_SECONDS)
+    code = process.exitcode
+    process.kill()
+    assert code == 0, said.read_text()
+
+
+def start_ranks(arguments: Sequence[str], folder: Path, size: int = 2) -> list[tuple[BaseProcess, Path]]:
+    """As torchrun starts them."""
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(one.getsockname()[1]), "WORLD_SIZE": str(size)}
+    outputs = [folder / f"said{rank}" for rank in range(size)]
+    return [(start(arguments, said, RANK=str(rank), **meeting), said) for rank, said in enumerate(outputs)]
+
+
+def kill_when(process: BaseProcess, exists: Path, said: Path) -> None:
     """SIGKILL as soon as a file is there; the process must not have finished by then."""
     deadline = time.monotonic() + TIMEOUT_SECONDS
     while not exists.exists():
-        assert process.poll() is None, process.communicate()[0]
+        assert process.is_alive(), said.read_text()
         assert time.monotonic() < deadline
         time.sleep(0.002)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.communicate()
-    assert process.returncode == -signal.SIGKILL
-
-
-def test_the_same_recipe_twice_gives_the_same_bytes(mini_run: Path, tmp_path: Path):
-    pipeline.run(mini_recipe(), tmp_path / "again", quiet=True)
-    assert_same(mini_run, tmp_path / "again")
+    process.kill()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
 
 
 def test_another_seed_gives_other_images(mini_run: Path, tmp_path: Path):
@@ -86,9 +103,9 @@ def test_another_seed_gives_other_images(mini_run: Path, tmp_path: Path):
 
 
 def test_two_processes_write_the_same_files_as_one(mini_run: Path, tmp_path: Path):
-    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
-    output = finish(start("run", "digits", "--out", str(tmp_path / "two"), *MINI, launcher=launcher))
-    assert "random real, soft labels" in output
+    for process, said in start_ranks(["run", "digits", "--out", str(tmp_path / "two"), *MINI], tmp_path):
+        finish(process, said)
+    assert "random real, soft labels" in (tmp_path / "said0").read_text()
     assert_same(mini_run, tmp_path / "two")
     logs = [(tmp_path / "two" / "recover" / name).read_text() for name in ("log.jsonl", "log.rank1.jsonl")]
     assert "slot00000" in logs[0]
@@ -96,8 +113,8 @@ def test_two_processes_write_the_same_files_as_one(mini_run: Path, tmp_path: Pat
 
 
 def test_killed_in_every_stage_and_run_again_equals_uninterrupted(mini_run: Path, tmp_path: Path):
-    out = tmp_path / "killed"
-    command = ("run", "digits", "--out", str(out), *MINI)
+    out, said = tmp_path / "killed", tmp_path / "said"
+    command = ["run", "digits", "--out", str(out), *MINI]
     for stage, sign in {
         "squeeze": out / "squeeze" / "checkpoint.safetensors",
         "recover": out / "recover" / "units" / "slot00000-block0000.safetensors",
@@ -108,10 +125,10 @@ def test_killed_in_every_stage_and_run_again_equals_uninterrupted(mini_run: Path
             if json.loads(path.read_text())["score"]["row"] == "distilled"
         ),
     }.items():
-        kill_when(start(*command), out / sign.relative_to(mini_run) if stage == "evaluate" else sign)
+        kill_when(start(command, said), out / sign.relative_to(mini_run) if stage == "evaluate" else sign, said)
         folder = "distilled" if stage == "relabel" else stage
         assert not (out / folder / "manifest.json").exists(), f"{stage} was finished before it could be killed"
-    finish(start(*command))
+    finish(start(command, said), said)
     assert_same(mini_run, out)
 
 

@@ -14,9 +14,11 @@ from attar.methods import cda
 from attar.models.small import SmallResNet
 from attar.ops.pixels import Normalisation
 from attar.ops.views import View, ViewChoice, apply
-from attar.synthesis.objective import Objective, Terms, pixel_gradient
+from attar.synthesis.objective import Metrics, Objective, pixel_gradient
 from attar.synthesis.observed import Observed
+from attar.synthesis.statistics import BatchNormDistance
 from attar.synthesis.task import Network, Task
+from attar.synthesis.terms import CrossEntropy
 
 NORMALISATION = Normalisation((0.49, 0.45, 0.40), (0.20, 0.25, 0.30))
 NUM_CLASSES, SIDE, BN_WEIGHT, FIRST = 6, 16, 0.05, 10.0
@@ -43,8 +45,9 @@ def formula_network() -> nn.Module:
     return network.eval().requires_grad_(False)
 
 
-def objective_of(network: nn.Module, paint: Normalisation = NORMALISATION) -> Objective:
-    return Objective(Observed(network, torch.zeros(2, 3, SIDE, SIDE), "fp32", FIRST), BN_WEIGHT, NORMALISATION, paint)
+def objective_of(network: nn.Module, units: Normalisation = NORMALISATION) -> Objective:
+    terms = (CrossEntropy(), BatchNormDistance(BN_WEIGHT, FIRST))
+    return Objective(Observed(network, torch.zeros(2, 3, SIDE, SIDE), "fp32"), terms, NORMALISATION, units)
 
 
 def noise(count: int, channels: int = 3, seed: int = 0, side: int = SIDE) -> Tensor:
@@ -65,11 +68,14 @@ def views_of(sizes: Sequence[int]) -> list[View]:
 
 def seen_by(
     objective: Objective, pixels: Tensor, sizes: Sequence[int], view: View | None = None, side: int = SIDE
-) -> tuple[Tensor, Terms]:
+) -> tuple[Tensor, Metrics]:
     """Pixel gradient and terms of units of these sizes; ``view`` is one for all images, or one for each."""
     average = torch.block_diag(*(torch.full((1, size), 1 / size) for size in sizes))
-    parts = (None, None, None) if view is None else view.parts()
-    return pixel_gradient(objective, pixels, *parts, (side, side), labels_of(sizes), average)
+    records, (_, distance) = () if view is None else view.parts(), objective.terms
+    assert isinstance(distance, BatchNormDistance)
+    own = ({}, distance.constants_of(objective.observed)), ({}, {})
+    gradient, metrics, *_ = pixel_gradient(objective, pixels, records, (side, side), labels_of(sizes), average, *own)
+    return gradient, metrics
 
 
 def close(found: Tensor, expected: Tensor, within: float = 1e-5) -> None:
@@ -111,7 +117,7 @@ def test_each_units_terms_and_gradient_are_those_written_out_for_it_alone(sizes:
         leaf = pixels[own].clone().requires_grad_()
         expected = written_out(network, apply(leaf, drawn[place]), labels[own])
         for name, value in expected.items():
-            assert getattr(terms, name)[place].item() == pytest.approx(value.item(), rel=1e-5), name
+            assert terms[name][place].item() == pytest.approx(value.item(), rel=1e-5), name
         close(gradient[own], torch.autograd.grad(expected["loss"], leaf)[0])
     assert start == len(gradient)
 
@@ -128,8 +134,8 @@ def test_units_side_by_side_are_what_they_are_alone(sizes: tuple[int, ...], grey
     for place, size in enumerate(sizes):
         slope, alone = seen_by(objective, pixels[unit_of == place], (size,), drawn[place] if viewed else None)
         close(gradient[unit_of == place], slope)
-        for name, value in vars(alone).items():
-            assert getattr(terms, name)[place].item() == pytest.approx(value.item(), rel=1e-5), name
+        for name, value in alone.items():
+            assert terms[name][place].item() == pytest.approx(value.item(), rel=1e-5), name
 
 
 def test_one_view_for_all_is_the_same_view_for_each():
@@ -137,7 +143,7 @@ def test_one_view_for_all_is_the_same_view_for_each():
     shared, shared_terms = seen_by(objective, pixels, (4, 2), view)
     each, each_terms = seen_by(objective, pixels, (4, 2), view.take(torch.zeros(6, dtype=torch.int64)))
     close(shared, each)
-    torch.testing.assert_close(shared_terms.loss, each_terms.loss)
+    torch.testing.assert_close(shared_terms["loss"], each_terms["loss"])
 
 
 def test_a_unit_does_not_feel_its_neighbours():
@@ -145,19 +151,19 @@ def test_a_unit_does_not_feel_its_neighbours():
     other = torch.cat([pixels[:4], 3 * noise(3, seed=1)])
     (gradient, terms), (slope, others) = (seen_by(objective, images, (4, 3)) for images in (pixels, other))
     close(slope[:4], gradient[:4], within=1e-6)
-    assert others.loss[0].item() == pytest.approx(terms.loss[0].item(), rel=1e-6)
-    assert others.loss[1].item() != pytest.approx(terms.loss[1].item(), rel=1e-2)
+    assert others["loss"][0].item() == pytest.approx(terms["loss"][0].item(), rel=1e-6)
+    assert others["loss"][1].item() != pytest.approx(terms["loss"][1].item(), rel=1e-2)
     assert (slope[4:] - gradient[4:]).abs().max() > 0.1 * gradient.abs().max()
 
 
 def test_grey_pixels_are_shown_in_all_three_channels():
     """One grey value has three values in the teacher's units, and its slope is the sum of theirs."""
-    network, paint = formula_network(), NORMALISATION.grey()
+    network, units = formula_network(), NORMALISATION.grey()
     pixels = noise(4, 1)
-    grey, terms = seen_by(objective_of(network, paint), pixels, (4,))
-    coloured, expected = seen_by(objective_of(network), NORMALISATION.apply(paint.undo(pixels)), (4,))
-    assert terms.loss.item() == pytest.approx(expected.loss.item(), rel=1e-5)
-    rates = torch.tensor([paint.std[channel] / NORMALISATION.std[channel] for channel in range(3)])
+    grey, terms = seen_by(objective_of(network, units), pixels, (4,))
+    coloured, expected = seen_by(objective_of(network), NORMALISATION.apply(units.undo(pixels)), (4,))
+    assert terms["loss"].item() == pytest.approx(expected["loss"].item(), rel=1e-5)
+    rates = torch.tensor([units.std[channel] / NORMALISATION.std[channel] for channel in range(3)])
     close(grey, (coloured * rates.view(3, 1, 1)).sum(1, keepdim=True))
 
 
@@ -166,7 +172,7 @@ def test_the_teacher_may_see_another_size():
     gradient, terms = seen_by(objective_of(network), pixels, (4,), view, side=24)
     leaf = pixels.clone().requires_grad_()
     expected = written_out(network, apply(leaf, view, (24, 24)), labels_of((4,)))
-    assert terms.loss.item() == pytest.approx(expected["loss"].item(), rel=1e-5)
+    assert terms["loss"].item() == pytest.approx(expected["loss"].item(), rel=1e-5)
     close(gradient, torch.autograd.grad(expected["loss"], leaf)[0])
     assert gradient.shape == pixels.shape
 
@@ -177,7 +183,7 @@ def test_the_gradient_is_contiguous_and_nothing_keeps_its_graph(viewed: bool):
     pixels = noise(4).requires_grad_()
     gradient, terms = seen_by(objective_of(formula_network()), pixels, (4,), views_of((4,))[0] if viewed else None)
     assert gradient.is_contiguous()
-    assert not any(value.requires_grad for value in (gradient, *vars(terms).values()))
+    assert not any(value.requires_grad for value in (gradient, *terms.values()))
     assert pixels.grad is None
 
 
@@ -221,11 +227,11 @@ def test_a_task_of_three_units_makes_the_images_of_three_tasks(sizes: tuple[int,
     network, config = formula_network(), config_of(keep=keep, grey=grey)
     units = dict(zip("abc", sizes, strict=True))
     task, together = task_of(network, units)
-    images = cda.recover(task, config).split(sizes)
+    images = cda.recover(task, config).images.split(sizes)
     losses = torch.stack(together.losses)
     for place, (name, size) in enumerate(units.items()):
         task, curves = task_of(network, {name: size})
-        torch.testing.assert_close(images[place], cda.recover(task, config), rtol=0, atol=1e-4)
+        torch.testing.assert_close(images[place], cda.recover(task, config).images, rtol=0, atol=1e-4)
         torch.testing.assert_close(losses[:, place], torch.cat(curves.losses), rtol=1e-4, atol=0)
 
 
@@ -233,7 +239,7 @@ def test_which_iterate_is_best_is_decided_for_each_unit():
     """The iterates on which a unit's loss was measured are the images of the iteration before."""
     network, units = formula_network(), {"a": 3, "b": 2, "c": 4, "d": 3}
     task, curves = task_of(network, units)
-    kept = cda.recover(task, config_of(keep="best")).split(tuple(units.values()))
+    kept = cda.recover(task, config_of(keep="best")).images.split(tuple(units.values()))
     lowest = torch.stack(curves.losses).argmin(0).tolist()
     assert len(set(lowest)) > 1, "all units are best after the same iteration: nothing is tested"
     assert 0 not in lowest

@@ -16,8 +16,12 @@ from attar.models.small import SmallResNet
 from attar.ops.pixels import Normalisation
 from attar.ops.views import View
 from attar.synthesis.curriculum import lower_bound
-from attar.synthesis.optimise import Inversion, noise, optimise, shared_crops
+from attar.synthesis.optimise import optimise
+from attar.synthesis.starts import noise
+from attar.synthesis.statistics import statistics_of
 from attar.synthesis.task import Network, Task
+from attar.synthesis.terms import CrossEntropy
+from attar.synthesis.views import Views, Whole, views_of
 
 NORMALISATION = Normalisation((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))
 NUM_CLASSES, SIDE, ITERATIONS = 6, 16, 20
@@ -116,7 +120,7 @@ def published_loop(
     """The recovery loop of CDA: the images in [0, 1] after some iterations, and the loss of each."""
     task, _ = task_of(network)
     pixels = torch.randn(NUM_CLASSES, 3, SIDE, SIDE, generator=generator(0, "unit", "noise")).requires_grad_()
-    draw = shared_crops(task, config, config.curriculum, config.milestone)
+    draw = views_of(task, config)
     fed: list[tuple[nn.BatchNorm2d, Tensor]] = []
     layers = [layer for layer in network.modules() if isinstance(layer, nn.BatchNorm2d)]
     handles = [
@@ -127,8 +131,7 @@ def published_loop(
     for iteration in range(iterations):
         optimiser.rate = 0.5 * (1 + math.cos(math.pi * iteration / config.iterations)) * config.learning_rate
         pixels.grad = None
-        view = draw(iteration)
-        assert view is not None
+        view = View(*draw.draw(iteration, task.size, task.size))
         fed.clear()
         loss = F.cross_entropy(network(seen_through(pixels, view)), task.labels)
         for layer, inputs in fed:
@@ -153,7 +156,7 @@ def test_the_trajectory_is_that_of_the_published_loop(curriculum: str):
     network = formula_network()
     config = config_of(curriculum=curriculum, milestone=0.5 if curriculum == "step" else 1.0)
     task, curves = task_of(network)
-    images = cda.recover(task, config)
+    images = cda.recover(task, config).images
     expected, losses = published_loop(network, config, TorchAdam, ITERATIONS)
     assert curves.losses == pytest.approx(losses, rel=1e-4)
     torch.testing.assert_close(images, expected, atol=1e-4, rtol=0)
@@ -183,7 +186,7 @@ def test_the_same_task_gives_the_same_bits():
     runs = []
     for _ in range(2):
         task, curves = task_of(formula_network())
-        runs.append((cda.recover(task, config_of()), curves.losses))
+        runs.append((cda.recover(task, config_of()).images, curves.losses))
     assert torch.equal(runs[0][0], runs[1][0])
     assert runs[0][1] == runs[1][1]
 
@@ -191,13 +194,14 @@ def test_the_same_task_gives_the_same_bits():
 def test_cda_without_its_curriculum_is_sre2l():
     choices = {"iterations": 6, "learning_rate": 0.1, "jitter": 4}
     (first, _), (second, _), (third, _) = (task_of(formula_network()) for _ in range(3))
-    images = sre2l.recover(first, sre2l.Config.of(choices, "the test"))
-    assert torch.equal(images, cda.recover(second, cda.Config.of(choices | {"curriculum": "none"}, "the test")))
-    assert not torch.equal(images, cda.recover(third, cda.Config.of(choices, "the test")))
+    images = sre2l.recover(first, sre2l.Config.of(choices, "the test")).images
+    assert torch.equal(images, cda.recover(second, cda.Config.of(choices | {"curriculum": "none"}, "the test")).images)
+    assert not torch.equal(images, cda.recover(third, cda.Config.of(choices, "the test")).images)
 
 
-def still(_: int) -> None:
-    """The image as it is, in every iteration."""
+def inverted(task: Task, config: cda.Config, start: Tensor, views: Views | None = None) -> Tensor:
+    """The loop with SRe2L's loss; the images as they are, where no views are given."""
+    return optimise(task, config, start, views or Whole(), (CrossEntropy(), statistics_of(config)))
 
 
 @pytest.mark.parametrize("views", ["crops", "still"])
@@ -207,7 +211,7 @@ def test_best_is_the_iterate_of_lowest_loss_and_last_is_the_last(views: str):
     for keep in ("last", "best"):
         task, curves = task_of(network)
         config = config_of(keep=keep)
-        kept[keep] = optimise(task, config, noise(task), shared_crops(task, config) if views == "crops" else still)
+        kept[keep] = inverted(task, config, noise(task), views_of(task, config) if views == "crops" else None)
     lowest = min(range(ITERATIONS), key=curves.losses.__getitem__)
     assert lowest > 0
     assert (lowest == ITERATIONS - 1) == (views == "still")
@@ -216,21 +220,21 @@ def test_best_is_the_iterate_of_lowest_loss_and_last_is_the_last(views: str):
     assert not torch.allclose(kept["best"], curves.images[lowest], atol=1e-5)
     if views == "still":
         task, again = task_of(network)
-        optimise(task, config_of(iterations=1), NORMALISATION.apply(kept["best"]), still)
+        inverted(task, config_of(iterations=1), NORMALISATION.apply(kept["best"]))
         assert again.losses[0] == pytest.approx(min(curves.losses), rel=1e-5)
 
 
 def test_the_start_is_left_as_it_was():
     task, _ = task_of(formula_network())
     start = noise(task)
-    optimise(task, config_of(iterations=3), start, still)
+    inverted(task, config_of(iterations=3), start)
     assert torch.equal(start, noise(task))
     assert not start.requires_grad
 
 
 def test_the_watch_sees_the_parts_of_the_loss_and_the_images_of_each_iteration():
     task, curves = task_of(formula_network())
-    images = cda.recover(task, config_of())
+    images = cda.recover(task, config_of()).images
     for metrics in curves.metrics:
         assert metrics.keys() == {"loss", "cross_entropy", "bn_distance", "view_accuracy"}
         assert metrics["loss"] == pytest.approx(metrics["cross_entropy"] + 0.05 * metrics["bn_distance"], rel=1e-5)
@@ -239,11 +243,10 @@ def test_the_watch_sees_the_parts_of_the_loss_and_the_images_of_each_iteration()
     assert torch.stack(curves.images).max() < 1 + 1e-5
 
 
-def drawn(config: Inversion, count: int, **ramp: Any) -> list[View]:
+def drawn(config: cda.Config, count: int) -> list[View]:
     task, _ = task_of(nn.Identity())
-    draw = shared_crops(task, config, **ramp)
-    seen = [draw(iteration) for iteration in range(count)]
-    return [view for view in seen if view is not None]
+    views = views_of(task, config)
+    return [View(*views.draw(iteration, task.size, task.size)) for iteration in range(count)]
 
 
 @pytest.mark.parametrize("both_ways", [False, True])
@@ -264,8 +267,7 @@ def test_no_crop_still_flips_and_jitters():
 
 
 def test_crops_follow_the_curriculum():
-    config = config_of(iterations=200)
-    views = drawn(config, 200, ramp="linear", milestone=0.5)
+    views = drawn(config_of(iterations=200, curriculum="linear", milestone=0.5), 200)
     areas = [float(view.box[0, 2] * view.box[0, 3]) / SIDE**2 for view in views]
     slack = 1.5 / SIDE  # sides are rounded to whole pixels
     for iteration, area in enumerate(areas):
@@ -288,7 +290,7 @@ def test_grey_images_are_grey_and_met_by_the_teacher_as_such():
     """The three channels stay equal in [0, 1] also under a normalisation that differs by channel."""
     task, curves = task_of(formula_network())
     config = config_of(grey=True, iterations=4, crop="none", flip=False, jitter=0, curriculum="none")
-    images = cda.recover(task, config)
+    images = cda.recover(task, config).images
     assert torch.equal(images[:, 0], images[:, 1])
     assert torch.equal(images[:, 0], images[:, 2])
     assert images.std() > 0.01

@@ -16,8 +16,12 @@ from attar.methods import cda
 from attar.models.small import ConvNet, SmallResNet
 from attar.ops.pixels import Normalisation
 from attar.ops.views import View
-from attar.synthesis.optimise import noise, optimise, shared_crops
+from attar.synthesis.optimise import optimise
+from attar.synthesis.starts import noise
+from attar.synthesis.statistics import statistics_of
 from attar.synthesis.task import Network, Task
+from attar.synthesis.terms import CrossEntropy
+from attar.synthesis.views import Views, Whole, views_of
 
 NORMALISATION = Normalisation((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))
 NUM_CLASSES, HEIGHT, WIDTH = 4, 32, 20
@@ -86,8 +90,19 @@ def config_of(**values: Any) -> cda.Config:
     return cda.Config.of(fixed | values, "the test")
 
 
-def still(_: int) -> None:
-    """The image as it is, in every iteration."""
+def inverted(task: Task, config: cda.Config, start: Tensor, views: Views | None = None) -> Tensor:
+    """The loop with SRe2L's loss; the images as they are, where no views are given."""
+    return optimise(task, config, start, views or Whole(), (CrossEntropy(), statistics_of(config)))
+
+
+class Fixed(Whole):
+    """The same view in every iteration."""
+
+    def __init__(self, view: View) -> None:
+        self.view = view
+
+    def draw(self, iteration: int, pixels: tuple[int, int], shown: tuple[int, int]) -> tuple[Tensor, ...]:
+        return self.view.scaled(pixels, shown).parts()
 
 
 @pytest.mark.parametrize("views", ["crops", "still"])
@@ -105,7 +120,7 @@ def test_the_teacher_is_shown_the_sizes_of_the_schedule(view_sizes, iterations, 
     network = seeing()
     task, watch = task_of(network)
     config = config_of(view_sizes=view_sizes, iterations=iterations)
-    images = optimise(task, config, noise(task), shared_crops(task, config) if views == "crops" else still)
+    images = inverted(task, config, noise(task), views_of(task, config) if views == "crops" else None)
     assert [tuple(shown.shape[-2:]) for shown in network.while_optimising()] == expected
     assert {kept.shape for kept in [images, *watch.images]} == {(NUM_CLASSES, 3, HEIGHT, WIDTH)}
 
@@ -113,7 +128,7 @@ def test_the_teacher_is_shown_the_sizes_of_the_schedule(view_sizes, iterations, 
 def test_fadrms_sizes_are_200_and_224_pixels():
     network = seeing(lambda: ConvNet(3, NUM_CLASSES, 8, width=4))
     task, _ = task_of(network, (224, 224))
-    optimise(task, config_of(view_sizes=(0.893, 1.0, 0.893, 1.0), iterations=4), noise(task), still)
+    inverted(task, config_of(view_sizes=(0.893, 1.0, 0.893, 1.0), iterations=4), noise(task))
     assert [shown.shape[-1] for shown in network.while_optimising()] == [200, 224, 200, 224]
 
 
@@ -121,12 +136,12 @@ def test_what_is_shown_smaller_is_the_view_resized_by_torchvision():
     network = seeing()
     task, _ = task_of(network)
     start = noise(task)
-    optimise(task, config_of(view_sizes=(0.5,), iterations=1), start, still)
+    inverted(task, config_of(view_sizes=(0.5,), iterations=1), start)
     whole = tv.resize(start, [16, 10], antialias=True)
     torch.testing.assert_close(network.while_optimising()[0], whole, atol=1e-4, rtol=0)
 
     view = View(torch.tensor([[3, 1, 28, 16]]), torch.tensor([True]), torch.tensor([[4, 6]]))
-    optimise(task, config_of(view_sizes=(0.5,), iterations=1), start, lambda _: view)
+    inverted(task, config_of(view_sizes=(0.5,), iterations=1), start, Fixed(view))
     crop = tv.resized_crop(start, 3, 1, 28, 16, size=[16, 10], antialias=True)
     expected = torch.roll(crop.flip(-1), (2, 3), dims=(-2, -1))
     torch.testing.assert_close(network.while_optimising()[1], expected, atol=1e-4, rtol=0)
@@ -137,25 +152,25 @@ def test_the_crops_are_the_same_whatever_the_sizes():
     for view_sizes in ((1.0,), (0.5, 1.0)):
         task, _ = task_of(seeing())
         config = config_of(view_sizes=view_sizes)
-        draw = shared_crops(task, config)
-        drawn.append([draw(iteration) for iteration in range(6)])
+        views = views_of(task, config)
+        drawn.append([views.draw(iteration, task.size, task.size) for iteration in range(6)])
     for first, second in zip(*drawn, strict=True):
-        assert all(torch.equal(one, other) for one, other in zip(first.parts(), second.parts(), strict=True))
+        assert all(torch.equal(one, other) for one, other in zip(first, second, strict=True))
 
 
 @pytest.mark.parametrize("view_sizes", [(1.0, 1.0), (1.0, 1.0, 1.0)])
 def test_blocks_of_whole_views_are_the_loop_as_it_is_without_them(view_sizes: tuple[float, ...]):
     (plain, first), (blocks, second) = task_of(seeing()), task_of(seeing())
     assert config_of().view_sizes == (1.0,)
-    images = cda.recover(plain, config_of())
-    assert torch.equal(images, cda.recover(blocks, config_of(view_sizes=view_sizes)))
+    images = cda.recover(plain, config_of()).images
+    assert torch.equal(images, cda.recover(blocks, config_of(view_sizes=view_sizes)).images)
     assert first.losses == second.losses
 
 
 def test_every_pixel_is_optimised_by_smaller_views():
     task, watch = task_of(seeing())
     start = NORMALISATION.apply(torch.rand(NUM_CLASSES, 3, HEIGHT, WIDTH, generator=generator(0)) * 0.6 + 0.2)
-    optimise(task, config_of(view_sizes=(0.5,), iterations=1, learning_rate=0.01), start, still)
+    inverted(task, config_of(view_sizes=(0.5,), iterations=1, learning_rate=0.01), start)
     moved = (watch.images[0] - NORMALISATION.undo(start)).abs()
     assert (moved > 1e-4).float().mean() > 0.99
 
@@ -178,7 +193,7 @@ def test_best_is_chosen_among_iterates_shown_at_the_last_blocks_size(view_sizes:
     network = seeing(lambda: Unsure(last_width))
     task, watch = task_of(network)
     config = config_of(view_sizes=view_sizes, iterations=12, keep="best", bn_weight=0)
-    best = optimise(task, config, noise(task), shared_crops(task, config))
+    best = inverted(task, config, noise(task), views_of(task, config))
     sizes = [shown.shape[-1] for shown in network.while_optimising()]
     candidates = [iteration for iteration in range(12) if sizes[iteration] == last_width]
     lowest = min(candidates, key=watch.losses.__getitem__)
@@ -190,7 +205,7 @@ def test_best_is_chosen_among_iterates_shown_at_the_last_blocks_size(view_sizes:
 def test_grey_images_are_shown_smaller_too():
     network = seeing()
     task, _ = task_of(network)
-    images = optimise(task, config_of(view_sizes=(0.5,), grey=True), noise(task), still)
+    images = inverted(task, config_of(view_sizes=(0.5,), grey=True), noise(task))
     assert torch.equal(images[:, 0], images[:, 1])
     assert {tuple(shown.shape[1:]) for shown in network.while_optimising()} == {(3, 16, 10)}
 
@@ -216,7 +231,7 @@ def test_the_compiler_is_told_the_work_at_each_size():
         compiler = Asked()
         task = replace(task, teachers=(replace(task.teachers[0], compiler=compiler),), num_alike=3)
         for _ in range(2):
-            optimise(task, config_of(view_sizes=view_sizes, iterations=10), noise(task), still)
+            inverted(task, config_of(view_sizes=view_sizes, iterations=10), noise(task))
         asked[view_sizes] = compiler.amounts
     (whole,), (small, large) = asked.values()
     for kind in ("operations", "values"):
@@ -250,13 +265,13 @@ def test_schedules_that_mean_nothing_are_refused(values: dict[str, Any], sentenc
 def test_views_too_small_to_see_are_refused_before_anything_is_done():
     task, watch = task_of(seeing())
     with pytest.raises(AttarError, match=r"Views at 0\.35 of 32 x 20 pixels are 11 x 7, too small .* below 8"):
-        optimise(task, config_of(view_sizes=(1.0, 0.35)), noise(task), still)
+        inverted(task, config_of(view_sizes=(1.0, 0.35)), noise(task))
     assert not watch.losses
 
 
 def test_small_images_may_be_shown_whole():
     task, watch = task_of(seeing(), (6, 6))
-    optimise(task, config_of(), noise(task), still)
+    inverted(task, config_of(), noise(task))
     assert len(watch.losses) == 6
 
 
@@ -275,5 +290,5 @@ class Strict(nn.Module):
 def test_a_teacher_that_takes_one_size_only_is_reported_before_the_first_iteration():
     task, watch = task_of(seeing(Strict))
     with pytest.raises(AttarError, match=r"cannot be shown 16 x 10 pixels \(Input width \(10\) does not match"):
-        optimise(task, config_of(view_sizes=(1.0, 0.5)), noise(task), still)
+        inverted(task, config_of(view_sizes=(1.0, 0.5)), noise(task))
     assert not watch.losses

@@ -4,31 +4,26 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import pydantic
-
-from attar.synthesis.curriculum import Curriculum
-from attar.synthesis.method import Inversion, Needs
+from attar.synthesis.choices import Curricula, Pixels, Starts, Statistics, Teachers
 
 if TYPE_CHECKING:
-    from jaxtyping import Float
-    from torch import Tensor
-
-    from attar.synthesis.task import Task
-
-needs = Needs(batchnorm=True)
+    from attar.synthesis.task import Recovered, Task
 
 
-class Config(Inversion):
+class Config(Pixels, Curricula, Statistics, Starts, Teachers):
     """SRe2L's pixel optimisation with crops that go from the whole image to small parts."""
 
-    curriculum: Curriculum = "cosine"
-    """How the smallest crop's area falls from 1 to min_crop; 'none' is SRe2L."""
-    milestone: float = pydantic.Field(default=1.0, ge=0, le=1)
-    """Fraction of the iterations after which the smallest crop has reached min_crop."""
 
+def recover(task: Task, config: Config) -> Recovered:
+    """Optimise one unit of images under easy views first."""
+    from attar.synthesis.committee import committee_of
+    from attar.synthesis.optimise import optimise
+    from attar.synthesis.starts import start_of
+    from attar.synthesis.statistics import statistics_of
+    from attar.synthesis.task import Recovered
+    from attar.synthesis.terms import CrossEntropy
+    from attar.synthesis.views import views_of
 
-def recover(task: Task, config: Config) -> Float[Tensor, "image 3 height width"]:
-    """Optimise one unit of images from noise, easy views first; returns pixels in [0, 1]."""
-    from attar.synthesis.optimise import noise, optimise, shared_crops
-
-    return optimise(task, config, noise(task), shared_crops(task, config, config.curriculum, config.milestone))
+    loss = (CrossEntropy(), statistics_of(config))
+    start, views = start_of(task, config), views_of(task, config)
+    return Recovered(optimise(task, config, start, views, loss, teachers=committee_of(task, config)))

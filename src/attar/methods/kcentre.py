@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from attar.synthesis.method import Coreset, Needs
+from attar.synthesis.choices import Coreset
 
 if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
 
-    from attar.synthesis.task import Task
-
-needs = Needs(real_images=True)
+    from attar.synthesis.task import Recovered, Task
 
 
 class Config(Coreset):
@@ -22,14 +20,15 @@ class Config(Coreset):
     """Scale every image's features to length one; the paper compares them as they are."""
 
 
-def recover(task: Task, config: Config) -> Float[Tensor, "image 3 height width"]:
+def recover(task: Task, config: Config) -> Recovered:
     """The unit's slots of the centres of each class, in [0, 1]; nothing is drawn at random.
 
     Raises AttarError when a class has fewer images than are asked of it.
     """
     from attar.synthesis.coreset import coreset
+    from attar.synthesis.task import Recovered
 
-    return coreset(task, config, centres)
+    return Recovered(coreset(task, config, centres))
 
 
 def centres(features: Float[Tensor, "image feature"], count: int) -> list[int]:

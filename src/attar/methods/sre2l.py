@@ -4,23 +4,26 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from attar.synthesis.method import Inversion, Needs
+from attar.synthesis.choices import Crops, Pixels, Starts, Statistics, Teachers
 
 if TYPE_CHECKING:
-    from jaxtyping import Float
-    from torch import Tensor
-
-    from attar.synthesis.task import Task
-
-needs = Needs(batchnorm=True)
+    from attar.synthesis.task import Recovered, Task
 
 
-class Config(Inversion):
+class Config(Pixels, Crops, Statistics, Starts, Teachers):
     """Pixel optimisation under random crops of every size from the first iteration on."""
 
 
-def recover(task: Task, config: Config) -> Float[Tensor, "image 3 height width"]:
-    """Optimise one unit of images from noise; returns pixels in [0, 1]."""
-    from attar.synthesis.optimise import noise, optimise, shared_crops
+def recover(task: Task, config: Config) -> Recovered:
+    """Optimise one unit of images under random crops."""
+    from attar.synthesis.committee import committee_of
+    from attar.synthesis.optimise import optimise
+    from attar.synthesis.starts import start_of
+    from attar.synthesis.statistics import statistics_of
+    from attar.synthesis.task import Recovered
+    from attar.synthesis.terms import CrossEntropy
+    from attar.synthesis.views import views_of
 
-    return optimise(task, config, noise(task), shared_crops(task, config))
+    loss = (CrossEntropy(), statistics_of(config))
+    start, views = start_of(task, config), views_of(task, config)
+    return Recovered(optimise(task, config, start, views, loss, teachers=committee_of(task, config)))

@@ -6,12 +6,10 @@ Nothing is read of the real data and nothing is written: images and labels are r
 import contextlib
 import sys
 import time
-from collections import Counter
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import torch
 from jaxtyping import UInt8
@@ -34,13 +32,15 @@ from attar.ops.targets import Targets, hard_loss
 from attar.stages.evaluate import Evaluate
 from attar.stages.label_choice import Relabel
 from attar.stages.labeller import Labeller
-from attar.stages.recover import check_network, method_named, planned
+from attar.stages.methods import method_named
+from attar.stages.recover import check_network, planned, unit_shape
 from attar.stages.relabel import label_epoch
 from attar.stages.squeeze import Squeeze
 from attar.store.images import ImageSet
 from attar.store.labels import Header
 from attar.store.units import Unit
-from attar.synthesis.task import MethodConfig, Network, Task
+from attar.synthesis.method import MethodConfig, Stretch, num_iterations
+from attar.synthesis.task import Network, Task
 from attar.training.choices import Optimisation
 from attar.training.loop import Loss, TrainingBatch, fit
 
@@ -81,6 +81,16 @@ class Work:
     def groups(self) -> list[tuple[Unit, ...]]:
         """The units of recover, in groups that are made side by side."""
         return planned(self.num_classes, self.recover)
+
+    @cached_property
+    def stretches(self) -> tuple[Stretch, ...]:
+        """The iterations of a unit; none for a method without."""
+        return self.recover.cost(unit_shape(self.groups[0][0], self.size, 1))
+
+    @property
+    def iterations(self) -> int:
+        """Iterations of each unit."""
+        return num_iterations(self.stretches)
 
     @property
     def num_images(self) -> int:
@@ -128,41 +138,26 @@ def recovering(work: Work) -> Recovering:
 
     Raises AttarError when the teacher cannot be built, does not suit the method, or memory does not suffice.
     """
-    device, said, reasons = work.device, [""], []
-    compiler = Compiler(device.compile, device.device.type, said.append)
-    seconds, preparation, num_iterations = 0.0, 0.0, 0
+    device, said = work.device, dict[str, None]()
+    compiler = Compiler(device.compile, device.device.type, lambda line: said.update({line: None}))
     try:
         with Peak(device.device) as peak, memory.kept():
             teacher = untrained_teacher(work)
-            check_network(teacher.module, teacher.architecture, work.method)
+            check_network(teacher.module, teacher.architecture, work.method, work.recover.needs())
             network = Network(teacher.module, teacher.normalisation, device.precision, compiler)
-            for config in blocks(work.recover):
-                pace = _iterate(work, config, network)
-                num_iterations += config.iterations
-                seconds += config.iterations * pace.step_seconds
-                preparation += pace.preparation_seconds
-                reasons.append(compiler.reason(0) if compiler.failed else said[-1])
+            watch = _iterate(work, network)
     except (RuntimeError, MemoryError) as error:
         if not out_of_memory(error):
             raise
         few = f"for {len(work.groups[0])} units side by side; lower --recover.parallel-units or --recover.unit-classes"
         raise AttarError(f"there is not memory enough {few}") from None
     return Recovering(
-        step_seconds=seconds / num_iterations,
-        preparation_seconds=preparation,
+        step_seconds=sum(each.iterations * watch.step_seconds(each) for each in work.stretches) / work.iterations,
+        preparation_seconds=watch.preparation_seconds(),
         num_images=sum(shape_of(work.groups[0])),
-        compilation="; ".join(filter(None, dict.fromkeys(reasons))),
+        compilation=compiler.reason(0) if compiler.failed else "; ".join(said),
         memory_bytes=peak.num_bytes,
     )
-
-
-def blocks(config: Any) -> list[Any]:
-    """The method's choices, once for each size of views that it shows, with the iterations at that size."""
-    sizes = getattr(config, "view_sizes", (1.0,))
-    if len(set(sizes)) < 2:
-        return [config]
-    shown = Counter(sizes[iteration * len(sizes) // config.iterations] for iteration in range(config.iterations))
-    return [config.changed(view_sizes=(size,), iterations=count) for size, count in shown.items()]
 
 
 def full_epoch_seconds(work: Work, architecture: str, stem: build.Stem) -> float:
@@ -245,13 +240,48 @@ class _Enough(Exception):  # noqa: N818
     """Ends an optimisation of which enough was seen."""
 
 
-@dataclass(frozen=True)
 class _Watch:
-    pace: Pace
+    """Measures some iterations of each stretch, those that are alike once, and then sends the method on to the next."""
 
-    def step(self, iteration: int, images: Callable[[], Tensor], **metrics: Tensor) -> None:
-        if self.pace.tick():
+    def __init__(self, work: Work) -> None:
+        self._work, self._stretches, self._number, self._since = work, work.stretches, 0, 0
+        self.paces: dict[Stretch, Pace] = {}
+        self._enter()
+
+    def _enter(self) -> None:
+        stretch = self._stretches[self._number]
+        self._measures = stretch.shape() not in self.paces
+        if self._measures:
+            steps = stretch.iterations // _cycle(stretch)
+            self.paces[stretch.shape()] = self._work.pace(RECOVER_SECONDS, steps)
+
+    def step(self, iteration: int, images: Callable[[], Tensor], **metrics: Tensor) -> bool:
+        """Whether enough is known of this stretch."""
+        stretch = self._stretches[self._number]
+        self._since += 1
+        known = not self._measures or (
+            self._since % _cycle(stretch) == 0 and self.paces[stretch.shape()].tick()
+        )  # a step of the clock is one turn of all teachers
+        if not known and self._since < stretch.iterations:
+            return False
+        self._number, self._since = self._number + 1, 0
+        if self._number == len(self._stretches):
             raise _Enough
+        self._enter()
+        return True
+
+    def step_seconds(self, stretch: Stretch) -> float:
+        """Of an iteration of such a stretch."""
+        return self.paces[stretch.shape()].step_seconds / _cycle(stretch)
+
+    def preparation_seconds(self) -> float:
+        """What first iterations take longer."""
+        return sum(pace.preparation_seconds for pace in self.paces.values())
+
+
+def _cycle(stretch: Stretch) -> int:
+    """Iterations after which all teachers have had their turn."""
+    return max(1, min(stretch.iterations, round(1 / min(filter(None, stretch.teachers), default=1.0))))
 
 
 @dataclass(frozen=True)
@@ -274,10 +304,10 @@ class _RandomBytes:
         return str(label)
 
 
-def _iterate(work: Work, config: Any, network: Network) -> Pace:
+def _iterate(work: Work, network: Network) -> _Watch:
     """Begin the very task of the stage, so that everything is decided as it will be; the watch ends it."""
     device, module, group = work.device.device, method_named(work.method), work.groups[0]
-    pace = work.pace(RECOVER_SECONDS, config.iterations)
+    watch = _Watch(work)
     task = Task(
         labels=torch.tensor([label for unit in group for label in unit.labels], device=device),
         slots=torch.tensor([slot for unit in group for slot in unit.slots]),
@@ -286,16 +316,16 @@ def _iterate(work: Work, config: Any, network: Network) -> Pace:
         device=device,
         streams=lambda *names: tuple(generator(0, unit.name, *names) for unit in group),
         shared_stream=lambda *names: generator(0, *names),
-        watch=_Watch(pace),
+        watch=watch,
         unit_sizes=shape_of(group),
         num_alike=list(map(shape_of, work.groups)).count(shape_of(group)),
-        real=_RandomBytes(work) if module.needs.real_images else None,
+        real=_RandomBytes(work) if work.recover.needs().real_images else None,
     )
     with contextlib.suppress(_Enough):
-        module.recover(task, config)
-    if not pace.times:
+        module.recover(task, work.recover)
+    if not all(pace.times for pace in watch.paces.values()):
         raise AttarError(f"the method '{work.method}' does not tell of its iterations")
-    return pace
+    return watch
 
 
 def _training_seconds(

@@ -39,7 +39,7 @@ def made(work: Work) -> list[str]:
     if work.method == IMPORTED:
         return [f"{images}, made elsewhere", _labels(work)]
     todo = [unit for group in work.groups for unit in group]
-    largest, steps = max(len(unit.labels) for unit in todo), getattr(work.recover, "iterations", 0)
+    largest, steps = max(len(unit.labels) for unit in todo), work.iterations
     unit_files = readable_bytes(unit_file_bytes(work))
     return [
         f"Units: {len(todo)} of up to {largest} images, {steps} iterations each",
@@ -60,17 +60,16 @@ def _labels(work: Work) -> str:
 
 
 def unit_file_bytes(work: Work) -> int:
-    """Bytes of recover's unit files, without their headers: images, snapshots, and the curves of four metrics."""
-    iterations, num_units = getattr(work.recover, "iterations", 0), sum(map(len, work.groups))
-    image_bytes, label_bytes, metric_bytes = 3 * work.size**2, 8, 4 * 4
+    """Bytes of recover's unit files, without their headers: images, snapshots, and the curves of metrics."""
+    iterations, num_units = work.iterations, sum(map(len, work.groups))
+    image_bytes, label_bytes, metric_bytes = 3 * work.size**2, 8, 4 * len(work.recover.metrics())
     kept = 1 + num_snapshots(work) + (1 if iterations else 0)  # the finished image is a snapshot, too
     return work.num_images * (kept * image_bytes + label_bytes) + num_units * iterations * metric_bytes
 
 
 def num_snapshots(work: Work) -> int:
     """How often the images of a unit are kept before they are finished."""
-    iterations = getattr(work.recover, "iterations", 0)
-    return len({done for done in work.recover.snapshots if 0 < done < iterations})
+    return len({done for done in work.recover.snapshots if 0 < done < work.iterations})
 
 
 def baselines(work: Work) -> list[str]:
@@ -111,15 +110,15 @@ def _squeeze(work: Work) -> Estimate:
 
 
 def _recover(work: Work) -> Estimate:
-    iterations = getattr(work.recover, "iterations", None)
+    iterations = work.iterations
     if work.method == IMPORTED:
         return 0.0, "nothing, for the images are made elsewhere"
-    if iterations is None and work.method == "random":
+    if not iterations and work.method == "random":
         return 0.0, "negligible, for real images are taken as they are"
-    if iterations is None and work.method in REAL_SETS:
+    if not iterations and work.method in REAL_SETS:
         return _about(_looking_seconds(work), f"the teacher looks at {sum(work.counts):,} images")
-    if iterations is None:
-        return None, f"not known (the method '{work.method}' has no setting 'iterations')"
+    if not iterations:
+        return None, f"not known (the method '{work.method}' has no iterations that could be measured)"
     found = calibrate.recovering(work)
     each = 1000 * found.step_seconds / found.num_images
     of = f"{each:.3g} ms per image and iteration, {found.num_images} images side by side"

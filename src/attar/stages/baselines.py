@@ -17,7 +17,7 @@ from attar.stages.protocols import Protocol
 from attar.stages.rows import DISTILLED, Row, SmallSet, real_sets
 from attar.stages.run import Run, is_finished, labels_in
 from attar.stages.workspace import Workspace
-from attar.synthesis.task import MethodConfig
+from attar.synthesis.method import MethodConfig
 
 _AS_DISTILLED = {"ipc", "ipc_start", "image_format", "jpeg_quality", "rounding"}
 _UNIT_CLASSES = 10
@@ -52,9 +52,10 @@ def check_labels(labelling: Relabel, judging: Evaluate, size: int, num_classes: 
 def make(space: Workspace, config: MethodConfig, labelling: Relabel, judging: Evaluate) -> dict[Row, SmallSet]:
     """The sets that students of each row train on; makes those of real images, and of labels without augmentation.
 
-    The baselines follow what the manifests of the distilled set say of its images and labels. Of ``config`` they take
-    what imported images do not say, of ``labelling`` where further teachers lie. Baselines lie in ``<out>/baselines``, or are shared with
-    other runs in ``judging.baselines``. A row for which a class has too few real images is left out, with a warning.
+    Baselines are made as the manifests of the distilled set say that its images and labels were made. ``config`` says
+    how images are stored where the distilled ones were imported, ``labelling`` where further teachers lie. Baselines
+    lie in ``<out>/baselines``, or are shared with other runs in ``judging.baselines``. A row for which a class has too
+    few real images is left out, with a warning.
     """
     images, labelling = Run(space.out).images, label_choice.of_stored(space.out / "distilled", labelling)
     config = config.changed(**{key: value for key, value in images.settings.items() if key in _AS_DISTILLED})

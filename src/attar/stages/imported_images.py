@@ -24,7 +24,7 @@ from attar.stages.run import IMPORTED, ImagesMade, images_in, teacher_in
 from attar.stages.squeeze import own_teacher
 from attar.stages.workspace import Workspace
 from attar.store import images as image_files
-from attar.synthesis.task import MethodConfig
+from attar.synthesis.method import MethodConfig
 
 _NUMBER = re.compile(r"(?:new|class)?0*(\d+)")
 """SRe2L and CDA call the folder of class 7 new007 or new00007, RDED 00007; tables without names have 7."""

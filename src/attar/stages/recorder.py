@@ -11,7 +11,8 @@ from attar.core.log import Advance
 from attar.models.teacher import Teacher
 from attar.ops.pixels import to_bytes
 from attar.store.units import Unit, UnitResult
-from attar.synthesis.task import MethodConfig
+from attar.synthesis.method import MethodConfig
+from attar.synthesis.task import Recovered
 
 
 class Recorder:
@@ -44,8 +45,9 @@ class Recorder:
         if self.preview is not None:
             self.preview(done, self._snapshots[done][: len(self._units[0].labels)])
 
-    def results(self, images: Tensor) -> list[UnitResult]:
-        """What becomes of every unit, given the finished images of all."""
+    def results(self, recovered: Recovered) -> list[UnitResult]:
+        """What becomes of every unit, given what the method made of all."""
+        images, soft_labels = recovered.images, recovered.soft_labels
         if self.num_iterations:
             self.keep(images)
         finished = to_bytes(images, self._config.rounding).cpu()
@@ -62,9 +64,29 @@ class Recorder:
                     curves={name: values[:, place].clone() for name, values in curves.items()},
                     verifier={done: float(right[own].float().mean()) for done, right in self._right.items()},
                     num_parallel=len(self._units),
+                    soft_labels=None if soft_labels is None else soft_labels[own].float().cpu().clone(),
+                    learned=dict(recovered.learned or {}),
                 )
             )
         return found
+
+    def state(self) -> dict[str, Any]:
+        """What was recorded so far, for a checkpoint."""
+        return {
+            "iterations": self.num_iterations,
+            "curves": {name: torch.stack(values) for name, values in self._curves.items()},
+            "snapshots": dict(self._snapshots),
+            "right": dict(self._right),
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from such a state, moving the progress bar as far."""
+        device = self._labels.device
+        self.num_iterations = state["iterations"]
+        self._curves = {name: list(values.to(device).unbind()) for name, values in state["curves"].items()}
+        self._snapshots = dict(state["snapshots"])
+        self._right = {done: right.to(device) for done, right in state["right"].items()}
+        self._advance(self.num_iterations * len(self._units))
 
     def _note(self, metrics: dict[str, Any]) -> str:
         shown = "  ".join(f"{name} {float(value.mean()):.3g}" for name, value in metrics.items())

@@ -2,6 +2,7 @@
 
 import functools
 import gc
+import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -18,7 +19,6 @@ from attar.core.device import Device
 from attar.core.errors import AttarError
 from attar.core.log import Advance, Log
 from attar.core.randomness import generator
-from attar.core.spent import Clock
 from attar.models import build
 from attar.models.teacher import Teacher
 from attar.ops.pixels import grid
@@ -28,11 +28,14 @@ from attar.stages.methods import method_named
 from attar.stages.recorder import Recorder
 from attar.stages.run import Run
 from attar.stages.squeeze import own_teacher
+from attar.stages.unit_checkpoint import FOLDER as CHECKPOINTS
+from attar.stages.unit_checkpoint import UnitCheckpoint
 from attar.stages.workspace import Workspace
 from attar.store import images as image_files
 from attar.store import units
 from attar.store.units import Unit
-from attar.synthesis.task import MethodConfig, Network, Task
+from attar.synthesis.method import MethodConfig, Needs, UnitShape, num_iterations
+from attar.synthesis.task import Network, Recovered, Task
 
 WEAK = 0.05
 """A teacher is near chance when it closes less than this part of the gap between guessing and knowing."""
@@ -62,6 +65,7 @@ def run(space: Workspace, method: str, config: MethodConfig, folder: Path | None
     log = space.log.beside(out)
     _make_units(space, device, module, config, teacher, todo, stage, log)
     if ranks.is_first():
+        shutil.rmtree(out / CHECKPOINTS, ignore_errors=True)  # of units killed between their files and this
         result = _assemble(config, space.real.classes, todo, stage)
         result |= {"method": method, "size": space.choice.size, "classes": list(space.real.classes)}
         finished = stage.finish(result, logged(out, "unit"), space.device.describe(), _files(todo, out))
@@ -71,9 +75,19 @@ def run(space: Workspace, method: str, config: MethodConfig, folder: Path | None
 
 def planned(num_classes: int, config: MethodConfig) -> list[tuple[Unit, ...]]:
     """The units of a run, in groups that are made side by side."""
-    todo = units.plan(num_classes, config.ipc_start, config.ipc, config.unit_classes, config.unit_slots)
-    starts = range(0, len(todo), config.parallel_units)
-    return [tuple(todo[start : start + config.parallel_units]) for start in starts]
+    needs, unit_classes, unit_slots = config.needs(), config.unit_classes, config.unit_slots
+    if needs.unit == "class":
+        unit_classes = 1
+    elif needs.unit == "set":
+        unit_classes, unit_slots = num_classes, config.ipc
+    todo = units.plan(num_classes, config.ipc_start, config.ipc, unit_classes, unit_slots)
+    at_once = config.parallel_units if needs.side_by_side else 1
+    return [tuple(todo[start : start + at_once]) for start in range(0, len(todo), at_once)]
+
+
+def unit_shape(unit: Unit, size: int, num_teachers: int) -> UnitShape:
+    """A unit as far as its cost depends on it."""
+    return UnitShape(len(unit.classes), unit.num_slots, size, num_teachers)
 
 
 def check(teacher: Teacher, space: Workspace, method: str, config: MethodConfig) -> None:
@@ -96,7 +110,7 @@ def check(teacher: Teacher, space: Workspace, method: str, config: MethodConfig)
             f"The teacher was made for {teacher.image_size} pixels and the data are prepared at {space.choice.size}; "
             f"use --data.size {teacher.image_size}, or squeeze again."
         )
-    check_network(teacher.module, teacher.architecture, method)
+    check_network(teacher.module, teacher.architecture, method, config.needs())
     rated = teacher.accuracy
     if rated is not None and (rated - chance) / (1 - chance) < WEAK and not config.accept_weak_teacher:
         raise AttarError(
@@ -105,9 +119,9 @@ def check(teacher: Teacher, space: Workspace, method: str, config: MethodConfig)
         )
 
 
-def check_network(network: nn.Module, architecture: str, method: str) -> None:
+def check_network(network: nn.Module, architecture: str, method: str, needs: Needs) -> None:
     """Refuse a network that lacks what the method works with."""
-    if method_named(method).needs.batchnorm and not build.has_batchnorm(network):
+    if needs.batchnorm and not build.has_batchnorm(network):
         raise AttarError(
             f"The teacher '{architecture}' has no BatchNorm layers, which method '{method}' matches; "
             f"choose a network with BatchNorm (resnet18), or another method."
@@ -156,20 +170,20 @@ def _make_units(
     folder.mkdir(parents=True, exist_ok=True)
     teacher.module.to(device.device)
     making = _Making(space, device, module, config, network_of(teacher, device, log), todo, stage, log)
-    steps = getattr(config, "iterations", 1)
+    iterations = num_iterations(config.cost(unit_shape(todo[0][0], space.choice.size, 1)))
     jobs = [
         work.Job(
             name=group[0].name,
             run=functools.partial(making.run, group),
             done=lambda group=group: all(_is_whole(folder, unit, stage, warn) for unit in group),
-            steps=len(group) * steps,
+            steps=len(group) * (iterations or 1),
             cost=sum(_shape(group)),
             num_results=len(group),
         )
         for group in todo
     ]
     with memory.kept():
-        work.do(jobs, log, "recover", unit="units" if steps == 1 else "iterations", results="units", event="group")
+        work.do(jobs, log, "recover", unit="iterations" if iterations else "units", results="units", event="group")
 
 
 class _Making:
@@ -190,7 +204,8 @@ class _Making:
         self._network, self._stage, self._log = network, stage, log
         self._first, self._alike = todo[0][0], Counter(map(_shape, todo))
         self._most = config.parallel_units
-        self._real = RealByClass(space) if module.needs.real_images else None
+        self._iterations = num_iterations(config.cost(unit_shape(self._first, space.choice.size, 1)))
+        self._real = RealByClass(space) if config.needs().real_images else None
 
     @functools.cached_property
     def _verifier(self) -> Teacher | None:
@@ -212,28 +227,32 @@ class _Making:
 
     def _make(self, group: tuple[Unit, ...], advance: Advance) -> bool:
         """Whether there was memory enough."""
-        clock, device = Clock(), self._device.device
+        device = self._device.device
         labels = torch.tensor([label for unit in group for label in unit.labels], device=device)
         recorder = Recorder(self._config, labels, advance, group)
         recorder.verifier = self._verifier
-        if group[0] == self._first and getattr(self._config, "iterations", 1) > 1:
+        if group[0] == self._first and self._iterations:
             recorder.preview = _previewer(self._stage.path)
-        images = self._images(group, labels, recorder)
-        if images is None:
+        checkpoint = UnitCheckpoint(self._stage.path, self._stage.identity, group, recorder)
+        recovered = self._recovered(group, labels, recorder, checkpoint)
+        if recovered is None:
             advance(-recorder.num_iterations * len(group))
             return False
-        _refuse_broken(images, group)
-        spent = clock.spent().part(len(group)).plain()
-        for unit, result in zip(group, recorder.results(images), strict=True):
+        _refuse_broken(recovered, group)
+        spent = checkpoint.clock.spent().part(len(group)).plain()
+        for unit, result in zip(group, recorder.results(recovered), strict=True):
             units.save(self._stage.path / "units", unit, result, self._stage.identity)
             final = {name: float(values[-1]) for name, values in result.curves.items()}
             self._log.event("unit", name=unit.name, **spent, **final)
+        checkpoint.remove()
         if not recorder.num_iterations:
             advance(len(group))
         return True
 
-    def _images(self, group: tuple[Unit, ...], labels: Tensor, recorder: Recorder) -> Tensor | None:
-        """The group's images; None where memory did not suffice."""
+    def _recovered(
+        self, group: tuple[Unit, ...], labels: Tensor, recorder: Recorder, checkpoint: UnitCheckpoint
+    ) -> Recovered | None:
+        """What the method makes of the group; None where memory did not suffice."""
         seed = self._space.seed
         task = Task(
             labels=labels,
@@ -247,6 +266,7 @@ class _Making:
             unit_sizes=_shape(group),
             num_alike=max(1, self._alike[_shape(group)]),
             real=self._real,
+            checkpoint=checkpoint,
         )
         try:
             return self._module.recover(task, self._config)
@@ -300,7 +320,7 @@ def _shape(group: tuple[Unit, ...]) -> tuple[int, ...]:
 def _assemble(
     config: MethodConfig, classes: tuple[str, ...], todo: list[tuple[Unit, ...]], stage: StageFolder
 ) -> dict[str, Any]:
-    out, fewer = stage.path, dict[str, int]()
+    out, fewer, learned = stage.path, dict[str, int](), dict[str, float]()
 
     def rows() -> Iterator[tuple[Tensor, int, int]]:
         for group in todo:
@@ -308,11 +328,18 @@ def _assemble(
                 result = units.load(out / "units", unit, stage.identity)
                 if result.num_parallel != len(group):
                     fewer[unit.name] = result.num_parallel
+                if result.learned and sum(map(len, todo)) > 1:
+                    raise AttarError(
+                        "The method learns numbers for the whole set, and units of a part of it would contradict one "
+                        'another; let its needs() say Needs(unit="set") (see docs/methods.md).'
+                    )
+                learned.update(result.learned)
                 yield from zip(result.images, unit.labels, unit.slots, strict=True)
 
     size = image_files.write(out / "data", rows(), classes, config.image_format, config.jpeg_quality)
     images_sha256, num_images = image_files.identity(out / "data")
     found = {"images_sha256": images_sha256, "num_images": num_images, "image_bytes": size}
+    found |= {"learned": learned} if learned else {}
     return found | ({"fewer_parallel_units": fewer} if fewer else {})
 
 
@@ -328,8 +355,12 @@ def _previewer(out: Path) -> Callable[[int, Tensor], None]:
     return write
 
 
-def _refuse_broken(images: Tensor, group: tuple[Unit, ...]) -> None:
-    if not bool(images.isfinite().all()):
+def _refuse_broken(recovered: Any, group: tuple[Unit, ...]) -> None:
+    if not isinstance(recovered, Recovered):
+        raise AttarError(
+            f"The method's recover returned {type(recovered).__name__} and not Recovered(images); see docs/methods.md."
+        )
+    if not bool(recovered.images.isfinite().all()):
         raise AttarError(
             f"Recovering {group[0].name} diverged (its pixels are not finite); lower --recover.learning-rate or "
             f"--recover.bn-weight."

@@ -1,7 +1,7 @@
 """Finished units of recovered images: one file each, written whole, with what the comparison figure needs."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -58,6 +58,10 @@ class UnitResult:
     """The verifier's accuracy on the images, by number of iterations."""
     num_parallel: int = 1
     """Units that went through the teacher in one batch with it."""
+    soft_labels: Float[Tensor, "image class"] | None = None
+    """Probabilities that the method learnt with the images."""
+    learned: dict[str, float] = field(default_factory=dict)
+    """Numbers that it learnt for the whole set."""
 
 
 def plan(num_classes: int, first_slot: int, last_slot: int, unit_classes: int, unit_slots: int = 1) -> list[Unit]:
@@ -84,17 +88,17 @@ def save(folder: Path, unit: Unit, result: UnitResult, made_for: str = "") -> No
     tensors = {"images": result.images, "labels": result.labels}
     tensors |= {f"snapshot.{iteration}": images for iteration, images in result.snapshots.items()}
     tensors |= {f"curve.{name}": values for name, values in result.curves.items()}
-    weights.save_weights(
-        unit.path(folder),
-        tensors,
-        {
-            "verifier": json.dumps(result.verifier),
-            "num_parallel": str(result.num_parallel),
-            "unit": unit.name,
-            "made_for": made_for,
-        },
-        sealed=True,
-    )
+    if result.soft_labels is not None:
+        tensors["soft_labels"] = result.soft_labels
+    extra = {
+        "verifier": json.dumps(result.verifier),
+        "num_parallel": str(result.num_parallel),
+        "unit": unit.name,
+        "made_for": made_for,
+    }
+    if result.learned:
+        extra["learned"] = json.dumps(result.learned)
+    weights.save_weights(unit.path(folder), tensors, extra, sealed=True)
 
 
 def fault(folder: Path, unit: Unit, made_for: str = "") -> str:
@@ -130,4 +134,6 @@ def load(folder: Path, unit: Unit, made_for: str = "") -> UnitResult:
         curves={key.split(".", 1)[1]: value for key, value in tensors.items() if key.startswith("curve.")},
         verifier={int(key): value for key, value in json.loads(extra.get("verifier", "{}")).items()},
         num_parallel=int(extra.get("num_parallel", 1)),
+        soft_labels=tensors.get("soft_labels"),
+        learned=json.loads(extra.get("learned", "{}")),
     )

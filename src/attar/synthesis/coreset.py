@@ -11,7 +11,7 @@ from torch import Tensor
 from attar.core.errors import AttarError
 from attar.ops.features import Extractor
 from attar.ops.pixels import from_bytes
-from attar.synthesis.method import Coreset
+from attar.synthesis.choices import Coreset
 from attar.synthesis.task import RealImages, Task
 
 _BATCH_PIXELS, _LARGEST_BATCH = 2**24, 1024
@@ -110,5 +110,5 @@ def refuse_fewer(name: str, count: int, ipc: int) -> None:
 
 
 def _real(task: Task) -> RealImages:
-    assert task.real is not None  # needs.real_images
+    assert task.real is not None  # needs
     return task.real

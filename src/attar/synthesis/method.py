@@ -1,17 +1,145 @@
-"""What a method is told and what it needs: the settings that methods have in common, without PyTorch."""
+"""What a method's configuration says: its settings, what it needs, what it costs, how its images are stored.
 
-from dataclasses import dataclass
-from typing import Annotated, Literal, Self
+Nothing here imports PyTorch, so that ``attar list`` and ``attar run --help`` start at once. The settings that several
+methods share are in ``synthesis/choices.py``, what tensors go in and out in ``synthesis/task.py``.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, Literal
 
 import pydantic
 
 from attar.core.config import NO_EFFECT, Config
-from attar.ops.choices import Rounding
+from attar.ops.choices import PLAIN, Rounding, Storage
 
 SNAPSHOTS = (100, 500, 1000, 2000)
+TeacherNeed = Literal["none", "one", "several"]
+SnapshotNeed = Literal["none", "ends", "epochs"]
+UnitNeed = Literal["any", "class", "set"]
+_LADDERS: dict[str, tuple[str, ...]] = {
+    "teachers": ("none", "one", "several"),
+    "snapshots": ("none", "ends", "epochs"),
+    "unit": ("any", "class", "set"),
+}
 
 
-class MethodConfig(Config):
+@dataclass(frozen=True)
+class Needs:
+    """What a method needs of the stages before it. ``a | b`` needs what either needs."""
+
+    teachers: TeacherNeed = "one"
+    """Whether networks are asked at all, and whether several are."""
+    batchnorm: bool = False
+    """Every teacher must have BatchNorm layers."""
+    real_images: bool = False
+    """Real training images are read through ``Task.real``."""
+    stores_real_pixels: bool = False
+    """The images are, or begin as, parts of real photographs, which the data's card says."""
+    snapshots: SnapshotNeed = "none"
+    """Weights kept while experts are trained: the first and the last, or those after every epoch."""
+    unit: UnitNeed = "any"
+    """What one unit of work must hold: any images, all of one class, or the whole set."""
+    side_by_side: bool = True
+    """Whether several units may go through the teacher in one batch."""
+
+    def __or__(self, other: Needs) -> Needs:
+        found: dict[str, Any] = {}
+        for name, ladder in _LADDERS.items():
+            found[name] = max(getattr(self, name), getattr(other, name), key=ladder.index)
+        for name in ("batchnorm", "real_images", "stores_real_pixels"):
+            found[name] = getattr(self, name) or getattr(other, name)
+        return Needs(**found, side_by_side=self.side_by_side and other.side_by_side)
+
+
+@dataclass(frozen=True)
+class UnitShape:
+    """One unit of work, as far as its cost depends on it."""
+
+    num_classes: int
+    num_slots: int
+    size: int
+    """Side of the stored images in pixels."""
+    num_teachers: int = 1
+    """Teachers that the method uses."""
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """Iterations of one shape. The loop, the forecast and the compiler read the same list of them."""
+
+    iterations: int
+    side: float = 1.0
+    """Side of what teachers are shown, as a fraction of the stored image's."""
+    slots: int | None = None
+    """How many of a unit's slots take part, the first ones; None: all."""
+    shown: int = 1
+    """Images shown for each stored one that takes part; a mosaic of two by two shows 4."""
+    teachers: tuple[float, ...] = (1.0,)
+    """Passes through each teacher in one iteration; round robin of four: (0.25, 0.25, 0.25, 0.25)."""
+
+    def shape(self) -> Stretch:
+        """The same stretch whatever its length, to find stretches that are alike."""
+        return replace(self, iterations=1)
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """One named step before the units: made once per run, row by row, stored, and shared out over processes."""
+
+    name: str
+    """Its tables are ``name.key``, for each key that ``make`` returns."""
+    make: Callable[[Any, Any], Mapping[str, Any]]
+    """From a Context (``synthesis/task.py``) and a configuration to tensors, whose first axis has an entry for each of
+    ``context.rows``. The configuration is a namespace that has the fields in ``reads`` and no others."""
+    reads: tuple[str, ...] = ()
+    """Fields of the configuration on which the result depends; with data, seed and weights they identify it."""
+    rows: Literal["class", "slot"] = "class"
+    """Whether a row belongs to a class or to a slot."""
+    per_teacher: bool = True
+    """Make the tables for every teacher, or once."""
+    num_shown: Callable[[Any, int], int] = lambda config, count: count
+    """From the configuration and a class's number of images to how many real images its row looks at."""
+
+
+class Part(Config):
+    """Base of every group of settings that a method's ``Config`` is composed of.
+
+    ``class Config(Pixels, Crops, defaults={"iterations": 2000})`` changes a default and keeps the field's docstring and
+    limits. Two parts that define a field of one name are refused when the class is made.
+    """
+
+    def __init_subclass__(cls, defaults: Mapping[str, Any] | None = None, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        owner: dict[str, type] = {}
+        for part in (each for each in reversed(cls.__mro__) if issubclass(each, Part)):
+            for name in inspect.get_annotations(part):
+                before = owner.setdefault(name, part)
+                if not issubclass(part, before):
+                    raise TypeError(
+                        f"{cls.__qualname__}: the parts {before.__qualname__} and {part.__qualname__} both define "
+                        f"'{name}'; rename one of them, or derive one from the other."
+                    )
+                owner[name] = part
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, defaults: Mapping[str, Any] | None = None, **kwargs: Any) -> None:
+        super().__pydantic_init_subclass__(**kwargs)
+        for name, value in (defaults or {}).items():
+            if name not in cls.model_fields:
+                raise TypeError(f"{cls.__qualname__} has no field '{name}', for which 'defaults' has a value.")
+            field = copy.copy(cls.model_fields[name])
+            field.default = value
+            cls.__pydantic_fields__[name] = field
+        if defaults:
+            cls.model_rebuild(force=True)
+
+
+class MethodConfig(Part):
     """What every method can be told; a method's own ``Config`` adds to it."""
 
     ipc: int = pydantic.Field(default=10, ge=1)
@@ -41,73 +169,40 @@ class MethodConfig(Config):
     """Go on with a teacher whose class names are not the data's."""
 
     @pydantic.model_validator(mode="after")
-    def _slots(self) -> "MethodConfig":
+    def _slots(self) -> MethodConfig:
         if self.ipc_start >= self.ipc:
             raise ValueError(f"ipc_start ({self.ipc_start}) must be below ipc ({self.ipc})")
         return self
+
+    def needs(self) -> Needs:
+        """What the method needs with these settings. A part adds its own: ``super().needs() | Needs(...)``."""
+        return Needs()
 
     def idle(self) -> set[str]:
         """The quality of JPEG files where none are written."""
         return {"jpeg_quality"} if self.image_format == "png" else set()
 
+    def cost(self, unit: UnitShape) -> tuple[Stretch, ...]:
+        """The iterations of a unit of this shape, in order; empty for a method without iterations."""
+        return ()
 
-@dataclass(frozen=True)
-class Needs:
-    """What a method needs of the stages before it."""
+    def metrics(self) -> tuple[str, ...]:
+        """Names of what the method reports of each iteration."""
+        return ()
 
-    batchnorm: bool = False
-    """The teacher must have BatchNorm layers."""
-    real_images: bool = False
-    """Real training images are read through ``Task.real``."""
+    def storage(self) -> Storage:
+        """How the images that it makes are to be decoded."""
+        return PLAIN
 
+    def passes(self, num_teachers: int) -> tuple[float, ...]:
+        """Passes through each of the teachers that are used in one iteration."""
+        return (1.0, *(0.0,) * (num_teachers - 1))
 
-class Inversion(MethodConfig):
-    """Optimise pixels until a teacher recognises them and its BatchNorm statistics are met (SRe2L and its line)."""
-
-    iterations: int = pydantic.Field(default=4000, ge=1)
-    """Optimisation steps of each unit."""
-    learning_rate: float = pydantic.Field(default=0.25, gt=0)
-    """Adam's step size at the start, in units of the normalised input; falls to 0 along half a cosine."""
-    betas: tuple[float, float] = (0.5, 0.9)
-    """Adam's two decay rates."""
-    bn_weight: float = pydantic.Field(default=0.01, ge=0)
-    """Weight of the BatchNorm statistics against the cross-entropy (r_bn)."""
-    first_bn_multiplier: float = pydantic.Field(default=10.0, ge=0)
-    """Extra weight of the first BatchNorm layer."""
-    crop: Literal["resized", "none"] = "resized"
-    """Look at the images through random resized crops, or always at the whole image."""
-    min_crop: float = pydantic.Field(default=0.08, gt=0, le=1)
-    """Smallest area of a crop, as a fraction of the image."""
-    flip: bool = True
-    """Mirror half of the views left to right; off where a mirrored object is another one (digits)."""
-    jitter: int = pydantic.Field(default=32, ge=0)
-    """Largest circular shift of a view, in pixels of the image's full size, along each axis."""
-    jitter_both_ways: bool = False
-    """Shift by -jitter to jitter, not only 0 to jitter."""
-    view_sizes: tuple[Annotated[float, pydantic.Field(gt=0, le=1)], ...] = (1.0,)
-    """Sizes at which the teacher is shown the views, as fractions of the image's side, each for an equal block of the
-    iterations; the pixels that are optimised stay whole. '0.5 1.0' is coarse to fine; with 224 pixels
-    '0.893 1.0 0.893 1.0' is 200, 224, 200, 224 as in FADRM (arXiv 2506.24125), which resizes the images themselves."""
-    grey: bool = False
-    """Optimise grey images, for grey data: one value a pixel, shown to the teacher in all three channels."""
-    keep: Literal["last", "best"] = "last"
-    """Keep the last iterate, as published, or the one of lowest loss among those shown at the size of the last block:
-    losses at different sizes do not compare."""
-
-    @pydantic.model_validator(mode="after")
-    def _blocks(self) -> Self:
-        if not self.view_sizes:
-            raise ValueError("view_sizes is empty; give one size at least, 1.0 for the whole")
-        if len(self.view_sizes) > self.iterations:
-            raise ValueError(
-                f"view_sizes has {len(self.view_sizes)} sizes for {self.iterations} iterations; "
-                f"each needs an iteration of its own"
-            )
-        return self
+    def members_of(self, num_teachers: int) -> tuple[int, ...]:
+        """Which of a committee of so many teachers the method uses, by index."""
+        return (0,)
 
 
-class Coreset(MethodConfig):
-    """What methods that choose by features have in common."""
-
-    normalise_features: bool = False
-    """Scale every image's features to length one before they are compared."""
+def num_iterations(stretches: tuple[Stretch, ...]) -> int:
+    """Iterations of all stretches together."""
+    return sum(stretch.iterations for stretch in stretches)

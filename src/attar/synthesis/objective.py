@@ -1,88 +1,114 @@
-"""What pixels are optimised for: a teacher's opinion of their views, and its BatchNorm statistics."""
+"""What pixels are optimised for: a sum of terms of what a teacher sees in their views, for units side by side."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from attar.ops import views
 from attar.ops.pixels import Normalisation
+from attar.synthesis.canvas import Canvas, Images, Plain
 from attar.synthesis.observed import Observed
+from attar.synthesis.statistics import BATCHNORM
+from attar.synthesis.task import Task
+from attar.synthesis.terms import Moments, PerUnit, Seen, State, Term, UnitBatch
+from attar.synthesis.views import Records, Show, Size, cropped
 
-PerUnit = Float[Tensor, " unit"]
-
-
-@dataclass(frozen=True)
-class Terms:
-    """The loss of every unit, and its parts."""
-
-    loss: PerUnit
-    cross_entropy: PerUnit
-    bn_distance: PerUnit
-    view_accuracy: PerUnit
-    """Fraction of views that the teacher takes for their class."""
+Metrics = dict[str, PerUnit]
+Answer = tuple[PerUnit, Metrics, Float[Tensor, " image"] | None, tuple[State, ...]]
+"""Each unit's loss; the metrics, which are the loss, its terms and 'view_accuracy'; each image's cross-entropy, if
+something listens to it; and the terms' states afterwards."""
 
 
 class Objective(nn.Module):
-    """Cross-entropy plus weighted BatchNorm distance, for several units side by side, and its pixel gradient.
+    """The weighted sum of the terms for several units side by side, as one teacher sees them.
 
-    A unit's loss depends on its own images alone: cross-entropy and statistics are averages over them.
+    A unit's loss depends on its own images alone: terms are means over them. No tensor of a task is kept here, so that
+    one compiled objective serves all tasks.
     """
 
     def __init__(
-        self, observed: Observed, bn_weight: float, normalisation: Normalisation, paint: Normalisation
+        self,
+        observed: Observed,
+        terms: Sequence[Term],
+        normalisation: Normalisation,
+        units: Normalisation | None = None,
+        canvas: Canvas | None = None,
+        show: Show = cropped,
+        tells_each: bool = False,
     ) -> None:
-        """``normalisation`` is the teacher's, ``paint`` that of the pixels: the same, or its grey one."""
+        """``normalisation`` is the teacher's, ``units`` that of the pixels, by default the same. ``tells_each`` asks
+        for the cross-entropy of each image."""
         super().__init__()
-        self.observed = observed
-        self.bn_weight = bn_weight
-        self._grey = paint != normalisation
+        self.observed, self.terms = observed, tuple(terms)
+        self.canvas, self.show_views, self.tells_each = canvas or Plain(), show, tells_each
+        units = units or normalisation
+        self._other_units = units != normalisation
         self.scale: Tensor
         self.shift: Tensor
         whole = torch.zeros(1, 3, 1, 1, device=observed.weights.device)
-        zero, one = normalisation.apply(paint.undo(whole)), normalisation.apply(paint.undo(whole + 1))
-        self.register_buffer("scale", one - zero)  # from the paint's units to the teacher's
+        zero, one = normalisation.apply(units.undo(whole)), normalisation.apply(units.undo(whole + 1))
+        self.register_buffer("scale", one - zero)  # from the pixels' units to the teacher's
         self.register_buffer("shift", zero)
+
+    def constants(self, task: Task, teacher: int = 0) -> tuple[State, ...]:
+        """The terms' constants for a task."""
+        return tuple(term.constants(task, teacher, self.observed) for term in self.terms)
+
+    def begin(self, task: Task, teacher: int = 0) -> tuple[State, ...]:
+        """The terms' states before the first iteration."""
+        return tuple(term.begin(task, teacher, self.observed) for term in self.terms)
 
     def forward(
         self,
-        pixels: Float[Tensor, "image channel height width"],
-        box: Int[Tensor, "view 4"] | None,
-        flip: Bool[Tensor, " view"] | None,
-        shift: Int[Tensor, "view 2"] | None,
-        size: tuple[int, int],
+        pixels: Images,
+        records: Records,
+        size: Size,
         labels: Int[Tensor, " image"],
         average: Float[Tensor, "unit image"],
-    ) -> tuple[PerUnit, PerUnit, PerUnit, PerUnit]:
-        """Each unit's loss, cross-entropy, distance and view accuracy.
+        constants: tuple[State, ...],
+        states: tuple[State, ...],
+    ) -> Answer:
+        """What the teacher makes of views of the pixels.
 
-        The parts of a view (see ``ops/views.py``) are one for all images, one for each unit or one for each image;
-        without them the teacher sees the images as they are. ``size`` is that of what it sees, ``average`` takes means
-        over each unit's images.
+        ``records`` describe the views (see ``synthesis/views.py``) and ``size`` is that of what the teacher sees;
+        ``labels`` and ``average`` are of the images that are shown; ``constants`` and ``states`` are the terms' own.
         """
-        # One channel is also widened where all channels have one normalisation, and the paint is no other.
-        seen = pixels * self.scale + self.shift if self._grey or pixels.shape[1] == 1 else pixels
-        if box is not None and flip is not None and shift is not None:
-            view_of = average.argmax(0) if 1 < len(box) == len(average) else None
-            seen = views.apply(seen, views.View(box, flip, shift), size, view_of)
-        logits, firsts, seconds = self.observed(seen)
-        cross_entropy = average @ F.cross_entropy(logits, labels, reduction="none")
-        distance = self.observed.distance(average @ firsts, average @ seconds)
-        accuracy = average @ (logits.detach().argmax(1) == labels).float()
-        return cross_entropy + self.bn_weight * distance, cross_entropy, distance, accuracy
+        beside = next((own["beside"] for own in constants if "beside" in own), None)
+        seen = self._look(self.canvas.show(pixels), records, size, average)
+        if beside is not None:
+            seen = seen._replace(beside=self._look(beside, records, size, average))
+        batch = UnitBatch(labels, average)
+        metrics, left, loss = dict[str, Tensor](), [], None
+        for term, own, state in zip(self.terms, constants, states, strict=True):
+            value, after = term(seen, batch, own, state)
+            weighted = value if term.weight == 1.0 else term.weight * value
+            loss = weighted if loss is None else loss + weighted
+            metrics[term.name] = value
+            left.append(after)
+        assert loss is not None  # at least one term
+        metrics = {"loss": loss, **metrics}
+        metrics["view_accuracy"] = average @ (seen.logits.detach().argmax(1) == labels).float()
+        each = F.cross_entropy(seen.logits, labels, reduction="none") if self.tells_each else None
+        return loss, metrics, each, tuple(left)
+
+    def _look(self, images: Images, records: Records, size: Size, average: Tensor) -> Seen:
+        # One channel is also widened where all channels have one normalisation, and the units are no other.
+        shown = images * self.scale + self.shift if self._other_units or images.shape[1] == 1 else images
+        shown = self.show_views(shown, records, size, average)
+        logits, firsts, seconds = self.observed(shown)
+        return Seen(shown, logits, {BATCHNORM: Moments(firsts, seconds)}, {})
 
 
 def pixel_gradient(
-    objective: Callable[..., tuple[PerUnit, PerUnit, PerUnit, PerUnit]],
-    pixels: Float[Tensor, "image channel height width"],
-    *arguments: Any,
-) -> tuple[Float[Tensor, "image channel height width"], Terms]:
-    """The gradient of each unit's loss with respect to its own pixels, and the terms of the loss."""
+    objective: Callable[..., Answer], pixels: Images, *arguments: Any
+) -> tuple[Images, Metrics, Float[Tensor, " image"] | None, tuple[State, ...]]:
+    """The gradient of each unit's loss with respect to its own pixels, and what the objective tells beside it."""
     leaf = pixels.detach().requires_grad_()
-    terms = objective(leaf, *arguments)
-    (slope,) = torch.autograd.grad(terms[0].sum(), leaf)
-    return slope.contiguous(), Terms(*(term.detach() for term in terms))
+    loss, metrics, each, states = objective(leaf, *arguments)
+    (slope,) = torch.autograd.grad(loss.sum(), leaf)
+    plain = {name: value.detach() for name, value in metrics.items()}
+    after = tuple({key: value.detach() for key, value in state.items()} for state in states)
+    return slope.contiguous(), plain, None if each is None else each.detach(), after

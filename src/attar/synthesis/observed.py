@@ -81,6 +81,8 @@ class Observed(nn.Module):
         weights = [first_multiplier if place == 0 else 1.0 for place in self._places]
         self.weights: Tensor
         self.register_buffer("weights", torch.tensor(weights, device=example.device))
+        self.sees_first = self._places[:1] == [0]
+        """Whether the network's first BatchNorm layer takes part."""
         self.narrow = any(len(variance) % 32 for variance in variances)
 
     def forward(

@@ -1,142 +1,134 @@
-"""The loop shared by all methods that optimise pixels, and the parts it is composed of."""
+"""The loop shared by all methods that optimise pixels; the parts it is given are in the files beside it."""
 
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from attar.core.compiling import Amount, out_of_memory
-from attar.core.errors import AttarError
-from attar.ops import schedule, views
-from attar.synthesis import curriculum
-from attar.synthesis.method import Inversion
-from attar.synthesis.objective import Objective, Terms, pixel_gradient
-from attar.synthesis.observed import Observed
+from attar.synthesis.canvas import Canvas, canvas_of
+from attar.synthesis.choices import Pixels
+from attar.synthesis.committee import Committee, One
+from attar.synthesis.gradients import Gradients, shown_size, taking_part
+from attar.synthesis.leaves import Leaves
+from attar.synthesis.method import Stretch, UnitShape
+from attar.synthesis.stretches import Between, resized
 from attar.synthesis.task import Task
-
-DrawView = Callable[[int], views.View | None]
-"""From the iteration to the views through which the teacher sees the images: one for all, one for each unit or one for
-each image; None is the image as it is."""
-Pixels = Float[Tensor, "image 3 height width"]
-SMALLEST = 8
-"""Smallest side in pixels of a view that is shown smaller than the image; there is nothing to be seen on less."""
+from attar.synthesis.terms import State, Term
+from attar.synthesis.views import Views
 
 
-def optimise(task: Task, config: Inversion, start: Pixels, draw_view: DrawView) -> Pixels:
-    """Minimise cross-entropy plus weighted BatchNorm distance over the pixels; returns them in [0, 1].
+def optimise(
+    task: Task,
+    config: Pixels,
+    start: Float[Tensor, "image 3 height width"],
+    views: Views,
+    loss: Sequence[Term],
+    *,
+    teachers: Committee | None = None,
+    canvas: Canvas | None = None,
+    stretches: Sequence[Stretch] = (),
+    between: Between | None = None,
+) -> Float[Tensor, "image 3 height width"]:
+    """Minimise the sum of the terms over the pixels; returns them in [0, 1].
 
-    ``start`` is in normalised units. Adam with a cosine to zero; after each step the pixels are clamped to what an
-    image can show. Source: SRe2L (arXiv 2306.13092), section 3.2, and the published loop of CDA.
-    Raises AttarError when the teacher cannot be shown one of ``view_sizes``.
+    ``start`` is in the first teacher's normalised units. Adam with a cosine to zero; after each step the pixels are
+    clamped to what an image can show. ``teachers`` says who is asked when, by default the first teacher alone;
+    ``stretches`` are by default those of ``config.cost``. With ``between``, the images themselves have the size that is
+    shown: it makes what a stretch begins with from the pixels of the stretch before, and Adam begins anew.
+    Source: SRe2L (arXiv 2306.13092), section 3.2, and the published loop of CDA.
+    Raises AttarError when a teacher cannot be shown one of the sizes.
     """
-    network = task.teachers[0]
-    paint = network.normalisation.grey() if config.grey else network.normalisation
-    pixels = (start[:, :1] if config.grey else start).to(task.device, copy=True).requires_grad_()
-    low, high = (edge[:, : pixels.shape[1]] for edge in paint.bounds(pixels))
-    sizes = torch.tensor(task.unit_sizes, device=task.device)
-    unit_of = torch.arange(len(sizes), device=task.device).repeat_interleave(sizes)
-    average = F.one_hot(unit_of, len(sizes)).T / sizes[:, None]
-    optimiser = torch.optim.Adam([pixels], lr=config.learning_rate, betas=config.betas, eps=1e-8, fused=True)
-    best, lowest = pixels.detach().clone(), torch.full((len(sizes),), torch.inf, device=task.device)
-    shown = shown_sizes(config, task.size)
-    gradients = {size: _gradient(task, config, size) for size in dict.fromkeys(shown)}
-    for iteration, size in enumerate(shown):
-        for group in optimiser.param_groups:
-            group["lr"] = schedule.cosine(config.learning_rate, iteration, config.iterations)
-        view = draw_view(iteration)
-        if view is None and size != task.size:
-            view = views.whole(*task.size)
-        parts = (None, None, None) if view is None else view.scaled(task.size, size).to(task.device).parts()
-        pixels.grad, terms = gradients[size](pixels, *parts, size, task.labels, average)
-        with torch.no_grad():
-            if config.keep == "best" and size == shown[-1]:  # before the step: it is these pixels that have this loss
-                better = terms.loss < lowest
-                best = torch.where(better[unit_of, None, None, None], pixels, best)
-                lowest = torch.where(better, terms.loss, lowest)
-            optimiser.step()
-            pixels.clamp_(low, high)
-        task.watch.step(iteration, lambda: paint.undo(pixels.detach()), **vars(terms))
-    final = best if config.keep == "best" else pixels.detach()
-    return paint.undo(final).clamp(0, 1)
+    committee, canvas = teachers or One(), canvas or canvas_of(config)
+    stretches = tuple(stretches) or config.cost(shape_of(task))
+    shown = [shown_size(stretch, task.size) for stretch in stretches]
+    sizes = [size if between else task.size for size in shown]
+    gradients = Gradients(task, tuple(loss), canvas, views)
+    gradients.prepare(stretches, sizes, shown)
+    begun = canvas.begin(start).to(task.device, copy=True)
+    total, iteration = sum(stretch.iterations for stretch in stretches), 0
+    leaves = Leaves(begun, config, gradients.units, total)
+    best = Best(task) if config.keep == "best" else None
+    finished, saved = task.checkpoint.load() or (0, dict[str, Tensor]())
+
+    def state() -> State:
+        kept = {"leaves": leaves.state(), "terms": gradients.state(), "views": views.state()}
+        if best is not None:
+            kept["best"] = best.state()
+        return {f"{part}.{key}": value.cpu().clone() for part, own in kept.items() for key, value in own.items()}
+
+    def images() -> Tensor:
+        return resized(gradients.units.undo(leaves.all()), task.size)
+
+    for number, stretch in enumerate(stretches):
+        end = iteration + stretch.iterations
+        leaves.join(taking_part(task, stretch.slots), iteration)
+        if between:
+            leaves.begin_anew(between(number, leaves.all(), begun, shown[number]))
+        if iteration < finished <= end:  # of stretches before this one, nothing is left but who joined when
+            parts = {part: _under(part, saved) for part in ("leaves", "terms", "views", "best")}
+            leaves.restore(parts["leaves"])
+            gradients.restore(parts["terms"])
+            views.restore(parts["views"])
+            if best is not None:
+                best.restore(parts["best"])
+        for current in range(max(iteration, finished), end):
+            pixels = leaves.taking_part()
+            gradient, metrics = gradients(pixels, committee.turn(current), current, stretch.slots, shown[number])
+            if best is not None and number == len(stretches) - 1:
+                best.compare(pixels, metrics["loss"])  # before the step: it is these pixels that have this loss
+            leaves.step(gradient, current)
+            left = task.watch.step(current, images, **metrics)
+            task.checkpoint.offer(current + 1, state)
+            if left:
+                break
+        iteration = end
+    final = leaves.all() if best is None else best.images(leaves.all())
+    return gradients.units.undo(final).clamp(0, 1)
 
 
-def shown_sizes(config: Inversion, full: tuple[int, int]) -> list[tuple[int, int]]:
-    """Height and width in pixels at which the teacher is shown the views, for each iteration, by ``view_sizes``.
+class Best:
+    """Of each unit the iterate of lowest loss within one stretch."""
 
-    Rounded to whole pixels and to no multiple of anything, for convolutions and pooling take what they get. Raises
-    AttarError when a size is too small to show anything.
-    """
-    blocks = [(round(full[0] * part), round(full[1] * part)) for part in config.view_sizes]
-    for part, size in zip(config.view_sizes, blocks, strict=True):
-        if size != full and min(size) < SMALLEST:
-            raise AttarError(
-                f"Views at {part:g} of {full[0]} x {full[1]} pixels are {size[0]} x {size[1]}, too small for a teacher "
-                f"to see anything; raise --recover.view-sizes so that no side is below {SMALLEST}."
-            )
-    return [blocks[iteration * len(blocks) // config.iterations] for iteration in range(config.iterations)]
+    def __init__(self, task: Task) -> None:
+        self._unit_of = task.unit_of
+        self._kept: Tensor | None = None
+        self._lowest = torch.full((len(task.unit_sizes),), torch.inf, device=task.device)
 
+    @torch.no_grad()
+    def compare(self, pixels: Tensor, loss: Float[Tensor, " unit"]) -> None:
+        """Keep the images of the units whose loss is lower than ever."""
+        better = loss < self._lowest
+        kept = pixels.detach().clone() if self._kept is None else self._kept
+        self._kept = torch.where(better[self._unit_of, None, None, None], pixels.detach(), kept)
+        self._lowest = torch.where(better, loss, self._lowest)
 
-def _gradient(task: Task, config: Inversion, size: tuple[int, int]) -> Callable[..., tuple[Pixels, Terms]]:
-    """The pixel gradient for views of this size, prepared once for all tasks of the run."""
-    network = task.teachers[0]
-    parts = (config.bn_weight, config.first_bn_multiplier, config.grey)
+    def images(self, last: Tensor) -> Tensor:
+        """What was kept; the last iterate if there was nothing to compare."""
+        return last if self._kept is None else self._kept
 
-    def prepare() -> Objective:
-        example = torch.zeros(2, 3, *task.size, device=task.device)
-        observed = Observed(network.module, example, network.precision, config.first_bn_multiplier)
-        paint = network.normalisation.grey() if config.grey else network.normalisation
-        return Objective(observed, config.bn_weight, network.normalisation, paint).to(task.device)
+    def state(self) -> State:
+        """For a checkpoint."""
+        return {"lowest": self._lowest} | ({} if self._kept is None else {"kept": self._kept})
 
-    def compile_for(count: int) -> Callable[..., tuple[Pixels, Terms]]:
-        if size != task.size:
-            _check_fits(objective.observed, size, task)
-        area = size[0] * size[1] / (task.size[0] * task.size[1])  # to which the work of convolutions is proportional
-        iterations = shown_sizes(config, task.size).count(size)
-        observed, num_calls = objective.observed, iterations * task.num_alike
-        images = area * count * num_calls
-        amount = Amount(observed.operations * images, observed.num_values * images, observed.num_layers, num_calls)
-        return network.compiler(pixel_gradient, objective, amount, observed.narrow)
-
-    objective = network.kept(("objective", *parts), prepare)
-    count = len(task.labels)
-    return network.kept(("gradient", *parts, count, size), lambda: compile_for(count))
+    def restore(self, state: State) -> None:
+        """Go on from such a state."""
+        self._lowest = state["lowest"].to(self._lowest.device)
+        self._kept = state["kept"].to(self._lowest.device) if "kept" in state else None
 
 
-def _check_fits(observed: Observed, size: tuple[int, int], task: Task) -> None:
-    """Refuse, before the first iteration, a size that the teacher does not take."""
-    try:
-        with torch.no_grad():
-            observed(torch.zeros(1, 3, *size, device=task.device))
-    except Exception as error:  # networks refuse in ways of their own
-        if out_of_memory(error):
-            raise
-        first = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise AttarError(
-            f"The teacher cannot be shown {size[0]} x {size[1]} pixels ({first}); use another --recover.view-sizes, "
-            f"or 1.0 for the images' own {task.size[0]} x {task.size[1]}."
-        ) from None
+def shape_of(task: Task) -> UnitShape:
+    """The shape of a task's largest unit."""
+    ends = torch.tensor(task.unit_sizes).cumsum(0).tolist()
+    units = [slice(end - size, end) for end, size in zip(ends, task.unit_sizes, strict=True)]
+    labels = task.labels.cpu()
+    return UnitShape(
+        num_classes=max(len(labels[unit].unique()) for unit in units),
+        num_slots=max(len(task.slots[unit].unique()) for unit in units),
+        size=task.size[0],
+        num_teachers=len(task.teachers),
+    )
 
 
-def noise(task: Task) -> Pixels:
-    """Standard normal noise in normalised units, the start of SRe2L and CDA."""
-    streams = zip(task.unit_sizes, task.streams("noise"), strict=True)
-    return torch.cat([torch.randn((count, 3, *task.size), generator=stream) for count, stream in streams])
-
-
-def shared_crops(
-    task: Task, config: Inversion, ramp: curriculum.Curriculum = "none", milestone: float = 0.0
-) -> DrawView:
-    """One random view an iteration for each whole unit, its crops at least as large as the curriculum says."""
-    streams = task.streams("views")
-    reach = (-config.jitter if config.jitter_both_ways else 0, config.jitter + 1)
-
-    def draw(iteration: int) -> views.View:
-        smallest = curriculum.lower_bound(iteration, config.iterations, ramp, milestone, config.min_crop)
-        choice = views.ViewChoice(crop=config.crop, min_scale=smallest, flip=config.flip)
-        view = choice.draw(1, *task.size, *streams)
-        return replace(view, shift=torch.cat([torch.randint(*reach, (1, 2), generator=each) for each in streams]))
-
-    return draw
+def _under(part: str, state: State) -> State:
+    return {key.removeprefix(f"{part}."): value for key, value in state.items() if key.startswith(f"{part}.")}

@@ -1,6 +1,6 @@
-"""What a method is given and what it must offer: the contract between the recover stage and every method."""
+"""What a method receives and what it returns: the contract between the recover stage and every method."""
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, TypeVar
 
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from attar.core.compiling import Compiler
 from attar.ops.pixels import Normalisation
-from attar.synthesis.method import MethodConfig, Needs
+from attar.synthesis.method import MethodConfig, Preparation
 
 K = TypeVar("K")
 
@@ -57,9 +57,63 @@ class RealImages(Protocol):
 class Watch(Protocol):
     """Follows an optimisation without disturbing it."""
 
-    def step(self, iteration: int, images: Callable[[], Tensor], **metrics: Float[Tensor, " unit"]) -> None:
-        """Called after each iteration (0-based); ``images`` yields the images in [0, 1] when they are wanted."""
+    def step(self, iteration: int, images: Callable[[], Tensor], **metrics: Float[Tensor, " unit"]) -> bool | None:
+        """Called after each iteration (0-based); ``images`` yields the images in [0, 1], at the stored size.
+
+        Returns True to leave this stretch and go on with the next one, which only forecasts do.
+        """
         ...
+
+
+class Checkpoint(Protocol):
+    """Keeps the state of a long unit, so that a killed run continues within it. When it saves alters no result."""
+
+    def load(self) -> tuple[int, dict[str, Tensor]] | None:
+        """The number of finished iterations and the state after them, if an earlier process left one."""
+        ...
+
+    def offer(self, iterations: int, state: Callable[[], dict[str, Tensor]]) -> None:
+        """Say that so many iterations are finished; ``state`` makes the state, on the CPU, if it is time to save."""
+        ...
+
+
+class NoCheckpoint:
+    """Saves nothing, for units that are short."""
+
+    def load(self) -> None:
+        """Nothing was saved."""
+
+    def offer(self, iterations: int, state: Callable[[], dict[str, Tensor]]) -> None:
+        """Nothing is saved."""
+
+
+class Experts(Protocol):
+    """Networks trained on the real data, weights kept along the way, for methods that match trajectories."""
+
+    @property
+    def num_experts(self) -> int:
+        """How many were trained."""
+        ...
+
+    @property
+    def num_snapshots(self) -> int:
+        """Weights kept of each one, the initial ones first."""
+        ...
+
+    def weights(self, expert: int, snapshot: int) -> Float[Tensor, " weight"]:
+        """An expert's weights in one row, on the device."""
+        ...
+
+    def call(
+        self, weights: Float[Tensor, " weight"], images: Float[Tensor, "image 3 height width"]
+    ) -> Float[Tensor, "image class"]:
+        """Logits of the experts' network with these weights, differentiable in weights and images."""
+        ...
+
+
+def no_tables(name: str, teacher: int = 0) -> Tensor:
+    """Stands for the prepared tables of a task that has none."""
+    raise KeyError(name)
 
 
 @dataclass(frozen=True)
@@ -87,6 +141,51 @@ class Task:
     num_alike: int = 1
     """How many tasks of this shape the run has: what it pays to prepare."""
     real: RealImages | None = None
+    table: Callable[..., Tensor] = no_tables
+    """A table that the method's preparations made: ``task.table("statistics.mean", teacher=2)``, a row for each class
+    or slot, on the CPU. Raises KeyError where there is none."""
+    checkpoint: Checkpoint = field(default_factory=NoCheckpoint)
+    earlier: Callable[[], Sequence["Task"]] = tuple
+    """The tasks before this one in its slots, for methods that repeat what those began with (DWA)."""
+    experts: Experts | None = None
+
+    @property
+    def unit_of(self) -> Int[Tensor, " image"]:
+        """The unit of each image, on the device."""
+        sizes = torch.tensor(self.unit_sizes, device=self.device)
+        return torch.arange(len(sizes), device=self.device).repeat_interleave(sizes)
+
+
+@dataclass(frozen=True)
+class Recovered:
+    """What a method makes of a task."""
+
+    images: Float[Tensor, "image 3 height width"]
+    """In [0, 1], in the order of ``task.labels``."""
+    soft_labels: Float[Tensor, "image class"] | None = None
+    """Probabilities that were learnt with the images."""
+    learned: Mapping[str, float] | None = None
+    """Numbers that were learnt for the whole set, as {"student_learning_rate": 0.013}; for methods whose unit is the
+    set."""
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a preparation receives: some of its rows, and what it may look at."""
+
+    rows: range
+    """Classes, or slots."""
+    teacher: Network
+    number: int
+    """The teacher's place in ``Task.teachers``."""
+    real: RealImages
+    size: tuple[int, int]
+    device: torch.device
+    stream: Callable[..., torch.Generator]
+    """A named random stream of the run, the same whatever rows are made together."""
+    table: Callable[..., Tensor] = no_tables
+    """A table of an earlier preparation."""
+    checkpoint: Checkpoint = field(default_factory=NoCheckpoint)
 
 
 C = TypeVar("C", bound=MethodConfig, contravariant=True)
@@ -97,8 +196,15 @@ class Method(Protocol[C]):
 
     Config: type[Any]
     """The method's choices, a subclass of MethodConfig."""
-    needs: Needs
 
-    def recover(self, task: Task, config: C) -> Float[Tensor, "image 3 height width"]:
-        """Make the task's images, in [0, 1], in the order of ``task.labels``."""
+    def recover(self, task: Task, config: C) -> Recovered:
+        """Make the task's images."""
+        ...
+
+
+class Prepared(Method[C], Protocol[C]):
+    """A method with steps before its units: a module that has ``prepare``, too."""
+
+    def prepare(self, config: C) -> Sequence[Preparation]:
+        """The steps, in the order in which they are made; a later one may read the tables of those before it."""
         ...

@@ -1,0 +1,50 @@
+"""Checkpoints inside long units: what the method keeps, what was recorded of it, and what it took so far."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from torch import Tensor
+
+from attar.core.config import digest
+from attar.core.spent import Clock, Spent
+from attar.stages.recorder import Recorder
+from attar.store.checkpoint import Checkpoint
+from attar.store.units import Unit
+
+FOLDER = "checkpoints"
+
+
+class UnitCheckpoint:
+    """The checkpoint of units that are made side by side; other units, or these in another group, do not use it."""
+
+    def __init__(self, out: Path, made_for: str, group: Sequence[Unit], recorder: Recorder) -> None:
+        """``out`` is the stage's folder and ``made_for`` its identity. An earlier process's record is restored."""
+        self._recorder = recorder
+        self._file = Checkpoint(
+            out / FOLDER / f"{group[0].name}.safetensors", digest([made_for, *(unit.name for unit in group)])
+        )
+        self._found = self._file.load()
+        if self._found is None:
+            self.clock = Clock()
+            return
+        recorder.restore(self._found["recorder"])
+        self.clock = Clock(Spent(self._found["seconds"], self._found["processor_seconds"]))
+
+    def load(self) -> tuple[int, dict[str, Tensor]] | None:
+        """The number of finished iterations and the method's state after them, if there is one."""
+        return None if self._found is None else (self._found["iterations"], self._found["method"])
+
+    def offer(self, iterations: int, state: Callable[[], dict[str, Tensor]]) -> None:
+        """Save the method's ``state`` when the last checkpoint is old enough."""
+        self._file.offer(
+            lambda: {
+                "iterations": iterations,
+                "method": state(),
+                "recorder": self._recorder.state(),
+                **self.clock.spent().plain(),
+            }
+        )
+
+    def remove(self) -> None:
+        """Remove the file, when the units are saved."""
+        self._file.remove()

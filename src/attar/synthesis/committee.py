@@ -1,0 +1,91 @@
+"""Committees: which teachers are asked in which iteration, about which units, and how much their losses count."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from attar.synthesis.choices import Teachers
+from attar.synthesis.task import Task
+
+
+class Share(NamedTuple):
+    """What one teacher does in an iteration."""
+
+    teacher: int
+    """Its place in ``task.teachers``."""
+    units: Int[Tensor, " part"] | None = None
+    """The units that it is shown, the same in all iterations of a task and none twice; None: all."""
+    weight: Float[Tensor, " part"] | None = None
+    """How much its loss counts for each of these units; None: 1."""
+
+
+class Committee(Protocol):
+    """Says whose turn it is. Shares are added up in their order."""
+
+    def turn(self, iteration: int) -> Sequence[Share]:
+        """The shares of an iteration, counted over all stretches of a unit from 0."""
+        ...
+
+
+@dataclass(frozen=True)
+class One:
+    """Always the same teacher."""
+
+    teacher: int = 0
+
+    def turn(self, iteration: int) -> Sequence[Share]:
+        """All units, one teacher."""
+        return (Share(self.teacher),)
+
+
+@dataclass(frozen=True)
+class RoundRobin:
+    """One teacher an iteration, in order: the counter runs on across stretches and begins anew with each unit."""
+
+    num_teachers: int
+
+    def turn(self, iteration: int) -> Sequence[Share]:
+        """All units, the next teacher."""
+        return (Share(iteration % self.num_teachers),)
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """One teacher an iteration, drawn: the same for all units of a run, so that any of them can share a batch."""
+
+    task: Task
+
+    def turn(self, iteration: int) -> Sequence[Share]:
+        """All units, a random teacher."""
+        stream = self.task.shared_stream("member", iteration)
+        return (Share(int(torch.randint(len(self.task.teachers), (1,), generator=stream))),)
+
+
+@dataclass(frozen=True)
+class Mean:
+    """All teachers in every iteration, with the mean of their losses."""
+
+    num_teachers: int
+    num_units: int
+    device: torch.device
+
+    def turn(self, iteration: int) -> Sequence[Share]:
+        """All units, every teacher."""
+        weight = torch.full((self.num_units,), 1 / self.num_teachers, device=self.device)
+        return tuple(Share(teacher, weight=weight) for teacher in range(self.num_teachers))
+
+
+def committee_of(task: Task, config: Teachers) -> Committee:
+    """The committee that a configuration asks for, of the task's teachers."""
+    count = len(task.teachers)
+    if config.committee == "one" or count == 1:
+        return One()
+    if config.committee == "round-robin":
+        return RoundRobin(count)
+    if config.committee == "random":
+        return Drawn(task)
+    return Mean(count, len(task.unit_sizes), task.device)

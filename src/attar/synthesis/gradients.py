@@ -1,0 +1,244 @@
+"""Gradients of a task's pixels: which images go to which teacher, in which compiled function, with which tensors."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from attar.core.compiling import Amount, out_of_memory
+from attar.core.errors import AttarError
+from attar.ops.pixels import Normalisation
+from attar.synthesis.canvas import Canvas, Images
+from attar.synthesis.committee import Share
+from attar.synthesis.method import Stretch
+from attar.synthesis.objective import Metrics, Objective, pixel_gradient
+from attar.synthesis.observed import Observed
+from attar.synthesis.task import Task
+from attar.synthesis.terms import State, Term
+from attar.synthesis.views import Records, Size, Views
+
+SMALLEST = 8
+"""Smallest side in pixels of what is shown smaller than the image; there is nothing to be seen on less."""
+Function = Callable[..., tuple[Images, Metrics, Tensor | None, tuple[State, ...]]]
+
+
+@dataclass(frozen=True)
+class _Part:
+    """The images of a task that one teacher is shown, and what the terms have for them."""
+
+    task: Task
+    """The task with these images and units alone."""
+    images: Int[Tensor, " part"] | None
+    """Which of the images that take part; None: all."""
+    units: Int[Tensor, " part"] | None
+    labels: Int[Tensor, " image"]
+    """Of the images that are shown."""
+    average: Float[Tensor, "unit image"]
+    constants: tuple[State, ...]
+
+
+class Gradients:
+    """Makes the gradient of a task's loss, with its teachers' help."""
+
+    def __init__(self, task: Task, loss: tuple[Term, ...], canvas: Canvas, views: Views) -> None:
+        self._task, self._loss, self._canvas, self._views = task, loss, canvas, views
+        self.units: Normalisation = canvas.units(task.teachers[0].normalisation)
+        """The units of the pixels."""
+        self._parts: dict[tuple[int, int | None], _Part] = {}
+        self._states: dict[int, tuple[State, ...]] = {}
+
+    def prepare(self, stretches: Sequence[Stretch], sizes: Sequence[Size], shown: Sequence[Size]) -> None:
+        """Make all functions that will be called, for pixels of these sizes, shown at these.
+
+        Raises AttarError when a teacher cannot be shown one of them.
+        """
+        calls: dict[tuple[int, int, Size, Size], float] = {}
+        for stretch, size, seen in zip(stretches, sizes, shown, strict=True):
+            places = taking_part(self._task, stretch.slots)
+            count = (len(self._task.labels) if places is None else len(places)) * self._canvas.shown
+            for teacher, passes in enumerate(stretch.teachers[: len(self._task.teachers)]):
+                if passes:
+                    key = (teacher, count, size, seen)
+                    calls[key] = calls.get(key, 0) + stretch.iterations * passes
+        for key, number in calls.items():
+            self._function(*key, number)
+
+    def __call__(
+        self, pixels: Images, shares: Sequence[Share], iteration: int, slots: int | None, shown: Size
+    ) -> tuple[Images, Metrics]:
+        """The gradient of the pixels that take part, and each unit's metrics: weighted means over the teachers."""
+        size = (pixels.shape[-2], pixels.shape[-1])
+        drawn = self._views.draw(iteration, size, shown)
+        if len(shares) == 1 and shares[0].units is None and shares[0].weight is None:
+            return self._share(pixels, shares[0], drawn, slots, shown)
+        gradient, total = torch.zeros_like(pixels), dict[str, Tensor]()
+        for share in shares:
+            part = self._part(share, slots)
+            slope, metrics = self._share(pixels, share, drawn, slots, shown)
+            weight = torch.ones_like(metrics["loss"]) if share.weight is None else share.weight
+            slope = slope * weight[part.task.unit_of][:, None, None, None]
+            gradient = gradient + slope if part.images is None else gradient.index_add(0, part.images, slope)
+            for name, value in metrics.items():
+                before = total.get(name, torch.zeros(len(self._task.unit_sizes), device=self._task.device))
+                value = weight * value
+                total[name] = before + value if part.units is None else before.index_add(0, part.units, value)
+        return gradient, total
+
+    def _share(
+        self, pixels: Images, share: Share, drawn: Records, slots: int | None, shown: Size
+    ) -> tuple[Images, Metrics]:
+        part, teacher = self._part(share, slots), share.teacher
+        own = pixels if part.images is None else pixels[part.images]
+        records = _records(drawn, part, len(self._task.unit_sizes), self._canvas.shown)
+        function = self._function(teacher, len(part.labels), (pixels.shape[-2], pixels.shape[-1]), shown)
+        states = self._states.get(teacher)
+        if states is None:
+            states = self._objective(teacher).begin(part.task, teacher)
+        found = function(own, records, shown, part.labels, part.average, part.constants, states)
+        gradient, metrics, each, self._states[teacher] = found
+        for term, before, after in zip(self._loss, states, self._states[teacher], strict=True):
+            if before.keys() != after.keys():
+                raise TypeError(f"The term '{term.name}' returned a state with other keys than it began with.")
+        if each is not None and part.images is None and part.units is None:
+            self._views.tell(each)
+        return gradient, metrics
+
+    def state(self) -> State:
+        """The terms' states, for a checkpoint."""
+        return {
+            f"{teacher}.{place}.{key}": value
+            for teacher, states in self._states.items()
+            for place, state in enumerate(states)
+            for key, value in state.items()
+        }
+
+    def restore(self, state: State) -> None:
+        """Go on from such a state."""
+        found: dict[int, list[State]] = {}
+        for name, value in state.items():
+            teacher, place, key = name.split(".", 2)
+            own = found.setdefault(int(teacher), [{} for _ in self._loss])
+            own[int(place)][key] = value.to(self._task.device)
+        self._states = {teacher: tuple(states) for teacher, states in found.items()}
+
+    def _part(self, share: Share, slots: int | None) -> _Part:
+        """What a teacher is shown in stretches with these slots; the units of its shares are always the same."""
+        key = (share.teacher, slots)
+        if key not in self._parts:
+            self._parts[key] = self._made(share, slots)
+        return self._parts[key]
+
+    def _made(self, share: Share, slots: int | None) -> _Part:
+        task, places = self._task, taking_part(self._task, slots)
+        task = task if places is None else images_of(task, places)
+        images = None
+        if share.units is not None:
+            images = torch.isin(task.unit_of, share.units).nonzero()[:, 0]
+            task = images_of(task, images)
+        labels, unit_of = (values.repeat_interleave(self._canvas.shown) for values in (task.labels, task.unit_of))
+        sizes = torch.tensor(task.unit_sizes, device=task.device) * self._canvas.shown
+        average = F.one_hot(unit_of, len(sizes)).T / sizes[:, None]
+        constants = self._objective(share.teacher).constants(task, share.teacher)
+        return _Part(task, images, share.units, labels, average, constants)
+
+    def _parts_of_objective(self) -> tuple[Any, ...]:
+        return (self._loss, self.units, self._canvas, self._views.show, self._views.listens)
+
+    def _objective(self, teacher: int) -> Objective:
+        """What a teacher is asked, prepared once for all tasks of the run."""
+        task, network = self._task, self._task.teachers[teacher]
+
+        def make() -> Objective:
+            example = torch.zeros(2, 3, *task.size, device=task.device)
+            observed = Observed(network.module, example, network.precision)
+            loss, *others = self._parts_of_objective()
+            return Objective(observed, loss, network.normalisation, *others).to(task.device)
+
+        return network.kept(("objective", *self._parts_of_objective()), make)
+
+    def _function(self, teacher: int, count: int, size: Size, shown: Size, calls: float = 1.0) -> Function:
+        """The pixel gradient of ``count`` images by a teacher, prepared once for all tasks of the run."""
+        task, network = self._task, self._task.teachers[teacher]
+
+        def compiled() -> Function:
+            objective = self._objective(teacher)
+            observed = objective.observed
+            if shown != task.size:
+                _check_fits(observed, shown, task)
+            area = shown[0] * shown[1] / (task.size[0] * task.size[1])  # to which convolutions' work is proportional
+            num_calls = calls * task.num_alike
+            images = area * count * num_calls
+            amount = Amount(observed.operations * images, observed.num_values * images, observed.num_layers, num_calls)
+            return network.compiler(pixel_gradient, objective, amount, observed.narrow)
+
+        return network.kept(("gradient", *self._parts_of_objective(), count, size, shown), compiled)
+
+
+def images_of(task: Task, places: Int[Tensor, " part"]) -> Task:
+    """The task with the images at these places alone, in order; units of which none is left are left out."""
+    unit_of, sizes = task.unit_of[places], list[int]()
+    left = unit_of.unique().tolist()
+    for unit in left:
+        sizes.append(int((unit_of == unit).sum()))
+
+    def streams(*names: Any) -> tuple[torch.Generator, ...]:
+        every = task.streams(*names)
+        return tuple(every[unit] for unit in left)
+
+    labels, slots = task.labels[places], task.slots[places.cpu()]
+    return replace(task, labels=labels, slots=slots, unit_sizes=tuple(sizes), streams=streams)
+
+
+def taking_part(task: Task, slots: int | None) -> Int[Tensor, " part"] | None:
+    """Which of a task's images are in the first so many slots of their unit; None: all."""
+    if slots is None:
+        return None
+    first = torch.cat([own.min().expand(len(own)) for own in task.slots.split(list(task.unit_sizes))])
+    return (task.slots - first < slots).nonzero()[:, 0].to(task.device)
+
+
+def shown_size(stretch: Stretch, full: Size) -> Size:
+    """Height and width in pixels of what teachers are shown.
+
+    Rounded to whole pixels and to no multiple of anything, for convolutions and pooling take what they get. Raises
+    AttarError when a size is too small to show anything.
+    """
+    size = (round(full[0] * stretch.side), round(full[1] * stretch.side))
+    if size != full and min(size) < SMALLEST:
+        raise AttarError(
+            f"Views at {stretch.side:g} of {full[0]} x {full[1]} pixels are {size[0]} x {size[1]}, too small for a "
+            f"teacher to see anything; raise --recover.view-sizes or --recover.block-sizes so that no side is below "
+            f"{SMALLEST}."
+        )
+    return size
+
+
+def _records(drawn: Records, part: _Part, num_units: int, shown: int) -> Records:
+    """The records that belong to a part's images, on the device: one for all, for each unit or for each image."""
+    found = []
+    for record in drawn:
+        if part.units is not None and len(record) == num_units > 1:
+            record = record[part.units.cpu()]
+        elif part.images is not None and len(record) > num_units:
+            record = record[(part.images.cpu()[:, None] * shown + torch.arange(shown)).flatten()]
+        found.append(record.to(part.task.device))
+    return tuple(found)
+
+
+def _check_fits(observed: Observed, size: Size, task: Task) -> None:
+    """Refuse, before the first iteration, a size that the teacher does not take."""
+    try:
+        with torch.no_grad():
+            observed(torch.zeros(1, 3, *size, device=task.device))
+    except Exception as error:  # networks refuse in ways of their own
+        if out_of_memory(error):
+            raise
+        first = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise AttarError(
+            f"The teacher cannot be shown {size[0]} x {size[1]} pixels ({first}); use another --recover.view-sizes, "
+            f"or 1.0 for the images' own {task.size[0]} x {task.size[1]}."
+        ) from None

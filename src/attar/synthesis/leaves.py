@@ -1,0 +1,111 @@
+"""The pixels under optimisation: groups of images that joined at different iterations, each with an Adam of its own."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from attar.ops import schedule
+from attar.ops.pixels import Normalisation
+from attar.synthesis.canvas import Images
+from attar.synthesis.choices import Pixels
+from attar.synthesis.terms import State
+
+_ADAM = ("step", "exp_avg", "exp_avg_sq")
+
+
+@dataclass
+class _Group:
+    places: Int[Tensor, " part"] | None
+    """Which of the task's images; None: all."""
+    since: int
+    """The iteration at which they joined: their learning rate falls from then on."""
+    pixels: Tensor
+    adam: torch.optim.Adam
+
+
+class Leaves:
+    """All pixels of a task, and the optimisers of those that take part."""
+
+    def __init__(self, start: Images, config: Pixels, units: Normalisation, total: int) -> None:
+        """``units`` are the pixels' own; ``total`` iterations are planned."""
+        self._config, self._total = config, total
+        self._resting = start
+        self._low, self._high = (edge[:, : start.shape[1]] for edge in units.bounds(start))
+        self._groups: list[_Group] = []
+
+    def join(self, places: Int[Tensor, " part"] | None, iteration: int) -> None:
+        """From this iteration on these images take part; those that already do go on as they are."""
+        if places is None and not self._groups:
+            self._groups.append(self._group(None, iteration, self._resting))
+            return
+        if any(group.places is None for group in self._groups):
+            return
+        if places is None:
+            places = torch.arange(len(self._resting), device=self._resting.device)
+        already = torch.cat([group.places for group in self._groups if group.places is not None] or [places[:0]])
+        new = places[~torch.isin(places, already)]
+        if len(new):
+            self._groups.append(self._group(new, iteration, self._resting[new]))
+
+    def begin_anew(self, images: Images) -> None:
+        """Go on with these images, of any size, and with new optimisers; the learning rates fall on."""
+        self._resting = images
+        self._groups = [
+            self._group(group.places, group.since, images if group.places is None else images[group.places])
+            for group in self._groups
+        ]
+
+    def _group(self, places: Tensor | None, since: int, images: Images) -> _Group:
+        pixels = images.detach().clone().requires_grad_()
+        rate, betas = self._config.learning_rate, self._config.betas
+        return _Group(places, since, pixels, torch.optim.Adam([pixels], lr=rate, betas=betas, eps=1e-8, fused=True))
+
+    def taking_part(self) -> Images:
+        """The images that take part, in the order of the task's."""
+        if self._groups[0].places is None:
+            return self._groups[0].pixels
+        return torch.cat([group.pixels.detach() for group in self._groups])[self._order().argsort()]
+
+    def _order(self) -> Int[Tensor, " part"]:
+        """For the images of all groups in a row, the rank of each among those that take part."""
+        return torch.cat([group.places for group in self._groups if group.places is not None]).argsort().argsort()
+
+    def all(self) -> Images:
+        """All images of the task, as they are now."""
+        if self._groups and self._groups[0].places is None:
+            return self._groups[0].pixels.detach()
+        images = self._resting.clone()
+        for group in self._groups:
+            images[group.places] = group.pixels.detach()
+        return images
+
+    @torch.no_grad()
+    def step(self, gradient: Images, iteration: int) -> None:
+        """One step of Adam down the gradient of the images that take part, within what an image can show."""
+        parts = [gradient]
+        if self._groups[0].places is not None:
+            parts = list(gradient[self._order()].split([len(group.pixels) for group in self._groups]))
+        for group, part in zip(self._groups, parts, strict=True):
+            done, planned = iteration - group.since, self._total - group.since
+            group.adam.param_groups[0]["lr"] = schedule.cosine(self._config.learning_rate, done, planned)
+            group.pixels.grad = part
+            group.adam.step()
+            group.pixels.clamp_(self._low, self._high)
+
+    def state(self) -> State:
+        """Pixels and optimisers, for a checkpoint."""
+        found = {}
+        for place, group in enumerate(self._groups):
+            found[f"{place}.pixels"] = group.pixels.detach()
+            found |= {f"{place}.{name}": group.adam.state[group.pixels][name] for name in _ADAM}
+        return found
+
+    @torch.no_grad()
+    def restore(self, state: State) -> None:
+        """Go on from such a state, made of the same groups."""
+        for place, group in enumerate(self._groups):
+            group.pixels.copy_(state[f"{place}.pixels"])
+            steps = {name: state[f"{place}.{name}"].to(group.pixels.device, copy=True) for name in _ADAM}
+            group.adam.state[group.pixels] = steps

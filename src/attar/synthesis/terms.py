@@ -1,0 +1,124 @@
+"""Terms: what a loss is a sum of. Each is a pure function of what was seen and of tensors that are its arguments."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
+
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from attar.synthesis.task import Task
+
+if TYPE_CHECKING:
+    from attar.synthesis.observed import Observed
+
+State = dict[str, Tensor]
+PerUnit = Float[Tensor, " unit"]
+
+
+class Tap(NamedTuple):
+    """A kind of place in a network at which something is observed."""
+
+    kind: Literal["batchnorm", "convolution", "patches", "tokens", "features"]
+    place: str = ""
+    """Which place, where a kind has several; '' is all of them in a row."""
+
+
+class Moments(NamedTuple):
+    """What is known of each image's channels at a tap."""
+
+    first: Float[Tensor, "image channel"]
+    """Means about a fixed centre, float32."""
+    second: Float[Tensor, "image channel"]
+    """Mean squares about it."""
+
+
+class Seen(NamedTuple):
+    """What a teacher answers to the views of a task's images."""
+
+    images: Float[Tensor, "image 3 height width"]
+    """The views, in the teacher's units."""
+    logits: Float[Tensor, "image class"]
+    moments: Mapping[Tap, Moments]
+    features: Mapping[Tap, Tensor]
+    beside: "Seen | None" = None
+    """The same of other images through the same views, where a term has some (see ``Term.constants``)."""
+
+
+class UnitBatch(NamedTuple):
+    """Which class and which unit the images that were seen belong to."""
+
+    labels: Int[Tensor, " image"]
+    average: Float[Tensor, "unit image"]
+    """Takes means over each unit's images: ``average @ values``."""
+
+
+class Term(Protocol):
+    """One part of the loss: a frozen dataclass of plain values, whose hash names the compiled function.
+
+    A term keeps no tensor of its own: those come from ``constants`` and ``begin`` and are passed to every call, so that
+    one compiled function serves all tasks.
+    """
+
+    @property
+    def name(self) -> str:
+        """What the term is called among the metrics."""
+        ...
+
+    @property
+    def weight(self) -> float:
+        """How much it counts in the loss."""
+        ...
+
+    @property
+    def taps(self) -> tuple[Tap, ...]:
+        """What has to be observed for it."""
+        ...
+
+    def constants(self, task: Task, teacher: int, observed: "Observed") -> State:
+        """Tensors of the task and of one of its teachers that stay the same, such as targets.
+
+        A tensor by the name "beside" holds other images, one for each of the task's, in the units of the pixels: they
+        are seen through the same views and are found in ``Seen.beside``.
+        """
+        ...
+
+    def begin(self, task: Task, teacher: int, observed: "Observed") -> State:
+        """State before the first iteration, with every key that it will ever have."""
+        ...
+
+    def __call__(self, seen: Seen, batch: UnitBatch, constants: State, state: State) -> tuple[PerUnit, State]:
+        """The value for each unit, and the state afterwards, with the same keys."""
+        ...
+
+
+@dataclass(frozen=True)
+class Stateless:
+    """Base of terms without constants, state or taps; override what a term has."""
+
+    weight: float = 1.0
+
+    @property
+    def taps(self) -> tuple[Tap, ...]:
+        """Nothing but logits."""
+        return ()
+
+    def constants(self, task: Task, teacher: int, observed: "Observed") -> State:
+        """None."""
+        return {}
+
+    def begin(self, task: Task, teacher: int, observed: "Observed") -> State:
+        """None."""
+        return {}
+
+
+@dataclass(frozen=True)
+class CrossEntropy(Stateless):
+    """How far the teacher is from taking the views for their class."""
+
+    name = "cross_entropy"
+
+    def __call__(self, seen: Seen, batch: UnitBatch, constants: State, state: State) -> tuple[PerUnit, State]:
+        """The mean over each unit's images."""
+        return batch.average @ F.cross_entropy(seen.logits, batch.labels, reduction="none"), state

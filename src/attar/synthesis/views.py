@@ -1,0 +1,141 @@
+"""Views: through which crops, flips and shifts teachers see the images, iteration by iteration."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Protocol
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from attar.ops import views
+from attar.synthesis.choices import Crops, Curricula, Pixels
+from attar.synthesis.curriculum import lower_bound
+from attar.synthesis.task import Task
+from attar.synthesis.terms import State
+
+Size = tuple[int, int]
+Records = tuple[Tensor, ...]
+"""What describes the views of one iteration: each tensor has an entry for all images, for each unit or for each image
+that is shown. Empty: the images as they are."""
+Show = Callable[[Tensor, Records, Size, Tensor], Tensor]
+"""The views of images: ``show(images, records, size, average)``, a pure function of a module; ``average`` says which
+unit an image belongs to."""
+
+
+class Views(Protocol):
+    """Draws views, and remembers what it needs to draw the next ones."""
+
+    @property
+    def show(self) -> Show:
+        """How records become views."""
+        ...
+
+    @property
+    def listens(self) -> bool:
+        """Whether ``tell`` is to be called."""
+        ...
+
+    def draw(self, iteration: int, pixels: Size, shown: Size) -> Records:
+        """The views of an iteration: of images whose size is ``pixels``, shown at another."""
+        ...
+
+    def tell(self, losses: Float[Tensor, " image"]) -> None:
+        """The cross-entropy of each image through the last views, for those that choose by it."""
+        ...
+
+    def state(self) -> State:
+        """What the next draws depend on, for a checkpoint."""
+        ...
+
+    def restore(self, state: State) -> None:
+        """Go on from such a state."""
+        ...
+
+
+def cropped(
+    images: Float[Tensor, "image 3 height width"], records: Records, size: Size, average: Float[Tensor, "unit image"]
+) -> Float[Tensor, "image 3 out_height out_width"]:
+    """Crops, flips and shifts as ``ops/views.py`` has them; records are box, flip and shift."""
+    if not records:
+        return images
+    box, flip, shift = records
+    view_of = average.argmax(0) if 1 < len(box) == len(average) else None
+    return views.apply(images, views.View(box, flip, shift), size, view_of)
+
+
+class Whole:
+    """The images as they are, or all of them made smaller where they are shown smaller."""
+
+    listens = False
+
+    @property
+    def show(self) -> Show:
+        """Crops, flips and shifts."""
+        return cropped
+
+    def draw(self, iteration: int, pixels: Size, shown: Size) -> Records:
+        """Nothing, or the whole image as one crop."""
+        return () if pixels == shown else views.whole(*pixels).parts()
+
+    def tell(self, losses: Tensor) -> None:
+        """Losses alter nothing."""
+
+    def state(self) -> State:
+        """None."""
+        return {}
+
+    def restore(self, state: State) -> None:
+        """Nothing to go on from."""
+
+
+class RandomCrops(Whole):
+    """One random view an iteration for each whole unit, or for each image."""
+
+    def __init__(self, task: Task, config: Crops, iterations: int, shown: int = 1) -> None:
+        """``iterations`` of a unit, over which a curriculum goes; ``shown`` images for each stored one."""
+        self._config, self._iterations, self._full = config, iterations, task.size
+        self._streams = task.streams("views")
+        self._counts = [count * shown for count in task.unit_sizes] if config.views_per_image else None
+        self._reach = (-config.jitter if config.jitter_both_ways else 0, config.jitter + 1)
+
+    def draw(self, iteration: int, pixels: Size, shown: Size) -> Records:
+        """Crops at least as large as the curriculum says. The shift is the same part of the image at every size."""
+        config, smallest = self._config, self._config.min_crop
+        if isinstance(config, Curricula):
+            smallest = lower_bound(iteration, self._iterations, config.curriculum, config.milestone, smallest)
+        choice = views.ViewChoice(crop=config.crop, min_scale=smallest, flip=config.flip)
+        view = self._drawn(choice, pixels)
+        return view.scaled(self._full, shown).parts()
+
+    def _drawn(self, choice: views.ViewChoice, pixels: Size) -> views.View:
+        if self._counts is None:
+            view = views.draw(choice, 1, *pixels, *self._streams)
+            return replace(view, shift=torch.cat([self._shift(1, stream) for stream in self._streams]))
+        found = []
+        for count, stream in zip(self._counts, self._streams, strict=True):
+            view = views.draw(choice, count, *pixels, stream)
+            found.append(replace(view, shift=self._shift(count, stream)))
+        return _joined(found)
+
+    def _shift(self, count: int, stream: torch.Generator) -> Tensor:
+        return torch.randint(*self._reach, (count, 2), generator=stream)
+
+    def state(self) -> State:
+        """The units' random streams."""
+        return {str(place): stream.get_state() for place, stream in enumerate(self._streams)}
+
+    def restore(self, state: State) -> None:
+        """Go on drawing where the streams were."""
+        for place, stream in enumerate(self._streams):
+            stream.set_state(state[str(place)].cpu())
+
+
+def views_of(task: Task, config: Crops, shown: int = 1) -> RandomCrops:
+    """The views that a configuration asks for, over its iterations."""
+    iterations = config.iterations if isinstance(config, Pixels) else 1
+    return RandomCrops(task, config, iterations, shown)
+
+
+def _joined(found: Sequence[views.View]) -> views.View:
+    return views.View(*(torch.cat(parts) for parts in zip(*(view.parts() for view in found), strict=True)))
