@@ -278,6 +278,9 @@ def test_runs_of_one_name_are_told_apart(tmp_path):
     assert table.names_of(runs) == {runs[0]: str(runs[0]), runs[1]: str(runs[1]), runs[2]: "other"}
 
 
+UNKNOWN = "may hold parts of them: attar does not know how they were made. This set"
+
+
 @pytest.mark.parametrize(
     ("method", "settings", "words"),
     [
@@ -287,10 +290,10 @@ def test_runs_of_one_name_are_told_apart(tmp_path):
         (
             "given",
             {"ipc": 2, "images": "0"},
-            "may hold parts of them: attar does not know how they were made. This set",
+            UNKNOWN,
         ),
-        ("attar_never.method", {"ipc": 2}, "may hold parts of them: attar does not know how they were made. This set"),
-        ("cda", {"ipc": "many"}, "may hold parts of them: attar does not know how they were made. This set"),
+        ("attar_never.method", {"ipc": 2}, UNKNOWN),
+        ("cda", {"ipc": "many"}, UNKNOWN),
     ],
 )
 def test_the_card_asks_the_method_whether_real_pixels_are_stored(mini_run, method, settings, words):
