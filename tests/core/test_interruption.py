@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from attar.core.interruption import SENTENCE
+from attar.core.interruption import SENTENCE, may_speak
 
 IN_ORDER = """
     try:
@@ -91,3 +91,22 @@ def test_a_process_that_ignores_ctrl_c_still_does():
     finally:
         signal.signal(signal.SIGINT, before)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("environment", "speaks"),
+    [
+        ({}, True),
+        ({"RANK": "3"}, True),
+        ({"RANK": "0", "WORLD_SIZE": "4"}, True),
+        ({"RANK": "3", "WORLD_SIZE": "4"}, False),
+    ],
+)
+def test_before_processes_know_each_other_the_first_one_speaks(
+    environment: dict[str, str], speaks: bool, monkeypatch: pytest.MonkeyPatch
+):
+    for name in ("RANK", "WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert may_speak(2) is speaks

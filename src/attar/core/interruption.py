@@ -47,7 +47,9 @@ def ask(may_speak: Callable[[int], bool] | None) -> None:
 
 def may_speak(code: int) -> bool:
     """Whether this process, which ends with the exit code, is to say why; of several processes one is."""
-    return os.environ.get("RANK", "0") == "0" if _asked is None else _asked(code)
+    if _asked is not None:
+        return _asked(code)
+    return os.environ.get("WORLD_SIZE", "1") == "1" or os.environ.get("RANK", "0") == "0"
 
 
 def watch() -> None:

@@ -128,7 +128,7 @@ def connect(joined: Any) -> Peers | None:
     """
     rank, size = joined.get_rank(), joined.get_world_size()
     if rank == 0:
-        with socket.create_server(("", 0), backlog=size) as server:
+        with _server(size) as server:
             token = secrets.token_hex(16)
             joined.broadcast_object_list([server.getsockname()[1], token], src=0)
             return Peers(0, size, _accepted(server, token, size))
@@ -140,6 +140,14 @@ def connect(joined: Any) -> Peers | None:
         connection.sendall(f"{told[1]}{rank:08d}".encode())
         return Peers(rank, size, {0: connection})
     return None
+
+
+def _server(size: int) -> socket.socket:
+    """Listens on a free port, by IPv6 too where the machine has it."""
+    with contextlib.suppress(OSError):
+        if socket.has_dualstack_ipv6():
+            return socket.create_server(("", 0), family=socket.AF_INET6, backlog=size, dualstack_ipv6=True)
+    return socket.create_server(("", 0), backlog=size)
 
 
 def _accepted(server: socket.socket, token: str, size: int) -> dict[int, socket.socket]:
