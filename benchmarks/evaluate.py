@@ -28,7 +28,7 @@ from attar.ops.mixing import Mix, MixChoice
 from attar.ops.operations import forward_operations
 from attar.ops.replay import Look, LookChoice, Records
 from attar.ops.views import View
-from attar.stages.distilled import DatasetInfo, Distilled, LabelInfo, write_info
+from attar.stages.distilled import DatasetInfo, Distilled, LabelInfo, TeacherInfo, write_info
 from attar.stages.protocols import PROTOCOLS
 from attar.store import images as image_files
 from attar.store import labels as label_files
@@ -181,9 +181,7 @@ def distilled(folder: Path, row: Row, pixels: Tensor, classes: Tensor, files: Se
         mean=NORMALISATION.mean,
         std=NORMALISATION.std,
         images_sha256=identity,
-        teacher="none",
-        teacher_sha256="0" * 64,
-        teacher_accuracy=None,
+        teachers=(TeacherInfo(architecture="none", weights_sha256="0" * 64, accuracy=None),),
         seed=0,
         labels=LabelInfo(mode="stored", epochs=1, views=looks, mix=mix),
         protocol=PROTOCOLS["cda"],

@@ -21,13 +21,14 @@ from attar.core import memory
 from attar.core.device import Execution, resolve
 from attar.core.randomness import generator
 from attar.models.build import build
+from attar.models.choices import CommitteeChoice
+from attar.models.committee import Committee
 from attar.models.teacher import Teacher
 from attar.ops import replay
 from attar.ops.mixing import Mix, MixChoice
 from attar.ops.operations import forward_operations
 from attar.ops.replay import Look, LookChoice, Records
 from attar.ops.views import View
-from attar.stages.labeller import Labeller, Voices
 from attar.stages.relabel import label_epoch
 from attar.store import labels as label_files
 from attar.store import mapped
@@ -49,11 +50,11 @@ FARTHEST = 0.01
 """Mean absolute difference of pictures in [0, 1] that PIL's rounding to eight bits explains, and more."""
 
 
-class Answering(Labeller):
-    """A labeller that answers by a function of images in [0, 1]."""
+class Answering(Committee):
+    """A committee that answers by a function of images in [0, 1]."""
 
     def __init__(self, answer: Callable[[Tensor], Tensor]) -> None:
-        self._voices, self._answer = Voices(), answer
+        self.choice, self._answer = CommitteeChoice(), answer
 
     def logits(self, images: Tensor) -> Tensor:
         with torch.no_grad():
@@ -114,12 +115,12 @@ class Relabelling:
                 self.label(Answering(clock.timed(self.ask)), num_epochs)
         return clock.block(num_epochs * self.row.num_images)
 
-    def label(self, labeller: Labeller, num_epochs: int) -> None:
+    def label(self, committee: Committee, num_epochs: int) -> None:
         """Label some epochs as the stage does."""
         name, size = next(iter(self.header.files())), self.row.batch_size
         for epoch in range(num_epochs):
             stream = generator(0, "relabel", "epoch", epoch)
-            found = label_epoch(self.images, labeller, self.header, stream, size, epoch, self.device)
+            found = label_epoch(self.images, committee, self.header, stream, size, epoch, self.device)
             label_files.write_file(self.folder / "labels", self.header, name, [found])
 
     def check(self) -> list[str]:

@@ -183,11 +183,11 @@ class Continual:
         network = build.build(evaluate.students[0], len(seen), size, stem=evaluate.student_stem, seed=seed)
         network.to(self.device)
         hard = row == "random-hard"
-        labeller = None if hard else self.restricted(seen)
+        restricted = None if hard else self.restricted(seen)
         fit(
             network,
             self.distilled.normalisation,
-            lambda epoch: batches(memory, labeller, self.recipe.relabel, self.protocol, seed, epoch),
+            lambda epoch: batches(memory, restricted, self.recipe.relabel, self.protocol, seed, epoch),
             lambda logits, targets: self.protocol.value(logits, targets, hard),
             self.protocol.training,
             len(memory.images),
@@ -221,17 +221,17 @@ class Continual:
             self.space.device.precision,
         ]
         views, mix = self.recipe.relabel.views.identity(), self.recipe.relabel.mix.identity()
-        depends += [info.images_sha256, info.teacher_sha256, self.protocol.identity(), views, mix]
+        depends += [info.images_sha256, info.teachers[0].weights_sha256, self.protocol.identity(), views, mix]
         depends += [self.recipe.evaluate.students[0], self.recipe.evaluate.student_stem]
         return self.space.out / "scores" / f"{row}-{len(seen)}-seed{seed}-{digest(depends)[:8]}.json"
 
 
 def batches(
-    memory: Memory, labeller: Teacher | None, relabel: Relabel, protocol: Protocol, seed: int, epoch: int
+    memory: Memory, restricted: Teacher | None, relabel: Relabel, protocol: Protocol, seed: int, epoch: int
 ) -> Iterator[TrainingBatch]:
     """One epoch: each image once, in a fresh view, mixed with others of the memory, with targets over its classes.
 
-    ``labeller`` answers for the classes of the memory and no others; without it the targets hold classes only.
+    ``restricted`` answers for the classes of the memory and no others; without it the targets hold classes only.
     """
     size = (memory.images.shape[2], memory.images.shape[3])
     draws = generator(seed, "continual", "epoch", epoch)
@@ -241,7 +241,7 @@ def batches(
     for index in order.split(protocol.training.batch_size):
         shown = replay.show(memory.images, index, records)
         with torch.no_grad():
-            logits = None if labeller is None else labeller.logits(shown)
+            logits = None if restricted is None else restricted.logits(shown)
         partners, weight = None, None
         if mix is not None:
             partners, weight = memory.labels[mix.partner[index]].to(shown.device), mix.weight[index].to(shown.device)

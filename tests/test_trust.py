@@ -17,7 +17,7 @@ from attar.core.errors import AttarError
 from attar.models import teacher as teachers
 from attar.models.build import build
 from attar.recipes.recipe import Recipe
-from attar.stages.brought import parted
+from attar.stages.imported import parted
 from conftest import edit_json, mini_recipe
 
 ROOT = Path(__file__).parents[1]
@@ -100,13 +100,14 @@ def test_a_squeeze_folder_of_someone_else_runs_no_code(tmp_path: Path, mini_run:
     (folder / "manifest.json").unlink()
     rename(folder, OWN)
     recipe = online()
-    brought = recipe.changed(squeeze=recipe.squeeze.changed(weights=str(folder)))
-    for spoiled in (brought, recipe.changed(relabel=recipe.relabel.changed(teachers=(str(folder),)))):
+    alone = recipe.changed(squeeze=recipe.squeeze.changed(weights=str(folder)))
+    second = recipe.changed(squeeze=recipe.squeeze.changed(members=({}, {"weights": str(folder)})))
+    for spoiled in (alone, second):
         with pytest.raises(AttarError, match=f"--squeeze.architecture {OWN}"):
             pipeline.run(spoiled, tmp_path / "run", quiet=True)
-    assert f"--squeeze.architecture {OWN}" in pipeline.plan(brought, quiet=True)
+    assert f"--squeeze.architecture {OWN}" in pipeline.plan(alone, quiet=True)
     assert not called.exists()
-    typed = brought.changed(squeeze=brought.squeeze.changed(architecture=OWN))
+    typed = alone.changed(squeeze=alone.squeeze.changed(architecture=OWN))
     pipeline.run(typed, tmp_path / "typed", stage="squeeze", quiet=True)
     assert called.read_text().startswith("imported called")
 
@@ -132,7 +133,7 @@ def test_ones_own_network_works_in_ones_own_run_and_opens_when_it_is_named(tmp_p
         ("resnet18", ("resnet18", "")),
     ],
 )
-def test_a_further_teacher_may_be_ones_own_network(name: str, parts: tuple[str, str]):
+def test_a_verifier_may_be_ones_own_network(name: str, parts: tuple[str, str]):
     assert parted(name) == parts
 
 

@@ -12,6 +12,7 @@ from attar.core import ranks
 from attar.core.log import Log
 from attar.core.plugin import unknown
 from attar.data.load import load
+from attar.models.committee import modules_of
 from attar.plan import forecast
 from attar.plan.calibrate import Work
 from attar.recipes.catalogue import header_of, recipe_named
@@ -19,7 +20,7 @@ from attar.recipes.made import recipe_of
 from attar.recipes.recipe import Recipe
 from attar.report.publish import publish
 from attar.report.table import Line
-from attar.stages import baselines, brought, evaluate, imported_images, recover, relabel, squeeze
+from attar.stages import baselines, evaluate, imported, imported_images, members, recover, relabel, squeeze
 from attar.stages.distilled import Distilled
 from attar.stages.rows import REAL_SETS
 from attar.stages.run import IMPORTED, Run, Stage
@@ -47,23 +48,26 @@ def run(
     recipe: Recipe[Any] | str,
     out: Path | str,
     *,
-    teacher: nn.Module | None = None,
+    teacher: nn.Module | Sequence[nn.Module] | None = None,
     stage: str = "",
     quiet: bool = False,
 ) -> Result:
     """Run a recipe into a folder; what is finished there is skipped, what was interrupted goes on.
 
     ``teacher`` is a trained network of the caller's, on the data's classes in their order and taking normalised
-    images; it takes the place of squeeze's. ``stage`` runs that one alone. Raises AttarError, with one sentence that
-    names what is wrong and how to mend it; finished work is kept.
+    images, or a list of such networks; they take the place of squeeze's teachers. ``stage`` runs that one alone.
+    Raises AttarError, with one sentence that names what is wrong and how to mend it; finished work is kept.
     """
     if stage and stage not in STAGES:
         raise unknown("stage", stage, STAGES)
     recipe, log = recipe_named(recipe) if isinstance(recipe, str) else recipe, Log(quiet=quiet)
     wanted: tuple[Stage, ...] = tuple(name for name in STAGES if stage in ("", name))
-    trusted = brought.factories(recipe.squeeze.architecture, (*recipe.relabel.teachers, recipe.recover.verifier))
     with ranks.group(), log.watched("attar"):
-        space = Workspace(Path(out), recipe.seed, recipe.data, recipe.execution, log, teacher, trusted)
+        trusted = imported.factories((member.architecture for member in recipe.squeeze.each), recipe.recover.verifier)
+        modules, count = modules_of(teacher), len(recipe.squeeze.each)
+        space = Workspace(Path(out), recipe.seed, recipe.data, recipe.execution, log, modules, trusted, count)
+        committee = members.resolved(space.num_teachers, recipe.relabel.committee)
+        recipe = recipe.changed(relabel=recipe.relabel.changed(committee=committee))
         _check(space, recipe, wanted)
         if "squeeze" in wanted:
             squeeze.run(space, recipe.squeeze)
@@ -79,8 +83,8 @@ def run(
             evaluate.run(space, recipe.evaluate, recipe.squeeze, sets)
         if not ranks.is_first():
             return Result(space.out, [])
-        if space.module is not None:
-            made = made.changed(squeeze=squeeze.as_given(made.squeeze, space.module))
+        if space.modules:
+            made = made.changed(squeeze=squeeze.of_modules(made.squeeze, space.modules))
         atomic.write_text(space.out / "recipe.yaml", made.to_yaml(header_of(made.name)))
         return Result(space.out, publish(space.out, wanted))
 
@@ -117,14 +121,16 @@ def _check(space: Workspace, recipe: Recipe[Any], wanted: Sequence[Stage]) -> No
         f"attar     {recipe.name}: {real.name}, {len(real.classes)} classes, {len(real.train)} training and "
         f"{len(real.val)} validation images, on {space.device.describe()}"
     )
-    network = squeeze.check(space, recipe.squeeze)
-    if network is not None and not recipe.images:
-        recover.check_network(network, recipe.squeeze.architecture, recipe.method, recipe.recover.needs())
+    networks = squeeze.check(space, recipe.squeeze)
+    for index in recipe.recover.members_of(space.num_teachers):
+        if (network := networks[index]) is not None and not recipe.images:
+            architecture = recipe.squeeze.architecture if space.modules else recipe.squeeze.each[index].architecture
+            recover.check_network(network, architecture, recipe.method, recipe.recover.needs())
     baselines.check_labels(recipe.relabel, recipe.evaluate, recipe.data.size, len(real.classes))
     if recipe.images and "recover" in wanted and not done.is_done("recover"):
         imported_images.check(space, recipe.images, recipe.recover)
     if "relabel" in wanted and not done.is_done("relabel"):
-        relabel.check_sources(space, recipe.relabel)
+        relabel.check_sources(recipe.relabel)
         judged = "evaluate" in wanted
         baselines.check(space, recipe.method, recipe.recover, recipe.relabel, recipe.evaluate, judged)
     evaluate.check(space, recipe.evaluate)

@@ -131,9 +131,9 @@ def test_pixels_of_classes_to_come_reach_neither_teacher_nor_student(continual: 
 
 def test_views_are_drawn_anew_each_epoch_and_labels_with_them(continual: ModuleType, opened: Any):
     memory = opened.memory("distilled", 0).of(SEEN)
-    labeller = opened.restricted(SEEN)
+    teacher = opened.restricted(SEEN)
     first, again, second = (
-        next(continual.batches(memory, labeller, opened.recipe.relabel, opened.protocol, 0, epoch))[1].logits
+        next(continual.batches(memory, teacher, opened.recipe.relabel, opened.protocol, 0, epoch))[1].logits
         for epoch in (0, 0, 1)
     )
     assert torch.equal(first, again)

@@ -133,7 +133,7 @@ def test_random_real_images_are_labelled_by_the_runs_teacher(proxy: ModuleType, 
     before, now = read_info(known), read_info(made)
     assert now.images_sha256 == before.images_sha256, "the images of the run's own baseline"
     assert now.num_images == 20
-    assert (now.labels, now.teacher_accuracy) == (before.labels, before.teacher_accuracy)
+    assert (now.labels, now.teachers) == (before.labels, before.teachers)
     labels = [sorted((folder / "labels").glob("*.safetensors")) for folder in (known, made)]
     assert [path.name for path in labels[0]] == [path.name for path in labels[1]]
     assert all(one.read_bytes() == two.read_bytes() for one, two in zip(*labels, strict=True))

@@ -17,7 +17,7 @@ from attar.ops import codec, replay
 from attar.ops.codec import Codec
 from attar.ops.mixing import MixChoice
 from attar.ops.replay import LookChoice
-from attar.stages.distilled import DatasetInfo, Distilled, LabelInfo, write_info
+from attar.stages.distilled import DatasetInfo, Distilled, LabelInfo, TeacherInfo, write_info
 from attar.stages.protocols import PROTOCOLS
 from attar.stages.published_labels import PublishedLabels
 from attar.store import fkd, weights
@@ -61,7 +61,8 @@ def make(folder: Path, suffix: str = "jpg", mode: str = "stored", pooled: bool =
     info = DatasetInfo(
         name="colours", source="colours", licence="none", classes=CLASSES, titles={}, method="given", recover={},
         num_images=COUNT, ipc=IPC, size=SIZE, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25),
-        images_sha256=stored.sha256(), teacher="by colour", teacher_sha256="ab" * 32, teacher_accuracy=None, seed=0,
+        images_sha256=stored.sha256(), seed=0,
+        teachers=(TeacherInfo(architecture="by colour", weights_sha256="ab" * 32, accuracy=None),),
         labels=LabelInfo(mode=mode, epochs=NUM_EPOCHS, views=views, mix=mix),  # type: ignore[arg-type]
         protocol=PROTOCOLS["sre2l"], image_bytes=size, label_bytes=0, versions={},
     )  # fmt: skip

@@ -40,7 +40,7 @@ def _steps_are_given(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(calibrate, "recovering", lambda work: RECOVERING)
     monkeypatch.setattr(calibrate, "labels_epoch_seconds", lambda work: 1.0)
     monkeypatch.setattr(calibrate, "distilled_epoch_seconds", lambda work, student: 2.0)
-    monkeypatch.setattr(calibrate, "full_epoch_seconds", lambda work, name, stem: 60.0)
+    monkeypatch.setattr(calibrate, "full_epoch_seconds", lambda work, name, stem, squeeze=None: 60.0)
 
 
 def told(**changes: Any) -> dict[str, str]:
@@ -62,6 +62,12 @@ def test_every_stage_has_its_line_and_the_last_is_their_sum():
         "the teacher looks at 1,400 images for herding and for kcentre)",
         "Altogether: about 17 min, in one process",
     ]
+
+
+def test_every_member_is_trained():
+    members = ({}, {"training": {"epochs": 1}}, {"weights": "elsewhere.pt"})
+    found = told(squeeze=mini_recipe().squeeze.changed(members=members))["Squeeze"]
+    assert found == "about 5 min (2 teachers, 4 + 1 epochs of 1,400 images, reading them not counted)"
 
 
 def test_preparation_counts_for_every_shape_of_groups():
@@ -146,9 +152,9 @@ def test_other_errors_are_not_hidden(monkeypatch):
         told()
 
 
-def test_weights_brought_along_need_no_training():
+def test_imported_weights_need_no_training():
     found = told(squeeze=mini_recipe().squeeze.changed(weights="IMAGENET1K_V1"))
-    assert found["Squeeze"] == "no training, for weights are brought along (IMAGENET1K_V1)"
+    assert found["Squeeze"] == "no training, for weights are imported (IMAGENET1K_V1)"
 
 
 def test_labels_that_are_asked_for_in_training_are_counted_there():

@@ -100,8 +100,8 @@ def test_with_protocol_brings_its_views():
 
 def test_with_protocol_brings_what_it_says_of_labels():
     recipe = recipe_named("digits").with_protocol("sre2l++")
-    assert (recipe.relabel.voices.batchnorm, recipe.relabel.voices.batchnorm_batch) == ("train", 8)
-    assert recipe.with_protocol("digits").relabel.voices.batchnorm == "eval"
+    assert (recipe.relabel.committee.batchnorm, recipe.relabel.committee.batchnorm_batch) == ("train", 8)
+    assert recipe.with_protocol("digits").relabel.committee.batchnorm == "eval"
     assert recipe.with_protocol("digits").relabel.codec.temperature == 4
     assert recipe_named("digits").with_protocol("rded").relabel.views.patch_shuffle == 2
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from attar.core.errors import AttarError
 from attar.core.log import Log
+from attar.models.committee import Committee
 from attar.models.teacher import Teacher
 from attar.ops import mosaic
 from attar.ops.choices import Storage
@@ -32,7 +33,7 @@ def test_the_fraction_is_that_of_first_choices():
     teacher = Teacher(Brightest(), "brightest", "standard", CLASSES, Normalisation(), 4)
     shown = torch.tensor([0, 1, 2, 0, 0])
     images = (255 * nn.functional.one_hot(shown, 3)).to(torch.uint8)[:, :, None, None].repeat(1, 1, 4, 4)
-    found = teacher_agreement(images, torch.tensor([0, 1, 0, 0, 1]), teacher, "cpu", batch_size=2)
+    found = teacher_agreement(images, torch.tensor([0, 1, 0, 0, 1]), Committee([teacher]), "cpu", batch_size=2)
     assert found.fraction == 3 / 5
     assert found.per_class == (2 / 3, 1 / 2, None)
 
@@ -42,7 +43,9 @@ def test_every_image_that_a_stored_one_holds_is_asked_about():
     shown = torch.tensor([[0, 1, 1, 1], [2, 0, 0, 0]])
     parts = (255 * nn.functional.one_hot(shown, 3)).to(torch.uint8)[..., None, None].expand(-1, -1, -1, 4, 4)
     images = mosaic.pack(parts, 2)
-    found = teacher_agreement(images, torch.tensor([1, 0]), teacher, "cpu", batch_size=4, storage=Storage(factor=2))
+    found = teacher_agreement(
+        images, torch.tensor([1, 0]), Committee([teacher]), "cpu", batch_size=4, storage=Storage(factor=2)
+    )
     assert found.fraction == 6 / 8
     assert found.per_class == (3 / 4, 3 / 4, None)
 
@@ -115,4 +118,4 @@ def test_a_teacher_without_numbers_is_refused():
     images = torch.full((3, 3, 4, 4), 9, dtype=torch.uint8)
     images[1] = 0
     with pytest.raises(AttarError, match="logits of 1 of 3 images are not numbers"):
-        teacher_agreement(images, torch.tensor([0, 1, 2]), teacher, "cpu")
+        teacher_agreement(images, torch.tensor([0, 1, 2]), Committee([teacher]), "cpu")

@@ -208,7 +208,7 @@ def test_a_title_says_what_is_not_the_protocols(mini_run):
     assert scores_of.title(PROTOCOLS["hard-label"], [info]).endswith("own views, mixing, 6 epochs")
     asked = PROTOCOL_LABELS["sre2l++"]
     alike = info.labels.changed(
-        views=asked.views, mix=asked.mix, epochs=300, voices={"batchnorm": "train", "batchnorm_batch": 8}
+        views=asked.views, mix=asked.mix, epochs=300, committee={"batchnorm": "train", "batchnorm_batch": 8}
     )
     assert scores_of.title(sre2lpp, [info.changed(labels=alike)]) == "sre2l++ v1"
 

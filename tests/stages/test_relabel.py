@@ -1,4 +1,4 @@
-"""Relabel: labels by one teacher or several, by running or batch statistics, few or many; and what is refused."""
+"""Relabel: labels by running or batch statistics, few or many; and what is refused."""
 
 import json
 import shutil
@@ -11,11 +11,10 @@ import attar
 from attar import pipeline
 from attar.core.errors import AttarError
 from attar.models import teacher as teachers
-from attar.ops.ensemble import batch_normalised, combine
+from attar.models.committee import Committee, batch_normalised
 from attar.recipes.recipe import Recipe
 from attar.stages import label_choice
 from attar.stages.distilled import read_info
-from attar.stages.labeller import Labeller, Voices
 from conftest import mini_recipe
 
 
@@ -31,46 +30,15 @@ def labelled(run: Path, recipe: Recipe) -> attar.stages.distilled.Distilled:
     return attar.load(run / "distilled")
 
 
-@pytest.fixture(scope="session")
-def other_teacher(mini_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A second squeeze folder of the same classes."""
-    out = tmp_path_factory.mktemp("other")
-    pipeline.run(mini_recipe().changed(seed=7), out, stage="squeeze", quiet=True)
-    return out / "squeeze"
-
-
 def seen_and_said(distilled, epoch: int, batch_size: int = 20):
     """Images in [0, 1] and logits of an epoch."""
     batches = list(distilled.views(epoch, batch_size, "cpu", seed=0))
     return torch.cat([images for images, _ in batches]), torch.cat([targets.logits.float() for _, targets in batches])
 
 
-@pytest.mark.parametrize("ensemble", ["mean", "weighted", "norm-balanced"])
-@pytest.mark.parametrize("mode", ["stored", "online"])
-def test_several_teachers_answer_together(recovered: Path, other_teacher: Path, ensemble: str, mode: str):
-    weights = (3.0, 1.0) if ensemble == "weighted" else ()
-    voices = {"ensemble": ensemble, "teacher_weights": weights}
-    distilled = labelled(recovered, with_labels(teachers=(str(other_teacher),), voices=voices, mode=mode))
-    images, said = seen_and_said(distilled, 2)
-    both = [teachers.load(folder).logits(images) for folder in (recovered / "squeeze", other_teacher)]
-    expected = combine(both, Voices(**voices).ensemble, weights)
-    torch.testing.assert_close(said, expected, atol=2e-3 * float(expected.abs().max()), rtol=2e-3)
-    assert not torch.allclose(said, both[0], atol=0.05)
-    assert distilled.info.further_teachers == ("convnet3",)
-
-
-def test_another_second_teacher_is_another_label_set(recovered: Path, other_teacher: Path):
-    labelled(recovered, with_labels(teachers=(str(other_teacher),)))
-    copy = recovered.parent / "elsewhere"
-    shutil.copytree(other_teacher, copy)
-    labelled(recovered, with_labels(teachers=(str(copy),)))  # where it lies does not matter
-    with pytest.raises(AttarError, match="made from other teachers than"):
-        labelled(recovered, with_labels(teachers=(str(recovered / "squeeze"),)))
-
-
 def test_labels_by_batch_statistics(recovered: Path):
     """With every image in one batch the answer is that of the network with this batch's statistics."""
-    recipe = with_labels(voices={"batchnorm": "train", "batchnorm_batch": 20}, epochs=2)
+    recipe = with_labels(committee={"batchnorm": "train", "batchnorm_batch": 20}, epochs=2)
     distilled = labelled(recovered, recipe)
     images, said = seen_and_said(distilled, 1)
     teacher = teachers.load(recovered / "squeeze")
@@ -86,8 +54,8 @@ def test_batch_specific_labels_depend_on_their_batches_and_not_on_how_many_are_a
     for name, batch, at_a_time in (("a", 8, 8), ("b", 8, 256), ("c", 5, 256)):
         for folder in ("squeeze", "recover"):
             shutil.copytree(mini_run / folder, tmp_path / name / folder)
-        voices = {"batchnorm": "train", "batchnorm_batch": batch}
-        distilled = labelled(tmp_path / name, with_labels(voices=voices, batch_size=at_a_time, epochs=1))
+        committee = {"batchnorm": "train", "batchnorm_batch": batch}
+        distilled = labelled(tmp_path / name, with_labels(committee=committee, batch_size=at_a_time, epochs=1))
         found[name] = seen_and_said(distilled, 0)[1]
     torch.testing.assert_close(found["a"], found["b"], atol=2e-3, rtol=1e-3)
     assert not torch.allclose(found["a"], found["c"], atol=0.05)
@@ -137,10 +105,10 @@ def test_a_mix_shared_by_batches_follows_the_published_order(recovered: Path, mo
 @pytest.mark.parametrize(
     ("values", "words"),
     [
-        ({"voices": {"ensemble": "weighted", "teacher_weights": (1.0, 2.0)}}, "names 2 weights for 1 teachers"),
-        ({"voices": {"teacher_weights": (1.0,)}}, "only used with --relabel.voices.ensemble weighted"),
+        ({"committee": {"policy": "weighted", "weights": (1.0, 2.0)}}, "has 2 weights for 1 teachers"),
+        ({"committee": {"weights": (1.0,)}}, "only used with --relabel.committee.policy weighted"),
         ({"views": {"patch_shuffle": 3}}, "Images of 8 pixels do not divide into 3 patches"),
-        ({"teachers": ("convnet3",)}, "The teacher 'convnet3' names no weights; write ARCHITECTURE:WEIGHTS"),
+        ({"committee": {"members": (0, 3)}}, "names teacher 3, and there is only teacher 0"),
     ],
 )
 def test_labels_that_cannot_be_made_are_refused_and_nothing_is_written(recovered: Path, values: dict, words: str):
@@ -231,7 +199,7 @@ def test_a_whole_run_on_published_images_and_labels(squeezed: Path, tmp_path: Pa
 def test_choices_without_effect_make_no_other_labels(recovered: Path):
     first = labelled(recovered, with_labels())
     idle = with_labels(
-        codec={"k": 7, "temperature": 3.0, "values": "int8"}, voices={"batchnorm_batch": 4}, batch_size=5
+        codec={"k": 7, "temperature": 3.0, "values": "int8"}, committee={"batchnorm_batch": 4}, batch_size=5
     )
     assert labelled(recovered, idle).info == first.info
     with pytest.raises(AttarError, match=r"relabel\.codec\.k .* -> 7"):
@@ -266,7 +234,7 @@ def test_room_is_asked_for_where_labels_go_and_for_the_baselines_too(squeezed: P
 
 
 def test_online_labels_by_batch_statistics_leave_no_image_alone(recovered: Path):
-    recipe = with_labels(mode="online", voices={"batchnorm": "train", "batchnorm_batch": 4})
+    recipe = with_labels(mode="online", committee={"batchnorm": "train", "batchnorm_batch": 4})
     batches = labelled(recovered, recipe).batches(0, batch_size=19)
     assert [len(images) for images, _ in batches] == [20]
 
@@ -317,14 +285,14 @@ def test_baselines_that_keep_other_labels_are_told_before_any_is_written(finishe
 
 
 def test_answers_that_are_no_numbers_are_refused(finished: Path, monkeypatch: pytest.MonkeyPatch):
-    answer = Labeller.logits
+    answer = Committee.logits
 
-    def broken(self: Labeller, images: torch.Tensor) -> torch.Tensor:
+    def broken(self: Committee, images: torch.Tensor) -> torch.Tensor:
         logits = answer(self, images).clone()
         logits[0, 3] = torch.nan
         return logits
 
-    monkeypatch.setattr(Labeller, "logits", broken)
+    monkeypatch.setattr(Committee, "logits", broken)
     shutil.rmtree(finished / "distilled")
     with pytest.raises(AttarError, match=r"logits that are not finite numbers \(epoch 0\); squeeze another teacher"):
         pipeline.run(mini_recipe(), finished, stage="relabel", quiet=True)

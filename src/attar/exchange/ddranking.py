@@ -57,12 +57,15 @@ def export(run: Path, out: Path) -> list[str]:
     dataset = terms.dataset_of(info)
     evaluated = _evaluated(run, info, labels.data.get("resize") or info.size)
     student = terms.student_of(evaluated.student, evaluated.student_stem, info.size)
-    weights_sha256 = Run(run).teachers[0].weights_sha256
-    if weights_sha256 != info.teacher_sha256:
-        raise AttarError(f"{run / 'squeeze'} holds another teacher than the one of the soft labels; relabel again.")
-    described = record.parse((run / "squeeze" / teachers.RECORD).read_bytes(), run / "squeeze" / teachers.RECORD)
+    weights_sha256 = info.teachers[0].weights_sha256
+    squeezed = _squeezed(run, weights_sha256)
+    described = record.parse((squeezed / teachers.RECORD).read_bytes(), squeezed / teachers.RECORD)
     teacher = terms.network_of(described.architecture, described.stem, info.size)
     notes = terms.unexpressed(dataset, info, evaluated.setup)
+    if len(info.teachers) > 1:
+        notes.insert(
+            0, f"A committee of {len(info.teachers)} teachers labelled, and the evaluator takes one: here the first."
+        )
     if student is None:
         notes.insert(0, f"The student {evaluated.student} is none of its networks; {STAND_IN.name} takes its place.")
     if teacher is None:
@@ -80,7 +83,7 @@ def export(run: Path, out: Path) -> list[str]:
         _write_images(distilled, dataset, folder / "images")
         if teacher is not None:
             place = folder / config["teacher_dir"] / dataset.name / teacher.name
-            _write_teacher(run / "squeeze", dataset, place, weights_sha256)
+            _write_teacher(squeezed, dataset, place, weights_sha256)
         text = yaml.safe_dump(config, sort_keys=False, default_flow_style=None, width=120)
         (folder / "config.yaml").write_text(f"# {info.method} on {info.name}, for DD-Ranking 0.2.0\n{text}")
         (folder / "score.py").write_text(_SCORE)
@@ -90,6 +93,14 @@ def export(run: Path, out: Path) -> list[str]:
         f"what differs from the run's own evaluation is listed in {out / 'README.txt'}",
         f"score them where ddranking is installed: python {out / 'score.py'} {mode}",
     ]
+
+
+def _squeezed(run: Path, weights_sha256: str) -> Path:
+    """The folder of the teacher with these weights."""
+    for teacher in Run(run).teachers:
+        if teacher.weights_sha256 == weights_sha256:
+            return teacher.folder
+    raise AttarError(f"{run / 'squeeze'} holds another teacher than the one of the soft labels; relabel again.")
 
 
 def _evaluated(run: Path, info: DatasetInfo, resize: int) -> _Evaluated:

@@ -207,8 +207,8 @@ def unexpressed(dataset: Dataset, info: DatasetInfo, setup: Setup) -> list[str]:
             f"The teacher labels new views in every epoch; the run's {info.labels.epochs} epochs of stored labels, "
             "which are of the same distribution, are not exported."
         )
-    if info.labels.voices.batchnorm == "train":
-        batch = info.labels.voices.batchnorm_batch
+    if info.labels.committee.batchnorm == "train":
+        batch = info.labels.committee.batchnorm_batch
         told.append(f"The teacher labels with running statistics; the run's used those of batches of {batch} images.")
     if training.optimizer not in ("sgd", "adamw"):
         told.append(f"The optimiser '{training.optimizer}' is replaced by AdamW.")

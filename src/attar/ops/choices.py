@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from attar.ops.mixing import Mix
     from attar.ops.views import View
 
-Ensemble = Literal["mean", "weighted", "norm-balanced"]
-"""How the answers of several teachers become one."""
+LabelPolicy = Literal["mean", "weighted", "norm-balanced"]
+"""How the answers of several teachers become one label."""
 Rounding = Literal["nearest", "truncate"]
 """From pixels in [0, 1] to bytes."""
 RANDAUGMENT_SCALE = 10

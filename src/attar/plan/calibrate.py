@@ -23,6 +23,7 @@ from attar.core.randomness import generator
 from attar.core.stopwatch import NUM_STEADY, NUM_WARM, Pace, Peak
 from attar.models import build, record
 from attar.models import teacher as teachers
+from attar.models.committee import Committee
 from attar.models.teacher import Teacher
 from attar.ops import replay
 from attar.ops.mixing import MixChoice
@@ -30,8 +31,9 @@ from attar.ops.pixels import Normalisation
 from attar.ops.replay import LookChoice
 from attar.ops.targets import Targets, hard_loss
 from attar.stages.evaluate import Evaluate
+from attar.stages.imported import squeeze_folder
 from attar.stages.label_choice import Relabel
-from attar.stages.labeller import Labeller
+from attar.stages.members import choose
 from attar.stages.methods import method_named
 from attar.stages.recover import check_network, planned, unit_shape
 from attar.stages.relabel import label_epoch
@@ -85,7 +87,9 @@ class Work:
     @cached_property
     def stretches(self) -> tuple[Stretch, ...]:
         """The iterations of a unit; none for a method without."""
-        return self.recover.cost(unit_shape(self.groups[0][0], self.size, 1))
+        return self.recover.cost(
+            unit_shape(self.groups[0][0], self.size, len(self.recover.members_of(len(self.squeeze.each))))
+        )
 
     @property
     def iterations(self) -> int:
@@ -142,10 +146,12 @@ def recovering(work: Work) -> Recovering:
     compiler = Compiler(device.compile, device.device.type, lambda line: said.update({line: None}))
     try:
         with Peak(device.device) as peak, memory.kept():
-            teacher = untrained_teacher(work)
-            check_network(teacher.module, teacher.architecture, work.method, work.recover.needs())
-            network = Network(teacher.module, teacher.normalisation, device.precision, compiler)
-            watch = _iterate(work, network)
+            networks = []
+            for index in work.recover.members_of(len(work.squeeze.each)):
+                teacher = untrained_teacher(work, index)
+                check_network(teacher.module, teacher.architecture, work.method, work.recover.needs())
+                networks.append(Network(teacher.module, teacher.normalisation, device.precision, compiler))
+            watch = _iterate(work, tuple(networks))
     except (RuntimeError, MemoryError) as error:
         if not out_of_memory(error):
             raise
@@ -160,17 +166,21 @@ def recovering(work: Work) -> Recovering:
     )
 
 
-def full_epoch_seconds(work: Work, architecture: str, stem: build.Stem) -> float:
-    """One epoch of training on all real images as squeeze does, reading and decoding them not counted."""
-    config, num_images = work.squeeze, sum(work.counts)
+def full_epoch_seconds(work: Work, architecture: str, stem: build.Stem, squeeze: Squeeze | None = None) -> float:
+    """One epoch of training on all real images as squeeze does, reading and decoding them not counted.
+
+    ``squeeze`` holds the settings of one of several teachers, by default those of the recipe.
+    """
+    config, num_images = squeeze or work.squeeze, sum(work.counts)
 
     def loss(logits: Tensor, targets: Targets) -> Tensor:
         return hard_loss(logits, targets, config.label_smoothing)
 
     network = (architecture, stem, config.training, LookChoice(**config.views.model_dump()), MixChoice())
-    if network[:2] not in work.known:
-        work.known[network[:2]] = _training_seconds(work, *network, loss, num_images)
-    return work.known[network[:2]]
+    key = (*network[:2], config.training.changed(epochs=1), config.views)
+    if key not in work.known:
+        work.known[key] = _training_seconds(work, *network, loss, num_images)
+    return work.known[key]
 
 
 def distilled_epoch_seconds(work: Work, student: str) -> float:
@@ -189,8 +199,9 @@ def distilled_epoch_seconds(work: Work, student: str) -> float:
 def labels_epoch_seconds(work: Work) -> float:
     """One epoch of labelling the distilled images."""
     config, size, stream = work.relabel, work.size, generator(0, "labels")
-    alike = (untrained_teacher(work),) * (1 + len(config.teachers))  # further ones are taken to be as fast
-    labeller = Labeller(config.voices.changed(ensemble="mean", teacher_weights=()), alike, work.device.device)
+    asked = choose(len(work.squeeze.each), config.committee.members, "--relabel.committee.members")
+    choice = config.committee.changed(policy="mean", weights=())
+    committee = Committee([untrained_teacher(work, index) for index in asked], choice, work.device.device)
 
     def label(count: int, pace: Pace) -> None:
         images = ImageSet(_noise(count, size).to(work.device.device), torch.zeros(count), torch.zeros(count))
@@ -199,7 +210,7 @@ def labels_epoch_seconds(work: Work) -> float:
         header = Header(images_sha256="", teacher="", **counts, **shown)
         enough = False
         while not enough:
-            label_epoch(images, labeller, header, stream, count)
+            label_epoch(images, committee, header, stream, count)
             enough = pace.tick()
 
     return seconds_per_image(work, min(config.batch_size, work.num_images), label) * work.num_images
@@ -219,15 +230,17 @@ def seconds_per_image(work: Work, batch_size: int, run: Callable[[int, Pace], No
     return pace.step_seconds / count
 
 
-def untrained_teacher(work: Work) -> Teacher:
-    """The recipe's teacher with random weights, on the device; raises AttarError when it cannot be built."""
-    name, stem, size = work.squeeze.architecture, work.squeeze.stem, work.size
-    brought = Path(work.squeeze.weights).expanduser()
-    if (path := brought / teachers.RECORD).is_file():
+def untrained_teacher(work: Work, index: int = 0) -> Teacher:
+    """One of the recipe's teachers with random weights, on the device; raises AttarError when it cannot be built."""
+    config = work.squeeze.each[index]
+    name, stem, size = config.architecture, config.stem, work.size
+    file = Path(config.weights).expanduser()
+    if folder := squeeze_folder(config.weights):
+        path = folder / teachers.RECORD
         found = record.parse(path.read_bytes(), path)
         teachers.refuse_untyped(found.architecture, path, (name,))
         name, stem = found.architecture, found.stem
-    elif work.squeeze.weights and stem == "auto" and not brought.is_file():
+    elif config.weights and stem == "auto" and not file.is_file():
         stem = "standard"  # which published weights have
     network = build.build(name, work.num_classes, size, stem=stem, seed=0)
     build.check_forward(network, size, work.num_classes, name=name)
@@ -304,7 +317,7 @@ class _RandomBytes:
         return str(label)
 
 
-def _iterate(work: Work, network: Network) -> _Watch:
+def _iterate(work: Work, networks: tuple[Network, ...]) -> _Watch:
     """Begin the very task of the stage, so that everything is decided as it will be; the watch ends it."""
     device, module, group = work.device.device, method_named(work.method), work.groups[0]
     watch = _Watch(work)
@@ -312,7 +325,7 @@ def _iterate(work: Work, network: Network) -> _Watch:
         labels=torch.tensor([label for unit in group for label in unit.labels], device=device),
         slots=torch.tensor([slot for unit in group for slot in unit.slots]),
         size=(work.size, work.size),
-        teachers=(network,),
+        teachers=networks,
         device=device,
         streams=lambda *names: tuple(generator(0, unit.name, *names) for unit in group),
         shared_stream=lambda *names: generator(0, *names),

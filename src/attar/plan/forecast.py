@@ -102,11 +102,18 @@ def _about(seconds: float, of: str) -> Estimate:
 
 
 def _squeeze(work: Work) -> Estimate:
-    config, num_images = work.squeeze, sum(work.counts)
-    if config.weights:
-        return 0.0, f"no training, for weights are brought along ({config.weights})"
-    seconds = config.training.epochs * calibrate.full_epoch_seconds(work, config.architecture, config.stem)
-    return _about(seconds, f"{config.training.epochs} epochs of {num_images:,} images, reading them not counted")
+    num_images = sum(work.counts)
+    trained = [config for config in work.squeeze.each if not config.weights]
+    if not trained:
+        named = ", ".join(config.weights for config in work.squeeze.each)
+        return 0.0, f"no training, for weights are imported ({named})"
+    seconds = sum(
+        config.training.epochs * calibrate.full_epoch_seconds(work, config.architecture, config.stem, config)
+        for config in trained
+    )
+    epochs = " + ".join(str(config.training.epochs) for config in trained)
+    who = f"{len(trained)} teachers, " if len(trained) > 1 else ""
+    return _about(seconds, f"{who}{epochs} epochs of {num_images:,} images, reading them not counted")
 
 
 def _recover(work: Work) -> Estimate:

@@ -84,7 +84,6 @@ def text(info: DatasetInfo, table: list[Line]) -> str:
     origin = f"made from *{markdown(info.source)}* with the method `{info.method}` and attar"
     if info.method == IMPORTED:
         origin = f"made elsewhere from *{markdown(info.source)}*"
-    rated = "" if info.teacher_accuracy is None else f" ({info.teacher_accuracy:.1%} on real validation images)"
     return _TEXT.format(
         method=info.method,
         source=markdown(info.source),
@@ -94,7 +93,7 @@ def text(info: DatasetInfo, table: list[Line]) -> str:
         num_classes=len(info.classes),
         decoding=_decoding(info),
         origin=origin,
-        labels=f"soft labels of {_teachers(info)}{rated}" if not info.labels.imported else "soft labels made elsewhere",
+        labels=f"soft labels of {_teachers(info)}" if not info.labels.imported else "soft labels made elsewhere",
         cores=_cores(table),
         scores=tables(table).strip() if table else "Not evaluated yet.",
         protocol=markdown(", ".join(judged) if (judged := protocols(table)) else info.protocol.title()),
@@ -148,6 +147,10 @@ def _cores(table: list[Line]) -> str:
 
 
 def _teachers(info: DatasetInfo) -> str:
-    if not info.further_teachers:
-        return f"a `{info.teacher}` teacher"
-    return "the teachers " + ", ".join(f"`{name}`" for name in (info.teacher, *info.further_teachers))
+    rated = [
+        f"`{one.architecture}`" + ("" if one.accuracy is None else f" ({one.accuracy:.1%} on real validation images)")
+        for one in info.teachers
+    ]
+    if len(rated) > 1:
+        return f"a committee of {len(rated)} teachers: {', '.join(rated)}"
+    return rated[0].replace("` (", "` teacher (") if "(" in rated[0] else f"{rated[0]} teacher"

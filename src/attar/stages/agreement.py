@@ -11,7 +11,7 @@ from torch import Tensor
 
 from attar.core.errors import AttarError
 from attar.core.log import Log
-from attar.models.teacher import Teacher
+from attar.models.committee import Committee
 from attar.ops import mosaic
 from attar.ops.choices import PLAIN, Storage
 from attar.ops.metrics import measure
@@ -35,16 +35,16 @@ class Agreement:
 def teacher_agreement(
     images: UInt8[Tensor, "image 3 height width"],
     labels: Int[Tensor, " image"],
-    teacher: Teacher,
+    committee: Committee,
     device: torch.device | str,
     batch_size: int = 256,
     storage: Storage = PLAIN,
 ) -> Agreement:
-    """Ask the teacher about all images, those that a stored one holds included; moves its network to the device.
+    """Ask the teachers about all images, those that a stored one holds included; moves their networks to the device.
 
-    Raises AttarError when it gives no numbers for some.
+    Raises AttarError when they give no numbers for some.
     """
-    teacher.module.to(device)
+    committee.to(device)
     num_parts = storage.num_parts
     stored = max(1, batch_size // num_parts)
     parts = zip(images.split(stored), labels.split(stored), strict=True)
@@ -52,7 +52,7 @@ def teacher_agreement(
         (mosaic.decoded(shown.to(device), storage), classes.to(device).repeat_interleave(num_parts))
         for shown, classes in parts
     )
-    found = measure(teacher.logits, batches)
+    found = measure(committee.logits, batches)
     if found.num_broken:
         raise AttarError(
             f"The teacher's logits of {found.num_broken} of {num_parts * len(images)} images are not numbers (NaN), so "

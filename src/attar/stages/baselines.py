@@ -6,10 +6,9 @@ import numpy as np
 
 from attar.core.config import Config, digest
 from attar.core.errors import AttarError
-from attar.models.teacher import Teacher
 from attar.ops.mixing import MixChoice
 from attar.ops.replay import LookChoice
-from attar.stages import label_choice, recover, relabel, scores
+from attar.stages import label_choice, members, recover, relabel, scores
 from attar.stages.distilled import read_info
 from attar.stages.evaluate import Evaluate, shared_folder
 from attar.stages.label_choice import Relabel
@@ -53,22 +52,21 @@ def make(space: Workspace, config: MethodConfig, labelling: Relabel, judging: Ev
     """The sets that students of each row train on; makes those of real images, and of labels without augmentation.
 
     Baselines are made as the manifests of the distilled set say that its images and labels were made. ``config`` says
-    how images are stored where the distilled ones were imported, ``labelling`` where further teachers lie. Baselines
-    lie in ``<out>/baselines``, or are shared with other runs in ``judging.baselines``. A row for which a class has too
-    few real images is left out, with a warning.
+    how images are stored where the distilled ones were imported. Baselines lie in ``<out>/baselines``, or are shared
+    with other runs in ``judging.baselines``. A row for which a class has too few real images is left out, with a
+    warning.
     """
     images, labelling = Run(space.out).images, label_choice.of_stored(space.out / "distilled", labelling)
     config = config.changed(**{key: value for key, value in images.settings.items() if key in _AS_DISTILLED})
     if labelling.imported:
         labelling = _as_imported(space.out / "distilled", labelling)
-    others = relabel.further_teachers(space, labelling) if shared_folder(judging) else ()
     sets: dict[str, SmallSet] = {DISTILLED.images: SmallSet(space.out / "distilled", space.out / "recover")}
     homes = {DISTILLED.images: space.out / "baselines" / "distilled"}
     for name in real_sets(judging.rows):
         if name == images.method:  # the distilled set is this baseline
             sets[name], homes[name] = sets[DISTILLED.images], homes[DISTILLED.images]
         elif _suffices(space, name, config.ipc):
-            homes[name] = _home(space, name, config, labelling, others, judging)
+            homes[name] = _home(space, name, config, labelling, judging)
             sets[name] = _real_set(space, name, config, labelling, judging.protocol, homes[name])
     found: dict[Row, SmallSet] = {}
     for row in judging.rows:
@@ -144,16 +142,14 @@ def _home(
     name: str,
     config: MethodConfig,
     labelling: Relabel,
-    others: tuple[Teacher, ...],
     judging: Evaluate,
 ) -> Path:
     """Where a baseline lies: among those of several runs, by all that it depends on."""
     shared = shared_folder(judging)
     if shared is None:
         return space.out / "baselines" / name
-    teacher = Run(space.out).teachers[0].weights_sha256
-    if others:
-        teacher = relabel.voices_sha256(teacher, others)
+    parents = members.parents(space, members.of_labels(space, labelling.committee))
+    teacher = parents.get("committee", parents["teacher"])
     asked = [baseline_config(name, config).identity(), labelling.identity()]
     identity = digest(
         [scores.told(space, Config.identity), space.real.fingerprint, teacher, space.device.precision, *asked]

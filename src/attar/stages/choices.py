@@ -1,19 +1,37 @@
 """The settings of the stages, as a recipe names them, without PyTorch: what they do is in the files of their names."""
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
 import pydantic
 
 from attar.core.config import BY_CONTENT, NO_EFFECT, Config
-from attar.models.choices import Stem
-from attar.ops.choices import Codec, Ensemble, LookChoice, MixChoice, ViewChoice
+from attar.models.choices import CommitteeChoice, Stem, committee_of_voices
+from attar.ops.choices import Codec, LookChoice, MixChoice, ViewChoice
 from attar.stages.protocols import PROTOCOLS, Protocol, protocol_named
 from attar.stages.rows import ROWS, Row
 from attar.training.choices import Optimisation
 
 
+class Member(Config):
+    """A teacher of a committee: its settings where they differ from squeeze's own."""
+
+    architecture: str | None = None
+    """Its architecture; None: squeeze.architecture."""
+    stem: Stem | None = None
+    """First layers of torchvision ResNets; None: squeeze.stem."""
+    weights: str | None = None
+    """Where its weights are from, '' to train it here; None: squeeze.weights."""
+    training: dict[str, Any] = pydantic.Field(default_factory=dict)
+    """Settings of squeeze.training that differ for this teacher, as in {epochs: 1}."""
+    views: dict[str, Any] = pydantic.Field(default_factory=dict)
+    """Settings of squeeze.views that differ for this teacher, as in {flip: false}."""
+    label_smoothing: float | None = None
+    """Share of the target spread over all classes; None: squeeze.label_smoothing."""
+
+
 class Squeeze(Config):
-    """Train a teacher on the real data, or take one along."""
+    """Train teachers on the real data, or import them."""
 
     architecture: str = "resnet18"
     """The teacher: a name from 'attar list models', or package.module:factory (a class or function of yours)."""
@@ -31,31 +49,54 @@ class Squeeze(Config):
     """Share of the target spread over all classes."""
     checkpoint_epochs: Annotated[int, NO_EFFECT] = pydantic.Field(default=1, ge=1)
     """Epochs between checkpoints; a killed training continues from the last one."""
+    members: tuple[Member, ...] = ()
+    """Several teachers, a mapping for each that holds what differs from the settings above, as in '{architecture:
+    convnet3, training: {epochs: 1}}' '{}'; empty: one teacher. Teachers of equal settings differ by their seeds."""
+
+    @pydantic.model_validator(mode="after")
+    def _members_are_complete(self) -> Self:
+        for place, member in enumerate(self.members):
+            try:
+                self._of(member)
+            except pydantic.ValidationError as error:
+                first = error.errors()[0]
+                key = ".".join(str(part) for part in ("members", place, *first["loc"]))
+                raise ValueError(f"{key}: {first['msg'].removeprefix('Value error, ')}") from None
+            except ValueError as error:
+                raise ValueError(f"members.{place}.{error}") from None
+        return self
+
+    @property
+    def each(self) -> tuple[Self, ...]:
+        """The settings of every teacher, each as those of a squeeze with this teacher alone."""
+        return tuple(map(self._of, self.members)) if self.members else (self,)
+
+    def _of(self, member: Member) -> Self:
+        own = {
+            name: value
+            for name in ("architecture", "stem", "weights", "label_smoothing")
+            if (value := getattr(member, name)) is not None
+        }
+        if member.training:
+            own["training"] = _laid_over(self.training, member.training, "training")
+        if member.views:
+            own["views"] = _laid_over(self.views, member.views, "views")
+        return self.changed(**own, members=())
 
     def idle(self) -> set[str]:
         """How a teacher would be trained, where it is given by its weights."""
         return {"training", "views", "label_smoothing"} if self.weights else set()
 
 
-class Voices(Config):
-    """How the teachers' answers become one label."""
-
-    ensemble: Ensemble = "mean"
-    """Of several teachers: 'mean' of their logits, 'weighted' mean, or 'norm-balanced' mean."""
-    teacher_weights: tuple[pydantic.PositiveFloat, ...] = ()
-    """With 'weighted': one a teacher, the run's own first."""
-    batchnorm: Literal["eval", "train"] = "eval"
-    """BatchNorm by the teacher's running statistics, or 'train': by those of the batch that is labelled (SRe2L++)."""
-    batchnorm_batch: int = pydantic.Field(default=8, ge=2)
-    """With 'train': images in such a batch, part of the result."""
-
-    def idle(self) -> set[str]:
-        """The size of a batch whose statistics are not used."""
-        return {"batchnorm_batch"} if self.batchnorm == "eval" else set()
+def _laid_over(config: Config, values: dict[str, Any], name: str) -> dict[str, Any]:
+    unknown = next((key for key in values if key not in type(config).model_fields), None)
+    if unknown is not None:
+        raise ValueError(f"{name} has no setting '{unknown}'")
+    return config.plain() | values
 
 
 class Relabel(Config):
-    """Label views of the images with the teacher's logits."""
+    """Label views of the images with the teachers' logits."""
 
     mode: Literal["stored", "online"] = "stored"
     """'stored': write every label down; 'online': keep the teacher with the images and ask it during training."""
@@ -70,10 +111,8 @@ class Relabel(Config):
     """Crops, flips and further augmentation that the student will see."""
     mix: MixChoice = MixChoice(kind="cutmix")
     """How images are mixed."""
-    teachers: Annotated[tuple[str, ...], BY_CONTENT] = ()
-    """Further teachers that label beside the run's own: ARCHITECTURE:WEIGHTS or squeeze folders."""
-    voices: Voices = Voices()
-    """How the teachers' answers become one label."""
+    committee: CommitteeChoice = CommitteeChoice()
+    """Which teachers label, and how their answers become one label."""
     imported: Annotated[str, BY_CONTENT] = ""
     """A folder of soft labels in the published FKD layout (epoch_E/batch_B.tar) that are taken in place of a teacher's,
     with the views and mixing that stand in them; empty: ask the teacher."""
@@ -88,13 +127,25 @@ class Relabel(Config):
             )
         if self.pool_epochs and self.mode == "online":
             raise ValueError("pool_epochs is for stored labels; online ones take no room, so leave it at 0")
-        if self.imported and (self.mode == "online" or self.teachers):
-            raise ValueError("imported labels are stored ones of other teachers; leave out teachers and mode online")
+        if self.imported and self.mode == "online":
+            raise ValueError("imported labels are stored labels; leave out mode online")
         return self
 
     def idle(self) -> set[str]:
         """How labels would be stored, where none are."""
         return {"codec"} if self.mode == "online" else set()
+
+    @classmethod
+    def upgraded(cls, made: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The committee, from the settings 'voices' and 'teachers' of manifests until 26 November 2026."""
+        if "voices" not in made:
+            return made
+        committee = committee_of_voices(made["voices"])
+        if further := made.get("teachers"):  # their number
+            committee["members"] = list(range(1 + further))
+        return {key: value for key, value in made.items() if key not in ("voices", "teachers")} | {
+            "committee": committee
+        }
 
     @property
     def stored_epochs(self) -> int:

@@ -13,19 +13,23 @@ from torch import Tensor
 from attar.core.config import Config
 from attar.core.errors import AttarError
 from attar.core.randomness import generator
+from attar.models import committee as committees
+from attar.models.choices import CommitteeChoice, committee_of_voices
+from attar.models.committee import Committee, modules_of
 from attar.ops import replay
 from attar.ops.choices import PLAIN, Storage
 from attar.ops.mixing import MixChoice
 from attar.ops.pixels import Normalisation
 from attar.ops.replay import LookChoice, Records
 from attar.ops.targets import Targets
-from attar.stages import labeller
-from attar.stages.labeller import Labeller, Voices
 from attar.stages.protocols import Protocol
 from attar.store import mapped, sealed
 from attar.store.labels import HEADER, LabelStore
 
 INFO = "dataset.json"
+
+
+_FORMAT_1 = ("teacher", "further_teachers", "teacher_sha256", "teacher_accuracy")
 
 
 class LabelInfo(Config):
@@ -37,16 +41,27 @@ class LabelInfo(Config):
     """Epochs of different views."""
     views: LookChoice
     mix: MixChoice
-    voices: Voices = Voices()
-    """How the teachers' answers became one label."""
+    committee: CommitteeChoice = CommitteeChoice()
+    """How the teachers' answers became one label; its members are numbers in the run, not here."""
     imported: bool = False
     """Published by others, and not asked of the teacher."""
+
+
+class TeacherInfo(Config):
+    """A teacher that labelled."""
+
+    architecture: str
+    weights_sha256: str
+    """Of the file of weights; empty for all but the first teacher in sets of format 1."""
+    accuracy: float | None
+    """On real validation images, a fraction."""
 
 
 class DatasetInfo(Config):
     """What ``dataset.json`` says."""
 
-    format: Literal[1] = 1
+    format: Literal[2] = 2
+    """Format 1 had no list of teachers; it is read too."""
     name: str
     source: str
     """The real dataset."""
@@ -68,13 +83,8 @@ class DatasetInfo(Config):
     """Normalisation of the teacher's and the student's input."""
     images_sha256: str
     """Of the pixels."""
-    teacher: str
-    further_teachers: tuple[str, ...] = ()
-    """Those that labelled beside it."""
-    teacher_sha256: str
-    """Of the weights."""
-    teacher_accuracy: float | None
-    """On real validation images, a fraction."""
+    teachers: tuple[TeacherInfo, ...] = pydantic.Field(min_length=1)
+    """The committee that labelled, in the order of its weights."""
     seed: int
     labels: LabelInfo
     protocol: Protocol
@@ -91,6 +101,25 @@ class DatasetInfo(Config):
     @classmethod
     def _without_label_options(cls, value: Any) -> Any:
         return Protocol.upgraded(value) if isinstance(value, Mapping) else value
+
+    @pydantic.model_validator(mode="before")
+    @classmethod
+    def _of_format_1(cls, values: Any) -> Any:
+        """The committee, from the keys under which format 1 has it."""
+        if not isinstance(values, Mapping) or values.get("format", 2) != 1:
+            return values
+        kept = {key: value for key, value in values.items() if key not in _FORMAT_1}
+        first = {"architecture": values.get("teacher"), "weights_sha256": values.get("teacher_sha256")}
+        first["accuracy"] = values.get("teacher_accuracy")
+        others = [
+            {"architecture": name, "weights_sha256": "", "accuracy": None}
+            for name in values.get("further_teachers", ())
+        ]
+        labels = values.get("labels")
+        if isinstance(labels, Mapping) and isinstance(former := labels.get("voices"), Mapping):
+            labels = {key: value for key, value in labels.items() if key != "voices"}
+            labels["committee"] = committee_of_voices(former)
+        return kept | {"format": 2, "teachers": [first, *others], "labels": labels}
 
 
 def write_info(folder: Path, info: DatasetInfo) -> None:
@@ -116,9 +145,12 @@ class Distilled(torch.utils.data.Dataset[tuple[UInt8[Tensor, "3 height width"], 
     """
 
     def __init__(
-        self, folder: Path | str, teacher: torch.nn.Module | None = None, factories: Collection[str] = ()
+        self,
+        folder: Path | str,
+        teacher: torch.nn.Module | Sequence[torch.nn.Module] | None = None,
+        factories: Collection[str] = (),
     ) -> None:
-        """Open a ``distilled`` folder. ``teacher`` is only needed where the teacher was a module of the caller's.
+        """Open a ``distilled`` folder. ``teacher`` is only needed where the teachers were modules of the caller's.
 
         ``factories`` names the code outside attar (package.module:factory) by which teachers of on-line labels may be
         built; a set that names any other is refused. Raises AttarError when the set is incomplete, damaged, or its
@@ -135,7 +167,7 @@ class Distilled(torch.utils.data.Dataset[tuple[UInt8[Tensor, "3 height width"], 
         self._check_images()
         self.stored: LabelStore | None = None
         """The labels, where they are stored."""
-        self._module, self._factories = teacher, factories
+        self._modules, self._factories = modules_of(teacher), factories
         self._placed: tuple[torch.device, UInt8[Tensor, "image 3 height width"]] | None = None
         if self.info.labels.mode == "stored":
             self.stored = self._opened_labels()
@@ -170,12 +202,12 @@ class Distilled(torch.utils.data.Dataset[tuple[UInt8[Tensor, "3 height width"], 
         return opened
 
     @cached_property
-    def _labeller(self) -> Labeller:
+    def _committee(self) -> Committee:
         """The teachers of online labels, loaded when they are first asked."""
         info = self.info
         files = sealed.below(info.files, "teacher")
-        voices, count = info.labels.voices, 1 + len(info.further_teachers)
-        return labeller.load(self.folder / "teacher", voices, count, self._module, self._factories, files)
+        choice, count = info.labels.committee, len(info.teachers)
+        return committees.load(self.folder / "teacher", choice, count, self._modules, self._factories, files)
 
     def __len__(self) -> int:
         return len(self.images)
@@ -217,8 +249,8 @@ class Distilled(torch.utils.data.Dataset[tuple[UInt8[Tensor, "3 height width"], 
 
     def _split(self, order: Tensor, batch_size: int) -> Sequence[Tensor]:
         labels = self.info.labels
-        if labels.mode == "online" and labels.voices.batchnorm == "train":  # a single image would get no label
-            return labeller.batches(order, batch_size)
+        if labels.mode == "online" and labels.committee.batchnorm == "train":  # a single image would get no label
+            return committees.batches(order, batch_size)
         return order.split(batch_size)
 
     def loss(self, logits: Float[Tensor, "batch class"], targets: Targets) -> Float[Tensor, ""]:
@@ -233,16 +265,20 @@ class Distilled(torch.utils.data.Dataset[tuple[UInt8[Tensor, "3 height width"], 
         return replay.draw(len(self), size, choice.views, choice.mix, stream, order, self.info.storage)
 
     def _ask(self, shown: Tensor) -> Float[Tensor, "batch class"]:
-        self._labeller.to(shown.device)
-        return self._labeller.logits(shown)
+        self._committee.to(shown.device)
+        return self._committee.logits(shown)
 
 
-def load(folder: Path | str, teacher: torch.nn.Module | None = None, factories: Collection[str] = ()) -> Distilled:
+def load(
+    folder: Path | str,
+    teacher: torch.nn.Module | Sequence[torch.nn.Module] | None = None,
+    factories: Collection[str] = (),
+) -> Distilled:
     """Open a distilled dataset: a folder, or ``hf:ORG/NAME`` on the Hugging Face Hub.
 
     Nothing in it is run. Where its labels are made on line by a network that is code outside attar, name that in
-    ``factories`` if you trust it (``["package.module:factory"]``), or give the network as ``teacher``; its weights are
-    those of the set.
+    ``factories`` if you trust it (``["package.module:factory"]``), or give the network as ``teacher``, a list of
+    networks for a committee; the weights are those of the set.
     """
     if isinstance(folder, str) and folder.startswith("hf:"):
         import huggingface_hub

@@ -13,11 +13,11 @@ from attar.core.errors import AttarError
 from attar.core.former import former
 from attar.core.log import Advance, Log
 from attar.core.spent import Clock, Spent
-from attar.models import build, record
-from attar.models import teacher as teachers
+from attar.models import build
+from attar.models.choices import CommitteeChoice
 from attar.ops.metrics import measure
 from attar.ops.pixels import Normalisation
-from attar.stages import agreement, scores, squeeze
+from attar.stages import agreement, members, scores, squeeze
 from attar.stages.choices import Evaluate, Squeeze
 from attar.stages.distilled import INFO, Distilled, read_info
 from attar.stages.folder import StageFolder, total
@@ -31,7 +31,7 @@ from attar.training.loop import FinishedEpoch, all_finite, fit
 
 _BATCH = 256
 TEACHER = "the teacher"
-"""Stands for the protocol where the teacher itself is shown."""
+"""Stands for the protocol where the teacher itself, or the committee that labels, is shown."""
 
 
 def shared_folder(config: Evaluate) -> Path | None:
@@ -64,7 +64,7 @@ def run(space: Workspace, config: Evaluate, squeezing: Squeeze, sets: Mapping[Ro
 
     @functools.lru_cache(maxsize=1)  # rows of one set follow one another, and a large set fills the device
     def opened(folder: Path) -> Distilled:
-        return Distilled(folder, space.module, space.factories)
+        return Distilled(folder, space.modules, space.factories)
 
     def train(job: ScoreFile, advance: Advance) -> dict[str, Any]:
         if _shows_teacher(config, job.row):
@@ -160,12 +160,19 @@ def _shows_teacher(config: Evaluate, row: Row) -> bool:
 
 
 def _teacher_job(space: Workspace, row: Row, folder: Path) -> ScoreFile:
-    path = space.out / "squeeze" / teachers.RECORD
-    weights = Run(space.out).teachers[0].weights_sha256
+    committee = _committee_of_labels(space)
+    answers_sha256 = members.answers_sha256(space, committee)
     now, before = (
-        digest([scores.told(space, say), space.real.fingerprint, weights]) for say in (Config.identity, former)
+        digest([scores.told(space, say), space.real.fingerprint, answers_sha256]) for say in (Config.identity, former)
     )
-    return ScoreFile(row, record.parse(path.read_bytes(), path).architecture, 0, now, folder, before)
+    return ScoreFile(row, members.architecture(space, committee), 0, now, folder, before)
+
+
+def _committee_of_labels(space: Workspace) -> CommitteeChoice:
+    """The committee that labelled the distilled set, with BatchNorm's running statistics; without one all teachers."""
+    path = space.out / "distilled"
+    choice = read_info(path).labels.committee if (path / INFO).is_file() else CommitteeChoice()
+    return choice.changed(batchnorm="eval")
 
 
 def _num_steps(space: Workspace, config: Evaluate, squeezing: Squeeze, small: SmallSet | None, job: ScoreFile) -> int:
@@ -288,42 +295,42 @@ def _predictor(network: nn.Module, normalisation: Normalisation) -> Callable[[An
 
 
 def _rate_teacher(space: Workspace, job: ScoreFile) -> dict[str, Any]:
-    made = Run(space.out).teachers[0]
-    teacher = squeeze.own_teacher(space)
-    teacher.module.to(space.device.device)
-    found = measure(teacher.logits, space.val.plain(_BATCH, space.device.device))
+    choice = _committee_of_labels(space)
+    found = measure(members.committee(space, choice).logits, space.val.plain(_BATCH, space.device.device))
     if found.num_broken:
         raise AttarError(
             f"The teacher's logits of {found.num_broken} of {space.val.num_images} validation images are not numbers "
             f"(NaN); delete the folder {space.out / 'squeeze'} to make another one."
         )
-    job.save(found, made.spent, made.device, [])
+    made = [members.made(space, index) for index in members.of_labels(space, choice)]
+    job.save(found, total(one.spent for one in made), ", ".join(dict.fromkeys(one.device for one in made)), [])
     return {"row": str(job.row), "student": job.student, "seed": 0, "top1": found.top1, "diverged": False}
 
 
 def _agreements(space: Workspace, sets: Mapping[Row, SmallSet], out: Path, log: Log) -> dict[str, float]:
-    """Part of each kind of images that the teacher recognises, measured once; warns about the distilled ones.
+    """Part of each kind of images that the teachers recognise, measured once; warns about the distilled ones.
 
-    Images that were brought from elsewhere may have no teacher here to ask.
+    The committee that labels is asked. Imported images may have no teacher here to ask.
     """
     found: dict[str, float] = {}
     if not ranks.is_first() or not sets or not Run(space.out).is_done("squeeze"):
         return found
-    weights = Run(space.out).teachers[0].weights_sha256
-    teacher = None
+    choice = _committee_of_labels(space)
+    answers_sha256 = members.answers_sha256(space, choice)
     for row, small in sets.items():
         if row.images in found:
             continue
         info = read_info(small.folder)
         images_sha256, storage = info.images_sha256, info.storage
-        identity = digest([images_sha256, weights])
+        identity = digest([images_sha256, answers_sha256])
         path = out / "agreement" / f"{identity[:16]}.json"
         known = agreement.read(path, identity, len(space.real.classes), log)
         if known is None:
-            teacher = teacher or squeeze.own_teacher(space)
             stored = mapped.read(small.folder / "data", images_sha256, INFO)
-            device = space.device.device
-            known = agreement.teacher_agreement(stored.images, stored.labels, teacher, device, storage=storage)
+            committee = members.committee(space, choice)
+            known = agreement.teacher_agreement(
+                stored.images, stored.labels, committee, space.device.device, storage=storage
+            )
             agreement.write(path, identity, known)
         found[row.images] = known.fraction
         if row.images == DISTILLED.images and (text := agreement.warning(known, space.real.classes, space.real.titles)):

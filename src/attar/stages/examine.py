@@ -1,4 +1,4 @@
-"""A teacher from elsewhere on real validation images: what would waste hours if nobody looked."""
+"""Check a teacher on real validation images before hours are spent with it."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
@@ -16,7 +16,7 @@ from attar.ops.pixels import Normalisation, from_bytes
 from attar.stages.workspace import Workspace
 
 SAMPLE = 512
-"""Images that a further teacher is shown; the run's own is shown all."""
+"""Images on which a verifier is checked; teachers are checked on all."""
 _TRIED = 256
 """Images on which other normalisations are tried."""
 _OTHERS = (
@@ -29,8 +29,8 @@ _SHOWN = 12
 """Classes named in a sentence about their order."""
 
 
-class _Watch:
-    """A teacher's logits, looked at as they pass: numbers, probabilities, predictions."""
+class _Answers:
+    """Asks a teacher and records its predictions; refuses NaN, and notices probabilities."""
 
     def __init__(self, teacher: Teacher) -> None:
         self._teacher = teacher
@@ -52,12 +52,12 @@ class _Watch:
         return logits
 
     def seen(self, batches: Iterable[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
-        """The same batches, whose labels are noted: unreadable images may be left out of them."""
+        """The same batches; records their labels, for unreadable images may have been left out."""
         for images, labels in batches:
             self.labels.append(labels.cpu())
             yield images, labels
 
-    def judge(self, space: Workspace) -> None:
+    def check(self, space: Workspace) -> None:
         """Refuse probabilities; warn of outputs that may be the result of a sigmoid."""
         name = self._teacher.architecture
         if self._sums:
@@ -69,32 +69,31 @@ class _Watch:
             )
 
 
-def rate(space: Workspace, teacher: Teacher, order_told: bool, normalisation_told: bool) -> tuple[float, float]:
+def rate(space: Workspace, teacher: Teacher, order_known: bool, normalisation_known: bool) -> tuple[float, float]:
     """Top-1 and top-5 accuracy of a teacher, on the device, on all real validation images.
 
-    ``order_told`` says that the order of its outputs is known, ``normalisation_told`` the same of its input's
-    normalisation; what is not known is tested. Raises AttarError on a teacher that answers with NaN or probabilities,
-    or whose outputs are in another order than the data's classes.
+    What is not known of it, the order of its outputs or its input's normalisation, is tested. Raises AttarError on a
+    teacher that answers with NaN or probabilities, or whose outputs are in another order than the data's classes.
     """
-    watch = _Watch(teacher)
-    accuracy = teachers.accuracy(watch, watch.seen(space.val.plain(256, space.device.device)))
-    watch.judge(space)
-    if not order_told:
-        _refuse_another_order(space, teacher, torch.cat(watch.predicted), torch.cat(watch.labels))
-    if not normalisation_told:
-        _tell_better_normalisation(space, teacher)
+    asked = _Answers(teacher)
+    accuracy = teachers.accuracy(asked, asked.seen(space.val.plain(256, space.device.device)))
+    asked.check(space)
+    if not order_known:
+        _refuse_another_order(space, teacher, torch.cat(asked.predicted), torch.cat(asked.labels))
+    if not normalisation_known:
+        _warn_of_normalisation(space, teacher)
     return accuracy
 
 
 def glance(space: Workspace, teacher: Teacher) -> None:
-    """The same refusals for a further teacher whose outputs' order is not told, by some of the images."""
+    """Refuse a verifier as ``rate`` refuses a teacher whose outputs' order is not known, by some of the images."""
     rows = _spread(space, SAMPLE)
-    watch = _Watch(teacher)
+    asked = _Answers(teacher)
     with torch.no_grad():
         for start in range(0, len(rows), 256):
-            watch(from_bytes(space.val.take(rows[start : start + 256])).to(space.device.device))
-    watch.judge(space)
-    _refuse_another_order(space, teacher, torch.cat(watch.predicted), torch.as_tensor(space.val.labels[rows]))
+            asked(from_bytes(space.val.take(rows[start : start + 256])).to(space.device.device))
+    asked.check(space)
+    _refuse_another_order(space, teacher, torch.cat(asked.predicted), torch.as_tensor(space.val.labels[rows]))
 
 
 def _refuse_another_order(space: Workspace, teacher: Teacher, predicted: Tensor, labels: Tensor) -> None:
@@ -113,7 +112,7 @@ def _refuse_another_order(space: Workspace, teacher: Teacher, predicted: Tensor,
     )
 
 
-def _tell_better_normalisation(space: Workspace, teacher: Teacher) -> None:
+def _warn_of_normalisation(space: Workspace, teacher: Teacher) -> None:
     rows = _spread(space, _TRIED)
     images = from_bytes(space.val.take(rows)).to(space.device.device)
     labels = torch.tensor([int(space.val.labels[row]) for row in rows], device=images.device)
@@ -136,6 +135,6 @@ def _tell_better_normalisation(space: Workspace, teacher: Teacher) -> None:
 
 
 def _spread(space: Workspace, most: int) -> list[int]:
-    """At most so many rows of the validation images, evenly spread."""
+    """Rows of at most this many validation images, evenly spread."""
     count = space.val.num_images
     return [index * count // min(most, count) for index in range(min(most, count))]

@@ -27,12 +27,14 @@ FEED = "feed"
 _PLAINLY = {
     "data": "other real data than those there are now",
     "teacher": "another teacher than the one there is now",
-    "teachers": "other teachers than those named now",
+    "committee": "another committee of teachers than the one there is now",
     "images": "other images than those there are now",
     "labels": "other imported labels than those there are now",
     SOURCE: "an earlier state of your source code",
 }
 """What a stage was made from, where one of its parents has changed."""
+_ALSO_WITHOUT = {"committee"}
+"""Parents whose absence now is a change too."""
 _PACKAGES = ("attar", "torchvision", "timm", "numpy", "pillow", "pyarrow", "safetensors")
 
 
@@ -148,7 +150,7 @@ class StageFolder:
         parents = known.get("parents", {})
         return [
             name
-            for name, identity in self.parents.items()
+            for name, identity in (dict.fromkeys(_ALSO_WITHOUT & parents.keys()) | self.parents).items()
             if parents.get(name) != identity and (name in parents or name != SOURCE)
         ]
 

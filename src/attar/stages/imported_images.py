@@ -18,10 +18,9 @@ from attar.core.spent import Clock
 from attar.data import hub, layout
 from attar.data.picture import Unreadable
 from attar.data.source import Found, Split
-from attar.stages import recover
+from attar.stages import members, recover
 from attar.stages.folder import MANIFEST, StageFolder
-from attar.stages.run import IMPORTED, ImagesMade, images_in, teacher_in
-from attar.stages.squeeze import own_teacher
+from attar.stages.run import IMPORTED, ImagesMade, images_in
 from attar.stages.workspace import Workspace
 from attar.store import images as image_files
 from attar.synthesis.method import MethodConfig
@@ -59,7 +58,7 @@ def run(space: Workspace, source: str, config: MethodConfig, folder: Path | None
     cannot be relied on; or when the folder holds other images.
     """
     out = folder or space.out / "recover"
-    teacher_in(space.out / "squeeze")  # raises where there is none
+    members.made(space, 0)  # raises where there is none
     parents = {"data": space.real.fingerprint}
     if (out / MANIFEST).is_file() and not source.startswith(hub.PREFIX) and not Path(source).expanduser().exists():
         asked = images_in(out).settings
@@ -73,7 +72,7 @@ def run(space: Workspace, source: str, config: MethodConfig, folder: Path | None
     stage = StageFolder(out, "recover", request, parents, space.log.warn, lambda: image_files.files_of(out / "data"))
     if stage.finished() is not None:
         return images_in(out)
-    recover.check(own_teacher(space), space, "random", config)
+    recover.check(members.teacher(space, 0), space, "random", config)
     stage.begin()
     if ranks.is_first():
         clock = Clock()

@@ -5,7 +5,6 @@ from pathlib import Path
 
 from attar.core.errors import AttarError
 from attar.ops.choices import PLAIN, Storage
-from attar.stages import labeller as labellers
 from attar.stages.choices import Relabel
 from attar.stages.protocols import Protocol
 from attar.stages.run import labels_in
@@ -14,7 +13,6 @@ from attar.store import labels as label_files
 
 def check(config: Relabel, protocol: Protocol, size: int, num_classes: int) -> None:
     """Raise AttarError, before hours are spent, on labels that could not be made or not be trained on."""
-    labellers.check(config.voices, 1 + len(config.teachers))
     if size % config.views.patch_shuffle:
         raise AttarError(
             f"Images of {size} pixels do not divide into {config.views.patch_shuffle} patches a side; "
@@ -29,16 +27,11 @@ def check(config: Relabel, protocol: Protocol, size: int, num_classes: int) -> N
 
 
 def of_stored(folder: Path, config: Relabel) -> Relabel:
-    """The settings that the finished labels in ``folder`` were made with; where teachers lie is as in ``config``.
+    """The settings that the finished labels in ``folder`` were made with; paths are those of ``config``.
 
-    Raises AttarError when there are more or fewer teachers than there were.
+    Raises AttarError when one of both imports labels and the other does not.
     """
     made = labels_in(folder).settings
-    if made["teachers"] != len(config.teachers):
-        raise AttarError(
-            f"The labels in {folder} are of {made['teachers']} teachers beside the run's own and --relabel.teachers "
-            f"names {len(config.teachers)}; name those."
-        )
     if made["imported"] != bool(config.imported):
         known = "published ones" if made["imported"] else "a teacher's"
         raise AttarError(f"The labels in {folder} are {known}; give --relabel.imported as it was when they were made.")

@@ -52,7 +52,7 @@ class ProtocolLabels(Config):
             "views": self.views.plain(),
             "mix": self.mix.plain(),
             "codec": {"temperature": self.temperature},
-            "voices": {"batchnorm": self.batchnorm, "batchnorm_batch": self.batchnorm_batch},
+            "committee": {"batchnorm": self.batchnorm, "batchnorm_batch": self.batchnorm_batch},
         }
 
 

@@ -22,12 +22,11 @@ from attar.core.randomness import generator
 from attar.models import build
 from attar.models.teacher import Teacher
 from attar.ops.pixels import grid
-from attar.stages.brought import named_teacher
+from attar.stages import members
 from attar.stages.folder import SOURCE, StageFolder, logged, manifest_of
+from attar.stages.imported import named_teacher
 from attar.stages.methods import method_named
 from attar.stages.recorder import Recorder
-from attar.stages.run import Run
-from attar.stages.squeeze import own_teacher
 from attar.stages.unit_checkpoint import FOLDER as CHECKPOINTS
 from attar.stages.unit_checkpoint import UnitCheckpoint
 from attar.stages.workspace import Workspace
@@ -49,9 +48,10 @@ def run(space: Workspace, method: str, config: MethodConfig, folder: Path | None
     """
     out = folder or space.out / "recover"
     module = method_named(method)
+    asked = config.members_of(space.num_teachers)
     device = space.device_of(out)
     request = space.request(method=method, recover=config, precision=device.precision)
-    parents = {"teacher": Run(space.out).teachers[0].weights_sha256, "data": space.real.fingerprint}
+    parents = members.parents(space, asked) | {"data": space.real.fingerprint}
     if "." in method:
         parents[SOURCE] = plugin.source_sha256(method)
     todo = planned(len(space.real.classes), config)
@@ -59,11 +59,12 @@ def run(space: Workspace, method: str, config: MethodConfig, folder: Path | None
     finished = stage.finished()
     if finished is not None:
         return finished
-    teacher = own_teacher(space)
-    check(teacher, space, method, config)
+    found = [members.teacher(space, index) for index in asked]
+    for index, teacher in zip(asked, found, strict=True):
+        check(teacher, space, method, config, f"Teacher {index}" if space.num_teachers > 1 else "The teacher")
     stage.begin()
     log = space.log.beside(out)
-    _make_units(space, device, module, config, teacher, todo, stage, log)
+    _make_units(space, device, module, config, found, todo, stage, log)
     if ranks.is_first():
         shutil.rmtree(out / CHECKPOINTS, ignore_errors=True)  # of units killed between their files and this
         result = _assemble(config, space.real.classes, todo, stage)
@@ -90,31 +91,31 @@ def unit_shape(unit: Unit, size: int, num_teachers: int) -> UnitShape:
     return UnitShape(len(unit.classes), unit.num_slots, size, num_teachers)
 
 
-def check(teacher: Teacher, space: Workspace, method: str, config: MethodConfig) -> None:
-    """Refuse, in a sentence, a teacher on which hours of recovering would be wasted."""
+def check(teacher: Teacher, space: Workspace, method: str, config: MethodConfig, name: str = "The teacher") -> None:
+    """Refuse, in a sentence that calls it ``name``, a teacher on which hours of recovering would be wasted."""
     chance = 1 / len(space.real.classes)
     if teacher.classes != space.real.classes and not config.accept_other_classes:
         first = next((name for name in teacher.classes if name not in space.real.classes), teacher.classes[0])
         raise AttarError(
-            f"The teacher knows other classes than the data ({len(teacher.classes)} against "
+            f"{name} knows other classes than the data ({len(teacher.classes)} against "
             f"{len(space.real.classes)}; '{first}' is the first that differs); squeeze a teacher on these data, or "
             f"insist with --recover.accept-other-classes True."
         )
     if len(teacher.classes) != len(space.real.classes):
         raise AttarError(
-            f"The teacher has {len(teacher.classes)} classes and the data {len(space.real.classes)}; "
+            f"{name} has {len(teacher.classes)} classes and the data {len(space.real.classes)}; "
             f"squeeze a teacher on these data."
         )
     if teacher.image_size != space.choice.size:
         raise AttarError(
-            f"The teacher was made for {teacher.image_size} pixels and the data are prepared at {space.choice.size}; "
+            f"{name} was made for {teacher.image_size} pixels and the data are prepared at {space.choice.size}; "
             f"use --data.size {teacher.image_size}, or squeeze again."
         )
     check_network(teacher.module, teacher.architecture, method, config.needs())
     rated = teacher.accuracy
     if rated is not None and (rated - chance) / (1 - chance) < WEAK and not config.accept_weak_teacher:
         raise AttarError(
-            f"The teacher is right on {rated:.1%} of the real validation images, about chance ({chance:.1%}); "
+            f"{name} is right on {rated:.1%} of the real validation images, about chance ({chance:.1%}); "
             f"train it longer, check its class order, or insist with --recover.accept-weak-teacher True."
         )
 
@@ -161,16 +162,16 @@ def _make_units(
     device: Device,
     module: Any,
     config: MethodConfig,
-    teacher: Teacher,
+    found: Sequence[Teacher],
     todo: list[tuple[Unit, ...]],
     stage: StageFolder,
     log: Log,
 ) -> None:
     folder, warn = stage.path / "units", work.once(log.warn)
     folder.mkdir(parents=True, exist_ok=True)
-    teacher.module.to(device.device)
-    making = _Making(space, device, module, config, network_of(teacher, device, log), todo, stage, log)
-    iterations = num_iterations(config.cost(unit_shape(todo[0][0], space.choice.size, 1)))
+    networks = tuple(network_of(teacher, device, log) for teacher in found)
+    making = _Making(space, device, module, config, networks, todo, stage, log)
+    iterations = num_iterations(config.cost(unit_shape(todo[0][0], space.choice.size, len(networks))))
     jobs = [
         work.Job(
             name=group[0].name,
@@ -195,16 +196,16 @@ class _Making:
         device: Device,
         module: Any,
         config: MethodConfig,
-        network: Network,
+        networks: tuple[Network, ...],
         todo: list[tuple[Unit, ...]],
         stage: StageFolder,
         log: Log,
     ) -> None:
         self._space, self._device, self._module, self._config = space, device, module, config
-        self._network, self._stage, self._log = network, stage, log
+        self._networks, self._stage, self._log = networks, stage, log
         self._first, self._alike = todo[0][0], Counter(map(_shape, todo))
         self._most = config.parallel_units
-        self._iterations = num_iterations(config.cost(unit_shape(self._first, space.choice.size, 1)))
+        self._iterations = num_iterations(config.cost(unit_shape(self._first, space.choice.size, len(networks))))
         self._real = RealByClass(space) if config.needs().real_images else None
 
     @functools.cached_property
@@ -258,7 +259,7 @@ class _Making:
             labels=labels,
             slots=torch.tensor([slot for unit in group for slot in unit.slots]),
             size=(self._space.choice.size, self._space.choice.size),
-            teachers=(self._network,),
+            teachers=self._networks,
             device=self._device.device,
             streams=lambda *names: tuple(generator(seed, "recover", unit.name, *names) for unit in group),
             shared_stream=lambda *names: generator(seed, "recover", *names),

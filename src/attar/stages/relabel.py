@@ -1,34 +1,31 @@
-"""Relabel: the teacher's answer to every view of every image, and the finished artefact around it."""
+"""Relabel: the committee's answer to every view of every image, and the finished artefact around it."""
 
 import functools
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from attar.core import memory, ranks, work
-from attar.core.config import digest
 from attar.core.errors import AttarError
 from attar.core.log import Advance, readable_bytes
-from attar.models.teacher import Teacher
+from attar.models import committee as committees
+from attar.models.committee import Committee
 from attar.ops import replay
 from attar.ops.choices import Storage
 from attar.ops.codec import Gathered
-from attar.stages import labeller as labellers
-from attar.stages.brought import named_teacher
-from attar.stages.distilled import INFO, DatasetInfo, LabelInfo, write_info
+from attar.stages import members
+from attar.stages.distilled import INFO, DatasetInfo, LabelInfo, TeacherInfo, write_info
 from attar.stages.folder import MANIFEST, StageFolder, logged, manifest_of
 from attar.stages.label_choice import Relabel, refuse_full_disk
-from attar.stages.labeller import Labeller
 from attar.stages.protocols import Protocol
 from attar.stages.published_labels import PublishedLabels
-from attar.stages.run import ImagesMade, Run, images_in, labels_in
-from attar.stages.squeeze import own_teacher
+from attar.stages.run import ImagesMade, images_in, labels_in
 from attar.stages.workspace import Workspace
-from attar.store import atomic, fkd, mapped, sealed, weights
+from attar.store import atomic, fkd, mapped, sealed
 from attar.store import images as image_files
 from attar.store import labels as label_files
 from attar.store.images import ImageSet
@@ -50,19 +47,18 @@ def run(
     """
     recovered, out = recovered or space.out / "recover", folder or space.out / "distilled"
     made = images_in(recovered)
-    others = further_teachers(space, config)
-    parents = {"teacher": Run(space.out).teachers[0].weights_sha256, "images": made.images_sha256}
+    config = config.changed(committee=members.resolved(space.num_teachers, config.committee))
+    asked = members.of_labels(space, config.committee)
+    parents = members.parents(space, asked) | {"images": made.images_sha256}
     if config.imported:
         parents["labels"] = _listed(space, Path(config.imported).expanduser(), out)
-    if others:
-        parents["teachers"] = voices_sha256(parents["teacher"], others)
     request = space.request(relabel=config)
     stage = StageFolder(out, "relabel", request, parents, space.log.warn, lambda: _expected(config, out))
     finished = stage.finished()
     if finished is not None:
         return finished
-    own = own_teacher(space)
-    labeller = Labeller(config.voices, (own, *others), space.device.device)
+    committee = members.committee(space, config.committee)
+    _refuse_other_classes(space, asked, committee, made.settings)
     images = mapped.read(recovered / "data", parents["images"], "the manifest of recover")
     sealed.check_all(recovered / "data", made.listed("data"))
     published = None
@@ -80,7 +76,7 @@ def run(
         _tell_size(space, header, out)
     stage.begin()
     if config.mode == "stored":
-        asking = _asking(space, config, header, labeller, images)
+        asking = _asking(space, config, header, committee, images)
         _label(space, header, asking if published is None else _reading(published, header), out)
     if ranks.is_first():
         if out.is_relative_to(space.out):  # in a shared folder another run may be writing
@@ -89,13 +85,13 @@ def run(
         if config.mode == "stored":
             label_files.write_header(out / "labels", header)
         else:
-            labeller.save(out / "teacher")
+            committee.save(out / "teacher")
         stored = config.mode == "stored"
         label_bytes = label_files.num_bytes(out / "labels", header) if stored else _folder_bytes(out / "teacher")
         image_bytes = image_files.num_bytes(out / "data")
         files = _files(out, header if stored else None)
         known = sealed.entries(out, files)
-        info = _info(space, config, protocol, labeller.teachers, images, made, parents, (image_bytes, label_bytes))
+        info = _info(space, config, protocol, committee, images, made, parents, (image_bytes, label_bytes))
         write_info(out, info.changed(files=known, storage=storage))
         result = {"image_bytes": image_bytes, "label_bytes": label_bytes, "num_images": len(images.images)}
         files.append(out / INFO)
@@ -114,26 +110,29 @@ def _listed(space: Workspace, folder: Path, out: Path) -> str:
     return fkd.listed(folder)
 
 
-def further_teachers(space: Workspace, config: Relabel) -> tuple[Teacher, ...]:
-    """Those that label beside the run's own; raises AttarError when one is not there, or knows other classes."""
-    return tuple(named_teacher(space, name, "teacher") for name in config.teachers)
+def _refuse_other_classes(
+    space: Workspace, asked: Sequence[int], committee: Committee, recovering: Mapping[str, Any]
+) -> None:
+    """Refuse teachers of other classes than the data's; recover has checked those that made the images."""
+    checked = recovering.get("members") or (0,)
+    for index, teacher in zip(asked, committee.members, strict=True):
+        if index not in checked and teacher.classes != space.real.classes:
+            first = next((name for name in teacher.classes if name not in space.real.classes), teacher.classes[0])
+            raise AttarError(
+                f"Teacher {index} ({teacher.architecture}) knows other classes than the data ('{first}' is the first "
+                f"that differs); leave it out of --relabel.committee.members, or import a teacher of these classes."
+            )
 
 
-def voices_sha256(own_sha256: str, others: tuple[Teacher, ...]) -> str:
-    """What several teachers are known by: their weights, wherever these lie."""
-    return digest([own_sha256, *(weights.tensors_sha256(one.module.state_dict()) for one in others)])
-
-
-def check_sources(space: Workspace, config: Relabel) -> None:
-    """Raise AttarError, before hours are spent, when a further teacher or the labels of others are not there."""
-    further_teachers(space, config)
+def check_sources(config: Relabel) -> None:
+    """Raise AttarError, before hours are spent, when the labels to import are not there."""
     if config.imported:
         fkd.listed(Path(config.imported).expanduser())
 
 
 def label_epoch(
     images: ImageSet,
-    labeller: Labeller,
+    committee: Committee,
     header: Header,
     stream: torch.Generator,
     batch_size: int,
@@ -141,7 +140,7 @@ def label_epoch(
     device: torch.device | None = None,
     after_batch: Callable[[int], None] = lambda _: None,
 ) -> EpochLabels:
-    """Draw one epoch's views and ask the teachers about them, on their ``device``, by default that of the images.
+    """Draw one epoch's views and ask the committee about them, on its ``device``, by default that of the images.
 
     ``after_batch`` is told how many images each batch had. Raises AttarError when an answer is not a finite number.
     """
@@ -149,13 +148,13 @@ def label_epoch(
     order = replay.published_order(images.labels, images.slots, epoch) if header.mix.shared_by else None
     records = replay.draw(header.num_images, size, header.views, header.mix, stream, order, header.storage)
     asked = torch.arange(header.num_images)
-    if labeller.by_batch:  # whoever shares a batch is part of the result, and classes must be mixed in it
+    if committee.by_batch:  # which images share a batch is part of the result, and classes must be mixed in it
         asked = torch.randperm(header.num_images, generator=stream)
-        batch_size = max(1, batch_size // labeller.batch) * labeller.batch
+        batch_size = max(1, batch_size // committee.batch) * committee.batch
     answers, shown = Gathered(header.num_images, header.codec), replay.ShownEpoch(images.images, records, device)
     with torch.inference_mode():
-        for index in labellers.batches(asked, batch_size):
-            answers.put(index, labeller.logits(shown.show(index)))
+        for index in committees.batches(asked, batch_size):
+            answers.put(index, committee.logits(shown.show(index)))
             after_batch(len(index))
     if not all(bool(part.isfinite().all()) for part in answers.parts.values() if part.is_floating_point()):
         raise AttarError(
@@ -181,9 +180,9 @@ def _as_published(config: Relabel, published: PublishedLabels) -> Relabel:
 
 
 def _asking(
-    space: Workspace, config: Relabel, header: Header, labeller: Labeller, images: ImageSet
+    space: Workspace, config: Relabel, header: Header, committee: Committee, images: ImageSet
 ) -> Callable[[int, Advance], EpochLabels]:
-    """The teachers' answers, epoch by epoch; an epoch is one step."""
+    """The committee's answers, epoch by epoch; an epoch is one step."""
     device = space.device.device
     near = ImageSet(mapped.placed(images.images, device), images.labels, images.slots)
 
@@ -191,7 +190,7 @@ def _asking(
         stream = space.stream("relabel", "epoch", epoch)
         return label_epoch(
             near,
-            labeller,
+            committee,
             header,
             stream,
             config.batch_size,
@@ -275,7 +274,7 @@ def _header(space: Workspace, config: Relabel, images: ImageSet, parents: dict[s
         width=width,
         views=config.views,
         mix=config.mix,
-        teacher=parents.get("labels") or parents.get("teachers") or parents["teacher"],
+        teacher=parents.get("labels") or parents.get("committee") or parents["teacher"],
         storage=storage,
     )
 
@@ -295,13 +294,14 @@ def _info(
     space: Workspace,
     config: Relabel,
     protocol: Protocol,
-    found: tuple[Teacher, ...],
+    committee: Committee,
     images: ImageSet,
     made: ImagesMade,
     parents: dict[str, str],
     num_bytes: tuple[int, int],
 ) -> DatasetInfo:
-    real = space.real
+    real, first = space.real, committee.members[0]
+    known = members.weights_sha256(space, members.of_labels(space, config.committee))
     return DatasetInfo(
         name=space.choice.source,
         source=real.name,
@@ -313,20 +313,20 @@ def _info(
         num_images=len(images.images),
         ipc=len(images.images) // len(real.classes),
         size=space.choice.size,
-        mean=found[0].normalisation.mean,
-        std=found[0].normalisation.std,
+        mean=first.normalisation.mean,
+        std=first.normalisation.std,
         images_sha256=parents["images"],
-        teacher_sha256=parents["teacher"],
-        teacher=found[0].architecture,
-        further_teachers=tuple(teacher.architecture for teacher in found[1:]),
-        teacher_accuracy=found[0].accuracy,
+        teachers=tuple(
+            TeacherInfo(architecture=one.architecture, weights_sha256=sha256, accuracy=one.accuracy)
+            for one, sha256 in zip(committee.members, known, strict=True)
+        ),
         seed=space.seed,
         labels=LabelInfo(
             mode=config.mode,
             epochs=config.epochs,
             views=config.views,
             mix=config.mix,
-            voices=config.voices,
+            committee=config.committee,
             imported=bool(config.imported),
         ),
         protocol=protocol,

@@ -17,7 +17,7 @@ from attar.core.errors import AttarError
 from attar.core.spent import Spent
 from attar.models.choices import Stem
 from attar.ops.choices import Storage
-from attar.stages.folder import MANIFEST, identity_of, listed, manifest_of
+from attar.stages.folder import MANIFEST, identity_of, listed, manifest_of, total
 from attar.stages.rows import Row
 from attar.store import sealed
 
@@ -244,13 +244,15 @@ class Run:
     path: Path
 
     def is_done(self, stage: Stage) -> bool:
-        """Whether a stage is finished."""
-        return is_finished(self.path / FOLDERS[stage])
+        """Whether a stage is finished; squeeze with its first teacher."""
+        folder = self.path / FOLDERS[stage]
+        return bool(teacher_folders(folder)) if stage == "squeeze" else is_finished(folder)
 
     @property
     def teachers(self) -> tuple[TeacherMade, ...]:
-        """The teachers, the first one first."""
-        return (teacher_in(self.path / FOLDERS["squeeze"]),)
+        """The teachers that are finished, by their numbers; raises AttarError where none is."""
+        squeeze = self.path / FOLDERS["squeeze"]
+        return tuple(map(teacher_in, teacher_folders(squeeze) or [squeeze]))
 
     @property
     def images(self) -> ImagesMade:
@@ -313,16 +315,25 @@ class Run:
         return found
 
     def spent(self) -> dict[str, Spent]:
-        """What the stages took, as far as they are done; evaluate is all its students."""
-        return {made.stage: made.spent for made in (_read(Manifest, folder, "run") for folder in self._done())}
+        """What the stages took, as far as they are done; squeeze is all teachers, evaluate all its students."""
+        found = dict[str, list[Spent]]()
+        for made in (_read(Manifest, folder, "run") for folder in self._done().values()):
+            found.setdefault(made.stage, []).append(made.spent)
+        return {stage: total(parts) for stage, parts in found.items()}
 
     def plain(self) -> dict[str, dict[str, Any]]:
-        """The manifests of the stages that are done, as they are, without their lists of files."""
-        found = [manifest_of(folder, "run") for folder in self._done()]
-        return {made["stage"]: {key: value for key, value in made.items() if key != "files"} for made in found}
+        """The manifests of the stages that are done, as they are, without their lists of files.
 
-    def _done(self) -> list[Path]:
-        return [self.path / folder for folder in FOLDERS.values() if is_finished(self.path / folder)]
+        Of several teachers the first is 'squeeze', the others are 'squeeze/1', 'squeeze/2' and so on.
+        """
+        found = {name: manifest_of(folder, "run") for name, folder in self._done().items()}
+        return {name: {key: value for key, value in made.items() if key != "files"} for name, made in found.items()}
+
+    def _done(self) -> dict[str, Path]:
+        teachers = enumerate(teacher_folders(self.path / FOLDERS["squeeze"]))
+        found = {f"squeeze/{place}" if place else "squeeze": folder for place, folder in teachers}
+        others = {stage: self.path / FOLDERS[stage] for stage in ("recover", "relabel", "evaluate")}
+        return found | {stage: folder for stage, folder in others.items() if is_finished(folder)}
 
     def _result(self) -> tuple[Path, dict[str, Any]]:
         folder = self.path / FOLDERS["evaluate"]
@@ -332,6 +343,21 @@ class Run:
 def is_finished(folder: Path) -> bool:
     """Whether a stage has finished its work in this folder."""
     return (folder / MANIFEST).is_file()
+
+
+def teacher_folders(squeeze: Path) -> list[Path]:
+    """The folders of all finished teachers in a ``squeeze`` folder, by their numbers.
+
+    A single teacher lies in ``squeeze`` itself, and so may the first of several.
+    """
+    flat = [squeeze] if is_finished(squeeze) else []
+    return flat + [folder for folder in numbered(squeeze) if is_finished(folder) and not (flat and folder.name == "0")]
+
+
+def numbered(squeeze: Path) -> list[Path]:
+    """The folders in ``squeeze`` that are named by a number, by their numbers."""
+    found = [path for path in squeeze.glob("*") if path.name.isdecimal() and path.is_dir()]
+    return sorted(found, key=lambda path: int(path.name))
 
 
 def teacher_in(folder: Path) -> TeacherMade:

@@ -16,14 +16,14 @@ from attar.core.errors import AttarError
 from attar.core.former import former
 from attar.core.spent import Spent
 from attar.models import build
+from attar.models.choices import CommitteeChoice
 from attar.ops.choices import MixChoice
 from attar.ops.metrics import Measured
 from attar.stages.distilled import DatasetInfo, LabelInfo, read_info
-from attar.stages.folder import FEED, MANIFEST
-from attar.stages.labeller import Voices
+from attar.stages.folder import FEED, MANIFEST, total
 from attar.stages.protocols import PROTOCOL_LABELS, Protocol
 from attar.stages.rows import Row, SmallSet
-from attar.stages.run import PER_CLASS, Fraction, LabelsMade, Seconds, first_fault, made_in
+from attar.stages.run import PER_CLASS, Fraction, LabelsMade, Seconds, first_fault, made_in, teacher_folders
 from attar.stages.squeeze import Squeeze
 from attar.stages.workspace import Workspace
 from attar.store import atomic, sealed
@@ -35,7 +35,7 @@ _NOT_TRAINING = {"name", "version", "learning_rates"}
 """Of a protocol: what it is called, and the rates of other students."""
 _SOFT_ONLY = {"loss", "temperature", "temperature_squared", "hard_weight", "hard_classes"}
 """Of a protocol: what alters nothing where classes are learnt."""
-_NOT_VIEWS = {"mode", "codec", "batch_size", "teachers", "voices"}
+_NOT_VIEWS = {"mode", "codec", "batch_size", "teachers", "voices", "committee"}
 """Of relabel: what alters logits and not what is shown."""
 
 
@@ -228,8 +228,8 @@ def _own_ways(protocol: Protocol, labels: LabelInfo) -> str:
     found, asked = list[str](), PROTOCOL_LABELS.get(protocol.name)
     if asked is not None:
         found += ["views"] * (labels.views != asked.views) + ["mixing"] * (_mix(labels.mix) != _mix(asked.mix))
-        voices = Voices(batchnorm=asked.batchnorm, batchnorm_batch=asked.batchnorm_batch)
-        found += ["BatchNorm"] * (protocol.loss != "hard" and _batchnorm(labels.voices) != _batchnorm(voices))
+        wanted = CommitteeChoice(batchnorm=asked.batchnorm, batchnorm_batch=asked.batchnorm_batch)
+        found += ["BatchNorm"] * (protocol.loss != "hard" and _batchnorm(labels.committee) != _batchnorm(wanted))
     found += [f"{labels.epochs} epochs"] * (labels.epochs < protocol.training.epochs)
     return ", ".join(found)
 
@@ -238,8 +238,8 @@ def _mix(mix: MixChoice) -> tuple[str, float | None]:
     return mix.kind, mix.alpha if mix.kind != "none" else None
 
 
-def _batchnorm(voices: Voices) -> tuple[str, int | None]:
-    return voices.batchnorm, voices.batchnorm_batch if voices.batchnorm == "train" else None
+def _batchnorm(choice: CommitteeChoice) -> tuple[str, int | None]:
+    return choice.batchnorm, choice.batchnorm_batch if choice.batchnorm == "train" else None
 
 
 def is_hard(row: Row, protocol: Protocol) -> bool:
@@ -261,7 +261,7 @@ def facts(
         "image_bytes": info.image_bytes,
         "label_bytes": 0 if hard else info.label_bytes,
         **_costs(
-            teacher=nothing if hard and info.method == "random" else _teacher_cost(space, info),
+            teacher=nothing if hard and info.method == "random" else _teacher_cost(space),
             images=_cost(small.recovered),
             labels=nothing if hard else _cost(small.folder),
         ),
@@ -275,9 +275,11 @@ def _costs(**spent: Spent | None) -> dict[str, float | None]:
     return seconds | {f"{name}_processor_seconds": one and one.processor_seconds for name, one in spent.items()}
 
 
-def _teacher_cost(space: Workspace, info: DatasetInfo) -> Spent | None:
-    """None where another one labels beside the run's own: what that one took is not known here."""
-    return None if info.further_teachers else _cost(space.out / "squeeze")
+def _teacher_cost(space: Workspace) -> Spent | None:
+    """What all the run's teachers took; None where one was imported, so that this is not known."""
+    parts = [_cost(folder) for folder in teacher_folders(space.out / "squeeze")]
+    known = [part for part in parts if part is not None]
+    return total(known) if known and len(known) == len(parts) else None
 
 
 def _cost(folder: Path) -> Spent | None:

@@ -1,22 +1,26 @@
-"""Squeeze: a teacher that knows the real data, trained here or brought along."""
+"""Squeeze: teachers that know the real data, trained here or imported, each in a folder of its own."""
 
-from dataclasses import replace
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from attar.core import plugin, ranks
+from attar.core import plugin, ranks, work
 from attar.core.errors import AttarError
+from attar.core.log import Advance
+from attar.core.randomness import seed_of
 from attar.core.spent import Clock, Spent
-from attar.models import build, factory
+from attar.models import build, factory, record
 from attar.models import teacher as teachers
 from attar.models.teacher import Teacher
 from attar.ops.targets import Targets, hard_loss
-from attar.stages import brought, examine
-from attar.stages.brought import Brought
-from attar.stages.choices import Squeeze
+from attar.stages import examine, imported, members
+from attar.stages.choices import Member, Squeeze
 from attar.stages.folder import FEED, MANIFEST, SOURCE, StageFolder
+from attar.stages.imported import Imported
 from attar.stages.run import teacher_in
 from attar.stages.workspace import Workspace
 from attar.store import atomic, weights
@@ -25,54 +29,76 @@ from attar.training.loop import FinishedEpoch, all_finite, fit
 CHECKPOINT = "checkpoint.safetensors"
 
 
-def run(space: Workspace, config: Squeeze) -> Teacher:
-    """Make ``<out>/squeeze``, a teacher with its accuracy on real validation images, or return the one there is.
+@dataclass(frozen=True)
+class _Place:
+    """A teacher that is to be made: its number, settings and folder."""
 
-    A ``space.module``, the caller's own trained network, is taken as it is. Raises AttarError when the folder holds
-    another teacher, the named weights don't fit, or a teacher from elsewhere cannot be relied on.
+    index: int
+    config: Squeeze
+    """Of this teacher alone."""
+    folder: StageFolder
+    module: nn.Module | None
+    """The caller's own network that takes its place."""
+
+
+def run(space: Workspace, config: Squeeze) -> None:
+    """Make ``<out>/squeeze``: all teachers, each with its accuracy on real validation images; finished ones stay.
+
+    ``space.modules``, the caller's own trained networks, are taken as they are. Processes share out the trainings.
+    Raises AttarError when a folder holds another teacher, the named weights don't fit, or an imported teacher cannot
+    be relied on.
     """
-    out = space.out / "squeeze"
-    if space.module is None and config.architecture.startswith(factory.PYTHON):
-        raise factory.not_given(config.architecture)
-    folder = StageFolder(out, "squeeze", *_identity(space, config, out), again=False)
-    if folder.finished() is None:
-        given = _brought(space, config)  # before anything is written: what is named may not be there
-        rated = _rate(space, given) if given and ranks.is_first() else None
-        folder.begin()
-        if ranks.is_first():
-            _make(space, config, folder, given, rated)
-        ranks.wait()
-    return own_teacher(space)
+    places = [_place(space, own, index) for index, own in enumerate(_settings(space, config))]
+    todo = [place for place in places if place.folder.finished() is None]
+    found = {place.index: _imported(space, place) for place in todo}  # before anything is written
+    rated = {index: _rate(space, one) for index, one in found.items() if one} if ranks.is_first() else {}
+    for place in todo:
+        place.folder.begin()
+    if ranks.is_first():
+        for place in todo:
+            if (one := found[place.index]) is not None:
+                _finish(space, place, one.teacher, Spent(0.0, 0.0), rated[place.index])
+    jobs = [
+        work.Job(
+            name=place.folder.path.name,
+            run=functools.partial(_make, space, place),
+            steps=place.config.training.epochs,
+        )
+        for place in todo
+        if found[place.index] is None
+    ]
+    work.do(jobs, space.log, "squeeze", unit="epochs", results="teachers")
+    for place in todo:
+        _say_accuracy(space, place)
 
 
-def own_teacher(space: Workspace) -> Teacher:
-    """The run's teacher, whose weights are those that squeeze's manifest names.
-
-    Raises AttarError when squeeze is not finished, its files are damaged, or name a network that the user did not type.
-    """
-    folder = space.out / "squeeze"
-    known = teacher_in(folder).weights_sha256
-    return teachers.load(folder, space.module, factories=space.factories, weights_sha256=known)
+def of_modules(config: Squeeze, modules: Sequence[nn.Module]) -> Squeeze:
+    """The settings with the names of a caller's own networks in them, as a recipe's file says it."""
+    names = [teachers.name_of_module(module) for module in modules]
+    several = tuple(Member(architecture=name) for name in names) if len(names) > 1 else ()
+    return config.changed(architecture=names[0], weights="", members=several)
 
 
-def as_given(config: Squeeze, module: nn.Module) -> Squeeze:
-    """The choices with the name of a caller's own network in them, as a recipe's file says it."""
-    return config.changed(architecture=teachers.name_of_module(module), weights="")
-
-
-def check(space: Workspace, config: Squeeze) -> nn.Module | None:
-    """The network that would be trained, untrained; None when a teacher is brought along, or was given from Python.
+def check(space: Workspace, config: Squeeze) -> list[nn.Module | None]:
+    """The network of every teacher, untrained; None for one that is imported, or was passed from Python before.
 
     Raises AttarError when there is no such network, or it cannot take images of this size.
     """
-    if space.module is not None and not isinstance(space.module, nn.Module):
-        raise AttarError(f"teacher= takes a torch.nn.Module, not a {type(space.module).__name__}; wrap it in one.")
-    if config.weights or space.module is not None:
-        return space.module
-    if config.architecture.startswith(factory.PYTHON) and (space.out / "squeeze" / MANIFEST).is_file():
+    for module in space.modules:
+        if not isinstance(module, nn.Module):
+            raise AttarError(f"teacher= takes a torch.nn.Module, not a {type(module).__name__}; wrap it in one.")
+    return list(space.modules) or [_check(space, own, index) for index, own in enumerate(config.each)]
+
+
+def _check(space: Workspace, config: Squeeze, index: int) -> nn.Module | None:
+    if config.weights:
+        return None
+    folder = members.folder_of(space.out / "squeeze", index, space.num_teachers)
+    if config.architecture.startswith(factory.PYTHON) and (folder / MANIFEST).is_file():
         return None
     num_classes, size = len(space.real.classes), space.choice.size
-    network = build.build(config.architecture, num_classes, size, stem=config.stem, seed=space.seed)
+    seed = _seed(space, index)
+    network = build.build(config.architecture, num_classes, size, stem=config.stem, seed=seed)
     build.check_forward(network, size, num_classes, name=config.architecture)
     return network
 
@@ -103,21 +129,41 @@ def full_data(space: Workspace, network: nn.Module, config: Squeeze, stream: str
     )
 
 
-def _identity(space: Workspace, config: Squeeze, out: Path) -> tuple[dict[str, Any], dict[str, str]]:
+def _settings(space: Workspace, config: Squeeze) -> tuple[Squeeze, ...]:
+    """The settings of each teacher; the caller's own networks take the place of all."""
+    return (config.changed(members=()),) * len(space.modules) if space.modules else config.each
+
+
+def _seed(space: Workspace, index: int) -> int:
+    """The seed of a teacher's weights and of what it draws: teachers of equal settings differ."""
+    return space.seed if index == 0 else seed_of(space.seed, "squeeze", index)
+
+
+def _place(space: Workspace, config: Squeeze, index: int) -> _Place:
+    module = space.modules[index] if space.modules else None
+    if module is None and config.architecture.startswith(factory.PYTHON):
+        raise factory.not_given(config.architecture)
+    out = members.folder_of(space.out / "squeeze", index, space.num_teachers)
+    request, parents = _identity(space, config, out, index, module)
+    return _Place(index, config, StageFolder(out, "squeeze", request, parents, again=False), module)
+
+
+def _identity(
+    space: Workspace, config: Squeeze, out: Path, index: int, module: nn.Module | None
+) -> tuple[dict[str, Any], dict[str, str]]:
     """The request and the parents that identify a teacher.
 
     Weights from a file or from Python are known by their content, wherever they lie. Folders from before that was
     written down are known by the name of the file. How training images are read matters where a teacher is trained.
     """
-    module = space.module
     known = teacher_in(out) if (out / MANIFEST).is_file() else None
     choices, parents = config, {"data": space.real.fingerprint}
-    given = brought.content(module, config.weights)
-    if given is None and config.weights and known and known.weights_from == config.weights:
-        given = known.parents.get("teacher")
+    content = imported.content(module, config.weights)
+    if content is None and config.weights and known and known.weights_from == config.weights:
+        content = known.parents.get("teacher")
         space.log.warn(f"there is no {config.weights} any more; the teacher that was made from it stands")
-    if given is not None and (known is None or "teacher" in known.parents):
-        parents["teacher"] = given
+    if content is not None and (known is None or "teacher" in known.parents):
+        parents["teacher"] = content
         choices = Squeeze(architecture=config.architecture, stem=config.stem, weights="file")
         choices = choices if module is None else Squeeze(weights="python")
     if module is None and build.is_outside(config.architecture):
@@ -128,77 +174,88 @@ def _identity(space: Workspace, config: Squeeze, out: Path) -> tuple[dict[str, A
         request[FEED] = space.feed
     if module is not None:
         request["module"] = teachers.name_of_module(module).removeprefix(factory.PYTHON)
+    elif index and not config.weights:
+        request["member"] = index  # which alters what it draws
     return request, parents
 
 
-def _brought(space: Workspace, config: Squeeze) -> Brought | None:
-    if space.module is not None:
-        return brought.of_module(space, space.module)
-    return brought.bring(space, config.architecture, config.weights, config.stem) if config.weights else None
+def _imported(space: Workspace, place: _Place) -> Imported | None:
+    """The teacher, where it is not trained here."""
+    if place.module is not None:
+        return imported.of_module(space, place.module)
+    config = place.config
+    return imported.of_weights(space, config.architecture, config.weights, config.stem) if config.weights else None
 
 
-def _rate(space: Workspace, found: Brought) -> tuple[float, float] | None:
+def _rate(space: Workspace, found: Imported) -> tuple[float, float] | None:
     """Its accuracy on real validation images; None where it has other classes than the data."""
     found.teacher.module.to(space.device.device)
     if len(found.teacher.classes) != len(space.real.classes):
         return None
-    return examine.rate(space, found.teacher, found.order_told, found.normalisation_told)
+    return examine.rate(space, found.teacher, found.order_known, found.normalisation_known)
 
 
-def _make(
-    space: Workspace,
-    config: Squeeze,
-    folder: StageFolder,
-    given: Brought | None,
-    rated: tuple[float, float] | None,
-) -> None:
-    log = space.log.beside(folder.path)
-    if given is not None:
-        found, spent = given.teacher, Spent(0.0, 0.0)
-    else:
-        found, spent = _train(space, config, folder.path, folder.identity, log)
-        rated = _rate(space, Brought(found, order_told=True, normalisation_told=True))
+def _finish(space: Workspace, place: _Place, found: Teacher, spent: Spent, rated: tuple[float, float] | None) -> None:
+    folder = place.folder
     if rated is not None:
+        log = space.log.beside(folder.path)
         log.event("accuracy", top1=rated[0], top5=rated[1], num_images=space.val.num_images)
-        log.say(f"squeeze   {found.architecture}: {rated[0]:.1%} of {space.val.num_images} real validation images")
     top1, top5 = rated or (None, None)
     replace(found, accuracy=top1).save(folder.path)
     result = {"weights_sha256": atomic.sha256_of(folder.path / teachers.WEIGHTS), "top1": top1, "top5": top5}
-    result |= {"weights_from": config.weights} if "teacher" in folder.parents and space.module is None else {}
+    result |= {"weights_from": place.config.weights} if "teacher" in folder.parents and place.module is None else {}
     files = (folder.path / teachers.WEIGHTS, folder.path / teachers.RECORD)
     folder.finish(result, spent, space.device.describe(), files)
     (folder.path / CHECKPOINT).unlink(missing_ok=True)
 
 
-def _train(space: Workspace, config: Squeeze, out: Path, made_for: str, log: Any) -> tuple[Teacher, Spent]:
+def _say_accuracy(space: Workspace, place: _Place) -> None:
+    folder = place.folder.path
+    top1 = teacher_in(folder).top1
+    if top1 is not None:
+        architecture = record.parse((folder / teachers.RECORD).read_bytes(), folder / teachers.RECORD).architecture
+        name = f"teacher {place.index}, {architecture}" if space.num_teachers > 1 else architecture
+        space.log.say(f"squeeze   {name}: {top1:.1%} of {space.val.num_images} real validation images")
+
+
+def _make(space: Workspace, place: _Place, advance: Advance) -> None:
+    trained, spent = _train(space, place, advance)
+    accuracy = _rate(space, Imported(trained, order_known=True, normalisation_known=True))
+    _finish(space, place, trained, spent, accuracy)
+
+
+def _train(space: Workspace, place: _Place, advance: Advance) -> tuple[Teacher, Spent]:
+    config, out, made_for = place.config, place.folder.path, place.folder.identity
     classes, size = space.real.classes, space.choice.size
-    network = check(space, config)
-    assert network is not None  # no weights are brought along
+    network = _check(space, config, place.index)
+    assert network is not None  # no weights are imported
     network.to(space.device.device)
-    checkpoint = out / CHECKPOINT
+    log, checkpoint = space.log.beside(out), out / CHECKPOINT
     state = weights.load_tree(checkpoint) if checkpoint.exists() else None
     if state and state.get("made_for", made_for) != made_for:
         raise AttarError(f"{checkpoint} belongs to another training; delete the folder {out} to train anew.")
     clock = Clock(Spent(state["seconds"], state.get("processor_seconds")) if state else None)
     epochs = config.training.epochs
+    name = f"teacher {place.index} " if space.num_teachers > 1 else ""
     if state:
-        log.say(f"squeeze   continues after epoch {state['fit']['epoch']} of {epochs}")
+        log.say(f"squeeze   {name}continues after epoch {state['fit']['epoch']} of {epochs}")
+        advance(state["fit"]["epoch"])
 
-    with log.progress("squeeze", epochs, state["fit"]["epoch"] if state else 0, "epochs") as advance:
+    def after(epoch: FinishedEpoch) -> None:
+        advance(0, note=f"{name}loss {epoch.loss:.3f}")
+        _refuse_diverged(network, epoch)
+        log.event("epoch", epoch=epoch.number, loss=epoch.loss, **clock.spent().plain())
+        if epoch.number % config.checkpoint_epochs == 0 and epoch.number < epochs:
+            state = {"fit": epoch.state(), **clock.spent().plain(), "made_for": made_for}
+            weights.save_tree(checkpoint, state)
 
-        def after(epoch: FinishedEpoch) -> None:
-            advance(0, note=f"loss {epoch.loss:.3f}")
-            _refuse_diverged(network, epoch)
-            log.event("epoch", epoch=epoch.number, loss=epoch.loss, **clock.spent().plain())
-            if epoch.number % config.checkpoint_epochs == 0 and epoch.number < epochs:
-                state = {"fit": epoch.state(), **clock.spent().plain(), "made_for": made_for}
-                weights.save_tree(checkpoint, state)
+    def after_batch(num_images: int) -> None:
+        advance(num_images / space.train.num_images)
 
-        def after_batch(num_images: int) -> None:
-            advance(num_images / space.train.num_images)
-
-        resume = state["fit"] if state else None
-        full_data(space, network, config, "squeeze", after, resume=resume, seed=space.seed, after_batch=after_batch)
+    resume = state["fit"] if state else None
+    stream = f"squeeze-{place.index}" if place.index else "squeeze"
+    seed = _seed(space, place.index)
+    full_data(space, network, config, stream, after, resume=resume, seed=seed, after_batch=after_batch)
     found = Teacher(
         module=network,
         architecture=build.plain_name(config.architecture),

@@ -2,7 +2,7 @@
 
 import contextlib
 import json
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -21,9 +21,13 @@ from attar.data.choice import DataChoice
 from attar.data.feed import Feed, is_resident, measure_normalisation, open_feed
 from attar.data.load import load
 from attar.data.source import RealData
+from attar.models.teacher import Teacher
 from attar.ops.operations import forward_operations
 from attar.ops.pixels import Normalisation
 from attar.stages.folder import FEED, MANIFEST, PLAN, precision_of
+
+_FIRST = ("squeeze", "squeeze/0", "squeeze/1", "recover")
+"""Folders that a run begins with; with several processes the second teacher may be begun first."""
 
 
 class Workspace:
@@ -36,16 +40,20 @@ class Workspace:
         choice: DataChoice,
         execution: Execution,
         log: Log | None = None,
-        module: nn.Module | None = None,
+        modules: Sequence[nn.Module] = (),
         factories: Collection[str] = (),
+        num_teachers: int = 1,
     ) -> None:
-        """``module`` is a trained network of the caller's that takes the place of a teacher.
+        """``modules`` are trained networks of the caller's that take the place of the run's teachers.
 
         ``factories`` are the networks outside attar that the user typed (package.module:factory); no others are built.
         """
         self.factories = factories
         self.out = out
-        self.module = module
+        self.modules = tuple(modules)
+        self.num_teachers = len(self.modules) or num_teachers
+        self.loaded: dict[int, Teacher] = {}
+        """The run's teachers that were loaded, by their numbers."""
         self.seed = seed
         self.choice = choice
         self.log = log or Log()
@@ -61,7 +69,7 @@ class Workspace:
         found = resolve(self._execution)
         if self._execution.precision != "auto":
             return found
-        begun = next(filter(None, (precision_of(self.out / stage) for stage in ("squeeze", "recover"))), None)
+        begun = next(filter(None, (precision_of(self.out / stage) for stage in _FIRST)), None)
         precision = "bf16" if ranks.of_first((begun or found.precision) == "bf16") else "fp32"
         return self._in(found, precision, self.out)
 

@@ -1,4 +1,4 @@
-"""Teachers made elsewhere: a squeeze folder, published weights, a checkpoint file, a caller's own network."""
+"""Imported teachers: a squeeze folder, published weights, a checkpoint file, a caller's own network."""
 
 import re
 from collections.abc import Iterable
@@ -22,24 +22,24 @@ _TWO_PART = re.compile(r"(hf[-_]hub:[^:]+|[A-Za-z_][\w.]*:[A-Za-z_]\w*(?=:.))(?:
 
 
 @dataclass(frozen=True)
-class Brought:
-    """A teacher made elsewhere, and what is known of it."""
+class Imported:
+    """An imported teacher, and what is known of it."""
 
     teacher: Teacher
-    order_told: bool
-    """Whether it names its outputs; otherwise they are taken to be in the data's order."""
-    normalisation_told: bool
-    """Whether the normalisation of its input is known; otherwise the data's is taken."""
+    order_known: bool
+    """Whether it names its outputs; otherwise they are assumed to be in the order of the data's classes."""
+    normalisation_known: bool
+    """Whether the normalisation of its input is known; otherwise the data's is used."""
 
 
-def bring(space: Workspace, architecture: str, named: str, stem: build.Stem) -> Brought:
-    """A teacher by its weights: a squeeze folder, those of a library, or a checkpoint file.
+def of_weights(space: Workspace, architecture: str, named: str, stem: build.Stem) -> Imported:
+    """The teacher with these weights: a squeeze folder, those of a library, or a checkpoint file.
 
-    Its classes are put in the data's order where it knows them all; otherwise they are left for recover to refuse.
+    Its outputs are put in the order of the data's classes where it knows all of these; otherwise recover refuses it.
     """
     if folder := squeeze_folder(named):
         found = teachers.load(folder, factories=space.factories, weights_sha256=_recorded_sha256(folder))
-        return _in_order(space, Brought(found, order_told=True, normalisation_told=True))
+        return _in_order(space, Imported(found, order_known=True, normalisation_known=True))
     size = space.choice.size
     loaded = pretrained.pretrained(architecture, named, len(space.real.classes), size, stem)
     classes = _meant(space, loaded.classes)
@@ -52,25 +52,22 @@ def bring(space: Workspace, architecture: str, named: str, stem: build.Stem) -> 
         normalisation=normalisation,
         image_size=loaded.image_size or size,
     )
-    told = loaded.normalisation is not None or space.choice.mean is not None
-    return _in_order(space, Brought(found, classes is not None, told))
+    known = loaded.normalisation is not None or space.choice.mean is not None
+    return _in_order(space, Imported(found, classes is not None, known))
 
 
-def of_module(space: Workspace, module: nn.Module) -> Brought:
-    """A caller's own network as a teacher; names of classes that it carries are heeded where they are the data's."""
+def of_module(space: Workspace, module: nn.Module) -> Imported:
+    """A caller's own network as a teacher; class names that it carries are used where they are the data's."""
     classes = _meant(space, class_names.of_module(module))
     if classes is not None and not set(classes).issuperset(space.real.classes):
         classes = None
     found = teachers.of_module(module, classes or space.real.classes, space.normalisation, space.choice.size)
-    return _in_order(space, Brought(found, classes is not None, space.choice.mean is not None))
+    return _in_order(space, Imported(found, classes is not None, space.choice.mean is not None))
 
 
-def factories(architecture: str, named: Iterable[str]) -> frozenset[str]:
-    """The networks by which a recipe lets teachers be built: its own one and those ``named`` with their weights.
-
-    No file that is read adds to them.
-    """
-    return frozenset((architecture, *(parted(name)[0] for name in named)))
+def factories(architectures: Iterable[str], verifier: str) -> frozenset[str]:
+    """The networks by which a recipe lets teachers be built: no file that is read adds to them."""
+    return frozenset((*architectures, parted(verifier)[0]))
 
 
 def parted(name: str) -> tuple[str, str]:
@@ -88,25 +85,33 @@ def parted(name: str) -> tuple[str, str]:
 
 
 def named_teacher(space: Workspace, name: str, role: str) -> Teacher:
-    """A further network by ARCHITECTURE:WEIGHTS or a squeeze folder, answering in the data's classes, on the device.
+    """The network ARCHITECTURE:WEIGHTS, or of a squeeze folder, answering in the data's classes, on the device.
 
-    Raises AttarError, naming the ``role`` that it was to play, when there is none, or it does not know the classes.
+    Raises AttarError, naming its ``role``, when there is no such network or it does not know the classes.
     """
     architecture, named = parted(name)
     if not named:
         raise AttarError(f"The {role} '{name}' names no weights; write ARCHITECTURE:WEIGHTS, or a squeeze folder.")
-    brought = bring(space, architecture, named, "auto")
-    found = teachers.aligned(brought.teacher, space.real.classes)
+    imported = of_weights(space, architecture, named, "auto")
+    found = teachers.aligned(imported.teacher, space.real.classes)
     found.module.to(space.device.device)
-    if not brought.order_told:
+    if not imported.order_known:
         examine.glance(space, found)
     return found
 
 
 def squeeze_folder(named: str) -> Path | None:
-    """The squeeze folder of this name; None where there is no such."""
+    """The folder of the one teacher in the squeeze folder of this name; None where there is no such folder.
+
+    Raises AttarError when it holds several teachers.
+    """
     path = Path(named).expanduser()
-    return path if named and (path / teachers.RECORD).is_file() else None
+    if not named or (path / teachers.RECORD).is_file():
+        return path if named else None
+    numbered = sorted(file.parent for file in path.glob(f"[0-9]*/{teachers.RECORD}"))
+    if len(numbered) > 1:
+        raise AttarError(f"{path} holds {len(numbered)} teachers; name one of them, such as {numbered[0]}.")
+    return numbered[0] if numbered else None
 
 
 def _recorded_sha256(folder: Path) -> str:
@@ -117,7 +122,7 @@ def _recorded_sha256(folder: Path) -> str:
 
 
 def content(module: nn.Module | None, named: str) -> str | None:
-    """The identity of a network or a file of weights: a SHA-256 of what is in it, not where it lies.
+    """A SHA-256 of a network's weights or of a file of weights, wherever it lies.
 
     None for published weights, which their name identifies, and for a file that is not there.
     """
@@ -130,7 +135,7 @@ def content(module: nn.Module | None, named: str) -> str | None:
 
 
 def _meant(space: Workspace, names: tuple[str, ...] | None) -> tuple[str, ...] | None:
-    """Names of outputs in the data's words; None where there are none, or mere numbers that the data don't use."""
+    """Names of outputs as the data's classes are named; None where there are none, or only numbers of no class."""
     if names is None:
         return None
     meant = class_names.in_terms_of(names, space.real.classes, space.real.titles)
@@ -138,7 +143,7 @@ def _meant(space: Workspace, names: tuple[str, ...] | None) -> tuple[str, ...] |
     return None if numbers and not set(meant).issuperset(space.real.classes) else meant
 
 
-def _in_order(space: Workspace, brought: Brought) -> Brought:
-    if not set(brought.teacher.classes).issuperset(space.real.classes):
-        return brought
-    return replace(brought, teacher=teachers.aligned(brought.teacher, space.real.classes))
+def _in_order(space: Workspace, imported: Imported) -> Imported:
+    if not set(imported.teacher.classes).issuperset(space.real.classes):
+        return imported
+    return replace(imported, teacher=teachers.aligned(imported.teacher, space.real.classes))

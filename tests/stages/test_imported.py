@@ -1,4 +1,4 @@
-"""stages/brought.py and examine.py: teachers from elsewhere, known by content, and what would waste hours refused."""
+"""stages/imported.py and examine.py: teachers from elsewhere, known by content, and what would waste hours refused."""
 
 import json
 import shutil
@@ -15,7 +15,7 @@ from attar.core.errors import AttarError
 from attar.models import teacher as teachers
 from attar.ops.pixels import Normalisation
 from attar.recipes.recipe import Recipe
-from attar.stages.brought import parted
+from attar.stages.imported import parted
 from conftest import mini_recipe
 
 SHIFTED = [*range(1, 10), 0]
@@ -177,7 +177,7 @@ def test_a_teacher_from_python_is_named_in_the_recipe(mini_run: Path, tmp_path: 
         ("resnet18", ("resnet18", "")),
     ],
 )
-def test_further_teachers_are_named_by_network_and_weights(name: str, parts: tuple[str, str]):
+def test_verifiers_are_named_by_network_and_weights(name: str, parts: tuple[str, str]):
     assert parted(name) == parts
 
 
@@ -238,12 +238,10 @@ def test_folders_from_before_contents_were_recorded_stay_usable(state, tmp_path:
         squeeze(with_weights(tmp_path / "b.pth"), tmp_path / "run")
 
 
-def test_further_teachers_are_looked_at_too(mini_run: Path, shifted, tmp_path: Path):
+def test_every_imported_teacher_of_a_committee_is_checked_before_any_is_trained(shifted, tmp_path: Path):
     torch.save({"state_dict": shifted}, tmp_path / "silent.pth")
-    shutil.copytree(mini_run / "squeeze", tmp_path / "run" / "squeeze")
-    shutil.copytree(mini_run / "recover", tmp_path / "run" / "recover")
     recipe = mini_recipe()
-    further = (f"{recipe.squeeze.architecture}:{tmp_path / 'silent.pth'}",)
-    recipe = recipe.changed(relabel=recipe.relabel.changed(teachers=further))
+    several = ({}, {"weights": str(tmp_path / "silent.pth")})
     with pytest.raises(AttarError, match="another order"):
-        pipeline.run(recipe, tmp_path / "run", stage="relabel", quiet=True)
+        squeeze(recipe.changed(squeeze=recipe.squeeze.changed(members=several)), tmp_path / "run")
+    assert not (tmp_path / "run" / "squeeze").exists()
