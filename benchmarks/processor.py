@@ -34,7 +34,7 @@ from attar.ops.pixels import Normalisation
 from attar.stages.folder import versions
 from attar.synthesis.objective import Objective, pixel_gradient
 from attar.synthesis.observed import Observed
-from attar.synthesis.statistics import BatchNormDistance
+from attar.synthesis.statistics import Distance
 from attar.synthesis.terms import CrossEntropy
 
 NORMALISATION = Normalisation((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
@@ -154,7 +154,7 @@ def measured(step: Step, chosen: Precision, choice: Literal["on", "off"]) -> dic
     torch.set_num_threads(1)
     network = build(step.network, step.num_classes, step.size, seed=0).eval().requires_grad_(False)
     observed = Observed(network, torch.zeros(2, 3, step.size, step.size), chosen)
-    terms = (CrossEntropy(), BatchNormDistance(0.01, 10.0))
+    terms = (CrossEntropy(), Distance(0.01, 10.0))
     objective, draws = Objective(observed, terms, NORMALISATION), generator(0, "step")
     compiler = Compiler(choice, warn=lambda line: sys.exit(line))
     gradient = compiler(pixel_gradient, objective, 0.0, observed.narrow)

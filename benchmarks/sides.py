@@ -229,7 +229,7 @@ def check(sides: Sides, pictures: Sequence[Tensor]) -> list[str]:
     """
     task, row = sides.task(), sides.row
     observed = Observed(sides.teacher, noise(task)[:2].to(task.device), "fp32")
-    exact = Objective(observed, (CrossEntropy(), statistics_of(row.config)), NORMALISATION).to(task.device)
+    exact = Objective(observed, (CrossEntropy(), statistics_of(task, row.config)), NORMALISATION).to(task.device)
     cases: list[tuple[str, Objective, Callable[..., Any], tuple[int, ...]]]
     cases = [("fp32", exact, functools.partial(pixel_gradient, exact), (min(20, task.unit_sizes[0]),))]
     cases.append((sides.precision, sides.compiler.objective, sides.compiler.gradient, task.unit_sizes))

@@ -125,7 +125,7 @@ def _check(space: Workspace, recipe: Recipe[Any], wanted: Sequence[Stage]) -> No
     for index in recipe.recover.members_of(space.num_teachers):
         if (network := networks[index]) is not None and not recipe.images:
             architecture = recipe.squeeze.architecture if space.modules else recipe.squeeze.each[index].architecture
-            recover.check_network(network, architecture, recipe.method, recipe.recover.needs())
+            recover.check_network(network, architecture, recipe.method, recipe.recover)
     baselines.check_labels(recipe.relabel, recipe.evaluate, recipe.data.size, len(real.classes))
     if recipe.images and "recover" in wanted and not done.is_done("recover"):
         imported_images.check(space, recipe.images, recipe.recover)

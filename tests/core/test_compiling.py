@@ -21,7 +21,7 @@ from attar.models.small import SmallResNet
 from attar.ops.pixels import Normalisation
 from attar.synthesis.objective import Objective, pixel_gradient
 from attar.synthesis.observed import Observed
-from attar.synthesis.statistics import BatchNormDistance
+from attar.synthesis.statistics import Distance
 from attar.synthesis.task import Network, Task
 from attar.synthesis.terms import CrossEntropy
 
@@ -280,7 +280,7 @@ def reported(folder: Path, choice: str = "on", **environment: str) -> dict[str, 
 def test_the_compiled_gradient_is_the_plain_one(precision: Literal["fp32", "bf16"]):
     voice = Voice()
     observed = Observed(teacher(), torch.zeros(2, 3, SIDE, SIDE), precision)
-    distance = BatchNormDistance(0.05, 10.0)
+    distance = Distance(0.05, 10.0)
     objective = Objective(observed, (CrossEntropy(), distance), NORMALISATION)
     pixels = torch.randn(8, 3, SIDE, SIDE, generator=generator(0, "pixels"))
     average = torch.block_diag(*(torch.full((1, size), 1 / size) for size in SIZES))

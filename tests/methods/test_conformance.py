@@ -16,6 +16,7 @@ from attar.core.randomness import generator
 from attar.methods import random as random_images
 from attar.models.small import ConvNet, SmallResNet
 from attar.ops.pixels import Normalisation, from_bytes, to_bytes
+from attar.stages import prepare
 from attar.synthesis.method import MethodConfig, Needs
 from attar.synthesis.task import Network, Recovered, Task
 
@@ -75,9 +76,17 @@ def task_of(
         shared_stream=lambda *names: generator(seed, "recover", *names),
         watch=watch,
         unit_sizes=(NUM_CLASSES,),
-        real=RealByFormula() if config_of(module).needs().real_images else None,
     )
-    return task, watch
+    return prepared(module, task), watch
+
+
+def prepared(module: Any, task: Task) -> Task:
+    """The task with real images and tables, where the method asks for them."""
+    config, real = config_of(module), RealByFormula()
+    steps = prepare.steps_of(module, config, task.teachers)
+    table = prepare.rehearsed(steps, config, task.teachers, real, task.size, task.device)
+    needed = real if steps or config.needs().real_images else None
+    return dataclasses.replace(task, real=needed, table=table)
 
 
 def config_of(module: Any, **values: Any) -> Any:

@@ -95,6 +95,13 @@ def test_small_stem_of_the_resnet_family(name: str):
     check_forward(network, 32, 10)
 
 
+def test_a_vision_transformer_says_which_size_its_patches_fit_into():
+    with pytest.raises(
+        AttarError, match=r"patches of 16 x 16 pixels, .* 8 x 8 pixels .*; use --data.size 16, or another"
+    ):
+        check_forward(build("timm/test_vit", 10, 8, seed=0), 8, 10, name="timm/test_vit")
+
+
 @pytest.mark.parametrize(
     ("name", "finer"), [("mobilenet_v2", 2), ("efficientnet_b0", 2), ("shufflenet_v2_x0_5", 4), ("densenet121", 4)]
 )

@@ -134,7 +134,7 @@ def test_a_protocol_named_in_a_file_brings_what_it_says_of_labels():
     named = from_mapping({"evaluate": {"protocol": "sre2l++"}}, "the test")
     labels = PROTOCOL_LABELS["sre2l++"]
     assert (named.relabel.views, named.relabel.mix, named.relabel.epochs) == (labels.views, labels.mix, 300)
-    assert (named.relabel.voices.batchnorm, named.relabel.voices.batchnorm_batch) == ("train", 8)
+    assert (named.relabel.committee.batchnorm, named.relabel.committee.batchnorm_batch) == ("train", 8)
     assert named.relabel.codec == Relabel().codec.changed(temperature=20)
     beside = {"epochs": 20, "views": {"flip": False}}
     some = from_mapping({"evaluate": {"protocol": "rded"}, "relabel": beside}, "the test").relabel
@@ -146,7 +146,7 @@ def test_a_protocol_named_in_a_file_brings_what_it_says_of_labels():
 def test_a_protocol_named_in_python_sets_the_label_options_too():
     built = recipe(recover={}, evaluate={"protocol": "sre2l++"}, relabel={"epochs": 20})
     assert built == from_mapping({"evaluate": {"protocol": "sre2l++"}, "relabel": {"epochs": 20}}, "the test")
-    assert (built.relabel.epochs, built.relabel.voices.batchnorm) == (20, "train")
+    assert (built.relabel.epochs, built.relabel.committee.batchnorm) == (20, "train")
     whole = Relabel(epochs=7)
     assert recipe(recover={}, evaluate={"protocol": "sre2l++"}, relabel=whole).relabel == whole
     assert recipe(recover={}, evaluate={"protocol": PROTOCOLS["sre2l++"]}).relabel == Relabel()
@@ -154,9 +154,9 @@ def test_a_protocol_named_in_python_sets_the_label_options_too():
 
 def test_label_pools_stay_within_the_epochs_of_another_protocol():
     many = recipe_named("digits").with_protocol("rd3")
-    many = many.changed(relabel=many.relabel.changed(pool_epochs=350, teachers=("a:b",)))
+    many = many.changed(relabel=many.relabel.changed(pool_epochs=350, batch_size=7))
     fewer = many.with_protocol("tiny").relabel
-    assert (fewer.epochs, fewer.pool_epochs, fewer.teachers) == (100, 100, ("a:b",))
+    assert (fewer.epochs, fewer.pool_epochs, fewer.batch_size) == (100, 100, 7)
 
 
 def test_label_options_in_a_protocol_are_refused_with_their_new_place():

@@ -16,7 +16,7 @@ from attar.ops.pixels import Normalisation
 from attar.ops.views import View, ViewChoice, apply
 from attar.synthesis.objective import Metrics, Objective, pixel_gradient
 from attar.synthesis.observed import Observed
-from attar.synthesis.statistics import BatchNormDistance
+from attar.synthesis.statistics import Distance
 from attar.synthesis.task import Network, Task
 from attar.synthesis.terms import CrossEntropy
 
@@ -46,7 +46,7 @@ def formula_network() -> nn.Module:
 
 
 def objective_of(network: nn.Module, units: Normalisation = NORMALISATION) -> Objective:
-    terms = (CrossEntropy(), BatchNormDistance(BN_WEIGHT, FIRST))
+    terms = (CrossEntropy(), Distance(BN_WEIGHT, FIRST))
     return Objective(Observed(network, torch.zeros(2, 3, SIDE, SIDE), "fp32"), terms, NORMALISATION, units)
 
 
@@ -72,7 +72,7 @@ def seen_by(
     """Pixel gradient and terms of units of these sizes; ``view`` is one for all images, or one for each."""
     average = torch.block_diag(*(torch.full((1, size), 1 / size) for size in sizes))
     records, (_, distance) = () if view is None else view.parts(), objective.terms
-    assert isinstance(distance, BatchNormDistance)
+    assert isinstance(distance, Distance)
     own = ({}, distance.constants_of(objective.observed)), ({}, {})
     gradient, metrics, *_ = pixel_gradient(objective, pixels, records, (side, side), labels_of(sizes), average, *own)
     return gradient, metrics

@@ -17,7 +17,9 @@ from torch import Tensor, nn
 from torchvision.models.densenet import DenseNet
 
 from attar.models.small import NETWORKS
-from attar.synthesis.observed import Observed, tracked_layers
+from attar.synthesis.observed import BATCHNORM, Observed
+from attar.synthesis.statistics import distance, layer_weights
+from attar.synthesis.taps import tracked_layers
 
 N = TypeVar("N", bound=nn.Module)
 
@@ -93,16 +95,24 @@ def distance_of(layer: Any, fed: Tensor) -> Tensor:
     return torch.norm(layer.running_mean - mean, 2) + torch.norm(layer.running_var - variance, 2)
 
 
-def observed_distance(observed: Observed, images: Tensor) -> tuple[Tensor, Tensor]:
+def distance_from(observed: Observed, firsts: Tensor, seconds: Tensor, first_multiplier: float = 1.0) -> Tensor:
+    """The distance of all images as one unit from the running statistics."""
+    layout = observed.layouts[BATCHNORM]
+    assert layout.running is not None
+    mean, square = firsts.mean(0, keepdim=True), seconds.mean(0, keepdim=True)
+    weights = layer_weights([layout], first_multiplier)[0]
+    return distance(mean, square - mean.square(), None, layout.running[1], layout.layer_of(), weights)[0]
+
+
+def observed_distance(observed: Observed, images: Tensor, first_multiplier: float = 1.0) -> tuple[Tensor, Tensor]:
     """Logits and distance of all images as one unit."""
-    logits, firsts, seconds = observed(images)
-    (distance,) = observed.distance(firsts.mean(0, keepdim=True), seconds.mean(0, keepdim=True))
-    return logits, distance
+    logits, moments, _ = observed(images)
+    return logits, distance_from(observed, *moments[BATCHNORM], first_multiplier)
 
 
-def slopes(images: Tensor, logits: Tensor, distance: Tensor) -> list[Tensor]:
+def slopes(images: Tensor, logits: Tensor, away: Tensor) -> list[Tensor]:
     """Pixel gradients of the distance and of the cross-entropy."""
-    terms = (distance, F.cross_entropy(logits, LABELS))
+    terms = (away, F.cross_entropy(logits, LABELS))
     return [torch.autograd.grad(term, images, retain_graph=True)[0] for term in terms]
 
 
@@ -110,7 +120,7 @@ def slopes(images: Tensor, logits: Tensor, distance: Tensor) -> list[Tensor]:
 def test_logits_value_and_gradients_equal_the_published_formula(network: nn.Module, first_multiplier: float):
     """A ReLU whose input is zero but for rounding may open in one and not in the other: one image may differ."""
     ours, theirs = noise().requires_grad_(), noise().requires_grad_()
-    found = observed_distance(Observed(network, noise(2), first_multiplier=first_multiplier), ours)
+    found = observed_distance(Observed(network, noise(2)), ours, first_multiplier)
     expected = published(network, theirs, first_multiplier)
     torch.testing.assert_close(found[0], expected[0], rtol=0, atol=1e-4 * expected[0].abs().max().item())
     torch.testing.assert_close(found[1], expected[1], rtol=2e-5, atol=0)
@@ -139,7 +149,7 @@ def test_the_callers_network_is_left_as_it_was(network: nn.Module):
 
 def test_measuring_leaves_nothing_behind_and_repeats_itself():
     observed = Observed(frozen(BUILDERS["convnet3"]), noise(2))
-    logits, distance = observed_distance(observed, noise())
+    logits, away = observed_distance(observed, noise())
     state = {name: value.clone() for name, value in observed.state_dict().items()}
     images = (2 * noise()).requires_grad_()
     observed_distance(observed, images)
@@ -148,7 +158,7 @@ def test_measuring_leaves_nothing_behind_and_repeats_itself():
     assert alive() is None, "the graph of a step is kept beyond it"
     again = observed_distance(observed, noise())
     assert torch.equal(logits, again[0])
-    assert torch.equal(distance, again[1])
+    assert torch.equal(away, again[1])
     assert all(torch.equal(value, state[name]) for name, value in observed.state_dict().items())
 
 
@@ -171,8 +181,8 @@ def test_the_first_layer_is_the_one_registered_first_and_idle_ones_do_not_count(
     with inputs_of(network) as seen:
         network(noise())
     expected = 10 * distance_of(network.last, seen[network.last]) + distance_of(network.first, seen[network.first])
-    observed = Observed(network, noise(2), first_multiplier=10.0)
-    assert observed_distance(observed, noise())[1].item() == pytest.approx(expected.item(), rel=1e-5)
+    observed = Observed(network, noise(2))
+    assert observed_distance(observed, noise(), 10.0)[1].item() == pytest.approx(expected.item(), rel=1e-5)
 
 
 @pytest.mark.parametrize("kind", [nn.BatchNorm2d, BatchNormAct2d])
@@ -191,7 +201,7 @@ def test_a_large_mean_does_not_drown_the_variance(kind: Callable[..., Any]):
     (layer,) = tracked_layers(network)
     layer.get_buffer("running_mean").fill_(1000.3)
     images = (noise(8) + 1000).requires_grad_()
-    _, firsts, seconds = Observed(network, noise(2))(images)
+    firsts, seconds = Observed(network, noise(2))(images)[1][BATCHNORM]
     variance = seconds.mean(0) - firsts.mean(0).square()
     exact = images.double().var((0, 2, 3), unbiased=False)
     torch.testing.assert_close(variance.double(), exact, rtol=1e-3, atol=0)
@@ -205,15 +215,16 @@ def test_a_large_mean_does_not_drown_the_variance(kind: Callable[..., Any]):
 def test_moments_and_logits_are_float32_under_bf16(name: str):
     """They are those of the features as they are in bf16, taken exactly."""
     network = frozen(BUILDERS[name])
-    observed = Observed(network, noise(2), "bf16", first_multiplier=10.0)
+    observed = Observed(network, noise(2), "bf16")
     with inputs_of(observed.network) as seen:
-        logits, firsts, seconds = observed(noise())
+        logits, moments, _ = observed(noise())
+    firsts, seconds = moments[BATCHNORM]
     assert {fed.dtype for fed in seen.values()} == {torch.bfloat16}
     assert {logits.dtype, firsts.dtype, seconds.dtype} == {torch.float32}
     exact = [distance_of(layer, fed.double()) for layer, fed in seen.items()]
-    (distance,) = observed.distance(firsts.mean(0, keepdim=True), seconds.mean(0, keepdim=True))
-    assert distance.item() == pytest.approx((10 * exact[0] + sum(exact[1:])).item(), rel=1e-5)
-    assert distance.item() == pytest.approx(published(network, noise(), 10.0)[1].item(), rel=0.02)
+    found = distance_from(observed, firsts, seconds, 10.0)
+    assert found.item() == pytest.approx((10 * exact[0] + sum(exact[1:])).item(), rel=1e-5)
+    assert found.item() == pytest.approx(published(network, noise(), 10.0)[1].item(), rel=0.02)
 
 
 def test_operations_are_those_of_an_images_way_forth_and_back():
@@ -267,7 +278,7 @@ def bf16_cosines(network: nn.Module, images: Tensor) -> tuple[float, float]:
             return published(network, leaf, 10.0)
 
     exact = slope(lambda leaf: published(network, leaf, 10.0))
-    ours = slope(lambda leaf: observed_distance(Observed(network, images, "bf16", 10.0), leaf))
+    ours = slope(lambda leaf: observed_distance(Observed(network, images, "bf16"), leaf, 10.0))
     return F.cosine_similarity(exact, ours, dim=0).item(), F.cosine_similarity(exact, slope(autocast), dim=0).item()
 
 

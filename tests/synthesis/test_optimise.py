@@ -201,7 +201,7 @@ def test_cda_without_its_curriculum_is_sre2l():
 
 def inverted(task: Task, config: cda.Config, start: Tensor, views: Views | None = None) -> Tensor:
     """The loop with SRe2L's loss; the images as they are, where no views are given."""
-    return optimise(task, config, start, views or Whole(), (CrossEntropy(), statistics_of(config)))
+    return optimise(task, config, start, views or Whole(), (CrossEntropy(), statistics_of(task, config)))
 
 
 @pytest.mark.parametrize("views", ["crops", "still"])

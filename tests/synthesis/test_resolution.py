@@ -92,7 +92,7 @@ def config_of(**values: Any) -> cda.Config:
 
 def inverted(task: Task, config: cda.Config, start: Tensor, views: Views | None = None) -> Tensor:
     """The loop with SRe2L's loss; the images as they are, where no views are given."""
-    return optimise(task, config, start, views or Whole(), (CrossEntropy(), statistics_of(config)))
+    return optimise(task, config, start, views or Whole(), (CrossEntropy(), statistics_of(task, config)))
 
 
 class Fixed(Whole):

@@ -7,11 +7,21 @@ from typing import TYPE_CHECKING
 from attar.synthesis.choices import Crops, Pixels, Starts, Statistics, Teachers
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from attar.synthesis.method import Preparation
     from attar.synthesis.task import Recovered, Task
 
 
 class Config(Pixels, Crops, Statistics, Starts, Teachers):
     """Pixel optimisation under random crops of every size from the first iteration on."""
+
+
+def prepare(config: Config) -> Sequence[Preparation]:
+    """Collect statistics of real images where running ones are not what is to be met, or a teacher has none."""
+    from attar.synthesis.statistics import preparations
+
+    return preparations(config)
 
 
 def recover(task: Task, config: Config) -> Recovered:
@@ -24,6 +34,6 @@ def recover(task: Task, config: Config) -> Recovered:
     from attar.synthesis.terms import CrossEntropy
     from attar.synthesis.views import views_of
 
-    loss = (CrossEntropy(), statistics_of(config))
+    loss = (CrossEntropy(), statistics_of(task, config))
     start, views = start_of(task, config), views_of(task, config)
     return Recovered(optimise(task, config, start, views, loss, teachers=committee_of(task, config)))

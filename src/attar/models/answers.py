@@ -92,12 +92,25 @@ def probe(module: nn.Module, image_size: int, name: str) -> Any:
                 "give it a first layer of 3 channels, or wrap it in a module that converts the images."
             ) from error
         works = next((size for size in _SIZES if size != image_size and _runs(network, 3, size)), None)
+        if works is None and (side := _patch_side(network)) and image_size % side:
+            fitting = max(1, round(image_size / side)) * side
+            raise AttarError(
+                f"{name} cuts images into patches of {side} x {side} pixels, and images of {image_size} x {image_size} "
+                f"pixels are no whole number of them; use --data.size {fitting}, or another network."
+            ) from error
         if works is None:
             raise AttarError(
                 f"{name} fails on images of {image_size} and of {', '.join(map(str, _SIZES))} pixels "
                 f"({first_line(error)}); it must take a float32 tensor of images x 3 x height x width."
             ) from error
         raise unfit(name, image_size, error, works) from error
+
+
+def _patch_side(network: nn.Module) -> int:
+    """Side in pixels of the patches into which a vision transformer cuts an image; 0 where the network cuts none."""
+    first = next((layer for layer in network.modules() if isinstance(layer, nn.Conv2d)), None)
+    cuts = first is not None and first.kernel_size == first.stride and first.padding in ((0, 0), "valid")
+    return first.stride[0] if first is not None and cuts else 0
 
 
 def _run(network: nn.Module, channels: int, image_size: int) -> Any:

@@ -27,6 +27,13 @@ def penultimate(network: nn.Module, images: Float[Tensor, "image 3 height width"
     return Extractor(network)(images)
 
 
+def classifier_of(network: nn.Module, images: Float[Tensor, "image 3 height width"]) -> nn.Module | None:
+    """The network's last layer, as in ``penultimate``; None where that is no linear classifier."""
+    extractor = Extractor(network)
+    extractor(images)
+    return extractor.classifier
+
+
 class Extractor:
     """Penultimate features of batch after batch.
 
@@ -36,13 +43,14 @@ class Extractor:
 
     def __init__(self, network: nn.Module) -> None:
         self._network = network
-        self._classifier: nn.Module | None = None
+        self.classifier: nn.Module | None = None
+        """The network's last layer, once a batch has gone through it."""
         self._num_calls = 0
 
     def __call__(self, images: Float[Tensor, "image 3 height width"]) -> Features:
         """As ``penultimate``."""
-        seen = None if self._classifier is None else self._up_to(self._classifier, images)
-        return self._whole(images) if seen is None else Features(_pooled(self._classifier, seen))
+        seen = None if self.classifier is None else self._up_to(self.classifier, images)
+        return self._whole(images) if seen is None else Features(pooled(self.classifier, seen))
 
     def _whole(self, images: Tensor) -> Features:
         calls: list[nn.Module] = []
@@ -65,8 +73,8 @@ class Extractor:
             return Features(logits.float(), "no layer with weights was seen at work")
         if _num_outputs(calls[-1]) < logits.shape[1]:
             return Features(logits.float(), f"the last layer, a {type(calls[-1]).__name__}, is no linear classifier")
-        self._classifier, self._num_calls = calls[-1], calls.count(calls[-1])
-        return Features(_pooled(calls[-1], last[0]))
+        self.classifier, self._num_calls = calls[-1], calls.count(calls[-1])
+        return Features(pooled(calls[-1], last[0]))
 
     def _up_to(self, classifier: nn.Module, images: Tensor) -> Tensor | None:
         """The input of the classifier's last call; None when the network takes another way with these images."""
@@ -97,7 +105,8 @@ class _Reached(BaseException):
         self.seen = seen
 
 
-def _pooled(classifier: nn.Module | None, inputs: Tensor) -> Float[Tensor, "image feature"]:
+def pooled(classifier: nn.Module | None, inputs: Tensor) -> Float[Tensor, "image feature"]:
+    """What a classifier is fed, float32, averaged over places or tokens."""
     values = inputs.float()
     if isinstance(classifier, nn.Conv2d):
         return values.mean(dim=(-2, -1))

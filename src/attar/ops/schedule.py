@@ -3,7 +3,7 @@
 import math
 from typing import Literal
 
-Schedule = Literal["cosine", "cosine-linear", "multistep", "constant"]
+Schedule = Literal["cosine", "cosine-linear", "multistep", "multistep-halves", "constant"]
 
 
 def cosine(
@@ -42,6 +42,17 @@ def multistep(base: float, step: int, steps: int, warmup_steps: int = 0) -> floa
     return base * 0.2 ** ((3 * done >= 2 * whole) + (6 * done >= 5 * whole))
 
 
+def multistep_halves(base: float, step: int, steps: int, warmup_steps: int = 0) -> float:
+    """``base``, halved at 4/5, at 9/10 and at 19/20 of training; the rise is as for ``cosine``.
+
+    The schedule of students on CIFAR-10 in EDC (arXiv 2404.13733).
+    """
+    if step < warmup_steps:
+        return cosine(base, step, steps, warmup_steps)
+    done, whole = step - warmup_steps, max(1, steps - warmup_steps)
+    return base * 0.5 ** ((5 * done >= 4 * whole) + (10 * done >= 9 * whole) + (20 * done >= 19 * whole))
+
+
 def constant(base: float, step: int, warmup_steps: int = 0) -> float:
     """``base``, after a rise over ``warmup_steps`` as for ``cosine``."""
     return cosine(base, min(step, warmup_steps), warmup_steps + 1, warmup_steps)
@@ -55,6 +66,8 @@ def learning_rate(
         return constant(base, step, warmup_steps)
     if schedule == "multistep":
         return multistep(base, step, steps, warmup_steps)
+    if schedule == "multistep-halves":
+        return multistep_halves(base, step, steps, warmup_steps)
     if schedule == "cosine-linear":
         return cosine_linear(base, step, steps, warmup_steps, stretch)
     return cosine(base, step, steps, warmup_steps, stretch=stretch)

@@ -30,6 +30,7 @@ from attar.ops.mixing import MixChoice
 from attar.ops.pixels import Normalisation
 from attar.ops.replay import LookChoice
 from attar.ops.targets import Targets, hard_loss
+from attar.stages import prepare
 from attar.stages.evaluate import Evaluate
 from attar.stages.imported import squeeze_folder
 from attar.stages.label_choice import Relabel
@@ -41,7 +42,7 @@ from attar.stages.squeeze import Squeeze
 from attar.store.images import ImageSet
 from attar.store.labels import Header
 from attar.store.units import Unit
-from attar.synthesis.method import MethodConfig, Stretch, num_iterations
+from attar.synthesis.method import MethodConfig, Preparation, Stretch, num_iterations
 from attar.synthesis.task import Network, Task
 from attar.training.choices import Optimisation
 from attar.training.loop import Loss, TrainingBatch, fit
@@ -119,6 +120,8 @@ class Recovering:
     compilation: str
     """Whether it is compiled, and why."""
     memory_bytes: int | None = None
+    prepare_seconds: float = 0.0
+    """What the method makes before its units, such as statistics of the real images."""
 
     @property
     def compiled(self) -> bool:
@@ -129,7 +132,7 @@ class Recovering:
         shapes = list(map(shape_of, groups))
         preparations = len(set(shapes)) if self.compiled else 1
         steps = iterations * sum(map(sum, shapes)) / self.num_images
-        return steps * self.step_seconds + preparations * self.preparation_seconds
+        return self.prepare_seconds + steps * self.step_seconds + preparations * self.preparation_seconds
 
 
 def shape_of(group: tuple[Unit, ...]) -> tuple[int, ...]:
@@ -149,7 +152,7 @@ def recovering(work: Work) -> Recovering:
             networks = []
             for index in work.recover.members_of(len(work.squeeze.each)):
                 teacher = untrained_teacher(work, index)
-                check_network(teacher.module, teacher.architecture, work.method, work.recover.needs())
+                check_network(teacher.module, teacher.architecture, work.method, work.recover)
                 networks.append(Network(teacher.module, teacher.normalisation, device.precision, compiler))
             watch = _iterate(work, tuple(networks))
     except (RuntimeError, MemoryError) as error:
@@ -163,6 +166,7 @@ def recovering(work: Work) -> Recovering:
         num_images=sum(shape_of(work.groups[0])),
         compilation=compiler.reason(0) if compiler.failed else "; ".join(said),
         memory_bytes=peak.num_bytes,
+        prepare_seconds=watch.prepare_seconds,
     )
 
 
@@ -253,10 +257,15 @@ class _Enough(Exception):  # noqa: N818
     """Ends an optimisation of which enough was seen."""
 
 
+_REHEARSED_IMAGES = 16
+"""Images of a class that preparations look at in a forecast."""
+
+
 class _Watch:
     """Measures some iterations of each stretch, those that are alike once, and then sends the method on to the next."""
 
     def __init__(self, work: Work) -> None:
+        self.prepare_seconds = 0.0
         self._work, self._stretches, self._number, self._since = work, work.stretches, 0, 0
         self.paces: dict[Stretch, Pace] = {}
         self._enter()
@@ -302,13 +311,15 @@ class _RandomBytes:
     """Stands for the real images."""
 
     work: Work
+    most: int | None = None
+    """Images of a class, at most."""
 
     @property
     def num_classes(self) -> int:
         return self.work.num_classes
 
     def count(self, label: int) -> int:
-        return self.work.counts[label]
+        return self.work.counts[label] if self.most is None else min(self.most, self.work.counts[label])
 
     def take(self, label: int, indices: Sequence[int]) -> UInt8[Tensor, "image 3 height width"]:
         return _noise(len(indices), self.work.size)
@@ -321,6 +332,9 @@ def _iterate(work: Work, networks: tuple[Network, ...]) -> _Watch:
     """Begin the very task of the stage, so that everything is decided as it will be; the watch ends it."""
     device, module, group = work.device.device, method_named(work.method), work.groups[0]
     watch = _Watch(work)
+    steps = prepare.steps_of(module, work.recover, networks)
+    real = _RandomBytes(work) if steps or work.recover.needs().real_images else None
+    table, watch.prepare_seconds = _rehearsed(work, steps, networks)
     task = Task(
         labels=torch.tensor([label for unit in group for label in unit.labels], device=device),
         slots=torch.tensor([slot for unit in group for slot in unit.slots]),
@@ -332,13 +346,28 @@ def _iterate(work: Work, networks: tuple[Network, ...]) -> _Watch:
         watch=watch,
         unit_sizes=shape_of(group),
         num_alike=list(map(shape_of, work.groups)).count(shape_of(group)),
-        real=_RandomBytes(work) if work.recover.needs().real_images else None,
+        real=real,
+        table=table,
     )
     with contextlib.suppress(_Enough):
         module.recover(task, work.recover)
     if not all(pace.times for pace in watch.paces.values()):
         raise AttarError(f"the method '{work.method}' does not tell of its iterations")
     return watch
+
+
+def _rehearsed(
+    work: Work, steps: Sequence[Preparation], networks: Sequence[Network]
+) -> tuple[Callable[..., torch.Tensor], float]:
+    """Tables of the method's preparations, and the seconds that all their rows will take: as the first one does that
+    looks at a few images, in proportion to the images."""
+    few = _RandomBytes(work, most=_REHEARSED_IMAGES)
+    device = work.device.device
+    begun = work.clock()
+    table = prepare.rehearsed(steps, work.recover, networks, few, (work.size, work.size), device)
+    seconds = (work.clock() - begun) / max(1, sum(step.num_shown(work.recover, few.count(0)) for step in steps))
+    shown = sum(step.num_shown(work.recover, count) for step in steps for count in work.counts)
+    return table, seconds * shown
 
 
 def _training_seconds(

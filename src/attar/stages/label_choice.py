@@ -35,7 +35,7 @@ def of_stored(folder: Path, config: Relabel) -> Relabel:
     if made["imported"] != bool(config.imported):
         known = "published ones" if made["imported"] else "a teacher's"
         raise AttarError(f"The labels in {folder} are {known}; give --relabel.imported as it was when they were made.")
-    return config.as_made(made, str(folder))
+    return config.as_made(made, str(folder)) if config.unlike(made) else config
 
 
 def planned_bytes(num_images: int, num_classes: int, config: Relabel, storage: Storage = PLAIN) -> int:

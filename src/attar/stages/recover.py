@@ -22,8 +22,8 @@ from attar.core.randomness import generator
 from attar.models import build
 from attar.models.teacher import Teacher
 from attar.ops.pixels import grid
-from attar.stages import members
-from attar.stages.folder import SOURCE, StageFolder, logged, manifest_of
+from attar.stages import members, prepare
+from attar.stages.folder import SOURCE, StageFolder, logged, manifest_of, total
 from attar.stages.imported import named_teacher
 from attar.stages.methods import method_named
 from attar.stages.recorder import Recorder
@@ -33,7 +33,9 @@ from attar.stages.workspace import Workspace
 from attar.store import images as image_files
 from attar.store import units
 from attar.store.units import Unit
-from attar.synthesis.method import MethodConfig, Needs, UnitShape, num_iterations
+from attar.synthesis.choices import Statistics
+from attar.synthesis.method import MethodConfig, UnitShape, num_iterations
+from attar.synthesis.statistics import refuse_unobservable
 from attar.synthesis.task import Network, Recovered, Task
 
 WEAK = 0.05
@@ -64,12 +66,14 @@ def run(space: Workspace, method: str, config: MethodConfig, folder: Path | None
         check(teacher, space, method, config, f"Teacher {index}" if space.num_teachers > 1 else "The teacher")
     stage.begin()
     log = space.log.beside(out)
-    _make_units(space, device, module, config, found, todo, stage, log)
+    weights = [members.manifest(space, index)["result"]["weights_sha256"] for index in asked]
+    _make_units(space, device, module, config, found, weights, todo, stage, log)
     if ranks.is_first():
         shutil.rmtree(out / CHECKPOINTS, ignore_errors=True)  # of units killed between their files and this
         result = _assemble(config, space.real.classes, todo, stage)
         result |= {"method": method, "size": space.choice.size, "classes": list(space.real.classes)}
-        finished = stage.finish(result, logged(out, "unit"), space.device.describe(), _files(todo, out))
+        spent = total([logged(out, "prepare"), logged(out, "unit")])
+        finished = stage.finish(result, spent, space.device.describe(), _files(todo, out))
     ranks.wait()
     return finished or manifest_of(out, "recover")
 
@@ -111,7 +115,7 @@ def check(teacher: Teacher, space: Workspace, method: str, config: MethodConfig,
             f"{name} was made for {teacher.image_size} pixels and the data are prepared at {space.choice.size}; "
             f"use --data.size {teacher.image_size}, or squeeze again."
         )
-    check_network(teacher.module, teacher.architecture, method, config.needs())
+    check_network(teacher.module, teacher.architecture, method, config)
     rated = teacher.accuracy
     if rated is not None and (rated - chance) / (1 - chance) < WEAK and not config.accept_weak_teacher:
         raise AttarError(
@@ -120,9 +124,11 @@ def check(teacher: Teacher, space: Workspace, method: str, config: MethodConfig,
         )
 
 
-def check_network(network: nn.Module, architecture: str, method: str, needs: Needs) -> None:
+def check_network(network: nn.Module, architecture: str, method: str, config: MethodConfig) -> None:
     """Refuse a network that lacks what the method works with."""
-    if needs.batchnorm and not build.has_batchnorm(network):
+    if isinstance(config, Statistics):
+        refuse_unobservable(network, architecture, config)
+    if config.needs().batchnorm and not build.has_batchnorm(network):
         raise AttarError(
             f"The teacher '{architecture}' has no BatchNorm layers, which method '{method}' matches; "
             f"choose a network with BatchNorm (resnet18), or another method."
@@ -163,6 +169,7 @@ def _make_units(
     module: Any,
     config: MethodConfig,
     found: Sequence[Teacher],
+    weights: Sequence[str],
     todo: list[tuple[Unit, ...]],
     stage: StageFolder,
     log: Log,
@@ -170,7 +177,10 @@ def _make_units(
     folder, warn = stage.path / "units", work.once(log.warn)
     folder.mkdir(parents=True, exist_ok=True)
     networks = tuple(network_of(teacher, device, log) for teacher in found)
-    making = _Making(space, device, module, config, networks, todo, stage, log)
+    steps = prepare.steps_of(module, config, networks)
+    real = RealByClass(space) if steps or config.needs().real_images else None
+    tables = prepare.run(space, steps, config, networks, weights, real, log) if real else prepare.Tables()
+    making = _Making(space, device, module, config, networks, real, tables, todo, stage, log)
     iterations = num_iterations(config.cost(unit_shape(todo[0][0], space.choice.size, len(networks))))
     jobs = [
         work.Job(
@@ -197,16 +207,18 @@ class _Making:
         module: Any,
         config: MethodConfig,
         networks: tuple[Network, ...],
+        real: RealByClass | None,
+        tables: prepare.Tables,
         todo: list[tuple[Unit, ...]],
         stage: StageFolder,
         log: Log,
     ) -> None:
         self._space, self._device, self._module, self._config = space, device, module, config
-        self._networks, self._stage, self._log = networks, stage, log
+        self._networks, self._real, self._tables = networks, real, tables
+        self._stage, self._log = stage, log
         self._first, self._alike = todo[0][0], Counter(map(_shape, todo))
         self._most = config.parallel_units
         self._iterations = num_iterations(config.cost(unit_shape(self._first, space.choice.size, len(networks))))
-        self._real = RealByClass(space) if config.needs().real_images else None
 
     @functools.cached_property
     def _verifier(self) -> Teacher | None:
@@ -267,6 +279,7 @@ class _Making:
             unit_sizes=_shape(group),
             num_alike=max(1, self._alike[_shape(group)]),
             real=self._real,
+            table=self._tables,
             checkpoint=checkpoint,
         )
         try:

@@ -16,6 +16,8 @@ from attar.synthesis.method import MethodConfig, Needs, Stretch, UnitShape
 
 Start = Literal["noise", "real", "patches"]
 PatchRule = Literal["lowest", "medium"]
+Observe = Literal["batchnorm", "convolution", "patches", "tokens"]
+Target = Literal["running", "collected", "class", "mixed"]
 Policy = Literal["one", "round-robin", "random", "mean"]
 
 
@@ -93,13 +95,39 @@ class Statistics(MethodConfig):
     """Match the statistics of a teacher's layers (DeepInversion)."""
 
     bn_weight: float = pydantic.Field(default=0.01, ge=0)
-    """Weight of the BatchNorm statistics against the cross-entropy (r_bn)."""
+    """Weight of the statistics against the cross-entropy (r_bn)."""
     first_bn_multiplier: float = pydantic.Field(default=10.0, ge=0)
-    """Extra weight of the first BatchNorm layer."""
+    """Extra weight of the first layer that is observed."""
+    observe: tuple[Observe, ...] = ()
+    """Layers whose statistics are matched; empty: BatchNorm layers, or in a teacher without them the other layers that
+    normalise ('tokens'). 'batchnorm', 'convolution' and 'tokens' compare what these layers are fed, by channel, and
+    'patches' what convolutions are fed, by square of the feature map."""
+    target: Target = "running"
+    """Statistics to be met: 'running' are the teacher's running statistics, or collected ones for layers without them;
+    'collected' are those of the real images; 'class' those of the real images of the unit's classes; 'mixed' is the
+    distance from 'running' and from 'class', weighted by class_share."""
+    class_share: float = pydantic.Field(default=0.5, ge=0, le=1)
+    """Weight of the distance from the class statistics, for the target 'mixed'."""
+    class_variance: Literal["exact", "within"] = "exact"
+    """Variance of a class: of all its values, or the mean over its images of each one's own, as EDC publishes it."""
+    patch_side: int = pydantic.Field(default=4, ge=1)
+    """Side of a patch in pixels of the feature map, for 'patches'."""
+    statistics_momentum: float = pydantic.Field(default=0.0, ge=0, lt=1)
+    """Compare a moving average of the statistics over the iterations, with this momentum; 0 compares the current
+    ones."""
+    statistics_images: int = pydantic.Field(default=0, ge=0)
+    """Real images of each class, drawn at random, from which statistics are collected; 0: all."""
+
+    @pydantic.model_validator(mode="after")
+    def _observed(self) -> Self:
+        if len(set(self.observe)) < len(self.observe):
+            raise ValueError("observe names a kind of layer twice; name each once")
+        return self
 
     def needs(self) -> Needs:
-        """A teacher with BatchNorm layers."""
-        return super().needs() | Needs(batchnorm=True)
+        """A teacher with the layers that are observed; real images where statistics are collected from them."""
+        collected = self.target != "running" or any(kind != "batchnorm" for kind in self.observe)
+        return super().needs() | Needs(batchnorm=self.observe == ("batchnorm",), real_images=collected)
 
     def metrics(self) -> tuple[str, ...]:
         """The distance of the statistics, too."""

@@ -154,7 +154,8 @@ class Gradients:
 
         def make() -> Objective:
             example = torch.zeros(2, 3, *task.size, device=task.device)
-            observed = Observed(network.module, example, network.precision)
+            taps = tuple(dict.fromkeys(tap for term in self._loss for tap in term.taps))
+            observed = Observed(network.module, example, network.precision, taps)
             loss, *others = self._parts_of_objective()
             return Objective(observed, loss, network.normalisation, *others).to(task.device)
 

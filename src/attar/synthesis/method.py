@@ -97,11 +97,14 @@ class Preparation:
     """From a Context (``synthesis/task.py``) and a configuration to tensors, whose first axis has an entry for each of
     ``context.rows``. The configuration is a namespace that has the fields in ``reads`` and no others."""
     reads: tuple[str, ...] = ()
-    """Fields of the configuration on which the result depends; with data, seed and weights they identify it."""
+    """Fields of the configuration, and names of earlier steps, on which the result depends: with data, seed and weights
+    they identify it. Only the tables of these steps can be read."""
     rows: Literal["class", "slot"] = "class"
     """Whether a row belongs to a class or to a slot."""
     per_teacher: bool = True
     """Make the tables for every teacher, or once."""
+    applies: Callable[[Any, Any], bool] = lambda config, network: True
+    """From the configuration and a teacher's network to whether tables are needed of it."""
     num_shown: Callable[[Any, int], int] = lambda config, count: count
     """From the configuration and a class's number of images to how many real images its row looks at."""
 

@@ -11,9 +11,8 @@ from torch import Tensor, nn
 from attar.ops.pixels import Normalisation
 from attar.synthesis.canvas import Canvas, Images, Plain
 from attar.synthesis.observed import Observed
-from attar.synthesis.statistics import BATCHNORM
 from attar.synthesis.task import Task
-from attar.synthesis.terms import Moments, PerUnit, Seen, State, Term, UnitBatch
+from attar.synthesis.terms import PerUnit, Seen, State, Term, UnitBatch
 from attar.synthesis.views import Records, Show, Size, cropped
 
 Metrics = dict[str, PerUnit]
@@ -48,7 +47,7 @@ class Objective(nn.Module):
         self._other_units = units != normalisation
         self.scale: Tensor
         self.shift: Tensor
-        whole = torch.zeros(1, 3, 1, 1, device=observed.weights.device)
+        whole = torch.zeros(1, 3, 1, 1, device=observed.device)
         zero, one = normalisation.apply(units.undo(whole)), normalisation.apply(units.undo(whole + 1))
         self.register_buffer("scale", one - zero)  # from the pixels' units to the teacher's
         self.register_buffer("shift", zero)
@@ -98,8 +97,7 @@ class Objective(nn.Module):
         # One channel is also widened where all channels have one normalisation, and the units are no other.
         shown = images * self.scale + self.shift if self._other_units or images.shape[1] == 1 else images
         shown = self.show_views(shown, records, size, average)
-        logits, firsts, seconds = self.observed(shown)
-        return Seen(shown, logits, {BATCHNORM: Moments(firsts, seconds)}, {})
+        return Seen(shown, *self.observed(shown))
 
 
 def pixel_gradient(

@@ -1,43 +1,37 @@
-"""BatchNorm statistics as a prior on images: the regulariser of DeepInversion (Yin et al., 2020, arXiv 1912.08795).
+"""What images look like to a frozen network: logits, and the moments of what its layers are fed.
 
-In evaluation mode BatchNorm is an affine map, so measuring a batch changes nothing that flows through the network and
-each image can be measured alone: its mean and mean square per channel. The statistics of any group of images are then
-averages of a few numbers, so many units of work go through the teacher in one batch, each with statistics of its own.
+Statistics as a prior on images come from DeepInversion (Yin et al., 2020, arXiv 1912.08795), for convolutions and
+patches from G-VBSM (Shao et al., 2024, arXiv 2311.17950). In evaluation mode BatchNorm is an affine map, so measuring
+a batch changes nothing that flows through the network and each image can be measured alone: its mean and mean square
+per channel. The statistics of any group of images are then averages of a few numbers, so many units of work go through
+the teacher in one batch, each with statistics of its own.
 """
 
 import contextlib
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-Moments = Float[Tensor, "image channel"]
+from attar.core.errors import AttarError
+from attar.ops.features import pooled
+from attar.synthesis.taps import NAMES, Moments, Site, Tap, feature_layer, layout_of, side_of, sites_of
 
-
-def tracked_layers(network: nn.Module) -> list[nn.Module]:
-    """The network's BatchNorm layers over images that keep running statistics, in order of registration.
-
-    Subclasses such as timm's ``BatchNormAct2d`` are among them.
-    """
-    return [
-        layer
-        for layer in network.modules()
-        if isinstance(layer, nn.BatchNorm2d | nn.SyncBatchNorm)
-        and layer.running_mean is not None
-        and layer.running_var is not None
-    ]
+BATCHNORM = Tap("batchnorm")
 
 
 class Observed(nn.Module):
-    """A frozen copy of a network that tells, beside its logits, the moments of what its BatchNorm layers are fed.
+    """A frozen copy of a network that tells, beside its logits, what its taps see of each image.
 
     Made for gradients with respect to images: weights are frozen, memory is channels-last, weights of convolutions and
-    linear layers are in the working precision, and each plain BatchNorm layer is folded into one affine map. Moments
-    are float32 whatever the precision, and taken about the running mean, so that none is lost to cancellation.
+    linear layers are in the working precision. With a 'batchnorm' tap each plain BatchNorm layer is folded into one
+    affine map. Moments are float32 whatever the precision, and those of BatchNorm layers are taken about the running
+    mean, so that none is lost to cancellation.
     """
 
     def __init__(
@@ -45,69 +39,117 @@ class Observed(nn.Module):
         network: nn.Module,
         example: Float[Tensor, "image 3 height width"],
         precision: Literal["fp32", "bf16"] = "fp32",
-        first_multiplier: float = 1.0,
+        taps: Sequence[Tap] = (BATCHNORM,),
     ) -> None:
-        """``example`` is run once, to learn which layers take part; the first registered one weighs
-        ``first_multiplier``, all others 1."""
+        """``example`` is run, to learn which layers take part.
+
+        A tap may find no layer, as that of BatchNorm in an AlexNet; raises AttarError when no tap finds any.
+        """
         super().__init__()
         self.network = copy.deepcopy(network).eval().requires_grad_(False)
+        self.device = example.device
+        """Of the images."""
         self._dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-        layers = tracked_layers(self.network)
-        self._seen: dict[int, tuple[Moments, Moments]] = {}
-        for place, layer in enumerate(layers):
-            _observe(layer, place, self._seen)
+        self._taps = tuple(dict.fromkeys(taps))
+        self._seen: dict[tuple[str, int], tuple[Tensor, Tensor]] = {}
+        self._told: dict[int, Tensor] = {}
+        sites = sites_of(self.network, example, self._taps)
+        if sites and not any(sites.values()):
+            names = " or ".join(dict.fromkeys(NAMES[tap.kind] for tap in sites))
+            raise AttarError(f"The teacher has no {names} to observe; choose another network or --recover.observe.")
+        self.layouts = {tap: layout_of(self.network, tap, found) for tap, found in sites.items()}
+        """How the moments of each tap lie."""
+        self._keys = self._observe(sites)
+        self._features = {
+            tap: self._tell(place, feature_layer(self.network, tap.place, example))
+            for place, tap in enumerate(self._taps)
+            if tap.kind == "features"
+        }
         if precision == "bf16":
             for module in self.network.modules():
                 if isinstance(module, nn.Conv2d | nn.Linear):
                     module.to(torch.bfloat16)
         self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self._places: list[int] = []
-        with torch.no_grad(), FlopCounterMode(display=False) as counter, _answers(self.network) as sizes:
+        with torch.no_grad(), FlopCounterMode(display=False) as counter, _answers(self.network) as answered:
             self._run(example)
+        self._seen.clear()
+        self._told.clear()
         self.operations = 2 * counter.get_total_flops() / len(example)
         """Floating-point operations of an image's way forth and back."""
-        self.num_layers = len(sizes)
+        self.num_layers = len(answered)
         """Convolutions and linear layers, each as often as it is used."""
-        self.num_values = sum(sizes) / len(example)
+        self.num_values = sum(answered) / len(example)
         """What these layers answer to one image: numbers that everything between them reads and writes again."""
-        self._places = sorted(self._seen)
-        self._seen.clear()
-        taking_part = [layers[place] for place in self._places]
-        variances: Any = [layer.running_var for layer in taking_part]
-        self.running_var: Tensor
-        self.register_buffer("running_var", torch.cat(variances).float() if variances else example.new_zeros(0))
-        self.layer_of: Tensor  # channel by layer, 1 where the channel is the layer's
-        self.register_buffer("layer_of", torch.block_diag(*(torch.ones_like(v)[:, None] for v in variances)).float())
-        weights = [first_multiplier if place == 0 else 1.0 for place in self._places]
-        self.weights: Tensor
-        self.register_buffer("weights", torch.tensor(weights, device=example.device))
-        self.sees_first = self._places[:1] == [0]
-        """Whether the network's first BatchNorm layer takes part."""
-        self.narrow = any(len(variance) % 32 for variance in variances)
+        channels = [layout.sizes for tap, layout in self.layouts.items() if tap.kind != "patches"]
+        self.narrow = any(size % 32 for sizes in channels[:1] for size in sizes)
+        """Whether the first tap has layers with fewer channels than the widest vector instructions have lanes."""
 
     def forward(
         self, images: Float[Tensor, "image 3 height width"]
-    ) -> tuple[Float[Tensor, "image class"], Moments, Moments]:
-        """Logits, means about the running mean, and mean squares about it, the channels of all layers in a row."""
+    ) -> tuple[Float[Tensor, "image class"], dict[Tap, Moments], dict[Tap, Tensor]]:
+        """Logits, the moments of each tap (the channels of all its layers in a row), and features by tap."""
         logits = self._run(images)
-        firsts, seconds = zip(*(self._seen[place] for place in self._places), strict=True)
+        moments: dict[Tap, Moments] = {}
+        for tap, keys in self._keys.items():
+            found = [self._seen[key] for key in keys] or [(logits.new_zeros(len(logits), 0).float(),) * 2]
+            firsts, seconds = zip(*found, strict=True)
+            moments[tap] = Moments(torch.cat(firsts, 1), torch.cat(seconds, 1))
+        features = {tap: logits if place is None else self._told[place] for tap, place in self._features.items()}
         self._seen.clear()
-        return logits.float(), torch.cat(firsts, 1), torch.cat(seconds, 1)
+        self._told.clear()
+        return logits.float(), moments, {tap: values.float() for tap, values in features.items()}
 
-    def distance(self, firsts: Float[Tensor, "unit channel"], seconds: Float[Tensor, "unit channel"]) -> Tensor:
-        """Each unit's sum over layers of |mean - running mean|_2 + |variance - running variance|_2.
+    @torch.no_grad()
+    def refresh(self, network: nn.Module) -> None:
+        """Take over the weights and statistics of a network of the same structure, in place.
 
-        ``firsts`` and ``seconds`` are averages of the moments over the unit's images; the variance is the biased one.
-        Source: SRe2L (arXiv 2306.13092), equation 6.
+        Functions that were compiled for this one go on and see the new weights.
         """
-        away = seconds - firsts.square() - self.running_var
-        norms = [(part.square() @ self.layer_of).clamp_min(1e-30).sqrt() for part in (firsts, away)]
-        return (norms[0] + norms[1]) @ self.weights
+        own = self.network.state_dict(keep_vars=True)
+        for name, tensor in network.state_dict().items():
+            own[name].copy_(tensor)
+        for layer in self.network.modules():
+            if isinstance(layer, _Folded):
+                _fold(layer)
 
     def _run(self, images: Tensor) -> Tensor:
         images = images.contiguous(memory_format=torch.channels_last)
         with torch.autocast(images.device.type, torch.bfloat16, enabled=self._dtype == torch.bfloat16):
             return self.network(images)
+
+    def _observe(self, sites: dict[Tap, tuple[Site, ...]]) -> dict[Tap, list[tuple[str, int]]]:
+        """Let each layer note its moments once; returns where those of each tap are found, layer by layer."""
+        layers: dict[str, Any] = dict(self.network.named_modules())
+        keys: dict[Tap, list[tuple[str, int]]] = {}
+        noted: set[tuple[str, int]] = set()
+        for tap, found in sites.items():
+            side = side_of(tap) if tap.kind == "patches" else 0
+            keys[tap] = []
+            for site in found:
+                key = (site.name if side else site.twin, side)
+                keys[tap].append(key)
+                if key in noted:
+                    continue
+                noted.add(key)
+                layer = layers[key[0]]
+                if side:
+                    layer.register_forward_pre_hook(_noting_patches(key, self._seen, side, site.shape))
+                elif type(layer) is nn.BatchNorm2d:
+                    _begin_folding(layer, self._seen, key)
+                else:  # another kind of BatchNorm, which may do more than normalise, or no BatchNorm
+                    layer.register_forward_pre_hook(_noting(key, self._seen, site))
+        return keys
+
+    def _tell(self, place: int, found: tuple[nn.Module, Literal["input", "output"]] | None) -> int | None:
+        """Let a layer note its input, averaged over places, or its output; None where only logits can be told."""
+        if found is None:
+            return None
+        layer, end = found
+        if end == "input":
+            layer.register_forward_pre_hook(_telling_input(place, self._told))
+        else:
+            layer.register_forward_hook(_telling_output(place, self._told))
+        return place
 
 
 class Measure(torch.autograd.Function):
@@ -117,15 +159,16 @@ class Measure(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, features: Tensor, centre: Tensor) -> tuple[Tensor, Moments, Moments]:
+    def forward(ctx: Any, features: Tensor, centre: Tensor | None, axis: int) -> tuple[Tensor, Tensor, Tensor]:
         ctx.save_for_backward(features, centre)
-        return features.view_as(features), *_moments(features, centre)
+        ctx.axis = axis
+        return features.view_as(features), *_moments(features, centre, axis)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> Any:
         features, centre = ctx.saved_tensors
         passed, first, second = gradients
-        return (passed.float() + _pulled(features, centre, first, second)).to(features.dtype), None
+        return (passed.float() + _pulled(features, centre, first, second, ctx.axis)).to(features.dtype), None, None
 
 
 class MeasuredAffine(torch.autograd.Function):
@@ -134,16 +177,16 @@ class MeasuredAffine(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, features: Tensor, centre: Tensor, scale: Tensor, shift: Tensor
-    ) -> tuple[Tensor, Moments, Moments]:
+    ) -> tuple[Tensor, Tensor, Tensor]:
         ctx.save_for_backward(features, centre, scale)
         mapped = (features.float() * scale[:, None, None] + shift[:, None, None]).to(features.dtype)
-        return mapped, *_moments(features, centre)
+        return mapped, *_moments(features, centre, 1)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> Any:
         features, centre, scale = ctx.saved_tensors
         mapped, first, second = gradients
-        slope = mapped.float() * scale[:, None, None] + _pulled(features, centre, first, second)
+        slope = mapped.float() * scale[:, None, None] + _pulled(features, centre, first, second, 1)
         return slope.to(features.dtype), None, None, None
 
 
@@ -152,25 +195,29 @@ class _Folded(nn.BatchNorm2d):
 
     def forward(self, input: Tensor) -> Tensor:
         mapped, *moments = MeasuredAffine.apply(input, self.running_mean, self.scale, self.shift)  # type: ignore[misc]
-        self.seen[self.place] = tuple(moments)  # type: ignore[operator]
+        self.seen[self.key] = tuple(moments)  # type: ignore[operator]
         return mapped
 
 
-def _observe(layer: Any, place: int, seen: dict[int, tuple[Moments, Moments]]) -> None:
-    if type(layer) is not nn.BatchNorm2d:  # a kind of its own, which may do more than normalise
-        layer.register_forward_pre_hook(_noting(place, seen))
-        return
-    folded: Any = layer
-    scale = torch.rsqrt(folded.running_var.double() + folded.eps)
-    shift = -folded.running_mean.double() * scale
-    if folded.weight is not None:
-        scale, shift = scale * folded.weight.double(), shift * folded.weight.double()
-    if folded.bias is not None:
-        shift = shift + folded.bias.double()
-    folded.__class__ = _Folded
-    folded.register_buffer("scale", scale.float())
-    folded.register_buffer("shift", shift.float())
-    folded.seen, folded.place = seen, place
+def _begin_folding(layer: Any, seen: dict[tuple[str, int], tuple[Tensor, Tensor]], key: tuple[str, int]) -> None:
+    """Turn a plain BatchNorm layer into one affine map that notes the moments of its input."""
+    layer.__class__ = _Folded
+    layer.register_buffer("scale", torch.empty_like(layer.running_var, dtype=torch.float32))
+    layer.register_buffer("shift", torch.empty_like(layer.running_var, dtype=torch.float32))
+    layer.seen, layer.key = seen, key
+    _fold(layer)
+
+
+def _fold(layer: Any) -> None:
+    """Bring the affine map of a folded BatchNorm layer up to date."""
+    scale = torch.rsqrt(layer.running_var.double() + layer.eps)
+    shift = -layer.running_mean.double() * scale
+    if layer.weight is not None:
+        scale, shift = scale * layer.weight.double(), shift * layer.weight.double()
+    if layer.bias is not None:
+        shift = shift + layer.bias.double()
+    layer.scale.copy_(scale)
+    layer.shift.copy_(shift)
 
 
 @contextlib.contextmanager
@@ -186,23 +233,73 @@ def _answers(network: nn.Module) -> Iterator[list[int]]:
             handle.remove()
 
 
-def _noting(place: int, seen: dict[int, tuple[Moments, Moments]]) -> Any:
+def _noting(key: tuple[str, int], seen: dict[tuple[str, int], tuple[Tensor, Tensor]], site: Site) -> Any:
     def note(layer: Any, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        features, *moments = Measure.apply(inputs[0], layer.running_mean)  # type: ignore[misc]
-        seen[place] = tuple(moments)  # type: ignore[assignment]
+        centre = layer.running_mean if isinstance(layer, nn.BatchNorm2d | nn.SyncBatchNorm) else site.centre
+        features, *moments = Measure.apply(inputs[0], centre, site.axis)  # type: ignore[misc]
+        seen[key] = tuple(moments)  # type: ignore[assignment]
         return (features, *inputs[1:])
 
     return note
 
 
-def _moments(features: Tensor, centre: Tensor) -> tuple[Moments, Moments]:
-    away = features.float() - centre[:, None, None]
-    return away.mean((2, 3)), away.square().mean((2, 3))
+def _telling_input(place: int, told: dict[int, Tensor]) -> Any:
+    def tell(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        told[place] = pooled(layer, inputs[0])
+
+    return tell
 
 
-def _pulled(features: Tensor, centre: Tensor, first: Tensor, second: Tensor) -> Tensor:
+def _telling_output(place: int, told: dict[int, Tensor]) -> Any:
+    def tell(_: nn.Module, __: Any, answer: Tensor) -> None:
+        told[place] = answer
+
+    return tell
+
+
+def _noting_patches(
+    key: tuple[str, int], seen: dict[tuple[str, int], tuple[Tensor, Tensor]], side: int, shape: tuple[int, ...]
+) -> Any:
+    """A hook that notes the moments of the patches of maps of this shape."""
+    whole = [-(-length // side) * side for length in shape[2:]]
+    matrices = [_stretch(*lengths) for lengths in zip(shape[2:], whole, strict=True)]
+
+    def note(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        maps = inputs[0].float()
+        for axis, matrix in enumerate(matrices):
+            if matrix is not None:
+                matrix = matrices[axis] = matrix.to(maps.device)
+                maps = matrix @ maps if axis == 0 else maps @ matrix.T
+        firsts, seconds = maps.mean(1, keepdim=True), maps.square().mean(1, keepdim=True)
+        seen[key] = F.avg_pool2d(firsts, side).flatten(1), F.avg_pool2d(seconds, side).flatten(1)
+
+    return note
+
+
+def _stretch(length: int, whole: int) -> Tensor | None:
+    """Bilinear resizing along one axis as a matrix, whose gradient is deterministic; None for no resizing."""
+    if length == whole:
+        return None
+    return F.interpolate(torch.eye(length)[None], size=whole, mode="linear")[0].T.contiguous()
+
+
+def _moments(features: Tensor, centre: Tensor | None, axis: int) -> tuple[Tensor, Tensor]:
+    away = features.float()
+    if centre is not None:
+        away = away - centre[_spread(features, axis)[1:]]
+    others = [other for other in range(1, features.ndim) if other != axis]
+    return (away.mean(others), away.square().mean(others)) if others else (away, away.square())
+
+
+def _pulled(features: Tensor, centre: Tensor | None, first: Tensor, second: Tensor, axis: int) -> Tensor:
     """What the gradients of the two moments ask of the features."""
-    positions = features.shape[2] * features.shape[3]
+    positions = features[0].numel() // features.shape[axis]
     slope = second * (2 / positions)
-    offset = first / positions - slope * centre
-    return features.float() * slope[:, :, None, None] + offset[:, :, None, None]
+    offset = first / positions if centre is None else first / positions - slope * centre
+    spread = _spread(features, axis)
+    return features.float() * slope[spread] + offset[spread]
+
+
+def _spread(features: Tensor, axis: int) -> tuple[slice | None, ...]:
+    """An index that gives a value for each image and channel the axes of the features."""
+    return tuple(slice(None) if each in (0, axis) else None for each in range(features.ndim))

@@ -1,50 +1,298 @@
-"""Statistics: the term that pulls the statistics of a teacher's layers towards a target (DeepInversion, SRe2L)."""
+"""Statistics as a loss term: how far what a teacher sees of a unit's images lies from what it sees of real ones.
 
+Two choices are independent: what is observed (``synthesis/taps.py``), and which statistics are the target.
+The target comes from the teacher's running statistics, or from statistics that ``preparations`` collect from the real
+images before the first unit.
+"""
+
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
+from jaxtyping import Float
+from torch import Tensor, nn
 
+from attar.core.errors import AttarError
+from attar.ops.pixels import from_bytes
 from attar.synthesis.choices import Statistics
+from attar.synthesis.method import Preparation
 from attar.synthesis.observed import Observed
-from attar.synthesis.task import Task
-from attar.synthesis.terms import PerUnit, Seen, State, Stateless, Tap, UnitBatch
+from attar.synthesis.taps import NAMES, Kind, Layout, Tap, is_observable
+from attar.synthesis.task import Context, Task
+from attar.synthesis.terms import PerUnit, Seen, State, Stateless, UnitBatch
 
-BATCHNORM = Tap("batchnorm")
+STEP = "statistics"
+"""Name of the preparation; its tables are statistics.KIND.mean, .variance, .within and statistics.count."""
+_BATCH_PIXELS, _LARGEST_BATCH = 2**22, 256
+Target = Literal["running", "collected", "class"]
 
 
 @dataclass(frozen=True)
-class BatchNormDistance(Stateless):
-    """Sum over layers of |mean - running mean|_2 + |variance - running variance|_2 (SRe2L, equation 6)."""
+class Distance(Stateless):
+    """Weighted sum over layers of |mean - target mean|_2 + |variance - target variance|_2 (SRe2L, equation 6)."""
 
     first_multiplier: float = 1.0
-    """Extra weight of the first registered layer."""
+    """Extra weight of the layer registered first of all that are observed."""
+    observe: tuple[Tap, ...] = (Tap("batchnorm"),)
+    """What is compared."""
+    targets: tuple[tuple[Target, float], ...] = (("running", 1.0),)
+    """What the statistics are compared with, and the weight of each distance."""
+    momentum: float = 0.0
+    """Of the moving average that is compared with the target in place of the current statistics; 0: the current ones.
+
+    The gradient is that of the current statistics, at the distance of the average (G-VBSM; EDC, arXiv 2404.13733).
+    """
+    within: bool = False
+    """Of a class, take the mean variance within an image for its variance."""
     name = "bn_distance"
 
     @property
     def taps(self) -> tuple[Tap, ...]:
-        """The inputs of all BatchNorm layers."""
-        return (BATCHNORM,)
+        """What is compared."""
+        return self.observe
 
     def constants(self, task: Task, teacher: int, observed: Observed) -> State:
-        """The same for all tasks of a teacher."""
-        return self.constants_of(observed)
+        """Targets (unit or 1, channel) about the layout's centre, which channel is which layer's, layers' weights."""
+        return self._constants(observed, lambda target, tap, layout: self._target(target, tap, layout, task, teacher))
 
     def constants_of(self, observed: Observed) -> State:
-        """The running variances, which channel is which layer's, and the layers' weights."""
-        weights = torch.ones_like(observed.weights)
-        if observed.sees_first:
-            weights[:1] = self.first_multiplier
-        return {"running_var": observed.running_var, "layer_of": observed.layer_of, "weights": weights}
+        """Those of the target 'running', which are the same for all tasks."""
+        return self._constants(observed, _running)
+
+    def _constants(
+        self, observed: Observed, target_of: Callable[[Target, Tap, Layout], tuple[Tensor | None, Tensor]]
+    ) -> State:
+        layouts = [observed.layouts[tap] for tap in self.taps]
+        found: State = {}
+        for tap, layout, weights in zip(self.taps, layouts, layer_weights(layouts, self.first_multiplier), strict=True):
+            found |= {f"{tap.kind}.layer_of": layout.layer_of(), f"{tap.kind}.weights": weights}
+            for target, _ in self.targets:
+                mean, variance = target_of(target, tap, layout)
+                if mean is not None:
+                    found[f"{tap.kind}.{target}.mean"] = mean
+                found[f"{tap.kind}.{target}.variance"] = variance
+        return found
+
+    def begin(self, task: Task, teacher: int, observed: Observed) -> State:
+        """Of a moving average: sums of means and variances (unit, channel), and their weight."""
+        if not self.momentum:
+            return {}
+        state: State = {"weight": torch.zeros((), device=task.device)}
+        for tap in self.taps:
+            shape = (len(task.unit_sizes), observed.layouts[tap].num_channels)
+            state |= {f"{tap.kind}.{part}": torch.zeros(shape, device=task.device) for part in ("mean", "variance")}
+        return state
 
     def __call__(self, seen: Seen, batch: UnitBatch, constants: State, state: State) -> tuple[PerUnit, State]:
         """Each unit's distance; moments are averaged over its images, and the variance is the biased one."""
-        moments = seen.moments[BATCHNORM]
-        firsts, seconds = batch.average @ moments.first, batch.average @ moments.second
-        away = seconds - firsts.square() - constants["running_var"]
-        norms = [(part.square() @ constants["layer_of"]).clamp_min(1e-30).sqrt() for part in (firsts, away)]
-        return (norms[0] + norms[1]) @ constants["weights"], state
+        after, total = dict(state), None
+        if self.momentum:
+            after["weight"] = self.momentum * state["weight"] + (1 - self.momentum)
+        for tap in self.taps:
+            moments = seen.moments[tap]
+            mean, square = batch.average @ moments.first, batch.average @ moments.second
+            variance = square - mean.square()
+            if self.momentum:
+                mean = self._averaged(f"{tap.kind}.mean", mean, after)
+                variance = self._averaged(f"{tap.kind}.variance", variance, after)
+            for target, share in self.targets:
+                away = distance(
+                    mean,
+                    variance,
+                    constants.get(f"{tap.kind}.{target}.mean"),
+                    constants[f"{tap.kind}.{target}.variance"],
+                    constants[f"{tap.kind}.layer_of"],
+                    constants[f"{tap.kind}.weights"],
+                )
+                away = away if share == 1.0 else share * away
+                total = away if total is None else total + away
+        assert total is not None  # one tap and one target at least
+        return total, after
+
+    def _averaged(self, key: str, now: Tensor, after: State) -> Tensor:
+        """The moving average, which starts at the first value, with the gradient of the current value."""
+        after[key] = self.momentum * after[key] + (1 - self.momentum) * now.detach()
+        return after[key] / after["weight"] + now - now.detach()
+
+    def _target(
+        self, target: Target, tap: Tap, layout: Layout, task: Task, teacher: int
+    ) -> tuple[Tensor | None, Float[Tensor, "target channel"]]:
+        """Mean about the centre, None where the centre is the mean, and variance."""
+        if target == "running" and layout.running is not None:
+            return _running(target, tap, layout)
+        if target == "class":
+            mean, variance = _of_classes(task, teacher, tap, self.within)
+        else:
+            network = task.teachers[teacher]
+            mean, variance = network.kept(("collected", tap), lambda: _of_all_classes(task, teacher, tap))
+        if mean.shape[-1] != layout.num_channels:
+            raise AttarError(
+                f"Statistics were collected at {task.size[0]} x {task.size[1]} pixels, where '{tap.kind}' has "
+                f"{mean.shape[-1]} numbers, and the teacher is shown a size at which it has {layout.num_channels}; "
+                f"leave --recover.view-sizes at 1.0, or observe no patches."
+            )
+        return (mean.to(task.device) - layout.centre).float(), variance.to(task.device).float()
 
 
-def statistics_of(config: Statistics) -> BatchNormDistance:
-    """The term that a configuration asks for."""
-    return BatchNormDistance(config.bn_weight, config.first_bn_multiplier)
+def distance(
+    mean: Float[Tensor, "unit channel"],
+    variance: Float[Tensor, "unit channel"],
+    target_mean: Float[Tensor, "target channel"] | None,
+    target_variance: Float[Tensor, "*target channel"],
+    layer_of: Float[Tensor, "channel layer"],
+    weights: Float[Tensor, " layer"],
+) -> PerUnit:
+    """Each unit's weighted sum over layers of |mean - target mean|_2 + |variance - target variance|_2.
+
+    Means are about the layout's centre; no target mean means that the centre is the target. Source: SRe2L (arXiv
+    2306.13092), equation 6.
+    """
+    parts = (mean if target_mean is None else mean - target_mean, variance - target_variance)
+    norms = [(part.square() @ layer_of).clamp_min(1e-30).sqrt() for part in parts]
+    return (norms[0] + norms[1]) @ weights
+
+
+def layer_weights(layouts: Sequence[Layout], first_multiplier: float) -> list[Float[Tensor, " layer"]]:
+    """Of each layout's layers: ``first_multiplier`` for the layer registered first of all that are observed, else 1."""
+    first = min(layout.first for layout in layouts)
+    return [
+        torch.tensor([first_multiplier if place == first else 1.0 for place in layout.places]).to(layout.centre)
+        for layout in layouts
+    ]
+
+
+def statistics_of(task: Task, config: Statistics) -> Distance:
+    """The term that a configuration asks for. Raises AttarError when a teacher cannot be observed in this way."""
+    taps = [taps_of(config, teacher.module) for teacher in task.teachers]
+    if len(set(taps)) > 1:
+        raise AttarError(
+            "Some teachers have BatchNorm layers and others have none, so they are observed at different layers; "
+            "name what to observe in all of them with --recover.observe, for example convolution."
+        )
+    targets: tuple[tuple[Target, float], ...]
+    if config.target == "mixed":
+        targets = (("running", 1 - config.class_share), ("class", config.class_share))
+    else:
+        targets = ((config.target, 1.0),)
+    return Distance(
+        weight=config.bn_weight,
+        observe=taps[0],
+        targets=targets,
+        first_multiplier=config.first_bn_multiplier,
+        momentum=config.statistics_momentum,
+        within=config.class_variance == "within",
+    )
+
+
+def taps_of(config: Any, network: nn.Module) -> tuple[Tap, ...]:
+    """What is observed of a network: as configured, or else its BatchNorm layers, or else its other normalisations.
+
+    ``config`` has the field 'observe', and 'patch_side' where patches are observed.
+    """
+    kinds: tuple[Kind, ...] = config.observe or (("batchnorm",) if is_observable(network, "batchnorm") else ("tokens",))
+    return tuple(Tap(kind, str(config.patch_side) if kind == "patches" else "") for kind in kinds)
+
+
+def refuse_unobservable(network: nn.Module, architecture: str, config: Statistics) -> None:
+    """Raise AttarError when the network has none of the layers whose statistics are to be matched."""
+    kinds: list[Kind] = [tap.kind for tap in taps_of(config, network)]
+    if not any(is_observable(network, kind) for kind in kinds):
+        names = " or ".join(dict.fromkeys(NAMES[kind] for kind in kinds))
+        asked = " ".join(config.observe)
+        said = f", which --recover.observe {asked} matches" if asked else " and no BatchNorm layers to match"
+        raise AttarError(
+            f"The teacher '{architecture}' has no {names}{said}; use --recover.observe convolution, or choose another "
+            f"network (resnet18)."
+        )
+
+
+def preparations(config: Statistics) -> tuple[Preparation, ...]:
+    """The step that collects statistics of each class, where a teacher's running statistics are not enough."""
+    return (
+        Preparation(
+            STEP,
+            collect,
+            reads=("observe", "patch_side", "statistics_images"),
+            num_shown=lambda config, count: min(count, config.statistics_images or count),
+            applies=needs_collecting,
+        ),
+    )
+
+
+def needs_collecting(config: Statistics, network: nn.Module) -> bool:
+    """Whether the target is more than a network's own running statistics."""
+    return config.target != "running" or any(tap.kind != "batchnorm" for tap in taps_of(config, network))
+
+
+@torch.no_grad()
+def collect(context: Context, config: Any) -> dict[str, Tensor]:
+    """Exact statistics of each class's real images, shown whole, in the teacher's evaluation mode.
+
+    Of each kind that is observed: 'KIND.mean' and 'KIND.variance' over all images and places of the class, and
+    'KIND.within', the mean of the images' own variances; (row, channel), float32. 'count': images of the class in all.
+    """
+    network, (height, width) = context.teacher, context.size
+    taps = taps_of(config, network.module)
+    example = torch.zeros(2, 3, height, width, device=context.device)
+    observed = network.kept(("collecting", taps), lambda: Observed(network.module, example, network.precision, taps))
+    batch = min(_LARGEST_BATCH, max(1, _BATCH_PIXELS // (height * width)))
+    rows: dict[str, list[Tensor]] = {
+        f"{tap.kind}.{part}": [] for tap in taps for part in ("mean", "variance", "within")
+    }
+    counts = []
+    for label in context.rows:
+        count = context.real.count(label)
+        if not count:
+            raise AttarError(
+                f"Class '{context.real.class_name(label)}' has no training images to collect statistics of."
+            )
+        counts.append(count)
+        chosen = list(range(count))
+        if 0 < config.statistics_images < count:
+            order = torch.randperm(count, generator=context.stream(STEP, context.real.class_name(label)))
+            chosen = sorted(order[: config.statistics_images].tolist())
+        sums: dict[Tap, Tensor] = {}
+        for start in range(0, len(chosen), batch):
+            images = context.real.take(label, chosen[start : start + batch]).to(context.device)
+            _, moments, _ = observed(network.normalisation.apply(from_bytes(images)))
+            for tap, (first, second) in moments.items():
+                first, second = first.double(), second.double()
+                part = torch.stack([first.sum(0), second.sum(0), (second - first.square()).sum(0)])
+                sums[tap] = sums[tap] + part if tap in sums else part
+        for tap, total in sums.items():
+            mean, square, within = total / len(chosen)
+            rows[f"{tap.kind}.mean"].append(mean + observed.layouts[tap].centre)
+            rows[f"{tap.kind}.variance"].append(square - mean.square())
+            rows[f"{tap.kind}.within"].append(within)
+    tables = {name: torch.stack(values).float().cpu() for name, values in rows.items()}
+    return tables | {"count": torch.tensor(counts)}
+
+
+def _running(target: Target, tap: Tap, layout: Layout) -> tuple[None, Float[Tensor, " channel"]]:
+    """The running statistics: the mean is the centre."""
+    assert target == "running"
+    assert layout.running is not None
+    return None, layout.running[1]
+
+
+def _of_classes(task: Task, teacher: int, tap: Tap, within: bool) -> tuple[Tensor, Tensor]:
+    """Mean and variance of each unit: the averages of those of its images' classes, (unit, channel), on the CPU."""
+    found = []
+    for key in ("mean", "within" if within else "variance"):
+        rows = task.table(f"{STEP}.{tap.kind}.{key}", teacher)[task.labels.cpu()].double()
+        found.append(torch.stack([part.mean(0) for part in rows.split(task.unit_sizes)]))
+    return found[0], found[1]
+
+
+def _of_all_classes(task: Task, teacher: int, tap: Tap) -> tuple[Tensor, Tensor]:
+    """Mean and variance over all classes, each with the weight of its number of images; (1, channel), on the CPU."""
+    counts = task.table(f"{STEP}.count", teacher).double()
+    means, variances = (task.table(f"{STEP}.{tap.kind}.{key}", teacher) for key in ("mean", "variance"))
+    mean, square = torch.zeros(means.shape[1]).double(), torch.zeros(means.shape[1]).double()
+    for share, own, variance in zip(
+        counts / counts.sum(), means, variances, strict=True
+    ):  # row by row: tables are large
+        mean += share * own.double()
+        square += share * (variance.double() + own.double().square())
+    return mean[None], (square - mean.square())[None]

@@ -2,12 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from attar.synthesis.taps import Moments, Tap
 from attar.synthesis.task import Task
 
 if TYPE_CHECKING:
@@ -15,23 +16,6 @@ if TYPE_CHECKING:
 
 State = dict[str, Tensor]
 PerUnit = Float[Tensor, " unit"]
-
-
-class Tap(NamedTuple):
-    """A kind of place in a network at which something is observed."""
-
-    kind: Literal["batchnorm", "convolution", "patches", "tokens", "features"]
-    place: str = ""
-    """Which place, where a kind has several; '' is all of them in a row."""
-
-
-class Moments(NamedTuple):
-    """What is known of each image's channels at a tap."""
-
-    first: Float[Tensor, "image channel"]
-    """Means about a fixed centre, float32."""
-    second: Float[Tensor, "image channel"]
-    """Mean squares about it."""
 
 
 class Seen(NamedTuple):

@@ -23,7 +23,8 @@ class Optimisation(Config):
     """Peak learning rate; Muon's steps are scaled to AdamW's, so what suits one is a start for the other."""
     schedule: Schedule = "cosine"
     """'cosine'; 'cosine-linear': from 5/6 of training on a line to 0 (EDC's 'cos2'); 'multistep': a fifth from 2/3 of
-    training on and a fifth of that from 5/6 on; or 'constant'."""
+    training on and a fifth of that from 5/6 on; 'multistep-halves': halved at 4/5, 9/10 and 19/20 of training; or
+    'constant'."""
     cosine_stretch: float = pydantic.Field(default=1.0, ge=1)
     """Half a cosine lasts so many times as long as training: 1 ends at 0, 2 at half the peak (papers' zeta or eta)."""
     rate_moves: Literal["step", "epoch"] = "step"

@@ -1,0 +1,62 @@
+"""EDC: elucidating the design space of dataset condensation (Shao et al., 2024, arXiv 2404.13733)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from attar.synthesis.choices import Crops, Pixels, Starts, Statistics, Teachers
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from attar.synthesis.method import Preparation
+    from attar.synthesis.task import Recovered, Task
+
+
+class Config(
+    Pixels,
+    Crops,
+    Statistics,
+    Starts,
+    Teachers,
+    defaults={
+        "unit_classes": 10,
+        "unit_slots": 10,
+        "iterations": 2000,
+        "learning_rate": 0.05,
+        "min_crop": 0.5,
+        "jitter": 0,
+        "observe": ("batchnorm", "convolution", "patches"),
+        "target": "mixed",
+        "class_variance": "within",
+        "statistics_momentum": 0.8,
+        "start": "real",
+        "committee": "round-robin",
+    },
+):
+    """Real images optimised for statistics of several layers, met on average over teachers that take turns.
+
+    Units hold all images of a few classes. The flatness term, which the released code leaves off, is not offered.
+    """
+
+
+def prepare(config: Config) -> Sequence[Preparation]:
+    """Collect statistics of each class for each teacher."""
+    from attar.synthesis.statistics import preparations
+
+    return preparations(config)
+
+
+def recover(task: Task, config: Config) -> Recovered:
+    """Optimise one unit of images, one teacher an iteration."""
+    from attar.synthesis.committee import committee_of
+    from attar.synthesis.optimise import optimise
+    from attar.synthesis.starts import start_of
+    from attar.synthesis.statistics import statistics_of
+    from attar.synthesis.task import Recovered
+    from attar.synthesis.terms import CrossEntropy
+    from attar.synthesis.views import views_of
+
+    loss = (CrossEntropy(), statistics_of(task, config))
+    start, views = start_of(task, config), views_of(task, config)
+    return Recovered(optimise(task, config, start, views, loss, teachers=committee_of(task, config)))

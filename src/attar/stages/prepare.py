@@ -1,0 +1,208 @@
+"""Prepare: what a method measures of the real images before its first unit, once per run and teacher.
+
+The tables of a step lie in ``<out>/prepared/<step>-<identity>``. The identity covers what the step reads (some of the
+method's settings, the data, the seed, the teacher's weights, earlier steps), and nothing else: another learning rate
+finds the same tables.
+"""
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from attar.core import ranks, work
+from attar.core.config import digest
+from attar.core.errors import AttarError
+from attar.core.log import Advance, Log
+from attar.core.randomness import generator
+from attar.stages.workspace import Workspace
+from attar.store import tables
+from attar.synthesis.method import Preparation
+from attar.synthesis.task import Context, MethodConfig, Network, RealImages
+
+ROWS = 50
+"""Rows of one job and its file, whatever the number of processes."""
+
+
+@dataclass(frozen=True)
+class _Table:
+    """The tables of one step, of one teacher where the step is made for each."""
+
+    folder: Path
+    identity: str
+    num_rows: int
+
+    @property
+    def rows(self) -> range:
+        """All of them."""
+        return range(self.num_rows)
+
+    @property
+    def blocks(self) -> list[range]:
+        """Rows that are made together."""
+        return [range(start, min(start + ROWS, self.num_rows)) for start in range(0, self.num_rows, ROWS)]
+
+    def is_whole(self, rows: range, warn: Callable[[str], None], finished: bool = False) -> bool:
+        """Whether these rows, or the finished tables, need not be made; warns of a file that has to be made again."""
+        if not tables.path_of(self.folder, None if finished else rows).exists():
+            return False
+        fault = tables.fault(self.folder, rows, self.identity, finished)
+        if fault:
+            warn(f"{fault.partition('; ')[0]}; it is made again")
+        return not fault
+
+    @cached_property
+    def tensors(self) -> dict[str, Tensor]:
+        """The finished tables by their key, read when first asked for."""
+        return tables.load(self.folder, self.rows, self.identity)
+
+
+class Tables:
+    """The prepared tables of a run, as ``Task.table`` gives them to methods."""
+
+    def __init__(self) -> None:
+        self._made: dict[tuple[str, int | None], _Table] = {}
+
+    def __call__(self, name: str, teacher: int = 0) -> Tensor:
+        """The table STEP.KEY, on the CPU. Raises KeyError where there is none."""
+        step, _, key = name.partition(".")
+        made = self._made.get((step, None)) or self._made[step, teacher]
+        return made.tensors[key]
+
+    def of_steps(self, names: Sequence[str]) -> Callable[..., Tensor]:
+        """The same for some steps alone."""
+
+        def table(name: str, teacher: int = 0) -> Tensor:
+            if name.partition(".")[0] not in names:
+                raise KeyError(f"{name}: name the step in 'reads'")
+            return self(name, teacher)
+
+        return table
+
+    def add(self, step: str, teacher: int | None, table: _Table) -> None:
+        """Let the tables of a step be found, by the place of the teacher that they are of."""
+        self._made[step, teacher] = table
+
+
+def run(
+    space: Workspace,
+    steps: Sequence[Preparation],
+    config: MethodConfig,
+    networks: Sequence[Network],
+    weights: Sequence[str],
+    real: RealImages,
+    log: Log,
+) -> Tables:
+    """Make the tables of all steps that are not there yet; returns all of them.
+
+    ``weights`` are the SHA-256 of the networks'. Every process must call this at the same point. Raises AttarError
+    where a step cannot be made, ValueError where it returns tables of another shape.
+    """
+    found, identities = Tables(), dict[str, str]()
+    for step in steps:
+        read = _read_by(step, config, identities)
+        identities[step.name] = digest([read, list(weights)])
+        warn, todo = work.once(log.warn), list[tuple[_Table, str, Context]]()
+        for number, network in enumerate(networks if step.per_teacher else networks[:1]):
+            if not step.applies(config, network.module):
+                continue
+            data = [space.choice.identity(), space.real.fingerprint]
+            identity = digest([step.name, read, data, space.seed, network.precision, weights[number]])
+            num_rows = real.num_classes if step.rows == "class" else config.ipc
+            table = _Table(space.out / "prepared" / f"{step.name}-{identity[:16]}", identity, num_rows)
+            context = Context(
+                rows=table.rows,
+                teacher=network,
+                number=number,
+                real=real,
+                size=(space.choice.size, space.choice.size),
+                device=space.device.device,
+                stream=lambda *names, step=step: generator(space.seed, "prepare", step.name, *names),
+                table=found.of_steps(step.reads),
+            )
+            title = f"{step.name} of teacher {number}" if step.per_teacher else step.name
+            todo.append((table, title, context))
+            found.add(step.name, number if step.per_teacher else None, table)
+        is_open = ranks.any_of([not table.is_whole(table.rows, warn, finished=True) for table, _, _ in todo])
+        todo = [each for each, open_ in zip(todo, is_open, strict=True) if open_]
+        jobs = [job for each in todo for job in _jobs(step, config, *each, warn)]
+        work.do(jobs, log, "prepare", unit=f"{step.rows} rows", results="parts", event="prepare")
+        if ranks.is_first():
+            for table, _, _ in todo:
+                tables.join(table.folder, table.blocks, table.identity)
+        ranks.wait()
+    return found
+
+
+def steps_of(module: Any, config: MethodConfig, networks: Sequence[Network]) -> list[Preparation]:
+    """The steps of a method's module that at least one of these networks needs."""
+    steps = module.prepare(config) if hasattr(module, "prepare") else ()
+    return [step for step in steps if any(step.applies(config, network.module) for network in networks)]
+
+
+def rehearsed(
+    steps: Sequence[Preparation],
+    config: MethodConfig,
+    networks: Sequence[Network],
+    real: RealImages,
+    size: tuple[int, int],
+    device: torch.device,
+) -> Callable[..., Tensor]:
+    """Tables for a forecast: the first row is made, and stands for all others."""
+    made: dict[tuple[str, int], Tensor] = {}
+
+    def table(name: str, teacher: int = 0) -> Tensor:
+        return made[name, teacher]
+
+    for step in steps:
+        num_rows = real.num_classes if step.rows == "class" else config.ipc
+        for number, network in enumerate(networks):
+            if step.applies(config, network.module):
+                stream = functools.partial(generator, 0, "prepare", step.name)
+                context = Context(range(1), network, number, real, size, device, stream, table)
+                for key, row in step.make(context, _settings(step, config)).items():
+                    made[f"{step.name}.{key}", number] = row.expand(num_rows, *row.shape[1:])
+    return table
+
+
+def _jobs(
+    step: Preparation, config: MethodConfig, table: _Table, title: str, context: Context, warn: Callable[[str], None]
+) -> list[work.Job]:
+    """A job for each block of rows."""
+
+    def job(rows: range) -> work.Job:
+        def make(advance: Advance) -> None:
+            made = step.make(replace(context, rows=rows), _settings(step, config))
+            tables.save(table.folder, made, rows, table.identity)
+            advance(len(rows))
+
+        name = f"{title}, {step.rows} {rows.start} to {rows.stop - 1}"
+        return work.Job(name, make, lambda: table.is_whole(rows, warn), steps=len(rows))
+
+    return [job(rows) for rows in table.blocks]
+
+
+def _settings(step: Preparation, config: MethodConfig) -> SimpleNamespace:
+    """The fields of the configuration that the step reads, and no others."""
+    fields = type(config).model_fields
+    return SimpleNamespace(**{name: getattr(config, name) for name in step.reads if name in fields})
+
+
+def _read_by(step: Preparation, config: MethodConfig, earlier: Mapping[str, str]) -> dict[str, Any]:
+    """The values of what a step reads: settings, and identities of earlier steps."""
+    known = {name: value for name, value in config.plain().items() if name in step.reads} | {
+        name: identity for name, identity in earlier.items() if name in step.reads
+    }
+    unknown = [name for name in step.reads if name not in known]
+    if unknown:
+        raise AttarError(
+            f"The preparation '{step.name}' reads '{unknown[0]}', which is neither a setting of the method nor an "
+            f"earlier preparation; correct 'reads' in the method's file."
+        )
+    return known
