@@ -13,6 +13,7 @@ from attar.core.log import Log
 from attar.core.plugin import unknown
 from attar.data.load import load
 from attar.models.committee import modules_of
+from attar.ops.choices import PLAIN, Storage
 from attar.plan import forecast
 from attar.plan.calibrate import Work
 from attar.recipes.catalogue import header_of, recipe_named
@@ -98,7 +99,7 @@ def plan(recipe: Recipe[Any], quiet: bool = False) -> str:
     with log.watched("plan"):
         real = load(recipe.data, recipe.seed, Log(quiet=True))
         num_classes = len(real.classes)
-        baselines.check_labels(recipe.relabel, recipe.evaluate, recipe.data.size, num_classes)
+        baselines.check_labels(recipe.relabel, recipe.evaluate, recipe.data.size, num_classes, _storage(recipe))
         work = Work(
             execution=recipe.execution,
             counts=np.bincount(real.train.labels, minlength=num_classes).tolist(),
@@ -126,13 +127,18 @@ def _check(space: Workspace, recipe: Recipe[Any], wanted: Sequence[Stage]) -> No
         if (network := networks[index]) is not None and not recipe.images:
             architecture = recipe.squeeze.architecture if space.modules else recipe.squeeze.each[index].architecture
             recover.check_network(network, architecture, recipe.method, recipe.recover)
-    baselines.check_labels(recipe.relabel, recipe.evaluate, recipe.data.size, len(real.classes))
+    baselines.check_labels(recipe.relabel, recipe.evaluate, recipe.data.size, len(real.classes), _storage(recipe))
     if recipe.images and "recover" in wanted and not done.is_done("recover"):
         imported_images.check(space, recipe.images, recipe.recover)
     if "relabel" in wanted and not done.is_done("relabel"):
         relabel.check_sources(recipe.relabel)
-        judged = "evaluate" in wanted
-        baselines.check(space, recipe.method, recipe.recover, recipe.relabel, recipe.evaluate, judged)
+        own = baselines.of_run(recipe.evaluate) if "evaluate" in wanted else []
+        baselines.check(space, recipe.method, recipe.recover, recipe.relabel, own, _storage(recipe))
     evaluate.check(space, recipe.evaluate)
     if recipe.method in REAL_SETS and not recipe.images:
         refuse_fewer(*baselines.fewest(space), recipe.recover.ipc)
+
+
+def _storage(recipe: Recipe[Any]) -> Storage:
+    """How the distilled images are decoded; those made elsewhere are plain."""
+    return PLAIN if recipe.images else recipe.recover.storage()

@@ -38,7 +38,9 @@ class RealByFormula:
 
     def take(self, label: int, indices: Sequence[int]) -> Tensor:
         pixels = torch.tensor([[label, index, 7] for index in indices], dtype=torch.uint8)
-        return pixels[:, :, None, None].repeat(1, 1, 8, 8)
+        images = pixels[:, :, None, None].repeat(1, 1, 8, 8)
+        images[:, 2] += 3 * torch.arange(64, dtype=torch.uint8).view(8, 8)  # no image is of one colour
+        return images
 
     def class_name(self, label: int) -> str:
         return ("ant", "bee", "cat")[label]

@@ -21,6 +21,8 @@ WANTED = {
         "imagenet-21k-ipc10", "imagenet-21k-ipc20",
         "cifar10-ipc10", "cifar10-ipc50", "cifar100-ipc10", "cifar100-ipc50",
     )),
+    *(f"cim/{dataset}-ipc{ipc}" for dataset in ("cifar10", "cifar100", "tiny-imagenet") for ipc in (1, 10, 50)),
+    *(f"cim/imagenet-1k-ipc{ipc}" for ipc in (1, 10, 50, 100)),
 }  # fmt: skip
 
 
@@ -74,6 +76,23 @@ def test_published_settings():
     assert (cifar.crop, cifar.flip) == ("none", False)
     assert recipe_named("cda/imagenet-1k-ipc10").squeeze.weights == "IMAGENET1K_V1"
     assert recipe_named("cda/imagenet-21k-ipc10").data.std == (1.0, 1.0, 1.0)
+
+
+@pytest.mark.parametrize("name", sorted(name for name in WANTED if name.startswith("cim/")))
+def test_cims_batch_follows_from_the_number_of_images_and_its_labels_are_made_online(name):
+    recipe = recipe_named(name)
+    large, num_classes = "imagenet-1k" in name, {"cifar10": 10, "cifar100": 100, "tiny-imagenet": 200}
+    count = recipe.recover.ipc * num_classes.get(name.split("/")[1].rpartition("-")[0], 1000)
+    batch_size = 10 if count <= 10 else 50 if count <= 500 else 100 if count <= 20_000 else 200
+    training = recipe.evaluate.protocol.training
+    assert (training.batch_size, training.epochs) == (batch_size, 300 if large else 1000)
+    assert recipe.relabel.mode == "online"
+    assert (recipe.recover.factor, recipe.recover.iterations, recipe.recover.layer) == (
+        2,
+        200,
+        "layer2" if large else "",
+    )
+    assert recipe.recover.pool == (500 if recipe.recover.ipc == 100 else 300)
 
 
 def test_digits_are_never_mirrored():

@@ -112,6 +112,21 @@ def test_two_processes_write_the_same_files_as_one(mini_run: Path, tmp_path: Pat
     assert "slot00001" in logs[1], "the second process had no unit of its own"
 
 
+def test_two_processes_train_the_members_of_a_committee_as_one_does(mini_run: Path, tmp_path: Path):
+    weak = "{training: {epochs: 1}}"
+    for out, size in (("one", 1), ("two", 2)):
+        command = ["squeeze", "digits", "--out", str(tmp_path / out), *MINI, "--squeeze.members", "{}", weak, weak]
+        for process, said in start_ranks(command, tmp_path, size):
+            finish(process, said)
+    first, second = bytes_of(tmp_path / "one"), bytes_of(tmp_path / "two")
+    assert first == second
+    assert sum(name.endswith("teacher.safetensors") for name in first) == 3
+    alone = (mini_run / "squeeze" / "teacher.safetensors").read_bytes()
+    assert first["squeeze/0/teacher.safetensors"] == alone
+    logs = sorted((tmp_path / "two" / "squeeze").glob("*/log*.jsonl"))
+    assert {path.name for path in logs} == {"log.jsonl", "log.rank1.jsonl"}, "a process had no member of its own"
+
+
 def test_killed_in_every_stage_and_run_again_equals_uninterrupted(mini_run: Path, tmp_path: Path):
     out, said = tmp_path / "killed", tmp_path / "said"
     command = ["run", "digits", "--out", str(out), *MINI]

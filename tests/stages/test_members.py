@@ -220,17 +220,3 @@ def test_sets_of_format_1_still_open(finished: Path):
     assert info.labels.committee.plain() == choice | {
         "policy": "weighted", "weights": [1.0, 2.0], "batchnorm": "train", "batchnorm_batch": 4
     }  # fmt: skip
-
-
-def test_two_processes_make_the_files_of_one(both: Path, tmp_path: Path):
-    import subprocess
-    import sys
-
-    from conftest import MINI
-
-    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "attar")
-    asked = ("squeeze", "digits", "--out", str(tmp_path / "two"), *MINI, "--squeeze.members", "{}")
-    subprocess.run([sys.executable, *launcher, *asked, "{training: {epochs: 2}}"], check=True, capture_output=True)
-    for name, theirs in (("0", ""), ("1", "1")):
-        ours = tmp_path / "two" / "squeeze" / name / teachers.WEIGHTS
-        assert ours.read_bytes() == (both / "squeeze" / theirs / teachers.WEIGHTS).read_bytes()

@@ -11,6 +11,7 @@ from torch import Tensor
 from attar.core.config import digest
 from attar.core.errors import AttarError
 from attar.models import build
+from attar.ops.choices import AUGMENTATIONS
 from attar.ops.pixels import Normalisation
 from attar.ops.targets import Targets
 from attar.stages.protocols import PROTOCOL_LABELS, PROTOCOLS, Protocol, labels_named, protocol_named
@@ -28,6 +29,11 @@ TRAINING = {
     "edc": (1, "adamw", 1e-3, 0.01, 300, 100, 1, "cosine", 2.0, "epoch", 0.99, 0),
     "sre2l++": (1, "adamw", 1e-3, 0.01, 300, 16, 2, "cosine", 2.0, "epoch", 0.0, 0),
     "rd3": (1, "adamw", 1e-3, 0.01, 400, 50, 1, "cosine", 1.0, "epoch", 0.0, 0),
+    "cim": (1, "adamw", 1e-3, 1e-4, 1000, 50, 1, "multistep", 1.0, "epoch", 0.0, 0),
+    "cim-batch-10": (1, "adamw", 1e-3, 1e-4, 1000, 10, 1, "multistep", 1.0, "epoch", 0.0, 0),
+    "cim-batch-100": (1, "adamw", 1e-3, 1e-4, 1000, 100, 1, "multistep", 1.0, "epoch", 0.0, 0),
+    "cim-imagenet-batch-100": (1, "adamw", 1e-3, 1e-4, 300, 100, 1, "multistep", 1.0, "epoch", 0.0, 0),
+    "cim-imagenet-batch-200": (1, "adamw", 1e-3, 1e-4, 300, 200, 1, "multistep", 1.0, "epoch", 0.0, 0),
     "attar": (1, "adamw", 1e-3, 0.01, 300, 10, 1, "cosine", 1.0, "step", 0.0, 0),
     "digits": (2, "adamw", 3e-3, 0.01, 150, 25, 1, "cosine", 1.0, "step", 0.0, 0),
 }
@@ -43,6 +49,10 @@ SEEING = {
     "edc": ("mse", 20.0, False, 0.025, "resized", 0.5, True, 1, "cutmix", 1.0, "eval"),
     "sre2l++": ("soft", 20.0, False, 0.0, "resized", 0.08, True, 1, "cutmix", 1.0, "train"),
     "rd3": ("soft", 20.0, False, 0.0, "resized", 0.5, True, 2, "cutmix", 1.0, "eval"),
+    **dict.fromkeys(
+        ("cim", "cim-batch-10", "cim-batch-100", "cim-imagenet-batch-100", "cim-imagenet-batch-200"),
+        ("mse", 20.0, False, 0.0, "none", 0.08, False, 1, "none", 1.0, "eval"),
+    ),
     "attar": ("soft", 20.0, False, 0.0, "resized", 0.08, True, 1, "cutmix", 1.0, "eval"),
     "digits": ("soft", 4.0, False, 0.0, "padded", 0.08, False, 1, "mixup", 0.8, "eval"),
 }
@@ -61,7 +71,7 @@ def test_how_a_protocol_trains(name: str):
         how.accumulation_steps, how.schedule, how.cosine_stretch, how.rate_moves, how.ema_decay, how.warmup_epochs,
     ) == TRAINING[name]  # fmt: skip
     assert (how.betas, how.momentum) == ((0.9, 0.999), 0.9)
-    assert how.decay_norms == (name == "tiny")
+    assert how.decay_norms == (name == "tiny" or name.startswith("cim"))
     assert protocol.label_smoothing == 0
     assert (labels_named(name).epochs, labels_named(name).temperature) == (how.epochs, protocol.temperature)
 
@@ -78,6 +88,8 @@ def test_what_a_protocol_shows_and_asks_for(name: str):
     assert labels.batchnorm_batch == 8
     assert views.randaugment_ops == 0
     assert views.padding == (1 if name == "digits" else 4)
+    assert (views.dsa, views.dsa_combine) == ((AUGMENTATIONS, "warp") if name.startswith("cim") else ((), "all"))
+    assert views.part_probability == 0.75
 
 
 @pytest.mark.parametrize("name", PROTOCOLS)

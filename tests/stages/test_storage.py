@@ -76,3 +76,42 @@ def test_exporters_refuse_what_their_layouts_cannot_say(recovered: Path, tmp_pat
     with pytest.raises(AttarError, match="Each stored image of .* holds 4, which DD-Ranking cannot decode"):
         ddranking.export(recovered, tmp_path / "dd")
     assert "Each stored image holds 2 x 2 images" in card.text(read_info(recovered / "distilled"), [])
+
+
+def cim_recipe(**values: object) -> Recipe:
+    """The small digits recipe with mosaics, and rows enough to compare them."""
+    recipe = mini_recipe().with_method("cim")
+    settings = {"iterations": 3, "learning_rate": 0.01, "dsa": ("crop", "cutout")}
+    protocol = recipe.evaluate.protocol
+    return recipe.changed(
+        recover=recipe.recover.changed(**settings | values),
+        relabel=recipe.relabel.changed(epochs=1),
+        evaluate=recipe.evaluate.changed(
+            rows=("distilled", "distilled-hard", "distilled-noaug", "random-soft"),
+            num_seeds=1,
+            protocol=protocol.changed(training=protocol.training.changed(epochs=1)),
+        ),
+    )
+
+
+def test_a_run_with_mosaics_is_made_labelled_judged_and_reported(squeezed: Path):
+    lines = pipeline.run(cim_recipe(), squeezed, quiet=True).table
+    assert {line.row: line.num_images for line in lines} == {
+        "distilled": 20, "distilled-hard": 20, "distilled-noaug": 20, "random-soft": 20
+    }  # fmt: skip
+    storage = Storage(factor=2, enlarge="bilinear")
+    assert read_info(squeezed / "distilled").storage == storage
+    assert sealed.read_json(squeezed / "recover" / MANIFEST, "")["result"]["storage"] == storage.plain()
+    assert read_info(squeezed / "baselines" / "random" / "distilled").storage == Storage()
+    unmixed = Distilled(squeezed / "baselines" / "distilled" / "noaug")
+    assert unmixed.stored is not None
+    part = unmixed.stored.epoch(0).records.look.part
+    assert part is not None
+    assert not part.number.any()
+    assert (squeezed / "report" / "film.png").is_file()
+
+
+def test_sides_that_do_not_divide_into_parts_are_refused_before_work(tmp_path: Path):
+    with pytest.raises(AttarError, match="8 pixels do not divide into 3 parts a side; use another --recover.factor"):
+        pipeline.run(cim_recipe(factor=3), tmp_path / "run", quiet=True)
+    assert not (tmp_path / "run").exists()

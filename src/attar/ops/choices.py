@@ -40,6 +40,10 @@ class Storage(Config):
     enlarge: Literal["nearest", "bilinear"] = "bilinear"
     """How an image is enlarged to the size of the stored one when it is shown."""
 
+    def idle(self) -> set[str]:
+        """How images are enlarged, where a stored image is one image."""
+        return {"enlarge"} if self.factor == 1 else set()
+
     @property
     def num_parts(self) -> int:
         """Images in a stored image."""
@@ -88,6 +92,10 @@ class LookChoice(ViewChoice):
     crop, scale and rotate (IDC, CIM)."""
     part_probability: float = pydantic.Field(default=0.75, ge=0, le=1)
     """Where a stored image holds several (CIM, NCFM): how often one of them is shown, enlarged, and not the whole."""
+
+    def idle(self) -> set[str]:
+        """How kinds of Siamese augmentation are combined, where there are none."""
+        return super().idle() | (set() if self.dsa else {"dsa_combine"})
 
 
 class MixChoice(Config):

@@ -76,6 +76,8 @@ def unpack(
     Raises ValueError where the sides don't divide into parts.
     """
     (count, channels, height, width), factor = images.shape, storage.factor
+    if factor == 1:
+        return images[:, None]
     _refuse_remainder(factor, height, width)
     small = images.reshape(count, channels, factor, height // factor, factor, width // factor)
     small = small.permute(0, 2, 4, 1, 3, 5).reshape(-1, channels, height // factor, width // factor)

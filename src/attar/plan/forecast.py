@@ -7,6 +7,7 @@ import torch
 from attar.core.compiling import out_of_memory
 from attar.core.errors import AttarError
 from attar.core.log import readable_bytes
+from attar.ops.choices import PLAIN
 from attar.plan import calibrate
 from attar.plan.calibrate import Recovering, Work
 from attar.stages import label_choice
@@ -53,7 +54,8 @@ def _labels(work: Work) -> str:
     config = work.relabel
     if config.mode == "online":
         return "Soft labels: online, by the teacher, which is kept with the images"
-    needed = readable_bytes(label_choice.planned_bytes(work.num_images, len(work.counts), config))
+    storage = PLAIN if work.method == IMPORTED else work.recover.storage()
+    needed = readable_bytes(label_choice.planned_bytes(work.num_images, len(work.counts), config, storage))
     num_sets = len(baselines(work))
     again = f", as much again for each of {num_sets} baselines" if num_sets else ""
     return f"Soft labels: stored, {label_choice.described(config)}, {needed} on disk{again}"

@@ -48,7 +48,7 @@ Last epoch, mean ± sample standard deviation over n seeds, on the real validati
 "Random real" are as many real training images, drawn at random; herding and k-centre choose as many by the teacher's
 features. Top-1 is over images; class mean is the mean of the accuracies of all classes, each as important as another.
 ECE is the expected calibration error. Seconds are wall seconds, in which the machine may have done other work, of all
-processes together: of training the teacher ("-" where it was brought along), of making or choosing the images, of
+processes together: of training all teachers ("-" where one was imported), of making or choosing the images, of
 labelling them, and of training one student.
 {cores}
 ## Size

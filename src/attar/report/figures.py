@@ -9,7 +9,6 @@ from torch import Tensor
 
 from attar.core.printable import one_line
 from attar.stages.distilled import Distilled
-from attar.stages.run import images_in
 from attar.store import atomic, units
 from attar.store.units import UnitResult
 
@@ -97,10 +96,7 @@ def _first_unit(run: Path) -> UnitResult | None:
     """The first unit that was made here; None where the images were made elsewhere."""
     if not (run / "recover" / "units").is_dir():
         return None
-    made = images_in(run / "recover")
-    choices = (made.settings[key] for key in ("ipc_start", "ipc", "unit_classes", "unit_slots"))
-    first = units.plan(len(made.classes), *choices)[0]
-    return units.load(run / "recover" / "units", first)
+    return units.first(run / "recover" / "units")
 
 
 def _save(figure: "Figure", path: Path) -> Path:

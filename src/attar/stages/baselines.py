@@ -1,11 +1,13 @@
 """Baselines: small sets of real images, made and labelled like the distilled set, to compare it with."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from attar.core.config import Config, digest
 from attar.core.errors import AttarError
+from attar.ops.choices import PLAIN, Storage
 from attar.ops.mixing import MixChoice
 from attar.ops.replay import LookChoice
 from attar.stages import label_choice, members, recover, relabel, scores
@@ -23,27 +25,31 @@ _UNIT_CLASSES = 10
 _TITLES = {"random": "random real images", "herding": "real images by herding", "kcentre": "real images by k-centre"}
 
 
+def of_run(judging: Evaluate) -> list[str]:
+    """The baselines that lie in the run's own folder."""
+    return [] if judging.baselines else real_sets(judging.rows)
+
+
 def check(
-    space: Workspace, method: str, config: MethodConfig, labelling: Relabel, judging: Evaluate, judged: bool
+    space: Workspace, method: str, config: MethodConfig, labelling: Relabel, own: Sequence[str], storage: Storage
 ) -> None:
     """Raise AttarError, before anything is labelled, where the labels do not fit on the disk or beside others.
 
-    ``method`` and ``config`` are those of the distilled set. Where it is ``judged`` in the same run, the labels of its
-    baselines count, too, and those that are there must have been made with the same settings.
+    ``method``, ``config`` and ``storage`` are those of the distilled set. The labels of the run's ``own`` baselines
+    count, too, and those that are there must have been made with the same settings.
     """
-    own = real_sets(judging.rows) if judged and not judging.baselines else []
     if own and not labelling.imported:
         _refuse_other_labels(space.out / "baselines", own, labelling)
     if labelling.mode != "online":
         num_sets, num_classes = 1 + sum(name != method for name in own), len(space.real.classes)
         count = (config.ipc - config.ipc_start) * num_classes
-        needed = num_sets * label_choice.planned_bytes(count, num_classes, labelling)
+        needed = num_sets * label_choice.planned_bytes(count, num_classes, labelling, storage)
         label_choice.refuse_full_disk(needed, space.out)
 
 
-def check_labels(labelling: Relabel, judging: Evaluate, size: int, num_classes: int) -> None:
+def check_labels(labelling: Relabel, judging: Evaluate, size: int, num_classes: int, storage: Storage = PLAIN) -> None:
     """Raise AttarError, before hours are spent, on labels of any row that could not be made or not be trained on."""
-    label_choice.check(labelling, judging.protocol, size, num_classes)
+    label_choice.check(labelling, judging.protocol, size, num_classes, storage)
     if any(row.labels == "noaug" for row in judging.rows):
         label_choice.check(unaugmented(labelling), judging.protocol, size, num_classes)
 
@@ -106,7 +112,7 @@ def fewest(space: Workspace) -> tuple[str, int]:
     return space.real.classes[int(counts.argmin())], int(counts.min())
 
 
-def _refuse_other_labels(folder: Path, names: list[str], labelling: Relabel) -> None:
+def _refuse_other_labels(folder: Path, names: Sequence[str], labelling: Relabel) -> None:
     """Refuse to label a set anew beside baselines that keep their other labels."""
     places = {name: folder / name / "distilled" for name in names}
     others = {name: labelling.unlike(labels_in(place).settings) for name, place in places.items() if is_finished(place)}

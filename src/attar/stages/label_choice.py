@@ -11,8 +11,17 @@ from attar.stages.run import labels_in
 from attar.store import labels as label_files
 
 
-def check(config: Relabel, protocol: Protocol, size: int, num_classes: int) -> None:
+def check(config: Relabel, protocol: Protocol, size: int, num_classes: int, storage: Storage = PLAIN) -> None:
     """Raise AttarError, before hours are spent, on labels that could not be made or not be trained on."""
+    if size % storage.factor:
+        raise AttarError(
+            f"Images of {size} pixels do not divide into {storage.factor} parts a side; use another --recover.factor."
+        )
+    if storage.factor > 1 and config.imported:
+        raise AttarError(
+            f"Each recovered image holds {storage.num_parts}, and published labels are of whole images; leave out "
+            f"--relabel.imported."
+        )
     if size % config.views.patch_shuffle:
         raise AttarError(
             f"Images of {size} pixels do not divide into {config.views.patch_shuffle} patches a side; "

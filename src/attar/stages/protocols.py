@@ -15,7 +15,7 @@ import pydantic
 
 from attar.core import plugin
 from attar.core.config import Config
-from attar.ops.choices import LookChoice, MixChoice
+from attar.ops.choices import AUGMENTATIONS, LookChoice, MixChoice
 from attar.training.choices import Optimisation
 
 if TYPE_CHECKING:
@@ -218,6 +218,36 @@ _BUILT_IN = (
     # RD3 (arXiv 2509.19743): one protocol for all methods; for students other than ResNet-18 the stretch is 2.
     _with_labels(
         Protocol(name="rd3", training=_RDED.changed(epochs=400, batch_size=50, cosine_stretch=1.0)), views=_HALVES
+    ),
+    # CIM (arXiv 2607.00916), its published evaluation: the batch follows from the number of stored images, and on
+    # ImageNet-1K it trains 300 epochs. It asks one teacher of the student's architecture during training. Its
+    # students see views in normalised units and one warp a batch; here the warp is drawn for each image.
+    *(
+        _with_labels(
+            Protocol(
+                name=name,
+                training=Optimisation(
+                    epochs=epochs,
+                    batch_size=batch_size,
+                    optimizer="adamw",
+                    learning_rate=1e-3,
+                    schedule="multistep",
+                    rate_moves="epoch",
+                    weight_decay=1e-4,
+                ),
+                learning_rates=(("swin_*", 1e-4), ("vit_*", 1e-4), ("efficientnet_b0", 2e-3)),
+                loss="mse",
+            ),
+            views=LookChoice(crop="none", flip=False, dsa=AUGMENTATIONS, dsa_combine="warp"),
+            mix=MixChoice(kind="none"),
+        )
+        for name, epochs, batch_size in (
+            ("cim", 1000, 50),
+            ("cim-batch-10", 1000, 10),
+            ("cim-batch-100", 1000, 100),
+            ("cim-imagenet-batch-100", 300, 100),
+            ("cim-imagenet-batch-200", 300, 200),
+        )
     ),
     # Attar's own, chosen on images held out of the training split of ten Tiny-ImageNet classes, 10 images a class,
     # one setting at a time from a batch of 25 (results/choose-tiny-imagenet-10.csv).

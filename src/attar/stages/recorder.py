@@ -4,11 +4,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from attar.core.log import Advance
 from attar.models.teacher import Teacher
+from attar.ops import mosaic
 from attar.ops.pixels import to_bytes
 from attar.store.units import Unit, UnitResult
 from attar.synthesis.method import MethodConfig
@@ -24,7 +25,7 @@ class Recorder:
         self._config, self._labels, self._advance, self._units = config, labels, advance, units
         self._curves: dict[str, list[Float[Tensor, " unit"]]] = {}
         self._snapshots: dict[int, UInt8[Tensor, "image 3 height width"]] = {}
-        self._right: dict[int, Bool[Tensor, " image"]] = {}
+        self._right: dict[int, Float[Tensor, " image"]] = {}
         self.num_iterations = 0
 
     def step(self, iteration: int, images: Callable[[], Tensor], **metrics: Float[Tensor, " unit"]) -> None:
@@ -41,7 +42,11 @@ class Recorder:
         done = self.num_iterations
         self._snapshots[done] = to_bytes(images, self._config.rounding).cpu()
         if self.verifier is not None:
-            self._right[done] = self.verifier.logits(images.clamp(0, 1)).argmax(1) == self._labels
+            storage = self._config.storage()
+            shown = mosaic.unpack(images.clamp(0, 1), storage).flatten(0, 1)
+            labels = self._labels.repeat_interleave(storage.num_parts)
+            right = self.verifier.logits(shown).argmax(1) == labels
+            self._right[done] = right.unflatten(0, (-1, storage.num_parts)).float().mean(1)
         if self.preview is not None:
             self.preview(done, self._snapshots[done][: len(self._units[0].labels)])
 

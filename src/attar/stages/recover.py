@@ -72,6 +72,8 @@ def run(space: Workspace, method: str, config: MethodConfig, folder: Path | None
         shutil.rmtree(out / CHECKPOINTS, ignore_errors=True)  # of units killed between their files and this
         result = _assemble(config, space.real.classes, todo, stage)
         result |= {"method": method, "size": space.choice.size, "classes": list(space.real.classes)}
+        if config.storage().factor > 1:
+            result["storage"] = config.storage().plain()
         spent = total([logged(out, "prepare"), logged(out, "unit")])
         finished = stage.finish(result, spent, space.device.describe(), _files(todo, out))
     ranks.wait()

@@ -127,6 +127,21 @@ def load(folder: Path, unit: Unit, made_for: str = "") -> UnitResult:
         raise AttarError(f"{path} does not hold the images of {unit.name}; {MEND}.")
     if made_for and extra.get("made_for", made_for) not in ("", made_for):
         raise AttarError(f"{path} belongs to another run; {MEND}.")
+    return _result(tensors, extra)
+
+
+def first(folder: Path) -> UnitResult:
+    """The first unit of a folder; raises AttarError when there is none, or it is damaged."""
+    path = min(folder.glob("slot*-block*.safetensors"), default=None)
+    if path is None:
+        raise AttarError(f"{folder} holds no units; delete the folder {folder.parent} to make it anew.")
+    tensors, extra = weights.load_weights(path)
+    if not {"images", "labels"} <= tensors.keys():
+        raise AttarError(f"{path} holds no images; {MEND}.")
+    return _result(tensors, extra)
+
+
+def _result(tensors: dict[str, Tensor], extra: dict[str, str]) -> UnitResult:
     return UnitResult(
         images=tensors["images"],
         labels=tensors["labels"],

@@ -6,6 +6,8 @@ from typing import Protocol
 from jaxtyping import Float
 from torch import Tensor
 
+from attar.ops import mosaic
+from attar.ops.choices import Storage
 from attar.ops.pixels import Normalisation
 from attar.synthesis.choices import Pixels
 
@@ -63,6 +65,32 @@ class Grey(Plain):
     def begin(self, start: Images) -> Images:
         """The first channel of the start."""
         return start[:, :1]
+
+
+@dataclass(frozen=True)
+class Mosaic:
+    """The pixels are a stored image, in [0, 1], of which all parts are shown, each enlarged to the full size."""
+
+    storage: Storage
+    grey: bool = False
+    """One value a pixel, which all three channels show."""
+
+    @property
+    def shown(self) -> int:
+        """Parts of a stored image."""
+        return self.storage.num_parts
+
+    def units(self, normalisation: Normalisation) -> Normalisation:
+        """Those in which images are stored."""
+        return Normalisation()
+
+    def begin(self, start: Images) -> Images:
+        """The start itself, or its first channel."""
+        return start[:, :1] if self.grey else start
+
+    def show(self, pixels: Images) -> Images:
+        """The parts of all images, those of an image together."""
+        return mosaic.unpack(pixels, self.storage).flatten(0, 1)
 
 
 def canvas_of(config: Pixels) -> Canvas:

@@ -27,9 +27,13 @@ class Pixels(MethodConfig):
     iterations: int = pydantic.Field(default=4000, ge=1)
     """Optimisation steps of each unit."""
     learning_rate: float = pydantic.Field(default=0.25, gt=0)
-    """Adam's step size at the start, in units of the normalised input; falls to 0 along half a cosine."""
+    """Adam's step size at the start, in units of the pixels: those of the normalised input, or for mosaics [0, 1]."""
+    schedule: Literal["cosine", "constant"] = "cosine"
+    """The step size falls to 0 along half a cosine, or stays."""
     betas: tuple[float, float] = (0.5, 0.9)
     """Adam's two decay rates."""
+    start_decay: float = pydantic.Field(default=0.0, ge=0)
+    """AdamW's weight decay of what was added to the start: each step takes back this part, times the step size."""
     view_sizes: tuple[Annotated[float, pydantic.Field(gt=0, le=1)], ...] = (1.0,)
     """Sizes at which the teacher is shown the views, as fractions of the image's side, each for an equal block of the
     iterations; the pixels that are optimised stay whole. '0.5 1.0' is coarse to fine; with 224 pixels

@@ -21,6 +21,7 @@ class _Group:
     """Which of the task's images; None: all."""
     since: int
     """The iteration at which they joined: their learning rate falls from then on."""
+    start: Tensor
     pixels: Tensor
     adam: torch.optim.Adam
 
@@ -58,9 +59,11 @@ class Leaves:
         ]
 
     def _group(self, places: Tensor | None, since: int, images: Images) -> _Group:
-        pixels = images.detach().clone().requires_grad_()
+        start, pixels = images.detach(), images.detach().clone().requires_grad_()
         rate, betas = self._config.learning_rate, self._config.betas
-        return _Group(places, since, pixels, torch.optim.Adam([pixels], lr=rate, betas=betas, eps=1e-8, fused=True))
+        return _Group(
+            places, since, start, pixels, torch.optim.Adam([pixels], lr=rate, betas=betas, eps=1e-8, fused=True)
+        )
 
     def taking_part(self) -> Images:
         """The images that take part, in the order of the task's."""
@@ -89,8 +92,11 @@ class Leaves:
             parts = list(gradient[self._order()].split([len(group.pixels) for group in self._groups]))
         for group, part in zip(self._groups, parts, strict=True):
             done, planned = iteration - group.since, self._total - group.since
-            group.adam.param_groups[0]["lr"] = schedule.cosine(self._config.learning_rate, done, planned)
+            rate = schedule.learning_rate(self._config.schedule, self._config.learning_rate, done, planned)
+            group.adam.param_groups[0]["lr"] = rate
             group.pixels.grad = part
+            if self._config.start_decay:
+                group.pixels.lerp_(group.start, rate * self._config.start_decay)
             group.adam.step()
             group.pixels.clamp_(self._low, self._high)
 

@@ -82,6 +82,10 @@ class Stretch:
     teachers: tuple[float, ...] = (1.0,)
     """Passes through each teacher in one iteration; round robin of four: (0.25, 0.25, 0.25, 0.25)."""
 
+    def showing(self, shown: int) -> Stretch:
+        """The same stretch with so many images shown for each stored one."""
+        return replace(self, shown=shown)
+
     def shape(self) -> Stretch:
         """The same stretch whatever its length, to find stretches that are alike."""
         return replace(self, iterations=1)

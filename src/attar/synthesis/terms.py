@@ -1,6 +1,6 @@
 """Terms: what a loss is a sum of. Each is a pure function of what was seen and of tensors that are its arguments."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
@@ -106,3 +106,35 @@ class CrossEntropy(Stateless):
     def __call__(self, seen: Seen, batch: UnitBatch, constants: State, state: State) -> tuple[PerUnit, State]:
         """The mean over each unit's images."""
         return batch.average @ F.cross_entropy(seen.logits, batch.labels, reduction="none"), state
+
+
+def _nothing(task: Task) -> Tensor:
+    raise ValueError("The term Features was made without images to compare with.")
+
+
+@dataclass(frozen=True)
+class Features(Stateless):
+    """How far a layer's answers to the views are from its answers to other images through the same views (CIM)."""
+
+    place: str = ""
+    """The layer's name in the network; '' is the input of the classifier."""
+    others: Callable[[Task], Float[Tensor, "image part 3 height width"]] = _nothing
+    """The other images, in the units of the pixels: for each of the task's those that belong to what is shown of it.
+    A frozen dataclass, for it names the compiled function."""
+    name = "feature_distance"
+
+    @property
+    def taps(self) -> tuple[Tap, ...]:
+        """The layer."""
+        return (Tap("features", self.place),)
+
+    def constants(self, task: Task, teacher: int, observed: "Observed") -> State:
+        """The other images."""
+        return {"beside": self.others(task).flatten(0, 1)}
+
+    def __call__(self, seen: Seen, batch: UnitBatch, constants: State, state: State) -> tuple[PerUnit, State]:
+        """The mean absolute difference over features, and over each unit's images."""
+        assert seen.beside is not None  # there are constants by that name
+        tap = self.taps[0]
+        away = (seen.features[tap] - seen.beside.features[tap]).abs().flatten(1).mean(1)
+        return batch.average @ away, state

@@ -1,14 +1,15 @@
 """Views: through which crops, flips and shifts teachers see the images, iteration by iteration."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from attar.ops import views
+from attar.ops import dsa, views
+from attar.ops.choices import Augmentation, Combination
 from attar.synthesis.choices import Crops, Curricula, Pixels
 from attar.synthesis.curriculum import lower_bound
 from attar.synthesis.task import Task
@@ -120,6 +121,50 @@ class RandomCrops(Whole):
 
     def _shift(self, count: int, stream: torch.Generator) -> Tensor:
         return torch.randint(*self._reach, (count, 2), generator=stream)
+
+    def state(self) -> State:
+        """The units' random streams."""
+        return {str(place): stream.get_state() for place, stream in enumerate(self._streams)}
+
+    def restore(self, state: State) -> None:
+        """Go on drawing where the streams were."""
+        for place, stream in enumerate(self._streams):
+            stream.set_state(state[str(place)].cpu())
+
+
+@dataclass(frozen=True)
+class Augmented:
+    """Shows images through differentiable Siamese augmentation; records are the levels of ``ops/dsa.py``."""
+
+    kinds: tuple[Augmentation, ...]
+
+    def __call__(self, images: Tensor, records: Records, size: Size, average: Tensor) -> Tensor:
+        """The images, made smaller where they are shown smaller, and augmented."""
+        if images.shape[-2:] != size:
+            images = views.apply(images, views.whole(*images.shape[-2:]), size)
+        (levels,) = records
+        if 1 < len(levels) == len(average):
+            levels = levels[average.argmax(0)]
+        return dsa.apply(images, levels, self.kinds)
+
+
+class Siamese(Whole):
+    """One draw of differentiable Siamese augmentation an iteration for each unit (DSA, arXiv 2102.08259)."""
+
+    def __init__(self, task: Task, kinds: tuple[Augmentation, ...], combine: Combination = "all") -> None:
+        """``kinds`` and ``combine`` are those of ``dsa.sample``."""
+        self._kinds = kinds
+        self._combine: Combination = combine
+        self._streams = task.streams("siamese")
+
+    @property
+    def show(self) -> Show:
+        """Siamese augmentation of whole images."""
+        return Augmented(self._kinds)
+
+    def draw(self, iteration: int, pixels: Size, shown: Size) -> Records:
+        """The levels of each unit."""
+        return (dsa.sample(self._kinds, self._combine, 1, *self._streams),)
 
     def state(self) -> State:
         """The units' random streams."""

@@ -1,0 +1,75 @@
+"""CIM: condensing images by matching (ECCV 2026, arXiv 2607.00916), after its published code.
+
+Each stored image is a mosaic of four real images that the teacher is surest of. Pixels are optimised until a teacher
+sees in each enlarged part what it sees in the whole real image, under the same augmentation of both.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pydantic
+
+from attar.ops.choices import Augmentation, Storage
+from attar.synthesis.choices import Pixels
+from attar.synthesis.method import Needs, Stretch, UnitShape
+
+if TYPE_CHECKING:
+    from attar.synthesis.task import Recovered, Task
+
+
+class Config(
+    Pixels,
+    defaults={
+        "iterations": 200,
+        "learning_rate": 0.01,
+        "betas": (0.9, 0.999),
+        "schedule": "constant",
+        "start_decay": 0.01,
+    },
+):
+    """Mosaics of real images, optimised to have the features of the images that they hold."""
+
+    factor: int = pydantic.Field(default=2, ge=1, le=8)
+    """Images along each side of a stored image; each is stored at that fraction of its side."""
+    pool: int = pydantic.Field(default=300, ge=1)
+    """The first so many images of each class, out of which those of lowest cross-entropy are taken (published: 300; 500
+    for 100 and 200 images per class)."""
+    layer: str = ""
+    """Layer of the teacher whose output is matched; '' is the input of the classifier (published: that, for small
+    ResNets; 'layer2' for ResNets on ImageNet; a block of a ConvNet)."""
+    dsa: tuple[Augmentation, ...] = ("crop", "cutout", "flip")
+    """Differentiable Siamese augmentation (arXiv 2102.08259) of the real image and of its part alike, one draw for all
+    images of a unit in an iteration; leave out 'flip' where a mirrored object is another one (digits)."""
+
+    def needs(self) -> Needs:
+        """Real images, and one class a unit; the stored images begin as real ones."""
+        return super().needs() | Needs(real_images=True, stores_real_pixels=True, unit="class")
+
+    def cost(self, unit: UnitShape) -> tuple[Stretch, ...]:
+        """All parts of the stored images are shown in each iteration."""
+        return tuple(stretch.showing(self.factor**2) for stretch in super().cost(unit))
+
+    def metrics(self) -> tuple[str, ...]:
+        """The distance of the features, which is the loss, and the fraction of views taken for their class."""
+        return ("loss", "feature_distance", "view_accuracy")
+
+    def storage(self) -> Storage:
+        """Parts are enlarged bilinearly, as in the published code."""
+        return Storage(factor=self.factor, enlarge="bilinear")
+
+
+def recover(task: Task, config: Config) -> Recovered:
+    """Optimise the mosaics of a class; real images and parts go through the same augmentation."""
+    from attar.synthesis.canvas import Mosaic
+    from attar.synthesis.mosaics import Surest
+    from attar.synthesis.optimise import optimise
+    from attar.synthesis.task import Recovered
+    from attar.synthesis.terms import Features
+    from attar.synthesis.views import Siamese
+
+    storage = config.storage()
+    real = Surest(config.ipc, config.pool, storage.num_parts)
+    loss = (Features(place=config.layer, others=real),)
+    views = Siamese(task, config.dsa)
+    return Recovered(optimise(task, config, real.packed(task), views, loss, canvas=Mosaic(storage, config.grey)))

@@ -1,0 +1,73 @@
+"""Mosaics of real images: the images of a class that a teacher is surest of, several in each stored image (CIM)."""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from attar.core.errors import AttarError
+from attar.ops import mosaic
+from attar.ops.pixels import from_bytes
+from attar.synthesis.task import RealImages, Task
+
+_BATCH_PIXELS = 2**24
+
+
+@dataclass(frozen=True)
+class Surest:
+    """The real images of lowest cross-entropy out of the first ``pool`` of each class, in the data's order.
+
+    Of ``ipc`` stored images that hold ``parts`` images each, image i holds those of rank i, ipc + i, 2 ipc + i, ... as
+    its parts 1, 2, 3, ... Source: CIM (arXiv 2607.00916) and its published code.
+    """
+
+    ipc: int
+    pool: int
+    parts: int
+
+    def __call__(self, task: Task) -> Float[Tensor, "image part 3 height width"]:
+        """The images that each of the task's stored images holds, at full size, in [0, 1], on the task's device.
+
+        Raises AttarError when a class has fewer images than are to be stored.
+        """
+        real, found = task.real, []
+        assert real is not None  # needs().real_images
+        for label, slot in zip(task.labels.tolist(), task.slots.tolist(), strict=True):
+            ranks = self._ranks(task, real, label)
+            places = [ranks[part * self.ipc + slot] for part in range(self.parts)]
+            found.append(from_bytes(real.take(label, places)))
+        return torch.stack(found).to(task.device)
+
+    def packed(self, task: Task) -> Float[Tensor, "image 3 height width"]:
+        """The stored images themselves: their parts shrunk to the nearest pixel, side by side."""
+        return mosaic.pack(self(task), round(self.parts**0.5))
+
+    def _ranks(self, task: Task, real: RealImages, label: int) -> list[int]:
+        """Places of the class's images in the pool, of lowest cross-entropy first; asked once for all tasks."""
+        known = task.teachers[0].kept((type(self).__name__, self.pool), dict[int, list[int]])
+        if label not in known:
+            count = min(self.pool, real.count(label))
+            if count < self.ipc * self.parts:
+                raise AttarError(
+                    f"Class '{real.class_name(label)}' has {count} training images in a pool of {self.pool}, and "
+                    f"{self.ipc} stored images of {self.parts} take {self.ipc * self.parts}; lower --recover.ipc, or "
+                    f"raise --recover.pool where there are more."
+                )
+            known[label] = _losses(task, real, label, count).argsort(stable=True).tolist()
+        return known[label]
+
+
+@torch.no_grad()
+def _losses(task: Task, real: RealImages, label: int, count: int) -> Float[Tensor, " image"]:
+    """Cross-entropy of the first images of a class, whole; in float32, for an order cannot be rounded."""
+    network, (height, width) = task.teachers[0], task.size
+    losses = []
+    for places in torch.arange(count).split(max(1, _BATCH_PIXELS // (height * width))):
+        images = from_bytes(real.take(label, places.tolist()).to(task.device))
+        logits = network.module(network.normalisation.apply(images)).float()
+        losses.append(
+            F.cross_entropy(logits, logits.new_full((len(logits),), label, dtype=torch.int64), reduction="none")
+        )
+    return torch.cat(losses).cpu()
