@@ -77,7 +77,7 @@ def folders(tmp_path: Path):
         (["run", "digits", "--out", "OUT", "--method", "random", "--recover.ipc", "500"], "--recover.ipc 139 or less"),
         (["run", "digits", "--out", "OUT", "--method", "kcentre", "--recover.ipc", "500"], "--recover.ipc 139 or less"),
         (["run", "digits", "--out", "OUT", "--evaluate.rows", "herding"], "--evaluate.rows"),
-        (["run", "digits", "--out", "OUT", "--evaluate.students", "convnet2"], "no .*named 'convnet2'"),
+        (["run", "digits", "--out", "OUT", "--evaluate.students", "convnet9"], "no .*named 'convnet9'"),
         (["run", "digits", "--out", "OUT", "--evaluate.students", "convnet3", "convnet3"], "convnet3' is named twice"),
         (["run", "digits", "--out", "OUT", "--evaluate.rows", "full", "distilled", "full"], "'full' is named twice"),
         (["run", "digits", "--out", "OUT", "--evaluate.rows"], "name one at least"),

@@ -21,6 +21,8 @@ WANTED = {
         "imagenet-21k-ipc10", "imagenet-21k-ipc20",
         "cifar10-ipc10", "cifar10-ipc50", "cifar100-ipc10", "cifar100-ipc50",
     )),
+    *(f"edc/{name}-ipc{ipc}" for name in ("cifar10", "cifar100", "tiny-imagenet") for ipc in (1, 10, 50)),
+    *(f"edc/imagenet-1k-ipc{ipc}" for ipc in (1, 10, 20, 30, 40, 50)),
     *(f"cim/{dataset}-ipc{ipc}" for dataset in ("cifar10", "cifar100", "tiny-imagenet") for ipc in (1, 10, 50)),
     *(f"cim/imagenet-1k-ipc{ipc}" for ipc in (1, 10, 50, 100)),
 }  # fmt: skip
@@ -50,9 +52,10 @@ def test_labels_are_drawn_as_the_protocol_trains(name):
     recipe = recipe_named(name)
     protocol = recipe.evaluate.protocol
     labels = PROTOCOL_LABELS[protocol.name]
+    longer = name == "edc/tiny-imagenet-ipc1"  # its students train for 1000 epochs
     assert (recipe.relabel.views, recipe.relabel.mix) == (labels.views, labels.mix)
-    assert recipe.relabel.epochs == labels.epochs == protocol.training.epochs
-    assert "modified" not in protocol.title()
+    assert recipe.relabel.epochs == protocol.training.epochs == (1000 if longer else labels.epochs)
+    assert ("modified" in protocol.title()) == longer
 
 
 def test_published_settings():
@@ -76,6 +79,30 @@ def test_published_settings():
     assert (cifar.crop, cifar.flip) == ("none", False)
     assert recipe_named("cda/imagenet-1k-ipc10").squeeze.weights == "IMAGENET1K_V1"
     assert recipe_named("cda/imagenet-21k-ipc10").data.std == (1.0, 1.0, 1.0)
+
+
+def test_published_settings_of_edc():
+    """Table of reference: iterations, smallest crop, units of whole classes, teachers, teachers that label."""
+    table = {
+        "edc/cifar10-ipc1": (75, 0.08, (10, 1), 8, 8),
+        "edc/cifar10-ipc10": (75, 0.08, (1, 10), 8, 8),
+        "edc/cifar10-ipc50": (75, 0.08, (1, 10), 8, 8),
+        "edc/cifar100-ipc10": (2000, 0.5, (10, 10), 8, 5),
+        "edc/cifar100-ipc50": (2000, 0.5, (2, 50), 8, 5),
+        "edc/tiny-imagenet-ipc10": (2000, 0.5, (10, 10), 5, 5),
+        "edc/imagenet-1k-ipc10": (2000, 0.5, (8, 10), 5, 4),
+    }
+    for name, expected in table.items():
+        recipe = recipe_named(name)
+        config, members = recipe.recover, recipe.relabel.committee.members
+        unit, teachers = (config.unit_classes, config.unit_slots), len(recipe.squeeze.each)
+        assert (config.iterations, config.min_crop, unit, teachers, len(members) or teachers) == expected, name
+        assert (config.learning_rate, config.bn_weight, config.first_bn_multiplier) == (0.05, 0.01, 10.0)
+        assert (config.target, config.class_share, config.statistics_momentum) == ("mixed", 0.5, 0.8)
+        assert config.committee == "round-robin"
+    first = recipe_named("edc/cifar10-ipc10")
+    assert {member.training.epochs for member in first.squeeze.each} == {1}
+    assert first.relabel.mode == "online"
 
 
 @pytest.mark.parametrize("name", sorted(name for name in WANTED if name.startswith("cim/")))

@@ -27,6 +27,9 @@ TRAINING = {
     "hard-label": (1, "adamw", 1e-3, 0.01, 300, 128, 1, "cosine", 1.0, "step", 0.0, 0),
     "rded": (1, "adamw", 1e-3, 0.01, 300, 100, 1, "cosine", 2.0, "epoch", 0.0, 0),
     "edc": (1, "adamw", 1e-3, 0.01, 300, 100, 1, "cosine", 2.0, "epoch", 0.99, 0),
+    "edc-cifar10": (1, "adamw", 1e-3, 0.01, 1000, 25, 1, "multistep-halves", 1.0, "epoch", 0.99, 0),
+    "edc-cifar100": (1, "adamw", 1e-3, 0.01, 1000, 50, 1, "cosine-linear", 2.0, "epoch", 0.99, 0),
+    "edc-tiny": (1, "adamw", 1e-3, 0.01, 300, 100, 1, "cosine", 2.0, "epoch", 0.99, 0),
     "sre2l++": (1, "adamw", 1e-3, 0.01, 300, 16, 2, "cosine", 2.0, "epoch", 0.0, 0),
     "rd3": (1, "adamw", 1e-3, 0.01, 400, 50, 1, "cosine", 1.0, "epoch", 0.0, 0),
     "cim": (1, "adamw", 1e-3, 1e-4, 1000, 50, 1, "multistep", 1.0, "epoch", 0.0, 0),
@@ -47,6 +50,9 @@ SEEING = {
     "hard-label": ("hard", 20.0, False, 0.0, "resized", 0.08, True, 1, "cutmix", 1.0, "eval"),
     "rded": ("soft", 20.0, False, 0.0, "resized", 0.5, True, 2, "cutmix", 1.0, "eval"),
     "edc": ("mse", 20.0, False, 0.025, "resized", 0.5, True, 1, "cutmix", 1.0, "eval"),
+    "edc-cifar10": ("mse", 20.0, False, 0.025, "resized", 0.08, True, 1, "cutmix", 1.0, "eval"),
+    "edc-cifar100": ("mse", 20.0, False, 0.025, "resized", 0.5, True, 1, "cutmix", 1.0, "eval"),
+    "edc-tiny": ("mse", 20.0, False, 0.025, "resized", 0.5, True, 1, "cutmix", 1.0, "eval"),
     "sre2l++": ("soft", 20.0, False, 0.0, "resized", 0.08, True, 1, "cutmix", 1.0, "train"),
     "rd3": ("soft", 20.0, False, 0.0, "resized", 0.5, True, 2, "cutmix", 1.0, "eval"),
     **dict.fromkeys(
@@ -86,7 +92,7 @@ def test_what_a_protocol_shows_and_asks_for(name: str):
         views.min_scale, views.flip, views.patch_shuffle, mix.kind, mix.alpha, labels.batchnorm,
     ) == SEEING[name]  # fmt: skip
     assert labels.batchnorm_batch == 8
-    assert views.randaugment_ops == 0
+    assert views.randaugment_ops == (2 if name.startswith("edc-") else 0)
     assert views.padding == (1 if name == "digits" else 4)
     assert (views.dsa, views.dsa_combine) == ((AUGMENTATIONS, "warp") if name.startswith("cim") else ((), "all"))
     assert views.part_probability == 0.75

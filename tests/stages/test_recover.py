@@ -126,3 +126,21 @@ def test_random_takes_real_images_without_replacement(squeezed):
     ]
     assert set(taken) <= known
     assert len(set(taken)) == 200
+
+
+@pytest.mark.parametrize("architecture", ["timm/test_vit", "timm/test_convnext"])
+def test_a_teacher_without_batchnorm_is_matched_in_statistics_collected_of_the_real_images(tmp_path, architecture):
+    """By the recipe's own method, cda, with nothing else set but the size that its patches fit into."""
+    recipe = mini_recipe()
+    recipe = recipe.changed(
+        data=recipe.data.changed(size=32),
+        squeeze=recipe.squeeze.changed(
+            architecture=architecture, training=recipe.squeeze.training.changed(epochs=1, learning_rate=0.01)
+        ),
+        recover=recipe.recover.changed(ipc=1, iterations=2, statistics_images=4, accept_weak_teacher=True),
+    )
+    for stage in ("squeeze", "recover"):
+        pipeline.run(recipe, tmp_path, stage=stage, quiet=True)
+    curves = unit_of(tmp_path, "slot00000-block0000").curves
+    assert (curves["bn_distance"] > 0).all()
+    assert len(list((tmp_path / "prepared").rglob("*.safetensors"))) == 1

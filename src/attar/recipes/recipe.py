@@ -91,7 +91,12 @@ def _with_protocols_labels(values: Mapping[str, Any]) -> Mapping[str, Any]:
     name = judging.get("protocol") if isinstance(judging, Mapping) else None
     if not isinstance(name, str) or not isinstance(labelling, Mapping):
         return values
-    return {**values, "relabel": _merged(labels_named(name).section(), labelling)}
+    return {**values, "relabel": relabel_section(name, labelling)}
+
+
+def relabel_section(protocol: str, own: Mapping[str, Any]) -> dict[str, Any]:
+    """The ``relabel`` section, as plain values, of a recipe with a protocol by name and label options of its ``own``."""
+    return _merged(labels_named(protocol).section(), own)
 
 
 @dataclass(frozen=True)

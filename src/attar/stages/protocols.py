@@ -157,6 +157,15 @@ def _with_labels(
     return training, labels
 
 
+def _edc_small(name: str, min_scale: float, **training: Any) -> tuple[Protocol, ProtocolLabels]:
+    """EDC on small images, with torchvision's RandAugment as it is by default: two operations at 9 of 30."""
+    how = _RDED.changed(ema_decay=0.99, **training)
+    return _with_labels(
+        Protocol(name=name, training=how, loss="mse", hard_weight=0.025, hard_classes="own"),
+        views=LookChoice(min_scale=min_scale, randaugment_ops=2, randaugment_magnitude=3.0, randaugment_std=0.0),
+    )
+
+
 _BUILT_IN = (
     # ImageNet-1K: the published train_FKD with the batch of 128 that DD-Ranking lists for CDA; no T^2.
     _with_labels(Protocol(name="cda", training=_ADAMW)),
@@ -210,6 +219,10 @@ _BUILT_IN = (
         Protocol(name="edc", training=_RDED.changed(ema_decay=0.99), loss="mse", hard_weight=0.025, hard_classes="own"),
         views=LookChoice(min_scale=0.5),
     ),
+    # The same on CIFAR-10, with the paper's batch of 25, and on CIFAR-100 and Tiny-ImageNet.
+    _edc_small("edc-cifar10", 0.08, epochs=1000, batch_size=25, schedule="multistep-halves", cosine_stretch=1.0),
+    _edc_small("edc-cifar100", 0.5, epochs=1000, batch_size=50, schedule="cosine-linear"),
+    _edc_small("edc-tiny", 0.5),
     # SRe2L++ (CV-DD, arXiv 2501.07575) on ImageNet-1K at 1 and 10 images per class; at 50 the stretch is 1. Its
     # label batches of 16 go through the teacher in halves.
     _with_labels(
