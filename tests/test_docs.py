@@ -37,6 +37,7 @@ def test_the_method_in_the_guide_works(mini_run, tmp_path, monkeypatch):
     import shutil
 
     from attar import pipeline
+    from attar.store import units
     from conftest import mini_recipe
 
     (block,) = code_blocks(ROOT / "docs" / "methods.md")
@@ -48,6 +49,10 @@ def test_the_method_in_the_guide_works(mini_run, tmp_path, monkeypatch):
     assert recipe.recover.iterations == 12
     pipeline.run(recipe, tmp_path / "run", stage="recover", quiet=True)
     assert (tmp_path / "run" / "recover" / "manifest.json").exists()
+    assert [path.name.split("-")[0] for path in (tmp_path / "run" / "prepared").iterdir()] == ["mean"]
+    result = units.load(tmp_path / "run" / "recover" / "units", units.plan(10, 0, 2, 100)[0])
+    assert set(result.curves) == set(recipe.recover.metrics())
+    assert float(result.curves["brightness"].abs().max()) > 0
     for name in [name for name in sys.modules if name.startswith("guide")]:
         monkeypatch.delitem(sys.modules, name)
 
@@ -122,12 +127,12 @@ def test_links_lead_somewhere(page):
 
 def test_all_recipes_and_protocols_are_on_their_page():
     text = (ROOT / "docs" / "recipes.md").read_text()
-    for pattern in re.findall(r"`((?:cda|sre2l|cim)/[\w-]+-ipc)\{([\d,]+)\}`", text):
+    for pattern in re.findall(r"`([\w+-]+/[\w-]+-ipc)\{([\d,]+)\}`", text):
         for ipc in pattern[1].split(","):
             assert f"{pattern[0]}{ipc}" in ENTRIES
     covered = {
         f"{stem}{ipc}"
-        for stem, all_ipc in re.findall(r"`((?:cda|sre2l|cim)/[\w-]+-ipc)\{([\d,]+)\}`", text)
+        for stem, all_ipc in re.findall(r"`([\w+-]+/[\w-]+-ipc)\{([\d,]+)\}`", text)
         for ipc in all_ipc.split(",")
     }
     assert covered | {"digits"} == set(ENTRIES)

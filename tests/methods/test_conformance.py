@@ -3,7 +3,7 @@
 import dataclasses
 import random as python_random
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
 import numpy as np
 import pytest
@@ -18,6 +18,7 @@ from attar.models.small import ConvNet, SmallResNet
 from attar.ops.pixels import Normalisation, from_bytes, to_bytes
 from attar.stages import prepare
 from attar.synthesis.method import MethodConfig, Needs
+from attar.synthesis.optimise import shape_of
 from attar.synthesis.task import Network, Recovered, Task
 
 NUM_CLASSES, ITERATIONS, NUM_REAL = 3, 4, 12
@@ -82,9 +83,9 @@ def task_of(
     return prepared(module, task), watch
 
 
-def prepared(module: Any, task: Task) -> Task:
+def prepared(module: Any, task: Task, config: Any = None) -> Task:
     """The task with real images and tables, where the method asks for them."""
-    config, real = config_of(module), RealByFormula()
+    config, real = config or config_of(module), RealByFormula()
     steps = prepare.steps_of(module, config, task.teachers)
     table = prepare.rehearsed(steps, config, task.teachers, real, task.size, task.device)
     needed = real if steps or config.needs().real_images else None
@@ -139,6 +140,57 @@ def test_it_makes_images(module: Any, teacher: str, device: str, precision: str)
     for metrics in watch.metrics:
         assert metrics
         assert all(bool(torch.as_tensor(value).isfinite()) for value in metrics.values())
+
+
+def switches(module: Any) -> list[dict[str, Any]]:
+    """Choices in which every value occurs that a setting can have, of the method's settings that have a few values."""
+    options: dict[str, tuple[Any, ...]] = {}
+    for name, field in module.Config.model_fields.items():
+        kinds = [field.annotation, *(each for each in get_args(field.annotation) if each is not Ellipsis)]
+        values = next((get_args(kind) for kind in kinds if get_origin(kind) is Literal), ())
+        if get_origin(field.annotation) is tuple:
+            values = tuple((value,) for value in values if value != "tokens")  # of which these teachers have none
+        values = (True, False) if field.annotation is bool else values
+        if values and name not in MethodConfig.model_fields:
+            options[name] = values
+    count = max(map(len, options.values()), default=0)
+    return [{name: values[place % len(values)] for name, values in options.items()} for place in range(count)]
+
+
+def test_it_makes_images_with_every_switch(module: Any):
+    """By two teachers, of which the settings say who is asked when."""
+    tried = set[str]()
+    for values in switches(module):
+        config = config_of(module, **values)
+        task, _ = task_of(module)
+        task = dataclasses.replace(task, teachers=task.teachers + task_of(module)[0].teachers)
+        images = module.recover(prepared(module, task, config), config).images
+        assert images.shape == (NUM_CLASSES, 3, 8, 8), values
+        assert bool(images.isfinite().all()), values
+        assert 0 <= images.min() <= images.max() <= 1, values
+        tried |= values.keys()
+    assert tried <= module.Config.model_fields.keys() - MethodConfig.model_fields.keys()
+    assert ("committee" in tried) == ("committee" in module.Config.model_fields)
+
+
+def test_its_cost_is_what_it_does(module: Any):
+    """Iteration by iteration, and a stretch is left when the watch says so."""
+    config = config_of(module)
+    task, watch = task_of(module)
+    stretches = config.cost(shape_of(task))
+    step, left = watch.step, list[int]()
+
+    def leave(iteration: int, images: Callable[[], Tensor], **metrics: Tensor) -> bool:
+        step(iteration, images, **metrics)
+        left.append(iteration)
+        return True
+
+    watch.step = leave  # type: ignore[method-assign]
+    module.recover(task, config)
+    ends = [sum(stretch.iterations for stretch in stretches[:place]) for place in range(len(stretches))]
+    assert left == ends
+    for metrics in watch.metrics:
+        assert metrics.keys() == set(config.metrics())
 
 
 def test_the_same_task_gives_the_same_bits_and_another_seed_others(module: Any):

@@ -21,6 +21,11 @@ WANTED = {
         "imagenet-21k-ipc10", "imagenet-21k-ipc20",
         "cifar10-ipc10", "cifar10-ipc50", "cifar100-ipc10", "cifar100-ipc50",
     )),
+    *(f"{family}/{data}-ipc{ipc}" for family in ("rded", "sre2l++", "fadrm", "fadrm+") for ipc in (1, 10, 50)
+      for data in ("cifar10", "cifar100", "tiny-imagenet", "imagenet-1k")
+      if not (family.startswith("fadrm") and data == "cifar10")),
+    "lpld/tiny-imagenet-ipc50", "lpld/tiny-imagenet-ipc100",
+    *(f"lpld/imagenet-1k-ipc{ipc}" for ipc in (10, 50, 100, 200)),
     *(f"edc/{name}-ipc{ipc}" for name in ("cifar10", "cifar100", "tiny-imagenet") for ipc in (1, 10, 50)),
     *(f"edc/imagenet-1k-ipc{ipc}" for ipc in (1, 10, 20, 30, 40, 50)),
     *(f"cim/{dataset}-ipc{ipc}" for dataset in ("cifar10", "cifar100", "tiny-imagenet") for ipc in (1, 10, 50)),
@@ -37,7 +42,7 @@ def test_a_recipe_builds_prints_and_round_trips(name, tmp_path):
     recipe = recipe_named(name)
     assert recipe.name == name
     assert f"-ipc{recipe.recover.ipc}" in name or name == "digits"
-    assert name == "digits" or recipe.method == name.split("/")[0]
+    assert name == "digits" or recipe.method == name.split("/")[0].rstrip("+")
     path = tmp_path / "recipe.yaml"
     path.write_text(recipe.to_yaml(header_of(name)))
     assert from_yaml(path) == recipe
@@ -53,9 +58,14 @@ def test_labels_are_drawn_as_the_protocol_trains(name):
     protocol = recipe.evaluate.protocol
     labels = PROTOCOL_LABELS[protocol.name]
     longer = name == "edc/tiny-imagenet-ipc1"  # its students train for 1000 epochs
-    assert (recipe.relabel.views, recipe.relabel.mix) == (labels.views, labels.mix)
-    assert recipe.relabel.epochs == protocol.training.epochs == (1000 if longer else labels.epochs)
-    assert ("modified" in protocol.title()) == longer
+    by_row = recipe.method in ("rded", "fadrm", "lpld") or "++" in name  # their papers have a table of these settings
+    whole = recipe.method == "rded" and recipe.data.size < 224
+    views = labels.views.changed(min_scale=1.0, patch_shuffle=1) if whole else labels.views
+    assert (recipe.relabel.views, recipe.relabel.mix) == (views, labels.mix)
+    assert recipe.relabel.epochs == protocol.training.epochs
+    batchnorm = "eval" if name.startswith("fadrm/tiny") else labels.batchnorm
+    assert recipe.relabel.committee.batchnorm == batchnorm
+    assert ("modified" in protocol.title()) <= (longer or by_row)
 
 
 def test_published_settings():
@@ -247,3 +257,23 @@ def test_a_method_in_the_working_folder_is_found(tmp_path, monkeypatch, way):
     assert found.method == name
     for loaded in [loaded for loaded in sys.modules if loaded.startswith("waymarks")]:
         sys.modules.pop(loaded)
+
+
+def test_published_settings_of_the_methods_that_start_from_patches():
+    plus, one = recipe_named("fadrm+/imagenet-1k-ipc10"), recipe_named("fadrm/tiny-imagenet-ipc10")
+    assert [round(224 * side) for side in plus.recover.block_sizes] == [200, 224, 200, 224]
+    assert (plus.recover.iterations, plus.recover.residual, plus.recover.committee) == (2000, 0.5, "round-robin")
+    assert [member.architecture for member in plus.squeeze.members] == [
+        "resnet18", "densenet121", "shufflenet_v2_x1_0", "mobilenet_v2",
+    ]  # fmt: skip
+    assert len(recipe_named("fadrm+/tiny-imagenet-ipc1").squeeze.members) == 3
+    assert (one.recover.iterations, one.recover.learning_rate, one.squeeze.members) == (1000, 0.01, ())
+    assert one.evaluate.protocol.label_batchnorm == "eval"
+    training = recipe_named("fadrm/cifar100-ipc1").evaluate.protocol.training
+    assert (training.epochs, training.learning_rate, training.cosine_stretch) == (1000, 5e-4, 2.0)
+    assert recipe_named("rded/imagenet-1k-ipc10").recover.tiles == 2
+    batches = [recipe_named(f"rded/cifar10-ipc{ipc}").evaluate.protocol.training.batch_size for ipc in (1, 10, 50)]
+    assert batches == [10, 50, 100]
+    lpld = recipe_named("lpld/imagenet-1k-ipc50")
+    assert (lpld.recover.target, lpld.relabel.epochs, lpld.relabel.pool_epochs) == ("class", 300, 8)
+    assert recipe_named("sre2l++/cifar100-ipc10").recover.start == "patches"

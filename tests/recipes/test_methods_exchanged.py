@@ -23,7 +23,7 @@ def test_a_built_in_recipe_keeps_data_number_and_storage_and_no_settings_of_its_
 def test_the_digits_recipe_keeps_what_digits_ask_of_every_method():
     found = recipe_named("digits").with_method("sre2l").recover
     assert (found.flip, found.grey, found.min_crop, found.unit_slots) == (False, True, 0.5, 10)
-    assert found.iterations == sre2l.Config().iterations
+    assert (found.iterations, found.learning_rate, found.bn_weight) == (500, 0.1, 1.0)
 
 
 def test_what_the_user_said_is_kept(tmp_path: Path):

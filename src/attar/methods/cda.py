@@ -18,10 +18,10 @@ class Config(Pixels, Curricula, Statistics, Starts, Teachers):
 
 
 def prepare(config: Config) -> Sequence[Preparation]:
-    """Collect statistics of real images where running ones are not what is to be met, or a teacher has none."""
-    from attar.synthesis.statistics import preparations
+    """Choose patches of real images and collect statistics of them, where the settings ask for it."""
+    from attar.synthesis import starts, statistics
 
-    return preparations(config)
+    return (*starts.preparations(config), *statistics.preparations(config))
 
 
 def recover(task: Task, config: Config) -> Recovered:

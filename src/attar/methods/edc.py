@@ -41,10 +41,10 @@ class Config(
 
 
 def prepare(config: Config) -> Sequence[Preparation]:
-    """Collect statistics of each class for each teacher."""
-    from attar.synthesis.statistics import preparations
+    """Choose patches of real images and collect statistics of them, where the settings ask for it."""
+    from attar.synthesis import starts, statistics
 
-    return preparations(config)
+    return (*starts.preparations(config), *statistics.preparations(config))
 
 
 def recover(task: Task, config: Config) -> Recovered:

@@ -5,10 +5,19 @@ from typing import Any
 
 from attar.core import plugin
 from attar.core.errors import AttarError
-from attar.recipes import cda, cim, digits, edc, sre2l
+from attar.recipes import cda, cim, digits, edc, fadrm, lpld, rded, sre2l
 from attar.recipes.recipe import Entry, Recipe, from_yaml
 
-ENTRIES: dict[str, Entry] = {**digits.RECIPES, **cda.RECIPES, **sre2l.RECIPES, **cim.RECIPES, **edc.RECIPES}
+ENTRIES: dict[str, Entry] = {
+    **digits.RECIPES,
+    **cda.RECIPES,
+    **sre2l.RECIPES,
+    **rded.RECIPES,
+    **fadrm.RECIPES,
+    **lpld.RECIPES,
+    **cim.RECIPES,
+    **edc.RECIPES,
+}
 
 
 def recipe_named(name: str) -> Recipe[Any]:

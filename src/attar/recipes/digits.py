@@ -40,7 +40,7 @@ def digits() -> Recipe[Any]:
                 jitter_both_ways=True,
                 snapshots=(25, 50, 100, 250),
             ),
-            *("min_crop", "flip", "grey", "jitter", "jitter_both_ways"),
+            *("iterations", "learning_rate", "bn_weight", "min_crop", "flip", "grey", "jitter", "jitter_both_ways"),
         ),
         evaluate={
             "protocol": "digits",

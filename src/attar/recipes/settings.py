@@ -1,12 +1,15 @@
 """What the published recipes have in common by dataset: data, teacher, how images are stored, how students train."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Literal
 
 from attar.data.choice import DataChoice
 from attar.ops.choices import ViewChoice
-from attar.recipes.recipe import Entry, Recipe, recipe
-from attar.stages.choices import Squeeze
+from attar.recipes.recipe import Entry, Recipe, recipe, relabel_section
+from attar.stages.choices import Evaluate, Squeeze
+from attar.stages.protocols import PROTOCOLS, Protocol, protocol_named
 from attar.synthesis.method import MethodConfig
 from attar.training.choices import Optimisation
 
@@ -34,24 +37,56 @@ class Setting:
     full_data: Literal["train", "teacher"] = "teacher"
     """Where a training on all data takes days, the teacher stands for it."""
 
-    def recipe(self, name: str, method: str, config: MethodConfig, protocol: str) -> Recipe[Any]:
-        """The recipe of one method on this dataset."""
+    def recipe(
+        self,
+        name: str,
+        method: str,
+        config: MethodConfig,
+        protocol: str | Protocol,
+        labels: Mapping[str, Any] = MappingProxyType({}),
+    ) -> Recipe[Any]:
+        """The recipe of one method on this dataset.
+
+        Labels are made for as many epochs as students train. ``labels`` are label options in plain values that go
+        before those of the protocol's name.
+        """
+        chosen = protocol_named(protocol) if isinstance(protocol, str) else protocol
         return recipe(
             name=name,
             method=method,
             data=self.data,
             squeeze=self.squeeze,
             recover=config,
-            evaluate={"protocol": protocol, "students": (self.student,), "full_data": self.full_data},
+            relabel=relabel_section(chosen.name, {"epochs": chosen.training.epochs, **labels}),
+            evaluate=Evaluate(protocol=chosen, students=(self.student,), full_data=self.full_data),
         )
 
 
 def entry(
-    method: str, dataset: str, ipc: int, setting: Setting, config: MethodConfig, protocol: str, aim: str, cost: str
+    family: str,
+    dataset: str,
+    ipc: int,
+    setting: Setting,
+    config: MethodConfig,
+    protocol: str | Protocol,
+    aim: str,
+    cost: str,
+    method: str = "",
+    labels: Mapping[str, Any] = MappingProxyType({}),
 ) -> Entry:
-    """The catalogue's entry of METHOD/DATASET-ipcIPC; ``config`` is the method's for this dataset, at any IPC."""
-    name = f"{method}/{dataset}-ipc{ipc}"
-    return Entry(aim, cost, lambda: setting.recipe(name, method, lasting(config.changed(ipc=ipc), "jitter"), protocol))
+    """The catalogue's entry of FAMILY/DATASET-ipcIPC; ``config`` is the method's for this dataset, at any IPC.
+
+    ``method`` is the method where the family is a recipe of another one's. ``labels`` are as in ``Setting.recipe``.
+    """
+    name, kept = f"{family}/{dataset}-ipc{ipc}", lasting(config.changed(ipc=ipc), "jitter")
+    return Entry(aim, cost, lambda: setting.recipe(name, method or family, kept, protocol, labels))
+
+
+def smoothed(epochs: int, learning_rate: float, stretch: float) -> Protocol:
+    """The protocol of SRe2L++ with the epochs, the rate and the cosine's stretch that a paper's table has for a row."""
+    chosen = PROTOCOLS["sre2l++"]
+    training = chosen.training.changed(epochs=epochs, learning_rate=learning_rate, cosine_stretch=stretch)
+    return chosen.changed(training=training)
 
 
 def _cifar(source: str) -> Setting:

@@ -138,22 +138,46 @@ class Statistics(MethodConfig):
         return ("bn_distance", *super().metrics())
 
 
-class Starts(MethodConfig):
+class Patches(MethodConfig):
+    """Choose patches of real images that a teacher has scored."""
+
+    patch_rule: PatchRule = "medium"
+    """Which patches of a class are taken: those of lowest cross-entropy (RDED), or those in the middle when they are
+    ranked by the teacher's probability of their class (SRe2L++, FADRM; their exact cut is unpublished, this one is
+    attar's)."""
+    patch_pool: int = pydantic.Field(default=300, ge=1)
+    """Real images of each class, drawn at random, out of which patches are chosen; a smaller class is used whole."""
+    patch_crops: int = pydantic.Field(default=5, ge=0)
+    """Random crops of each image that are scored, of which the one of lowest cross-entropy is kept; 0: the whole
+    image, no crop."""
+    tiles: int = pydantic.Field(default=1, ge=1)
+    """Patches along each side of an image; 2 makes it of four patches at half the side."""
+
+    def uses_patches(self) -> bool:
+        """Whether patches are chosen at all."""
+        return True
+
+    def idle(self) -> set[str]:
+        """How patches are chosen, where there are none."""
+        names = {"patch_rule", "patch_pool", "patch_crops", "tiles"}
+        return super().idle() | (set() if self.uses_patches() else names)
+
+    def needs(self) -> Needs:
+        """Real images, where patches are taken from them."""
+        real = self.uses_patches()
+        return super().needs() | Needs(real_images=real, stores_real_pixels=real)
+
+
+class Starts(Patches):
     """Choose what the pixels are before the first iteration."""
 
     start: Start = "noise"
     """What the pixels begin as: standard normal noise, random real images, or patches of real images that the teacher
     has scored."""
-    patch_rule: PatchRule = "medium"
-    """Which patches of a class are taken: those of lowest cross-entropy (RDED), or those of medium true-class
-    probability (SRe2L++, FADRM; how they cut the middle out is unpublished, so the cut is ours: ranks centred on the
-    median)."""
-    patch_pool: int = pydantic.Field(default=300, ge=1)
-    """Real images of each class, drawn at random, out of which patches are chosen; a smaller class is used whole."""
-    patch_crops: int = pydantic.Field(default=5, ge=0)
-    """Random crops of each image that are scored, of which the best scored one is kept; 0: the whole image, no crop."""
-    tiles: int = pydantic.Field(default=1, ge=1)
-    """Patches along each side of an image; 2 makes it of four patches at half the side."""
+
+    def uses_patches(self) -> bool:
+        """If that is what the pixels begin as."""
+        return self.start == "patches"
 
     def needs(self) -> Needs:
         """Real images, unless the start is noise."""

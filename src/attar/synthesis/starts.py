@@ -1,38 +1,170 @@
-"""Starts: what the pixels are before the first iteration."""
+"""Starts: what the pixels are before the first iteration. Some methods stop here: their images are real ones.
+
+Patches are chosen once per run, class by class: ``preparations`` scores crops of a pool of real images by a teacher and
+ranks them; the images take them in that order, so that more images per class begin with those of fewer.
+"""
+
+from typing import Any
 
 import torch
-from jaxtyping import Float
+import torch.nn.functional as F
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from attar.core.errors import AttarError
-from attar.synthesis.choices import Starts
+from attar.ops.pixels import from_bytes
+from attar.synthesis.choices import Patches, Starts
 from attar.synthesis.coreset import gather
-from attar.synthesis.task import Task
+from attar.synthesis.method import Preparation
+from attar.synthesis.stretches import resized
+from attar.synthesis.task import Context, Network, Task
 
 Start = Float[Tensor, "image 3 height width"]
+Box = tuple[int, int, int, int]
+STEP = "patches"
+"""Name of the preparation. Its tables are patches.place, (class, rank), which image of the class, -1 beyond the last;
+and patches.box, (class, rank, 4), which part of it: top, left, height, width."""
+SMALLEST_CROP = 0.08
+"""Smallest area of a crop that is scored, as a fraction of the image."""
+_BATCH_PIXELS, _LARGEST_BATCH = 2**22, 256
 
 
 def start_of(task: Task, config: Starts) -> Start:
     """The start that a configuration asks for, in the first teacher's normalised units."""
     if config.start == "noise":
         return noise(task)
-    if config.start == "real":
-        return real(task)
-    raise AttarError(f"--recover.start {config.start} cannot be used yet; use noise or real.")
-
-
-def real(task: Task) -> Start:
-    """A random real image of the class for each slot, none twice while there are others."""
-    assert task.real is not None  # needs
-    places = []
-    for label, slot in zip(task.labels.tolist(), task.slots.tolist(), strict=True):
-        count = task.real.count(label)
-        order = torch.randperm(count, generator=task.shared_stream("start", task.real.class_name(label)))
-        places.append(int(order[slot % count]))
-    return task.teachers[0].normalisation.apply(gather(task, places))
+    images = real(task) if config.start == "real" else patches(task, config)
+    return task.teachers[0].normalisation.apply(images)
 
 
 def noise(task: Task) -> Start:
     """Standard normal noise in normalised units, the start of SRe2L and CDA."""
     streams = zip(task.unit_sizes, task.streams("noise"), strict=True)
     return torch.cat([torch.randn((count, 3, *task.size), generator=stream) for count, stream in streams])
+
+
+def real(task: Task) -> Start:
+    """A random real image of the class for each slot, none twice while there are others; in [0, 1]."""
+    assert task.real is not None  # needs
+    places = []
+    for label, slot in zip(task.labels.tolist(), task.slots.tolist(), strict=True):
+        count = task.real.count(label)
+        order = torch.randperm(count, generator=task.shared_stream("start", task.real.class_name(label)))
+        places.append(int(order[slot % count]))
+    return gather(task, places)
+
+
+def patches(task: Task, config: Patches) -> Start:
+    """The patches of each slot, tiled into an image of the task's size; in [0, 1], on the device.
+
+    Raises AttarError when a class has too few patches, or the tiles do not fill the image.
+    """
+    assert task.real is not None  # needs
+    places, boxes = task.table(f"{STEP}.place"), task.table(f"{STEP}.box")
+    num_tiles, size = config.tiles**2, tile_size(task.size, config.tiles)
+    images = []
+    for label, slot in zip(task.labels.tolist(), task.slots.tolist(), strict=True):
+        ranks = range(slot * num_tiles, (slot + 1) * num_tiles)
+        available = int((places[label] >= 0).sum())
+        if ranks.stop > available:
+            raise AttarError(
+                f"Class '{task.real.class_name(label)}' has {available} patches, one of each real image in the pool, "
+                f"and {config.ipc * num_tiles} are needed; lower --recover.ipc, or raise --recover.patch-pool if the "
+                f"class has more images."
+            )
+        whole = from_bytes(task.real.take(label, [int(places[label, rank]) for rank in ranks]).to(task.device))
+        parts = [cut(whole[number], boxes[label, rank].tolist(), size) for number, rank in enumerate(ranks)]
+        rows = torch.stack(parts).unflatten(0, (config.tiles, config.tiles))
+        images.append(rows.permute(2, 0, 3, 1, 4).reshape(3, *task.size))
+    return torch.stack(images)
+
+
+def preparations(config: Patches) -> tuple[Preparation, ...]:
+    """The step that scores and ranks patches, where images begin as them."""
+    if not config.uses_patches():
+        return ()
+    return (
+        Preparation(
+            STEP,
+            ranked,
+            reads=("patch_rule", "patch_pool", "patch_crops", "tiles"),
+            per_teacher=False,
+            num_shown=lambda config, count: min(count, config.patch_pool) * max(1, config.patch_crops),
+        ),
+    )
+
+
+@torch.no_grad()
+def ranked(context: Context, config: Any) -> dict[str, Tensor]:
+    """Of each class the pool's images by rank, and the crop of each: see ``STEP``.
+
+    Every image of the pool keeps its crop of lowest cross-entropy. 'lowest' ranks these from the lowest on (RDED, arXiv
+    2312.03526, section 4.2); 'medium' by how near the true class's probability is in rank to the median.
+    """
+    places = torch.full((len(context.rows), config.patch_pool), -1)
+    boxes = torch.zeros(len(context.rows), config.patch_pool, 4, dtype=torch.int64)
+    for row, label in enumerate(context.rows):
+        count, name = context.real.count(label), context.real.class_name(label)
+        pool = torch.randperm(count, generator=context.stream("pool", name))[: config.patch_pool]
+        drawn = crops(context.size, len(pool), config.patch_crops, context.stream("crops", name))
+        entropy = _cross_entropy(context, label, pool, drawn, tile_size(context.size, config.tiles))
+        lowest, best = entropy.min(1)
+        order = lowest.argsort(stable=True)
+        if config.patch_rule == "medium":  # probability falls as the cross-entropy rises, so ranks are the same
+            rank = torch.arange(len(order))
+            order = order[(rank - (len(order) - 1) / 2).abs().argsort(stable=True)]
+        places[row, : len(pool)] = pool[order]
+        boxes[row, : len(pool)] = drawn[torch.arange(len(pool)), best][order]
+    return {"place": places, "box": boxes}
+
+
+def crops(size: tuple[int, int], count: int, each: int, stream: torch.Generator) -> Int[Tensor, "image crop 4"]:
+    """Random square crops of ``count`` images, area uniform from SMALLEST_CROP to 1; the whole image for none each."""
+    height, width = size
+    if not each:
+        return torch.tensor([0, 0, height, width]).expand(count, 1, 4).clone()
+    draws = torch.rand(count, each, 3, generator=stream, dtype=torch.float64)
+    area = SMALLEST_CROP + (1 - SMALLEST_CROP) * draws[..., 0]
+    side = ((area * height * width).sqrt().round()).clamp(1, min(height, width))
+    top, left = (draws[..., 1] * (height - side + 1)).floor(), (draws[..., 2] * (width - side + 1)).floor()
+    return torch.stack([top, left, side, side], dim=-1).to(torch.int64)
+
+
+def cut(image: Float[Tensor, "3 height width"], box: list[int], size: tuple[int, int]) -> Float[Tensor, "3 h w"]:
+    """A part of an image at a size."""
+    top, left, height, width = box
+    return resized(image[None, :, top : top + height, left : left + width], size)[0]
+
+
+def tile_size(size: tuple[int, int], tiles: int) -> tuple[int, int]:
+    """Height and width of each of ``tiles`` x ``tiles`` patches; raises AttarError when they do not fill the image."""
+    if size[0] % tiles or size[1] % tiles:
+        raise AttarError(
+            f"{tiles} x {tiles} patches do not fill an image of {size[0]} x {size[1]} pixels; use --recover.tiles 1."
+        )
+    return size[0] // tiles, size[1] // tiles
+
+
+def _cross_entropy(
+    context: Context, label: int, pool: Tensor, drawn: Tensor, size: tuple[int, int]
+) -> Float[Tensor, "image crop"]:
+    """Of each crop against the class, on the CPU; a patch smaller than an image is shown in the middle of it."""
+    batch, found = min(_LARGEST_BATCH, max(1, _BATCH_PIXELS // (context.size[0] * context.size[1]))), []
+    border = [context.size[1] - size[1], context.size[0] - size[0]]
+    padding = [border[0] // 2, border[0] - border[0] // 2, border[1] // 2, border[1] - border[1] // 2]
+    for part, boxes in zip(pool.split(batch), drawn.split(batch), strict=True):
+        whole = from_bytes(context.real.take(label, part.tolist()).to(context.device))
+        for place in range(boxes.shape[1]):
+            seen = torch.stack(
+                [cut(image, box, size) for image, box in zip(whole, boxes[:, place].tolist(), strict=True)]
+            )
+            logits = _logits(context.teacher, F.pad(context.teacher.normalisation.apply(seen), padding))
+            classes = torch.full((len(seen),), label, device=context.device)
+            found.append(F.cross_entropy(logits, classes, reduction="none").cpu())
+    rows = iter(found)
+    return torch.cat([torch.stack([next(rows) for _ in range(drawn.shape[1])], 1) for _ in pool.split(batch)])
+
+
+def _logits(network: Network, images: Float[Tensor, "image 3 height width"]) -> Float[Tensor, "image class"]:
+    """In float32 whatever the network's precision is, for a choice must not depend on rounding."""
+    return network.module(images).float()
