@@ -268,7 +268,7 @@ def test_published_settings_of_the_methods_that_start_from_patches():
     ]  # fmt: skip
     assert len(recipe_named("fadrm+/tiny-imagenet-ipc1").squeeze.members) == 3
     assert (one.recover.iterations, one.recover.learning_rate, one.squeeze.members) == (1000, 0.01, ())
-    assert one.evaluate.protocol.label_batchnorm == "eval"
+    assert one.relabel.committee.batchnorm == "eval"
     training = recipe_named("fadrm/cifar100-ipc1").evaluate.protocol.training
     assert (training.epochs, training.learning_rate, training.cosine_stretch) == (1000, 5e-4, 2.0)
     assert recipe_named("rded/imagenet-1k-ipc10").recover.tiles == 2
