@@ -129,7 +129,7 @@ def test_bad_keys_in_a_file_are_named(tmp_path, capsys):
 def test_a_network_without_batchnorm_is_refused_where_batchnorm_is_observed(tmp_path, capsys):
     arguments = ["run", "digits", "--out", str(tmp_path / "out"), "--data.size", "32"]
     arguments += ["--squeeze.architecture", "timm/vit_tiny_patch16_224", "--recover.observe", "batchnorm"]
-    assert "has no BatchNorm layers with running statistics, which --recover.observe batchnorm" in told(capsys, *arguments)
+    assert "has no BatchNorm layers with running statistics, which --recover" in told(capsys, *arguments)
     assert not (tmp_path / "out").exists()
 
 
