@@ -4,14 +4,13 @@ import multiprocessing
 import os
 import signal
 import socket
-import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch.distributed  # noqa: F401 - for the forked processes, which so start at once
+from torch.distributed import run  # imports PyTorch for the forked processes, which so start at once
 
 from attar import cli
 from attar.core import interruption, peers, ranks
@@ -175,26 +174,31 @@ with ranks.group():
 """
 
 
+def torchrun(folder: Path) -> None:
+    """torchrun's own entry, in a process that has PyTorch already; the processes that it starts import it anew."""
+    os.setsid()
+    with (folder / "said").open("w") as said:
+        os.dup2(said.fileno(), 2)
+    run.main(["--standalone", "--nproc-per-node", "2", str(folder / "script.py"), str(folder)])
+
+
 def test_torchrun_ends_soon_with_one_sentence_when_a_process_is_killed(tmp_path: Path):
     (tmp_path / "script.py").write_text(SCRIPT)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    started = subprocess.Popen(
-        [*command, str(tmp_path / "script.py"), str(tmp_path)],
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
+    started = multiprocessing.get_context("fork").Process(target=torchrun, args=(tmp_path,))
+    started.start()
     try:
         for rank in (0, 1):
             wait_for(tmp_path / f"ready{rank}")
         time.sleep(0.2)  # until it is written
         os.kill(int((tmp_path / "ready1").read_text()), signal.SIGKILL)
         began = time.monotonic()
-        _, said = started.communicate(timeout=60)
+        started.join(60)
     finally:
-        if started.poll() is None:
-            os.killpg(started.pid, signal.SIGKILL)
+        if started.is_alive():
+            os.killpg(started.pid or 0, signal.SIGKILL)
     assert time.monotonic() - began < SOON_SECONDS
+    assert started.exitcode == 1
+    said = (tmp_path / "said").read_text()
     assert [line for line in said.splitlines() if line.startswith("attar: ")] == [f"attar: {peers.lost(1, 2)}"]
 
 

@@ -7,8 +7,10 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 from rich.console import Console
 
@@ -109,7 +111,21 @@ def test_names_from_elsewhere_are_no_markup_on_pages(mini_run):
 def test_a_class_named_as_a_formula_is_drawn_as_it_is(tmp_path):
     figure = figures._matrix([torch.zeros(1, 3, 4, 4, dtype=torch.uint8)], ["a$\\frac$"], [])
     figure.savefig(tmp_path / "a.png")
-    assert figure.axes[0].get_ylabel() == "a$\\frac$"
+    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["a$\\frac$"]
+
+
+def test_every_image_is_drawn_in_its_row_and_column():
+    colours = torch.tensor([[[250, 0, 0], [0, 250, 0]], [[0, 0, 250], [90, 90, 90]]], dtype=torch.uint8)
+    images = colours[..., None, None].expand(2, 2, 3, 4, 4)
+    figure = figures._matrix([images[0], images[1, :1]], ["first", "second"], ["8", "16"])
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    drawn = np.asarray(canvas.buffer_rgba())[..., :3]
+    (axis,) = figure.axes
+    for row, column, expected in ((0, 0, [250, 0, 0]), (0, 1, [0, 250, 0]), (1, 0, [0, 0, 250]), (1, 1, [255] * 3)):
+        across, up = axis.transData.transform((column, row)).round().astype(int)
+        assert drawn[len(drawn) - up, across].tolist() == expected
+    assert [label.get_text() for label in axis.get_xticklabels()] == ["8", "16"]
 
 
 def line_of(**changes: Any) -> Line:

@@ -110,7 +110,7 @@ def test_students_without_batchnorm_stand_beside_the_others(tmp_path):
     students = ("convnet3", "timm/vit_tiny_patch16_224", "timm/convnext_atto")
     once = recipe.evaluate.protocol.training.changed(epochs=1)
     recipe = recipe.changed(
-        data=recipe.data.changed(size=32),
+        data=recipe.data.changed(size=32, num_classes=2),
         squeeze=recipe.squeeze.changed(training=recipe.squeeze.training.changed(epochs=1)),
         recover=recipe.recover.changed(ipc=1, iterations=1, snapshots=(), accept_weak_teacher=True),
         relabel=recipe.relabel.changed(epochs=1),
@@ -237,7 +237,8 @@ def test_without_soft_labels_no_student_stands_in_two_rows(finished):
 def test_a_table_without_rows_is_refused(squeezed):
     recipe = mini_recipe()
     recipe = recipe.changed(
-        recover=recipe.recover.changed(ipc=140), evaluate=recipe.evaluate.changed(rows=("random-soft", "herding-hard"))
+        recover=recipe.recover.changed(ipc=140, ipc_start=139, iterations=1, snapshots=()),
+        evaluate=recipe.evaluate.changed(rows=("random-soft", "herding-hard")),
     )
     with pytest.raises(AttarError, match="No row of random-soft, herding-hard can be made"):
         pipeline.run(recipe.with_method("cda").changed(relabel=recipe.relabel.changed(epochs=1)), squeezed, quiet=True)

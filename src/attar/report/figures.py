@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 SHOWN_CLASSES, SHOWN_SLOTS = 10, 10
 _CELL_INCHES = 0.8
+_HALF = 0.48
+"""Half the side of an image where a cell is 1; the rest is the gap between images."""
 
 
 def write_all(run: Path, folder: Path) -> list[Path]:
@@ -65,25 +67,24 @@ def curves(unit: UnitResult) -> "Figure":
 
 
 def _matrix(rows: list[UInt8[Tensor, "column 3 height width"]], left: list[str], top: list[str]) -> "Figure":
+    """Images in rows and columns, all in one axis: an axis for each image takes seconds to lay out."""
     from matplotlib.figure import Figure
 
     columns = max(len(row) for row in rows)
     margin = 0.12 * max((len(name) for name in left), default=0)
     figure = Figure(figsize=(columns * _CELL_INCHES + margin, len(rows) * _CELL_INCHES + 0.2), layout="constrained")
     figure.get_layout_engine().set(w_pad=0.01, h_pad=0.01, wspace=0.0, hspace=0.0)  # type: ignore[union-attr]
-    axes = figure.subplots(len(rows), columns, squeeze=False)
-    for row, (images, name) in enumerate(zip(rows, left, strict=True)):
-        for column in range(columns):
-            axis = axes[row][column]
-            axis.set_xticks([])
-            axis.set_yticks([])
-            axis.set_frame_on(False)
-            if column < len(images):
-                axis.imshow(images[column].permute(1, 2, 0).numpy(), interpolation="nearest")
-            if column == 0:
-                axis.set_ylabel(name, rotation=0, ha="right", va="center", fontsize=10, parse_math=False)
-            if row == 0 and column < len(top):
-                axis.set_title(top[column], fontsize=10)
+    axis = figure.subplots()
+    axis.set_frame_on(False)
+    for row, images in enumerate(rows):
+        for column, image in enumerate(images):
+            cell = (column - _HALF, column + _HALF, row + _HALF, row - _HALF)
+            axis.imshow(image.permute(1, 2, 0).numpy(), interpolation="nearest", extent=cell)
+    axis.set_xlim(-0.5, columns - 0.5)
+    axis.set_ylim(len(rows) - 0.5, -0.5)
+    axis.set_yticks(range(len(left)), left, fontsize=10, parse_math=False)
+    axis.set_xticks(range(len(top)), top, fontsize=10)
+    axis.tick_params(length=0, top=False, labeltop=True, labelbottom=False)
     return figure
 
 
