@@ -9,11 +9,12 @@ is given beside these options goes to every run. Prints lines of CSV.
 """
 
 import argparse
-import json
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+
+from attar.stages.run import Run
 
 WAYS = {
     "fp32": ["--execution.precision", "fp32", "--execution.compile", "off"],
@@ -65,9 +66,8 @@ def main() -> None:
             attar("recover", asked.recipe, out, *own, *WAYS[way])
             attar("relabel", asked.recipe, out, *own)
             attar("evaluate", asked.recipe, out, *own)
-            scores = json.loads((out / "evaluate" / "manifest.json").read_text())["result"]["scores"]
-            for score in (score for score in scores if not score["diverged"]):
-                print(f"{way},{seed},{score['seed']},{score['top1']:.4f}", flush=True)
+            for score in (score for score in Run(out).accuracies if not score.diverged):
+                print(f"{way},{seed},{score.seed},{score.top1:.4f}", flush=True)
 
 
 if __name__ == "__main__":

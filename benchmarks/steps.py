@@ -27,6 +27,7 @@ from attar.models import teacher as teachers
 from attar.recipes.catalogue import ENTRIES, recipe_named
 from attar.recipes.recipe import Recipe
 from attar.report.table import Line
+from attar.stages.run import Run
 from attar.store import images as image_files
 from blocks import main as blocks_main
 from campaign import Campaign, Piece
@@ -214,11 +215,11 @@ def train_teacher(campaign: Campaign, name: str, dataset: str) -> dict[str, Any]
     """
     recipe = chosen(campaign, name, dataset)
     attar.run(recipe, campaign.folder, stage="squeeze")
-    made = json.loads((campaign.folder / "squeeze" / "manifest.json").read_text())
+    made = Run(campaign.folder).teachers[0]
     found = teachers.load(campaign.folder / "squeeze")
     carrying.round_weights(found)
     found.save(campaign.folder / "half")
-    return {"top-1 %": round(100 * made["result"]["top1"], 2), "seconds": made["device_seconds"]}
+    return {"top-1 %": round(100 * (made.top1 or 0), 2), "seconds": made.spent.seconds}
 
 
 def with_teacher(recipe: Recipe[Any], folder: Path) -> Recipe[Any]:
@@ -258,8 +259,8 @@ def tiny_slice(place: int, campaign: Campaign) -> dict[str, Any]:
     out = campaign.folder / f"slice-{place}"
     for stage in ("squeeze", "recover"):
         attar.run(recipe, out, stage=stage)
-    made = json.loads((out / "recover" / "manifest.json").read_text())
-    return {"images": made["result"]["num_images"], "seconds": made["device_seconds"]}
+    made = Run(out).images
+    return {"images": made.num_images, "seconds": made.spent.seconds}
 
 
 def tiny_ipc10(campaign: Campaign) -> dict[str, Any]:
@@ -277,9 +278,9 @@ def judged(campaign: Campaign, slices: Sequence[Path]) -> dict[str, Any]:
     """Put slices together and judge them as one set of images, beside random real images under the same labels."""
     merged = campaign.folder / "merged"
     slots = 1 if campaign.dry else SLOTS
-    classes = json.loads((slices[0] / "recover" / "manifest.json").read_text())["result"]["classes"]
+    classes = Run(slices[0]).images.classes
     rows = [row for each in slices for row in image_files.encoded(each / "recover" / "data")]
-    image_files.write(merged, iter(rows), tuple(classes))
+    image_files.write(merged, iter(rows), classes)
     recipe = tiny_recipe(campaign, 10 if len(slices) == 1 else 50)
     recipe = recipe.changed(images=str(merged), recover=recipe.recover.changed(ipc=slots * len(slices)))
     result = attar.run(recipe, campaign.folder / "judged")
@@ -293,10 +294,8 @@ def slice_files(campaign: Campaign) -> list[Path]:
     """Finished slices as images, the one under way as units; then scores and tables."""
     found: list[Path] = []
     for folder in sorted(campaign.folder.glob("slice-*")):
-        done = folder / "recover" / "manifest.json"
-        kept = (
-            ("recover/manifest.json", "recover/data/*") if done.is_file() else ("recover/plan.json", "recover/units/*")
-        )
+        done = Run(folder).is_done("recover")
+        kept = ("recover/manifest.json", "recover/data/*") if done else ("recover/plan.json", "recover/units/*")
         found += [path for pattern in (*kept, "recover/log*.jsonl", "squeeze/*.json*") for path in folder.glob(pattern)]
     return found + score_files(campaign.folder / "judged")
 

@@ -13,7 +13,6 @@ at a time, each on one thread of a CPU or together on a GPU.
 """
 
 import argparse
-import json
 import os
 import shutil
 import statistics
@@ -25,6 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import tables
+from attar.stages.run import Run
 
 Way = tuple[str, ...]
 
@@ -122,21 +122,21 @@ def run_way(name: str, way: Way, asked: argparse.Namespace, more: Sequence[str])
     options = [*more, *way, *rows]
     attar("relabel", asked.recipe, out, options, environment)
     attar("evaluate", asked.recipe, out, options, environment)
-    scores = json.loads((out / "evaluate" / "manifest.json").read_text())["result"]["scores"]
+    scores = Run(out).scores.scores
     found = [
         Line(
             comparison=asked.comparison,
             way=name,
-            seed=score["seed"],
-            top1=round(score["top1"], 4),
-            ece=round(score["ece"], 4),
-            label_bytes=score["label_bytes"],
-            image_bytes=score["image_bytes"],
-            train_seconds=score["seconds"],
+            seed=score.seed,
+            top1=round(score.top1, 4),
+            ece=round(score.ece, 4),
+            label_bytes=score.label_bytes,
+            image_bytes=score.image_bytes,
+            train_seconds=score.seconds,
             settings=" ".join(way),
         )
         for score in scores
-        if not score["diverged"]
+        if not score.diverged
     ]
     if len(found) < len(scores):
         print(f"{name:<24} {len(scores) - len(found)} of {len(scores)} trainings diverged and are left out", flush=True)

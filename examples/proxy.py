@@ -44,8 +44,9 @@ from attar.core import ranks
 from attar.core.log import Log
 from attar.core.randomness import seed_of
 from attar.recipes.arguments import with_settings
-from attar.stages import evaluate
-from attar.stages.rows import Row, SmallSet, images_of
+from attar.stages import evaluate, rows
+from attar.stages.rows import Row, SmallSet
+from attar.stages.run import is_finished
 from attar.stages.scores import Score
 from attar.stages.workspace import Workspace
 from attar.store import atomic
@@ -137,11 +138,11 @@ def train(recipe: attar.Recipe[Any], run: Path, baseline: Path, out: Path, quiet
         (out / "distilled").symlink_to((run / "distilled").resolve(), target_is_directory=True)
     if not (out / "distilled").samefile(run / "distilled"):
         raise attar.AttarError(f"{out} compares another distilled set than that of {run}; choose another --out.")
-    rows: tuple[Row, ...] = ("distilled", "distilled-hard", "random-soft", "random-hard", "full")
-    config = recipe.evaluate.changed(rows=rows, full_data="train")
+    small = (rows.DISTILLED, rows.DISTILLED_HARD, rows.RANDOM, rows.RANDOM_HARD)
+    config = recipe.evaluate.changed(rows=(*small, rows.FULL), full_data="train")
     distilled = SmallSet(out / "distilled", run / "recover")
     random = SmallSet(baseline, baseline.parent / "recover")
-    sets: dict[Row, SmallSet] = {row: random if images_of(row) == "random" else distilled for row in rows[:-1]}
+    sets: dict[Row, SmallSet] = {row: random if row.images == "random" else distilled for row in small}
     found: Scores = {name: {} for name in (*PROXIES, FULL)}
     for score in evaluate.run(space, config, recipe.squeeze, sets):
         if score.diverged:
@@ -149,8 +150,8 @@ def train(recipe: attar.Recipe[Any], run: Path, baseline: Path, out: Path, quiet
                 f"The training of {score.student} on the row {score.row} diverged, and a ranking needs all of them; "
                 f"leave it out, or lower the learning rate of the protocol."
             )
-        row = "distilled-soft" if score.row == "distilled" else score.row
-        found[row].setdefault(score.student, []).append(score)
+        name = FULL if score.row == rows.FULL else f"{score.row.images}-{score.row.labels}"
+        found[name].setdefault(score.student, []).append(score)
     return found
 
 
@@ -229,11 +230,11 @@ def figure(found: Scores, table: list[Line]) -> Figure:
 
 def as_csv(table: list[Line] | list[dict[str, Any]]) -> str:
     """A table as CSV, every column."""
-    rows = [row if isinstance(row, dict) else asdict(row) for row in table]
+    found = [row if isinstance(row, dict) else asdict(row) for row in table]
     buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, list(rows[0]), lineterminator="\n")
+    writer = csv.DictWriter(buffer, list(found[0]), lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows(found)
     return buffer.getvalue()
 
 
@@ -287,7 +288,7 @@ def open_run(source: str, settings: list[str], out: Path, quiet: bool) -> tuple[
 def random_real(recipe: attar.Recipe[Any], run: Path, out: Path, quiet: bool) -> Path:
     """As many random real images, labelled by the same teacher: the run's own baseline, or one made in OUT/random."""
     known = run / "baselines" / "random" / "distilled"
-    if (known / "manifest.json").is_file():
+    if is_finished(known):
         return known
     with_teacher = recipe.squeeze.changed(weights=str((run / "squeeze").resolve()))
     _make(recipe.with_method("random").changed(squeeze=with_teacher), out / "random", quiet)

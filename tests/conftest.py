@@ -18,7 +18,7 @@ MINI = [
     *("--execution.threads", "1"),
     *("--recover.ipc", "2", "--recover.unit-slots", "1", "--recover.iterations", "12", "--recover.snapshots", "4", "8"),
     *("--squeeze.training.epochs", "4", "--relabel.epochs", "6"),
-    *("--evaluate.protocol.training.epochs", "3", "--evaluate.num-seeds", "2", "--evaluate.rows", *ROWS),
+    *("--evaluate.protocol.training.epochs", "3", "--evaluate.num-seeds", "2", "--evaluate.rows", *map(str, ROWS)),
 ]
 """The settings of ``mini_recipe`` for a command line."""
 

@@ -18,7 +18,7 @@ from attar.core.printable import one_line
 if TYPE_CHECKING:
     from attar.recipes.arguments import Arguments
     from attar.recipes.recipe import Recipe
-    from attar.stages.protocols import Protocol
+    from attar.stages.protocols import Protocol, ProtocolLabels
 
 USAGE = """\
 usage: attar VERB ...
@@ -118,9 +118,9 @@ def _list(arguments: list[str]) -> None:
         rows = dict.fromkeys(build.available(pattern), "")
         pattern = ""
     elif kind == "protocols":
-        from attar.stages.protocols import PROTOCOLS
+        from attar.stages.protocols import PROTOCOL_LABELS, PROTOCOLS
 
-        rows = {name: _protocol_line(protocol) for name, protocol in PROTOCOLS.items()}
+        rows = {name: _protocol_line(protocol, PROTOCOL_LABELS[name]) for name, protocol in PROTOCOLS.items()}
     else:
         raise AttarError(f"'attar list' takes one of {', '.join(KINDS)}" + (f", not '{kind}'." if kind else "."))
     rows = {name: text for name, text in rows.items() if pattern in name}
@@ -129,8 +129,8 @@ def _list(arguments: list[str]) -> None:
         print(f"{name:<{width}}  {text}".rstrip())
 
 
-def _protocol_line(protocol: "Protocol") -> str:
-    training, views = protocol.training, protocol.views
+def _protocol_line(protocol: "Protocol", labels: "ProtocolLabels") -> str:
+    training, views = protocol.training, labels.views
     squared = " times T^2" if protocol.temperature_squared else ""
     loss = {"soft": f"KL at T={protocol.temperature:g}{squared}", "mse": "MSE of logits", "hard": "hard labels"}
     parts = [
@@ -140,10 +140,10 @@ def _protocol_line(protocol: "Protocol") -> str:
         f"{training.schedule} stretched by {training.cosine_stretch:g}" * (training.cosine_stretch != 1),
         f"EMA {training.ema_decay:g}" * bool(training.ema_decay),
         loss[protocol.loss] + f" + {protocol.hard_weight:g} CE" * bool(protocol.hard_weight),
-        f"labels by batches of {protocol.label_batch_size}" * (protocol.label_batchnorm == "train"),
+        f"labels by batches of {labels.batchnorm_batch}" * (labels.batchnorm == "train"),
         f"{views.patch_shuffle} x {views.patch_shuffle} patches" * (views.patch_shuffle > 1),
         f"{views.crop} crops",
-        f"mix {protocol.mix.kind}",
+        f"mix {labels.mix.kind}",
     ]
     return f"v{protocol.version}: " + ", ".join(filter(None, parts))
 
@@ -193,6 +193,7 @@ def _report(arguments: list[str]) -> None:
         _print_rankings(runs, options.csv)
         return
     from attar.report import figures, pages, table
+    from attar.stages.run import Run
     from attar.store import atomic
 
     names = table.names_of(runs)
@@ -203,7 +204,7 @@ def _report(arguments: list[str]) -> None:
         figures.write_all(run, run / "report")
     if options.csv:
         atomic.write_text(options.csv, table.as_csv(rows))
-        atomic.write_json(options.csv.with_suffix(".json"), {names[run]: table.manifests(run) for run in runs})
+        atomic.write_json(options.csv.with_suffix(".json"), {names[run]: Run(run).plain() for run in runs})
     _print_tables(runs, rows)
 
 

@@ -1,6 +1,5 @@
 """The whole story on one page: real data, a teacher, images, soft labels, scores."""
 
-import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,29 +9,27 @@ import numpy as np
 from torch import nn
 
 from attar.core import ranks
-from attar.core.config import differences
-from attar.core.errors import AttarError
 from attar.core.log import Log
-from attar.core.plugin import refuse_outside, unknown
+from attar.core.plugin import unknown
 from attar.data.load import load
 from attar.models.committee import modules_of
 from attar.ops.choices import PLAIN, Storage
 from attar.plan import forecast
 from attar.plan.calibrate import Work
 from attar.recipes.catalogue import header_of, recipe_named
+from attar.recipes.made import recipe_of
 from attar.recipes.recipe import Recipe
-from attar.report import card, figures, pages, table
+from attar.report.publish import publish
 from attar.report.table import Line
-from attar.stages import baselines, evaluate, given, imported, label_choice, members, recover, relabel, squeeze
+from attar.stages import baselines, evaluate, imported, imported_images, members, recover, relabel, squeeze
 from attar.stages.distilled import Distilled
-from attar.stages.folder import MANIFEST, manifest_of
-from attar.stages.methods import METHODS
-from attar.stages.rows import REAL_SETS, labels_of, real_sets
+from attar.stages.rows import REAL_SETS
+from attar.stages.run import IMPORTED, Run, Stage
 from attar.stages.workspace import Workspace
 from attar.store import atomic
 from attar.synthesis.coreset import refuse_fewer
 
-STAGES = ("squeeze", "recover", "relabel", "evaluate")
+STAGES: tuple[Stage, ...] = ("squeeze", "recover", "relabel", "evaluate")
 
 
 @dataclass(frozen=True)
@@ -64,42 +61,33 @@ def run(
     """
     if stage and stage not in STAGES:
         raise unknown("stage", stage, STAGES)
-    recipe = recipe_named(recipe) if isinstance(recipe, str) else recipe
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(ranks.group())
-        log = Log(quiet=quiet)
-        stack.enter_context(log.watched("attar"))
-        space = Workspace(
-            Path(out),
-            recipe.seed,
-            recipe.data,
-            recipe.execution,
-            log,
-            modules_of(teacher),
-            _factories(recipe),
-            len(recipe.squeeze.each),
-        )
-        wanted = (stage,) if stage else STAGES
+    recipe, log = recipe_named(recipe) if isinstance(recipe, str) else recipe, Log(quiet=quiet)
+    wanted: tuple[Stage, ...] = tuple(name for name in STAGES if stage in ("", name))
+    with ranks.group(), log.watched("attar"):
+        trusted = imported.factories((member.architecture for member in recipe.squeeze.each), recipe.recover.verifier)
+        modules, count = modules_of(teacher), len(recipe.squeeze.each)
+        space = Workspace(Path(out), recipe.seed, recipe.data, recipe.execution, log, modules, trusted, count)
         committee = members.resolved(space.num_teachers, recipe.relabel.committee)
         recipe = recipe.changed(relabel=recipe.relabel.changed(committee=committee))
         _check(space, recipe, wanted)
         if "squeeze" in wanted:
             squeeze.run(space, recipe.squeeze)
-        if "recover" in wanted:
-            if recipe.images:
-                given.run(space, recipe.images, recipe.recover)
-            else:
-                recover.run(space, recipe.method, recipe.recover)
+        if "recover" in wanted and recipe.images:
+            imported_images.run(space, recipe.images, recipe.recover)
+        elif "recover" in wanted:
+            recover.run(space, recipe.method, recipe.recover)
         if "relabel" in wanted:
             relabel.run(space, recipe.relabel, recipe.evaluate.protocol)
-        recipe = _as_made(space, recipe)
+        made = recipe_of(Run(space.out), recipe, log.warn)
         if "evaluate" in wanted:
-            method = manifest_of(space.out / "recover", "recover")["request"]["method"]
-            sets = baselines.make(space, method, recipe.recover, recipe.relabel, recipe.evaluate)
+            sets = baselines.make(space, recipe.recover, recipe.relabel, recipe.evaluate)
             evaluate.run(space, recipe.evaluate, recipe.squeeze, sets)
-        if ranks.is_first():
-            return _publish(space, recipe, wanted)
-        return Result(space.out, [])
+        if not ranks.is_first():
+            return Result(space.out, [])
+        if space.modules:
+            made = made.changed(squeeze=squeeze.of_modules(made.squeeze, space.modules))
+        atomic.write_text(space.out / "recipe.yaml", made.to_yaml(header_of(made.name)))
+        return Result(space.out, publish(space.out, wanted))
 
 
 def plan(recipe: Recipe[Any], quiet: bool = False) -> str:
@@ -109,79 +97,28 @@ def plan(recipe: Recipe[Any], quiet: bool = False) -> str:
     """
     log = Log(quiet=quiet)
     with log.watched("plan"):
-        return _plan(recipe, log)
+        real = load(recipe.data, recipe.seed, Log(quiet=True))
+        num_classes = len(real.classes)
+        baselines.check_labels(recipe.relabel, recipe.evaluate, recipe.data.size, num_classes, _storage(recipe))
+        work = Work(
+            execution=recipe.execution,
+            counts=np.bincount(real.train.labels, minlength=num_classes).tolist(),
+            size=recipe.data.size,
+            squeeze=recipe.squeeze,
+            method=IMPORTED if recipe.images else recipe.method,
+            recover=recipe.recover,
+            relabel=recipe.relabel,
+            evaluate=recipe.evaluate,
+        )
+        log.say("measuring a few steps on this device, after compiling where that pays")
+        source = f"Real data: {real.name}, {num_classes} classes, {len(real.train)} training images"
+        return "\n".join([source, *forecast.made(work), *forecast.lines(work)])
 
 
-def _plan(recipe: Recipe[Any], log: Log) -> str:
-    real = load(recipe.data, recipe.seed, Log(quiet=True))
-    num_classes = len(real.classes)
-    _check_labels(recipe, num_classes)
-    work = Work(
-        execution=recipe.execution,
-        counts=np.bincount(real.train.labels, minlength=num_classes).tolist(),
-        size=recipe.data.size,
-        squeeze=recipe.squeeze,
-        method=given.METHOD if recipe.images else recipe.method,
-        recover=recipe.recover,
-        relabel=recipe.relabel,
-        evaluate=recipe.evaluate,
-    )
-    log.say("measuring a few steps on this device, after compiling where that pays")
-    return "\n".join(
-        [
-            f"Real data: {real.name}, {num_classes} classes, {len(real.train)} training images",
-            *forecast.made(work),
-            *forecast.lines(work),
-        ]
-    )
-
-
-def _factories(recipe: Recipe[Any]) -> frozenset[str]:
-    """The networks by which a recipe says that teachers may be built: no file that is read adds to them."""
-    verifier = imported.parted(recipe.recover.verifier)[0]
-    return frozenset((*(member.architecture for member in recipe.squeeze.each), verifier))
-
-
-def _as_made(space: Workspace, recipe: Recipe[Any]) -> Recipe[Any]:
-    """The recipe with the settings that the existing images and labels were made with; warns of those that differ.
-
-    So a finished run can be judged by another protocol.
-    """
-    recovered, labelled = space.out / "recover", space.out / "distilled"
-    if not ((recovered / MANIFEST).is_file() and (labelled / MANIFEST).is_file()):
-        return recipe
-    request, labelling = manifest_of(recovered, "recover")["request"], label_choice.as_made(labelled, recipe.relabel)
-    method, made = request["method"], request["recover"]
-    if method == given.METHOD:  # where they came from is not known here
-        kept = recipe.changed(recover=recipe.recover.changed(ipc=made["ipc"]))
-    elif method == recipe.method:
-        kept = recipe.changed(images="", recover=recipe.recover.as_made(made, str(recovered / MANIFEST)))
-    else:
-        refuse_outside(METHODS, str(method), "method", recovered / MANIFEST, "--method")
-        kept = recipe.with_method(method)
-        kept = kept.changed(images="", recover=kept.recover.as_made(made, str(recovered / MANIFEST)))
-    kept = kept.changed(relabel=labelling)
-    changed = differences(_judged(recipe), _judged(kept))
-    if not changed:
-        return recipe
-    space.log.warn(
-        f"{space.out} was made with other settings, which stay: {'; '.join(changed[:4])}"
-        + f"; and {len(changed) - 4} more" * (len(changed) > 4)
-    )
-    return kept
-
-
-def _judged(recipe: Recipe[Any]) -> dict[str, Any]:
-    """What evaluate takes from the stages before it."""
-    made = {"recover": recipe.recover.recorded(), "relabel": recipe.relabel.recorded()}
-    return {"images": recipe.images, "method": recipe.method, **made}
-
-
-def _check(space: Workspace, recipe: Recipe[Any], wanted: Sequence[str]) -> None:
+def _check(space: Workspace, recipe: Recipe[Any], wanted: Sequence[Stage]) -> None:
     """Find out before hours are spent what would fail after them."""
-    log = space.log
-    real = space.real
-    log.say(
+    real, done = space.real, Run(space.out)
+    space.log.say(
         f"attar     {recipe.name}: {real.name}, {len(real.classes)} classes, {len(real.train)} training and "
         f"{len(real.val)} validation images, on {space.device.describe()}"
     )
@@ -190,13 +127,13 @@ def _check(space: Workspace, recipe: Recipe[Any], wanted: Sequence[str]) -> None
         if (network := networks[index]) is not None and not recipe.images:
             architecture = recipe.squeeze.architecture if space.modules else recipe.squeeze.each[index].architecture
             recover.check_network(network, architecture, recipe.method, recipe.recover)
-    _check_labels(recipe, len(real.classes))
-    if recipe.images and "recover" in wanted and not (space.out / "recover" / MANIFEST).is_file():
-        given.check(space, recipe.images, recipe.recover)
-    if "relabel" in wanted and not (space.out / "distilled" / MANIFEST).is_file():
+    baselines.check_labels(recipe.relabel, recipe.evaluate, recipe.data.size, len(real.classes), _storage(recipe))
+    if recipe.images and "recover" in wanted and not done.is_done("recover"):
+        imported_images.check(space, recipe.images, recipe.recover)
+    if "relabel" in wanted and not done.is_done("relabel"):
         relabel.check_sources(recipe.relabel)
-        _check_baselines(space, recipe, "evaluate" in wanted)
-        _check_room(space, recipe, "evaluate" in wanted)
+        own = baselines.of_run(recipe.evaluate) if "evaluate" in wanted else []
+        baselines.check(space, recipe.method, recipe.recover, recipe.relabel, own, _storage(recipe))
     evaluate.check(space, recipe.evaluate)
     if recipe.method in REAL_SETS and not recipe.images:
         refuse_fewer(*baselines.fewest(space), recipe.recover.ipc)
@@ -205,57 +142,3 @@ def _check(space: Workspace, recipe: Recipe[Any], wanted: Sequence[str]) -> None
 def _storage(recipe: Recipe[Any]) -> Storage:
     """How the distilled images are decoded; those made elsewhere are plain."""
     return PLAIN if recipe.images else recipe.recover.storage()
-
-
-def _check_labels(recipe: Recipe[Any], num_classes: int) -> None:
-    labelling, protocol = recipe.relabel, recipe.evaluate.protocol
-    label_choice.check(labelling, protocol, recipe.data.size, num_classes, _storage(recipe))
-    if any(labels_of(row) == "noaug" for row in recipe.evaluate.rows):
-        label_choice.check(baselines.unaugmented(labelling), protocol, recipe.data.size, num_classes)
-
-
-def _check_baselines(space: Workspace, recipe: Recipe[Any], judged: bool) -> None:
-    """Refuse to label a set anew beside baselines of the run's own that keep their other labels."""
-    if not judged or recipe.evaluate.baselines or recipe.relabel.imported:
-        return
-    others = dict[str, list[str]]()
-    for name in real_sets(recipe.evaluate.rows):
-        folder = space.out / "baselines" / name / "distilled"
-        if (folder / MANIFEST).is_file():
-            made = manifest_of(folder, "relabel")["request"]["relabel"]
-            others[name] = recipe.relabel.unlike(made)
-    changed = [line for lines in others.values() for line in lines]
-    if changed:
-        raise AttarError(
-            f"{space.out / 'baselines'} was labelled with other settings ({'; '.join(dict.fromkeys(changed[:4]))}); "
-            f"choose another --out, or delete {' and '.join(others)} in it to make them anew."
-        )
-
-
-def _check_room(space: Workspace, recipe: Recipe[Any], judged: bool) -> None:
-    """Refuse labels for which there is no room, those of the baselines in the run's folder included."""
-    if recipe.relabel.mode == "online":
-        return
-    num_sets = 1
-    if judged and not recipe.evaluate.baselines:
-        num_sets += sum(name != recipe.method for name in real_sets(recipe.evaluate.rows))
-    num_classes = len(space.real.classes)
-    count = (recipe.recover.ipc - recipe.recover.ipc_start) * num_classes
-    needed = label_choice.planned_bytes(count, num_classes, recipe.relabel, _storage(recipe))
-    label_choice.refuse_full_disk(num_sets * needed, space.out)
-
-
-def _publish(space: Workspace, recipe: Recipe[Any], wanted: Sequence[str]) -> Result:
-    """The recipe, tables, pictures and the card, from what is on the disk."""
-    out, lines = space.out, []
-    if space.modules:
-        recipe = recipe.changed(squeeze=squeeze.of_modules(recipe.squeeze, space.modules))
-    atomic.write_text(out / "recipe.yaml", recipe.to_yaml(header_of(recipe.name)))
-    if (out / "evaluate" / "manifest.json").is_file():
-        lines = table.lines(out)
-        pages.write_all(out, lines, out / "report")
-    if {"relabel", "evaluate"} & set(wanted) and (out / "distilled" / "manifest.json").is_file():
-        card.write(out / "distilled", lines)
-        if "evaluate" in wanted:
-            figures.write_all(out, out / "report")
-    return Result(out, lines)

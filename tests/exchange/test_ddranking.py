@@ -21,7 +21,7 @@ from attar.ops.mixing import MixChoice
 from attar.ops.pixels import Normalisation
 from attar.ops.views import ViewChoice
 from attar.stages.distilled import Distilled, read_info
-from attar.stages.protocols import PROTOCOLS
+from attar.stages.protocols import PROTOCOL_LABELS, PROTOCOLS
 from attar.store import images as image_files
 from conftest import edit_json
 
@@ -55,7 +55,7 @@ def info_with(run, **values):
 
 def setup_with(name="cda", views=None, mix=None, **training):
     protocol = PROTOCOLS[name].changed(training=PROTOCOLS[name].training.changed(**training))
-    return Setup(protocol, views or protocol.views, mix or protocol.mix, 32, 3)
+    return Setup(protocol, views or PROTOCOL_LABELS[name].views, mix or PROTOCOL_LABELS[name].mix, 32, 3)
 
 
 def test_class_folders_are_in_the_evaluators_order_and_lossless(run, exported):

@@ -5,6 +5,7 @@ import pytest
 from attar.core.errors import AttarError
 from attar.recipes.arguments import Arguments, changed_by, split, with_settings
 from attar.recipes.catalogue import recipe_named
+from attar.stages.rows import DISTILLED
 
 
 def changed(*settings: str):
@@ -118,7 +119,7 @@ def test_values_are_read_as_their_settings_want_them():
 
 def test_of_a_setting_typed_twice_the_last_one_holds():
     assert changed("--seed", "1", "--seed", "2").seed == 2
-    assert changed("--evaluate.rows", "full", "--evaluate.rows", "distilled").evaluate.rows == ("distilled",)
+    assert changed("--evaluate.rows", "full", "--evaluate.rows", "distilled").evaluate.rows == (DISTILLED,)
     assert changed("--recover.no-flip", "--recover.flip").recover.flip
     assert not changed("--recover.flip", "yes", "--recover.no-flip").recover.flip
     assert changed("--method", "cda", "--method", "random").method == "random"

@@ -9,9 +9,9 @@ import yaml
 from attar.core.config import field_paths
 from attar.core.errors import AttarError
 from attar.recipes.catalogue import ENTRIES, header_of, recipe_named
-from attar.recipes.recipe import from_mapping, from_yaml
+from attar.recipes.recipe import from_mapping, from_yaml, recipe
 from attar.stages.label_choice import Relabel
-from attar.stages.protocols import PROTOCOLS
+from attar.stages.protocols import PROTOCOL_LABELS, PROTOCOLS
 
 WANTED = {
     "digits",
@@ -56,10 +56,15 @@ def test_a_recipe_builds_prints_and_round_trips(name, tmp_path):
 def test_labels_are_drawn_as_the_protocol_trains(name):
     recipe = recipe_named(name)
     protocol = recipe.evaluate.protocol
-    assert (recipe.relabel.views, recipe.relabel.mix) == (protocol.views, protocol.mix)
-    assert recipe.relabel.epochs == protocol.training.epochs
+    labels = PROTOCOL_LABELS[protocol.name]
     longer = name == "edc/tiny-imagenet-ipc1"  # its students train for 1000 epochs
     by_row = recipe.method in ("rded", "fadrm", "lpld") or "++" in name  # their papers have a table of these settings
+    whole = recipe.method == "rded" and recipe.data.size < 224
+    views = labels.views.changed(min_scale=1.0, patch_shuffle=1) if whole else labels.views
+    assert (recipe.relabel.views, recipe.relabel.mix) == (views, labels.mix)
+    assert recipe.relabel.epochs == protocol.training.epochs
+    batchnorm = "eval" if name.startswith("fadrm/tiny") else labels.batchnorm
+    assert recipe.relabel.committee.batchnorm == batchnorm
     assert ("modified" in protocol.title()) <= (longer or by_row)
 
 
@@ -132,7 +137,6 @@ def test_digits_are_never_mirrored():
     assert not recipe.squeeze.views.flip
     assert not recipe.recover.flip
     assert not recipe.relabel.views.flip
-    assert not recipe.evaluate.protocol.views.flip
 
 
 def test_a_protocol_may_be_named_in_a_file():
@@ -184,12 +188,37 @@ def test_the_command_line_surface_is_what_it_was():
 
 def test_a_protocol_named_in_a_file_brings_what_it_says_of_labels():
     named = from_mapping({"evaluate": {"protocol": "sre2l++"}}, "the test")
-    assert named.relabel == Relabel().suited(PROTOCOLS["sre2l++"])
+    labels = PROTOCOL_LABELS["sre2l++"]
+    assert (named.relabel.views, named.relabel.mix, named.relabel.epochs) == (labels.views, labels.mix, 300)
+    assert (named.relabel.committee.batchnorm, named.relabel.committee.batchnorm_batch) == ("train", 8)
+    assert named.relabel.codec == Relabel().codec.changed(temperature=20)
     beside = {"epochs": 20, "views": {"flip": False}}
     some = from_mapping({"evaluate": {"protocol": "rded"}, "relabel": beside}, "the test").relabel
-    assert (some.epochs, some.views) == (20, PROTOCOLS["rded"].views.changed(flip=False))
+    assert (some.epochs, some.views) == (20, PROTOCOL_LABELS["rded"].views.changed(flip=False))
     spelt_out = from_mapping({"evaluate": {"protocol": PROTOCOLS["rded"].plain()}}, "the test")
     assert spelt_out.relabel == Relabel()
+
+
+def test_a_protocol_named_in_python_sets_the_label_options_too():
+    built = recipe(recover={}, evaluate={"protocol": "sre2l++"}, relabel={"epochs": 20})
+    assert built == from_mapping({"evaluate": {"protocol": "sre2l++"}, "relabel": {"epochs": 20}}, "the test")
+    assert (built.relabel.epochs, built.relabel.committee.batchnorm) == (20, "train")
+    whole = Relabel(epochs=7)
+    assert recipe(recover={}, evaluate={"protocol": "sre2l++"}, relabel=whole).relabel == whole
+    assert recipe(recover={}, evaluate={"protocol": PROTOCOLS["sre2l++"]}).relabel == Relabel()
+
+
+def test_label_pools_stay_within_the_epochs_of_another_protocol():
+    many = recipe_named("digits").with_protocol("rd3")
+    many = many.changed(relabel=many.relabel.changed(pool_epochs=350, batch_size=7))
+    fewer = many.with_protocol("tiny").relabel
+    assert (fewer.epochs, fewer.pool_epochs, fewer.batch_size) == (100, 100, 7)
+
+
+def test_label_options_in_a_protocol_are_refused_with_their_new_place():
+    spelt_out = {**PROTOCOLS["rded"].plain(), "views": {"flip": False}, "label_batchnorm": "eval"}
+    with pytest.raises(AttarError, match="a protocol no longer holds label_batchnorm and views; remove that"):
+        from_mapping({"evaluate": {"protocol": spelt_out}}, "here")
 
 
 def test_plain_words_in_a_file_are_text_where_text_is_wanted(tmp_path):
@@ -239,7 +268,7 @@ def test_published_settings_of_the_methods_that_start_from_patches():
     ]  # fmt: skip
     assert len(recipe_named("fadrm+/tiny-imagenet-ipc1").squeeze.members) == 3
     assert (one.recover.iterations, one.recover.learning_rate, one.squeeze.members) == (1000, 0.01, ())
-    assert one.evaluate.protocol.label_batchnorm == "eval"
+    assert one.relabel.committee.batchnorm == "eval"
     training = recipe_named("fadrm/cifar100-ipc1").evaluate.protocol.training
     assert (training.epochs, training.learning_rate, training.cosine_stretch) == (1000, 5e-4, 2.0)
     assert recipe_named("rded/imagenet-1k-ipc10").recover.tiles == 2

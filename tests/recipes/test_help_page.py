@@ -46,7 +46,7 @@ def test_all_settings_are_offered_once(method):
 
 def test_every_section_of_the_front_page_can_be_asked_for():
     sections = re.findall(r"^  ([a-z_.]+)  +[A-Z]", shown("").partition("Sections of the settings:")[2], re.MULTILINE)
-    assert {"data", "squeeze.training", "recover", "evaluate.protocol.views", "execution"} <= set(sections)
+    assert {"data", "squeeze.training", "recover", "evaluate.protocol.training", "execution"} <= set(sections)
     for section in sections:
         found = flags(shown(section))
         assert found

@@ -22,12 +22,13 @@ from attar.report import architectures, card, figures, pages, per_class, table
 from attar.report.table import Line, percent
 from attar.stages.distilled import read_info
 from attar.stages.rows import ROWS
+from attar.stages.run import Run
 from conftest import edit_json, mini_recipe
 
 
 def test_csv_has_every_column_and_row(mini_run):
     rows = list(csv.DictReader(io.StringIO((mini_run / "report" / "table.csv").read_text())))
-    assert [row["row"] for row in rows] == list(ROWS)
+    assert [row["row"] for row in rows] == list(map(str, ROWS))
     assert all(row["device"] and float(row["train_seconds"]) > 0 for row in rows)
     assert all(0 <= float(row["ece_mean"]) <= 100 for row in rows)
     assert [bool(row["teacher_agreement"]) for row in rows] == [row["row"] != "full" for row in rows]
@@ -240,7 +241,7 @@ def test_a_card_without_scores_says_so(mini_run):
 
 
 def test_stages_tell_their_seconds(mini_run):
-    costs = table.stage_costs(mini_run)
+    costs = Run(mini_run).spent()
     assert set(costs) == {"squeeze", "recover", "relabel", "evaluate"}
     assert all(spent.seconds > 0 and (spent.processor_seconds or 0) > 0 for spent in costs.values())
     for line in table.lines(mini_run):
@@ -253,12 +254,12 @@ def test_a_stage_of_an_older_attar_has_wall_seconds_alone(mini_run, tmp_path):
     manifest = unsealed(tmp_path / "squeeze" / "manifest.json")
     del manifest["processor_seconds"]
     (tmp_path / "squeeze" / "manifest.json").write_text(json.dumps(manifest | {"device_seconds": 12.0}))
-    assert table.stage_costs(tmp_path) == {"squeeze": Spent(12.0, None)}
+    assert Run(tmp_path).spent() == {"squeeze": Spent(12.0, None)}
     assert pages.spent(tmp_path).endswith(": squeeze 12.0 s")
     for seconds in (-1, None, math.nan, "soon"):
         (tmp_path / "squeeze" / "manifest.json").write_text(json.dumps(manifest | {"device_seconds": seconds}))
         with pytest.raises(AttarError, match="squeeze/manifest.json is damaged .*delete the folder"):
-            table.stage_costs(tmp_path)
+            Run(tmp_path).spent()
 
 
 def test_more_students_than_fit_stand_below_each_other():
@@ -291,3 +292,26 @@ def test_lines_of_several_protocols_name_theirs():
 def test_runs_of_one_name_are_told_apart(tmp_path):
     runs = [tmp_path / "a" / "run", tmp_path / "b" / "run", tmp_path / "other"]
     assert table.names_of(runs) == {runs[0]: str(runs[0]), runs[1]: str(runs[1]), runs[2]: "other"}
+
+
+UNKNOWN = "may hold parts of them: attar does not know how they were made. This set"
+
+
+@pytest.mark.parametrize(
+    ("method", "settings", "words"),
+    [
+        ("cda", {"ipc": 2}, "Distilled images can show what a teacher remembers of its training images. This set"),
+        ("random", {"ipc": 2}, "Its images *are* real training images, or hold parts of them. This set"),
+        ("kcentre", {"ipc": 2}, "Its images *are* real training images, or hold parts of them. This set"),
+        (
+            "given",
+            {"ipc": 2, "images": "0"},
+            UNKNOWN,
+        ),
+        ("attar_never.method", {"ipc": 2}, UNKNOWN),
+        ("cda", {"ipc": "many"}, UNKNOWN),
+    ],
+)
+def test_the_card_asks_the_method_whether_real_pixels_are_stored(mini_run, method, settings, words):
+    info = read_info(mini_run / "distilled").changed(method=method, recover=settings)
+    assert f"{words} gives no privacy to anyone in the data." in card.text(info, [])

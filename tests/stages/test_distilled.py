@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,7 +13,8 @@ from attar.core.errors import AttarError
 from attar.models import teacher as teachers
 from attar.models.build import build
 from attar.stages import relabel as relabel_stage
-from attar.store import mapped
+from attar.stages.distilled import INFO, read_info
+from attar.store import mapped, sealed
 from attar.store.weights import load_weights, save_weights
 from conftest import edit_json, mini_recipe
 
@@ -190,3 +192,16 @@ def test_a_hub_id_without_a_network_is_one_sentence(monkeypatch):
     monkeypatch.setattr(huggingface_hub, "snapshot_download", offline)
     with pytest.raises(AttarError, match=r"Cannot fetch 'org/name' from the Hub \(no route\)"):
         attar.load("hf:org/name")
+
+
+def test_a_set_of_an_earlier_attar_opens(finished: Path):
+    """Its protocol held label options, too."""
+    path = finished / "distilled" / INFO
+    made = sealed.read_json(path, "")
+    labels = {"views": made["labels"]["views"], "mix": made["labels"]["mix"]}
+    protocol = made["protocol"] | labels | {"label_batchnorm": "eval", "label_batch_size": 8}
+    before = read_info(finished / "distilled")
+    sealed.write_json(path, made | {"protocol": protocol})
+    assert read_info(finished / "distilled") == before
+    images, targets = next(attar.load(finished / "distilled").batches(0, 5))
+    assert (len(images), len(targets.labels)) == (5, 5)

@@ -13,6 +13,7 @@ from attar.core.errors import AttarError
 from attar.recipes.recipe import Recipe
 from attar.stages import evaluate
 from attar.stages.folder import FEED, StageFolder
+from attar.stages.rows import FULL
 from attar.stages.scores import ScoreFile
 from attar.stages.workspace import Workspace
 from attar.store import sealed, units
@@ -143,7 +144,7 @@ def test_a_score_of_an_earlier_attar_is_found(mini_run: Path, tmp_path: Path):
     assert [job.former_identity for job in jobs] == [FULL_SCORE]
     name = f"convnet3-seed0-{FULL_SCORE[:16]}.json"
     assert jobs[0].path.name != name
-    kept = ScoreFile("full", "convnet3", 0, jobs[0].identity, tmp_path, FULL_SCORE)
+    kept = ScoreFile(FULL, "convnet3", 0, jobs[0].identity, tmp_path, FULL_SCORE)
     (tmp_path / name).touch()
     assert kept.path.name == name
 

@@ -15,9 +15,9 @@ from attar.core.errors import AttarError
 from attar.models import teacher as teachers
 from attar.ops.combine import combine
 from attar.recipes.recipe import Recipe
-from attar.report import table
-from attar.stages import members, squeeze
+from attar.stages import squeeze
 from attar.stages.distilled import read_info
+from attar.stages.run import Run, teacher_folders
 from attar.store import sealed
 from attar.store.weights import load_weights
 from conftest import mini_recipe
@@ -85,8 +85,8 @@ def test_a_whole_run_loads_each_teacher_once(both: Path, labelling: Path, loads:
     assert (lines[-1].student, lines[-1].protocol) == ("convnet3+convnet3", "the teacher")
     costs = [json.loads((both / "squeeze" / name / "manifest.json").read_text()) for name in ("", "1")]
     assert lines[0].teacher_seconds == pytest.approx(sum(made["device_seconds"] for made in costs))
-    assert list(table.manifests(labelling)) == ["squeeze", "squeeze/1", "recover", "relabel", "evaluate"]
-    assert table.stage_costs(labelling)["squeeze"].seconds == lines[0].teacher_seconds
+    assert list(Run(labelling).plain()) == ["squeeze", "squeeze/1", "recover", "relabel", "evaluate"]
+    assert Run(labelling).spent()["squeeze"].seconds == lines[0].teacher_seconds
     card = " ".join((labelling / "distilled" / "README.md").read_text().split())
     assert "a committee of 2 teachers: `convnet3` (" in card
     loads.clear()
@@ -97,7 +97,7 @@ def test_a_whole_run_loads_each_teacher_once(both: Path, labelling: Path, loads:
 def test_members_lie_in_folders_of_their_own_and_the_first_is_the_one_trained_alone(mini_run: Path, tmp_path: Path):
     recipe, out = committee({}, {"training": {"epochs": 1}}, {"training": {"epochs": 1}}), tmp_path / "run"
     pipeline.run(recipe, out, stage="squeeze", quiet=True)
-    folders = members.finished(out / "squeeze")
+    folders = teacher_folders(out / "squeeze")
     assert [folder.name for folder in folders] == ["0", "1", "2"]
     first, second, third = (load_weights(folder / teachers.WEIGHTS)[0] for folder in folders)
     alone = load_weights(mini_run / "squeeze" / teachers.WEIGHTS)[0]

@@ -14,7 +14,7 @@ from attar.models import build
 from attar.ops.choices import AUGMENTATIONS
 from attar.ops.pixels import Normalisation
 from attar.ops.targets import Targets
-from attar.stages.protocols import PROTOCOLS, Protocol, protocol_named
+from attar.stages.protocols import PROTOCOL_LABELS, PROTOCOLS, Protocol, labels_named, protocol_named
 from attar.training.loop import TrainingBatch, fit
 
 # name: version, optimiser, learning rate, decay, epochs, batch, parts, schedule, stretch, moves, EMA, warm-up
@@ -65,7 +65,7 @@ SEEING = {
 
 
 def test_the_tables_are_of_all_protocols():
-    assert set(TRAINING) == set(SEEING) == set(PROTOCOLS)
+    assert set(TRAINING) == set(SEEING) == set(PROTOCOLS) == set(PROTOCOL_LABELS)
 
 
 @pytest.mark.parametrize("name", TRAINING)
@@ -79,17 +79,19 @@ def test_how_a_protocol_trains(name: str):
     assert (how.betas, how.momentum) == ((0.9, 0.999), 0.9)
     assert how.decay_norms == (name == "tiny" or name.startswith("cim"))
     assert protocol.label_smoothing == 0
-    assert protocol.label_batch_size == 8
+    assert (labels_named(name).epochs, labels_named(name).temperature) == (how.epochs, protocol.temperature)
 
 
 @pytest.mark.parametrize("name", SEEING)
 def test_what_a_protocol_shows_and_asks_for(name: str):
     protocol = protocol_named(name)
-    views, mix = protocol.views, protocol.mix
+    labels = labels_named(name)
+    views, mix = labels.views, labels.mix
     assert (
         protocol.loss, protocol.temperature, protocol.temperature_squared, protocol.hard_weight, views.crop,
-        views.min_scale, views.flip, views.patch_shuffle, mix.kind, mix.alpha, protocol.label_batchnorm,
+        views.min_scale, views.flip, views.patch_shuffle, mix.kind, mix.alpha, labels.batchnorm,
     ) == SEEING[name]  # fmt: skip
+    assert labels.batchnorm_batch == 8
     assert views.randaugment_ops == (2 if name.startswith("edc-") else 0)
     assert views.padding == (1 if name == "digits" else 4)
     assert (views.dsa, views.dsa_combine) == ((AUGMENTATIONS, "warp") if name.startswith("cim") else ((), "all"))
@@ -220,5 +222,6 @@ def test_the_first_learning_rate_that_fits_holds():
 
 
 def test_a_wrong_name_is_answered_with_a_near_one():
-    with pytest.raises(AttarError, match="no protocol named 'rdde'; did you mean rded"):
-        protocol_named("rdde")
+    for find in (protocol_named, labels_named):
+        with pytest.raises(AttarError, match="no protocol named 'rdde'; did you mean rded"):
+            find("rdde")

@@ -14,6 +14,7 @@ from attar.core.spent import Spent
 from attar.ops.metrics import Measured
 from attar.recipes.recipe import Recipe
 from attar.stages import evaluate
+from attar.stages.rows import DISTILLED, FULL
 from attar.stages.scores import ScoreFile
 from conftest import mini_recipe
 
@@ -21,7 +22,7 @@ GOOD = Measured(top1=0.5, top5=0.9, per_class=(0.25, None, 0.75), ece=0.1, confi
 
 
 def job(folder: Path, identity: str = "a" * 64, seed: int = 0) -> ScoreFile:
-    return ScoreFile("distilled", "timm/net:small", seed, identity, folder)
+    return ScoreFile(DISTILLED, "timm/net:small", seed, identity, folder)
 
 
 def strictly(text: str) -> Any:
@@ -179,11 +180,11 @@ def test_a_student_that_diverged_is_in_no_mean(finished: Path):
 
 
 def test_the_mend_names_the_rate_that_the_student_is_trained_with():
-    config, one = mini_recipe().evaluate, ScoreFile("distilled", "vgg11", 0, "", Path())
+    config, one = mini_recipe().evaluate, ScoreFile(DISTILLED, "vgg11", 0, "", Path())
     assert evaluate._divergence(config, one, "").endswith("--evaluate.protocol.training.learning-rate")
     rated = config.changed(protocol=config.protocol.changed(learning_rates={"vgg*": 0.5}))
     assert evaluate._divergence(rated, one, "").endswith("of vgg11 in --evaluate.protocol.learning-rates")
-    full = ScoreFile("full", "vgg11", 0, "", Path())
+    full = ScoreFile(FULL, "vgg11", 0, "", Path())
     assert "--squeeze.training.learning-rate in a run of its own" in evaluate._divergence(config, full, "")
 
 

@@ -18,10 +18,10 @@ from attar.models import teacher as teachers
 from attar.models.build import Stem
 from attar.models.small import ConvNet
 from attar.models.teacher import Selection
-from attar.stages import evaluated, members
 from attar.stages.distilled import DatasetInfo, Distilled
-from attar.stages.folder import manifest_of
 from attar.stages.protocols import Protocol
+from attar.stages.rows import FULL
+from attar.stages.run import Run
 from attar.store import atomic
 from attar.store import images as image_files
 
@@ -46,7 +46,7 @@ def export(run: Path, out: Path) -> list[str]:
     Images are PNG files, ``images/CCCCC/NNNNN.png`` with the evaluator's class number C. Raises AttarError when the run
     is not finished, its dataset is none of the evaluator's, or ``out`` is not empty.
     """
-    relabelled = manifest_of(run / "distilled", "relabel")
+    labels = Run(run).labels
     distilled = Distilled(run / "distilled")
     info = distilled.info
     if info.storage.factor > 1:
@@ -55,7 +55,7 @@ def export(run: Path, out: Path) -> list[str]:
             f"set of another method."
         )
     dataset = terms.dataset_of(info)
-    evaluated = _evaluated(run, info, relabelled["request"]["data"].get("resize") or info.size)
+    evaluated = _evaluated(run, info, labels.data.get("resize") or info.size)
     student = terms.student_of(evaluated.student, evaluated.student_stem, info.size)
     weights_sha256 = info.teachers[0].weights_sha256
     squeezed = _squeezed(run, weights_sha256)
@@ -97,26 +97,24 @@ def export(run: Path, out: Path) -> list[str]:
 
 def _squeezed(run: Path, weights_sha256: str) -> Path:
     """The folder of the teacher with these weights."""
-    for folder in members.finished(run / "squeeze"):
-        if manifest_of(folder, "squeeze")["result"]["weights_sha256"] == weights_sha256:
-            return folder
-    manifest_of(run / "squeeze", "squeeze")  # says so where there is no finished teacher at all
+    for teacher in Run(run).teachers:
+        if teacher.weights_sha256 == weights_sha256:
+            return teacher.folder
     raise AttarError(f"{run / 'squeeze'} holds another teacher than the one of the soft labels; relabel again.")
 
 
 def _evaluated(run: Path, info: DatasetInfo, resize: int) -> _Evaluated:
     """From the evaluation where there is one, else from what the labels are meant for."""
     setup = Setup(info.protocol, info.labels.views, info.labels.mix, resize, num_seeds=5)
-    if not (run / "evaluate" / "manifest.json").is_file():
+    if not Run(run).is_done("evaluate"):
         return _Evaluated(setup, "resnet18", "auto", None)
-    manifest = manifest_of(run / "evaluate", "evaluate")
-    asked = manifest["request"]["evaluate"]
-    protocol = Protocol.of(asked["protocol"], str(run / "evaluate" / "manifest.json"))
-    setup = dataclasses.replace(setup, protocol=protocol, num_seeds=asked["num_seeds"])
-    student: str = asked["students"][0]
-    top1 = [100 * score.top1 for score in evaluated.accuracies(run) if score.row == "full" and score.student == student]
+    asked = Run(run).asked
+    protocol = Protocol.of(Protocol.upgraded(asked.protocol), str(asked.path))
+    setup = dataclasses.replace(setup, protocol=protocol, num_seeds=asked.num_seeds)
+    student, trained = asked.students[0], [score for score in Run(run).accuracies if not score.diverged]
+    top1 = [100 * score.top1 for score in trained if (score.row, score.student) == (FULL, student)]
     full = round(statistics.fmean(top1), 2) if top1 else None
-    return _Evaluated(setup, student, asked["student_stem"], full)
+    return _Evaluated(setup, student, asked.student_stem, full)
 
 
 def _write_images(distilled: Distilled, dataset: Dataset, folder: Path) -> None:

@@ -207,6 +207,9 @@ def unexpressed(dataset: Dataset, info: DatasetInfo, setup: Setup) -> list[str]:
             f"The teacher labels new views in every epoch; the run's {info.labels.epochs} epochs of stored labels, "
             "which are of the same distribution, are not exported."
         )
+    if info.labels.committee.batchnorm == "train":
+        batch = info.labels.committee.batchnorm_batch
+        told.append(f"The teacher labels with running statistics; the run's used those of batches of {batch} images.")
     if training.optimizer not in ("sgd", "adamw"):
         told.append(f"The optimiser '{training.optimizer}' is replaced by AdamW.")
     told += [f"There is no setting for {key} = {value} of the protocol." for key, value in _others(setup)]

@@ -10,8 +10,9 @@ from attar.core.log import readable_bytes
 from attar.ops.choices import PLAIN
 from attar.plan import calibrate
 from attar.plan.calibrate import Recovering, Work
-from attar.stages import given, label_choice
-from attar.stages.rows import REAL_SETS, images_of, labels_of, real_sets
+from attar.stages import label_choice
+from attar.stages.rows import DISTILLED, FULL, REAL_SETS, Labels, real_sets
+from attar.stages.run import IMPORTED
 
 _UNITS = ((120, 1, "s"), (120 * 60, 60, "min"), (48 * 3600, 3600, "h"), (float("inf"), 86400, "days"))
 Estimate = tuple[float | None, str]
@@ -36,7 +37,7 @@ def made(work: Work) -> list[str]:
     """What will be made, a line each: units and their files, images, labels."""
     raw = readable_bytes(work.num_images * 3 * work.size**2)
     images = f"Images: {work.num_images}, {work.size} pixels square, {raw} as raw bytes"
-    if work.method == given.METHOD:
+    if work.method == IMPORTED:
         return [f"{images}, made elsewhere", _labels(work)]
     todo = [unit for group in work.groups for unit in group]
     largest, steps = max(len(unit.labels) for unit in todo), work.iterations
@@ -53,7 +54,7 @@ def _labels(work: Work) -> str:
     config = work.relabel
     if config.mode == "online":
         return "Soft labels: online, by the teacher, which is kept with the images"
-    storage = PLAIN if work.method == given.METHOD else work.recover.storage()
+    storage = PLAIN if work.method == IMPORTED else work.recover.storage()
     needed = readable_bytes(label_choice.planned_bytes(work.num_images, len(work.counts), config, storage))
     num_sets = len(baselines(work))
     again = f", as much again for each of {num_sets} baselines" if num_sets else ""
@@ -119,7 +120,7 @@ def _squeeze(work: Work) -> Estimate:
 
 def _recover(work: Work) -> Estimate:
     iterations = work.iterations
-    if work.method == given.METHOD:
+    if work.method == IMPORTED:
         return 0.0, "nothing, for the images are made elsewhere"
     if not iterations and work.method == "random":
         return 0.0, "negligible, for real images are taken as they are"
@@ -166,7 +167,7 @@ def _relabel(work: Work) -> Estimate:
 def _evaluate(work: Work) -> Estimate:
     config = work.evaluate
     trainings = _trainings(work)
-    full = "full" in config.rows and config.full_data == "train"
+    full = FULL in config.rows and config.full_data == "train"
     epochs, full_epochs = config.protocol.training.epochs, work.squeeze.training.epochs
     taught = [labels for _, labels in trainings if labels == "soft"] if work.relabel.mode == "online" else []
     seconds, seen = 0.0, [name for name in baselines(work) if name != "random"]
@@ -188,16 +189,15 @@ def _evaluate(work: Work) -> Estimate:
     return _about(config.num_seeds * seconds + looking, of)
 
 
-def _trainings(work: Work) -> set[tuple[str, str]]:
+def _trainings(work: Work) -> set[tuple[str, Labels]]:
     """Images and labels of the small sets that students train on, each once, however many rows show it."""
-    found = set()
+    found = set[tuple[str, Labels]]()
     for row in work.evaluate.rows:
-        name, labels = images_of(row), labels_of(row)
-        if name == work.method:
-            name = "distilled"
-        if name == "distilled" or name in baselines(work):
+        name = DISTILLED.images if row.images == work.method else row.images
+        if name == DISTILLED.images or name in baselines(work):
             # A protocol of hard labels gives the row of soft ones the same students.
-            found.add((name, "hard" if labels == "soft" and work.evaluate.protocol.loss == "hard" else labels))
+            hard = row.labels == "soft" and work.evaluate.protocol.loss == "hard"
+            found.add((name, "hard" if hard else row.labels))
     return found
 
 

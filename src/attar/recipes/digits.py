@@ -7,8 +7,8 @@ from attar.methods import cda
 from attar.ops.choices import ViewChoice
 from attar.recipes.recipe import Entry, Recipe, recipe
 from attar.recipes.settings import lasting
-from attar.stages.choices import Evaluate, Relabel, Squeeze
-from attar.stages.protocols import PROTOCOLS
+from attar.stages import rows
+from attar.stages.choices import Squeeze
 from attar.training.choices import Optimisation
 
 
@@ -17,7 +17,6 @@ def digits() -> Recipe[Any]:
 
     Views are small shifts: a mirrored digit is another sign, and a tenth of an 8x8 image shows nothing.
     """
-    protocol = PROTOCOLS["digits"]
     return recipe(
         name="digits",
         method="cda",
@@ -43,13 +42,12 @@ def digits() -> Recipe[Any]:
             ),
             *("iterations", "learning_rate", "bn_weight", "min_crop", "flip", "grey", "jitter", "jitter_both_ways"),
         ),
-        relabel=Relabel().suited(protocol),
-        evaluate=Evaluate(
-            protocol=protocol,
-            students=("convnet3",),
+        evaluate={
+            "protocol": "digits",
+            "students": ("convnet3",),
             # Herding and k-centre are left to those who ask: the demo shows what distillation and soft labels are worth.
-            rows=("distilled", "distilled-hard", "random-soft", "random-hard", "full"),
-        ),
+            "rows": (rows.DISTILLED, rows.DISTILLED_HARD, rows.RANDOM, rows.RANDOM_HARD, rows.FULL),
+        },
     )
 
 

@@ -8,11 +8,10 @@ from typing import Any
 
 from attar.data.choice import DataChoice
 from attar.methods.edc import Config
-from attar.models.choices import CommitteeChoice
 from attar.ops.choices import ViewChoice
-from attar.recipes.recipe import Entry, Recipe, recipe
+from attar.recipes.recipe import Entry, Recipe, recipe, relabel_section
 from attar.recipes.settings import IMAGENET_MEAN, IMAGENET_STD, PAPER_STORAGE
-from attar.stages.choices import Evaluate, Member, Relabel, Squeeze
+from attar.stages.choices import Evaluate, Member, Squeeze
 from attar.stages.protocols import PROTOCOLS, Protocol
 from attar.training.choices import Optimisation
 
@@ -43,9 +42,8 @@ def _recipe(
 ) -> Recipe[Config]:
     """Labels are made during training, as the released code makes them on small sets."""
     small = data.size < 224
-    relabel = Relabel(mode="online" if small else "stored", committee=CommitteeChoice(members=labelling)).suited(
-        protocol
-    )
+    own = {"mode": "online" if small else "stored", "epochs": protocol.training.epochs}
+    relabel = relabel_section(protocol.name, own | {"committee": {"members": labelling}})
     judging = Evaluate(protocol=protocol, students=("resnet18",), full_data="teacher")
     return recipe(
         name=name, method="edc", data=data, squeeze=squeeze, recover=config, relabel=relabel, evaluate=judging

@@ -10,6 +10,7 @@ import yaml
 
 from attar.core import written
 from attar.core.errors import AttarError
+from attar.stages.rows import KNOWN, Row
 
 Kind = Literal["switch", "one", "many", "group"]
 """A setting that may stand without a value, takes one value, takes several, or is a group of settings."""
@@ -79,6 +80,8 @@ class Field:
     def choices(self) -> tuple[str, ...]:
         """The values that there are, where they are few and known."""
         kind = self.items[0] if self.kind == "many" else self.type
+        if kind is Row:
+            return tuple(map(str, KNOWN))
         return tuple(map(str, get_args(kind))) if get_origin(kind) is Literal else ()
 
     @property

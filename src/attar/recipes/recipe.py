@@ -16,7 +16,7 @@ from attar.core.printable import printable
 from attar.data.choice import DataChoice
 from attar.stages.choices import Evaluate, Relabel, Squeeze
 from attar.stages.methods import method_named
-from attar.stages.protocols import protocol_named
+from attar.stages.protocols import labels_named
 from attar.synthesis.method import MethodConfig
 
 M = TypeVar("M", bound=MethodConfig)
@@ -47,18 +47,6 @@ class Recipe(Config, Generic[M]):
     execution: Execution = Execution()
     """Device, precision, threads: how the run is executed."""
 
-    @pydantic.model_validator(mode="before")
-    @classmethod
-    def _labels_for_the_named_protocol(cls, values: Any) -> Any:
-        """A protocol chosen by name also sets the label options; label options in the recipe override it."""
-        if not isinstance(values, Mapping):
-            return values
-        judging, labelling = values.get("evaluate"), values.get("relabel", {})
-        name = judging.get("protocol") if isinstance(judging, Mapping) else None
-        if not isinstance(name, str) or not isinstance(labelling, Mapping):
-            return values
-        return {**values, "relabel": _overlaid(Relabel().suited(protocol_named(name)).plain(), labelling)}
-
     def with_method(self, method: str) -> "Recipe[Any]":
         """The same recipe with another method, which takes that method's defaults.
 
@@ -76,9 +64,11 @@ class Recipe(Config, Generic[M]):
         return recipe(method=method, recover=config(**kept), **self._others("method", "recover"))
 
     def with_protocol(self, name: str) -> "Recipe[M]":
-        """The same recipe judged by another built-in protocol, its views and mixing included."""
-        evaluate = self.evaluate.changed(protocol=name)
-        return self.changed(evaluate=evaluate, relabel=self.relabel.suited(evaluate.protocol))
+        """The same recipe with both halves of another built-in protocol: its training and its label options."""
+        section = labels_named(name).section()
+        section["pool_epochs"] = min(self.relabel.pool_epochs, section["epochs"])
+        relabel = Relabel.of(_merged(self.relabel.plain(), section), f"The protocol {name}")
+        return self.changed(evaluate=self.evaluate.changed(protocol=name), relabel=relabel)
 
     def _others(self, *without: str) -> dict[str, Any]:
         return {name: getattr(self, name) for name in type(self).model_fields if name not in without}
@@ -89,10 +79,24 @@ class Recipe(Config, Generic[M]):
         return comment + yaml.safe_dump(self.plain(), sort_keys=False, allow_unicode=True, width=120)
 
 
-def _overlaid(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """Plain values with others laid over them, key by key."""
-    mapped = {key for key in above if isinstance(above[key], Mapping) and isinstance(below.get(key), Mapping)}
-    return {**below, **above, **{key: _overlaid(below[key], above[key]) for key in mapped}}
+def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """Two nested dictionaries as one; where both have a value, that of ``above``."""
+    both = {key for key in above if isinstance(above[key], Mapping) and isinstance(below.get(key), Mapping)}
+    return {**below, **above, **{key: _merged(below[key], above[key]) for key in both}}
+
+
+def _with_protocols_labels(values: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A recipe's values; where they name a protocol, it sets those label options that they do not set."""
+    judging, labelling = values.get("evaluate"), values.get("relabel", {})
+    name = judging.get("protocol") if isinstance(judging, Mapping) else None
+    if not isinstance(name, str) or not isinstance(labelling, Mapping):
+        return values
+    return {**values, "relabel": relabel_section(name, labelling)}
+
+
+def relabel_section(protocol: str, own: Mapping[str, Any]) -> dict[str, Any]:
+    """The ``relabel`` section, as plain values, of a recipe with a protocol by name and label options of its ``own``."""
+    return _merged(labels_named(protocol).section(), own)
 
 
 @dataclass(frozen=True)
@@ -116,8 +120,11 @@ def recipe_type(method: str) -> type[Recipe[Any]]:
 
 
 def recipe(**choices: Any) -> Recipe[Any]:
-    """Build a recipe from models or plain values; the method decides what ``recover`` may hold."""
-    return recipe_type(choices.get("method", "cda"))(**choices)
+    """Build a recipe from models or plain values; the method decides what ``recover`` may hold.
+
+    A protocol that ``evaluate`` names sets the label options that ``relabel`` does not set.
+    """
+    return recipe_type(choices.get("method", "cda"))(**_with_protocols_labels(choices))
 
 
 def from_mapping(values: Mapping[str, Any], where: str) -> Recipe[Any]:
@@ -125,7 +132,7 @@ def from_mapping(values: Mapping[str, Any], where: str) -> Recipe[Any]:
     method = values.get("method", "cda")
     if not isinstance(method, str):
         raise AttarError(f"{where}: method must be a name (see 'attar list methods'), not {method!r}.")
-    return recipe_type(method).of({"recover": {}, **values}, where)
+    return recipe_type(method).of(_with_protocols_labels({"recover": {}, **values}), where)
 
 
 def from_yaml(path: Path) -> Recipe[Any]:

@@ -1,13 +1,15 @@
 """What the published recipes have in common by dataset: data, teacher, how images are stored, how students train."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Literal
 
 from attar.data.choice import DataChoice
 from attar.ops.choices import ViewChoice
-from attar.recipes.recipe import Entry, Recipe, recipe
-from attar.stages.choices import Evaluate, Relabel, Squeeze
-from attar.stages.protocols import PROTOCOLS, Protocol
+from attar.recipes.recipe import Entry, Recipe, recipe, relabel_section
+from attar.stages.choices import Evaluate, Squeeze
+from attar.stages.protocols import PROTOCOLS, Protocol, protocol_named
 from attar.synthesis.method import MethodConfig
 from attar.training.choices import Optimisation
 
@@ -35,16 +37,27 @@ class Setting:
     full_data: Literal["train", "teacher"] = "teacher"
     """Where a training on all data takes days, the teacher stands for it."""
 
-    def recipe(self, name: str, method: str, config: MethodConfig, protocol: str | Protocol) -> Recipe[Any]:
-        """The recipe of one method on this dataset."""
-        chosen = PROTOCOLS[protocol] if isinstance(protocol, str) else protocol
+    def recipe(
+        self,
+        name: str,
+        method: str,
+        config: MethodConfig,
+        protocol: str | Protocol,
+        labels: Mapping[str, Any] = MappingProxyType({}),
+    ) -> Recipe[Any]:
+        """The recipe of one method on this dataset.
+
+        Labels are made for as many epochs as students train. ``labels`` are label options in plain values that go
+        before those of the protocol's name.
+        """
+        chosen = protocol_named(protocol) if isinstance(protocol, str) else protocol
         return recipe(
             name=name,
             method=method,
             data=self.data,
             squeeze=self.squeeze,
             recover=config,
-            relabel=Relabel().suited(chosen),
+            relabel=relabel_section(chosen.name, {"epochs": chosen.training.epochs, **labels}),
             evaluate=Evaluate(protocol=chosen, students=(self.student,), full_data=self.full_data),
         )
 
@@ -59,22 +72,21 @@ def entry(
     aim: str,
     cost: str,
     method: str = "",
+    labels: Mapping[str, Any] = MappingProxyType({}),
 ) -> Entry:
     """The catalogue's entry of FAMILY/DATASET-ipcIPC; ``config`` is the method's for this dataset, at any IPC.
 
-    ``method`` is the method where the family is a recipe of another one's.
+    ``method`` is the method where the family is a recipe of another one's. ``labels`` are as in ``Setting.recipe``.
     """
     name, kept = f"{family}/{dataset}-ipc{ipc}", lasting(config.changed(ipc=ipc), "jitter")
-    return Entry(aim, cost, lambda: setting.recipe(name, method or family, kept, protocol))
+    return Entry(aim, cost, lambda: setting.recipe(name, method or family, kept, protocol, labels))
 
 
-def smoothed(
-    epochs: int, learning_rate: float, stretch: float, label_batchnorm: Literal["eval", "train"] = "train"
-) -> Protocol:
+def smoothed(epochs: int, learning_rate: float, stretch: float) -> Protocol:
     """The protocol of SRe2L++ with the epochs, the rate and the cosine's stretch that a paper's table has for a row."""
     chosen = PROTOCOLS["sre2l++"]
     training = chosen.training.changed(epochs=epochs, learning_rate=learning_rate, cosine_stretch=stretch)
-    return chosen.changed(training=training, label_batchnorm=label_batchnorm)
+    return chosen.changed(training=training)
 
 
 def _cifar(source: str) -> Setting:

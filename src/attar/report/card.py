@@ -2,12 +2,16 @@
 
 from pathlib import Path
 
+import pydantic
+
+from attar.core import plugin
 from attar.core.log import readable_bytes
 from attar.core.printable import markdown
 from attar.report.pages import tables
 from attar.report.table import Line, protocols
-from attar.stages import given
 from attar.stages.distilled import DatasetInfo, read_info
+from attar.stages.methods import METHODS, method_named
+from attar.stages.run import IMPORTED
 from attar.store import atomic
 
 _TEXT = """\
@@ -57,10 +61,17 @@ Every setting is in `dataset.json`: recipe, seed, hashes of images and teacher, 
 
 ## Licence and privacy
 
-The licence of the source applies: {licence}. Distilled images can show what a teacher remembers of its training images,
-and those of the methods `random`, `herding` and `kcentre` *are* training images: this set gives no privacy to anyone in
-the data.
+The licence of the source applies: {licence}. {privacy} This set gives no privacy to anyone in the data.
 """
+
+
+_PRIVACY = {
+    True: "Its images *are* real training images, or hold parts of them.",
+    False: "Distilled images can show what a teacher remembers of its training images.",
+    None: "Its images can show what a teacher remembers of its training images, and may hold parts of them: attar does "
+    "not know how they were made.",
+}
+"""By whether the images hold pixels of real photographs."""
 
 
 def write(folder: Path, table: list[Line]) -> None:
@@ -71,7 +82,7 @@ def write(folder: Path, table: list[Line]) -> None:
 def text(info: DatasetInfo, table: list[Line]) -> str:
     """The card of a distilled dataset."""
     origin = f"made from *{markdown(info.source)}* with the method `{info.method}` and attar"
-    if info.method == given.METHOD:
+    if info.method == IMPORTED:
         origin = f"made elsewhere from *{markdown(info.source)}*"
     return _TEXT.format(
         method=info.method,
@@ -90,7 +101,22 @@ def text(info: DatasetInfo, table: list[Line]) -> str:
         label_name="stored labels" if info.labels.mode == "stored" else "the teacher (labels are made online)",
         label_bytes=readable_bytes(info.label_bytes),
         licence=markdown(info.licence),
+        privacy=_PRIVACY[stores_real_pixels(info)],
     )
+
+
+def stores_real_pixels(info: DatasetInfo) -> bool | None:
+    """Whether the images hold pixels of real photographs, as their method says; None where nobody can be asked.
+
+    A method outside attar is not imported for it: the set may come from anywhere.
+    """
+    if info.method == IMPORTED or info.method not in plugin.names_in(METHODS):
+        return None
+    config = method_named(info.method).Config
+    try:
+        return config.model_validate(config.upgraded(info.recover)).needs().stores_real_pixels
+    except pydantic.ValidationError:  # settings of another attar
+        return None
 
 
 def _decoding(info: DatasetInfo) -> str:

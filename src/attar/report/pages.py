@@ -5,6 +5,7 @@ from pathlib import Path
 from attar.core.printable import markdown
 from attar.report import architectures, per_class, table
 from attar.report.table import Line
+from attar.stages.run import Run
 from attar.store import atomic
 
 
@@ -32,7 +33,7 @@ def tables(lines: list[Line]) -> str:
 def spent(run: Path) -> str:
     """What every stage took, in words: wall seconds and, where they were measured, seconds of processor cores."""
     told = []
-    for stage, spent in table.stage_costs(run).items():
+    for stage, spent in Run(run).spent().items():
         cores = "" if spent.processor_seconds is None else f" ({spent.processor_seconds:.1f})"
         told.append(f"{stage} {spent.seconds:.1f} s{cores}")
     return f"Wall seconds (processor seconds) of all processes: {', '.join(told)}"

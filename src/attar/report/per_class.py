@@ -7,9 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from attar.core.printable import one_line
-from attar.report.table import TITLES
-from attar.stages import evaluated
-from attar.stages.evaluated import PerClass
+from attar.stages.rows import Row
+from attar.stages.run import PerClass, Run
 
 _COLUMNS = ("run", "row", "student", "class", "title", "num_seeds", "top1_mean", "top1_std")
 _SHOWN = 3
@@ -20,14 +19,14 @@ def as_csv(run: Path) -> str:
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(_COLUMNS)
-    content = evaluated.read_per_class(run)
+    content = Run(run).per_class
     for (row, student), seeds in _groups(content):
         for name, values in _by_class(content, seeds):
             std = round(statistics.stdev(values), 2) if len(values) > 1 else ""
             mean = round(statistics.fmean(values), 2)
             writer.writerow(
                 [
-                    *map(one_line, (run.resolve().name, row, student, name, content.titles.get(name, name))),
+                    *map(one_line, (run.resolve().name, str(row), student, name, content.titles.get(name, name))),
                     *(len(values), mean, std),
                 ]
             )
@@ -36,10 +35,11 @@ def as_csv(run: Path) -> str:
 
 def extremes(run: Path) -> str:
     """The classes that the first student does best and worst on, trained on the table's first row; in one line."""
-    content = evaluated.read_per_class(run)
-    (row, student), seeds = next(_groups(content), (("", ""), []))
-    if not seeds:
+    content = Run(run).per_class
+    first = next(_groups(content), None)
+    if first is None:
         return "Classes: the training of every student diverged"
+    (row, student), seeds = first
     means = {name: statistics.fmean(values) for name, values in _by_class(content, seeds)}
     ranked = sorted(means, key=means.__getitem__, reverse=True)
     few = max(1, min(_SHOWN, len(ranked) // 2))
@@ -47,12 +47,12 @@ def extremes(run: Path) -> str:
     def told(names: list[str]) -> str:
         return ", ".join(f"'{one_line(content.titles.get(name, name))}' {means[name]:.0f} %" for name in names)
 
-    return f"Classes ({TITLES.get(row, row)}, {student}): best {told(ranked[:few])}; worst {told(ranked[::-1][:few])}"
+    return f"Classes ({row.title}, {student}): best {told(ranked[:few])}; worst {told(ranked[::-1][:few])}"
 
 
-def _groups(content: PerClass) -> Iterator[tuple[tuple[str, str], list[tuple[float | None, ...]]]]:
+def _groups(content: PerClass) -> Iterator[tuple[tuple[Row, str], list[tuple[float | None, ...]]]]:
     """Each row and student with the accuracies of its seeds that did not diverge, in the order of the table."""
-    groups: dict[tuple[str, str], list[tuple[float | None, ...]]] = {}
+    groups: dict[tuple[Row, str], list[tuple[float | None, ...]]] = {}
     for score in content.scores:
         if not score.diverged:
             groups.setdefault((score.row, score.student), []).append(score.top1)

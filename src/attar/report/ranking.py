@@ -6,26 +6,34 @@ import statistics
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from rich.table import Table
 
 from attar.core.errors import AttarError
 from attar.ops import ranking
 from attar.report.table import grid, percent
-from attar.stages import evaluated
-from attar.stages.folder import manifest_of
+from attar.stages.rows import (
+    DISTILLED,
+    DISTILLED_HARD,
+    DISTILLED_NOAUG,
+    FULL,
+    RANDOM,
+    RANDOM_HARD,
+    RANDOM_NOAUG,
+    Row,
+)
+from attar.stages.run import Accuracy, Run
 
 ROWS = {
-    "distilled": ("distilled",),
-    "random": ("random-soft",),
-    "distilled_hard": ("distilled-hard",),
-    "real_hard": ("full",),
-    "distilled_plain": ("distilled-noaug",),
-    "random_plain": ("random-noaug",),
+    "distilled": (DISTILLED,),
+    "random": (RANDOM,),
+    "distilled_hard": (DISTILLED_HARD,),
+    "real_hard": (FULL,),
+    "distilled_plain": (DISTILLED_NOAUG,),
+    "random_plain": (RANDOM_NOAUG,),
 }
 """What a score is made of, and the row of the result table that has it; of several the first that is there."""
-HARD_ROWS = ROWS | {"random": ("random-hard", "random-soft"), "distilled_hard": ("distilled-hard", "distilled")}
+HARD_ROWS = ROWS | {"random": (RANDOM_HARD, RANDOM), "distilled_hard": (DISTILLED_HARD, DISTILLED)}
 """The same for a protocol that has no soft labels: there the distilled row is trained with hard labels already."""
 TEACHER = "the teacher"
 """Protocol of the row of all real images where it shows the teacher itself: one score, to compare every seed with."""
@@ -109,13 +117,11 @@ def rankings(run: Path, weight: float = 0.5) -> list[Ranking]:
     evaluated, or has nothing trained on the distilled images.
     """
     run = run.resolve()
-    evaluate = manifest_of(run / "evaluate", "evaluate")["request"].get("evaluate", {})
-    scores = [score.model_dump() for score in evaluated.accuracies(run)]
-    rows = HARD_ROWS if evaluate.get("protocol", {}).get("loss") == "hard" else ROWS
-    asked = tuple(evaluate.get("rows", ()))
-    pairs = dict.fromkeys((s["student"], s["protocol"]) for s in scores if s["row"] in rows["distilled"])
-    known = manifest_of(run / "evaluate", "evaluate")["result"].get("scores", ())
-    if not pairs and any(score.get("row") in rows["distilled"] for score in known):
+    asked, known = Run(run).asked, Run(run).accuracies
+    scores = [score for score in known if not score.diverged]
+    rows = HARD_ROWS if asked.protocol.get("loss") == "hard" else ROWS
+    pairs = dict.fromkeys((score.student, score.protocol) for score in scores if score.row in rows["distilled"])
+    if not pairs and any(score.row in rows["distilled"] for score in known):
         raise AttarError(
             f"The training of every student on the distilled images of {run} diverged; lower the learning rate "
             "(--evaluate.protocol.training.learning-rate) and run 'attar evaluate' again."
@@ -125,7 +131,7 @@ def rankings(run: Path, weight: float = 0.5) -> list[Ranking]:
             f"{run} has no student trained on its distilled images; add 'distilled' to --evaluate.rows and run "
             "'attar evaluate' again."
         )
-    return [_ranking(run.name, student, protocol, weight, scores, rows, asked) for student, protocol in pairs]
+    return [_ranking(run.name, student, protocol, weight, scores, rows, asked.rows) for student, protocol in pairs]
 
 
 def _ranking(
@@ -133,36 +139,35 @@ def _ranking(
     student: str,
     protocol: str,
     weight: float,
-    scores: list[dict[str, Any]],
-    rows: Mapping[str, tuple[str, ...]],
-    asked: tuple[str, ...],
+    scores: list[Accuracy],
+    rows: Mapping[str, tuple[Row, ...]],
+    asked: tuple[Row, ...],
 ) -> Ranking:
-    seeds = sorted({s["seed"] for s in scores if s["student"] == student and s["row"] in rows["distilled"]})
-    top1 = {part: _by_seed(names, student, protocol, scores, seeds) for part, names in rows.items()}
+    seeds = sorted({one.seed for one in scores if one.student == student and one.row in rows["distilled"]})
+    top1 = {part: _by_seed(those, student, protocol, scores, seeds) for part, those in rows.items()}
     found: dict[str, RankingScore | None] = {}
     for kind in _KINDS:
         common = [seed for seed in seeds if all(seed in top1[part] for part in kind.parts)]
         values = [kind.value({part: top1[part][seed] for part in kind.parts}, weight) for seed in common]
         found[kind.name] = _score(values)
     parts = dict.fromkeys(part for kind in _KINDS if found[kind.name] is None for part in kind.parts)
-    missing = tuple(rows[part][0] for part in parts if not top1[part])
-    return Ranking(run, student, protocol, weight, **found, missing=missing, asked=asked)
+    missing = tuple(str(rows[part][0]) for part in parts if not top1[part])
+    return Ranking(run, student, protocol, weight, **found, missing=missing, asked=tuple(map(str, asked)))
 
 
 def _by_seed(
-    names: Iterable[str], student: str, protocol: str, scores: list[dict[str, Any]], seeds: list[int]
+    rows: Iterable[Row], student: str, protocol: str, scores: list[Accuracy], seeds: list[int]
 ) -> dict[int, float]:
     """Top-1 by seed of the first of these rows that is there: by this protocol, else by the only one there is."""
-    for name in names:
-        of_row = [score for score in scores if score["row"] == name and score["student"] == student]
-        protocols = {score["protocol"] for score in of_row}
+    for row in rows:
+        of_row = [score for score in scores if score.row == row and score.student == student]
+        protocols = {score.protocol for score in of_row}
         chosen = protocol if protocol in protocols else next(iter(protocols), "")
         if not protocols or (chosen != protocol and len(protocols) > 1):
             continue
         if chosen == TEACHER:
-            top1: float = of_row[0]["top1"]
-            return dict.fromkeys(seeds, top1)
-        return {score["seed"]: score["top1"] for score in of_row if score["protocol"] == chosen}
+            return dict.fromkeys(seeds, of_row[0].top1)
+        return {score.seed: score.top1 for score in of_row if score.protocol == chosen}
     return {}
 
 

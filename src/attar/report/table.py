@@ -6,7 +6,6 @@ import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.markup import escape
@@ -14,26 +13,9 @@ from rich.table import Table
 
 from attar.core import printable
 from attar.core.log import readable_bytes
-from attar.core.spent import Spent
-from attar.stages import evaluated, members
-from attar.stages.evaluated import Entry, Evaluated
-from attar.stages.folder import MANIFEST, manifest_of, total
-from attar.stages.rows import images_of, labels_of
-from attar.stages.scores import spent_on
+from attar.stages.rows import FULL, Row
+from attar.stages.run import Evaluation, Run, StudentScore
 
-TITLES = {
-    "distilled": "distilled",
-    "distilled-hard": "distilled, hard labels",
-    "distilled-noaug": "distilled, no augmentation",
-    "random-soft": "random real, soft labels",
-    "random-hard": "random real, hard labels",
-    "random-noaug": "random real, no augmentation",
-    "herding-soft": "herding, soft labels",
-    "herding-hard": "herding, hard labels",
-    "kcentre-soft": "k-centre, soft labels",
-    "kcentre-hard": "k-centre, hard labels",
-    "full": "all real images",
-}
 _GAP = 2
 """Spaces between columns, and at the edges."""
 _WORDS = ("trained on", "student", "protocol")
@@ -44,7 +26,6 @@ FEW_CLASSES = 10
 DIVERGED = "diverged"
 BY_CLASS = "class mean %"
 """The mean accuracy over classes, beside top-1 over images."""
-_AFTER_SQUEEZE = ("recover", "distilled", "evaluate")
 
 
 @dataclass(frozen=True)
@@ -53,6 +34,7 @@ class Line:
 
     run: str
     row: str
+    """As recipes write it."""
     student: str
     protocol: str
     num_seeds: int
@@ -100,14 +82,14 @@ class Line:
 def lines(run: Path) -> list[Line]:
     """The table of a finished run; raises AttarError when it is not finished, or its numbers cannot be."""
     run = run.resolve()
-    found = evaluated.read(run)
-    groups: dict[tuple[str, str, str], list[Entry]] = {}
+    found = Run(run).scores
+    groups: dict[tuple[Row, str, str], list[StudentScore]] = {}
     for score in found.scores:
         groups.setdefault((score.row, score.student, score.protocol), []).append(score)
     return [_line(run, found, scores) for scores in groups.values()]
 
 
-def _line(run: Path, found: Evaluated, scores: list[Entry]) -> Line:
+def _line(run: Path, found: Evaluation, scores: list[StudentScore]) -> Line:
     counted = [score for score in scores if not score.diverged]
     top1 = [100 * score.top1 for score in counted]
     top5 = [100 * score.top5 for score in counted] if found.num_classes >= FEW_CLASSES else []
@@ -115,7 +97,7 @@ def _line(run: Path, found: Evaluated, scores: list[Entry]) -> Line:
     processor = [score.processor_seconds for score in scores if score.processor_seconds is not None]
     return Line(
         run=run.name,
-        row=scores[0].row,
+        row=str(scores[0].row),
         student=scores[0].student,
         protocol=scores[0].protocol,
         num_seeds=len(counted),
@@ -146,30 +128,7 @@ def names_of(runs: Sequence[Path]) -> dict[Path, str]:
 
 def protocols(table: list[Line]) -> list[str]:
     """Those by which students of small sets were trained."""
-    return sorted({line.protocol for line in table if line.row != "full"})
-
-
-def manifests(run: Path) -> dict[str, dict[str, Any]]:
-    """The manifests of the stages that are done, by stage, without their lists of files.
-
-    Of several teachers the first is 'squeeze', the others are 'squeeze/1', 'squeeze/2' and so on.
-    """
-    done = [run / folder for folder in _AFTER_SQUEEZE if (run / folder / MANIFEST).is_file()]
-    found = {
-        f"squeeze/{place}" if place else "squeeze": manifest_of(folder, "run")
-        for place, folder in enumerate(members.finished(run / "squeeze"))
-    }
-    found |= {made["stage"]: made for made in (manifest_of(folder, "run") for folder in done)}
-    return {stage: {key: value for key, value in made.items() if key != "files"} for stage, made in found.items()}
-
-
-def stage_costs(run: Path) -> dict[str, Spent]:
-    """What the stages took, as far as they are done; squeeze is all teachers, evaluate all its students."""
-    places, found = {"relabel": "distilled"}, dict[str, list[Spent]]()
-    for name, made in manifests(run).items():
-        stage = name.partition("/")[0]
-        found.setdefault(stage, []).append(spent_on(made, run / places.get(stage, stage) / MANIFEST))
-    return {stage: total(parts) for stage, parts in found.items()}
+    return sorted({line.protocol for line in table if line.row != str(FULL)})
 
 
 def as_csv(table: list[Line]) -> str:
@@ -251,8 +210,9 @@ def accuracy(line: Line) -> str:
 
 def title_of(line: Line, several_runs: bool) -> str:
     """What a line's students were trained on, in words."""
-    title = TITLES.get(line.row, line.row)
-    if not line.label_bytes and images_of(line.row) != "full" and labels_of(line.row) == "soft":
+    row = Row.parse(line.row)
+    title = row.title
+    if not line.label_bytes and row.labels == "soft":
         title = f"{title.removesuffix(', soft labels')}, hard labels"  # the protocol's own
     return (f"{line.run}: " if several_runs else "") + title
 

@@ -131,19 +131,6 @@ class Relabel(Config):
             raise ValueError("imported labels are stored labels; leave out mode online")
         return self
 
-    def suited(self, protocol: Protocol) -> Self:
-        """The same choices with what a protocol says of labels: views, mixing, epochs, temperature, BatchNorm."""
-        return self.changed(
-            epochs=protocol.training.epochs,
-            pool_epochs=min(self.pool_epochs, protocol.training.epochs),
-            views=protocol.views,
-            mix=protocol.mix,
-            codec=self.codec.changed(temperature=protocol.temperature),
-            committee=self.committee.changed(
-                batchnorm=protocol.label_batchnorm, batchnorm_batch=protocol.label_batch_size
-            ),
-        )
-
     def idle(self) -> set[str]:
         """How labels would be stored, where none are."""
         return {"codec"} if self.mode == "online" else set()
@@ -170,7 +157,8 @@ class Evaluate(Config):
     """Train students and measure them on real validation images."""
 
     protocol: Protocol = PROTOCOLS["cda"]
-    """How students are trained; in a file or in Python a name will do."""
+    """How students are trained; in a file or in Python a name will do. A name also sets those label options that the
+    recipe's relabel section does not set."""
     students: tuple[str, ...] = ("resnet18",)
     """Networks to train, from 'attar list models'."""
     student_stem: Stem = "auto"

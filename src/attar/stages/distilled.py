@@ -97,6 +97,11 @@ class DatasetInfo(Config):
     files: dict[str, sealed.SealedFile] = pydantic.Field(default_factory=dict)
     """Size and SHA-256 of every file of images, labels and teachers, by its path; empty in older sets."""
 
+    @pydantic.field_validator("protocol", mode="before")
+    @classmethod
+    def _without_label_options(cls, value: Any) -> Any:
+        return Protocol.upgraded(value) if isinstance(value, Mapping) else value
+
     @pydantic.model_validator(mode="before")
     @classmethod
     def _of_format_1(cls, values: Any) -> Any:

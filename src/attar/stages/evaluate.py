@@ -17,12 +17,13 @@ from attar.models import build
 from attar.models.choices import CommitteeChoice
 from attar.ops.metrics import measure
 from attar.ops.pixels import Normalisation
-from attar.stages import agreement, evaluated, members, scores, squeeze
+from attar.stages import agreement, members, scores, squeeze
 from attar.stages.choices import Evaluate, Squeeze
 from attar.stages.distilled import INFO, Distilled, read_info
-from attar.stages.folder import MANIFEST, StageFolder, identity_of, manifest_of, total
+from attar.stages.folder import StageFolder, total
 from attar.stages.protocols import Protocol
-from attar.stages.rows import Row, SmallSet, images_of, labels_of, without_twins
+from attar.stages.rows import DISTILLED, FULL, Row, SmallSet, without_twins
+from attar.stages.run import PER_CLASS, Run, labels_in
 from attar.stages.scores import Score, ScoreFile
 from attar.stages.workspace import Workspace
 from attar.store import mapped
@@ -48,7 +49,7 @@ def run(space: Workspace, config: Evaluate, squeezing: Squeeze, sets: Mapping[Ro
     check(space, config)
     if not any(_has(row, sets) for row in config.rows):
         raise AttarError(
-            f"No row of {', '.join(config.rows)} can be made, for classes have too few real images; "
+            f"No row of {', '.join(map(str, config.rows))} can be made, for classes have too few real images; "
             f"add the row distilled or full, or use a smaller --recover.ipc."
         )
     log, num_classes = space.log.beside(out), len(space.real.classes)
@@ -86,7 +87,7 @@ def run(space: Workspace, config: Evaluate, squeezing: Squeeze, sets: Mapping[Ro
     work.do(students, log, "evaluate", unit="steps", results="students", event="score")
     shown: list[Row] = [row for row in _rows(config) if _has(row, sets)]
     facts = {row: scores.facts(space, config.protocol, row, sets.get(row), recognised) for row in shown}
-    drawn = [read_info(small.folder) for row, small in sets.items() if labels_of(row) != "noaug"]
+    drawn = [read_info(small.folder) for row, small in sets.items() if row.labels != "noaug"]
     title = scores.title(config.protocol, drawn)
     known = [_score(config, job, num_classes, facts[job.row], title) for job in jobs]
     if ranks.is_first():
@@ -124,7 +125,7 @@ def _jobs(space: Workspace, config: Evaluate, squeezing: Squeeze, sets: Mapping[
         if _shows_teacher(config, row):
             jobs.append(_teacher_job(space, row, own))
         elif _has(row, sets):
-            small = None if row == "full" else sets[row]
+            small = None if row == FULL else sets[row]
             everyones = shared is not None and (small is None or small.folder.is_relative_to(shared))
             folder = shared / "scores" if shared is not None and everyones else own
             for student in config.students:
@@ -142,7 +143,7 @@ def _training(
     """Tells what a score depends on beside the student and the real data."""
     if small is None:
         return lambda say: scores.full_training(space, squeezing, say)
-    info, made = read_info(small.folder), manifest_of(small.folder, "relabel")
+    info, made = read_info(small.folder), labels_in(small.folder)
     return lambda say: scores.small_training(row, student, info, made, config.protocol, say)
 
 
@@ -151,11 +152,11 @@ def _rows(config: Evaluate) -> tuple[Row, ...]:
 
 
 def _has(row: Row, sets: Mapping[Row, SmallSet]) -> bool:
-    return row == "full" or row in sets
+    return row == FULL or row in sets
 
 
 def _shows_teacher(config: Evaluate, row: Row) -> bool:
-    return row == "full" and config.full_data == "teacher"
+    return row == FULL and config.full_data == "teacher"
 
 
 def _teacher_job(space: Workspace, row: Row, folder: Path) -> ScoreFile:
@@ -240,7 +241,7 @@ def _train(
     spent = clock.spent()
     job.save(found, spent, device.describe(), losses, diverged=bool(reason))
     checkpoint.remove()
-    told = {"row": job.row, "student": job.student, "seed": job.seed, "top1": found.top1, "diverged": bool(reason)}
+    told = {"row": str(job.row), "student": job.student, "seed": job.seed, "top1": found.top1, "diverged": bool(reason)}
     return told | spent.plain(), reason
 
 
@@ -251,7 +252,7 @@ class _Diverged(Exception):  # noqa: N818
 def _divergence(config: Evaluate, job: ScoreFile, reason: str) -> str:
     """What became of a student that diverged, what the table makes of it, and how to mend it."""
     mend = "lower --evaluate.protocol.training.learning-rate"
-    if job.row == "full":
+    if job.row == FULL:
         mend = "lower --squeeze.training.learning-rate in a run of its own, or use --evaluate.full-data teacher"
     elif config.protocol.training_of(job.student) != config.protocol.training:
         mend = f"lower the rate of {job.student} in --evaluate.protocol.learning-rates"
@@ -301,10 +302,9 @@ def _rate_teacher(space: Workspace, job: ScoreFile) -> dict[str, Any]:
             f"The teacher's logits of {found.num_broken} of {space.val.num_images} validation images are not numbers "
             f"(NaN); delete the folder {space.out / 'squeeze'} to make another one."
         )
-    made = [members.manifest(space, index) for index in members.of_labels(space, choice)]
-    spent = total(scores.spent_on(one, space.out / "squeeze" / MANIFEST) for one in made)
-    job.save(found, spent, ", ".join(dict.fromkeys(one["device"] for one in made)), [])
-    return {"row": job.row, "student": job.student, "seed": 0, "top1": found.top1, "diverged": False}
+    made = [members.made(space, index) for index in members.of_labels(space, choice)]
+    job.save(found, total(one.spent for one in made), ", ".join(dict.fromkeys(one.device for one in made)), [])
+    return {"row": str(job.row), "student": job.student, "seed": 0, "top1": found.top1, "diverged": False}
 
 
 def _agreements(space: Workspace, sets: Mapping[Row, SmallSet], out: Path, log: Log) -> dict[str, float]:
@@ -313,12 +313,12 @@ def _agreements(space: Workspace, sets: Mapping[Row, SmallSet], out: Path, log: 
     The committee that labels is asked. Imported images may have no teacher here to ask.
     """
     found: dict[str, float] = {}
-    if not ranks.is_first() or not sets or not members.finished(space.out / "squeeze"):
+    if not ranks.is_first() or not sets or not Run(space.out).is_done("squeeze"):
         return found
     choice = _committee_of_labels(space)
     answers_sha256 = members.answers_sha256(space, choice)
     for row, small in sets.items():
-        if (name := images_of(row)) in found:
+        if row.images in found:
             continue
         info = read_info(small.folder)
         images_sha256, storage = info.images_sha256, info.storage
@@ -332,15 +332,15 @@ def _agreements(space: Workspace, sets: Mapping[Row, SmallSet], out: Path, log: 
                 stored.images, stored.labels, committee, space.device.device, storage=storage
             )
             agreement.write(path, identity, known)
-        found[name] = known.fraction
-        if name == "distilled" and (text := agreement.warning(known, space.real.classes, space.real.titles)):
+        found[row.images] = known.fraction
+        if row.images == DISTILLED.images and (text := agreement.warning(known, space.real.classes, space.real.titles)):
             log.warn(text)
     return found
 
 
 def _score(config: Evaluate, job: ScoreFile, num_classes: int, facts: Mapping[str, Any], title: str) -> Score:
     sizes = {key: facts[key] for key in ("num_images", "image_bytes", "label_bytes")}
-    if job.row == "full":
+    if job.row == FULL:
         title = TEACHER if _shows_teacher(config, job.row) else "full data"
     return job.score(num_classes, **sizes, protocol=title)
 
@@ -350,22 +350,23 @@ def _finish(
     config: Evaluate,
     sets: Mapping[Row, SmallSet],
     known: list[Score],
-    facts: Mapping[str, dict[str, Any]],
+    facts: Mapping[Row, dict[str, Any]],
     spent: Spent,
 ) -> None:
     """The manifest, and beside it what would make it long: every class's accuracy."""
     out = space.out / "evaluate"
     entries = [
-        {key: value for key, value in vars(score).items() if key != "per_class"} | {"class_top1": score.class_top1}
+        {key: value for key, value in vars(score).items() if key != "per_class"}
+        | {"row": str(score.row), "class_top1": score.class_top1}
         for score in known
     ]
     result = {
         "scores": entries,
-        "rows": dict(facts),
+        "rows": {str(row): told for row, told in facts.items()},
         "num_classes": len(space.real.classes),
         "num_unmeasured": known[0].per_class.count(None),
-        "per_class_sha256": evaluated.write_per_class(out, space.real.classes, space.real.titles, known),
+        "per_class_sha256": scores.write_per_class(out, space.real.classes, space.real.titles, known),
     }
-    parents = {row: digest(identity_of(manifest_of(small.folder, "relabel"))) for row, small in sets.items()}
+    parents = {str(row): digest(labels_in(small.folder).identity) for row, small in sets.items()}
     stage = StageFolder(out, "evaluate", space.request(evaluate=config), parents)
-    stage.finish(result, spent, space.device.describe(), [out / evaluated.PER_CLASS])
+    stage.finish(result, spent, space.device.describe(), [out / PER_CLASS])

@@ -1,6 +1,7 @@
 """Imported teachers: a squeeze folder, published weights, a checkpoint file, a caller's own network."""
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,7 +12,8 @@ from attar.models import build, class_names, pretrained
 from attar.models import teacher as teachers
 from attar.models.teacher import Teacher
 from attar.stages import examine
-from attar.stages.folder import MANIFEST, manifest_of
+from attar.stages.folder import MANIFEST
+from attar.stages.run import teacher_in
 from attar.stages.workspace import Workspace
 from attar.store import atomic, weights
 
@@ -63,6 +65,11 @@ def of_module(space: Workspace, module: nn.Module) -> Imported:
     return _in_order(space, Imported(found, classes is not None, space.choice.mean is not None))
 
 
+def factories(architectures: Iterable[str], verifier: str) -> frozenset[str]:
+    """The networks by which a recipe lets teachers be built: no file that is read adds to them."""
+    return frozenset((*architectures, parted(verifier)[0]))
+
+
 def parted(name: str) -> tuple[str, str]:
     """Architecture and weights of a network that is named ARCHITECTURE:WEIGHTS, or is a squeeze folder.
 
@@ -111,7 +118,7 @@ def _recorded_sha256(folder: Path) -> str:
     """What the weights in a squeeze folder must be by its manifest; '' where it came without one."""
     if not (folder / MANIFEST).is_file():
         return ""
-    return str(manifest_of(folder, "squeeze").get("result", {}).get("weights_sha256", ""))
+    return teacher_in(folder).weights_sha256
 
 
 def content(module: nn.Module | None, named: str) -> str | None:

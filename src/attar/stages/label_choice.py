@@ -6,8 +6,8 @@ from pathlib import Path
 from attar.core.errors import AttarError
 from attar.ops.choices import PLAIN, Storage
 from attar.stages.choices import Relabel
-from attar.stages.folder import manifest_of
 from attar.stages.protocols import Protocol
+from attar.stages.run import labels_in
 from attar.store import labels as label_files
 
 
@@ -35,16 +35,16 @@ def check(config: Relabel, protocol: Protocol, size: int, num_classes: int, stor
         )
 
 
-def as_made(folder: Path, config: Relabel) -> Relabel:
+def of_stored(folder: Path, config: Relabel) -> Relabel:
     """The settings that the finished labels in ``folder`` were made with; paths are those of ``config``.
 
     Raises AttarError when one of both imports labels and the other does not.
     """
-    made = manifest_of(folder, "relabel")["request"]["relabel"]
+    made = labels_in(folder).settings
     if made["imported"] != bool(config.imported):
         known = "published ones" if made["imported"] else "a teacher's"
         raise AttarError(f"The labels in {folder} are {known}; give --relabel.imported as it was when they were made.")
-    return config.as_made(made, str(folder))
+    return config.as_made(made, str(folder)) if config.unlike(made) else config
 
 
 def planned_bytes(num_images: int, num_classes: int, config: Relabel, storage: Storage = PLAIN) -> int:

@@ -5,7 +5,6 @@ A single teacher lies in ``squeeze`` itself, several in ``squeeze/0``, ``squeeze
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from attar.core.config import digest
 from attar.core.errors import AttarError
@@ -14,28 +13,22 @@ from attar.models import teacher as teachers
 from attar.models.choices import CommitteeChoice
 from attar.models.committee import Committee, check_weights
 from attar.models.teacher import Teacher
-from attar.stages.folder import MANIFEST, PLAN, manifest_of
+from attar.stages.folder import MANIFEST, PLAN
+from attar.stages.run import TeacherMade, numbered, teacher_in
 from attar.stages.workspace import Workspace
 
 
 def folder_of(squeeze: Path, index: int, num_teachers: int) -> Path:
     """Where a run's teacher lies or will lie; the first may lie in ``squeeze`` itself, where it was alone at first."""
     begun = any((squeeze / name).is_file() for name in (MANIFEST, PLAN))
-    if index == 0 and (begun or (num_teachers == 1 and not _numbered(squeeze))):
+    if index == 0 and (begun or (num_teachers == 1 and not numbered(squeeze))):
         return squeeze
     return squeeze / str(index)
 
 
-def finished(squeeze: Path) -> list[Path]:
-    """The folders of all finished teachers in a ``squeeze`` folder, in order."""
-    flat = [squeeze] if (squeeze / MANIFEST).is_file() else []
-    numbered = [folder for folder in _numbered(squeeze) if (folder / MANIFEST).is_file()]
-    return flat + [folder for folder in numbered if not (flat and folder.name == "0")]
-
-
-def manifest(space: Workspace, index: int) -> dict[str, Any]:
+def made(space: Workspace, index: int) -> TeacherMade:
     """The manifest of a teacher; raises AttarError when it is not finished."""
-    return manifest_of(folder_of(space.out / "squeeze", index, space.num_teachers), "squeeze")
+    return teacher_in(folder_of(space.out / "squeeze", index, space.num_teachers))
 
 
 def chosen(space: Workspace, members: Sequence[int], setting: str) -> tuple[int, ...]:
@@ -73,7 +66,7 @@ def resolved(num_teachers: int, choice: CommitteeChoice) -> CommitteeChoice:
 
 def weights_sha256(space: Workspace, members: Sequence[int]) -> tuple[str, ...]:
     """What the weights of these teachers must have as their SHA-256, by the manifests."""
-    return tuple(str(manifest(space, index)["result"]["weights_sha256"]) for index in members)
+    return tuple(made(space, index).weights_sha256 for index in members)
 
 
 def parents(space: Workspace, members: Sequence[int]) -> dict[str, str]:
@@ -116,8 +109,3 @@ def architecture(space: Workspace, choice: CommitteeChoice) -> str:
         for index in of_labels(space, choice)
     ]
     return "+".join(record.parse(path.read_bytes(), path).architecture for path in paths)
-
-
-def _numbered(squeeze: Path) -> list[Path]:
-    found = [path for path in squeeze.glob("*") if path.name.isdecimal() and path.is_dir()]
-    return sorted(found, key=lambda path: int(path.name))

@@ -1,4 +1,9 @@
-"""Evaluation protocols as data: named, versioned, and never changed under a version once released."""
+"""Evaluation protocols as data: named, versioned, and never changed under a version once released.
+
+A protocol has two halves. ``ProtocolLabels`` says which labels it asks for: they become a recipe's ``relabel``.
+``Protocol`` says how students are trained on them: it becomes ``evaluate.protocol``. A recipe that names a protocol
+takes both; label options that the recipe sets itself stay.
+"""
 
 from __future__ import annotations
 
@@ -20,21 +25,48 @@ if TYPE_CHECKING:
     from attar.ops.targets import Targets
 
 
+_LABELS_OF_EARLIER = {"views", "mix", "label_batchnorm", "label_batch_size"}
+"""Keys of a protocol that an earlier attar stored with it; labels are described by their own manifest."""
+
+
+class ProtocolLabels(Config):
+    """The half of a protocol that ``relabel`` owns: which labels students are to be trained on."""
+
+    epochs: int = pydantic.Field(ge=1)
+    """Epochs of different views."""
+    views: LookChoice
+    """Crops, flips and further augmentation."""
+    mix: MixChoice
+    """How images are mixed."""
+    temperature: float = pydantic.Field(gt=0)
+    """Of the logits that a codec shares out evenly."""
+    batchnorm: Literal["eval", "train"] = "eval"
+    """BatchNorm of the teacher that labels: 'eval' has running statistics, 'train' those of images labelled at once."""
+    batchnorm_batch: int = pydantic.Field(default=8, ge=2)
+    """With 'train': images labelled at once."""
+
+    def section(self) -> dict[str, Any]:
+        """The same as plain values of a recipe's ``relabel``."""
+        return {
+            "epochs": self.epochs,
+            "views": self.views.plain(),
+            "mix": self.mix.plain(),
+            "codec": {"temperature": self.temperature},
+            "committee": {"batchnorm": self.batchnorm, "batchnorm_batch": self.batchnorm_batch},
+        }
+
+
 class Protocol(Config):
-    """How a student is trained on a small set of images."""
+    """The half of a protocol that ``evaluate`` owns: how students are trained on a small set of images."""
 
     name: str
-    """The protocol's name; one whose settings were altered is shown as 'modified'."""
+    """The protocol's name; tables say 'modified' where a setting is not what this name stands for."""
     version: int = pydantic.Field(default=1, ge=1)
     """Raised whenever a setting changes."""
     training: Optimisation
     """Optimiser, learning rate, epochs, batches."""
     learning_rates: tuple[tuple[str, Annotated[float, pydantic.Field(gt=0)]], ...] = ()
     """Peak learning rates of students that need another: pairs of a name, maybe with wildcards, and a rate."""
-    views: LookChoice
-    """Crops, flips and further augmentation; soft labels bring their own, drawn alike."""
-    mix: MixChoice
-    """How images are mixed; soft labels bring their own."""
     loss: Literal["soft", "mse", "hard"] = "soft"
     """'soft': Kullback-Leibler divergence from the teacher; 'mse': squared difference of its logits; 'hard':
     cross-entropy with the classes."""
@@ -48,10 +80,23 @@ class Protocol(Config):
     """Classes that 'hard_weight' means where images are mixed: 'parts', in proportion, or the image's 'own' alone."""
     label_smoothing: float = pydantic.Field(default=0.0, ge=0, lt=1)
     """Share of every class label that is spread over all classes, wherever cross-entropy is used."""
-    label_batchnorm: Literal["eval", "train"] = "eval"
-    """BatchNorm of the teacher that labels: 'eval' has running statistics, 'train' those of images labelled at once."""
-    label_batch_size: int = pydantic.Field(default=8, ge=2)
-    """Images labelled at once when that matters, as it does for 'train'."""
+
+    @pydantic.model_validator(mode="before")
+    @classmethod
+    def _no_label_options(cls, values: Any) -> Any:
+        """Say where settings are now that earlier recipes had here."""
+        moved = sorted(_LABELS_OF_EARLIER & set(values)) if isinstance(values, Mapping) else []
+        if moved:
+            raise ValueError(
+                f"a protocol no longer holds {' and '.join(moved)}; remove that, for 'relabel' alone says how labels "
+                f"are made"
+            )
+        return values
+
+    @classmethod
+    def upgraded(cls, made: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Without the label options that an earlier attar stored here; they had no effect on training."""
+        return {key: value for key, value in made.items() if key not in _LABELS_OF_EARLIER}
 
     @pydantic.field_validator("learning_rates", mode="before")
     @classmethod
@@ -97,61 +142,62 @@ _ADAMW = Optimisation(
 _RDED = _ADAMW.changed(batch_size=100, cosine_stretch=2.0, rate_moves="epoch")
 _HALVES = LookChoice(min_scale=0.5, patch_shuffle=2)
 
+_CUTMIX = MixChoice(kind="cutmix")
 
-def _edc_small(name: str, min_scale: float, **training: Any) -> Protocol:
+
+def _with_labels(
+    training: Protocol,
+    views: LookChoice = LookChoice(),  # noqa: B008 (frozen)
+    mix: MixChoice = _CUTMIX,
+    batchnorm: Literal["eval", "train"] = "eval",
+) -> tuple[Protocol, ProtocolLabels]:
+    """Both halves of a protocol: labels for as many epochs as students train, at the temperature of their loss."""
+    epochs, temperature = training.training.epochs, training.temperature
+    labels = ProtocolLabels(epochs=epochs, views=views, mix=mix, temperature=temperature, batchnorm=batchnorm)
+    return training, labels
+
+
+def _edc_small(name: str, min_scale: float, **training: Any) -> tuple[Protocol, ProtocolLabels]:
     """EDC on small images, with torchvision's RandAugment as it is by default: two operations at 9 of 30."""
-    return Protocol(
-        name=name,
-        training=_RDED.changed(ema_decay=0.99, **training),
+    how = _RDED.changed(ema_decay=0.99, **training)
+    return _with_labels(
+        Protocol(name=name, training=how, loss="mse", hard_weight=0.025, hard_classes="own"),
         views=LookChoice(min_scale=min_scale, randaugment_ops=2, randaugment_magnitude=3.0, randaugment_std=0.0),
-        mix=MixChoice(kind="cutmix"),
-        loss="mse",
-        hard_weight=0.025,
-        hard_classes="own",
     )
 
 
-PROTOCOLS = {
-    protocol.name: protocol
-    for protocol in (
-        # ImageNet-1K: the published train_FKD with the batch of 128 that DD-Ranking lists for CDA; no T^2.
-        Protocol(name="cda", training=_ADAMW, views=LookChoice(), mix=MixChoice(kind="cutmix")),
-        # SRe2L's own: batches of 1024 in two accumulation steps.
-        Protocol(
-            name="sre2l",
-            training=_ADAMW.changed(batch_size=1024, accumulation_steps=2),
-            views=LookChoice(),
-            mix=MixChoice(kind="cutmix"),
-        ),
-        # The published Tiny-ImageNet script: labels by the teacher during training, T^2, nothing mixed.
+_BUILT_IN = (
+    # ImageNet-1K: the published train_FKD with the batch of 128 that DD-Ranking lists for CDA; no T^2.
+    _with_labels(Protocol(name="cda", training=_ADAMW)),
+    # SRe2L's own: batches of 1024 in two accumulation steps.
+    _with_labels(Protocol(name="sre2l", training=_ADAMW.changed(batch_size=1024, accumulation_steps=2))),
+    # The published Tiny-ImageNet script: labels by the teacher during training, T^2, nothing mixed.
+    _with_labels(
         Protocol(
             name="tiny",
             training=Optimisation(epochs=100, batch_size=256, learning_rate=0.2, weight_decay=1e-4, warmup_epochs=5),
-            views=LookChoice(),
-            mix=MixChoice(kind="none"),
             temperature_squared=True,
         ),
-        # SRe2L's CIFAR-100 script.
-        Protocol(
-            name="cifar",
-            training=_ADAMW.changed(epochs=400),
-            views=LookChoice(crop="padded"),
-            mix=MixChoice(kind="mixup", alpha=0.8),
-            temperature=30.0,
-        ),
-        # ImageNet-21K-P, after the only published configuration (LPLD's), without its Cutout and logit smoothing.
-        Protocol(
-            name="imagenet-21k",
-            training=_ADAMW.changed(batch_size=32, learning_rate=2e-3),
-            views=LookChoice(),
-            mix=MixChoice(kind="none"),
-        ),
-        # No teacher: what the images alone are worth.
-        Protocol(name="hard-label", training=_ADAMW, views=LookChoice(), mix=MixChoice(kind="cutmix"), loss="hard"),
-        # RDED (arXiv 2312.03526), its published validation: the batch is that of ImageNet-1K at 10 images per class and
-        # of Tiny-ImageNet; it is 20 and 200 for 1 and 50 on ImageNet-1K, 10, 50 and 100 for 1, 10 and 50 of 10 classes.
-        # The learning rate stops at half its peak. On CIFAR and Tiny-ImageNet it takes images whole: use
-        # --relabel.views.patch-shuffle 1 --relabel.views.min-scale 1 there.
+        mix=MixChoice(kind="none"),
+    ),
+    # SRe2L's CIFAR-100 script.
+    _with_labels(
+        Protocol(name="cifar", training=_ADAMW.changed(epochs=400), temperature=30.0),
+        views=LookChoice(crop="padded"),
+        mix=MixChoice(kind="mixup", alpha=0.8),
+    ),
+    # ImageNet-21K-P, after the only published configuration (LPLD's), without its Cutout and logit smoothing.
+    _with_labels(
+        Protocol(name="imagenet-21k", training=_ADAMW.changed(batch_size=32, learning_rate=2e-3)),
+        mix=MixChoice(kind="none"),
+    ),
+    # No teacher: what the images alone are worth.
+    _with_labels(Protocol(name="hard-label", training=_ADAMW, loss="hard")),
+    # RDED (arXiv 2312.03526), its published validation: the batch is that of ImageNet-1K at 10 images per class and
+    # of Tiny-ImageNet; it is 20 and 200 for 1 and 50 on ImageNet-1K, 10, 50 and 100 for 1, 10 and 50 of 10 classes.
+    # The learning rate stops at half its peak. On CIFAR and Tiny-ImageNet it takes images whole: use
+    # --relabel.views.patch-shuffle 1 --relabel.views.min-scale 1 there.
+    _with_labels(
         Protocol(
             name="rded",
             training=_RDED,
@@ -164,44 +210,33 @@ PROTOCOLS = {
                 ("vit_*", 1e-4),
                 ("swin_*", 1e-4),
             ),
-            views=_HALVES,
-            mix=MixChoice(kind="cutmix"),
         ),
-        # EDC (arXiv 2404.13733) on ImageNet-1K and Tiny-ImageNet; its patch shuffle does nothing as published, and its
-        # cross-entropy takes a mixed image for one of its own class.
-        Protocol(
-            name="edc",
-            training=_RDED.changed(ema_decay=0.99),
-            views=LookChoice(min_scale=0.5),
-            mix=MixChoice(kind="cutmix"),
-            loss="mse",
-            hard_weight=0.025,
-            hard_classes="own",
-        ),
-        # The same on CIFAR-10, with the paper's batch of 25, and on CIFAR-100 and Tiny-ImageNet.
-        _edc_small("edc-cifar10", 0.08, epochs=1000, batch_size=25, schedule="multistep-halves", cosine_stretch=1.0),
-        _edc_small("edc-cifar100", 0.5, epochs=1000, batch_size=50, schedule="cosine-linear"),
-        _edc_small("edc-tiny", 0.5),
-        # SRe2L++ (CV-DD, arXiv 2501.07575) on ImageNet-1K at 1 and 10 images per class; at 50 the stretch is 1. Its
-        # label batches of 16 go through the teacher in halves.
-        Protocol(
-            name="sre2l++",
-            training=_RDED.changed(batch_size=16, accumulation_steps=2),
-            views=LookChoice(),
-            mix=MixChoice(kind="cutmix"),
-            label_batchnorm="train",
-        ),
-        # RD3 (arXiv 2509.19743): one protocol for all methods; for students other than ResNet-18 the stretch is 2.
-        Protocol(
-            name="rd3",
-            training=_RDED.changed(epochs=400, batch_size=50, cosine_stretch=1.0),
-            views=_HALVES,
-            mix=MixChoice(kind="cutmix"),
-        ),
-        # CIM (arXiv 2607.00916), its published evaluation: the batch follows from the number of stored images, and on
-        # ImageNet-1K it trains 300 epochs. It asks one teacher of the student's architecture during training. Its
-        # students see views in normalised units and one warp a batch; here the warp is drawn for each image.
-        *(
+        views=_HALVES,
+    ),
+    # EDC (arXiv 2404.13733) on ImageNet-1K and Tiny-ImageNet; its patch shuffle does nothing as published, and its
+    # cross-entropy takes a mixed image for one of its own class.
+    _with_labels(
+        Protocol(name="edc", training=_RDED.changed(ema_decay=0.99), loss="mse", hard_weight=0.025, hard_classes="own"),
+        views=LookChoice(min_scale=0.5),
+    ),
+    # The same on CIFAR-10, with the paper's batch of 25, and on CIFAR-100 and Tiny-ImageNet.
+    _edc_small("edc-cifar10", 0.08, epochs=1000, batch_size=25, schedule="multistep-halves", cosine_stretch=1.0),
+    _edc_small("edc-cifar100", 0.5, epochs=1000, batch_size=50, schedule="cosine-linear"),
+    _edc_small("edc-tiny", 0.5),
+    # SRe2L++ (CV-DD, arXiv 2501.07575) on ImageNet-1K at 1 and 10 images per class; at 50 the stretch is 1. Its
+    # label batches of 16 go through the teacher in halves.
+    _with_labels(
+        Protocol(name="sre2l++", training=_RDED.changed(batch_size=16, accumulation_steps=2)), batchnorm="train"
+    ),
+    # RD3 (arXiv 2509.19743): one protocol for all methods; for students other than ResNet-18 the stretch is 2.
+    _with_labels(
+        Protocol(name="rd3", training=_RDED.changed(epochs=400, batch_size=50, cosine_stretch=1.0)), views=_HALVES
+    ),
+    # CIM (arXiv 2607.00916), its published evaluation: the batch follows from the number of stored images, and on
+    # ImageNet-1K it trains 300 epochs. It asks one teacher of the student's architecture during training. Its
+    # students see views in normalised units and one warp a batch; here the warp is drawn for each image.
+    *(
+        _with_labels(
             Protocol(
                 name=name,
                 training=Optimisation(
@@ -214,42 +249,49 @@ PROTOCOLS = {
                     weight_decay=1e-4,
                 ),
                 learning_rates=(("swin_*", 1e-4), ("vit_*", 1e-4), ("efficientnet_b0", 2e-3)),
-                views=LookChoice(crop="none", flip=False, dsa=AUGMENTATIONS, dsa_combine="warp"),
-                mix=MixChoice(kind="none"),
                 loss="mse",
-            )
-            for name, epochs, batch_size in (
-                ("cim", 1000, 50),
-                ("cim-batch-10", 1000, 10),
-                ("cim-batch-100", 1000, 100),
-                ("cim-imagenet-batch-100", 300, 100),
-                ("cim-imagenet-batch-200", 300, 200),
-            )
-        ),
-        # Attar's own, chosen on images held out of the training split of ten Tiny-ImageNet classes, 10 images a class,
-        # one setting at a time from a batch of 25 (results/choose-tiny-imagenet-10.csv).
-        Protocol(
-            name="attar",
-            training=_ADAMW.changed(batch_size=10),
-            views=LookChoice(),
-            mix=MixChoice(kind="cutmix"),
-        ),
-        # Attar's own, for 8-pixel digits on a CPU: small shifts, no mirrored digits. Version 1 took 300 epochs of
-        # batches of 50: as many steps on twice the images, and no better.
+            ),
+            views=LookChoice(crop="none", flip=False, dsa=AUGMENTATIONS, dsa_combine="warp"),
+            mix=MixChoice(kind="none"),
+        )
+        for name, epochs, batch_size in (
+            ("cim", 1000, 50),
+            ("cim-batch-10", 1000, 10),
+            ("cim-batch-100", 1000, 100),
+            ("cim-imagenet-batch-100", 300, 100),
+            ("cim-imagenet-batch-200", 300, 200),
+        )
+    ),
+    # Attar's own, chosen on images held out of the training split of ten Tiny-ImageNet classes, 10 images a class,
+    # one setting at a time from a batch of 25 (results/choose-tiny-imagenet-10.csv).
+    _with_labels(Protocol(name="attar", training=_ADAMW.changed(batch_size=10))),
+    # Attar's own, for 8-pixel digits on a CPU: small shifts, no mirrored digits. Version 1 took 300 epochs of
+    # batches of 50: as many steps on twice the images, and no better.
+    _with_labels(
         Protocol(
             name="digits",
             version=2,
             training=_ADAMW.changed(epochs=150, batch_size=25, learning_rate=3e-3),
-            views=LookChoice(crop="padded", padding=1, flip=False),
-            mix=MixChoice(kind="mixup", alpha=0.8),
             temperature=4.0,
         ),
-    )
-}
+        views=LookChoice(crop="padded", padding=1, flip=False),
+        mix=MixChoice(kind="mixup", alpha=0.8),
+    ),
+)
+
+PROTOCOLS = {training.name: training for training, _ in _BUILT_IN}
+"""How students are trained, by the protocol's name."""
+PROTOCOL_LABELS = {training.name: labels for training, labels in _BUILT_IN}
+"""Which labels they are to be trained on, by the protocol's name."""
 
 
 def protocol_named(name: str) -> Protocol:
-    """A built-in protocol; raises AttarError when there is none of this name."""
+    """How a built-in protocol trains; raises AttarError when there is none of this name."""
     if name not in PROTOCOLS:
         raise plugin.unknown("protocol", name, PROTOCOLS)
     return PROTOCOLS[name]
+
+
+def labels_named(name: str) -> ProtocolLabels:
+    """The labels that a built-in protocol asks for; raises AttarError when there is none of this name."""
+    return PROTOCOL_LABELS[protocol_named(name).name]

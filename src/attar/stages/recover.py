@@ -66,7 +66,7 @@ def run(space: Workspace, method: str, config: MethodConfig, folder: Path | None
         check(teacher, space, method, config, f"Teacher {index}" if space.num_teachers > 1 else "The teacher")
     stage.begin()
     log = space.log.beside(out)
-    weights = [members.manifest(space, index)["result"]["weights_sha256"] for index in asked]
+    weights = list(members.weights_sha256(space, asked))
     _make_units(space, device, module, config, found, weights, todo, stage, log)
     if ranks.is_first():
         shutil.rmtree(out / CHECKPOINTS, ignore_errors=True)  # of units killed between their files and this

@@ -19,10 +19,11 @@ from attar.ops.choices import Storage
 from attar.ops.codec import Gathered
 from attar.stages import members
 from attar.stages.distilled import INFO, DatasetInfo, LabelInfo, TeacherInfo, write_info
-from attar.stages.folder import MANIFEST, StageFolder, listed, logged, manifest_of
+from attar.stages.folder import MANIFEST, StageFolder, logged, manifest_of
 from attar.stages.label_choice import Relabel, refuse_full_disk
 from attar.stages.protocols import Protocol
 from attar.stages.published_labels import PublishedLabels
+from attar.stages.run import ImagesMade, images_in, labels_in
 from attar.stages.workspace import Workspace
 from attar.store import atomic, fkd, mapped, sealed
 from attar.store import images as image_files
@@ -45,10 +46,10 @@ def run(
     others.
     """
     recovered, out = recovered or space.out / "recover", folder or space.out / "distilled"
-    made = manifest_of(recovered, "recover")
+    made = images_in(recovered)
     config = config.changed(committee=members.resolved(space.num_teachers, config.committee))
     asked = members.of_labels(space, config.committee)
-    parents = members.parents(space, asked) | {"images": made["result"]["images_sha256"]}
+    parents = members.parents(space, asked) | {"images": made.images_sha256}
     if config.imported:
         parents["labels"] = _listed(space, Path(config.imported).expanduser(), out)
     request = space.request(relabel=config)
@@ -57,14 +58,14 @@ def run(
     if finished is not None:
         return finished
     committee = members.committee(space, config.committee)
-    _refuse_other_classes(space, asked, committee, made["request"]["recover"])
+    _refuse_other_classes(space, asked, committee, made.settings)
     images = mapped.read(recovered / "data", parents["images"], "the manifest of recover")
-    sealed.check_all(recovered / "data", sealed.below(listed(made, recovered), "data"))
+    sealed.check_all(recovered / "data", made.listed("data"))
     published = None
     if config.imported:
         published = _published(space, config, images)
         config = _as_published(config, published)
-    storage = Storage.of(made["result"].get("storage", {}), str(recovered / MANIFEST))
+    storage = made.storage
     if config.imported and storage.factor > 1:
         raise AttarError(
             f"Each image in {recovered} holds {storage.num_parts}, and published labels are of whole images; leave out "
@@ -102,8 +103,8 @@ def run(
 def _listed(space: Workspace, folder: Path, out: Path) -> str:
     """What imported labels are known by; once they are taken, their folder is needed no longer."""
     if (out / MANIFEST).is_file() and not folder.exists():
-        known = manifest_of(out, "relabel")["parents"].get("labels")
-        if known is not None:
+        known = labels_in(out).imported_sha256
+        if known:
             space.log.warn(f"there is no folder {folder} any more; the labels that were taken from it stand")
             return known
     return fkd.listed(folder)
@@ -295,7 +296,7 @@ def _info(
     protocol: Protocol,
     committee: Committee,
     images: ImageSet,
-    made: dict[str, Any],
+    made: ImagesMade,
     parents: dict[str, str],
     num_bytes: tuple[int, int],
 ) -> DatasetInfo:
@@ -307,8 +308,8 @@ def _info(
         licence=real.licence,
         classes=real.classes,
         titles=real.titles,
-        method=made["result"]["method"],
-        recover=made["request"]["recover"],
+        method=made.method,
+        recover=made.settings,
         num_images=len(images.images),
         ipc=len(images.images) // len(real.classes),
         size=space.choice.size,
@@ -331,7 +332,7 @@ def _info(
         protocol=protocol,
         image_bytes=num_bytes[0],
         label_bytes=num_bytes[1],
-        versions=made["versions"],
+        versions=made.versions,
     )
 
 

@@ -1,11 +1,12 @@
 """Scores: what trained students achieve, each kept in a file of its own under all that it depends on."""
 
+import json
 import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import pydantic
 
@@ -16,23 +17,22 @@ from attar.core.former import former
 from attar.core.spent import Spent
 from attar.models import build
 from attar.models.choices import CommitteeChoice
+from attar.ops.choices import MixChoice
 from attar.ops.metrics import Measured
-from attar.stages import given, members
 from attar.stages.distilled import DatasetInfo, LabelInfo, read_info
-from attar.stages.folder import FEED, MANIFEST, identity_of, manifest_of, total
-from attar.stages.protocols import Protocol
-from attar.stages.rows import Row, SmallSet, images_of, labels_of
+from attar.stages.folder import FEED, MANIFEST, total
+from attar.stages.protocols import PROTOCOL_LABELS, Protocol
+from attar.stages.rows import Row, SmallSet
+from attar.stages.run import PER_CLASS, Fraction, LabelsMade, Seconds, first_fault, made_in, teacher_folders
 from attar.stages.squeeze import Squeeze
 from attar.stages.workspace import Workspace
-from attar.store import sealed
+from attar.store import atomic, sealed
 from attar.store.checkpoint import Checkpoint
 
 Say = Callable[[Config], dict[str, Any]]
 """How a configuration is told in an identity: ``Config.identity``, or ``former`` as an earlier attar did it."""
-Fraction = Annotated[float, pydantic.Field(ge=0, le=1, allow_inf_nan=False)]
-Seconds = Annotated[float, pydantic.Field(ge=0, allow_inf_nan=False)]
-_NOT_TRAINING = {"name", "version", "views", "mix", "label_batchnorm", "label_batch_size", "learning_rates"}
-"""Of a protocol: what it is called, what comes with the labels, and the rates of other students."""
+_NOT_TRAINING = {"name", "version", "learning_rates"}
+"""Of a protocol: what it is called, and the rates of other students."""
 _SOFT_ONLY = {"loss", "temperature", "temperature_squared", "hard_weight", "hard_classes"}
 """Of a protocol: what alters nothing where classes are learnt."""
 _NOT_VIEWS = {"mode", "codec", "batch_size", "teachers", "voices", "committee"}
@@ -123,7 +123,7 @@ class ScoreFile:
         known |= {"student": self.student, "seed": self.seed, "device": device, **spent.plain()}
         known["diverged"] = diverged or found.num_broken > 0
         plain = [loss if math.isfinite(loss) else None for loss in losses]
-        content = {"identity": self.identity, "score": {"row": self.row, **known}, "losses": plain}
+        content = {"identity": self.identity, "score": {"row": str(self.row), **known}, "losses": plain}
         sealed.write_json(self.path, content)
 
     def read(self, num_classes: int) -> dict[str, Any]:
@@ -166,13 +166,6 @@ class ScoreFile:
         return "top5 is below top1" if kept.top5 < kept.top1 else ""
 
 
-def first_fault(error: pydantic.ValidationError) -> str:
-    """What is wrong first with values that were read: where, what is expected and what there is."""
-    first = error.errors()[0]
-    where = ".".join(map(str, first["loc"]))
-    return f"{where + ': ' if where else ''}{first['msg'][0].lower()}{first['msg'][1:]}, not {first['input']!r:.60}"
-
-
 def identities(
     space: Workspace, student: str, stem: str, seed: int, training: Callable[[Say], list[Any]]
 ) -> tuple[str, str]:
@@ -205,51 +198,53 @@ def full_training(space: Workspace, squeezing: Squeeze, say: Say) -> list[Any]:
 
 
 def small_training(
-    row: Row, student: str, info: DatasetInfo, made: dict[str, Any], protocol: Protocol, say: Say
+    row: Row, student: str, info: DatasetInfo, made: LabelsMade, protocol: Protocol, say: Say
 ) -> list[Any]:
-    """What tells apart trainings on small sets; ``made`` is the manifest of relabel.
+    """What tells apart trainings on small sets.
 
     The method that made the images is known by its pixels alone, the row by its labels. Classes instead of soft labels
     need no teacher, only the normalisation and the views that come with the set.
     """
-    request = made["request"] if say is former else identity_of(made)
+    request = made.request if say is former else made.identity
     hard = is_hard(row, protocol)
     left_out = _NOT_TRAINING | (_SOFT_ONLY if hard else set())
     how = {key: value for key, value in say(protocol).items() if key not in left_out}
     how["training"] = say(protocol.training_of(student))
     if hard:
         shown = {key: value for key, value in request["relabel"].items() if key not in _NOT_VIEWS}
-        shown["published"] = made["parents"].get("labels", "")  # whose views are in no request
+        shown["published"] = made.imported_sha256  # whose views are in no request
         return ["hard", info.images_sha256, info.mean, info.std, request | {"relabel": shown}, how]
-    return ["soft", info.images_sha256, made["parents"], request, how]
+    return ["soft", info.images_sha256, made.parents, request, how]
 
 
 def title(protocol: Protocol, infos: Sequence[DatasetInfo]) -> str:
-    """The protocol in a table: its name, and what the labels brought along in place of what it says."""
+    """The protocol in a table: its name, and in which ways the stored labels are not those that it asks for."""
     said = protocol.title()
     own = next((own for info in infos if (own := _own_ways(protocol, info.labels))), "")
     return f"{said}, but the labels' own {own}" if own else said
 
 
 def _own_ways(protocol: Protocol, labels: LabelInfo) -> str:
-    mixes = [(mix.kind, mix.alpha if mix.kind != "none" else None) for mix in (labels.mix, protocol.mix)]
-    found = ["views"] * (labels.views != protocol.views) + ["mixing"] * (mixes[0] != mixes[1])
-    if protocol.loss != "hard":
-        batches = [
-            (choice.batchnorm, choice.batchnorm_batch if choice.batchnorm == "train" else None)
-            for choice in (
-                labels.committee,
-                CommitteeChoice(batchnorm=protocol.label_batchnorm, batchnorm_batch=protocol.label_batch_size),
-            )
-        ]
-        found += ["BatchNorm"] * (batches[0] != batches[1])
+    found, asked = list[str](), PROTOCOL_LABELS.get(protocol.name)
+    if asked is not None:
+        found += ["views"] * (labels.views != asked.views) + ["mixing"] * (_mix(labels.mix) != _mix(asked.mix))
+        wanted = CommitteeChoice(batchnorm=asked.batchnorm, batchnorm_batch=asked.batchnorm_batch)
+        found += ["BatchNorm"] * (protocol.loss != "hard" and _batchnorm(labels.committee) != _batchnorm(wanted))
     found += [f"{labels.epochs} epochs"] * (labels.epochs < protocol.training.epochs)
     return ", ".join(found)
 
 
+def _mix(mix: MixChoice) -> tuple[str, float | None]:
+    return mix.kind, mix.alpha if mix.kind != "none" else None
+
+
+def _batchnorm(choice: CommitteeChoice) -> tuple[str, int | None]:
+    return choice.batchnorm, choice.batchnorm_batch if choice.batchnorm == "train" else None
+
+
 def is_hard(row: Row, protocol: Protocol) -> bool:
     """Whether the row's students learn classes instead of soft labels."""
-    return labels_of(row) == "hard" or protocol.loss == "hard"
+    return row.labels == "hard" or protocol.loss == "hard"
 
 
 def facts(
@@ -270,20 +265,8 @@ def facts(
             images=_cost(small.recovered),
             labels=nothing if hard else _cost(small.folder),
         ),
-        "teacher_agreement": recognised.get(images_of(row)),
+        "teacher_agreement": recognised.get(row.images),
     }
-
-
-def spent_on(manifest: Mapping[str, Any], path: Path) -> Spent:
-    """What the work of a manifest took; raises AttarError, naming the ``path``, when it tells no such thing."""
-    try:
-        seconds = pydantic.TypeAdapter(Seconds).validate_python(manifest.get("device_seconds"))
-        processor = pydantic.TypeAdapter(Seconds | None).validate_python(manifest.get("processor_seconds"))
-    except pydantic.ValidationError as error:
-        raise AttarError(
-            f"{path} is damaged (seconds: {first_fault(error)}); delete the folder {path.parent} to make it anew."
-        ) from None
-    return Spent(seconds, processor)
 
 
 def _costs(**spent: Spent | None) -> dict[str, float | None]:
@@ -294,7 +277,7 @@ def _costs(**spent: Spent | None) -> dict[str, float | None]:
 
 def _teacher_cost(space: Workspace) -> Spent | None:
     """What all the run's teachers took; None where one was imported, so that this is not known."""
-    parts = [_cost(folder) for folder in members.finished(space.out / "squeeze")]
+    parts = [_cost(folder) for folder in teacher_folders(space.out / "squeeze")]
     known = [part for part in parts if part is not None]
     return total(known) if known and len(known) == len(parts) else None
 
@@ -303,8 +286,23 @@ def _cost(folder: Path) -> Spent | None:
     """What a stage took; None where its folder is not here, or it took along what was made elsewhere."""
     if not (folder / MANIFEST).is_file():
         return None
-    made = manifest_of(folder, "run")
-    asked = made["request"]
-    imported = asked.get("squeeze", {}).get("weights") or asked.get("relabel", {}).get("imported")
-    elsewhere = imported or "module" in asked or asked.get("method") == given.METHOD
-    return None if elsewhere else spent_on(made, folder / MANIFEST)
+    made = made_in(folder)
+    return None if made.made_elsewhere else made.spent
+
+
+def write_per_class(folder: Path, classes: Sequence[str], titles: Mapping[str, str], scores: Sequence[Score]) -> str:
+    """Write every student's accuracy by class, which would make the manifest long; returns the file's identity."""
+    every = [
+        {
+            "row": str(score.row),
+            "student": score.student,
+            "seed": score.seed,
+            "diverged": score.diverged,
+            "top1": list(score.per_class),
+        }
+        for score in scores
+    ]
+    content = {"classes": list(classes), "titles": dict(titles), "scores": every}
+    known_by = digest(content)
+    atomic.write_text(folder / PER_CLASS, json.dumps(content | {sealed.KEY: known_by}, ensure_ascii=False) + "\n")
+    return known_by

@@ -19,8 +19,9 @@ from attar.models.teacher import Teacher
 from attar.ops.targets import Targets, hard_loss
 from attar.stages import examine, imported, members
 from attar.stages.choices import Member, Squeeze
-from attar.stages.folder import FEED, MANIFEST, SOURCE, StageFolder, manifest_of
+from attar.stages.folder import FEED, MANIFEST, SOURCE, StageFolder
 from attar.stages.imported import Imported
+from attar.stages.run import teacher_in
 from attar.stages.workspace import Workspace
 from attar.store import atomic, weights
 from attar.training.loop import FinishedEpoch, all_finite, fit
@@ -155,13 +156,13 @@ def _identity(
     Weights from a file or from Python are known by their content, wherever they lie. Folders from before that was
     written down are known by the name of the file. How training images are read matters where a teacher is trained.
     """
-    known = manifest_of(out, "squeeze") if (out / MANIFEST).is_file() else None
+    known = teacher_in(out) if (out / MANIFEST).is_file() else None
     choices, parents = config, {"data": space.real.fingerprint}
     content = imported.content(module, config.weights)
-    if content is None and config.weights and known and known["result"].get("weights_from") == config.weights:
-        content = known["parents"].get("teacher")
+    if content is None and config.weights and known and known.weights_from == config.weights:
+        content = known.parents.get("teacher")
         space.log.warn(f"there is no {config.weights} any more; the teacher that was made from it stands")
-    if content is not None and (known is None or "teacher" in known["parents"]):
+    if content is not None and (known is None or "teacher" in known.parents):
         parents["teacher"] = content
         choices = Squeeze(architecture=config.architecture, stem=config.stem, weights="file")
         choices = choices if module is None else Squeeze(weights="python")
@@ -210,7 +211,7 @@ def _finish(space: Workspace, place: _Place, found: Teacher, spent: Spent, rated
 
 def _say_accuracy(space: Workspace, place: _Place) -> None:
     folder = place.folder.path
-    top1 = manifest_of(folder, "squeeze")["result"]["top1"]
+    top1 = teacher_in(folder).top1
     if top1 is not None:
         architecture = record.parse((folder / teachers.RECORD).read_bytes(), folder / teachers.RECORD).architecture
         name = f"teacher {place.index}, {architecture}" if space.num_teachers > 1 else architecture

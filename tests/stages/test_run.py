@@ -1,4 +1,4 @@
-"""Evaluations are checked when they are read: those of an older attar open, impossible ones are refused by name."""
+"""stages/run.py: evaluations of an older attar open, impossible ones are refused by name."""
 
 import json
 import math
@@ -12,8 +12,8 @@ import pytest
 from attar import pipeline
 from attar.core.errors import AttarError
 from attar.report import card, pages, per_class, ranking, table
-from attar.stages import evaluated
 from attar.stages.distilled import read_info
+from attar.stages.run import FOLDERS, Run
 from conftest import mini_recipe
 
 NEW = ("class_top1", "diverged", "processor_seconds")
@@ -129,7 +129,7 @@ def test_accuracies_by_class_are_checked_too(judged: Path, damage: Callable[[dic
             per_class.extremes(judged)
     path.unlink()
     with pytest.raises(AttarError, match="per-class.json is missing"):
-        evaluated.read_per_class(judged)
+        assert Run(judged).per_class
 
 
 def test_running_again_writes_them_anew(finished: Path):
@@ -140,3 +140,61 @@ def test_running_again_writes_them_anew(finished: Path):
         path.write_text("")
     pipeline.run(mini_recipe(), finished, quiet=True)
     assert (finished / "report" / "per-class.csv").read_text() == before.replace("mini,", "run,")
+
+
+@pytest.fixture
+def earlier(tmp_path: Path) -> Run:
+    """A run whose manifests are those that an earlier attar wrote."""
+    for name in ("squeeze", "recover", "distilled"):
+        (tmp_path / name).mkdir()
+        shutil.copy(Path(__file__).parent / "former" / f"{name}.json", tmp_path / name / "manifest.json")
+    return Run(tmp_path)
+
+
+def test_manifests_of_an_earlier_attar_are_read(earlier: Run):
+    (teacher,) = earlier.teachers
+    assert len(teacher.weights_sha256) == 64
+    assert (teacher.made_elsewhere, teacher.weights, teacher.module) == (False, "", "")
+    images, labels = earlier.images, earlier.labels
+    assert (images.method, images.settings["ipc"], images.num_images, len(images.classes)) == ("cda", 2, 20, 10)
+    assert images.identity == images.request
+    assert labels.parents == {"teacher": teacher.weights_sha256, "images": images.images_sha256}
+    assert (labels.settings["epochs"], labels.data["size"], labels.made_elsewhere) == (6, 8, False)
+    assert list(earlier.spent()) == ["squeeze", "recover", "relabel"]
+    assert not earlier.is_done("evaluate")
+
+
+def test_a_run_tells_what_is_in_its_manifests(mini_run: Path):
+    run = Run(mini_run)
+    raw = {stage: json.loads((mini_run / folder / "manifest.json").read_text()) for stage, folder in FOLDERS.items()}
+    assert run.teachers[0].weights_sha256 == raw["squeeze"]["result"]["weights_sha256"]
+    assert run.teachers[0].top1 == raw["squeeze"]["result"]["top1"]
+    assert run.images.images_sha256 == raw["recover"]["result"]["images_sha256"]
+    assert run.labels.identity == raw["relabel"]["identity"]
+    assert [str(row) for row in run.asked.rows] == raw["evaluate"]["request"]["evaluate"]["rows"]
+    found = [(str(one.row), one.seed, one.top1) for one in run.scores.scores]
+    assert found == [(one["row"], one["seed"], one["top1"]) for one in raw["evaluate"]["result"]["scores"]]
+    assert [(str(one.row), one.seed, one.top1) for one in run.accuracies] == found
+    assert {stage: spent.seconds for stage, spent in run.spent().items()} == {
+        stage: made["device_seconds"] for stage, made in raw.items()
+    }
+
+
+@pytest.mark.parametrize(
+    ("folder", "damage"),
+    [
+        ("squeeze", lambda made: made["result"].pop("weights_sha256")),
+        ("squeeze", lambda made: made["result"].update(top1=1.5)),
+        ("recover", lambda made: made["result"].update(num_images=-1)),
+        ("recover", lambda made: made["request"].update(recover=[])),
+        ("distilled", lambda made: made["request"].pop("relabel")),
+        ("distilled", lambda made: made.update(parents=3)),
+    ],
+)
+def test_a_manifest_that_lacks_what_is_read_is_named(earlier: Run, folder: str, damage: Callable[[Any], object]):
+    change(earlier.path / folder / "manifest.json", damage)
+    path = earlier.path / folder
+    with pytest.raises(
+        AttarError, match=rf"{path}/manifest.json is damaged \(.*\); delete the folder {path} to make it"
+    ):
+        print(earlier.teachers, earlier.images, earlier.labels)

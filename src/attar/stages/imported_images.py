@@ -1,4 +1,4 @@
-"""Images made elsewhere in place of recovering: folders and tables of others become what recover leaves."""
+"""Imported images: a folder, a table or a Hub dataset, written as recover writes its images."""
 
 import hashlib
 import io
@@ -19,19 +19,19 @@ from attar.data import hub, layout
 from attar.data.picture import Unreadable
 from attar.data.source import Found, Split
 from attar.stages import members, recover
-from attar.stages.folder import MANIFEST, StageFolder, manifest_of
+from attar.stages.folder import MANIFEST, StageFolder
+from attar.stages.run import IMPORTED, ImagesMade, images_in
 from attar.stages.workspace import Workspace
 from attar.store import images as image_files
 from attar.synthesis.method import MethodConfig
 
-METHOD = "given"
 _NUMBER = re.compile(r"(?:new|class)?0*(\d+)")
 """SRe2L and CDA call the folder of class 7 new007 or new00007, RDED 00007; tables without names have 7."""
 
 
 @dataclass(frozen=True)
-class Given:
-    """Images of others, sorted into the data's classes."""
+class Import:
+    """Images made elsewhere, sorted into the data's classes."""
 
     split: Split
     rows: Int[np.ndarray, "class slot"]
@@ -49,7 +49,7 @@ class Given:
                 yield row, label, slot
 
 
-def run(space: Workspace, source: str, config: MethodConfig, folder: Path | None = None) -> dict[str, Any]:
+def run(space: Workspace, source: str, config: MethodConfig, folder: Path | None = None) -> ImagesMade:
     """Make ``<out>/recover`` of the images in ``source``; returns its manifest.
 
     ``source`` is a folder (a sub-folder a class, Parquet files, or what ``save_to_disk`` wrote) or hf:ORG/NAME. Of
@@ -58,30 +58,29 @@ def run(space: Workspace, source: str, config: MethodConfig, folder: Path | None
     cannot be relied on; or when the folder holds other images.
     """
     out = folder or space.out / "recover"
-    members.manifest(space, 0)  # a finished one, before the images are read
+    members.made(space, 0)  # raises where there is none
     parents = {"data": space.real.fingerprint}
     if (out / MANIFEST).is_file() and not source.startswith(hub.PREFIX) and not Path(source).expanduser().exists():
-        asked = manifest_of(out, "recover")["request"]["recover"]
-        known = StageFolder(out, "recover", space.request(method=METHOD, recover=asked), parents).finished()
-        if known is not None:
+        asked = images_in(out).settings
+        finished = StageFolder(out, "recover", space.request(method=IMPORTED, recover=asked), parents).finished()
+        if finished is not None:
             space.log.warn(f"there is no folder {source} any more; the images that were taken from it stand")
-            return known
-    given = find(space, source)
-    _check_count(given, source, config)
-    request = space.request(method=METHOD, recover={"ipc": given.ipc, "images": _identity(given)})
+            return images_in(out)
+    found = find(space, source)
+    _check_count(found, source, config)
+    request = space.request(method=IMPORTED, recover={"ipc": found.ipc, "images": _identity(found)})
     stage = StageFolder(out, "recover", request, parents, space.log.warn, lambda: image_files.files_of(out / "data"))
-    finished = stage.finished()
-    if finished is not None:
-        return finished
+    if stage.finished() is not None:
+        return images_in(out)
     recover.check(members.teacher(space, 0), space, "random", config)
     stage.begin()
     if ranks.is_first():
         clock = Clock()
-        result = _write(space, given, out)
+        result = _write(space, found, out)
         files = image_files.files_of(out / "data")
-        finished = stage.finish(result, clock.spent(), space.device.describe(), files)
+        stage.finish(result, clock.spent(), space.device.describe(), files)
     ranks.wait()
-    return finished or manifest_of(out, "recover")
+    return images_in(out)
 
 
 def check(space: Workspace, source: str, config: MethodConfig) -> None:
@@ -89,7 +88,7 @@ def check(space: Workspace, source: str, config: MethodConfig) -> None:
     _check_count(find(space, source), source, config)
 
 
-def find(space: Workspace, source: str) -> Given:
+def find(space: Workspace, source: str) -> Import:
     """The images of a source, by class; raises AttarError when their classes are not the data's, or counts differ."""
     path = Path(source).expanduser()
     if source.startswith(hub.PREFIX):
@@ -111,7 +110,7 @@ def find(space: Workspace, source: str) -> Given:
             f"'{space.real.classes[fewest]}'; a set has as many of each, so complete or thin it out."
         )
     order = np.argsort(labels, kind="stable")
-    return Given(found.train, order.reshape(len(space.real.classes), -1))
+    return Import(found.train, order.reshape(len(space.real.classes), -1))
 
 
 def _labels(found: Found, source: str, classes: tuple[str, ...]) -> Int[np.ndarray, " image"]:
@@ -134,31 +133,31 @@ def _labels(found: Found, source: str, classes: tuple[str, ...]) -> Int[np.ndarr
     return labels[found.train.labels]
 
 
-def _check_count(given: Given, source: str, config: MethodConfig) -> None:
-    if given.ipc == 0:
+def _check_count(found: Import, source: str, config: MethodConfig) -> None:
+    if found.ipc == 0:
         raise AttarError(f"{source} holds no images; name the folder that does.")
-    if (config.ipc_start, config.ipc) != (0, given.ipc):
+    if (config.ipc_start, config.ipc) != (0, found.ipc):
         raise AttarError(
-            f"{source} has {given.ipc} images per class and {config.ipc - config.ipc_start} are asked for; "
-            f"use --recover.ipc {given.ipc}" + (" --recover.ipc-start 0." if config.ipc_start else ".")
+            f"{source} has {found.ipc} images per class and {config.ipc - config.ipc_start} are asked for; "
+            f"use --recover.ipc {found.ipc}" + (" --recover.ipc-start 0." if config.ipc_start else ".")
         )
 
 
-def _identity(given: Given) -> str:
+def _identity(found: Import) -> str:
     """A SHA-256 of the images as they are stored, and of their labels; knows no paths."""
-    total = hashlib.sha256(repr(given.rows.shape).encode())
-    for row, _, _ in given:
-        total.update(hashlib.sha256(_encoded(given.split, row)).digest())
+    total = hashlib.sha256(repr(found.rows.shape).encode())
+    for row, _, _ in found:
+        total.update(hashlib.sha256(_encoded(found.split, row)).digest())
     return total.hexdigest()
 
 
-def _write(space: Workspace, given: Given, out: Path) -> dict[str, Any]:
+def _write(space: Workspace, found: Import, out: Path) -> dict[str, Any]:
     log, classes, size = space.log.beside(out), space.real.classes, space.choice.size
-    with log.progress("images", given.rows.size, unit="images") as advance:
+    with log.progress("images", found.rows.size, unit="images") as advance:
 
         def rows() -> Iterator[tuple[Any, int, int]]:
-            for row, label, slot in given:
-                yield _fitting(given.split, row, size), label, slot
+            for row, label, slot in found:
+                yield _fitting(found.split, row, size), label, slot
                 advance()
 
         image_bytes = image_files.write(out / "data", rows(), classes)
@@ -167,7 +166,7 @@ def _write(space: Workspace, given: Given, out: Path) -> dict[str, Any]:
         "images_sha256": images_sha256,
         "num_images": count,
         "image_bytes": image_bytes,
-        "method": METHOD,
+        "method": IMPORTED,
         "size": size,
         "classes": list(classes),
     }

@@ -1,4 +1,4 @@
-"""stages/given.py: images that others made become a set like recover's, of the data's classes, or are refused."""
+"""stages/imported_images.py: imported images become a set like recover's, or are refused."""
 
 import io
 import json
@@ -24,9 +24,10 @@ from attar.models.build import build
 from attar.models.teacher import Teacher
 from attar.ops.pixels import Normalisation
 from attar.report import figures
-from attar.stages import given
+from attar.stages import imported_images
 from attar.stages.distilled import Distilled
 from attar.stages.folder import StageFolder
+from attar.stages.run import ImagesMade, images_in
 from attar.stages.workspace import Workspace
 from attar.store import images as image_files
 from attar.store import sealed
@@ -92,20 +93,19 @@ def table(path: Path, labels: list[Any], column: str, rows: list[bytes]) -> Path
     return path
 
 
-def assert_given(out: Path, manifest: dict[str, Any]) -> None:
-    """Slot by slot, the pixels and the very files that were given."""
+def assert_imported(out: Path, made: ImagesMade) -> None:
+    """Slot by slot, the pixels and the very files that were named."""
     stored = image_files.read(out / "data")
     assert stored.labels.tolist() == [0, 1, 2, 0, 1, 2]
     assert stored.slots.tolist() == [0, 0, 0, 1, 1, 1]
     for place, (data, label, slot) in enumerate(image_files.encoded(out / "data")):
         assert data == jpeg(label, slot)
         assert torch.equal(stored.images[place], image_files.decode(data))
-    result = manifest["result"]
-    assert manifest == sealed.read_json(out / "manifest.json", "")
-    assert result["images_sha256"] == stored.sha256()
-    assert (result["method"], result["num_images"], result["size"]) == ("given", 6, SIZE)
-    assert result["classes"] == list(CLASSES)
-    assert result["image_bytes"] == image_files.num_bytes(out / "data")
+    assert made == images_in(out)
+    assert made.images_sha256 == stored.sha256()
+    assert (made.method, made.num_images, made.made_elsewhere) == ("given", 6, True)
+    assert made.classes == CLASSES
+    assert made.image_bytes == image_files.num_bytes(out / "data")
 
 
 @pytest.mark.parametrize(
@@ -120,7 +120,7 @@ def assert_given(out: Path, manifest: dict[str, Any]) -> None:
 )
 def test_class_folders_of_every_kind(space: Workspace, tmp_path: Path, name: Callable[[int], str]):
     source = folders(tmp_path / "theirs", name)
-    assert_given(space.out / "recover", given.run(space, str(source), CONFIG))
+    assert_imported(space.out / "recover", imported_images.run(space, str(source), CONFIG))
 
 
 def test_classes_go_by_their_names_whatever_their_order(real: Path, tmp_path: Path):
@@ -132,7 +132,7 @@ def test_classes_go_by_their_names_whatever_their_order(real: Path, tmp_path: Pa
     (tmp_path / "theirs" / "data").mkdir(parents=True)
     metadata = {"huggingface": json.dumps(schema)}
     pq.write_table(held.replace_schema_metadata(metadata), tmp_path / "theirs" / "data" / "train-0.parquet")
-    assert_given(space.out / "recover", given.run(space, str(tmp_path / "theirs"), CONFIG))
+    assert_imported(space.out / "recover", imported_images.run(space, str(tmp_path / "theirs"), CONFIG))
 
 
 @pytest.mark.parametrize("column", ["label", "class_id", "class"])
@@ -140,13 +140,13 @@ def test_tables_with_numbers(space: Workspace, tmp_path: Path, column: str):
     """rethinkdc's sets have columns 'image' and 'class_id', rows in any order."""
     rows = [jpeg(label, slot) for slot in range(IPC) for label in (1, 2, 0)]
     source = table(tmp_path / "theirs" / "data", [1, 2, 0] * IPC, column, rows)
-    assert_given(space.out / "recover", given.run(space, str(source.parent), CONFIG))
+    assert_imported(space.out / "recover", imported_images.run(space, str(source.parent), CONFIG))
 
 
 def test_tables_with_names(space: Workspace, tmp_path: Path):
     rows = [jpeg(label, slot) for slot in range(IPC) for label in (1, 2, 0)]
     source = table(tmp_path / "theirs", ["bee", "cat", "ant"] * IPC, "class", rows)
-    assert_given(space.out / "recover", given.run(space, str(source), CONFIG))
+    assert_imported(space.out / "recover", imported_images.run(space, str(source), CONFIG))
 
 
 def test_sets_saved_or_fetched_by_the_datasets_package(
@@ -157,10 +157,10 @@ def test_sets_saved_or_fetched_by_the_datasets_package(
     features = datasets.Features({"image": datasets.Image(), "class_id": datasets.Value("int64")})
     made = datasets.Dataset.from_dict({"image": rows, "class_id": [0, 0, 1, 1, 2, 2]}, features=features)
     datasets.DatasetDict({"train": made}).save_to_disk(str(tmp_path / "saved"))
-    first = given.run(space, str(tmp_path / "saved"), CONFIG)
-    assert_given(space.out / "recover", first)
+    first = imported_images.run(space, str(tmp_path / "saved"), CONFIG)
+    assert_imported(space.out / "recover", first)
     monkeypatch.setattr(datasets, "load_dataset", lambda name: {"train": made} if name == "org/set" else None)
-    assert given.run(space, "hf:org/set", CONFIG) == first, "the same images from another place"
+    assert imported_images.run(space, "hf:org/set", CONFIG) == first, "the same images from another place"
 
 
 def test_png_of_odd_kinds_is_made_plain(space: Workspace, tmp_path: Path):
@@ -173,7 +173,7 @@ def test_png_of_odd_kinds_is_made_plain(space: Workspace, tmp_path: Path):
         if mode == "RGBA":
             odd.putalpha(100)
         odd.save(source / f"new{label:03d}" / "a.png")
-    given.run(space, str(source), CONFIG)
+    imported_images.run(space, str(source), CONFIG)
     stored = image_files.read(space.out / "recover" / "data")
     kinds = [Image.open(io.BytesIO(data)).mode for data, _, _ in image_files.encoded(space.out / "recover" / "data")]
     assert set(kinds) == {"RGB"}
@@ -191,10 +191,10 @@ def test_a_run_goes_on_with_them(mini_run: Path, squeezed: Path, tmp_path: Path)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)
     space = Workspace(squeezed, recipe.seed, recipe.data, recipe.execution, Log(quiet=True))
-    made = given.run(space, str(tmp_path / "theirs"), recipe.recover)
-    own = json.loads((mini_run / "recover" / "manifest.json").read_text())
-    for key in ("images_sha256", "num_images", "image_bytes", "classes", "size"):
-        assert made["result"][key] == own["result"][key]
+    made = imported_images.run(space, str(tmp_path / "theirs"), recipe.recover)
+    own = images_in(mini_run / "recover")
+    for key in ("images_sha256", "num_images", "image_bytes", "classes"):
+        assert getattr(made, key) == getattr(own, key)
     pipeline.run(recipe, squeezed, stage="relabel", quiet=True)
     assert Distilled(squeezed / "distilled").info.method == "given"
     for name in ("labels.json", "epochs-00000-00005.safetensors"):
@@ -205,22 +205,22 @@ def test_a_run_goes_on_with_them(mini_run: Path, squeezed: Path, tmp_path: Path)
 
 def test_a_finished_set_is_kept_and_another_one_is_not_written_over_it(space: Workspace, tmp_path: Path):
     source = folders(tmp_path / "theirs", lambda label: f"new{label:03d}")
-    first = given.run(space, str(source), CONFIG)
+    first = imported_images.run(space, str(source), CONFIG)
     moved = source.rename(tmp_path / "moved")
-    assert given.run(space, str(moved), CONFIG) == first
+    assert imported_images.run(space, str(moved), CONFIG) == first
     (moved / "new001" / "class001_id001.jpg").write_bytes(jpeg(5, 5))
     before = (space.out / "recover" / "data" / "train-00000-of-00001.parquet").read_bytes()
     with pytest.raises(AttarError, match="was made with other settings .*recover.images.*choose another --out"):
-        given.run(space, str(moved), CONFIG)
+        imported_images.run(space, str(moved), CONFIG)
     assert (space.out / "recover" / "data" / "train-00000-of-00001.parquet").read_bytes() == before
 
 
 def test_interrupted_work_is_done_again(space: Workspace, tmp_path: Path):
     source = folders(tmp_path / "theirs", lambda label: f"new{label:03d}")
-    first = given.run(space, str(source), CONFIG)
+    first = imported_images.run(space, str(source), CONFIG)
     interrupt(space.out / "recover")
-    again = given.run(space, str(source), CONFIG)
-    assert again["result"] == first["result"]
+    again = imported_images.run(space, str(source), CONFIG)
+    assert again.images_sha256 == first.images_sha256
 
 
 def spoil(source: Path, how: str) -> None:
@@ -263,7 +263,7 @@ def test_a_set_that_does_not_fit_is_refused_and_nothing_is_written(
     source = folders(tmp_path / "theirs", lambda label: f"new{label:03d}")
     spoil(source, how)
     with pytest.raises(AttarError, match=words):
-        given.run(space, str(source), CONFIG)
+        imported_images.run(space, str(source), CONFIG)
     assert not list((space.out / "recover").rglob("*.parquet"))
     assert not (space.out / "recover" / "manifest.json").exists()
 
@@ -271,17 +271,17 @@ def test_a_set_that_does_not_fit_is_refused_and_nothing_is_written(
 def test_other_numbers_of_images_than_asked_for_are_refused(space: Workspace, tmp_path: Path):
     source = folders(tmp_path / "theirs", lambda label: f"new{label:03d}")
     with pytest.raises(AttarError, match=r"has 2 images per class and 10 are asked for; use --recover\.ipc 2\.$"):
-        given.run(space, str(source), MethodConfig(ipc=10))
+        imported_images.run(space, str(source), MethodConfig(ipc=10))
     with pytest.raises(AttarError, match=r"use --recover\.ipc 2 --recover\.ipc-start 0\.$"):
-        given.run(space, str(source), MethodConfig(ipc=2, ipc_start=1))
+        imported_images.run(space, str(source), MethodConfig(ipc=2, ipc_start=1))
 
 
 def test_a_place_without_images_is_refused(space: Workspace, tmp_path: Path):
     with pytest.raises(AttarError, match=r"no folder of images .*nowhere; check the path, or write hf:ORG/NAME"):
-        given.run(space, str(tmp_path / "nowhere"), CONFIG)
+        imported_images.run(space, str(tmp_path / "nowhere"), CONFIG)
     (tmp_path / "empty").mkdir()
     with pytest.raises(AttarError, match="empty holds no dataset that attar knows"):
-        given.run(space, str(tmp_path / "empty"), CONFIG)
+        imported_images.run(space, str(tmp_path / "empty"), CONFIG)
 
 
 def test_the_teacher_must_be_one_to_rely_on(real: Path, tmp_path: Path):
@@ -291,10 +291,10 @@ def test_the_teacher_must_be_one_to_rely_on(real: Path, tmp_path: Path):
         ("other", {"classes": ("ant", "bee", "cow")}, "knows other classes than the data"),
     ):
         with pytest.raises(AttarError, match=words):
-            given.run(workspace(real, tmp_path / name, **values), source, CONFIG)
+            imported_images.run(workspace(real, tmp_path / name, **values), source, CONFIG)
     accepted = MethodConfig(ipc=IPC, accept_weak_teacher=True)
-    assert given.run(workspace(real, tmp_path / "weak", accuracy=0.33), source, accepted)["result"]["num_images"] == 6
+    assert imported_images.run(workspace(real, tmp_path / "weak", accuracy=0.33), source, accepted).num_images == 6
     none = workspace(real, tmp_path / "none")
     shutil.rmtree(none.out / "squeeze")
     with pytest.raises(AttarError, match="run 'attar squeeze'"):
-        given.run(none, source, CONFIG)
+        imported_images.run(none, source, CONFIG)

@@ -1,0 +1,21 @@
+"""What a finished stage leaves for people: tables, pictures, and the card of the distilled set."""
+
+from collections.abc import Collection
+from pathlib import Path
+
+from attar.report import card, figures, pages, table
+from attar.report.table import Line
+from attar.stages.run import Run, Stage
+
+
+def publish(out: Path, stages: Collection[Stage]) -> list[Line]:
+    """Write what these stages of the run in ``out`` changed; returns the result table, empty before evaluate."""
+    run, lines = Run(out), list[Line]()
+    if run.is_done("evaluate"):
+        lines = table.lines(out)
+        pages.write_all(out, lines, out / "report")
+    if {"relabel", "evaluate"} & set(stages) and run.is_done("relabel"):
+        card.write(out / "distilled", lines)
+        if "evaluate" in stages:
+            figures.write_all(out, out / "report")
+    return lines
