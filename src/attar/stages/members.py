@@ -43,8 +43,8 @@ def choose(num_teachers: int, members: Sequence[int], setting: str) -> tuple[int
     """``chosen`` of a number of teachers."""
     for index in members:
         if index >= num_teachers:
-            there = "only teacher 0" if num_teachers == 1 else f"teachers 0 to {num_teachers - 1}"
-            raise AttarError(f"{setting} names teacher {index}, and there is {there}; add it to --squeeze.members.")
+            there = "is only teacher 0" if num_teachers == 1 else f"are teachers 0 to {num_teachers - 1}"
+            raise AttarError(f"{setting} names teacher {index}, and there {there}; add it to --squeeze.members.")
     return tuple(members) or tuple(range(num_teachers))
 
 
