@@ -78,9 +78,9 @@ def folders(tmp_path: Path):
         (["run", "digits", "--out", "OUT", "--method", "kcentre", "--recover.ipc", "500"], "--recover.ipc 139 or less"),
         (["run", "digits", "--out", "OUT", "--evaluate.rows", "herding"], "--evaluate.rows"),
         (["run", "digits", "--out", "OUT", "--evaluate.students", "convnet9"], "no .*named 'convnet9'"),
-        (["run", "digits", "--out", "OUT", "--evaluate.students", "convnet3", "convnet3"], "convnet3' is named twice"),
-        (["run", "digits", "--out", "OUT", "--evaluate.rows", "full", "distilled", "full"], "'full' is named twice"),
-        (["run", "digits", "--out", "OUT", "--evaluate.rows"], "name one at least"),
+        (["run", "digits", "--out", "OUT", "--evaluate.students", "convnet3", "convnet3"], "convnet3' is listed twice"),
+        (["run", "digits", "--out", "OUT", "--evaluate.rows", "full", "distilled", "full"], "'full' is listed twice"),
+        (["run", "digits", "--out", "OUT", "--evaluate.rows"], "list at least one"),
         (["run", "digits", "--out", "OUT", "--relabel.mix.alpha", "0"], "--relabel.mix.alpha must be greater than 0"),
         (
             ["run", "digits", "--out", "OUT", "--relabel.views.min-scale", "2"],
