@@ -20,7 +20,7 @@ from attar.core.errors import AttarError
 from attar.core.interruption import Interrupted
 from conftest import MINI
 
-METHODS = ["cda", "herding", "kcentre", "random", "sre2l"]
+METHODS = ["cda", "cim", "edc", "fadrm", "herding", "kcentre", "lpld", "random", "rded", "sre2l"]
 
 
 def told(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
@@ -126,10 +126,10 @@ def test_bad_keys_in_a_file_are_named(tmp_path, capsys):
     assert "recover.ipc" in told(capsys, "show", str(path))
 
 
-def test_a_network_without_batchnorm_is_refused_for_a_batchnorm_method(tmp_path, capsys):
+def test_a_network_without_batchnorm_is_refused_where_batchnorm_is_observed(tmp_path, capsys):
     arguments = ["run", "digits", "--out", str(tmp_path / "out"), "--data.size", "32"]
-    said = told(capsys, *arguments, "--squeeze.architecture", "timm/vit_tiny_patch16_224")
-    assert "no BatchNorm layers" in said
+    arguments += ["--squeeze.architecture", "timm/vit_tiny_patch16_224", "--recover.observe", "batchnorm"]
+    assert "has no BatchNorm layers with running statistics, which --recover" in told(capsys, *arguments)
     assert not (tmp_path / "out").exists()
 
 
