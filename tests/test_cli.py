@@ -92,7 +92,7 @@ def folders(tmp_path: Path):
         (["run", "digits", "--out", "OUT", "--squeeze.members", "convnet3"], "--squeeze.members takes a mapping"),
         (["run", "digits", "--out", "OUT", "--squeeze.members", "{epochs: 1}"], "there is no setting named 'epochs'"),
         (["run", "digits", "--out", "OUT", "--squeeze.members", "{training: {epochs: 0}}"], "epochs: Input should be"),
-        (["run", "digits", "--out", "OUT", "--relabel.committee.members", "1"], "names teacher 1, and there is only"),
+        (["run", "digits", "--out", "OUT", "--relabel.committee.members", "1"], "names teacher 1, but the run has"),
         (["run", "digits", "--out", "OUT", "--images", "/nope"], "no folder of images /nope"),
         (["show", "digits", "--plan", "--relabel.views.patch-shuffle", "3"], "do not divide into 3 patches"),
         (["run", "digits", "--out", "OUT", "--execution.device", "tpu"], "no device 'tpu'"),

@@ -173,7 +173,7 @@ def test_what_dataset_json_tells_must_be_there(finished):
         ({"num_images": 21}, "of shape"),
         ({"size": 9}, "of shape"),
         ({"classes": ["a"], "files": {}}, "classes that are not in"),
-        ({"classes": list("0123456789a"), "files": {}}, "tells of 10 classes and dataset.json of 11"),
+        ({"classes": list("0123456789a"), "files": {}}, "lists 10 classes, but dataset.json lists 11"),
         ({"std": [0, 1, 1]}, "std"),
     ):
         edit_json(path, **change)

@@ -108,7 +108,7 @@ def test_a_mix_shared_by_batches_follows_the_published_order(recovered: Path, mo
         ({"committee": {"policy": "weighted", "weights": (1.0, 2.0)}}, "has 2 weights for 1 teachers"),
         ({"committee": {"weights": (1.0,)}}, "only used with --relabel.committee.policy weighted"),
         ({"views": {"patch_shuffle": 3}}, "Images of 8 pixels do not divide into 3 patches"),
-        ({"committee": {"members": (0, 3)}}, "names teacher 3, and there is only teacher 0"),
+        ({"committee": {"members": (0, 3)}}, "names teacher 3, but the run has only teacher 0"),
     ],
 )
 def test_labels_that_cannot_be_made_are_refused_and_nothing_is_written(recovered: Path, values: dict, words: str):
