@@ -250,7 +250,7 @@ def spoil(source: Path, how: str) -> None:
         ("unequal", "has 2 images of the class 'ant' and 1 of 'bee'; .*every class needs the same number"),
         ("class missing", "has 2 images of the class 'ant' and 0 of 'bee'"),
         ("class too many", "has class number 3, but the data have 3 classes, from 'ant' to 'cat'"),
-        ("stranger", "has the class 'dog', and the data have 3 classes"),
+        ("stranger", "has the class 'dog', but the data have 3 classes"),
         ("twice", "two folders with the same class number"),
         ("damaged", r"class001_id001\.jpg cannot be read as an image .*; fetch the set again"),
         ("other size", r"class000_id000\.jpg has 32x32 pixels, but the data are prepared at 16; use --data\.size 32"),
