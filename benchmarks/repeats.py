@@ -17,6 +17,7 @@ from types import SimpleNamespace
 import torch
 
 from attar.methods import cda
+from attar.models.build import build
 from sides import ROWS, Sides, teacher_of
 
 
@@ -45,14 +46,19 @@ def main() -> int:
     parser.add_argument("--row", default="tiny-gpu", choices=ROWS)
     parser.add_argument("--iterations", type=int, default=50)
     parser.add_argument("--runs", type=int, default=3)
-    parser.add_argument("--quick", action="store_true", help="nothing compiled, to try it out")
+    parser.add_argument("--quick", action="store_true", help="nothing compiled and no teacher trained, to try it out")
     asked = parser.parse_args()
     row = ROWS[asked.row]
     if row.skipped():
         print(f"{asked.row} is skipped: {row.skipped()}.", file=sys.stderr)
         return 2
     torch.backends.cudnn.deterministic = True
-    sides = Sides(row, teacher_of(row.network, row.num_classes, row.size, row.device), asked.quick)
+    teacher = (
+        build(row.network, row.num_classes, row.size, seed=0)
+        if asked.quick
+        else teacher_of(row.network, row.num_classes, row.size, row.device)
+    )
+    sides = Sides(row, teacher, asked.quick)
     found = repeated(sides, asked.iterations, asked.runs)
     print(json.dumps(found), flush=True)
     return int(len(set(found["pixels"])) > 1)  # type: ignore[call-overload]

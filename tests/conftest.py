@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 import torch
 
-from attar import pipeline
 from attar.recipes.catalogue import recipe_named
 from attar.recipes.recipe import Recipe
 from attar.stages.folder import MANIFEST, PLAN
@@ -53,6 +52,8 @@ def edit_json(path: Path, **values: Any) -> None:
 @pytest.fixture(scope="session")
 def mini_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run of ``mini_recipe``; tests read it and change copies only."""
+    from attar import pipeline  # here, for it imports much that tests of functions alone do without
+
     out = tmp_path_factory.mktemp("runs") / "mini"
     pipeline.run(mini_recipe(), out, quiet=True)
     return out

@@ -140,7 +140,8 @@ def test_a_teacher_of_more_classes_is_written_with_those_of_the_set(tmp_path):
 def wordnet_ids(indices):
     from timm.data.imagenet_info import ImageNetInfo
 
-    return [ImageNetInfo("imagenet-1k").label_names()[index] for index in indices]
+    names = ImageNetInfo("imagenet-1k").label_names()  # reads a file each time
+    return [names[index] for index in indices]
 
 
 @pytest.mark.parametrize("name", [*terms.SUBSETS])

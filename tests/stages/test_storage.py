@@ -23,6 +23,11 @@ from attar.store.labels import record_bytes
 STORAGE = Storage(factor=2, enlarge="nearest")
 
 
+@pytest.fixture
+def no_pictures() -> None:
+    """Here they are drawn."""
+
+
 def as_mosaics(run: Path) -> Path:
     """The same recovered images, said to hold four each."""
     manifest = run / "recover" / MANIFEST
