@@ -254,7 +254,7 @@ def spoil(source: Path, how: str) -> None:
         ("twice", "two folders with the same class number"),
         ("damaged", r"class001_id001\.jpg cannot be read as an image .*; fetch the set again"),
         ("other size", r"class000_id000\.jpg has 32x32 pixels, but the data are prepared at 16; use --data\.size 32"),
-        ("not square", r"class002_id000\.jpg has 32x20 pixels .*; attar's images are square, so crop them"),
+        ("not square", r"class002_id000\.jpg has 32x20 pixels.*; attar's images are square, so crop them"),
     ],
 )
 def test_a_set_that_does_not_fit_is_refused_and_nothing_is_written(
