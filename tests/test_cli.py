@@ -173,7 +173,7 @@ def test_a_changed_parent_is_refused(mini_run, tmp_path, capsys):
     shutil.copytree(mini_run, out)
     shutil.rmtree(out / "squeeze")
     said = told(capsys, "run", "digits", "--out", str(out), *MINI, "--squeeze.training.epochs", "5")
-    assert f"{out / 'recover'} was made from another teacher" in said
+    assert f"{out / 'recover'} was made from a teacher that is not the current one" in said
 
 
 def test_list_and_help_name_everything(capsys):

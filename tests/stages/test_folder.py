@@ -102,7 +102,7 @@ def test_a_teacher_is_not_trained_again_unasked(finished: Path, name: str, how: 
 @pytest.mark.parametrize("stage", ["recover", "distilled"])
 def test_results_that_no_plan_explains_are_refused(finished: Path, stage: str):
     (finished / stage / "manifest.json").unlink()
-    with pytest.raises(AttarError, match=rf"{finished / stage} holds results, and neither plan.json nor manifest.json"):
+    with pytest.raises(AttarError, match=rf"{finished / stage} holds results, but no plan.json or manifest.json"):
         run(finished, "recover", "relabel")
 
 

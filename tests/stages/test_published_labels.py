@@ -159,7 +159,7 @@ def test_labels_in_another_order_are_refused(
         PublishedLabels(tmp_path, images, NUM_CLASSES)
 
 
-@pytest.mark.parametrize(("size", "words"), [(SIZE + 1, "no whole pixels of images of 17x17"), (SIZE // 2, "size")])
+@pytest.mark.parametrize(("size", "words"), [(SIZE + 1, "not whole pixels in images of 17x17"), (SIZE // 2, "size")])
 def test_labels_of_images_of_another_size_are_refused(images: ImageSet, cutmix: Path, size: int, words: str):
     resized = images.images[:, :, :1, :1].expand(-1, -1, size, size)
     with pytest.raises(AttarError, match=words):
