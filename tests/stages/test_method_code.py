@@ -38,7 +38,7 @@ def recover(task, config):
 RIGHT = {"TABLE": "{'key': torch.zeros(len(context.rows), 1)}", "STEPS": "[]", "RESULT": "Recovered(images)"}
 STEP = "[Preparation('means', step, per_teacher=False)]"
 WRONG = {
-    "nothing": ({"RESULT": "None"}, "returned NoneType and not Recovered"),
+    "nothing": ({"RESULT": "None"}, "returned NoneType, not Recovered"),
     "one image too few": (
         {"RESULT": "Recovered(images[1:])"},
         r"images of shape \(19, 3, 8, 8\) and not \(20, 3, 8, 8\)",

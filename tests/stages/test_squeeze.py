@@ -103,7 +103,7 @@ def test_a_teacher_of_another_image_size_is_refused(mini_run, tmp_path):
     recipe = recipe.changed(
         data=recipe.data.changed(size=16), squeeze=recipe.squeeze.changed(weights=str(mini_run / "squeeze"))
     )
-    with pytest.raises(AttarError, match="made for 8 pixels and the data are prepared at 16"):
+    with pytest.raises(AttarError, match="made for 8 pixels, but the data are prepared at 16"):
         pipeline.run(recipe, tmp_path / "run", quiet=True)
 
 

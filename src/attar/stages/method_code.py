@@ -41,9 +41,7 @@ def run_by(module: ModuleType) -> Iterator[None]:
 def check(recovered: Any, num_images: int, size: int, unit: str) -> None:
     """Raise AttarError unless a method returned finite images of the right number and size, in [0, 1]."""
     if not isinstance(recovered, Recovered):
-        raise AttarError(
-            f"The method's recover returned {type(recovered).__name__} and not Recovered(images); {GUIDE}."
-        )
+        raise AttarError(f"The method's recover returned {type(recovered).__name__}, not Recovered(images); {GUIDE}.")
     images, due = recovered.images, (num_images, 3, size, size)
     if not isinstance(images, Tensor) or tuple(images.shape) != due:
         found = tuple(images.shape) if isinstance(images, Tensor) else type(images).__name__

@@ -10,14 +10,16 @@ METHODS = "attar.methods"
 
 
 def method_named(name: str) -> Any:
-    """The module of a method: a file of ``attar.methods``, or a dotted path.
+    """Import a method: a file of ``attar.methods``, or a dotted path.
 
-    Raises AttarError when there is none, it cannot be imported, or it lacks Config or recover.
+    Raises AttarError when the module does not exist, cannot be imported, or lacks Config or recover.
     """
     module = plugin.resolve(METHODS, name, "method")
     missing = [part for part in ("Config", "recover") if not hasattr(module, part)]
     if missing:
-        raise AttarError(f"The module '{name}' is no method: it lacks {' and '.join(missing)} (see docs/methods.md).")
+        raise AttarError(
+            f"The module '{name}' is not a method: it lacks {' and '.join(missing)} (see docs/methods.md)."
+        )
     if not (isinstance(module.Config, type) and issubclass(module.Config, MethodConfig)):
         raise AttarError(
             f"The Config of the method '{name}' is no configuration; derive it from "
