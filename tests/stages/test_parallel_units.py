@@ -286,7 +286,7 @@ def test_a_unit_too_large_by_itself_is_one_sentence_and_what_is_made_stays(
         recover(out, 4)
     assert str(caught.value) == (
         "Not enough memory for slot00001-block0000 with 4 images at a time; lower --recover.unit-classes or "
-        "--recover.unit-slots, or use a device with more."
+        "--recover.unit-slots, or use a device with more memory."
     )
     assert memory.asked == [4, 2, 2, 1, 1]
     assert files(out).keys() == names(PLAN[:3])
