@@ -78,9 +78,9 @@ def folders(tmp_path: Path):
         (["run", "digits", "--out", "OUT", "--method", "kcentre", "--recover.ipc", "500"], "--recover.ipc 139 or less"),
         (["run", "digits", "--out", "OUT", "--evaluate.rows", "herding"], "--evaluate.rows"),
         (["run", "digits", "--out", "OUT", "--evaluate.students", "convnet9"], "no .*named 'convnet9'"),
-        (["run", "digits", "--out", "OUT", "--evaluate.students", "convnet3", "convnet3"], "convnet3' is named twice"),
-        (["run", "digits", "--out", "OUT", "--evaluate.rows", "full", "distilled", "full"], "'full' is named twice"),
-        (["run", "digits", "--out", "OUT", "--evaluate.rows"], "name one at least"),
+        (["run", "digits", "--out", "OUT", "--evaluate.students", "convnet3", "convnet3"], "convnet3' is listed twice"),
+        (["run", "digits", "--out", "OUT", "--evaluate.rows", "full", "distilled", "full"], "'full' is listed twice"),
+        (["run", "digits", "--out", "OUT", "--evaluate.rows"], "list at least one"),
         (["run", "digits", "--out", "OUT", "--relabel.mix.alpha", "0"], "--relabel.mix.alpha must be greater than 0"),
         (
             ["run", "digits", "--out", "OUT", "--relabel.views.min-scale", "2"],
@@ -92,7 +92,7 @@ def folders(tmp_path: Path):
         (["run", "digits", "--out", "OUT", "--squeeze.members", "convnet3"], "--squeeze.members takes a mapping"),
         (["run", "digits", "--out", "OUT", "--squeeze.members", "{epochs: 1}"], "there is no setting named 'epochs'"),
         (["run", "digits", "--out", "OUT", "--squeeze.members", "{training: {epochs: 0}}"], "epochs: Input should be"),
-        (["run", "digits", "--out", "OUT", "--relabel.committee.members", "1"], "names teacher 1, and there is only"),
+        (["run", "digits", "--out", "OUT", "--relabel.committee.members", "1"], "names teacher 1, but the run has"),
         (["run", "digits", "--out", "OUT", "--images", "/nope"], "no folder of images /nope"),
         (["show", "digits", "--plan", "--relabel.views.patch-shuffle", "3"], "do not divide into 3 patches"),
         (["run", "digits", "--out", "OUT", "--execution.device", "tpu"], "no device 'tpu'"),
@@ -173,7 +173,7 @@ def test_a_changed_parent_is_refused(mini_run, tmp_path, capsys):
     shutil.copytree(mini_run, out)
     shutil.rmtree(out / "squeeze")
     said = told(capsys, "run", "digits", "--out", str(out), *MINI, "--squeeze.training.epochs", "5")
-    assert f"{out / 'recover'} was made from another teacher" in said
+    assert f"{out / 'recover'} was made from a teacher that is not the current one" in said
 
 
 def test_list_and_help_name_everything(capsys):

@@ -1,4 +1,4 @@
-"""The whole story on one page: real data, a teacher, images, soft labels, scores."""
+"""The pipeline: real data, teachers, images, soft labels, scores, report."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -53,11 +53,11 @@ def run(
     stage: str = "",
     quiet: bool = False,
 ) -> Result:
-    """Run a recipe into a folder; what is finished there is skipped, what was interrupted goes on.
+    """Run a recipe into a folder; skips finished stages and continues interrupted ones.
 
-    ``teacher`` is a trained network of the caller's, on the data's classes in their order and taking normalised
-    images, or a list of such networks; they take the place of squeeze's teachers. ``stage`` runs that one alone.
-    Raises AttarError, with one sentence that names what is wrong and how to mend it; finished work is kept.
+    ``teacher`` is your own trained network, or a list of them, used instead of squeeze's teachers. It takes normalised
+    images and returns logits in the data's class order. ``stage`` runs one stage only. Raises AttarError with one
+    sentence that says what is wrong and how to fix it; finished work is kept.
     """
     if stage and stage not in STAGES:
         raise unknown("stage", stage, STAGES)
@@ -91,9 +91,9 @@ def run(
 
 
 def plan(recipe: Recipe[Any], quiet: bool = False) -> str:
-    """What a recipe will make and take, as lines of text: units, images, bytes; hours and memory on this device.
+    """Estimate a run: units, images and bytes, and hours and memory on this device, as lines of text.
 
-    Opens the real data and measures a few steps of every stage; writes nothing.
+    Opens the real data and times a few steps of every stage; writes nothing.
     """
     log = Log(quiet=quiet)
     with log.watched("plan"):
@@ -116,7 +116,7 @@ def plan(recipe: Recipe[Any], quiet: bool = False) -> str:
 
 
 def _check(space: Workspace, recipe: Recipe[Any], wanted: Sequence[Stage]) -> None:
-    """Find out before hours are spent what would fail after them."""
+    """Check before the run everything that would otherwise fail hours later."""
     real, done = space.real, Run(space.out)
     space.log.say(
         f"attar     {recipe.name}: {real.name}, {len(real.classes)} classes, {len(real.train)} training and "
@@ -140,5 +140,5 @@ def _check(space: Workspace, recipe: Recipe[Any], wanted: Sequence[Stage]) -> No
 
 
 def _storage(recipe: Recipe[Any]) -> Storage:
-    """How the distilled images are decoded; those made elsewhere are plain."""
+    """Return how to decode the distilled images; imported images are plain."""
     return PLAIN if recipe.images else recipe.recover.storage()

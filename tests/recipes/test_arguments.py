@@ -166,7 +166,7 @@ def test_a_setting_of_the_other_method_is_known_before_it_is_chosen():
         (["--recover.flip=maybe"], "--recover.flip must be yes or no, not 'maybe'"),
         (["--recover.no-ipc"], "no setting named '--recover.no-ipc'"),
         (["--evaluate.rows", "full", "fool"], "--evaluate.rows must be 'distilled', "),
-        (["--evaluate.rows"], "--evaluate.rows: name one at least; see"),
+        (["--evaluate.rows"], "--evaluate.rows: list at least one; see"),
         (["--recover.ipc-start", "10"], "--recover: ipc_start (10) must be below ipc (10); see"),
         (["--data.mean", "1", "2"], "--data.mean takes NUMBER NUMBER NUMBER|none, not '1' and '2'."),
         (["--data.mean"], "--data.mean takes NUMBER NUMBER NUMBER|none, not nothing."),

@@ -217,7 +217,7 @@ def test_label_pools_stay_within_the_epochs_of_another_protocol():
 
 def test_label_options_in_a_protocol_are_refused_with_their_new_place():
     spelt_out = {**PROTOCOLS["rded"].plain(), "views": {"flip": False}, "label_batchnorm": "eval"}
-    with pytest.raises(AttarError, match="a protocol no longer holds label_batchnorm and views; remove that"):
+    with pytest.raises(AttarError, match="a protocol has no setting label_batchnorm and views; remove it"):
         from_mapping({"evaluate": {"protocol": spelt_out}}, "here")
 
 

@@ -127,7 +127,7 @@ def test_the_card_and_the_facts_are_there(mini_run):
 def test_labels_that_would_not_fit_are_refused_before_they_are_made(recovered, monkeypatch):
     usage = shutil.disk_usage(recovered)
     monkeypatch.setattr(relabel_stage.shutil, "disk_usage", lambda _: usage._replace(free=1000))
-    with pytest.raises(AttarError, match=r"take 0.0 GB and the disk .* --relabel.mode online"):
+    with pytest.raises(AttarError, match=r"take 0.0 GB, but the disk .* --relabel.mode online"):
         pipeline.run(mini_recipe(), recovered, stage="relabel", quiet=True)
     assert not (recovered / "distilled").exists()
 
@@ -146,7 +146,7 @@ def test_what_does_not_belong_together_is_refused(finished, mini_run):
     shutil.copy(next((mini_run / "baselines" / "random" / "distilled" / "data").iterdir()), images)
     with pytest.raises(AttarError, match="are not those of dataset.json"):
         attar.load(folder)
-    with pytest.raises(AttarError, match="no distilled dataset"):
+    with pytest.raises(AttarError, match="not a distilled dataset"):
         attar.load(finished)
 
 
@@ -173,7 +173,7 @@ def test_what_dataset_json_tells_must_be_there(finished):
         ({"num_images": 21}, "of shape"),
         ({"size": 9}, "of shape"),
         ({"classes": ["a"], "files": {}}, "classes that are not in"),
-        ({"classes": list("0123456789a"), "files": {}}, "tells of 10 classes and dataset.json of 11"),
+        ({"classes": list("0123456789a"), "files": {}}, "lists 10 classes, but dataset.json lists 11"),
         ({"std": [0, 1, 1]}, "std"),
     ):
         edit_json(path, **change)

@@ -188,8 +188,8 @@ def test_another_protocol_judges_the_labels_that_there_are(finished, capsys):
     table = pipeline.run(recipe.changed(evaluate=judged), finished, stage="evaluate").table
     assert {line.protocol for line in table} == {"cda v1 modified, but the labels' own views, mixing"}
     said = " ".join(capsys.readouterr().err.split())
-    assert "was made with other settings, which stay: relabel.epochs 300 -> 6; relabel.codec.temperature" not in said
-    assert "which stay: relabel.epochs 300 -> 6; relabel.views.crop" in said
+    assert "made with other settings, which are kept: relabel.epochs 300 -> 6; relabel.codec.temperature" not in said
+    assert "which are kept: relabel.epochs 300 -> 6; relabel.views.crop" in said
     kept = recipe_named(str(finished / "recipe.yaml"))
     assert kept.relabel.identity() == mini_recipe().relabel.identity()
     assert kept.evaluate.protocol.name == "cda"

@@ -91,7 +91,7 @@ def test_an_older_run_whose_manifests_list_no_files_is_mended_too(finished: Path
 @pytest.mark.parametrize("name", ["teacher.safetensors", "teacher.json"])
 def test_a_teacher_is_not_trained_again_unasked(finished: Path, name: str, how: str):
     spoil(finished / "squeeze" / name, how)
-    words = rf"{finished}/squeeze/{name} is {how}.*copy it there again, or delete the folder {finished}/squeeze"
+    words = rf"{finished}/squeeze/{name} is {how}.*restore the file, or delete the folder {finished}/squeeze"
     with pytest.raises(AttarError, match=words):
         run(finished, "squeeze")
     shutil.rmtree(finished / "recover")
@@ -102,7 +102,7 @@ def test_a_teacher_is_not_trained_again_unasked(finished: Path, name: str, how: 
 @pytest.mark.parametrize("stage", ["recover", "distilled"])
 def test_results_that_no_plan_explains_are_refused(finished: Path, stage: str):
     (finished / stage / "manifest.json").unlink()
-    with pytest.raises(AttarError, match=rf"{finished / stage} holds results, and neither plan.json nor manifest.json"):
+    with pytest.raises(AttarError, match=rf"{finished / stage} holds results, but no plan.json or manifest.json"):
         run(finished, "recover", "relabel")
 
 
@@ -141,7 +141,7 @@ def test_a_manifest_that_was_edited_is_refused_with_the_folder(finished: Path):
 
 def test_a_manifest_of_another_stage_is_refused(finished: Path):
     shutil.copy(finished / "recover" / "manifest.json", finished / "squeeze" / "manifest.json")
-    with pytest.raises(AttarError, match=f"{finished}/squeeze/manifest.json is no manifest of squeeze"):
+    with pytest.raises(AttarError, match=f"{finished}/squeeze/manifest.json is not a manifest of squeeze"):
         run(finished, "relabel")
 
 

@@ -247,14 +247,14 @@ def spoil(source: Path, how: str) -> None:
 @pytest.mark.parametrize(
     ("how", "words"),
     [
-        ("unequal", "has 2 images of the class 'ant' and 1 of 'bee'; .*complete or thin it out"),
+        ("unequal", "has 2 images of the class 'ant' and 1 of 'bee'; .*every class needs the same number"),
         ("class missing", "has 2 images of the class 'ant' and 0 of 'bee'"),
-        ("class too many", "has class number 3, and the data have 3 classes, from 'ant' to 'cat'"),
-        ("stranger", "has the class 'dog', and the data have 3 classes"),
-        ("twice", "two folders of one class number"),
+        ("class too many", "has class number 3, but the data have 3 classes, from 'ant' to 'cat'"),
+        ("stranger", "has the class 'dog', but the data have 3 classes"),
+        ("twice", "two folders with the same class number"),
         ("damaged", r"class001_id001\.jpg cannot be read as an image .*; fetch the set again"),
-        ("other size", r"class000_id000\.jpg has 32x32 pixels and the data are prepared at 16; use --data\.size 32"),
-        ("not square", r"class002_id000\.jpg has 32x20 pixels .*; attar's images are square, so crop them"),
+        ("other size", r"class000_id000\.jpg has 32x32 pixels, but the data are prepared at 16; use --data\.size 32"),
+        ("not square", r"class002_id000\.jpg has 32x20 pixels.*; attar's images are square, so crop them"),
     ],
 )
 def test_a_set_that_does_not_fit_is_refused_and_nothing_is_written(
@@ -270,7 +270,7 @@ def test_a_set_that_does_not_fit_is_refused_and_nothing_is_written(
 
 def test_other_numbers_of_images_than_asked_for_are_refused(space: Workspace, tmp_path: Path):
     source = folders(tmp_path / "theirs", lambda label: f"new{label:03d}")
-    with pytest.raises(AttarError, match=r"has 2 images per class and 10 are asked for; use --recover\.ipc 2\.$"):
+    with pytest.raises(AttarError, match=r"2 images per class, but the recipe asks for 10; use --recover\.ipc 2\.$"):
         imported_images.run(space, str(source), MethodConfig(ipc=10))
     with pytest.raises(AttarError, match=r"use --recover\.ipc 2 --recover\.ipc-start 0\.$"):
         imported_images.run(space, str(source), MethodConfig(ipc=2, ipc_start=1))

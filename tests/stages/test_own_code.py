@@ -52,7 +52,7 @@ def test_an_edited_teacher_is_another_teacher(module, tmp_path: Path):
     for _ in range(2):
         pipeline.run(recipe, tmp_path / "run", stage="squeeze", quiet=True)
     module("ownnets", NET.replace("SCALE", "3"))
-    with pytest.raises(AttarError, match="squeeze was made from an earlier state of your source code"):
+    with pytest.raises(AttarError, match="squeeze was made from an earlier version of your source code"):
         pipeline.run(recipe, tmp_path / "run", stage="squeeze", quiet=True)
 
 
@@ -78,7 +78,7 @@ def test_an_edited_method_is_another_method(module, finished: Path, tmp_path: Pa
     for _ in range(2):
         pipeline.run(recipe, out, stage="recover", quiet=True)
     module("ownways.mine", "from attar.methods.sre2l import *  # edited")
-    with pytest.raises(AttarError, match="recover was made from an earlier state of your source code"):
+    with pytest.raises(AttarError, match="recover was made from an earlier version of your source code"):
         pipeline.run(recipe, out, stage="recover", quiet=True)
 
 

@@ -232,8 +232,8 @@ def test_without_memory_for_a_group_its_units_are_made_alone(
     assert memory.asked == [4, 2, *[1] * 9]
     warnings = [entry["text"] for entry in logged(out, "warning")]
     assert warnings == [
-        "out of memory with 4 units side by side; going on with 2",
-        "out of memory with 2 units side by side; going on with 1",
+        "out of memory with 4 units in one batch; continuing with 2",
+        "out of memory with 2 units in one batch; continuing with 1",
     ]
     assert manifest["result"]["fewer_parallel_units"] == {unit.name: 1 for unit in PLAN[:8]}
     assert files(out) == files(alone)
@@ -285,8 +285,8 @@ def test_a_unit_too_large_by_itself_is_one_sentence_and_what_is_made_stays(
     with pytest.raises(AttarError) as caught:
         recover(out, 4)
     assert str(caught.value) == (
-        "There is not memory enough for slot00001-block0000, 4 images at a time; lower --recover.unit-classes or "
-        "--recover.unit-slots, or use a device with more."
+        "Not enough memory for slot00001-block0000 with 4 images at a time; lower --recover.unit-classes or "
+        "--recover.unit-slots, or use a device with more memory."
     )
     assert memory.asked == [4, 2, 2, 1, 1]
     assert files(out).keys() == names(PLAN[:3])

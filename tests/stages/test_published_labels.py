@@ -140,9 +140,9 @@ def test_the_store_keeps_them(tmp_path: Path, images: ImageSet, written: dict[Ki
 
 def test_labels_of_more_images_or_other_classes_are_refused(images: ImageSet, cutmix: Path):
     fewer = ImageSet(images.images[:-40], images.labels[:-40], images.slots[:-40])
-    with pytest.raises(AttarError, match="are for 160 images and there are 120; take the images"):
+    with pytest.raises(AttarError, match="are for 160 images, but there are 120; use the images"):
         PublishedLabels(cutmix, fewer, NUM_CLASSES)
-    with pytest.raises(AttarError, match="are for 40 classes and the data have 41; take labels"):
+    with pytest.raises(AttarError, match="are for 40 classes, but the data have 41; use labels"):
         PublishedLabels(cutmix, images, NUM_CLASSES + 1)
 
 
@@ -150,7 +150,7 @@ def test_labels_of_more_images_or_other_classes_are_refused(images: ImageSet, cu
 def test_labels_in_another_order_are_refused(
     root: Path, images: ImageSet, written: dict[Kind, tuple[Path, Told]], kind: Kind, tmp_path: Path
 ):
-    with pytest.raises(AttarError, match="rank the classes of their images no higher than chance; take the images"):
+    with pytest.raises(AttarError, match="rank the classes of their images no higher than chance; use the images"):
         PublishedLabels(written[kind][0], images, NUM_CLASSES, seed=43)
     published_layout.write(
         root, tmp_path, kind, lambda pictures: published_layout.by_colour(pictures).roll(11, 1), num_epochs=1
@@ -159,7 +159,7 @@ def test_labels_in_another_order_are_refused(
         PublishedLabels(tmp_path, images, NUM_CLASSES)
 
 
-@pytest.mark.parametrize(("size", "words"), [(SIZE + 1, "no whole pixels of images of 17x17"), (SIZE // 2, "size")])
+@pytest.mark.parametrize(("size", "words"), [(SIZE + 1, "not whole pixels in images of 17x17"), (SIZE // 2, "size")])
 def test_labels_of_images_of_another_size_are_refused(images: ImageSet, cutmix: Path, size: int, words: str):
     resized = images.images[:, :, :1, :1].expand(-1, -1, size, size)
     with pytest.raises(AttarError, match=words):
@@ -180,7 +180,7 @@ def test_a_file_in_another_ones_place_is_named(
     found = PublishedLabels(folder, images, NUM_CLASSES)
     assert len(found.epoch(0, Codec()).answers["logits"]) == COUNT
     for epoch, path in ((1, r"epoch_1/batch_0\.tar"), (2, r"epoch_2/batch_1\.tar")):
-        with pytest.raises(AttarError, match=rf"{path} ranks .* it has changed places, so take the file"):
+        with pytest.raises(AttarError, match=rf"{path} ranks .* it was swapped with another, so restore the file"):
             found.epoch(epoch, Codec())
 
 
@@ -214,7 +214,7 @@ def test_a_weak_files_ranks_may_be_those_of_a_weak_set(
     logits[:, :below] = -1
     logits.scatter_(1, images.labels[index][:, None], 0.0)
     batch = dataclasses.replace(fkd_files.read_batch(found.layout.path(0, 0)), logits=logits)
-    with pytest.raises(AttarError, match="changed places") if refused else contextlib.nullcontext():
+    with pytest.raises(AttarError, match="swapped with another") if refused else contextlib.nullcontext():
         found._refuse_swapped(batch, index, Path("batch_1.tar"))
 
 

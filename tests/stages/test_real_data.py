@@ -39,7 +39,7 @@ def test_replaced_pictures_are_other_data(tmp_path: Path) -> None:
     made = (out / "squeeze" / "manifest.json").read_bytes()
     squeeze(source, out)
     pictures(source, {"a": 6, "b": 6}, seed=1)
-    with pytest.raises(AttarError, match="squeeze was made from other real data than those there are now"):
+    with pytest.raises(AttarError, match="squeeze was made from real data that differ from the current ones"):
         squeeze(source, out)
     assert (out / "squeeze" / "manifest.json").read_bytes() == made
 

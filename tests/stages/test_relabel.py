@@ -108,7 +108,7 @@ def test_a_mix_shared_by_batches_follows_the_published_order(recovered: Path, mo
         ({"committee": {"policy": "weighted", "weights": (1.0, 2.0)}}, "has 2 weights for 1 teachers"),
         ({"committee": {"weights": (1.0,)}}, "only used with --relabel.committee.policy weighted"),
         ({"views": {"patch_shuffle": 3}}, "Images of 8 pixels do not divide into 3 patches"),
-        ({"committee": {"members": (0, 3)}}, "names teacher 3, and there is only teacher 0"),
+        ({"committee": {"members": (0, 3)}}, "names teacher 3, but the run has only teacher 0"),
     ],
 )
 def test_labels_that_cannot_be_made_are_refused_and_nothing_is_written(recovered: Path, values: dict, words: str):
@@ -129,7 +129,7 @@ def test_squared_error_needs_all_classes():
 def test_pools_must_fit():
     with pytest.raises(ValueError, match="pool_epochs \\(9\\) is more than epochs \\(6\\)"):
         with_labels(pool_epochs=9)
-    with pytest.raises(ValueError, match="pool_epochs is for stored labels"):
+    with pytest.raises(ValueError, match="pool_epochs applies to stored labels"):
         with_labels(pool_epochs=2, mode="online")
 
 
@@ -171,7 +171,7 @@ def test_published_images_and_labels_take_the_place_of_recovering_and_relabellin
     moved = recipe.changed(relabel=recipe.relabel.changed(imported=str(tmp_path / "moved")))
     labelled(out, moved)  # where they lie does not matter
     (tmp_path / "moved" / "epoch_2" / "batch_2.tar").write_bytes(b"")
-    with pytest.raises(AttarError, match="made from other imported labels than"):
+    with pytest.raises(AttarError, match="made from imported labels that are not the current"):
         labelled(out, moved)
     shutil.rmtree(out / "distilled")
     with pytest.raises(AttarError, match=r"epoch_2/batch_2\.tar"):
@@ -294,6 +294,6 @@ def test_answers_that_are_no_numbers_are_refused(finished: Path, monkeypatch: py
 
     monkeypatch.setattr(Committee, "logits", broken)
     shutil.rmtree(finished / "distilled")
-    with pytest.raises(AttarError, match=r"logits that are not finite numbers \(epoch 0\); squeeze another teacher"):
+    with pytest.raises(AttarError, match=r"logits that are not finite for .* \(epoch 0\); squeeze another teacher"):
         pipeline.run(mini_recipe(), finished, stage="relabel", quiet=True)
     assert not (finished / "distilled" / "manifest.json").exists()

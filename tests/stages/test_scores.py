@@ -98,7 +98,7 @@ def test_scores_that_changed_places_are_seen(tmp_path: Path):
     for one in (first, second):
         one.save(GOOD, Spent(2.0, 1.5), "a device", [])
     second.path.replace(first.path)
-    with pytest.raises(AttarError, match="it is of another training"):
+    with pytest.raises(AttarError, match="it belongs to another training"):
         first.read(3)
 
 

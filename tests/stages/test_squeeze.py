@@ -54,7 +54,7 @@ def test_a_module_of_the_callers_is_a_teacher_for_every_stage(mini_run, tmp_path
     recipe = mini_recipe()
     recipe = recipe.changed(relabel=recipe.relabel.changed(mode="online"))
     result = attar.run(recipe, tmp_path / "run", teacher=Wrapped(), quiet=True)
-    assert [line.row for line in result.table] == list(ROWS)
+    assert [line.row for line in result.table] == [str(row) for row in ROWS]
     assert (
         teachers.load(tmp_path / "run" / "squeeze", Wrapped()).accuracy == teachers.load(mini_run / "squeeze").accuracy
     )
@@ -103,7 +103,7 @@ def test_a_teacher_of_another_image_size_is_refused(mini_run, tmp_path):
     recipe = recipe.changed(
         data=recipe.data.changed(size=16), squeeze=recipe.squeeze.changed(weights=str(mini_run / "squeeze"))
     )
-    with pytest.raises(AttarError, match="made for 8 pixels and the data are prepared at 16"):
+    with pytest.raises(AttarError, match="made for 8 pixels, but the data are prepared at 16"):
         pipeline.run(recipe, tmp_path / "run", quiet=True)
 
 

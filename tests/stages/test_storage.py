@@ -117,6 +117,6 @@ def test_a_run_with_mosaics_is_made_labelled_judged_and_reported(squeezed: Path)
 
 
 def test_sides_that_do_not_divide_into_parts_are_refused_before_work(tmp_path: Path):
-    with pytest.raises(AttarError, match="8 pixels do not divide into 3 parts a side; use another --recover.factor"):
+    with pytest.raises(AttarError, match="8 pixels do not divide into 3 parts per side; use another --recover.factor"):
         pipeline.run(cim_recipe(factor=3), tmp_path / "run", quiet=True)
     assert not (tmp_path / "run").exists()

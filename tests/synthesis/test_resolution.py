@@ -244,10 +244,10 @@ def test_the_compiler_is_told_the_work_at_each_size():
 @pytest.mark.parametrize(
     ("values", "sentence"),
     [
-        ({"view_sizes": ()}, "the test: view_sizes is empty; give one size at least, 1.0 for the whole."),
+        ({"view_sizes": ()}, "the test: view_sizes is empty; give at least one size, such as 1.0 for full size."),
         (
             {"view_sizes": (0.5, 1.0, 1.0), "iterations": 2},
-            "the test: view_sizes has 3 sizes for 2 iterations; each needs an iteration of its own.",
+            "the test: view_sizes has 3 sizes for 2 iterations; each size needs at least one iteration.",
         ),
         ({"view_sizes": (0.0, 1.0)}, r"the test: view_sizes\.0: Input should be greater than 0 \(it is 0\.0\)\."),
         (

@@ -26,12 +26,12 @@ from attar.store import atomic
 from attar.store import images as image_files
 
 STAND_IN = DDNetwork("ResNet-18-BN", True)
-"""Named in the configuration where the run's own network is none of the evaluator's."""
+"""Network in the configuration when the evaluator does not know the run's own."""
 
 
 @dataclasses.dataclass(frozen=True)
 class _Evaluated:
-    """What the run's own evaluation tells."""
+    """Results of the run's own evaluation."""
 
     setup: Setup
     student: str

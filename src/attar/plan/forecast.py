@@ -1,4 +1,4 @@
-"""What a run will take on this device, in words, before it is started."""
+"""Forecast in words what a run will take on this device."""
 
 from collections.abc import Callable
 
@@ -34,7 +34,7 @@ def lines(work: Work) -> list[str]:
 
 
 def made(work: Work) -> list[str]:
-    """What will be made, a line each: units and their files, images, labels."""
+    """Return one line each on the units, unit files, images and labels that will be made."""
     raw = readable_bytes(work.num_images * 3 * work.size**2)
     images = f"Images: {work.num_images}, {work.size} pixels square, {raw} as raw bytes"
     if work.method == IMPORTED:
@@ -70,12 +70,12 @@ def unit_file_bytes(work: Work) -> int:
 
 
 def num_snapshots(work: Work) -> int:
-    """How often the images of a unit are kept before they are finished."""
+    """Return the number of snapshots of a unit before its last iteration."""
     return len({done for done in work.recover.snapshots if 0 < done < work.iterations})
 
 
 def baselines(work: Work) -> list[str]:
-    """Sets of real images that are made and labelled beside the method's, to be compared with."""
+    """Return the names of the baselines that will be made and labelled."""
     if min(work.counts) < work.recover.ipc:
         return []
     return [name for name in real_sets(work.evaluate.rows) if name != work.method]

@@ -1,4 +1,4 @@
-"""The recipe of a run that has images and labels already: what its manifests say of them goes before what is asked."""
+"""Combine a recipe with the settings that an existing run's images and labels were made with."""
 
 from collections.abc import Callable
 from typing import Any
@@ -12,9 +12,9 @@ from attar.stages.run import Run
 
 
 def recipe_of(run: Run, asked: Recipe[Any], warn: Callable[[str], object] = lambda _: None) -> Recipe[Any]:
-    """``asked`` with the method, images and label options that the run was made with; warns where those differ.
+    """Return ``asked`` with the method, image and label settings that the run was made with; warns when they differ.
 
-    The same recipe where the images or labels are not finished. Raises AttarError when the images were made by code
+    Returns ``asked`` itself when images or labels are not finished. Raises AttarError when the images were made by code
     outside attar that ``asked`` does not name, or ``asked`` names other teachers than labelled them.
     """
     if not (run.is_done("recover") and run.is_done("relabel")):
@@ -34,7 +34,7 @@ def recipe_of(run: Run, asked: Recipe[Any], warn: Callable[[str], object] = lamb
     if not changed:
         return asked
     more = f"; and {len(changed) - 4} more" * (len(changed) > 4)
-    warn(f"{run.path} was made with other settings, which stay: {'; '.join(changed[:4])}{more}")
+    warn(f"{run.path} was made with other settings, which are kept: {'; '.join(changed[:4])}{more}")
     return recipe
 
 

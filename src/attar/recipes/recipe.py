@@ -23,29 +23,29 @@ M = TypeVar("M", bound=MethodConfig)
 
 
 class Recipe(Config, Generic[M]):
-    """All that a run is told. Read a recipe's header for the published row that it aims at."""
+    """All settings of a run. The recipe's header names the published result that it aims at."""
 
     name: str = "unnamed"
-    """What the run is called in tables."""
+    """Name of the run in tables."""
     method: str = "cda"
-    """How images are made: a name from 'attar list methods', or a dotted path to a module."""
+    """Method that makes the images: a name from 'attar list methods', or a dotted path to a module."""
     images: str = ""
-    """Images made elsewhere that take the place of recovered ones: a folder (a sub-folder a class, as SRe2L, CDA and
-    RDED leave them, or Parquet), or hf:ORG/NAME; empty: recover them."""
+    """Import these images instead of recovering them: a folder (one sub-folder per class, as SRe2L, CDA and RDED write
+    them, or Parquet files), or hf:ORG/NAME; empty: recover images."""
     seed: int = pydantic.Field(default=0, ge=0)
     """Seed of every random stream of the run."""
     data: DataChoice = DataChoice()
-    """The real data."""
+    """Real data."""
     squeeze: Squeeze = Squeeze()
-    """The teacher."""
+    """Teachers: train or import them."""
     recover: M
-    """The method's own choices."""
+    """Settings of the method."""
     relabel: Relabel = Relabel()
-    """The soft labels."""
+    """Soft labels."""
     evaluate: Evaluate = Evaluate()
-    """How the result is judged."""
+    """Students and protocol that measure the result."""
     execution: Execution = Execution()
-    """Device, precision, threads: how the run is executed."""
+    """Device, precision and threads."""
 
     def with_method(self, method: str) -> "Recipe[Any]":
         """The same recipe with another method, which takes that method's defaults.
@@ -95,7 +95,7 @@ def _with_protocols_labels(values: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def relabel_section(protocol: str, own: Mapping[str, Any]) -> dict[str, Any]:
-    """The ``relabel`` section, as plain values, of a recipe with a protocol by name and label options of its ``own``."""
+    """Return ``relabel`` as plain values: label options of the named protocol, overridden by the recipe's ``own``."""
     return _merged(labels_named(protocol).section(), own)
 
 

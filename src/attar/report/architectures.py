@@ -1,4 +1,4 @@
-"""Several students side by side: a line for each training set, a column for each student."""
+"""Table of several students: one line per training set, one column per student."""
 
 import csv
 import io
@@ -13,17 +13,17 @@ CAPTION = "Top-1 % over images / mean over classes, by student"
 
 
 def students_of(table: list[Line]) -> list[str]:
-    """The networks that were trained, in order; there is nothing to put side by side when it is one."""
+    """Return the networks that were trained, in order."""
     return list(dict.fromkeys(line.student for line in table if line.protocol != TEACHER))
 
 
 def as_markdown(table: list[Line]) -> str:
-    """The table for a page; '' for a single student."""
+    """Return the table as Markdown; '' for a single student."""
     return markdown(*_cells(table), left=1) if len(students_of(table)) > 1 else ""
 
 
 def for_terminal(table: list[Line], width: int) -> Table | None:
-    """The table for a terminal of this width, with a line a student where that is narrower; None for a single one."""
+    """Return the table for a terminal, with one line per student if that is narrower; None for a single student."""
     if len(students_of(table)) < 2:
         return None
     header, rows = _cells(table)
@@ -35,7 +35,7 @@ def for_terminal(table: list[Line], width: int) -> Table | None:
 
 
 def as_csv(table: list[Line]) -> str:
-    """The table as CSV, mean and standard deviation in columns of their own."""
+    """Return the table as CSV, with separate columns for mean and standard deviation."""
     students = students_of(table)
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
@@ -47,7 +47,7 @@ def as_csv(table: list[Line]) -> str:
 
 
 def _by_set(table: list[Line]) -> dict[tuple[str, str], dict[str, Line]]:
-    """The lines of each training set by student; a teacher that stands for all real images is no student."""
+    """Group lines by training set and student; leaves out a teacher shown in the row 'full'."""
     found: dict[tuple[str, str], dict[str, Line]] = {}
     for line in table:
         if line.protocol != TEACHER:

@@ -71,16 +71,16 @@ _PRIVACY = {
     None: "Its images can show what a teacher remembers of its training images, and may hold parts of them: attar does "
     "not know how they were made.",
 }
-"""By whether the images hold pixels of real photographs."""
+"""Privacy sentence, by whether the images hold pixels of real photographs; None: unknown."""
 
 
 def write(folder: Path, table: list[Line]) -> None:
-    """Write ``README.md`` into a distilled folder, with the scores there are."""
+    """Write ``README.md`` into a distilled folder, with all available scores."""
     atomic.write_text(folder / "README.md", text(read_info(folder), table))
 
 
 def text(info: DatasetInfo, table: list[Line]) -> str:
-    """The card of a distilled dataset."""
+    """Return the card of a distilled dataset."""
     origin = f"made from *{markdown(info.source)}* with the method `{info.method}` and attar"
     if info.method == IMPORTED:
         origin = f"made elsewhere from *{markdown(info.source)}*"
@@ -106,9 +106,9 @@ def text(info: DatasetInfo, table: list[Line]) -> str:
 
 
 def stores_real_pixels(info: DatasetInfo) -> bool | None:
-    """Whether the images hold pixels of real photographs, as their method says; None where nobody can be asked.
+    """Return whether the images hold pixels of real photographs, according to their method; None when unknown.
 
-    A method outside attar is not imported for it: the set may come from anywhere.
+    Does not import methods outside attar, because the set may come from an untrusted source.
     """
     if info.method == IMPORTED or info.method not in plugin.names_in(METHODS):
         return None
@@ -120,7 +120,7 @@ def stores_real_pixels(info: DatasetInfo) -> bool | None:
 
 
 def _decoding(info: DatasetInfo) -> str:
-    """What a stored image holds, where it is more than one image."""
+    """Describe stored images that hold several images; '' for plain ones."""
     factor, enlarge = info.storage.factor, info.storage.enlarge
     if factor == 1:
         return ""
@@ -133,7 +133,7 @@ def _decoding(info: DatasetInfo) -> str:
 
 
 def _cores(table: list[Line]) -> str:
-    """Seconds of processor cores for the first line's work, where they were measured."""
+    """Return a sentence with the processor seconds of the table's first line; '' if not measured."""
     for line in table[:1]:
         parts = {
             "the teacher": line.teacher_processor_seconds,

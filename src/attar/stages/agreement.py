@@ -1,4 +1,4 @@
-"""Agreement: whether a teacher sees in images the classes that they stand for."""
+"""Agreement: measure how often the teacher classifies images as their own class."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,13 +19,13 @@ from attar.stages.evaluation import Fraction
 from attar.store import sealed
 
 LEAST = 0.5
-"""Below this part of the images a teacher does not recognise its own work."""
+"""Warn when the teacher recognises less than this fraction of the images."""
 _SHOWN = 3
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """Fractions of images whose class is the teacher's first choice."""
+    """Fractions of images whose class is the teacher's top-1 prediction."""
 
     fraction: Fraction
     per_class: tuple[Fraction | None, ...]
@@ -40,9 +40,9 @@ def teacher_agreement(
     batch_size: int = 256,
     storage: Storage = PLAIN,
 ) -> Agreement:
-    """Ask the teachers about all images, those that a stored one holds included; moves their networks to the device.
+    """Classify all images, including the parts of mosaics; moves the teachers' networks to the device.
 
-    Raises AttarError when they give no numbers for some.
+    Raises AttarError when a logit is NaN.
     """
     committee.to(device)
     num_parts = storage.num_parts
@@ -56,26 +56,26 @@ def teacher_agreement(
     if found.num_broken:
         raise AttarError(
             f"The teacher's logits of {found.num_broken} of {num_parts * len(images)} images are not numbers (NaN), so "
-            f"it cannot label them; train or name another teacher."
+            f"it cannot label them; train or import another teacher."
         )
     return Agreement(found.top1, found.per_class)
 
 
 def write(path: Path, identity: str, found: Agreement) -> None:
-    """Keep what was measured; ``identity`` is what images and teacher are known by."""
+    """Write the result to ``path``; ``identity`` is a hash of images and teachers."""
     content = {"identity": identity, "fraction": found.fraction, "per_class": list(found.per_class)}
     sealed.write_json(path, content)
 
 
 def read(path: Path, identity: str, num_classes: int, log: Log) -> Agreement | None:
-    """What was measured before; None where nothing was, or it is damaged, which is told: it is soon measured again."""
+    """Read an earlier result; returns None when there is none, or, with a warning, when it is damaged."""
     again = "it is measured again"
     try:
         content = sealed.read_json(path, again)
         found = pydantic.TypeAdapter(Agreement).validate_python(content)
         if content.get("identity", identity) == identity and len(found.per_class) == num_classes:
             return found
-        fault = f"{path} is of other images or another teacher; {again}."
+        fault = f"{path} belongs to other images or another teacher; {again}."
     except FileNotFoundError:
         return None
     except AttarError as error:
@@ -87,13 +87,13 @@ def read(path: Path, identity: str, num_classes: int, log: Log) -> Agreement | N
 
 
 def warning(found: Agreement, classes: Sequence[str], titles: Mapping[str, str]) -> str:
-    """What to tell when the teacher recognises too few of the images, '' when it recognises enough."""
+    """Return a warning when the teacher recognises too few images, else ''."""
     if found.fraction >= LEAST:
         return ""
     known = [(share, name) for share, name in zip(found.per_class, classes, strict=True) if share is not None]
     worst = ", ".join(f"'{titles.get(name, name)}' {share:.0%}" for share, name in sorted(known)[:_SHOWN])
     return (
         f"the teacher recognises {found.fraction:.0%} of the distilled images as their class (worst: {worst}), so its "
-        f"soft labels teach other classes than the images stand for; raise --recover.iterations, train a stronger "
-        f"teacher, or check that images and teacher have the same order of classes"
+        f"soft labels contradict the images' classes; raise --recover.iterations, train a stronger "
+        f"teacher, or check that images and teacher use the same class order"
     )

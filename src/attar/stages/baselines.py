@@ -1,4 +1,4 @@
-"""Baselines: small sets of real images, made and labelled like the distilled set, to compare it with."""
+"""Make the baselines: small sets of real images, labelled like the distilled set, to compare it with."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,17 +26,17 @@ _TITLES = {"random": "random real images", "herding": "real images by herding", 
 
 
 def of_run(judging: Evaluate) -> list[str]:
-    """The baselines that lie in the run's own folder."""
+    """Return the names of the baselines that are stored in the run's own folder."""
     return [] if judging.baselines else real_sets(judging.rows)
 
 
 def check(
     space: Workspace, method: str, config: MethodConfig, labelling: Relabel, own: Sequence[str], storage: Storage
 ) -> None:
-    """Raise AttarError, before anything is labelled, where the labels do not fit on the disk or beside others.
+    """Check, before labelling, that all labels fit on the disk and that existing baselines used the same settings.
 
-    ``method``, ``config`` and ``storage`` are those of the distilled set. The labels of the run's ``own`` baselines
-    count, too, and those that are there must have been made with the same settings.
+    ``method``, ``config`` and ``storage`` describe the distilled set. The size includes the labels of the run's ``own``
+    baselines. Raises AttarError when a check fails.
     """
     if own and not labelling.imported:
         _refuse_other_labels(space.out / "baselines", own, labelling)
@@ -48,19 +48,19 @@ def check(
 
 
 def check_labels(labelling: Relabel, judging: Evaluate, size: int, num_classes: int, storage: Storage = PLAIN) -> None:
-    """Raise AttarError, before hours are spent, on labels of any row that could not be made or not be trained on."""
+    """Check the label settings of every row before the run starts; raises AttarError where they cannot work."""
     label_choice.check(labelling, judging.protocol, size, num_classes, storage)
     if any(row.labels == "noaug" for row in judging.rows):
         label_choice.check(unaugmented(labelling), judging.protocol, size, num_classes)
 
 
 def make(space: Workspace, config: MethodConfig, labelling: Relabel, judging: Evaluate) -> dict[Row, SmallSet]:
-    """The sets that students of each row train on; makes those of real images, and of labels without augmentation.
+    """Make the baselines and the labels without augmentation; returns the set that each row's students train on.
 
-    Baselines are made as the manifests of the distilled set say that its images and labels were made. ``config`` says
-    how images are stored where the distilled ones were imported. Baselines lie in ``<out>/baselines``, or are shared
-    with other runs in ``judging.baselines``. A row for which a class has too few real images is left out, with a
-    warning.
+    Baselines use the settings that the manifests of the distilled images and labels record. When the distilled images
+    were imported, ``config`` sets how baseline images are stored. Baselines are in ``<out>/baselines``, or in
+    ``judging.baselines``, which several runs share. When a class has too few real images for a row, the row is left
+    out with a warning.
     """
     images, labelling = Run(space.out).images, label_choice.of_stored(space.out / "distilled", labelling)
     config = config.changed(**{key: value for key, value in images.settings.items() if key in _AS_DISTILLED})
@@ -86,16 +86,16 @@ def make(space: Workspace, config: MethodConfig, labelling: Relabel, judging: Ev
 
 
 def unaugmented(labelling: Relabel) -> Relabel:
-    """The same labels for the images as they are: whole, unmirrored, unmixed, the same in every epoch."""
+    """Return label settings without augmentation: whole images, no flip, no mixing, one epoch used in all epochs."""
     plain = LookChoice(crop="none", flip=False, part_probability=0.0)
     return labelling.changed(mode="stored", epochs=1, pool_epochs=0, views=plain, mix=MixChoice(kind="none"))
 
 
 def baseline_config(name: str, config: MethodConfig) -> MethodConfig:
-    """A baseline's choices: as many images as the distilled set's, stored alike.
+    """Return the settings of a baseline: IPC and image format of the distilled set, defaults for everything else.
 
-    Nothing else follows the method, so that runs of different methods have the same baseline. All slots of a class are
-    in one unit, for herding and k-centre look at all its images to choose one.
+    So runs of different methods share one baseline. All slots of a class are in one unit, because herding and k-centre
+    look at all images of the class to choose one.
     """
     return recover.method_named(name).Config(
         **config.model_dump(include=_AS_DISTILLED),
@@ -107,20 +107,20 @@ def baseline_config(name: str, config: MethodConfig) -> MethodConfig:
 
 
 def fewest(space: Workspace) -> tuple[str, int]:
-    """The class with the fewest real training images, and their number."""
+    """Return the class with the fewest real training images, and how many it has."""
     counts = np.bincount(space.real.train.labels, minlength=len(space.real.classes))
     return space.real.classes[int(counts.argmin())], int(counts.min())
 
 
 def _refuse_other_labels(folder: Path, names: Sequence[str], labelling: Relabel) -> None:
-    """Refuse to label a set anew beside baselines that keep their other labels."""
+    """Raise AttarError when existing baselines were labelled with other settings."""
     places = {name: folder / name / "distilled" for name in names}
     others = {name: labelling.unlike(labels_in(place).settings) for name, place in places.items() if is_finished(place)}
     changed = [line for lines in others.values() for line in lines]
     if changed:
         raise AttarError(
             f"{folder} was labelled with other settings ({'; '.join(dict.fromkeys(changed[:4]))}); "
-            f"choose another --out, or delete {' and '.join(others)} in it to make them anew."
+            f"choose another --out, or delete {' and '.join(others)} in it to make them again."
         )
 
 
@@ -132,7 +132,7 @@ def _suffices(space: Workspace, name: str, ipc: int) -> bool:
 
 
 def _as_imported(distilled: Path, labelling: Relabel) -> Relabel:
-    """The teacher's labels for real images where those of the distilled ones are published: in the same ways."""
+    """Return baseline label settings for imported distilled labels: same views and mixing, but the teacher labels."""
     made = read_info(distilled).labels
     return labelling.changed(
         imported="",
@@ -150,7 +150,7 @@ def _home(
     labelling: Relabel,
     judging: Evaluate,
 ) -> Path:
-    """Where a baseline lies: among those of several runs, by all that it depends on."""
+    """Return the baseline's folder; in a shared folder its name contains a hash of everything it depends on."""
     shared = shared_folder(judging)
     if shared is None:
         return space.out / "baselines" / name

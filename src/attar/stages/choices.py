@@ -1,4 +1,4 @@
-"""The settings of the stages, as a recipe names them, without PyTorch: what they do is in the files of their names."""
+"""Settings of squeeze, relabel and evaluate, as recipes name them. Nothing here imports PyTorch."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
@@ -14,44 +14,45 @@ from attar.training.choices import Optimisation
 
 
 class Member(Config):
-    """A teacher of a committee: its settings where they differ from squeeze's own."""
+    """One teacher of a committee: the settings in which it differs from squeeze's own."""
 
     architecture: str | None = None
-    """Its architecture; None: squeeze.architecture."""
+    """Architecture of this teacher; None: squeeze.architecture."""
     stem: Stem | None = None
     """First layers of torchvision ResNets; None: squeeze.stem."""
     weights: str | None = None
-    """Where its weights are from, '' to train it here; None: squeeze.weights."""
+    """Source of the weights, as for squeeze.weights; '': train this teacher here; None: squeeze.weights."""
     training: dict[str, Any] = pydantic.Field(default_factory=dict)
     """Settings of squeeze.training that differ for this teacher, as in {epochs: 1}."""
     views: dict[str, Any] = pydantic.Field(default_factory=dict)
     """Settings of squeeze.views that differ for this teacher, as in {flip: false}."""
     label_smoothing: float | None = None
-    """Share of the target spread over all classes; None: squeeze.label_smoothing."""
+    """Share of the target that is spread over all classes; None: squeeze.label_smoothing."""
 
 
 class Squeeze(Config):
     """Train teachers on the real data, or import them."""
 
     architecture: str = "resnet18"
-    """The teacher: a name from 'attar list models', or package.module:factory (a class or function of yours)."""
+    """Teacher network: a name from 'attar list models', or package.module:factory for a class or function of yours."""
     stem: Stem = "auto"
-    """First layers of torchvision ResNets: 'small' is 3x3, stride 1, no pooling; auto: small up to 112 pixels."""
+    """First layers of torchvision ResNets: 'small' is 3x3, stride 1, no pooling; 'auto': small up to 112 pixels."""
     weights: str = ""
-    """Empty: train here. Else a library's own (IMAGENET1K_V1, pretrained), a checkpoint file, a squeeze folder."""
+    """Empty: train the teacher. Else import it: library weights (IMAGENET1K_V1, pretrained), a checkpoint file, or a
+    squeeze folder."""
     training: Optimisation = Optimisation(
         epochs=50, batch_size=256, learning_rate=0.2, warmup_epochs=5, weight_decay=1e-4
     )
-    """How a teacher is trained here."""
+    """How teachers are trained."""
     views: ViewChoice = ViewChoice()
     """Augmentation of the training images."""
     label_smoothing: float = pydantic.Field(default=0.0, ge=0, lt=1)
-    """Share of the target spread over all classes."""
+    """Share of the target that is spread over all classes."""
     checkpoint_epochs: Annotated[int, NO_EFFECT] = pydantic.Field(default=1, ge=1)
     """Epochs between checkpoints; a killed training continues from the last one."""
     members: tuple[Member, ...] = ()
-    """Several teachers, a mapping for each that holds what differs from the settings above, as in '{architecture:
-    convnet3, training: {epochs: 1}}' '{}'; empty: one teacher. Teachers of equal settings differ by their seeds."""
+    """Several teachers: one mapping per teacher with the settings that differ from those above, such as '{architecture:
+    convnet3, training: {epochs: 1}}' '{}'. Empty: one teacher. Teachers with equal settings get different seeds."""
 
     @pydantic.model_validator(mode="after")
     def _members_are_complete(self) -> Self:
@@ -68,7 +69,7 @@ class Squeeze(Config):
 
     @property
     def each(self) -> tuple[Self, ...]:
-        """The settings of every teacher, each as those of a squeeze with this teacher alone."""
+        """Return one complete Squeeze per teacher, with the member's settings merged in."""
         return tuple(map(self._of, self.members)) if self.members else (self,)
 
     def _of(self, member: Member) -> Self:
@@ -84,7 +85,7 @@ class Squeeze(Config):
         return self.changed(**own, members=())
 
     def idle(self) -> set[str]:
-        """How a teacher would be trained, where it is given by its weights."""
+        """Training settings, which have no effect when weights are imported."""
         return {"training", "views", "label_smoothing"} if self.weights else set()
 
 
@@ -99,25 +100,26 @@ class Relabel(Config):
     """Label views of the images with the teachers' logits."""
 
     mode: Literal["stored", "online"] = "stored"
-    """'stored': write every label down; 'online': keep the teacher with the images and ask it during training."""
+    """'stored': compute all labels now and write them to disk; 'online': store the teacher and run it while students
+    train."""
     epochs: int = pydantic.Field(default=300, ge=1)
-    """Epochs of different views; a student that trains longer starts over with the first."""
+    """Epochs of labels, each with its own views. A student that trains longer reuses them from the first epoch on."""
     pool_epochs: int = pydantic.Field(default=0, ge=0)
-    """Label only so many epochs and deal them out anew through all others (label pruning, LPLD, arXiv 2410.15919: a
-    tenth to a fortieth of the epochs); 0: label all."""
+    """Label only this many epochs and reuse them in a new order for the other epochs (label pruning, LPLD, arXiv
+    2410.15919, which keeps a tenth to a fortieth of the epochs); 0: label all epochs."""
     codec: Codec = Codec()
-    """How stored logits are encoded."""
+    """Encoding of stored logits."""
     views: LookChoice = LookChoice()
-    """Crops, flips and further augmentation that the student will see."""
+    """Crops, flips and other augmentation that the teacher labels and the student sees."""
     mix: MixChoice = MixChoice(kind="cutmix")
-    """How images are mixed."""
+    """How images are mixed: CutMix, Mixup or not at all."""
     committee: CommitteeChoice = CommitteeChoice()
-    """Which teachers label, and how their answers become one label."""
+    """Which teachers label, and how their logits are combined into one label."""
     imported: Annotated[str, BY_CONTENT] = ""
-    """A folder of soft labels in the published FKD layout (epoch_E/batch_B.tar) that are taken in place of a teacher's,
-    with the views and mixing that stand in them; empty: ask the teacher."""
+    """Folder of soft labels in the published FKD layout (epoch_E/batch_B.tar), to use instead of the teacher's. Their
+    views and mixing replace the settings above. Empty: the teacher labels."""
     batch_size: Annotated[int, NO_EFFECT] = pydantic.Field(default=256, ge=1)
-    """Views that the teacher labels at a time; no part of the result."""
+    """Views per forward pass of the teacher; does not change the labels."""
 
     @pydantic.model_validator(mode="after")
     def _fit_together(self) -> Self:
@@ -126,13 +128,13 @@ class Relabel(Config):
                 f"pool_epochs ({self.pool_epochs}) is more than epochs ({self.epochs}); lower it, or use 0"
             )
         if self.pool_epochs and self.mode == "online":
-            raise ValueError("pool_epochs is for stored labels; online ones take no room, so leave it at 0")
+            raise ValueError("pool_epochs applies to stored labels only; set it to 0 for mode online")
         if self.imported and self.mode == "online":
-            raise ValueError("imported labels are stored labels; leave out mode online")
+            raise ValueError("imported labels are always stored; use mode stored")
         return self
 
     def idle(self) -> set[str]:
-        """How labels would be stored, where none are."""
+        """Storage settings, which have no effect with online labels."""
         return {"codec"} if self.mode == "online" else set()
 
     @classmethod
@@ -149,7 +151,7 @@ class Relabel(Config):
 
     @property
     def stored_epochs(self) -> int:
-        """Epochs of labels that are written."""
+        """Number of epochs of labels that are written to disk."""
         return self.pool_epochs or self.epochs
 
 
@@ -157,29 +159,29 @@ class Evaluate(Config):
     """Train students and measure them on real validation images."""
 
     protocol: Protocol = PROTOCOLS["cda"]
-    """How students are trained; in a file or in Python a name will do. A name also sets those label options that the
-    recipe's relabel section does not set."""
+    """How students are trained. Files and Python also accept a protocol's name. A name also sets the label options,
+    except those that the recipe's relabel section sets itself."""
     students: tuple[str, ...] = ("resnet18",)
-    """Networks to train, from 'attar list models'."""
+    """Student networks to train, from 'attar list models'."""
     student_stem: Stem = "auto"
-    """First layers of torchvision ResNets, as for the teacher."""
+    """First layers of torchvision ResNets, as for squeeze.stem."""
     num_seeds: int = pydantic.Field(default=3, ge=1)
-    """Trainings of each row, from different initial weights and orders."""
+    """Students trained per row, each with its own initial weights and order of images."""
     rows: tuple[Row, ...] = ROWS
-    """Rows of the table: the distilled set, real images chosen at random, by herding and by k-centre, each with soft
-    and with hard labels, and all real images; '-noaug' rows have soft labels of the images as they are."""
+    """Rows of the result table: the distilled set; baselines of real images chosen at random, by herding or by
+    k-centre; each with soft or hard labels; and all real images. '-noaug' rows use soft labels without augmentation."""
     full_data: Literal["train", "teacher"] = "train"
-    """The row of all real images: train students as the teacher is trained, or show the teacher itself."""
+    """What the row 'full' shows: students trained on all real images as the teacher is, or the teacher itself."""
     baselines: str = ""
-    """A folder that several runs share: sets of real images, and scores that don't depend on the method; '' keeps them
-    in the run's own folder."""
+    """Folder in which several runs share baselines: sets of real images, and scores that do not depend on the method.
+    Empty: keep them in the run's own folder."""
 
     @pydantic.field_validator("students", "rows")
     @classmethod
     def _each_once(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         twice = next((name for place, name in enumerate(value) if name in value[:place]), None)
         if not value or twice:
-            raise ValueError(f"'{twice}' is named twice; name each once" if twice else "name one at least")
+            raise ValueError(f"'{twice}' is listed twice; list each once" if twice else "list at least one")
         return value
 
     @pydantic.field_validator("protocol", mode="before")

@@ -1,4 +1,4 @@
-"""The artefact, opened: images, labels and the way to train on them."""
+"""Open a distilled dataset: images, soft labels, and the loss to train on them."""
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import cached_property
@@ -33,18 +33,18 @@ _FORMAT_1 = ("teacher", "further_teachers", "teacher_sha256", "teacher_accuracy"
 
 
 class LabelInfo(Config):
-    """Which soft labels come with a set."""
+    """The soft labels of a set."""
 
     mode: Literal["stored", "online"]
-    """'stored': in labels/; 'online': asked of the teacher in teacher/."""
+    """'stored': files in labels/; 'online': computed by the teacher in teacher/ during training."""
     epochs: int = pydantic.Field(ge=1)
     """Epochs of different views."""
     views: LookChoice
     mix: MixChoice
     committee: CommitteeChoice = CommitteeChoice()
-    """How the teachers' answers became one label; its members are numbers in the run, not here."""
+    """How the teachers' logits are combined; ``members`` are teacher numbers of the run, not of this set."""
     imported: bool = False
-    """Published by others, and not asked of the teacher."""
+    """True when the labels were imported instead of made by the teacher."""
 
 
 class TeacherInfo(Config):
@@ -52,27 +52,27 @@ class TeacherInfo(Config):
 
     architecture: str
     weights_sha256: str
-    """Of the file of weights; empty for all but the first teacher in sets of format 1."""
+    """SHA-256 of the weights file; in sets of format 1 empty for all but the first teacher."""
     accuracy: float | None
-    """On real validation images, a fraction."""
+    """Top-1 on real validation images, a fraction."""
 
 
 class DatasetInfo(Config):
-    """What ``dataset.json`` says."""
+    """Content of ``dataset.json``."""
 
     format: Literal[2] = 2
-    """Format 1 had no list of teachers; it is read too."""
+    """Version of the file format; format 1, which had no list of teachers, can be read too."""
     name: str
     source: str
-    """The real dataset."""
+    """Name of the real dataset."""
     licence: str
     classes: tuple[str, ...]
     """Class names, by label."""
     titles: dict[str, str]
-    """What classes are called in English, where their names are identifiers."""
+    """English names of classes whose names are identifiers."""
     method: str
     recover: dict[str, object]
-    """The method's settings."""
+    """Settings of the method."""
     num_images: int
     ipc: int
     """Images per class."""
@@ -82,20 +82,20 @@ class DatasetInfo(Config):
     std: tuple[pydantic.PositiveFloat, pydantic.PositiveFloat, pydantic.PositiveFloat]
     """Normalisation of the teacher's and the student's input."""
     images_sha256: str
-    """Of the pixels."""
+    """SHA-256 of the pixels."""
     teachers: tuple[TeacherInfo, ...] = pydantic.Field(min_length=1)
-    """The committee that labelled, in the order of its weights."""
+    """Teachers that labelled, in the order of the committee's weights."""
     seed: int
     labels: LabelInfo
     protocol: Protocol
-    """How the labels are meant to be trained on."""
+    """How to train students on the labels."""
     image_bytes: int
     label_bytes: int
     versions: dict[str, str]
     storage: Storage = PLAIN
-    """How the stored images are decoded: each may hold several."""
+    """How to decode stored images; each may hold several."""
     files: dict[str, sealed.SealedFile] = pydantic.Field(default_factory=dict)
-    """Size and SHA-256 of every file of images, labels and teachers, by its path; empty in older sets."""
+    """Size and SHA-256 of each file of images, labels and teachers, by path; empty in older sets."""
 
     @pydantic.field_validator("protocol", mode="before")
     @classmethod
@@ -105,7 +105,7 @@ class DatasetInfo(Config):
     @pydantic.model_validator(mode="before")
     @classmethod
     def _of_format_1(cls, values: Any) -> Any:
-        """The committee, from the keys under which format 1 has it."""
+        """Convert the keys of format 1 to a committee."""
         if not isinstance(values, Mapping) or values.get("format", 2) != 1:
             return values
         kept = {key: value for key, value in values.items() if key not in _FORMAT_1}
@@ -128,20 +128,22 @@ def write_info(folder: Path, info: DatasetInfo) -> None:
 
 
 def read_info(folder: Path) -> DatasetInfo:
-    """Read ``dataset.json``; raises AttarError when it is missing or not what it should be."""
+    """Read ``dataset.json``; raises AttarError when it is missing or damaged."""
     path = folder / INFO
     try:
         return DatasetInfo.of(sealed.read_json(path, f"{sealed.MEND}; where you edited it, remove 'sha256'"), str(path))
     except (FileNotFoundError, NotADirectoryError):
-        raise AttarError(f"{folder} is no distilled dataset: it has no {INFO}; name the folder that does.") from None
+        raise AttarError(
+            f"{folder} is not a distilled dataset: {INFO} is missing; give the folder that contains it."
+        ) from None
 
 
 class Distilled(torch.utils.data.Dataset[tuple[UInt8[Tensor, "3 height width"], int]]):
-    """A distilled dataset, in memory or, where it is too large, mapped.
+    """A distilled dataset, in memory, or memory-mapped when it is too large.
 
-    As a ``torch.utils.data.Dataset`` it holds plain (uint8 image, class) pairs; ``batches`` gives what it is made for.
-    Where a stored image holds several (``info.storage``), the pairs are of stored images, and ``batches`` shows the
-    whole or one of the parts, enlarged.
+    Use ``batches`` to train: it yields augmented images with their soft labels. As a ``torch.utils.data.Dataset`` the
+    object holds plain (uint8 image, class) pairs. When a stored image holds several (``info.storage``), the pairs are
+    stored images, and ``batches`` shows the whole image or one enlarged part.
     """
 
     def __init__(
@@ -150,11 +152,11 @@ class Distilled(torch.utils.data.Dataset[tuple[UInt8[Tensor, "3 height width"], 
         teacher: torch.nn.Module | Sequence[torch.nn.Module] | None = None,
         factories: Collection[str] = (),
     ) -> None:
-        """Open a ``distilled`` folder. ``teacher`` is only needed where the teachers were modules of the caller's.
+        """Open a ``distilled`` folder. Pass ``teacher`` only when the run's teachers were your own modules.
 
-        ``factories`` names the code outside attar (package.module:factory) by which teachers of on-line labels may be
-        built; a set that names any other is refused. Raises AttarError when the set is incomplete, damaged, or its
-        labels belong to other images.
+        ``factories`` lists the code outside attar (package.module:factory) that may build the teachers of online
+        labels. Raises AttarError when the set is incomplete or damaged, names other code, or has labels of other
+        images.
         """
         self.folder = Path(folder)
         self.info = read_info(self.folder)
@@ -166,19 +168,19 @@ class Distilled(torch.utils.data.Dataset[tuple[UInt8[Tensor, "3 height width"], 
         self.normalisation = Normalisation(self.info.mean, self.info.std)
         self._check_images()
         self.stored: LabelStore | None = None
-        """The labels, where they are stored."""
+        """The stored labels; None for online labels."""
         self._modules, self._factories = modules_of(teacher), factories
         self._placed: tuple[torch.device, UInt8[Tensor, "image 3 height width"]] | None = None
         if self.info.labels.mode == "stored":
             self.stored = self._opened_labels()
 
     def _check_images(self) -> None:
-        """Refuse images that are not those of ``dataset.json`` in number, size or class, or in the bytes of a file."""
+        """Raise AttarError when number, size, classes or bytes of the images differ from ``dataset.json``."""
         info, path = self.info, self.folder / INFO
         told = (info.num_images, 3, info.size, info.size)
         if tuple(self.images.shape) != told:
             found = tuple(self.images.shape)
-            raise AttarError(f"{path} tells of images of shape {told} and there are {found}; {sealed.MEND}.")
+            raise AttarError(f"{path} lists images of shape {told}, but the files hold {found}; {sealed.MEND}.")
         if bool((self.labels < 0).any() or (self.labels >= len(info.classes)).any() or (self.slots < 0).any()):
             raise AttarError(f"{self.folder / 'data'} has labels of classes that are not in {path}; {sealed.MEND}.")
         sealed.check_all(self.folder / "data", sealed.below(info.files, "data"))
@@ -197,13 +199,13 @@ class Distilled(torch.utils.data.Dataset[tuple[UInt8[Tensor, "3 height width"], 
             ("images along each side of a stored one", header.storage.factor, info.storage.factor),
         ):
             if here != there:
-                raise AttarError(f"{folder / HEADER} tells of {here} {what} and {INFO} of {there}; relabel again.")
+                raise AttarError(f"{folder / HEADER} lists {here} {what}, but {INFO} lists {there}; relabel again.")
         opened.check_header()
         return opened
 
     @cached_property
     def _committee(self) -> Committee:
-        """The teachers of online labels, loaded when they are first asked."""
+        """Load the teachers of online labels, at first use."""
         info = self.info
         files = sealed.below(info.files, "teacher")
         choice, count = info.labels.committee, len(info.teachers)
@@ -218,9 +220,9 @@ class Distilled(torch.utils.data.Dataset[tuple[UInt8[Tensor, "3 height width"], 
     def batches(
         self, epoch: int, batch_size: int = 128, device: torch.device | str = "cpu", seed: int = 0
     ) -> Iterator[tuple[Float[Tensor, "batch 3 height width"], Targets]]:
-        """One epoch of training: every image once, in the view that its label is for, normalised, and its targets.
+        """Yield one epoch of normalised, augmented images and their targets; every image once.
 
-        The order is a function of ``seed`` and ``epoch`` alone; the labels are those of the epoch, whatever the batch.
+        The order depends on ``seed`` and ``epoch`` only. Views and labels depend on the epoch, not on the batch size.
         """
         for images, targets in self.views(epoch, batch_size, device, seed):
             yield self.normalisation.apply(images), targets
@@ -228,7 +230,7 @@ class Distilled(torch.utils.data.Dataset[tuple[UInt8[Tensor, "3 height width"], 
     def views(
         self, epoch: int, batch_size: int, device: torch.device | str, seed: int, soft: bool = True
     ) -> Iterator[tuple[Float[Tensor, "batch 3 height width"], Targets]]:
-        """``batches`` before normalisation, in [0, 1]; without ``soft`` the targets hold classes only."""
+        """Yield ``batches`` before normalisation, in [0, 1]; with ``soft=False`` the targets hold classes only."""
         stored = None if self.stored is None else self.stored.epoch(epoch)
         records = self._drawn(epoch) if stored is None else stored.records
         order = torch.randperm(len(self), generator=generator(seed, "order", epoch))
@@ -254,7 +256,7 @@ class Distilled(torch.utils.data.Dataset[tuple[UInt8[Tensor, "3 height width"], 
         return order.split(batch_size)
 
     def loss(self, logits: Float[Tensor, "batch class"], targets: Targets) -> Float[Tensor, ""]:
-        """The loss of the protocol that the set was made for."""
+        """Return the loss of the set's protocol."""
         return self.info.protocol.value(logits, targets)
 
     def _drawn(self, epoch: int) -> Records:
@@ -276,9 +278,9 @@ def load(
 ) -> Distilled:
     """Open a distilled dataset: a folder, or ``hf:ORG/NAME`` on the Hugging Face Hub.
 
-    Nothing in it is run. Where its labels are made on line by a network that is code outside attar, name that in
-    ``factories`` if you trust it (``["package.module:factory"]``), or give the network as ``teacher``, a list of
-    networks for a committee; the weights are those of the set.
+    No code in the set is run. If a network outside attar makes its online labels and you trust that network, name it in
+    ``factories`` (``["package.module:factory"]``), or pass the network as ``teacher`` (a list for a committee); its
+    weights are loaded from the set.
     """
     if isinstance(folder, str) and folder.startswith("hf:"):
         import huggingface_hub

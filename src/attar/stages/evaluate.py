@@ -1,4 +1,4 @@
-"""Evaluate: students trained from scratch on a small set, and on what it has to be compared with."""
+"""Evaluate: train students from scratch on the distilled set and on the baselines, and measure them."""
 
 import functools
 from collections.abc import Callable, Mapping
@@ -32,25 +32,25 @@ from attar.training.loop import FinishedEpoch, all_finite, fit
 
 _BATCH = 256
 TEACHER = "the teacher"
-"""Stands for the protocol where the teacher itself, or the committee that labels, is shown."""
+"""Protocol name of scores of the teacher itself, or of the committee that labels."""
 
 
 def shared_folder(config: Evaluate) -> Path | None:
-    """Where runs share their baselines; None when this one has its own."""
+    """Return the folder of shared baselines; None when the run keeps its own."""
     return Path(config.baselines).expanduser() if config.baselines else None
 
 
 def run(space: Workspace, config: Evaluate, squeezing: Squeeze, sets: Mapping[Row, SmallSet]) -> list[Score]:
-    """Train what is not known yet; returns the scores of all rows, in the order of the table.
+    """Train the students that have no score yet; returns the scores of all rows, in the order of the table.
 
-    ``sets`` says what each row but that of all real images is trained on; a row without a set is left out. Scores are
-    kept one by one under what they depend on, so more seeds, students or another protocol only add to them.
+    ``sets`` holds the training set of each row except ``full``; a row without a set is left out. Each score is stored
+    under a hash of everything it depends on, so more seeds, students or another protocol only add scores.
     """
     out = space.out / "evaluate"
     check(space, config)
     if not any(_has(row, sets) for row in config.rows):
         raise AttarError(
-            f"No row of {', '.join(map(str, config.rows))} can be made, for classes have too few real images; "
+            f"No row of {', '.join(map(str, config.rows))} can be made, because classes have too few real images; "
             f"add the row distilled or full, or use a smaller --recover.ipc."
         )
     log, num_classes = space.log.beside(out), len(space.real.classes)
@@ -58,7 +58,7 @@ def run(space: Workspace, config: Evaluate, squeezing: Squeeze, sets: Mapping[Ro
     unknown: dict[Path, ScoreFile] = {}
     for job in jobs:
         if job.path.exists():
-            job.read(num_classes)  # a damaged one is refused before hours are spent
+            job.read(num_classes)  # refuses a damaged score before hours are spent
         unknown.setdefault(job.path, job)
     recognised = _agreements(space, sets, out, log)
     told: set[Path] = set()
@@ -109,10 +109,10 @@ def run(space: Workspace, config: Evaluate, squeezing: Squeeze, sets: Mapping[Ro
 
 
 def check(space: Workspace, config: Evaluate) -> None:
-    """Raise AttarError, before hours are spent, when a student is unknown or cannot take images of this size."""
+    """Raise AttarError, before the run starts, when a student is unknown or cannot take images of this size."""
     shared = shared_folder(config)
     if shared is not None and shared.exists() and not shared.is_dir():
-        raise AttarError(f"--evaluate.baselines {shared} is a file; name a folder, there need not be one yet.")
+        raise AttarError(f"--evaluate.baselines {shared} is a file; give a folder, which may not exist yet.")
     for student in config.students:
         num_classes, size = len(space.real.classes), space.choice.size
         network = build.build(student, num_classes, size, stem=config.student_stem, seed=space.seed)
@@ -141,7 +141,7 @@ def _jobs(space: Workspace, config: Evaluate, squeezing: Squeeze, sets: Mapping[
 def _training(
     space: Workspace, config: Evaluate, squeezing: Squeeze, row: Row, student: str, small: SmallSet | None
 ) -> Callable[[scores.Say], list[Any]]:
-    """Tells what a score depends on beside the student and the real data."""
+    """Return a function that lists what a score depends on, apart from the student and the real data."""
     if small is None:
         return lambda say: scores.full_training(space, squeezing, say)
     info, made = read_info(small.folder), labels_in(small.folder)
@@ -170,14 +170,14 @@ def _teacher_job(space: Workspace, row: Row, folder: Path) -> ScoreFile:
 
 
 def _committee_of_labels(space: Workspace) -> CommitteeChoice:
-    """The committee that labelled the distilled set, with BatchNorm's running statistics; without one all teachers."""
+    """Return the committee that labelled the set, with running BatchNorm statistics; all teachers if there is none."""
     path = space.out / "distilled"
     choice = read_info(path).labels.committee if (path / INFO).is_file() else CommitteeChoice()
     return choice.changed(batchnorm="eval")
 
 
 def _num_steps(space: Workspace, config: Evaluate, squeezing: Squeeze, small: SmallSet | None, job: ScoreFile) -> int:
-    """Batches of a training; none where the teacher is shown."""
+    """Return the number of batches of a training; 0 when the row shows the teacher."""
     if _shows_teacher(config, job.row):
         return 0
     training = squeezing.training if small is None else config.protocol.training_of(job.student)
@@ -194,7 +194,7 @@ def _train(
     job: ScoreFile,
     advance: Advance,
 ) -> tuple[dict[str, Any], str]:
-    """Train a student and keep its score; returns values for the log, and what became of it when it diverged."""
+    """Train a student and store its score; returns values for the log, and a warning if training diverged."""
     device, checkpoint = space.device, job.checkpoint
     earlier = checkpoint.load() or {"fit": None, "losses": [], "seconds": 0.0, "processor_seconds": 0.0}
     clock, losses = Clock(Spent(earlier["seconds"], earlier["processor_seconds"])), list(earlier["losses"])
@@ -247,11 +247,11 @@ def _train(
 
 
 class _Diverged(Exception):  # noqa: N818
-    """Ends a training whose weights are no longer finite."""
+    """Raised to stop a training whose weights are not finite."""
 
 
 def _divergence(config: Evaluate, job: ScoreFile, reason: str) -> str:
-    """What became of a student that diverged, what the table makes of it, and how to mend it."""
+    """Return the warning for a student that diverged: where, what the table shows, and what to change."""
     mend = "lower --evaluate.protocol.training.learning-rate"
     if job.row == FULL:
         mend = "lower --squeeze.training.learning-rate in a run of its own, or use --evaluate.full-data teacher"
@@ -301,7 +301,7 @@ def _rate_teacher(space: Workspace, job: ScoreFile) -> dict[str, Any]:
     if found.num_broken:
         raise AttarError(
             f"The teacher's logits of {found.num_broken} of {space.val.num_images} validation images are not numbers "
-            f"(NaN); delete the folder {space.out / 'squeeze'} to make another one."
+            f"(NaN); delete the folder {space.out / 'squeeze'} to train another."
         )
     made = [members.made(space, index) for index in members.of_labels(space, choice)]
     job.save(found, total(one.spent for one in made), ", ".join(dict.fromkeys(one.device for one in made)), [])
@@ -309,9 +309,9 @@ def _rate_teacher(space: Workspace, job: ScoreFile) -> dict[str, Any]:
 
 
 def _agreements(space: Workspace, sets: Mapping[Row, SmallSet], out: Path, log: Log) -> dict[str, float]:
-    """Part of each kind of images that the teachers recognise, measured once; warns about the distilled ones.
+    """Measure once what fraction of each image set the labelling committee recognises; warns about the distilled set.
 
-    The committee that labels is asked. Imported images may have no teacher here to ask.
+    Without a teacher, as may be with imported images, nothing is measured.
     """
     found: dict[str, float] = {}
     if not ranks.is_first() or not sets or not Run(space.out).is_done("squeeze"):
@@ -354,7 +354,7 @@ def _finish(
     facts: Mapping[Row, dict[str, Any]],
     spent: Spent,
 ) -> None:
-    """The manifest, and beside it what would make it long: every class's accuracy."""
+    """Write the manifest, and every class's accuracy to a second file."""
     out = space.out / "evaluate"
     entries = [
         {key: value for key, value in vars(score).items() if key != "per_class"}

@@ -1,4 +1,4 @@
-"""What an evaluation found, as typed values: scores of students, costs of rows, accuracies by class."""
+"""Results of an evaluation as typed, checked values: scores of students, costs of rows, accuracies by class."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,7 +20,7 @@ Count = Annotated[int, Field(ge=0)]
 
 
 class Accuracy(pydantic.BaseModel):
-    """What one student achieves, a fraction of the validation images."""
+    """One student's accuracy, as a fraction of the validation images."""
 
     row: Row
     student: str
@@ -35,7 +35,7 @@ class StudentScore(Accuracy):
 
     top5: Fraction
     class_top1: Fraction | None = None
-    """Mean over the classes that have validation images; None in evaluations of an older attar."""
+    """Mean over the classes that have validation images; None in evaluations of older versions."""
     ece: Fraction
     confidence: Fraction
     seconds: Seconds
@@ -46,7 +46,7 @@ class StudentScore(Accuracy):
 
 
 class RowFacts(pydantic.BaseModel):
-    """What a row's training set takes and what was spent on it; None where it is not known."""
+    """Size and cost of a row's training set; None where unknown."""
 
     num_images: Count
     image_bytes: Count
@@ -86,7 +86,7 @@ class PerClass(pydantic.BaseModel):
 
 
 class Evaluation(pydantic.BaseModel):
-    """What an evaluation found."""
+    """Results of an evaluation."""
 
     scores: tuple[StudentScore, ...] = Field(min_length=1)
     rows: dict[Row, RowFacts]
@@ -103,14 +103,14 @@ class Evaluation(pydantic.BaseModel):
 
 
 def first_fault(error: pydantic.ValidationError) -> str:
-    """What is wrong first with values that were read: where, what is expected and what there is."""
+    """Return the first validation error: where it is, what was expected, and what was found."""
     first = error.errors()[0]
     where = ".".join(map(str, first["loc"]))
     return f"{where + ': ' if where else ''}{first['msg'][0].lower()}{first['msg'][1:]}, not {first['input']!r:.60}"
 
 
 def completed(result: dict[str, Any], by_class: PerClass, path: Path) -> dict[str, Any]:
-    """What an older attar found, with the means and marks that it did not write down."""
+    """Return an older version's results, with the means and marks that it did not record."""
     found = result.get("scores")
     entries = [entry for entry in found if isinstance(entry, dict)] if isinstance(found, list) else []
     if len(entries) != len(by_class.scores):
@@ -124,5 +124,5 @@ def completed(result: dict[str, Any], by_class: PerClass, path: Path) -> dict[st
 
 
 def diverged(entry: Mapping[str, Any]) -> bool:
-    """Whether the student of a manifest's entry diverged; before that was written down, it was sure of nothing."""
+    """Return whether an entry's student diverged; older versions recorded zero confidence instead."""
     return bool(entry.get("diverged", entry.get("confidence") == 0))

@@ -16,21 +16,21 @@ from attar.ops.pixels import Normalisation, from_bytes
 from attar.stages.workspace import Workspace
 
 SAMPLE = 512
-"""Images on which a verifier is checked; teachers are checked on all."""
+"""Validation images on which a verifier is checked; teachers are checked on all."""
 _TRIED = 256
-"""Images on which other normalisations are tried."""
+"""Validation images on which other normalisations are tried."""
 _OTHERS = (
     Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
     Normalisation((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
     Normalisation((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
 )
-"""ImageNet's, the one of many transformers and generators, and none."""
+"""Normalisations to try: ImageNet's, [-1, 1] as many transformers use, and none."""
 _SHOWN = 12
-"""Classes named in a sentence about their order."""
+"""Most classes listed in an error about their order."""
 
 
 class _Answers:
-    """Asks a teacher and records its predictions; refuses NaN, and notices probabilities."""
+    """Runs a teacher and records its predictions; refuses NaN, and detects probabilities."""
 
     def __init__(self, teacher: Teacher) -> None:
         self._teacher = teacher
@@ -42,8 +42,8 @@ class _Answers:
         logits = self._teacher.logits(images)
         if not bool(logits.isfinite().all()):
             raise AttarError(
-                f"The teacher {self._teacher.architecture} answers real validation images with values that are no "
-                "numbers (NaN or infinite); give other weights, or look for a division by zero in the network."
+                f"The teacher {self._teacher.architecture} returns values that are not numbers (NaN or infinite) for "
+                "real validation images; use other weights, or look for a division by zero in the network."
             )
         self.predicted.append(logits.argmax(1).cpu())
         inside = bool((logits >= 0).all()) and bool((logits <= 1).all())
@@ -52,28 +52,28 @@ class _Answers:
         return logits
 
     def seen(self, batches: Iterable[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
-        """The same batches; records their labels, for unreadable images may have been left out."""
+        """Yield the batches and record their labels, because unreadable images may have been left out."""
         for images, labels in batches:
             self.labels.append(labels.cpu())
             yield images, labels
 
     def check(self, space: Workspace) -> None:
-        """Refuse probabilities; warn of outputs that may be the result of a sigmoid."""
+        """Refuse probabilities; warn when the outputs may come from a sigmoid."""
         name = self._teacher.architecture
         if self._sums:
             raise answers.ends_in_softmax(f"The teacher {name}")
         if self._within:
             space.log.warn(
-                f"all outputs of the teacher {name} lie between 0 and 1; if it ends in a sigmoid, return the logits "
-                "before it, for soft labels made of its outputs are flat"
+                f"all outputs of the teacher {name} lie between 0 and 1; if it ends in a sigmoid, make it return "
+                "the logits before the sigmoid, because soft labels made of its outputs are flat"
             )
 
 
 def rate(space: Workspace, teacher: Teacher, order_known: bool, normalisation_known: bool) -> tuple[float, float]:
-    """Top-1 and top-5 accuracy of a teacher, on the device, on all real validation images.
+    """Return a teacher's top-1 and top-5 accuracy on all real validation images, measured on the device.
 
-    What is not known of it, the order of its outputs or its input's normalisation, is tested. Raises AttarError on a
-    teacher that answers with NaN or probabilities, or whose outputs are in another order than the data's classes.
+    Also tests the class order and the normalisation where the teacher does not state them. Raises AttarError when the
+    teacher returns NaN or probabilities, or orders its outputs differently from the data's classes.
     """
     asked = _Answers(teacher)
     accuracy = teachers.accuracy(asked, asked.seen(space.val.plain(256, space.device.device)))
@@ -86,7 +86,7 @@ def rate(space: Workspace, teacher: Teacher, order_known: bool, normalisation_kn
 
 
 def glance(space: Workspace, teacher: Teacher) -> None:
-    """Refuse a verifier as ``rate`` refuses a teacher whose outputs' order is not known, by some of the images."""
+    """Check a verifier as ``rate`` checks a teacher of unknown class order, but on some of the images only."""
     rows = _spread(space, SAMPLE)
     asked = _Answers(teacher)
     with torch.no_grad():
@@ -107,8 +107,8 @@ def _refuse_another_order(space: Workspace, teacher: Teacher, predicted: Tensor,
     mend = "set them on the module as 'classes'" if own else "save them beside the weights as 'classes'"
     raise AttarError(
         f"The teacher {teacher.architecture} has its outputs in another order than the data's classes: "
-        f"{found.before:.1%} of real validation images are right as they are, and {found.accuracy:.1%} if its outputs "
-        f"are {listed}; {mend}, the list of the names in the order of the outputs."
+        f"its accuracy on real validation images is {found.before:.1%} in the data's order, and {found.accuracy:.1%} "
+        f"if its outputs are {listed}; {mend}, the list of the names in the order of the outputs."
     )
 
 
@@ -135,6 +135,6 @@ def _warn_of_normalisation(space: Workspace, teacher: Teacher) -> None:
 
 
 def _spread(space: Workspace, most: int) -> list[int]:
-    """Rows of at most this many validation images, evenly spread."""
+    """Return at most ``most`` rows of the validation images, evenly spaced."""
     count = space.val.num_images
     return [index * count // min(most, count) for index in range(min(most, count))]

@@ -1,4 +1,4 @@
-"""A stage's folder: what was asked (plan.json, first), what came out (manifest.json, last), and when to refuse."""
+"""A stage's folder: plan.json (the request, written first), manifest.json (the result, last), and their checks."""
 
 import contextlib
 import datetime
@@ -23,45 +23,45 @@ PLAN, MANIFEST = "plan.json", "manifest.json"
 FORMAT = 1
 """Of manifests and plans; those without one are of this format, too."""
 SOURCE = "source code"
-"""The parent that stands for a file of code outside attar; a folder that does not tell of one is taken as it is."""
+"""Parent name for a source file outside attar; folders that record none are accepted."""
 FEED = "feed"
-"""The part of a request that says how real images are read; a folder that does not tell is taken as it is."""
+"""Part of a request that says how real images are read; folders that do not record it are accepted."""
 _PLAINLY = {
-    "data": "other real data than those there are now",
-    "teacher": "another teacher than the one there is now",
-    "committee": "another committee of teachers than the one there is now",
-    "images": "other images than those there are now",
-    "labels": "other imported labels than those there are now",
-    SOURCE: "an earlier state of your source code",
+    "data": "real data that differ from the current ones",
+    "teacher": "a teacher that is not the current one",
+    "committee": "a committee of teachers that is not the current one",
+    "images": "images that are not the current ones",
+    "labels": "imported labels that are not the current ones",
+    SOURCE: "an earlier version of your source code",
 }
-"""What a stage was made from, where one of its parents has changed."""
+"""How errors describe the former parent when a parent has changed."""
 _ALSO_WITHOUT = {"committee"}
-"""Parents whose absence now is a change too."""
+"""Parents for which being absent now also counts as a change."""
 _PACKAGES = ("attar", "torchvision", "timm", "numpy", "pillow", "pyarrow", "safetensors")
 
 
 @dataclass(frozen=True)
 class StageFolder:
-    """The folder of one stage of one run. All processes of a run must call its methods alike."""
+    """The folder of one stage of one run. All processes of a run must call its methods in the same order."""
 
     path: Path
     stage: str
     request: Mapping[str, Any]
-    """Everything that can alter the result: configurations, and plain values."""
+    """Everything that can change the result: configurations and plain values."""
     parents: dict[str, str]
-    """Identities (content hashes) of what the stage starts from."""
+    """Content hashes of the stage's inputs."""
     warn: Callable[[str], object] = lambda _: None
-    """Told what is made again because it is missing or damaged."""
+    """Called with a message when missing or damaged files are made again."""
     expected: Callable[[], Iterable[Path]] = tuple
-    """Files that must be there, for manifests that list none; may raise AttarError."""
+    """Files that must exist when the manifest lists none; may raise AttarError."""
     again: bool = True
-    """Whether what is missing or damaged is made again; else it is refused."""
+    """Whether missing or damaged files are made again; False: raise AttarError."""
 
     def finished(self) -> dict[str, Any] | None:
-        """The manifest, when this very work is done already; None when it is to be done or continued.
+        """Return the manifest when this stage is finished; None when it must be started or continued.
 
-        Work of which files are missing or damaged is to be continued. Raises AttarError when the folder holds other
-        work: it is neither reused nor overwritten.
+        A stage with missing or damaged files is continued. Raises AttarError when the folder holds results of other
+        settings or inputs; these are neither reused nor overwritten.
         """
         # In this order, for in a folder that runs share another one may be at work: plan, results, manifest, no plan.
         has_results, plan, manifest = self._has_results(), _read(self.path / PLAN), _read(self.path / MANIFEST)
@@ -71,25 +71,25 @@ class StageFolder:
         if known is None:
             if has_results:
                 raise AttarError(
-                    f"{self.path} holds results, and neither {PLAN} nor {MANIFEST} says of what; choose another --out, "
-                    f"or delete that folder to make it anew."
+                    f"{self.path} holds results, but no {PLAN} or {MANIFEST} that describes them; choose another "
+                    f"--out, or delete that folder to make it again."
                 )
             return None
         if changed := self._changed(known):
             more = f"; and {len(changed) - 4} more" * (len(changed) > 4)
             raise AttarError(
                 f"{self.path} was made with other settings ({'; '.join(changed[:4])}{more}); set them back, choose "
-                f"another --out, or delete that folder to make it anew."
+                f"another --out, or delete that folder to make it again."
             )
         if stale := self._stale(known):
             raise AttarError(
                 f"{self.path} was made from {_PLAINLY.get(stale[0], f'another {stale[0]}')}; "
-                f"choose another --out, or delete that folder to make it anew."
+                f"choose another --out, or delete that folder to make it again."
             )
         if faults and not self.again:
             raise AttarError(
-                f"{faults[0]}; copy it there again, or delete the folder {self.path} and run the same command again, "
-                f"which makes it anew."
+                f"{faults[0]}; restore the file, or delete the folder {self.path} and run the same command again "
+                f"to make it again."
             )
         for fault in faults[:1]:
             more = f", and so are {len(faults) - 1} more" * (len(faults) > 1)
@@ -106,9 +106,9 @@ class StageFolder:
 
     @property
     def identity(self) -> str:
-        """A hash that files of this work carry. Work that goes on keeps the one that it was begun under.
+        """Return the hash that all files of this stage carry. A continued stage keeps its first hash.
 
-        An earlier attar did not write it down: it was the hash of all that its plan says.
+        Earlier versions did not record it; there it is the hash of everything in the plan.
         """
         known = None
         with contextlib.suppress(AttarError):  # a damaged one is refused by ``finished``, and evaluate writes it anew
@@ -118,7 +118,7 @@ class StageFolder:
         return known.get("made_for") or digest([known.get("stage"), known["request"], known.get("parents", {})])
 
     def begin(self) -> None:
-        """Write down what will be made here, so that a later run can tell whether to continue it."""
+        """Write the plan, so that a later run can tell whether it may continue."""
         if ranks.is_first():
             sealed.write_json(self.path / PLAN, self._asked())
         ranks.wait()
@@ -137,7 +137,7 @@ class StageFolder:
         return {key: say(value) if isinstance(value, Config) else value for key, value in self.request.items()}
 
     def _changed(self, known: dict[str, Any]) -> list[str]:
-        """The settings in which a plan or manifest differs from this work, ``key old -> new`` each."""
+        """Return the settings that differ from a plan or manifest, as ``key old -> new``."""
         made, telling, lines = known["request"], known.get("identity", {}), list[str]()
         for key, asked in self.request.items():
             if isinstance(asked, Config):
@@ -149,7 +149,7 @@ class StageFolder:
         return lines
 
     def _stale(self, known: dict[str, Any]) -> list[str]:
-        """What this work starts from that a plan or manifest tells otherwise."""
+        """Return the inputs that differ from those in a plan or manifest."""
         parents = known.get("parents", {})
         return [
             name
@@ -160,10 +160,10 @@ class StageFolder:
     def finish(
         self, result: dict[str, Any], spent: Spent | float, device: str, files: Iterable[Path] = ()
     ) -> dict[str, Any]:
-        """Write the manifest; called once, by the first process, when every file of the stage is in place.
+        """Write the manifest; the first process calls this once, when every file of the stage is written.
 
-        ``spent`` may be wall seconds alone, where those of the processor were not measured. ``files`` are those whose
-        hashes it lists: they are checked when they are opened, and made again when missing.
+        ``spent`` may be wall seconds only, when processor seconds were not measured. The manifest lists the hashes of
+        ``files``: they are checked when opened, and made again when missing.
         """
         took = spent if isinstance(spent, Spent) else Spent(spent, None)
         manifest = {
@@ -182,37 +182,37 @@ class StageFolder:
         return manifest
 
     def _has_results(self) -> bool:
-        """Whether anything was made under the plan: a plan alone binds nobody."""
+        """Return whether the folder has results; a plan without results may be replaced."""
         kept = (path for path in self.path.rglob("*") if path.name != PLAN and path.suffix not in (".jsonl", ".tmp"))
         return any(path.is_file() for path in kept)
 
 
 def manifest_of(folder: Path, made_by: str) -> dict[str, Any]:
-    """The manifest of a finished stage; raises AttarError when it is not finished, or that of another stage."""
+    """Return the manifest of a finished stage; raises AttarError when it is unfinished or of another stage."""
     manifest = _read(folder / MANIFEST)
     if manifest is None:
         raise AttarError(f"{folder} is not finished; run 'attar {made_by}' (or 'attar run') with the same --out first.")
     if (made_by != "run" and manifest.get("stage") != made_by) or not isinstance(manifest.get("result"), dict):
         raise AttarError(
-            f"{folder / MANIFEST} is no manifest of {made_by}; delete the folder {folder} to make it anew."
+            f"{folder / MANIFEST} is not a manifest of {made_by}; delete the folder {folder} to make it again."
         )
     return manifest
 
 
 def listed(manifest: dict[str, Any], folder: Path) -> dict[str, sealed.SealedFile]:
-    """The files that a manifest lists, by their path in its folder; none where an older attar wrote it."""
+    """Return the files that a manifest lists, by path in its folder; none in manifests of older versions."""
     return sealed.read_entries(manifest.get("files", {}), folder / MANIFEST)
 
 
 def identity_of(manifest: dict[str, Any]) -> dict[str, Any]:
-    """What identifies finished work, as plain values; of an earlier attar's all that was asked."""
+    """Return the identifying settings of finished work; for older versions the whole request."""
     return manifest.get("identity", manifest["request"])
 
 
 def precision_of(folder: Path) -> Precision | None:
-    """The precision that this stage's folder was made or begun in; None where it does not say.
+    """Return the precision recorded in a stage's folder; None when it records none.
 
-    A folder that cannot be read says nothing here: its stage refuses it by name.
+    Returns None for an unreadable folder, too; the stage itself raises the error.
     """
     for name in (MANIFEST, PLAN):
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
@@ -223,7 +223,7 @@ def precision_of(folder: Path) -> Precision | None:
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that can alter results."""
+    """Return the versions of Python and of the packages that can change results."""
     found = {"python": platform.python_version(), "torch": torch.__version__}  # with its build, as in 2.15.0+cu130
     for package in _PACKAGES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
@@ -232,7 +232,7 @@ def versions() -> dict[str, str]:
 
 
 def logged(folder: Path, event: str) -> Spent:
-    """Sum over all events of this name in the logs of all processes, each ``name`` counted once."""
+    """Sum the time of all events of this name in the logs of all processes; each ``name`` counts once."""
     found: dict[str, tuple[float, float | None]] = {}
     for path in sorted(folder.glob("log*.jsonl")):
         for line in path.read_text(errors="replace").splitlines():
@@ -245,7 +245,7 @@ def logged(folder: Path, event: str) -> Spent:
 
 
 def total(parts: Iterable[Spent]) -> Spent:
-    """The sum of several; processor seconds are known when they are known of all."""
+    """Return the sum; processor seconds are None unless all parts have them."""
     known = list(parts)
     processor = [part.processor_seconds for part in known if part.processor_seconds is not None]
     return Spent(sum(part.seconds for part in known), sum(processor) if len(processor) == len(known) else None)
@@ -253,7 +253,7 @@ def total(parts: Iterable[Spent]) -> Spent:
 
 def _read(path: Path) -> dict[str, Any] | None:
     try:
-        found = sealed.read_json(path, f"delete the folder {path.parent} to make it anew")
+        found = sealed.read_json(path, f"delete the folder {path.parent} to make it again")
     except (FileNotFoundError, NotADirectoryError):
         return None
     if isinstance(made := found.get("format", FORMAT), int) and made > FORMAT:
@@ -261,5 +261,5 @@ def _read(path: Path) -> dict[str, Any] | None:
             f"{path} was written by a newer attar (format {made}, and this one reads {FORMAT}); update attar."
         )
     if not isinstance(found.get("request"), dict):
-        raise AttarError(f"{path} is damaged (it lacks 'request'); delete the folder {path.parent} to make it anew.")
+        raise AttarError(f"{path} is damaged ('request' is missing); delete the folder {path.parent} to make it again.")
     return found

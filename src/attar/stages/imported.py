@@ -1,4 +1,4 @@
-"""Imported teachers: a squeeze folder, published weights, a checkpoint file, a caller's own network."""
+"""Import teachers from a squeeze folder, published weights, a checkpoint file, or the caller's module."""
 
 import re
 from collections.abc import Iterable
@@ -18,24 +18,24 @@ from attar.stages.workspace import Workspace
 from attar.store import atomic, weights
 
 _TWO_PART = re.compile(r"(hf[-_]hub:[^:]+|[A-Za-z_][\w.]*:[A-Za-z_]\w*(?=:.))(?::(.+))?$")
-"""Architectures that have a colon of their own, and the weights after them."""
+"""Matches architectures whose name contains a colon, and the weights after it."""
 
 
 @dataclass(frozen=True)
 class Imported:
-    """An imported teacher, and what is known of it."""
+    """An imported teacher, and which of its properties are known."""
 
     teacher: Teacher
     order_known: bool
-    """Whether it names its outputs; otherwise they are assumed to be in the order of the data's classes."""
+    """Whether the teacher names its outputs; if not, the order of the data's classes is assumed."""
     normalisation_known: bool
-    """Whether the normalisation of its input is known; otherwise the data's is used."""
+    """Whether the teacher's input normalisation is known; if not, the data's is used."""
 
 
 def of_weights(space: Workspace, architecture: str, named: str, stem: build.Stem) -> Imported:
-    """The teacher with these weights: a squeeze folder, those of a library, or a checkpoint file.
+    """Load a teacher from a squeeze folder, a library's weights or a checkpoint file.
 
-    Its outputs are put in the order of the data's classes where it knows all of these; otherwise recover refuses it.
+    Reorders its outputs to the data's classes if it knows all of them; otherwise recover refuses the teacher.
     """
     if folder := squeeze_folder(named):
         found = teachers.load(folder, factories=space.factories, weights_sha256=_recorded_sha256(folder))
@@ -57,7 +57,7 @@ def of_weights(space: Workspace, architecture: str, named: str, stem: build.Stem
 
 
 def of_module(space: Workspace, module: nn.Module) -> Imported:
-    """A caller's own network as a teacher; class names that it carries are used where they are the data's."""
+    """Wrap the caller's module as a teacher; uses its class names if they match the data's."""
     classes = _meant(space, class_names.of_module(module))
     if classes is not None and not set(classes).issuperset(space.real.classes):
         classes = None
@@ -66,14 +66,14 @@ def of_module(space: Workspace, module: nn.Module) -> Imported:
 
 
 def factories(architectures: Iterable[str], verifier: str) -> frozenset[str]:
-    """The networks by which a recipe lets teachers be built: no file that is read adds to them."""
+    """Return the network factories that the recipe itself names; no file that is read can add any."""
     return frozenset((*architectures, parted(verifier)[0]))
 
 
 def parted(name: str) -> tuple[str, str]:
-    """Architecture and weights of a network that is named ARCHITECTURE:WEIGHTS, or is a squeeze folder.
+    """Split ARCHITECTURE:WEIGHTS, or the path of a squeeze folder, into architecture and weights.
 
-    ARCHITECTURE may be package.module:factory or hf-hub:timm/NAME; weights are empty where none are named.
+    ARCHITECTURE may be package.module:factory or hf-hub:timm/NAME; weights are '' when none are given.
     """
     if squeeze_folder(name):
         return "", name
@@ -85,13 +85,13 @@ def parted(name: str) -> tuple[str, str]:
 
 
 def named_teacher(space: Workspace, name: str, role: str) -> Teacher:
-    """The network ARCHITECTURE:WEIGHTS, or of a squeeze folder, answering in the data's classes, on the device.
+    """Load ARCHITECTURE:WEIGHTS or a squeeze folder onto the device, with outputs in the data's class order.
 
-    Raises AttarError, naming its ``role``, when there is no such network or it does not know the classes.
+    Raises AttarError, which mentions the network's ``role``, when it does not exist or does not know the classes.
     """
     architecture, named = parted(name)
     if not named:
-        raise AttarError(f"The {role} '{name}' names no weights; write ARCHITECTURE:WEIGHTS, or a squeeze folder.")
+        raise AttarError(f"The {role} '{name}' has no weights; give ARCHITECTURE:WEIGHTS or a squeeze folder.")
     imported = of_weights(space, architecture, named, "auto")
     found = teachers.aligned(imported.teacher, space.real.classes)
     found.module.to(space.device.device)
@@ -101,7 +101,7 @@ def named_teacher(space: Workspace, name: str, role: str) -> Teacher:
 
 
 def squeeze_folder(named: str) -> Path | None:
-    """The folder of the one teacher in the squeeze folder of this name; None where there is no such folder.
+    """Return the folder of the single teacher in a squeeze folder; None when there is no such folder.
 
     Raises AttarError when it holds several teachers.
     """
@@ -115,16 +115,16 @@ def squeeze_folder(named: str) -> Path | None:
 
 
 def _recorded_sha256(folder: Path) -> str:
-    """What the weights in a squeeze folder must be by its manifest; '' where it came without one."""
+    """Return the SHA-256 of the weights that the squeeze folder's manifest records; '' without a manifest."""
     if not (folder / MANIFEST).is_file():
         return ""
     return teacher_in(folder).weights_sha256
 
 
 def content(module: nn.Module | None, named: str) -> str | None:
-    """A SHA-256 of a network's weights or of a file of weights, wherever it lies.
+    """Return the SHA-256 of a network's weights or of a weights file, independent of its path.
 
-    None for published weights, which their name identifies, and for a file that is not there.
+    None for published weights, which their name identifies, and for a missing file.
     """
     if module is not None:
         return weights.tensors_sha256(module.state_dict())
@@ -135,7 +135,7 @@ def content(module: nn.Module | None, named: str) -> str | None:
 
 
 def _meant(space: Workspace, names: tuple[str, ...] | None) -> tuple[str, ...] | None:
-    """Names of outputs as the data's classes are named; None where there are none, or only numbers of no class."""
+    """Translate output names to the data's class names; None when there are none, or only plain numbers."""
     if names is None:
         return None
     meant = class_names.in_terms_of(names, space.real.classes, space.real.titles)

@@ -1,4 +1,4 @@
-"""Imported images: a folder, a table or a Hub dataset, written as recover writes its images."""
+"""Import images from a folder, a table or a Hub dataset, and write them as recover writes its images."""
 
 import hashlib
 import io
@@ -35,7 +35,7 @@ class Import:
 
     split: Split
     rows: Int[np.ndarray, "class slot"]
-    """Which image of the split is a class's first, second and so on: in a folder by name, in a table by row."""
+    """Index in the split of each class's first, second, ... image: sorted by name in a folder, by row in a table."""
 
     @property
     def ipc(self) -> int:
@@ -43,19 +43,19 @@ class Import:
         return self.rows.shape[1]
 
     def __iter__(self) -> Iterator[tuple[int, int, int]]:
-        """Row, label and slot of every image, slot by slot, as recover writes them."""
+        """Yield row, label and slot of every image, slot by slot, in recover's order."""
         for slot in range(self.ipc):
             for label, row in enumerate(self.rows[:, slot].tolist()):
                 yield row, label, slot
 
 
 def run(space: Workspace, source: str, config: MethodConfig, folder: Path | None = None) -> ImagesMade:
-    """Make ``<out>/recover`` of the images in ``source``; returns its manifest.
+    """Make ``<out>/recover`` from the images in ``source``; returns its manifest.
 
-    ``source`` is a folder (a sub-folder a class, Parquet files, or what ``save_to_disk`` wrote) or hf:ORG/NAME. Of
-    ``config`` the number of images per class must be theirs, and what is accepted of a teacher holds. Raises AttarError
-    when the images are not of the data's classes or size, or differ in number from class to class; when the teacher
-    cannot be relied on; or when the folder holds other images.
+    ``source`` is a folder (one sub-folder per class, Parquet files, or the output of ``save_to_disk``) or hf:ORG/NAME.
+    ``config.ipc`` must equal the images per class; the ``accept_...`` settings apply to the teacher. Raises AttarError
+    when classes, size or counts of the images do not fit the data, when the teacher fails its check, or when the
+    folder holds other images.
     """
     out = folder or space.out / "recover"
     members.made(space, 0)  # raises where there is none
@@ -64,7 +64,7 @@ def run(space: Workspace, source: str, config: MethodConfig, folder: Path | None
         asked = images_in(out).settings
         finished = StageFolder(out, "recover", space.request(method=IMPORTED, recover=asked), parents).finished()
         if finished is not None:
-            space.log.warn(f"there is no folder {source} any more; the images that were taken from it stand")
+            space.log.warn(f"the folder {source} no longer exists; the images that were imported from it are used")
             return images_in(out)
     found = find(space, source)
     _check_count(found, source, config)
@@ -84,20 +84,20 @@ def run(space: Workspace, source: str, config: MethodConfig, folder: Path | None
 
 
 def check(space: Workspace, source: str, config: MethodConfig) -> None:
-    """Raise AttarError, before hours are spent on a teacher, as ``run`` does on images that are not fit."""
+    """Raise AttarError, before a teacher is trained, for images that ``run`` would refuse."""
     _check_count(find(space, source), source, config)
 
 
 def find(space: Workspace, source: str) -> Import:
-    """The images of a source, by class; raises AttarError when their classes are not the data's, or counts differ."""
+    """Find the images of a source by class; raises AttarError when classes differ from the data's, or counts vary."""
     path = Path(source).expanduser()
     if source.startswith(hub.PREFIX):
         if "/" not in source:
-            raise AttarError(f"--images {source} names no dataset of the Hub; write hf:ORG/NAME.")
+            raise AttarError(f"--images {source} is not a dataset of the Hub; write hf:ORG/NAME.")
         found = hub.read_hub(source, space.log)
     elif path.is_dir():
         if (path / "images").is_dir() and (path / "labels").is_dir():
-            raise AttarError(f"{path} holds images/ and labels/; name them as --images {path / 'images'}.")
+            raise AttarError(f"{path} holds images/ and labels/; use --images {path / 'images'}.")
         found = layout.read(path, space.log)
     else:
         raise AttarError(f"There is no folder of images {path}; check the path, or write hf:ORG/NAME.")
@@ -107,14 +107,14 @@ def find(space: Workspace, source: str) -> Import:
     if counts[fewest] != counts[most]:
         raise AttarError(
             f"{source} has {counts[most]} images of the class '{space.real.classes[most]}' and {counts[fewest]} of "
-            f"'{space.real.classes[fewest]}'; a set has as many of each, so complete or thin it out."
+            f"'{space.real.classes[fewest]}'; every class needs the same number, so add or remove images."
         )
     order = np.argsort(labels, kind="stable")
     return Import(found.train, order.reshape(len(space.real.classes), -1))
 
 
 def _labels(found: Found, source: str, classes: tuple[str, ...]) -> Int[np.ndarray, " image"]:
-    """The label that each image has among the data's classes: by the class's name, else by its number."""
+    """Return each image's label among the data's classes, matched by class name, else by class number."""
     place = {name: label for label, name in enumerate(classes)}
     if not set(found.classes) <= set(classes):
         numbers = [_NUMBER.fullmatch(name) for name in found.classes]
@@ -124,27 +124,27 @@ def _labels(found: Found, source: str, classes: tuple[str, ...]) -> Int[np.ndarr
         if stranger is not None:
             what = f"class number {place[stranger]}" if stranger in place else f"the class '{stranger}'"
             raise AttarError(
-                f"{source} has {what}, and the data have {len(classes)} classes, from '{classes[0]}' to "
-                f"'{classes[-1]}'; take the images of these classes, or other --data."
+                f"{source} has {what}, but the data have {len(classes)} classes, from '{classes[0]}' to "
+                f"'{classes[-1]}'; import images of these classes, or choose other --data."
             )
     labels = np.array([place[name] for name in found.classes], dtype=np.int64)
     if len(set(labels.tolist())) < len(labels):
-        raise AttarError(f"{source} has two folders of one class number; remove or rename one.")
+        raise AttarError(f"{source} has two folders with the same class number; remove or rename one.")
     return labels[found.train.labels]
 
 
 def _check_count(found: Import, source: str, config: MethodConfig) -> None:
     if found.ipc == 0:
-        raise AttarError(f"{source} holds no images; name the folder that does.")
+        raise AttarError(f"{source} holds no images; give the folder that contains them.")
     if (config.ipc_start, config.ipc) != (0, found.ipc):
         raise AttarError(
-            f"{source} has {found.ipc} images per class and {config.ipc - config.ipc_start} are asked for; "
+            f"{source} has {found.ipc} images per class, but the recipe asks for {config.ipc - config.ipc_start}; "
             f"use --recover.ipc {found.ipc}" + (" --recover.ipc-start 0." if config.ipc_start else ".")
         )
 
 
 def _identity(found: Import) -> str:
-    """A SHA-256 of the images as they are stored, and of their labels; knows no paths."""
+    """Return a SHA-256 of the stored images and their labels; paths do not matter."""
     total = hashlib.sha256(repr(found.rows.shape).encode())
     for row, _, _ in found:
         total.update(hashlib.sha256(_encoded(found.split, row)).digest())
@@ -173,7 +173,7 @@ def _write(space: Workspace, found: Import, out: Path) -> dict[str, Any]:
 
 
 def _fitting(split: Split, row: int, size: int) -> Any:
-    """An image as its file, where that is a plain JPEG or PNG, else its pixels; refused when it has another size."""
+    """Return an image's file bytes if it is a plain JPEG or PNG, else its pixels; refuses other sizes."""
     try:
         picture = split.image(row)
     except Unreadable as error:
@@ -181,7 +181,9 @@ def _fitting(split: Split, row: int, size: int) -> Any:
     if picture.size != (size, size):
         width, height = picture.size
         mend = f"use --data.size {width}" if width == height else "attar's images are square, so crop them"
-        raise AttarError(f"{split.where(row)} has {width}x{height} pixels and the data are prepared at {size}; {mend}.")
+        raise AttarError(
+            f"{split.where(row)} has {width}x{height} pixels, but the data are prepared at {size}; {mend}."
+        )
     encoded = split.encoded(row)
     if encoded is not None and _is_plain(encoded):
         return encoded

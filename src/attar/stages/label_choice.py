@@ -1,4 +1,4 @@
-"""Which soft labels a set is given: the choices, what they take, and those that finished labels were made by."""
+"""Check label settings, compute the bytes of labels, and read the settings of finished labels."""
 
 import shutil
 from pathlib import Path
@@ -12,19 +12,19 @@ from attar.store import labels as label_files
 
 
 def check(config: Relabel, protocol: Protocol, size: int, num_classes: int, storage: Storage = PLAIN) -> None:
-    """Raise AttarError, before hours are spent, on labels that could not be made or not be trained on."""
+    """Raise AttarError, before the run starts, for label settings that cannot work with images, labels or protocol."""
     if size % storage.factor:
         raise AttarError(
-            f"Images of {size} pixels do not divide into {storage.factor} parts a side; use another --recover.factor."
+            f"Images of {size} pixels do not divide into {storage.factor} parts per side; use another --recover.factor."
         )
     if storage.factor > 1 and config.imported:
         raise AttarError(
-            f"Each recovered image holds {storage.num_parts}, and published labels are of whole images; leave out "
-            f"--relabel.imported."
+            f"Each recovered image holds {storage.num_parts} images, but published labels are for whole images; leave "
+            f"out --relabel.imported."
         )
     if size % config.views.patch_shuffle:
         raise AttarError(
-            f"Images of {size} pixels do not divide into {config.views.patch_shuffle} patches a side; "
+            f"Images of {size} pixels do not divide into {config.views.patch_shuffle} patches per side; "
             f"use another --relabel.views.patch-shuffle, or 1."
         )
     dropped = config.codec.kind == "topk" and config.codec.remainder == "drop" and config.codec.k < num_classes
@@ -36,37 +36,39 @@ def check(config: Relabel, protocol: Protocol, size: int, num_classes: int, stor
 
 
 def of_stored(folder: Path, config: Relabel) -> Relabel:
-    """The settings that the finished labels in ``folder`` were made with; paths are those of ``config``.
+    """Return the settings of the finished labels in ``folder``, with the paths of ``config``.
 
-    Raises AttarError when one of both imports labels and the other does not.
+    Raises AttarError when only one of both imports labels.
     """
     made = labels_in(folder).settings
     if made["imported"] != bool(config.imported):
         known = "published ones" if made["imported"] else "a teacher's"
-        raise AttarError(f"The labels in {folder} are {known}; give --relabel.imported as it was when they were made.")
+        raise AttarError(
+            f"The labels in {folder} are {known}; set --relabel.imported to the value that they were made with."
+        )
     return config.as_made(made, str(folder)) if config.unlike(made) else config
 
 
 def planned_bytes(num_images: int, num_classes: int, config: Relabel, storage: Storage = PLAIN) -> int:
-    """Bytes that stored labels of so many stored images will take, without the files' headers."""
+    """Return the bytes of stored labels for ``num_images`` stored images, without file headers."""
     one = label_files.record_bytes(num_classes, config.codec, config.views, config.mix, storage)
     return num_images * config.stored_epochs * one
 
 
 def described(config: Relabel) -> str:
-    """What is stored, in a few words."""
-    pooled = f", dealt out anew through {config.epochs}" if config.pool_epochs else ""
+    """Describe in a few words which labels are stored."""
+    pooled = f", reused in a new order for {config.epochs}" if config.pool_epochs else ""
     epochs = f"{config.stored_epochs} epoch{'s' if config.stored_epochs > 1 else ''}{pooled}"
     return f"{epochs}, {config.codec.title()}"
 
 
 def refuse_full_disk(needed: int, out: Path) -> None:
-    """Raise AttarError where so many bytes of labels don't fit on the disk of ``out``, with those that lie there."""
+    """Raise AttarError when ``needed`` bytes of labels exceed the free disk space plus labels already in ``out``."""
     there = sum(file.stat().st_size for file in out.glob("**/labels/*.safetensors"))
     disk = next(folder for folder in (out.absolute(), *out.absolute().parents) if folder.is_dir())
     free = shutil.disk_usage(disk).free + there
     if needed > free:
         raise AttarError(
-            f"The soft labels take {needed / 1e9:.1f} GB and the disk of {out} has {free / 1e9:.1f} GB free; "
+            f"The soft labels take {needed / 1e9:.1f} GB, but the disk of {out} has {free / 1e9:.1f} GB free; "
             f"use --relabel.mode online, --relabel.codec.kind topk, --relabel.pool-epochs, or fewer --relabel.epochs."
         )

@@ -9,12 +9,14 @@ METHODS = "attar.methods"
 
 
 def method_named(name: str) -> Any:
-    """The module of a method: a file of ``attar.methods``, or a dotted path.
+    """Import a method: a file of ``attar.methods``, or a dotted path.
 
-    Raises AttarError when there is none, or it lacks Config or recover.
+    Raises AttarError when the module does not exist, or lacks Config or recover.
     """
     module = plugin.resolve(METHODS, name, "method")
     missing = [part for part in ("Config", "recover") if not hasattr(module, part)]
     if missing:
-        raise AttarError(f"The module '{name}' is no method: it lacks {' and '.join(missing)} (see docs/methods.md).")
+        raise AttarError(
+            f"The module '{name}' is not a method: it lacks {' and '.join(missing)} (see docs/methods.md)."
+        )
     return module

@@ -1,8 +1,8 @@
-"""Prepare: what a method measures of the real images before its first unit, once per run and teacher.
+"""Prepare: run the steps that a method needs before its first unit, once per run and teacher.
 
-The tables of a step lie in ``<out>/prepared/<step>-<identity>``. The identity covers what the step reads (some of the
-method's settings, the data, the seed, the teacher's weights, earlier steps), and nothing else: another learning rate
-finds the same tables.
+The tables of a step are in ``<out>/prepared/<step>-<identity>``. The identity covers only what the step reads (some of
+the method's settings, the data, the seed, the teacher's weights, earlier steps), so a run with another learning rate
+uses the same tables.
 """
 
 import functools
@@ -27,12 +27,12 @@ from attar.synthesis.method import Preparation
 from attar.synthesis.task import Context, MethodConfig, Network, RealImages
 
 ROWS = 50
-"""Rows of one job and its file, whatever the number of processes."""
+"""Rows per job and file, independent of the number of processes."""
 
 
 @dataclass(frozen=True)
 class _Table:
-    """The tables of one step, of one teacher where the step is made for each."""
+    """The tables of one step, for one teacher if the step is made per teacher."""
 
     folder: Path
     identity: str
@@ -40,16 +40,16 @@ class _Table:
 
     @property
     def rows(self) -> range:
-        """All of them."""
+        """All rows of the tables."""
         return range(self.num_rows)
 
     @property
     def blocks(self) -> list[range]:
-        """Rows that are made together."""
+        """Blocks of rows, one per job."""
         return [range(start, min(start + ROWS, self.num_rows)) for start in range(0, self.num_rows, ROWS)]
 
     def is_whole(self, rows: range, warn: Callable[[str], None], finished: bool = False) -> bool:
-        """Whether these rows, or the finished tables, need not be made; warns of a file that has to be made again."""
+        """Return whether these rows, or the finished tables, are complete; warns about a file to be made again."""
         if not tables.path_of(self.folder, None if finished else rows).exists():
             return False
         fault = tables.fault(self.folder, rows, self.identity, finished)
@@ -59,7 +59,7 @@ class _Table:
 
     @cached_property
     def tensors(self) -> dict[str, Tensor]:
-        """The finished tables by their key, read when first asked for."""
+        """Return the finished tables by key; reads them at first use."""
         return tables.load(self.folder, self.rows, self.identity)
 
 
@@ -76,7 +76,7 @@ class Tables:
         return made.tensors[key]
 
     def of_steps(self, names: Sequence[str]) -> Callable[..., Tensor]:
-        """The same for some steps alone."""
+        """Return a lookup that is limited to some steps."""
 
         def table(name: str, teacher: int = 0) -> Tensor:
             if name.partition(".")[0] not in names:
@@ -86,7 +86,7 @@ class Tables:
         return table
 
     def add(self, step: str, teacher: int | None, table: _Table) -> None:
-        """Let the tables of a step be found, by the place of the teacher that they are of."""
+        """Register the tables of a step, by the teacher's place."""
         self._made[step, teacher] = table
 
 
@@ -99,10 +99,10 @@ def run(
     real: RealImages,
     log: Log,
 ) -> Tables:
-    """Make the tables of all steps that are not there yet; returns all of them.
+    """Make the missing tables of all steps; returns all tables.
 
-    ``weights`` are the SHA-256 of the networks'. Every process must call this at the same point. Raises AttarError
-    where a step cannot be made, ValueError where it returns tables of another shape.
+    ``weights`` are the SHA-256 of the networks' weights. Every process must call this at the same point. Raises
+    AttarError when a step fails, ValueError when it returns tables of a wrong shape.
     """
     found, identities = Tables(), dict[str, str]()
     for step in steps:
@@ -141,7 +141,7 @@ def run(
 
 
 def steps_of(module: Any, config: MethodConfig, networks: Sequence[Network]) -> list[Preparation]:
-    """The steps of a method's module that at least one of these networks needs."""
+    """Return the steps of a method's module that at least one of these networks needs."""
     steps = module.prepare(config) if hasattr(module, "prepare") else ()
     return [step for step in steps if any(step.applies(config, network.module) for network in networks)]
 
@@ -154,7 +154,7 @@ def rehearsed(
     size: tuple[int, int],
     device: torch.device,
 ) -> Callable[..., Tensor]:
-    """Tables for a forecast: the first row is made, and stands for all others."""
+    """Return tables for a forecast: makes the first row and repeats it for all others."""
     made: dict[tuple[str, int], Tensor] = {}
 
     def table(name: str, teacher: int = 0) -> Tensor:
@@ -174,7 +174,7 @@ def rehearsed(
 def _jobs(
     step: Preparation, config: MethodConfig, table: _Table, title: str, context: Context, warn: Callable[[str], None]
 ) -> list[work.Job]:
-    """A job for each block of rows."""
+    """Return one job per block of rows."""
 
     def job(rows: range) -> work.Job:
         def make(advance: Advance) -> None:
@@ -189,13 +189,13 @@ def _jobs(
 
 
 def _settings(step: Preparation, config: MethodConfig) -> SimpleNamespace:
-    """The fields of the configuration that the step reads, and no others."""
+    """Return the configuration fields that the step reads, and no others."""
     fields = type(config).model_fields
     return SimpleNamespace(**{name: getattr(config, name) for name in step.reads if name in fields})
 
 
 def _read_by(step: Preparation, config: MethodConfig, earlier: Mapping[str, str]) -> dict[str, Any]:
-    """The values of what a step reads: settings, and identities of earlier steps."""
+    """Return the settings and the identities of earlier steps that a step reads."""
     known = {name: value for name, value in config.plain().items() if name in step.reads} | {
         name: identity for name, identity in earlier.items() if name in step.reads
     }

@@ -30,7 +30,7 @@ _LABELS_OF_EARLIER = {"views", "mix", "label_batchnorm", "label_batch_size"}
 
 
 class ProtocolLabels(Config):
-    """The half of a protocol that ``relabel`` owns: which labels students are to be trained on."""
+    """Label options of a protocol; they become the recipe's ``relabel`` settings."""
 
     epochs: int = pydantic.Field(ge=1)
     """Epochs of different views."""
@@ -39,14 +39,14 @@ class ProtocolLabels(Config):
     mix: MixChoice
     """How images are mixed."""
     temperature: float = pydantic.Field(gt=0)
-    """Of the logits that a codec shares out evenly."""
+    """Temperature at which the codec spreads the probability of dropped classes."""
     batchnorm: Literal["eval", "train"] = "eval"
-    """BatchNorm of the teacher that labels: 'eval' has running statistics, 'train' those of images labelled at once."""
+    """BatchNorm of the teacher while it labels. 'eval': running statistics; 'train': statistics of each batch."""
     batchnorm_batch: int = pydantic.Field(default=8, ge=2)
-    """With 'train': images labelled at once."""
+    """Batch size of labelling with 'train'."""
 
     def section(self) -> dict[str, Any]:
-        """The same as plain values of a recipe's ``relabel``."""
+        """Return the options as plain values for a recipe's ``relabel`` section."""
         return {
             "epochs": self.epochs,
             "views": self.views.plain(),
@@ -57,29 +57,30 @@ class ProtocolLabels(Config):
 
 
 class Protocol(Config):
-    """The half of a protocol that ``evaluate`` owns: how students are trained on a small set of images."""
+    """Training options of a protocol: how students are trained on a small set of images."""
 
     name: str
-    """The protocol's name; tables say 'modified' where a setting is not what this name stands for."""
+    """Name of the protocol. Tables add 'modified' when a setting differs from the named protocol."""
     version: int = pydantic.Field(default=1, ge=1)
-    """Raised whenever a setting changes."""
+    """Version of the protocol; it is raised whenever a setting changes."""
     training: Optimisation
     """Optimiser, learning rate, epochs, batches."""
     learning_rates: tuple[tuple[str, Annotated[float, pydantic.Field(gt=0)]], ...] = ()
-    """Peak learning rates of students that need another: pairs of a name, maybe with wildcards, and a rate."""
+    """Peak learning rates for some students: pairs of a name, which may have wildcards, and a rate; the first match
+    counts."""
     loss: Literal["soft", "mse", "hard"] = "soft"
-    """'soft': Kullback-Leibler divergence from the teacher; 'mse': squared difference of its logits; 'hard':
-    cross-entropy with the classes."""
+    """'soft': Kullback-Leibler divergence from the soft labels; 'mse': squared error of logits; 'hard': cross-entropy
+    with the classes."""
     temperature: float = pydantic.Field(default=20.0, gt=0)
     """Divides logits before the soft loss."""
     temperature_squared: bool = False
     """Multiply the soft loss by the temperature's square."""
     hard_weight: float = pydantic.Field(default=0.0, ge=0)
-    """Weight of the cross-entropy with the classes that is added to the loss towards the teacher."""
+    """Weight of an added cross-entropy with the classes."""
     hard_classes: Literal["parts", "own"] = "parts"
-    """Classes that 'hard_weight' means where images are mixed: 'parts', in proportion, or the image's 'own' alone."""
+    """Target of that cross-entropy for mixed images. 'parts': both classes in proportion; 'own': the image's class."""
     label_smoothing: float = pydantic.Field(default=0.0, ge=0, lt=1)
-    """Share of every class label that is spread over all classes, wherever cross-entropy is used."""
+    """Share of the target that is spread over all classes, for every cross-entropy."""
 
     @pydantic.model_validator(mode="before")
     @classmethod
@@ -88,8 +89,8 @@ class Protocol(Config):
         moved = sorted(_LABELS_OF_EARLIER & set(values)) if isinstance(values, Mapping) else []
         if moved:
             raise ValueError(
-                f"a protocol no longer holds {' and '.join(moved)}; remove that, for 'relabel' alone says how labels "
-                f"are made"
+                f"a protocol has no setting {' and '.join(moved)}; remove it here and set the label options in "
+                f"'relabel'"
             )
         return values
 
@@ -104,12 +105,12 @@ class Protocol(Config):
         return tuple(value.items()) if isinstance(value, Mapping) else value
 
     def title(self) -> str:
-        """Name and version, and whether it is still what that name says."""
+        """Return name and version, with 'modified' when settings differ from the named protocol."""
         altered = PROTOCOLS.get(self.name) not in (None, self)
         return f"{self.name} v{self.version}{' modified' if altered else ''}"
 
     def training_of(self, student: str) -> Optimisation:
-        """How this student is trained; of ``learning_rates`` the first that fits its name holds.
+        """Return how this student is trained; uses the first entry of ``learning_rates`` that matches its name.
 
         'torchvision/' or 'timm/' before the name makes no difference.
         """
@@ -120,7 +121,7 @@ class Protocol(Config):
         return self.training
 
     def value(self, logits: Float[Tensor, "image class"], targets: Targets, hard: bool = False) -> Float[Tensor, ""]:
-        """The protocol's loss; ``hard`` asks for the one with classes in place of soft labels."""
+        """Return the protocol's loss; ``hard``: cross-entropy with the classes instead of soft labels."""
         from attar.ops.targets import Targets, hard_loss, logit_loss, soft_loss
 
         if hard or self.loss == "hard":
@@ -151,7 +152,7 @@ def _with_labels(
     mix: MixChoice = _CUTMIX,
     batchnorm: Literal["eval", "train"] = "eval",
 ) -> tuple[Protocol, ProtocolLabels]:
-    """Both halves of a protocol: labels for as many epochs as students train, at the temperature of their loss."""
+    """Return both halves of a protocol; labels get the training's epochs and the loss's temperature."""
     epochs, temperature = training.training.epochs, training.temperature
     labels = ProtocolLabels(epochs=epochs, views=views, mix=mix, temperature=temperature, batchnorm=batchnorm)
     return training, labels
@@ -280,18 +281,18 @@ _BUILT_IN = (
 )
 
 PROTOCOLS = {training.name: training for training, _ in _BUILT_IN}
-"""How students are trained, by the protocol's name."""
+"""Training options by protocol name."""
 PROTOCOL_LABELS = {training.name: labels for training, labels in _BUILT_IN}
-"""Which labels they are to be trained on, by the protocol's name."""
+"""Label options by protocol name."""
 
 
 def protocol_named(name: str) -> Protocol:
-    """How a built-in protocol trains; raises AttarError when there is none of this name."""
+    """Return the training options of a built-in protocol; raises AttarError for an unknown name."""
     if name not in PROTOCOLS:
         raise plugin.unknown("protocol", name, PROTOCOLS)
     return PROTOCOLS[name]
 
 
 def labels_named(name: str) -> ProtocolLabels:
-    """The labels that a built-in protocol asks for; raises AttarError when there is none of this name."""
+    """Return the label options of a built-in protocol; raises AttarError for an unknown name."""
     return PROTOCOL_LABELS[protocol_named(name).name]

@@ -1,4 +1,4 @@
-"""Soft labels that others published in the FKD layout, read as attar's own: one record for each epoch and image."""
+"""Read soft labels in the published FKD layout as attar's own: one record per epoch and image."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -20,17 +20,17 @@ from attar.store.images import ImageSet
 from attar.store.labels import EpochLabels
 
 PIXEL = 0.01
-"""How far from whole pixels, in pixels, the edges of a crop may lie: its fractions are rounded to float32."""
+"""Tolerance in pixels when a crop's edges must be whole pixels; the file stores fractions in float32."""
 CERTAIN = 4.0
-"""Standard deviations within which it is chance how high labels rank the classes of images, in a file or in all."""
+"""Standard deviations above the chance rank that the labels' mean rank must exceed to count as matching the images."""
 MARGIN = 5.0
-"""Least of n areas that are drawn up to 1: so many n-ths above the lower bound it is that bound's, nearly always."""
+"""The smallest of n crop areas is almost always less than MARGIN / n above the lower bound of areas."""
 ALWAYS = 0.8
-"""A rank that teachers reach; where chance might as well, there are too few images to tell."""
+"""Rank that any teacher reaches. If chance can reach it too, there are too few images for a check."""
 
 
 class PublishedLabels:
-    """A folder of soft labels in the FKD layout, opened for the images that they are for."""
+    """A folder of soft labels in the FKD layout, together with the images that they belong to."""
 
     def __init__(
         self,
@@ -40,10 +40,10 @@ class PublishedLabels:
         advance: Callable[[int], object] = lambda _: None,
         seed: int = 42,
     ) -> None:
-        """Look through all files; ``advance`` is told after each. ``seed`` is that of the published sampler.
+        """Check all files; calls ``advance`` after each. ``seed`` is that of the published sampler.
 
-        Raises AttarError naming the file that is missing, damaged or foreign, or when the labels are of another set:
-        of more or fewer images, of other classes, of another image size, or of images in another order.
+        Raises AttarError for a missing, damaged or unknown file, and when the labels belong to another set: another
+        number of images, other classes, another image size, or another order.
         """
         self.layout = fkd.scan(folder, advance)
         self._height, self._width = images.images.shape[2:]
@@ -54,36 +54,36 @@ class PublishedLabels:
         self._usual, self._varies, self._views = 0.0, 0.0, LookChoice()
         if self.layout.num_images != len(images.images):
             raise AttarError(
-                f"The labels in {folder} are for {self.layout.num_images} images and there are {len(images.images)}; "
-                f"take the images that they were made for."
+                f"The labels in {folder} are for {self.layout.num_images} images, but there are {len(images.images)}; "
+                f"use the images that they were made for."
             )
         if self.layout.num_classes != num_classes:
             raise AttarError(
-                f"The labels in {folder} are for {self.layout.num_classes} classes and the data have {num_classes}; "
-                f"take labels of these classes."
+                f"The labels in {folder} are for {self.layout.num_classes} classes, but the data have {num_classes}; "
+                f"use labels of these classes."
             )
         self._refuse_strangers()
 
     @property
     def num_epochs(self) -> int:
-        """Epochs that there are labels for."""
+        """Number of epochs of labels."""
         return self.layout.num_epochs
 
     @property
     def views(self) -> LookChoice:
-        """How views are drawn, as far as those of the first epoch show; it stands in no file."""
+        """The view settings, inferred from the first epoch's views because no file records them."""
         return self._views
 
     @property
     def mix(self) -> MixChoice:
-        """How the images are mixed; ``alpha``, which stands in no file, is what the published commands leave it at."""
+        """The mixing settings; ``alpha``, which no file records, has the published commands' default."""
         if self.layout.kind == "none":
             return MixChoice()
         alpha = 0.8 if self.layout.kind == "mixup" else 1.0
         return MixChoice(kind=self.layout.kind, alpha=alpha, shared_by=self.layout.batch_size)
 
     def epoch(self, epoch: int, codec: Codec) -> EpochLabels:
-        """The records of an epoch, in the order of the images; fastest when epochs are asked for in their order.
+        """Return the records of an epoch in image order; fastest when epochs are read in order.
 
         Raises AttarError when a file has changed, or does not fit these images.
         """
@@ -105,7 +105,7 @@ class PublishedLabels:
         return EpochLabels(Records(look, mix, look.take(partner)), answers.parts)
 
     def _batches(self, epoch: int) -> Iterator[tuple[Path, FkdBatch, Int[Tensor, " image"]]]:
-        """The files of an epoch, what is in them, and the images that they are for."""
+        """Yield the files of an epoch, their content, and the indices of their images."""
         order = self._order(epoch)
         for batch in range(self.layout.num_batches):
             path = self.layout.path(epoch, batch)
@@ -116,7 +116,7 @@ class PublishedLabels:
             yield path, found, order[self.layout.rows(batch)]
 
     def _order(self, epoch: int) -> Int[Tensor, " image"]:
-        """The images of an epoch as the published sampler drew them."""
+        """Return the image order of an epoch, as the published sampler draws it."""
         if epoch < self._next_epoch or not self._next_epoch:
             self._orders, self._next_epoch = replay.published_orders(self._labels, self._slots, self._seed), 0
         for _ in range(self._next_epoch, epoch):
@@ -125,13 +125,13 @@ class PublishedLabels:
         return next(self._orders)
 
     def _boxes(self, found: FkdBatch, path: Path) -> Int[Tensor, "image 4"]:
-        """Crops in pixels."""
+        """Return the crops in pixels."""
         size = torch.tensor([self._height, self._width, self._height, self._width], dtype=torch.float64)
         edges = found.coords.to(torch.float64) * size
         box = edges.round()
         if (edges - box).abs().max() > PIXEL:
             raise AttarError(
-                f"The crops in {path} are no whole pixels of images of {self._height}x{self._width}; the labels are "
+                f"The crops in {path} are not whole pixels in images of {self._height}x{self._width}; the labels are "
                 f"for images of another size."
             )
         return box.to(torch.int64)
@@ -152,7 +152,7 @@ class PublishedLabels:
         return box, float(share)
 
     def _ranks(self, found: FkdBatch, index: Int[Tensor, " image"]) -> Float[Tensor, " image"]:
-        """Part of all classes that the teacher ranks below an image's class, or its partner's where that is higher."""
+        """Return the fraction of classes ranked below the image's class, or its mix partner's if that ranks higher."""
         known, logits = [self._labels[index]], found.logits.float()
         if found.partner is not None:
             known.append(known[0][found.partner])
@@ -160,15 +160,15 @@ class PublishedLabels:
         return torch.stack(ranks).amax(0) / (logits.shape[1] - 1)
 
     def _by_chance(self, num_images: int) -> float:
-        """The highest rank that labels of other images would reach."""
+        """Return the highest mean rank that labels of other images would reach by chance."""
         mixed = self.layout.kind != "none"
         mean, deviation = (2 / 3, 18**-0.5) if mixed else (1 / 2, 12**-0.5)  # of the best of two draws, of one
         return mean + CERTAIN * deviation / num_images**0.5
 
     def _refuse_strangers(self) -> None:
-        """Labels of another set, or of images in another order, rank the images' classes as chance would.
+        """Raise AttarError when the labels rank the images' classes no higher than chance, as those of another set.
 
-        Of a handful of images nothing can be told, and nothing is refused.
+        Accepts everything when there are too few images to tell.
         """
         parts, boxes, flips = [], [], []
         for path, found, index in self._batches(0):
@@ -182,25 +182,25 @@ class PublishedLabels:
         self._usual, self._varies = float(ranks.mean()), float(ranks.std(correction=0))
         if self._usual <= self._by_chance(self.layout.num_images) < ALWAYS:
             raise AttarError(
-                f"The labels in {self.layout.folder} rank the classes of their images no higher than chance; take the "
+                f"The labels in {self.layout.folder} rank the classes of their images no higher than chance; use the "
                 f"images that they were made for, in the same classes and order."
             )
 
     def _refuse_swapped(self, found: FkdBatch, index: Tensor, path: Path) -> None:
-        """The same for one file, where the first epoch's images vary too little for its to be drawn from them."""
+        """Raise AttarError when one file ranks its images' classes no higher than chance, unlike the first epoch."""
         rank, expected = (
             float(self._ranks(found, index).mean()),
             self._usual - CERTAIN * self._varies / len(index) ** 0.5,
         )
         if rank <= self._by_chance(len(index)) < ALWAYS and rank < expected:
             raise AttarError(
-                f"{path} ranks the classes of its images no higher than chance, unlike the other files; it has changed "
-                f"places, so take the file of that name from the original set."
+                f"{path} ranks the classes of its images no higher than chance, unlike the other files; it was "
+                f"swapped with another, so restore the file of that name from the original set."
             )
 
 
 def views_seen(box: Int[Tensor, "image 4"], flip: Bool[Tensor, " image"], height: int, width: int) -> LookChoice:
-    """The choice that these views seem to be drawn by: what kind of crop, how small at least, and whether mirrored."""
+    """Infer view settings from drawn views: kind of crop, smallest area, and whether views are flipped."""
     flips = bool(flip.any())
     if bool((box[:, 2:] == box.new_tensor([height, width])).all()):
         reach = int(box[:, :2].abs().max())

@@ -1,4 +1,4 @@
-"""What is remembered of units while a method makes them."""
+"""Record losses and snapshots of units while a method makes them."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -17,7 +17,7 @@ from attar.synthesis.task import Recovered
 
 
 class Recorder:
-    """Follows units that are made side by side: losses of every iteration, images at some, a verifier's opinion."""
+    """Records units in one batch: metrics of every iteration, image snapshots, and a verifier's accuracy."""
 
     def __init__(self, config: MethodConfig, labels: Tensor, advance: Advance, units: Sequence[Unit]) -> None:
         self.verifier: Teacher | None = None
@@ -29,7 +29,7 @@ class Recorder:
         self.num_iterations = 0
 
     def step(self, iteration: int, images: Callable[[], Tensor], **metrics: Float[Tensor, " unit"]) -> None:
-        """Remember the metrics without waiting for the device; keep the images when it is time."""
+        """Record the metrics without waiting for the device; keep a snapshot when one is due."""
         for name, value in metrics.items():
             self._curves.setdefault(name, []).append(value)
         self.num_iterations = iteration + 1
@@ -51,7 +51,7 @@ class Recorder:
             self.preview(done, self._snapshots[done][: len(self._units[0].labels)])
 
     def results(self, recovered: Recovered) -> list[UnitResult]:
-        """What becomes of every unit, given what the method made of all."""
+        """Return the result of each unit, from the method's output for all of them."""
         images, soft_labels = recovered.images, recovered.soft_labels
         if self.num_iterations:
             self.keep(images)
@@ -76,7 +76,7 @@ class Recorder:
         return found
 
     def state(self) -> dict[str, Any]:
-        """What was recorded so far, for a checkpoint."""
+        """Return the records so far, for a checkpoint."""
         return {
             "iterations": self.num_iterations,
             "curves": {name: torch.stack(values) for name, values in self._curves.items()},
@@ -85,7 +85,7 @@ class Recorder:
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on from such a state, moving the progress bar as far."""
+        """Continue from a saved state; moves the progress bar accordingly."""
         device = self._labels.device
         self.num_iterations = state["iterations"]
         self._curves = {name: list(values.to(device).unbind()) for name, values in state["curves"].items()}

@@ -1,4 +1,4 @@
-"""Recover: images from a teacher, unit by unit; every unit is a file of its own, so nothing is made twice."""
+"""Recover: make the images unit by unit. Each unit is saved to a file, so finished units are never made twice."""
 
 import functools
 import gc
@@ -39,14 +39,14 @@ from attar.synthesis.statistics import refuse_unobservable
 from attar.synthesis.task import Network, Recovered, Task
 
 WEAK = 0.05
-"""A teacher is near chance when it closes less than this part of the gap between guessing and knowing."""
+"""A teacher is near chance when its accuracy covers less than this fraction of the gap from chance to 100 %."""
 
 
 def run(space: Workspace, method: str, config: MethodConfig, folder: Path | None = None) -> dict[str, Any]:
-    """Make ``<out>/recover``: images of every unit, losses and snapshots, and the set as Parquet; returns its manifest.
+    """Make ``<out>/recover``: unit files with images, losses and snapshots, and Parquet files; returns its manifest.
 
-    ``folder`` is another place for the result, as for a baseline. Raises AttarError when the teacher cannot be relied
-    on or does not fit the method, or the folder holds other images.
+    Pass ``folder`` to write elsewhere, as for a baseline. Raises AttarError when the teacher fails its check or does
+    not fit the method, or when the folder holds other images.
     """
     out = folder or space.out / "recover"
     module = method_named(method)
@@ -81,7 +81,7 @@ def run(space: Workspace, method: str, config: MethodConfig, folder: Path | None
 
 
 def planned(num_classes: int, config: MethodConfig) -> list[tuple[Unit, ...]]:
-    """The units of a run, in groups that are made side by side."""
+    """Return the units of a run, in groups that share a batch."""
     needs, unit_classes, unit_slots = config.needs(), config.unit_classes, config.unit_slots
     if needs.unit == "class":
         unit_classes = 1
@@ -93,28 +93,28 @@ def planned(num_classes: int, config: MethodConfig) -> list[tuple[Unit, ...]]:
 
 
 def unit_shape(unit: Unit, size: int, num_teachers: int) -> UnitShape:
-    """A unit as far as its cost depends on it."""
+    """Return the properties of a unit that its cost depends on."""
     return UnitShape(len(unit.classes), unit.num_slots, size, num_teachers)
 
 
 def check(teacher: Teacher, space: Workspace, method: str, config: MethodConfig, name: str = "The teacher") -> None:
-    """Refuse, in a sentence that calls it ``name``, a teacher on which hours of recovering would be wasted."""
+    """Raise AttarError, which calls the teacher ``name``, when its classes, size or accuracy make it unusable."""
     chance = 1 / len(space.real.classes)
     if teacher.classes != space.real.classes and not config.accept_other_classes:
         first = next((name for name in teacher.classes if name not in space.real.classes), teacher.classes[0])
         raise AttarError(
             f"{name} knows other classes than the data ({len(teacher.classes)} against "
             f"{len(space.real.classes)}; '{first}' is the first that differs); squeeze a teacher on these data, or "
-            f"insist with --recover.accept-other-classes True."
+            f"use it anyway with --recover.accept-other-classes True."
         )
     if len(teacher.classes) != len(space.real.classes):
         raise AttarError(
-            f"{name} has {len(teacher.classes)} classes and the data {len(space.real.classes)}; "
+            f"{name} has {len(teacher.classes)} classes, but the data have {len(space.real.classes)}; "
             f"squeeze a teacher on these data."
         )
     if teacher.image_size != space.choice.size:
         raise AttarError(
-            f"{name} was made for {teacher.image_size} pixels and the data are prepared at {space.choice.size}; "
+            f"{name} was made for {teacher.image_size} pixels, but the data are prepared at {space.choice.size}; "
             f"use --data.size {teacher.image_size}, or squeeze again."
         )
     check_network(teacher.module, teacher.architecture, method, config)
@@ -122,12 +122,12 @@ def check(teacher: Teacher, space: Workspace, method: str, config: MethodConfig,
     if rated is not None and (rated - chance) / (1 - chance) < WEAK and not config.accept_weak_teacher:
         raise AttarError(
             f"{name} is right on {rated:.1%} of the real validation images, about chance ({chance:.1%}); "
-            f"train it longer, check its class order, or insist with --recover.accept-weak-teacher True."
+            f"train it longer, check its class order, or use it anyway with --recover.accept-weak-teacher True."
         )
 
 
 def check_network(network: nn.Module, architecture: str, method: str, config: MethodConfig) -> None:
-    """Refuse a network that lacks what the method works with."""
+    """Raise AttarError when the network lacks layers that the method needs."""
     if isinstance(config, Statistics):
         refuse_unobservable(network, architecture, config)
     if config.needs().batchnorm and not build.has_batchnorm(network):
@@ -138,7 +138,7 @@ def check_network(network: nn.Module, architecture: str, method: str, config: Me
 
 
 class RealByClass:
-    """Real training images by class, as methods see them."""
+    """Real training images by class, for methods."""
 
     def __init__(self, space: Workspace) -> None:
         self._feed = space.train
@@ -149,19 +149,19 @@ class RealByClass:
 
     @property
     def num_classes(self) -> int:
-        """How many classes there are."""
+        """Number of classes."""
         return len(self._classes)
 
     def count(self, label: int) -> int:
-        """How many images the class has."""
+        """Return the class's number of images."""
         return len(self._rows[label])
 
     def take(self, label: int, indices: Sequence[int]) -> UInt8[Tensor, "image 3 height width"]:
-        """These images of the class, on the CPU."""
+        """Return these images of the class, on the CPU."""
         return self._feed.take([int(self._rows[label][index]) for index in indices]).cpu()
 
     def class_name(self, label: int) -> str:
-        """The class's name."""
+        """Return the class's name."""
         return self._classes[label]
 
 
@@ -200,7 +200,7 @@ def _make_units(
 
 
 class _Making:
-    """Makes groups of units, as many side by side as the memory of the device has room for."""
+    """Makes groups of units; splits groups that do not fit into the device's memory."""
 
     def __init__(
         self,
@@ -227,7 +227,7 @@ class _Making:
         return named_teacher(self._space, self._config.verifier, "verifier") if self._config.verifier else None
 
     def run(self, group: tuple[Unit, ...], advance: Advance) -> None:
-        """Make and save a group's units; what does not fit in memory is made in halves, and so is all that follows."""
+        """Make and save a group's units; when memory runs out, halves this group and all later ones."""
         waiting = _parts(group, self._most)
         while waiting:
             if self._make(waiting[0], advance):
@@ -241,7 +241,7 @@ class _Making:
             waiting = [part for each in waiting for part in _parts(each, self._most)]
 
     def _make(self, group: tuple[Unit, ...], advance: Advance) -> bool:
-        """Whether there was memory enough."""
+        """Make the group; returns False when memory ran out."""
         device = self._device.device
         labels = torch.tensor([label for unit in group for label in unit.labels], device=device)
         recorder = Recorder(self._config, labels, advance, group)
@@ -267,7 +267,7 @@ class _Making:
     def _recovered(
         self, group: tuple[Unit, ...], labels: Tensor, recorder: Recorder, checkpoint: UnitCheckpoint
     ) -> Recovered | None:
-        """What the method makes of the group; None where memory did not suffice."""
+        """Run the method on the group; returns None when memory ran out."""
         seed = self._space.seed
         task = Task(
             labels=labels,
@@ -293,7 +293,7 @@ class _Making:
 
 
 def network_of(teacher: Teacher, device: Device, log: Log) -> Network:
-    """The teacher as methods use it."""
+    """Wrap the teacher for methods."""
 
     def say(line: str) -> None:
         log.say(f"recover   {device.precision}, {device.why}; {line}")
@@ -304,14 +304,14 @@ def network_of(teacher: Teacher, device: Device, log: Log) -> Network:
 
 
 def _half(group: tuple[Unit, ...], log: Log) -> int:
-    """How many units are made side by side after a group for which there was not memory enough."""
+    """Return the largest group to try after one that ran out of memory; raises AttarError for a single unit."""
     if len(group) == 1:
         raise AttarError(
-            f"There is not memory enough for {group[0].name}, {len(group[0].labels)} images at a time; lower "
-            f"--recover.unit-classes or --recover.unit-slots, or use a device with more."
+            f"Not enough memory for {group[0].name} with {len(group[0].labels)} images at a time; lower "
+            f"--recover.unit-classes or --recover.unit-slots, or use a device with more memory."
         )
     most = len(group) // 2
-    log.warn(f"out of memory with {len(group)} units side by side; going on with {most}")
+    log.warn(f"out of memory with {len(group)} units in one batch; continuing with {most}")
     return most
 
 
@@ -320,7 +320,7 @@ def _parts(group: tuple[Unit, ...], most: int) -> list[tuple[Unit, ...]]:
 
 
 def _is_whole(folder: Path, unit: Unit, stage: StageFolder, warn: Callable[[str], object]) -> bool:
-    """Whether a unit need not be made; says why one that is there has to be made again."""
+    """Return whether a unit is complete; warns why an existing one must be made again."""
     if not unit.path(folder).exists():
         return False
     fault = units.fault(folder, unit, stage.identity)
@@ -346,8 +346,8 @@ def _assemble(
                     fewer[unit.name] = result.num_parallel
                 if result.learned and sum(map(len, todo)) > 1:
                     raise AttarError(
-                        "The method learns numbers for the whole set, and units of a part of it would contradict one "
-                        'another; let its needs() say Needs(unit="set") (see docs/methods.md).'
+                        "The method learns numbers for the whole set, so separate units would contradict one "
+                        'another; return Needs(unit="set") from its needs() (see docs/methods.md).'
                     )
                 learned.update(result.learned)
                 yield from zip(result.images, unit.labels, unit.slots, strict=True)
@@ -360,7 +360,7 @@ def _assemble(
 
 
 def _files(todo: list[tuple[Unit, ...]], out: Path) -> list[Path]:
-    """The files of the stage: of every unit, and of the set."""
+    """Return the stage's files: every unit and the set."""
     return [unit.path(out / "units") for group in todo for unit in group] + image_files.files_of(out / "data")
 
 
@@ -374,7 +374,7 @@ def _previewer(out: Path) -> Callable[[int, Tensor], None]:
 def _refuse_broken(recovered: Any, group: tuple[Unit, ...]) -> None:
     if not isinstance(recovered, Recovered):
         raise AttarError(
-            f"The method's recover returned {type(recovered).__name__} and not Recovered(images); see docs/methods.md."
+            f"The method's recover returned {type(recovered).__name__}, not Recovered(images); see docs/methods.md."
         )
     if not bool(recovered.images.isfinite().all()):
         raise AttarError(

@@ -1,4 +1,4 @@
-"""Relabel: the committee's answer to every view of every image, and the finished artefact around it."""
+"""Relabel: label every view of every image with the committee's logits, and write the finished dataset."""
 
 import functools
 import os
@@ -39,11 +39,11 @@ def run(
     recovered: Path | None = None,
     folder: Path | None = None,
 ) -> dict[str, Any]:
-    """Make ``<out>/distilled``: images, labels and all that is needed to use them; returns its manifest.
+    """Make ``<out>/distilled``: images, labels and everything needed to use them; returns its manifest.
 
-    ``protocol`` is written down as the way to train on the labels and alters none of them. ``recovered`` and ``folder``
-    name other places, as for a baseline. Raises AttarError when labels would not fit on the disk, or the folder holds
-    others.
+    ``protocol`` is recorded as the way to train on the labels; it does not change them. Pass ``recovered`` and
+    ``folder`` to read and write elsewhere, as for a baseline. Raises AttarError when the labels do not fit on the disk,
+    or the folder holds other labels.
     """
     recovered, out = recovered or space.out / "recover", folder or space.out / "distilled"
     made = images_in(recovered)
@@ -68,8 +68,8 @@ def run(
     storage = made.storage
     if config.imported and storage.factor > 1:
         raise AttarError(
-            f"Each image in {recovered} holds {storage.num_parts}, and published labels are of whole images; leave out "
-            f"--relabel.imported."
+            f"Each image in {recovered} holds {storage.num_parts}, but published labels are for whole images; leave "
+            f"out --relabel.imported."
         )
     header = _header(space, config, images, parents, storage)
     if config.mode == "stored":
@@ -101,11 +101,11 @@ def run(
 
 
 def _listed(space: Workspace, folder: Path, out: Path) -> str:
-    """What imported labels are known by; once they are taken, their folder is needed no longer."""
+    """Return the hash of the imported labels; after the import their folder is no longer needed."""
     if (out / MANIFEST).is_file() and not folder.exists():
         known = labels_in(out).imported_sha256
         if known:
-            space.log.warn(f"there is no folder {folder} any more; the labels that were taken from it stand")
+            space.log.warn(f"the folder {folder} no longer exists; the labels that were imported from it are used")
             return known
     return fkd.listed(folder)
 
@@ -113,7 +113,7 @@ def _listed(space: Workspace, folder: Path, out: Path) -> str:
 def _refuse_other_classes(
     space: Workspace, asked: Sequence[int], committee: Committee, recovering: Mapping[str, Any]
 ) -> None:
-    """Refuse teachers of other classes than the data's; recover has checked those that made the images."""
+    """Raise AttarError for teachers of other classes than the data's; recover checked those that made the images."""
     checked = recovering.get("members") or (0,)
     for index, teacher in zip(asked, committee.members, strict=True):
         if index not in checked and teacher.classes != space.real.classes:
@@ -125,7 +125,7 @@ def _refuse_other_classes(
 
 
 def check_sources(config: Relabel) -> None:
-    """Raise AttarError, before hours are spent, when the labels to import are not there."""
+    """Raise AttarError, before the run starts, when the labels to import do not exist."""
     if config.imported:
         fkd.listed(Path(config.imported).expanduser())
 
@@ -140,9 +140,9 @@ def label_epoch(
     device: torch.device | None = None,
     after_batch: Callable[[int], None] = lambda _: None,
 ) -> EpochLabels:
-    """Draw one epoch's views and ask the committee about them, on its ``device``, by default that of the images.
+    """Draw one epoch's views and label them with the committee, on ``device``, by default that of the images.
 
-    ``after_batch`` is told how many images each batch had. Raises AttarError when an answer is not a finite number.
+    Calls ``after_batch`` with the size of each batch. Raises AttarError when a logit is not finite.
     """
     size = (header.height, header.width)
     order = replay.published_order(images.labels, images.slots, epoch) if header.mix.shared_by else None
@@ -158,7 +158,7 @@ def label_epoch(
             after_batch(len(index))
     if not all(bool(part.isfinite().all()) for part in answers.parts.values() if part.is_floating_point()):
         raise AttarError(
-            f"The teacher answers views of the images with logits that are not finite numbers (epoch {epoch}); "
+            f"The teacher returns logits that are not finite for views of the images (epoch {epoch}); "
             f"squeeze another teacher."
         )
     return EpochLabels(records, answers.parts)
@@ -171,7 +171,7 @@ def _published(space: Workspace, config: Relabel, images: ImageSet) -> Published
 
 
 def _as_published(config: Relabel, published: PublishedLabels) -> Relabel:
-    """The choices that stand in published labels take the place of the recipe's; there may be fewer epochs."""
+    """Return ``config`` with the published labels' views and mixing; they may have fewer epochs."""
     epochs = min(config.epochs, published.num_epochs)
     pool = min(config.pool_epochs, published.num_epochs)
     return config.changed(
@@ -182,7 +182,7 @@ def _as_published(config: Relabel, published: PublishedLabels) -> Relabel:
 def _asking(
     space: Workspace, config: Relabel, header: Header, committee: Committee, images: ImageSet
 ) -> Callable[[int, Advance], EpochLabels]:
-    """The committee's answers, epoch by epoch; an epoch is one step."""
+    """Return a function that labels one epoch with the committee; one epoch is one progress step."""
     device = space.device.device
     near = ImageSet(mapped.placed(images.images, device), images.labels, images.slots)
 
@@ -203,7 +203,7 @@ def _asking(
 
 
 def _reading(published: PublishedLabels, header: Header) -> Callable[[int, Advance], EpochLabels]:
-    """The labels of others, epoch by epoch; an epoch is one step."""
+    """Return a function that reads one epoch of published labels; one epoch is one progress step."""
 
     def read(epoch: int, advance: Advance) -> EpochLabels:
         found = published.epoch(epoch, header.codec)
@@ -235,7 +235,7 @@ def _label(space: Workspace, header: Header, answer: Callable[[int, Advance], Ep
 
 
 def _is_whole(folder: Path, header: Header, name: str, warn: Callable[[str], object]) -> bool:
-    """Whether a label file need not be made; says why one that is there has to be made again."""
+    """Return whether a label file is complete; warns why an existing one must be made again."""
     if not (folder / name).exists():
         return False
     fault = label_files.fault(folder, header, name)
@@ -245,13 +245,13 @@ def _is_whole(folder: Path, header: Header, name: str, warn: Callable[[str], obj
 
 
 def _expected(config: Relabel, out: Path) -> list[Path]:
-    """The files of finished labels."""
+    """Return the files that finished labels have."""
     header = label_files.LabelStore(out / "labels").header if config.mode == "stored" else None
     return [*_files(out, header), out / INFO]
 
 
 def _files(out: Path, header: Header | None) -> list[Path]:
-    """The files of an artefact but ``dataset.json``: images, and labels or teachers."""
+    """Return the files of a distilled dataset except ``dataset.json``: images, and labels or teachers."""
     images = image_files.files_of(out / "data")
     if header is None:
         return images + [path for path in sorted((out / "teacher").rglob("*")) if path.is_file()]
@@ -280,7 +280,7 @@ def _header(space: Workspace, config: Relabel, images: ImageSet, parents: dict[s
 
 
 def _tell_size(space: Workspace, header: Header, out: Path) -> None:
-    """Say what the labels will take before they are written; raise AttarError where there is not room for them."""
+    """Print the labels' size before writing them; raises AttarError when the disk has too little room."""
     needed = header.num_images * header.num_epochs * header.record_bytes
     refuse_full_disk(needed, out)
     epochs = f"{header.num_epochs} epoch{'s' if header.num_epochs > 1 else ''}"
@@ -337,7 +337,7 @@ def _info(
 
 
 def _link_images(source: Path, target: Path) -> None:
-    """The artefact's images are recover's: hard links where the file system has them, else copies."""
+    """Put recover's images into the dataset: as hard links if the file system allows, else as copies."""
     target.mkdir(parents=True, exist_ok=True)
     for file in sorted(source.glob("train-*.parquet")):
         with atomic.replace(target / file.name) as temporary:

@@ -1,4 +1,4 @@
-"""The rows of a result table: which images students are trained on, and with which labels."""
+"""Rows of a result table: which images students train on, and with which labels."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ class Row:
 
     @classmethod
     def parse(cls, text: Any) -> Self:
-        """The row that is written like this; a row is returned as it is. Raises ValueError where there is none."""
+        """Parse a row from text; returns a Row unchanged. Raises ValueError for an unknown row."""
         if isinstance(text, cls):
             return text
         for row in KNOWN:
@@ -43,7 +43,7 @@ class Row:
 
     @property
     def title(self) -> str:
-        """What its students are trained on, in words."""
+        """Describe in words what the row's students train on."""
         images = {"random": "random real", "kcentre": "k-centre", "full": "all real images"}
         labels = {"soft": "soft labels", "hard": "hard labels", "noaug": "no augmentation"}
         said = images.get(self.images, self.images)
@@ -67,30 +67,29 @@ ROWS = (
     *(Row(name, labels) for name in REAL_SETS for labels in ("soft", "hard")),
     FULL,
 )
-"""What every table carries, if the recipe does not say otherwise."""
+"""Default rows of a table."""
 KNOWN = (
     *(DISTILLED, DISTILLED_HARD, DISTILLED_NOAUG, RANDOM, RANDOM_HARD, RANDOM_NOAUG),
     *(Row(name, labels) for name in REAL_SETS[1:] for labels in ("soft", "hard")),
     FULL,
 )
-"""All that there are."""
+"""All possible rows."""
 
 
 @dataclass(frozen=True)
 class SmallSet:
-    """Where a set of images lies."""
+    """Folders of a set of images."""
 
     folder: Path
-    """The artefact: images and labels."""
+    """Dataset folder: images and labels."""
     recovered: Path
-    """What the images were made in."""
+    """Recover folder in which the images were made."""
 
 
 def without_twins(rows: Iterable[Row], hard: bool) -> tuple[Row, ...]:
-    """The rows without those whose students another row has already.
+    """Remove rows that would train the same students as another row.
 
-    Under a protocol without soft labels (``hard``) a row of soft labels and its twin of hard labels train the same
-    students.
+    Under a protocol of hard labels (``hard``) a soft-label row trains the same students as its hard-label twin.
     """
     rows = tuple(rows)
     if not hard:
@@ -99,7 +98,7 @@ def without_twins(rows: Iterable[Row], hard: bool) -> tuple[Row, ...]:
 
 
 def real_sets(rows: Iterable[Row]) -> list[str]:
-    """The sets of real images that these rows train on."""
+    """Return the names of the sets of real images that these rows need."""
     asked = {row.images for row in rows}
     return [name for name in REAL_SETS if name in asked]
 

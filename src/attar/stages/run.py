@@ -1,7 +1,7 @@
-"""A finished run, read back: what the manifests of its stages say, as typed values.
+"""Read a finished run: its manifests as typed, checked values.
 
-Reports, exporters, benchmarks and the stages themselves read these; nothing else knows the keys of a manifest. Every
-number is checked before anybody shows it. What an earlier attar did not write down has a default.
+Reports, exporters, benchmarks and stages read manifests only through this module. Values that older versions did not
+record have defaults.
 """
 
 from collections.abc import Mapping
@@ -41,23 +41,23 @@ FOLDERS: dict[Stage, str] = {
     "relabel": "distilled",
     "evaluate": "evaluate",
 }
-"""Where each stage's work lies in a run."""
+"""Folder of each stage in a run."""
 IMPORTED = "given"
-"""The method of images that were made elsewhere, as manifests name it."""
+"""Method name of imported images in manifests."""
 
 
 class Manifest(pydantic.BaseModel):
-    """What every stage writes down last."""
+    """The manifest that every stage writes last."""
 
     path: Path
     """The file."""
     stage: str
     request: dict[str, Any]
-    """What was asked for, as plain values with every default written out."""
+    """Settings of the stage as plain values, with all defaults."""
     identity: dict[str, Any]
-    """What identifies the work, as plain values; what an earlier attar was asked for."""
+    """Identifying settings as plain values; for older versions the whole request."""
     parents: dict[str, str] = {}
-    """Content hashes of what the stage started from."""
+    """Content hashes of the stage's inputs."""
     device: str = ""
     versions: dict[str, str] = {}
     device_seconds: Any = None
@@ -70,12 +70,12 @@ class Manifest(pydantic.BaseModel):
 
     @property
     def made_elsewhere(self) -> bool:
-        """Whether the work was taken from elsewhere, so that what it took is not known."""
+        """Whether the result was imported, so that its cost is unknown."""
         return False
 
     @property
     def spent(self) -> Spent:
-        """What the work took; raises AttarError where the manifest does not say or says the impossible."""
+        """Time that the stage took; raises AttarError when the manifest lacks it or it is impossible."""
         try:
             seconds = pydantic.TypeAdapter(Seconds).validate_python(self.device_seconds)
             processor = pydantic.TypeAdapter(Seconds | None).validate_python(self.processor_seconds)
@@ -92,15 +92,15 @@ class TeacherMade(Manifest):
 
     weights_sha256: str = Field(validation_alias=AliasPath("result", "weights_sha256"))
     top1: Fraction | None = Field(default=None, validation_alias=AliasPath("result", "top1"))
-    """Accuracy on real validation images; None where its classes are not the data's."""
+    """Accuracy on real validation images; None when the teacher's classes are not the data's."""
     weights_from: str = Field(default="", validation_alias=AliasPath("result", "weights_from"))
-    """The file that its weights were taken from, as it was named."""
+    """File that the weights were imported from, as typed."""
     weights: str = Field(default="", validation_alias=AliasPath("request", "squeeze", "weights"))
     module: str = Field(default="", validation_alias=AliasPath("request", "module"))
 
     @property
     def made_elsewhere(self) -> bool:
-        """Whether it was not trained in this run."""
+        """Whether the teacher was imported instead of trained in this run."""
         return bool(self.weights or self.module)
 
 
@@ -109,13 +109,13 @@ class ImagesMade(Manifest):
 
     method: str = Field(validation_alias=AliasPath("request", "method"))
     settings: dict[str, Any] = Field(validation_alias=AliasPath("request", "recover"))
-    """The method's, as plain values; of imported images their number and identity."""
+    """Settings of the method as plain values; for imported images their number and identity."""
     images_sha256: str = Field(validation_alias=AliasPath("result", "images_sha256"))
     num_images: Count = Field(validation_alias=AliasPath("result", "num_images"))
     image_bytes: Count = Field(validation_alias=AliasPath("result", "image_bytes"))
     classes: tuple[str, ...] = Field(validation_alias=AliasPath("result", "classes"))
     storage: Storage = Field(default=Storage(), validation_alias=AliasPath("result", "storage"))
-    """How stored images are decoded."""
+    """How to decode stored images."""
     files: dict[str, Any] = {}
 
     @property
@@ -124,7 +124,7 @@ class ImagesMade(Manifest):
         return self.method == IMPORTED
 
     def listed(self, below: str) -> Mapping[str, sealed.SealedFile]:
-        """The files in this sub-folder that the manifest lists; none where an earlier attar wrote it."""
+        """Return the files of a sub-folder that the manifest lists; none in manifests of older versions."""
         return sealed.below(listed({"files": self.files}, self.folder), below)
 
 
@@ -132,13 +132,13 @@ class LabelsMade(Manifest):
     """A finished set of images with labels."""
 
     settings: dict[str, Any] = Field(validation_alias=AliasPath("request", "relabel"))
-    """Relabel's, as plain values."""
+    """Settings of relabel as plain values."""
     data: dict[str, Any] = Field(default={}, validation_alias=AliasPath("request", "data"))
-    """How real images were prepared, as plain values."""
+    """Settings of the real data as plain values."""
 
     @property
     def imported_sha256(self) -> str:
-        """What imported labels are known by; '' where the teacher made the labels."""
+        """Hash of imported labels; '' when the teacher made the labels."""
         return self.parents.get("labels", "")
 
     @property
@@ -148,14 +148,14 @@ class LabelsMade(Manifest):
 
 
 class EvaluationAsked(Manifest):
-    """What an evaluation was asked for."""
+    """Settings of an evaluation."""
 
     rows: tuple[Row, ...] = Field(default=(), validation_alias=AliasPath("request", "evaluate", "rows"))
     students: tuple[str, ...] = Field(default=(), validation_alias=AliasPath("request", "evaluate", "students"))
     student_stem: Stem = Field(default="auto", validation_alias=AliasPath("request", "evaluate", "student_stem"))
     num_seeds: Count = Field(default=1, validation_alias=AliasPath("request", "evaluate", "num_seeds"))
     protocol: dict[str, Any] = Field(default={}, validation_alias=AliasPath("request", "evaluate", "protocol"))
-    """As plain values."""
+    """Protocol as plain values."""
 
 
 Made = TypeVar("Made", bound=Manifest)
@@ -163,18 +163,18 @@ Made = TypeVar("Made", bound=Manifest)
 
 @dataclass(frozen=True)
 class Run:
-    """A run by its folder. Everything raises AttarError where its stage is not finished, or its files are damaged."""
+    """A run, read from its folder. Methods raise AttarError when a stage is unfinished or its files are damaged."""
 
     path: Path
 
     def is_done(self, stage: Stage) -> bool:
-        """Whether a stage is finished; squeeze with its first teacher."""
+        """Return whether a stage is finished; squeeze counts with its first teacher."""
         folder = self.path / FOLDERS[stage]
         return bool(teacher_folders(folder)) if stage == "squeeze" else is_finished(folder)
 
     @property
     def teachers(self) -> tuple[TeacherMade, ...]:
-        """The teachers that are finished, by their numbers; raises AttarError where none is."""
+        """The finished teachers by number; raises AttarError when there is none."""
         squeeze = self.path / FOLDERS["squeeze"]
         return tuple(map(teacher_in, teacher_folders(squeeze) or [squeeze]))
 
@@ -190,12 +190,12 @@ class Run:
 
     @property
     def asked(self) -> EvaluationAsked:
-        """What the evaluation was asked for."""
+        """The settings of the evaluation."""
         return _read(EvaluationAsked, self.path / FOLDERS["evaluate"], "evaluate")
 
     @property
     def scores(self) -> Evaluation:
-        """The evaluation. What those of an older attar lack is taken from their accuracies by class."""
+        """The evaluation's results; for older versions missing means are computed from the accuracies by class."""
         path, result = self._result()
         if "rows" not in result:
             raise AttarError(f"{path.parent} was written by an older attar; run 'attar evaluate' with the same --out.")
@@ -208,7 +208,7 @@ class Run:
 
     @property
     def accuracies(self) -> list[Accuracy]:
-        """The accuracies of all students, those that diverged too; any attar wrote these."""
+        """The accuracies of all students, including diverged ones, from any version of attar."""
         path, result = self._result()
         try:
             found = pydantic.TypeAdapter(list[Accuracy]).validate_python(result.get("scores"))
@@ -219,7 +219,7 @@ class Run:
 
     @property
     def per_class(self) -> PerClass:
-        """Every student's accuracy by class; raises AttarError where it is that of another evaluation, too."""
+        """Every student's accuracy by class; also raises AttarError when it belongs to another evaluation."""
         path = self.path / FOLDERS["evaluate"] / PER_CLASS
         try:
             content = sealed.read_json(path, AGAIN)
@@ -239,16 +239,16 @@ class Run:
         return found
 
     def spent(self) -> dict[str, Spent]:
-        """What the stages took, as far as they are done; squeeze is all teachers, evaluate all its students."""
+        """Time of each finished stage; squeeze covers all teachers, evaluate all students."""
         found = dict[str, list[Spent]]()
         for made in (_read(Manifest, folder, "run") for folder in self._done().values()):
             found.setdefault(made.stage, []).append(made.spent)
         return {stage: total(parts) for stage, parts in found.items()}
 
     def plain(self) -> dict[str, dict[str, Any]]:
-        """The manifests of the stages that are done, as they are, without their lists of files.
+        """Return the manifests of the finished stages, without their lists of files.
 
-        Of several teachers the first is 'squeeze', the others are 'squeeze/1', 'squeeze/2' and so on.
+        With several teachers the first is 'squeeze', the others are 'squeeze/1', 'squeeze/2' and so on.
         """
         found = {name: manifest_of(folder, "run") for name, folder in self._done().items()}
         return {name: {key: value for key, value in made.items() if key != "files"} for name, made in found.items()}
@@ -265,42 +265,42 @@ class Run:
 
 
 def is_finished(folder: Path) -> bool:
-    """Whether a stage has finished its work in this folder."""
+    """Return whether the stage in this folder is finished."""
     return (folder / MANIFEST).is_file()
 
 
 def teacher_folders(squeeze: Path) -> list[Path]:
-    """The folders of all finished teachers in a ``squeeze`` folder, by their numbers.
+    """Return the folders of all finished teachers in a ``squeeze`` folder, by number.
 
-    A single teacher lies in ``squeeze`` itself, and so may the first of several.
+    A single teacher is stored in ``squeeze`` itself, and so may be the first of several.
     """
     flat = [squeeze] if is_finished(squeeze) else []
     return flat + [folder for folder in numbered(squeeze) if is_finished(folder) and not (flat and folder.name == "0")]
 
 
 def numbered(squeeze: Path) -> list[Path]:
-    """The folders in ``squeeze`` that are named by a number, by their numbers."""
+    """Return the numbered folders in ``squeeze``, in order."""
     found = [path for path in squeeze.glob("*") if path.name.isdecimal() and path.is_dir()]
     return sorted(found, key=lambda path: int(path.name))
 
 
 def teacher_in(folder: Path) -> TeacherMade:
-    """The manifest of a squeeze folder; raises AttarError where it is not finished, or damaged."""
+    """Return the manifest of a squeeze folder; raises AttarError when it is unfinished or damaged."""
     return _read(TeacherMade, folder, "squeeze")
 
 
 def images_in(folder: Path) -> ImagesMade:
-    """The manifest of a folder of recovered or imported images; raises AttarError as ``teacher_in`` does."""
+    """Return the manifest of recovered or imported images; raises AttarError as ``teacher_in`` does."""
     return _read(ImagesMade, folder, "recover")
 
 
 def labels_in(folder: Path) -> LabelsMade:
-    """The manifest of a distilled folder; raises AttarError as ``teacher_in`` does."""
+    """Return the manifest of a distilled folder; raises AttarError as ``teacher_in`` does."""
     return _read(LabelsMade, folder, "relabel")
 
 
 def made_in(folder: Path) -> Manifest:
-    """What all manifests have, of the stage that made this folder; raises AttarError as ``teacher_in`` does."""
+    """Return the fields common to all manifests, for the stage in this folder; raises as ``teacher_in`` does."""
     kinds = {"squeeze": TeacherMade, "recover": ImagesMade, "relabel": LabelsMade}
     return _read(kinds.get(_read(Manifest, folder, "run").stage, Manifest), folder, "run")
 

@@ -1,4 +1,4 @@
-"""Scores: what trained students achieve, each kept in a file of its own under all that it depends on."""
+"""Scores of trained students; each is a file named by a hash of everything that it depends on."""
 
 import json
 import math
@@ -31,13 +31,13 @@ from attar.store import atomic, sealed
 from attar.store.checkpoint import Checkpoint
 
 Say = Callable[[Config], dict[str, Any]]
-"""How a configuration is told in an identity: ``Config.identity``, or ``former`` as an earlier attar did it."""
+"""How a configuration becomes part of an identity: ``Config.identity``, or ``former`` for older versions."""
 _NOT_TRAINING = {"name", "version", "learning_rates"}
-"""Of a protocol: what it is called, and the rates of other students."""
+"""Protocol settings that do not change this student's training."""
 _SOFT_ONLY = {"loss", "temperature", "temperature_squared", "hard_weight", "hard_classes"}
-"""Of a protocol: what alters nothing where classes are learnt."""
+"""Protocol settings that have no effect with hard labels."""
 _NOT_VIEWS = {"mode", "codec", "batch_size", "teachers", "voices", "committee"}
-"""Of relabel: what alters logits and not what is shown."""
+"""Relabel settings that change logits but not views."""
 
 
 @dataclass(frozen=True)
@@ -59,23 +59,23 @@ class Score:
     image_bytes: int
     label_bytes: int
     seconds: float
-    """Of training, on the wall clock."""
+    """Wall seconds of training."""
     protocol: str
     device: str
-    """What the student was trained on."""
+    """Device that the student was trained on."""
     processor_seconds: float | None = None
-    """Of training, of all processor cores together; None where it was not measured."""
+    """Processor seconds of training, over all cores; None when not measured."""
     diverged: bool = False
-    """The training ended in numbers that are none, so the accuracies say nothing and belong into no mean."""
+    """Training ended in NaN or infinity; the accuracies are meaningless and are excluded from means."""
 
     @property
     def class_top1(self) -> float:
-        """Mean of the accuracies of all classes that have validation images, each as important as another."""
+        """Unweighted mean of the accuracies of all classes that have validation images."""
         return statistics.fmean(share for share in self.per_class if share is not None)
 
 
 class _Kept(pydantic.BaseModel):
-    """What a score's file holds, whoever wrote it."""
+    """Content of a score's file, of any version."""
 
     student: str
     seed: int = pydantic.Field(ge=0)
@@ -92,20 +92,20 @@ class _Kept(pydantic.BaseModel):
 
 @dataclass(frozen=True)
 class ScoreFile:
-    """The file of one student's score: a student to train, or one whose score is known."""
+    """The file of one student's score, which may not exist yet."""
 
     row: Row
     student: str
     seed: int
     identity: str
     folder: Path
-    """Where its score is kept."""
+    """Folder of the file."""
     former_identity: str = ""
-    """The identity that an earlier attar would have given it; its score is found under that one, too."""
+    """Identity that older versions used; a score under this name is found, too."""
 
     @property
     def path(self) -> Path:
-        """The score's file. Rows whose students are trained in the very same way share it."""
+        """The score's file; rows that train identical students share it."""
         now, former = self._path(self.identity), self._path(self.former_identity)
         return former if self.former_identity and former.exists() and not now.exists() else now
 
@@ -115,11 +115,11 @@ class ScoreFile:
 
     @property
     def checkpoint(self) -> Checkpoint:
-        """Of the student's training, as long as it is not finished."""
+        """The checkpoint of an unfinished training."""
         return Checkpoint(self.folder.parent / "checkpoints" / f"{self.path.stem}.safetensors", self.identity)
 
     def save(self, found: Measured, spent: Spent, device: str, losses: list[float], diverged: bool = False) -> None:
-        """Write down what a student achieves."""
+        """Write the student's score."""
         known = {key: value for key, value in vars(found).items() if key != "num_broken"}
         known |= {"student": self.student, "seed": self.seed, "device": device, **spent.plain()}
         known["diverged"] = diverged or found.num_broken > 0
@@ -128,13 +128,13 @@ class ScoreFile:
         sealed.write_json(self.path, content)
 
     def read(self, num_classes: int) -> dict[str, Any]:
-        """What was written down; raises AttarError when it is damaged, impossible, or of another student."""
-        mend = "delete it and run the same command again: its student is trained anew"
+        """Read the file; raises AttarError when it is damaged, impossible, or of another student."""
+        mend = "delete it and run the same command again to train its student again"
         try:
             content = sealed.read_json(self.path, mend)
             kept = _Kept.model_validate(content.get("score"))
         except FileNotFoundError:
-            raise AttarError(f"{self.path} is missing; run the same command again: its student is trained.") from None
+            raise AttarError(f"{self.path} is missing; run the same command again to train its student.") from None
         except pydantic.ValidationError as error:
             raise AttarError(f"{self.path} is damaged ({first_fault(error)}); {mend}.") from None
         if fault := self._fault(kept, content.get("identity", self.identity), num_classes):
@@ -145,7 +145,7 @@ class ScoreFile:
         return kept.model_dump() | {"diverged": kept.diverged or broken or kept.confidence == 0}
 
     def score(self, num_classes: int, num_images: int, image_bytes: int, label_bytes: int, protocol: str) -> Score:
-        """What was written down, as the score of this row; raises AttarError as ``read`` does."""
+        """Read the file as the score of this row; raises AttarError as ``read`` does."""
         return Score(
             **self.read(num_classes),
             row=self.row,
@@ -158,22 +158,22 @@ class ScoreFile:
     def _fault(self, kept: _Kept, made_for: Any, num_classes: int) -> str:
         known = (kept.student, kept.seed) == (self.student, self.seed)
         if not known or made_for not in (self.identity, self.former_identity):
-            return f"it is of another training, of {kept.student} with seed {kept.seed}"
+            return f"it belongs to another training, of {kept.student} with seed {kept.seed}"
         shares = [share for share in kept.per_class if share is not None]
         if len(kept.per_class) != num_classes or not shares:
-            return f"it has accuracies of {len(kept.per_class)} classes, and the data have {num_classes}"
+            return f"it has accuracies of {len(kept.per_class)} classes, but the data have {num_classes}"
         if not min(shares) - 1e-9 <= kept.top1 <= max(shares) + 1e-9:
-            return f"top1 is {kept.top1:g}, and no class or every class is better"
+            return f"top1 is {kept.top1:g}, which lies outside the range of the class accuracies"
         return "top5 is below top1" if kept.top5 < kept.top1 else ""
 
 
 def identities(
     space: Workspace, student: str, stem: str, seed: int, training: Callable[[Say], list[Any]]
 ) -> tuple[str, str]:
-    """Of a score: a hash of the data that it is measured on, the student, the seed, and what it is trained on and how.
+    """Return a score's identity and its former identity: hashes of data, student, seed, training set and training.
 
-    ``training`` tells the last, its configurations by the function that it is given. The second one is the hash that
-    an earlier attar made, which wrote every default out.
+    ``training`` returns the last two; it receives the function that turns configurations into plain values. Older
+    versions used the former identity, which contains every default.
     """
     who = [student, stem, seed, space.device.precision]
     if build.is_outside(student):
@@ -186,14 +186,14 @@ def identities(
 
 
 def told(space: Workspace, say: Say) -> dict[str, Any]:
-    """The data and the seed of a run, as plain values."""
+    """Return the data and the seed of a run as plain values."""
     if say is former:
         return {"data": former(space.choice), "seed": space.seed}
     return {key: say(part) if isinstance(part, Config) else part for key, part in space.request().items()}
 
 
 def full_training(space: Workspace, squeezing: Squeeze, say: Say) -> list[Any]:
-    """What tells apart trainings on all real images."""
+    """Return what identifies a training on all real images."""
     how = ["full", say(squeezing.training), say(squeezing.views), squeezing.label_smoothing]
     return how if say is former else [*how, {FEED: space.feed}]
 
@@ -201,10 +201,10 @@ def full_training(space: Workspace, squeezing: Squeeze, say: Say) -> list[Any]:
 def small_training(
     row: Row, student: str, info: DatasetInfo, made: LabelsMade, protocol: Protocol, say: Say
 ) -> list[Any]:
-    """What tells apart trainings on small sets.
+    """Return what identifies a training on a small set.
 
-    The method that made the images is known by its pixels alone, the row by its labels. Classes instead of soft labels
-    need no teacher, only the normalisation and the views that come with the set.
+    Images are identified by their pixels, not by their method; a row by its labels. With hard labels the teacher does
+    not count, only the set's normalisation and views.
     """
     request = made.request if say is former else made.identity
     hard = is_hard(row, protocol)
@@ -219,7 +219,7 @@ def small_training(
 
 
 def title(protocol: Protocol, infos: Sequence[DatasetInfo]) -> str:
-    """The protocol in a table: its name, and in which ways the stored labels are not those that it asks for."""
+    """Return the protocol's name for a table, with the label options in which the stored labels differ from it."""
     said = protocol.title()
     own = next((own for info in infos if (own := _own_ways(protocol, info.labels))), "")
     return f"{said}, but the labels' own {own}" if own else said
@@ -244,14 +244,14 @@ def _batchnorm(choice: CommitteeChoice) -> tuple[str, int | None]:
 
 
 def is_hard(row: Row, protocol: Protocol) -> bool:
-    """Whether the row's students learn classes instead of soft labels."""
+    """Return whether the row's students train on hard labels."""
     return row.labels == "hard" or protocol.loss == "hard"
 
 
 def facts(
     space: Workspace, protocol: Protocol, row: Row, small: SmallSet | None, recognised: Mapping[str, float]
 ) -> dict[str, Any]:
-    """What a row's training set takes and what was spent on it, in seconds; None where that is not known."""
+    """Return the bytes of a row's training set and the seconds spent on it; None where unknown."""
     nothing = Spent(0.0, 0.0)
     if small is None:
         sizes = {"num_images": space.train.num_images, "image_bytes": space.real.train.num_bytes(), "label_bytes": 0}
@@ -271,20 +271,20 @@ def facts(
 
 
 def _costs(**spent: Spent | None) -> dict[str, float | None]:
-    """Wall seconds and processor seconds of each."""
+    """Return wall seconds and processor seconds per stage."""
     seconds = {f"{name}_seconds": one and one.seconds for name, one in spent.items()}
     return seconds | {f"{name}_processor_seconds": one and one.processor_seconds for name, one in spent.items()}
 
 
 def _teacher_cost(space: Workspace) -> Spent | None:
-    """What all the run's teachers took; None where one was imported, so that this is not known."""
+    """Return the time of all teachers; None when one was imported, because then it is unknown."""
     parts = [_cost(folder) for folder in teacher_folders(space.out / "squeeze")]
     known = [part for part in parts if part is not None]
     return total(known) if known and len(known) == len(parts) else None
 
 
 def _cost(folder: Path) -> Spent | None:
-    """What a stage took; None where its folder is not here, or it took along what was made elsewhere."""
+    """Return the time of a stage; None when its folder is missing or its result was imported."""
     if not (folder / MANIFEST).is_file():
         return None
     made = made_in(folder)
@@ -292,7 +292,7 @@ def _cost(folder: Path) -> Spent | None:
 
 
 def write_per_class(folder: Path, classes: Sequence[str], titles: Mapping[str, str], scores: Sequence[Score]) -> str:
-    """Write every student's accuracy by class, which would make the manifest long; returns the file's identity."""
+    """Write every student's accuracy by class to a separate file; returns the file's SHA-256."""
     every = [
         {
             "row": str(score.row),

@@ -1,4 +1,4 @@
-"""Squeeze: teachers that know the real data, trained here or imported, each in a folder of its own."""
+"""Squeeze: train teachers on the real data, or import them; each has its own folder."""
 
 import functools
 from collections.abc import Sequence
@@ -31,22 +31,22 @@ CHECKPOINT = "checkpoint.safetensors"
 
 @dataclass(frozen=True)
 class _Place:
-    """A teacher that is to be made: its number, settings and folder."""
+    """A teacher to make: its number, settings and folder."""
 
     index: int
     config: Squeeze
-    """Of this teacher alone."""
+    """Settings of this teacher only."""
     folder: StageFolder
     module: nn.Module | None
-    """The caller's own network that takes its place."""
+    """The caller's trained module, to use instead of training; None: train or import."""
 
 
 def run(space: Workspace, config: Squeeze) -> None:
-    """Make ``<out>/squeeze``: all teachers, each with its accuracy on real validation images; finished ones stay.
+    """Make ``<out>/squeeze``: all teachers, each with its accuracy on real validation images; keeps finished ones.
 
-    ``space.modules``, the caller's own trained networks, are taken as they are. Processes share out the trainings.
-    Raises AttarError when a folder holds another teacher, the named weights don't fit, or an imported teacher cannot
-    be relied on.
+    Uses ``space.modules``, the caller's trained networks, without training. Processes divide the trainings among
+    themselves. Raises AttarError when a folder holds another teacher, weights do not fit the network, or an imported
+    teacher fails its check.
     """
     places = [_place(space, own, index) for index, own in enumerate(_settings(space, config))]
     todo = [place for place in places if place.folder.finished() is None]
@@ -73,20 +73,20 @@ def run(space: Workspace, config: Squeeze) -> None:
 
 
 def of_modules(config: Squeeze, modules: Sequence[nn.Module]) -> Squeeze:
-    """The settings with the names of a caller's own networks in them, as a recipe's file says it."""
+    """Return the settings with the names of the caller's own networks, for the recipe file."""
     names = [teachers.name_of_module(module) for module in modules]
     several = tuple(Member(architecture=name) for name in names) if len(names) > 1 else ()
     return config.changed(architecture=names[0], weights="", members=several)
 
 
 def check(space: Workspace, config: Squeeze) -> list[nn.Module | None]:
-    """The network of every teacher, untrained; None for one that is imported, or was passed from Python before.
+    """Return every teacher's untrained network; None for a teacher that is imported or was passed from Python.
 
-    Raises AttarError when there is no such network, or it cannot take images of this size.
+    Raises AttarError when a network does not exist or cannot take images of this size.
     """
     for module in space.modules:
         if not isinstance(module, nn.Module):
-            raise AttarError(f"teacher= takes a torch.nn.Module, not a {type(module).__name__}; wrap it in one.")
+            raise AttarError(f"teacher= takes a torch.nn.Module, not a {type(module).__name__}; wrap it in a module.")
     return list(space.modules) or [_check(space, own, index) for index, own in enumerate(config.each)]
 
 
@@ -104,9 +104,9 @@ def _check(space: Workspace, config: Squeeze, index: int) -> nn.Module | None:
 
 
 def full_data(space: Workspace, network: nn.Module, config: Squeeze, stream: str, progress: Any, **more: Any) -> None:
-    """Train ``network`` on all real images as ``config`` says; evaluate's full-data row is trained the same way.
+    """Train ``network`` on all real images with the settings in ``config``; also used by evaluate's row ``full``.
 
-    ``more`` goes to ``fit``: the seed of what the network draws, and what to resume from.
+    ``more`` is passed to ``fit``: the seed of the network's random draws, and the state to resume from.
     """
     device = space.device
 
@@ -130,12 +130,12 @@ def full_data(space: Workspace, network: nn.Module, config: Squeeze, stream: str
 
 
 def _settings(space: Workspace, config: Squeeze) -> tuple[Squeeze, ...]:
-    """The settings of each teacher; the caller's own networks take the place of all."""
+    """Return the settings of each teacher; the caller's own networks, if any, replace all of them."""
     return (config.changed(members=()),) * len(space.modules) if space.modules else config.each
 
 
 def _seed(space: Workspace, index: int) -> int:
-    """The seed of a teacher's weights and of what it draws: teachers of equal settings differ."""
+    """Return the seed of a teacher's initial weights and random draws, which differs for each teacher."""
     return space.seed if index == 0 else seed_of(space.seed, "squeeze", index)
 
 
@@ -151,17 +151,17 @@ def _place(space: Workspace, config: Squeeze, index: int) -> _Place:
 def _identity(
     space: Workspace, config: Squeeze, out: Path, index: int, module: nn.Module | None
 ) -> tuple[dict[str, Any], dict[str, str]]:
-    """The request and the parents that identify a teacher.
+    """Return the request and the parents that identify a teacher.
 
-    Weights from a file or from Python are known by their content, wherever they lie. Folders from before that was
-    written down are known by the name of the file. How training images are read matters where a teacher is trained.
+    Weights from a file or from Python are identified by their content, not their path. Older folders, which did not
+    record it, are identified by the file's name. How training images are read counts only if the teacher is trained.
     """
     known = teacher_in(out) if (out / MANIFEST).is_file() else None
     choices, parents = config, {"data": space.real.fingerprint}
     content = imported.content(module, config.weights)
     if content is None and config.weights and known and known.weights_from == config.weights:
         content = known.parents.get("teacher")
-        space.log.warn(f"there is no {config.weights} any more; the teacher that was made from it stands")
+        space.log.warn(f"{config.weights} no longer exists; the teacher that was imported from it is used")
     if content is not None and (known is None or "teacher" in known.parents):
         parents["teacher"] = content
         choices = Squeeze(architecture=config.architecture, stem=config.stem, weights="file")
@@ -180,7 +180,7 @@ def _identity(
 
 
 def _imported(space: Workspace, place: _Place) -> Imported | None:
-    """The teacher, where it is not trained here."""
+    """Return the imported teacher; None when the teacher is trained."""
     if place.module is not None:
         return imported.of_module(space, place.module)
     config = place.config
@@ -188,7 +188,7 @@ def _imported(space: Workspace, place: _Place) -> Imported | None:
 
 
 def _rate(space: Workspace, found: Imported) -> tuple[float, float] | None:
-    """Its accuracy on real validation images; None where it has other classes than the data."""
+    """Return the teacher's accuracy on real validation images; None when its classes are not the data's."""
     found.teacher.module.to(space.device.device)
     if len(found.teacher.classes) != len(space.real.classes):
         return None
@@ -233,7 +233,7 @@ def _train(space: Workspace, place: _Place, advance: Advance) -> tuple[Teacher, 
     log, checkpoint = space.log.beside(out), out / CHECKPOINT
     state = weights.load_tree(checkpoint) if checkpoint.exists() else None
     if state and state.get("made_for", made_for) != made_for:
-        raise AttarError(f"{checkpoint} belongs to another training; delete the folder {out} to train anew.")
+        raise AttarError(f"{checkpoint} belongs to another training; delete the folder {out} to train again.")
     clock = Clock(Spent(state["seconds"], state.get("processor_seconds")) if state else None)
     epochs = config.training.epochs
     name = f"teacher {place.index} " if space.num_teachers > 1 else ""
@@ -268,7 +268,7 @@ def _train(space: Workspace, place: _Place, advance: Advance) -> tuple[Teacher, 
 
 
 def _refuse_diverged(network: nn.Module, epoch: FinishedEpoch) -> None:
-    """End a training that cannot recover, as soon as it is seen."""
+    """Raise AttarError as soon as weights are not finite, because such a training cannot recover."""
     if not all_finite(network):
         raise AttarError(
             f"The teacher's training diverged in epoch {epoch.number} (its weights are not finite); lower "

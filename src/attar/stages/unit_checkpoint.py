@@ -1,4 +1,4 @@
-"""Checkpoints inside long units: what the method keeps, what was recorded of it, and what it took so far."""
+"""Checkpoints inside long units: the method's state, the recorded metrics, and the time so far."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,10 +15,10 @@ FOLDER = "checkpoints"
 
 
 class UnitCheckpoint:
-    """The checkpoint of units that are made side by side; other units, or these in another group, do not use it."""
+    """The checkpoint of one group of units; it is not used for other units or other groups."""
 
     def __init__(self, out: Path, made_for: str, group: Sequence[Unit], recorder: Recorder) -> None:
-        """``out`` is the stage's folder and ``made_for`` its identity. An earlier process's record is restored."""
+        """``out`` is the stage's folder and ``made_for`` its identity. Restores the record of an earlier process."""
         self._recorder = recorder
         self._file = Checkpoint(
             out / FOLDER / f"{group[0].name}.safetensors", digest([made_for, *(unit.name for unit in group)])
@@ -31,11 +31,11 @@ class UnitCheckpoint:
         self.clock = Clock(Spent(self._found["seconds"], self._found["processor_seconds"]))
 
     def load(self) -> tuple[int, dict[str, Tensor]] | None:
-        """The number of finished iterations and the method's state after them, if there is one."""
+        """Return the number of finished iterations and the method's state; None without a checkpoint."""
         return None if self._found is None else (self._found["iterations"], self._found["method"])
 
     def offer(self, iterations: int, state: Callable[[], dict[str, Tensor]]) -> None:
-        """Save the method's ``state`` when the last checkpoint is old enough."""
+        """Save the method's ``state`` if the last checkpoint is old enough."""
         self._file.offer(
             lambda: {
                 "iterations": iterations,

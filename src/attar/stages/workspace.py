@@ -1,4 +1,4 @@
-"""What the stages of one run share: where it lies, its seed, its data, its device, its log."""
+"""What the stages of one run share: folder, seed, data, device, log."""
 
 import contextlib
 import json
@@ -27,11 +27,11 @@ from attar.ops.pixels import Normalisation
 from attar.stages.folder import FEED, MANIFEST, PLAN, precision_of
 
 _FIRST = ("squeeze", "squeeze/0", "squeeze/1", "recover")
-"""Folders that a run begins with; with several processes the second teacher may be begun first."""
+"""Folders that a run may start with; with several processes the second teacher may start first."""
 
 
 class Workspace:
-    """A run's folder and everything that its stages have in common; real data are opened when first asked for."""
+    """A run's folder and everything that its stages share; opens the real data at first use."""
 
     def __init__(
         self,
@@ -44,7 +44,7 @@ class Workspace:
         factories: Collection[str] = (),
         num_teachers: int = 1,
     ) -> None:
-        """``modules`` are trained networks of the caller's that take the place of the run's teachers.
+        """``modules`` are the caller's trained networks, used instead of the run's teachers.
 
         ``factories`` are the networks outside attar that the user typed (package.module:factory); no others are built.
         """
@@ -53,7 +53,7 @@ class Workspace:
         self.modules = tuple(modules)
         self.num_teachers = len(self.modules) or num_teachers
         self.loaded: dict[int, Teacher] = {}
-        """The run's teachers that were loaded, by their numbers."""
+        """Teachers loaded so far, by number."""
         self.seed = seed
         self.choice = choice
         self.log = log or Log()
@@ -61,10 +61,10 @@ class Workspace:
 
     @cached_property
     def device(self) -> Device:
-        """The resolved device; all processes of a run must ask for it at the same point.
+        """The resolved device; all processes of a run must access it at the same point.
 
-        Where the recipe leaves the precision open, it is the one that the run's folder was begun in, or else the first
-        process's choice: so a run that goes on, is repeated or has several processes computes alike everywhere.
+        If the recipe leaves the precision open, it is the one recorded in the run's folder, or else the first process's
+        choice. So all processes, and a run that is continued or repeated, use the same precision.
         """
         found = resolve(self._execution)
         if self._execution.precision != "auto":
@@ -74,12 +74,12 @@ class Workspace:
         return self._in(found, precision, self.out)
 
     def device_of(self, folder: Path) -> Device:
-        """The device for a stage's folder, which may have been begun in another precision than the run's."""
+        """Return the device for a stage's folder, whose recorded precision may differ from the run's."""
         begun = None if self._execution.precision != "auto" else precision_of(folder)
         return self._in(self.device, begun or self.device.precision, folder)
 
     def _in(self, device: Device, precision: Precision, folder: Path) -> Device:
-        """The device in a precision that is already decided; says so where it would now choose another."""
+        """Return the device with the recorded precision; prints a line when auto would now choose another."""
         if precision == device.precision:
             return device
         begun = f"{folder} was begun in {precision}, which stays"
@@ -88,7 +88,7 @@ class Workspace:
 
     @cached_property
     def real(self) -> RealData:
-        """The real dataset; a run that recorded its former fingerprint continues under it."""
+        """The real dataset; a run that recorded an older fingerprint of it keeps that one."""
         real = load(self.choice, self.seed, self.log)
         for name in (PLAN, MANIFEST):
             with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # read with care where it is used
@@ -98,34 +98,34 @@ class Workspace:
 
     @cached_property
     def train(self) -> Feed:
-        """The real training images."""
+        """Real training images."""
         return self._feed(self.real.train, "reading")
 
     @cached_property
     def val(self) -> Feed:
-        """The real validation images."""
+        """Real validation images."""
         return self._feed(self.real.val, "reading")
 
     @property
     def feed(self) -> str:
-        """How training images are read: 'resident' or 'streaming'. Random crops of the two are not the same pixels."""
+        """How training images are read: 'resident' or 'streaming'. Random crops differ between the two."""
         return "resident" if is_resident(len(self.real.train), self.choice) else "streaming"
 
     @cached_property
     def normalisation(self) -> Normalisation:
-        """The dataset's, as configured or measured on the training images."""
+        """The dataset's normalisation, as configured or measured on the training images."""
         if self.choice.mean is not None and self.choice.std is not None:
             return Normalisation(self.choice.mean, self.choice.std)
         return measure_normalisation(self.train, self.log)
 
     def stream(self, *names: str | int) -> torch.Generator:
-        """A named random stream of this run."""
+        """Return a named random stream of this run."""
         return generator(self.seed, *names)
 
     def training_forward(self, network: nn.Module, num_images: int) -> Callable[[Tensor], Tensor]:
-        """The network's forward pass for a training that shows it ``num_images`` images, all epochs together.
+        """Return the network's forward pass, compiled if that pays for ``num_images`` images over all epochs.
 
-        It is compiled on a GPU where that pays; on a CPU only when the recipe says so (execution.compile 'on').
+        On a CPU it is compiled only when the recipe says so (execution.compile 'on').
         """
         device = self.device
         choice = "off" if device.compile == "auto" and device.device.type == "cpu" else device.compile
@@ -136,10 +136,10 @@ class Workspace:
         return compiler(_answer, network, operations)
 
     def request(self, **parts: Any) -> dict[str, Any]:
-        """What identifies a stage's work: the data as prepared, the seed, and the stage's own choices.
+        """Return what identifies a stage's work: the prepared data, the seed, and the stage's settings.
 
-        Where unreadable images are skipped, how images are read is a part of it: which image stands in for one that is
-        left out depends on that.
+        When unreadable images are skipped, it includes how images are read, because that decides which image replaces
+        a skipped one.
         """
         read = {FEED: self.feed} if self.choice.on_corrupt == "skip" else {}
         return {"data": self.choice, "seed": self.seed, **read, **parts}

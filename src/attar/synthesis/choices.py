@@ -1,7 +1,8 @@
-"""The settings that methods are composed of, without PyTorch: ``class Config(Pixels, Crops, Statistics, Starts)``.
+"""Groups of settings to compose a method from, as in ``class Config(Pixels, Crops, Statistics, Starts)``.
 
-Each part adds to what its method needs and costs. What a part does is in the file of its name: ``optimise.py``,
-``views.py``, ``statistics.py``, ``starts.py``, ``committee.py``, ``stretches.py``, ``coreset.py``.
+Each group adds to the method's ``needs`` and ``cost``. The code behind a group is in the file of its name:
+``optimise.py``, ``views.py``, ``statistics.py``, ``starts.py``, ``committee.py``, ``stretches.py``, ``coreset.py``.
+Nothing here imports PyTorch.
 """
 
 from __future__ import annotations
@@ -22,36 +23,36 @@ Policy = Literal["one", "round-robin", "random", "mean"]
 
 
 class Pixels(MethodConfig):
-    """Optimise the pixels of a unit by Adam until a loss is low."""
+    """Optimise the pixels of a unit with Adam."""
 
     iterations: int = pydantic.Field(default=4000, ge=1)
     """Optimisation steps of each unit."""
     learning_rate: float = pydantic.Field(default=0.25, gt=0)
-    """Adam's step size at the start, in units of the pixels: those of the normalised input, or for mosaics [0, 1]."""
+    """Adam's initial step size, in units of the teacher's normalised input; for mosaics in units of [0, 1] pixels."""
     schedule: Literal["cosine", "constant"] = "cosine"
-    """The step size falls to 0 along half a cosine, or stays."""
+    """'cosine': the step size falls to 0 along half a cosine; 'constant': it stays the same."""
     betas: tuple[float, float] = (0.5, 0.9)
     """Adam's two decay rates."""
     start_decay: float = pydantic.Field(default=0.0, ge=0)
-    """AdamW's weight decay of what was added to the start: each step takes back this part, times the step size."""
+    """Pull pixels back to their start: each step removes this fraction of the change so far, times the step size."""
     view_sizes: tuple[Annotated[float, pydantic.Field(gt=0, le=1)], ...] = (1.0,)
-    """Sizes at which the teacher is shown the views, as fractions of the image's side, each for an equal block of the
-    iterations; the pixels that are optimised stay whole. '0.5 1.0' is coarse to fine; with 224 pixels
+    """Sizes of the views that the teacher sees, as fractions of the image's side. Each size gets an equal share of the
+    iterations. The optimised images keep their full size. '0.5 1.0' goes from coarse to fine; at 224 pixels,
     '0.893 1.0 0.893 1.0' shows 200, 224, 200, 224 pixels."""
     grey: bool = False
-    """Optimise grey images, for grey data: one value a pixel, shown to the teacher in all three channels."""
+    """Optimise grey images, for grey data: one value per pixel, copied to all three channels for the teacher."""
     keep: Literal["last", "best"] = "last"
-    """Keep the last iterate, as published, or the one of lowest loss within the last stretch of iterations at one
-    size: losses at different sizes do not compare."""
+    """'last': keep the last iterate, as published; 'best': keep the iterate with the lowest loss. With several sizes
+    'best' compares only the iterations of the last size, because losses at different sizes are not comparable."""
 
     @pydantic.model_validator(mode="after")
     def _blocks(self) -> Self:
         if not self.view_sizes:
-            raise ValueError("view_sizes is empty; give one size at least, 1.0 for the whole")
+            raise ValueError("view_sizes is empty; give at least one size, such as 1.0 for full size")
         if len(self.view_sizes) > self.iterations:
             raise ValueError(
                 f"view_sizes has {len(self.view_sizes)} sizes for {self.iterations} iterations; "
-                f"each needs an iteration of its own"
+                f"each size needs at least one iteration"
             )
         return self
 
@@ -73,21 +74,21 @@ class Crops(MethodConfig):
     """Show the images to the teacher through random crops, flips and shifts."""
 
     crop: Literal["resized", "none"] = "resized"
-    """Look at the images through random resized crops, or always at the whole image."""
+    """'resized': show the teacher random resized crops; 'none': show it the whole image."""
     min_crop: float = pydantic.Field(default=0.08, gt=0, le=1)
     """Smallest area of a crop, as a fraction of the image."""
     flip: bool = True
-    """Mirror half of the views left to right; off where a mirrored object is another one (digits)."""
+    """Mirror half of the views left to right. Turn it off when a mirrored object means something else (digits)."""
     jitter: int = pydantic.Field(default=32, ge=0)
     """Largest circular shift of a view, in pixels of the image's full size, along each axis."""
     jitter_both_ways: bool = False
     """Shift by -jitter to jitter, not only 0 to jitter."""
     views_per_image: bool = False
-    """Draw a view for each image, not one for the whole unit as the published scripts do."""
+    """Draw one view per image; False: one view for the whole unit, as in the published scripts."""
 
 
 class Curricula(Crops):
-    """Crops that begin with the whole image and come to be as small as the others' (CDA)."""
+    """Random crops whose smallest area falls from the whole image to min_crop (CDA)."""
 
     curriculum: Curriculum = "cosine"
     """How the smallest crop's area falls from 1 to min_crop; 'none' is SRe2L."""
@@ -101,31 +102,31 @@ class Statistics(MethodConfig):
     bn_weight: float = pydantic.Field(default=0.01, ge=0)
     """Weight of the statistics against the cross-entropy (r_bn)."""
     first_bn_multiplier: float = pydantic.Field(default=10.0, ge=0)
-    """Extra weight of the first layer that is observed."""
+    """Factor on the weight of the first observed layer."""
     observe: tuple[Observe, ...] = ()
-    """Layers whose statistics are matched; empty: BatchNorm layers, or in a teacher without them the other layers that
-    normalise ('tokens'). 'batchnorm', 'convolution' and 'tokens' compare what these layers are fed, by channel, and
-    'patches' what convolutions are fed, by square of the feature map."""
+    """Layers whose input statistics are matched; empty: BatchNorm layers, or 'tokens' (other normalisation layers) when
+    the teacher has no BatchNorm. 'batchnorm', 'convolution' and 'tokens' match statistics per channel; 'patches'
+    matches the inputs of convolutions per square of the feature map."""
     target: Target = "running"
-    """Statistics to be met: 'running' are the teacher's running statistics, or collected ones for layers without them;
-    'collected' are those of the real images; 'class' those of the real images of the unit's classes; 'mixed' is the
-    distance from 'running' and from 'class', weighted by class_share."""
+    """Statistics to match. 'running': the teacher's running statistics, or collected ones for layers without them;
+    'collected': measured on all real images; 'class': measured on real images of the unit's classes; 'mixed': the
+    distance to 'running' plus the distance to 'class', weighted by class_share."""
     class_share: float = pydantic.Field(default=0.5, ge=0, le=1)
-    """Weight of the distance from the class statistics, for the target 'mixed'."""
+    """Weight of the distance to the class statistics, for the target 'mixed'."""
     class_variance: Literal["exact", "within"] = "exact"
-    """Variance of a class: of all its values, or the mean over its images of each one's own, as EDC publishes it."""
+    """Variance of a class. 'exact': over all its values; 'within': mean of each image's own variance (EDC's code)."""
     patch_side: int = pydantic.Field(default=4, ge=1)
     """Side of a patch in pixels of the feature map, for 'patches'."""
     statistics_momentum: float = pydantic.Field(default=0.0, ge=0, lt=1)
-    """Compare a moving average of the statistics over the iterations, with this momentum; 0 compares the current
-    ones."""
+    """Momentum of a moving average of the statistics over iterations, which is compared with the target; 0: compare the
+    current statistics."""
     statistics_images: int = pydantic.Field(default=0, ge=0)
-    """Real images of each class, drawn at random, from which statistics are collected; 0: all."""
+    """Random real images per class from which statistics are collected; 0: all."""
 
     @pydantic.model_validator(mode="after")
     def _observed(self) -> Self:
         if len(set(self.observe)) < len(self.observe):
-            raise ValueError("observe names a kind of layer twice; name each once")
+            raise ValueError("observe lists a kind of layer twice; list each once")
         return self
 
     def needs(self) -> Needs:
@@ -139,26 +140,25 @@ class Statistics(MethodConfig):
 
 
 class Patches(MethodConfig):
-    """Choose patches of real images that a teacher has scored."""
+    """Choose patches of real images by a teacher's score."""
 
     patch_rule: PatchRule = "medium"
-    """Which patches of a class are taken: those of lowest cross-entropy (RDED), or those in the middle when they are
-    ranked by the teacher's probability of their class (SRe2L++, FADRM; their exact cut is unpublished, this one is
-    attar's)."""
+    """Which patches of a class to take. 'lowest': those with the lowest cross-entropy (RDED); 'medium': those in the
+    middle of the ranking by the teacher's probability of their class (SRe2L++ and FADRM, whose exact rule is
+    unpublished; this one is attar's)."""
     patch_pool: int = pydantic.Field(default=300, ge=1)
-    """Real images of each class, drawn at random, out of which patches are chosen; a smaller class is used whole."""
+    """Random real images per class from which patches are chosen; a smaller class is used whole."""
     patch_crops: int = pydantic.Field(default=5, ge=0)
-    """Random crops of each image that are scored, of which the one of lowest cross-entropy is kept; 0: the whole
-    image, no crop."""
+    """Random crops scored per image; the crop with the lowest cross-entropy is kept. 0: use the whole image."""
     tiles: int = pydantic.Field(default=1, ge=1)
-    """Patches along each side of an image; 2 makes it of four patches at half the side."""
+    """Patches along each side of an image; 2 makes an image of four patches, each half as wide."""
 
     def uses_patches(self) -> bool:
         """Whether patches are chosen at all."""
         return True
 
     def idle(self) -> set[str]:
-        """How patches are chosen, where there are none."""
+        """Patch settings, which have no effect when no patches are used."""
         names = {"patch_rule", "patch_pool", "patch_crops", "tiles"}
         return super().idle() | (set() if self.uses_patches() else names)
 
@@ -169,14 +169,14 @@ class Patches(MethodConfig):
 
 
 class Starts(Patches):
-    """Choose what the pixels are before the first iteration."""
+    """Choose the pixels before the first iteration."""
 
     start: Start = "noise"
-    """What the pixels begin as: standard normal noise, random real images, or patches of real images that the teacher
-    has scored."""
+    """Pixels before the first iteration: 'noise' (standard normal), 'real' (random real images), or 'patches' (patches
+    of real images, chosen by the teacher's score)."""
 
     def uses_patches(self) -> bool:
-        """If that is what the pixels begin as."""
+        """True when the start is 'patches'."""
         return self.start == "patches"
 
     def needs(self) -> Needs:
@@ -186,14 +186,14 @@ class Starts(Patches):
 
 
 class Teachers(MethodConfig):
-    """Choose which teachers of a committee are asked, and in which order."""
+    """Choose which teachers of a committee are used, and in which order."""
 
     members: tuple[Annotated[int, pydantic.Field(ge=0)], ...] = ()
-    """Teachers that are used, by their place in squeeze (0, 1, ...); empty: all where 'committee' uses several, else
-    the first."""
+    """Numbers of the teachers to use, in the order of squeeze.members, from 0; empty: all teachers, or only the first
+    when committee is 'one'."""
     committee: Policy = "one"
-    """How several teachers take turns: 'one' uses the first alone; 'round-robin' one an iteration, in order;
-    'random' one an iteration, drawn; 'mean' all in every iteration, with the mean of their losses."""
+    """How teachers take turns. 'one': only the first; 'round-robin': one per iteration, in order; 'random': one per
+    iteration, drawn at random; 'mean': all in every iteration, with the mean of their losses."""
 
     def needs(self) -> Needs:
         """Several teachers, if they take turns."""
@@ -205,7 +205,7 @@ class Teachers(MethodConfig):
         if beyond is not None:
             raise AttarError(
                 f"--recover.members names teacher {beyond}, and squeeze has {num_teachers} (0 to {num_teachers - 1}); "
-                f"name those there are, or add members to squeeze."
+                f"choose other numbers, or add teachers to --squeeze.members."
             )
         if self.committee == "one":
             return self.members[:1] or (0,)
@@ -219,12 +219,11 @@ class Teachers(MethodConfig):
 
 
 class Blocks(Pixels):
-    """Optimise in blocks at sizes of their own, with part of the start put back in between (FADRM)."""
+    """Optimise in blocks of different image sizes, and mix part of the start back in between blocks (FADRM)."""
 
     block_sizes: tuple[Annotated[float, pydantic.Field(gt=0, le=1)], ...] = (1.0, 1.0, 1.0, 1.0)
-    """Sides of the images in each block, as fractions of the stored side; the images themselves are resized. Blocks
-    share the iterations equally; the last one is at full size. '0.893 1.0 0.893 1.0' of 224 pixels is 200, 224, 200,
-    224."""
+    """Image side in each block, as fractions of the stored side; the images themselves are resized. Blocks get equal
+    shares of the iterations; the last must be 1.0. At 224 pixels '0.893 1.0 0.893 1.0' is 200, 224, 200, 224."""
     residual: float = pydantic.Field(default=0.5, ge=0, lt=1)
     """Share of the start that is mixed into the images after each block but the last (alpha)."""
 
@@ -235,11 +234,11 @@ class Blocks(Pixels):
         if len(self.block_sizes) > self.iterations:
             raise ValueError(f"block_sizes has {len(self.block_sizes)} blocks for {self.iterations} iterations")
         if self.view_sizes != (1.0,):
-            raise ValueError("view_sizes and block_sizes are two ways to show smaller images; leave view_sizes at 1.0")
+            raise ValueError("view_sizes cannot be combined with block_sizes; set view_sizes to 1.0")
         return self
 
     def cost(self, unit: UnitShape) -> tuple[Stretch, ...]:
-        """A stretch for each block, equal neighbours too: between them the optimiser begins anew."""
+        """One stretch per block, even for neighbours of one size, because the optimiser restarts between blocks."""
         passes = self.passes(unit.num_teachers)
         return tuple(
             Stretch(count, side, teachers=passes) for side, count in equal_blocks(self.iterations, self.block_sizes)
@@ -247,10 +246,10 @@ class Blocks(Pixels):
 
 
 class EarlyLate(Pixels):
-    """Let slots join the optimisation one group after the other, so that some are optimised longer (DELT)."""
+    """Let groups of slots join the optimisation one after the other, so that early ones are optimised longer (DELT)."""
 
     rounds: int = pydantic.Field(default=8, ge=1)
-    """Groups into which a unit's slots are cut; with fewer slots there are as many groups as slots."""
+    """Groups into which a unit's slots are divided; at most as many as there are slots."""
     round_iterations: int = pydantic.Field(default=500, ge=1)
     """Iterations after which the next group joins."""
 
@@ -276,7 +275,7 @@ class Coreset(MethodConfig):
     """Choose real images by a teacher's features."""
 
     normalise_features: bool = False
-    """Scale every image's features to length one before they are compared."""
+    """Scale every image's features to length one before comparing them."""
 
     def needs(self) -> Needs:
         """Real images, which are stored as they are."""
@@ -284,6 +283,6 @@ class Coreset(MethodConfig):
 
 
 def equal_blocks(iterations: int, sides: tuple[float, ...]) -> list[tuple[float, int]]:
-    """Each side with its number of iterations: equal shares, the whole numbers nearest below and above."""
+    """Return each side with its number of iterations; shares are equal up to rounding."""
     ends = [-(-iterations * (place + 1) // len(sides)) for place in range(len(sides))]
     return [(side, end - start) for side, start, end in zip(sides, [0, *ends], ends, strict=False)]

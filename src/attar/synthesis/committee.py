@@ -1,4 +1,4 @@
-"""Committees: which teachers are asked in which iteration, about which units, and how much their losses count."""
+"""Committees: which teachers are used in an iteration, for which units, and with what weight."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ class Share(NamedTuple):
 
 
 class Committee(Protocol):
-    """Says whose turn it is. Shares are added up in their order."""
+    """Decides which teachers are used in an iteration. Shares are summed in order."""
 
     def turn(self, iteration: int) -> Sequence[Share]:
         """The shares of an iteration, counted over all stretches of a unit from 0."""
@@ -44,7 +44,7 @@ class One:
 
 @dataclass(frozen=True)
 class RoundRobin:
-    """One teacher an iteration, in order: the counter runs on across stretches and begins anew with each unit."""
+    """One teacher per iteration, in order; the counter continues across stretches and restarts with each unit."""
 
     num_teachers: int
 
@@ -55,7 +55,7 @@ class RoundRobin:
 
 @dataclass(frozen=True)
 class Drawn:
-    """One teacher an iteration, drawn: the same for all units of a run, so that any of them can share a batch."""
+    """One random teacher per iteration, the same for all units of a run, so that units can share a batch."""
 
     task: Task
 

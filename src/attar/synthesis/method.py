@@ -1,4 +1,4 @@
-"""What a method's configuration says: its settings, what it needs, what it costs, how its images are stored.
+"""Base classes of a method's configuration: settings, needs, cost, and how images are stored.
 
 Nothing here imports PyTorch, so that ``attar list`` and ``attar run --help`` start at once. The settings that several
 methods share are in ``synthesis/choices.py``, what tensors go in and out in ``synthesis/task.py``.
@@ -30,22 +30,22 @@ _LADDERS: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class Needs:
-    """What a method needs of the stages before it. ``a | b`` needs what either needs."""
+    """Requirements of a method on earlier stages. ``a | b`` combines the requirements of both."""
 
     teachers: TeacherNeed = "one"
-    """Whether networks are asked at all, and whether several are."""
+    """Whether the method uses no teacher, one, or several."""
     batchnorm: bool = False
     """Every teacher must have BatchNorm layers."""
     real_images: bool = False
-    """Real training images are read through ``Task.real``."""
+    """The method reads real training images through ``Task.real``."""
     stores_real_pixels: bool = False
-    """The images are, or begin as, parts of real photographs, which the data's card says."""
+    """The images are, or start as, parts of real photographs; the dataset card says so."""
     snapshots: SnapshotNeed = "none"
-    """Weights kept while experts are trained: the first and the last, or those after every epoch."""
+    """Weights to keep while experts train: none, the first and last, or those after every epoch."""
     unit: UnitNeed = "any"
     """What one unit of work must hold: any images, all of one class, or the whole set."""
     side_by_side: bool = True
-    """Whether several units may go through the teacher in one batch."""
+    """Whether several units may share a batch of the teacher."""
 
     def __or__(self, other: Needs) -> Needs:
         found: dict[str, Any] = {}
@@ -58,7 +58,7 @@ class Needs:
 
 @dataclass(frozen=True)
 class UnitShape:
-    """One unit of work, as far as its cost depends on it."""
+    """The properties of a unit of work that its cost depends on."""
 
     num_classes: int
     num_slots: int
@@ -70,47 +70,47 @@ class UnitShape:
 
 @dataclass(frozen=True)
 class Stretch:
-    """Iterations of one shape. The loop, the forecast and the compiler read the same list of them."""
+    """A run of iterations with the same tensor shapes. The loop, the forecast and the compiler read the same list."""
 
     iterations: int
     side: float = 1.0
-    """Side of what teachers are shown, as a fraction of the stored image's."""
+    """Side of the views that teachers see, as a fraction of the stored image's side."""
     slots: int | None = None
-    """How many of a unit's slots take part, the first ones; None: all."""
+    """Only the first ``slots`` slots of a unit take part; None: all."""
     shown: int = 1
-    """Images shown for each stored one that takes part; a mosaic of two by two shows 4."""
+    """Images that teachers see per stored image; 4 for a mosaic of two by two."""
     teachers: tuple[float, ...] = (1.0,)
     """Passes through each teacher in one iteration; round robin of four: (0.25, 0.25, 0.25, 0.25)."""
 
     def showing(self, shown: int) -> Stretch:
-        """The same stretch with so many images shown for each stored one."""
+        """Return the same stretch with ``shown`` images per stored image."""
         return replace(self, shown=shown)
 
     def shape(self) -> Stretch:
-        """The same stretch whatever its length, to find stretches that are alike."""
+        """Return the same stretch with one iteration, to find stretches that differ in length only."""
         return replace(self, iterations=1)
 
 
 @dataclass(frozen=True)
 class Preparation:
-    """One named step before the units: made once per run, row by row, stored, and shared out over processes."""
+    """A named step that runs once before the first unit; its rows are divided among processes and stored."""
 
     name: str
-    """Its tables are ``name.key``, for each key that ``make`` returns."""
+    """Name of the step. Its tables are called ``name.key``, for each key that ``make`` returns."""
     make: Callable[[Any, Any], Mapping[str, Any]]
-    """From a Context (``synthesis/task.py``) and a configuration to tensors, whose first axis has an entry for each of
-    ``context.rows``. The configuration is a namespace that has the fields in ``reads`` and no others."""
+    """Function of a Context (``synthesis/task.py``) and a configuration; returns tensors with one entry per row of
+    ``context.rows`` along the first axis. The configuration has only the fields in ``reads``."""
     reads: tuple[str, ...] = ()
-    """Fields of the configuration, and names of earlier steps, on which the result depends: with data, seed and weights
-    they identify it. Only the tables of these steps can be read."""
+    """Configuration fields and earlier steps that the result depends on. With data, seed and weights they identify the
+    tables. ``make`` can read the tables of these steps only."""
     rows: Literal["class", "slot"] = "class"
     """Whether a row belongs to a class or to a slot."""
     per_teacher: bool = True
-    """Make the tables for every teacher, or once."""
+    """True: make the tables once per teacher; False: once in all."""
     applies: Callable[[Any, Any], bool] = lambda config, network: True
-    """From the configuration and a teacher's network to whether tables are needed of it."""
+    """Function of the configuration and a teacher's network: whether this teacher needs the tables."""
     num_shown: Callable[[Any, int], int] = lambda config, count: count
-    """From the configuration and a class's number of images to how many real images its row looks at."""
+    """Function of the configuration and a class's number of images: how many real images its row reads."""
 
 
 class Part(Config):
@@ -147,33 +147,33 @@ class Part(Config):
 
 
 class MethodConfig(Part):
-    """What every method can be told; a method's own ``Config`` adds to it."""
+    """Settings that every method has; a method's own ``Config`` adds more."""
 
     ipc: int = pydantic.Field(default=10, ge=1)
-    """Images per class: slots ipc_start to ipc - 1 are made."""
+    """Images per class. The run makes slots ipc_start to ipc - 1 of each class."""
     ipc_start: int = pydantic.Field(default=0, ge=0)
-    """First slot to make, to share slots out over machines or add to an earlier set."""
+    """First slot to make. Use it to divide slots among machines, or to add images to an earlier set."""
     unit_classes: int = pydantic.Field(default=100, ge=1)
-    """Classes in one unit of work: one slot of up to this many different classes is optimised together."""
+    """Classes per unit of work, which are optimised together."""
     unit_slots: int = pydantic.Field(default=1, ge=1)
-    """Slots in one unit of work; with few classes, more slots give BatchNorm statistics more images to match."""
+    """Slots of each class per unit of work. With few classes, use more slots: BatchNorm statistics need many images."""
     parallel_units: int = pydantic.Field(default=1, ge=1)
-    """Units that go through the teacher in one batch, each with statistics of its own; fills the device when units
-    are small. Part of what identifies the images, for batches of another size are rounded otherwise."""
+    """Units that share a batch of the teacher, each with separate statistics; raise it to fill the device when units
+    are small. A change makes other images, because the batch size affects rounding."""
     snapshots: Annotated[tuple[int, ...], NO_EFFECT] = SNAPSHOTS
-    """Iterations after which the images are kept for the comparison figure; the last is always kept."""
+    """Iterations after which snapshots are kept for the figures; the last iteration is always kept."""
     image_format: Literal["png", "jpeg"] = "png"
-    """How images are stored; 'jpeg' loses quality and is what the published scripts do."""
+    """File format of the images. 'jpeg' is lossy; the published scripts use it."""
     jpeg_quality: int = pydantic.Field(default=75, ge=1, le=100)
-    """Quality of stored JPEG; the published scripts use Pillow's default, 75."""
+    """JPEG quality; the published scripts use Pillow's default, 75."""
     rounding: Rounding = "nearest"
-    """From [0, 1] to bytes; 'truncate' is what the published scripts do."""
+    """How pixels in [0, 1] become bytes; the published scripts use 'truncate'."""
     verifier: Annotated[str, NO_EFFECT] = ""
-    """A second network that rates the images, a metric only: ARCHITECTURE:WEIGHTS or a squeeze folder; '' for none."""
+    """Second network whose accuracy on the images is reported: ARCHITECTURE:WEIGHTS or a squeeze folder; '': none."""
     accept_weak_teacher: Annotated[bool, NO_EFFECT] = False
-    """Go on with a teacher that is near chance on real validation images."""
+    """Continue with a teacher whose accuracy on real validation images is near chance."""
     accept_other_classes: Annotated[bool, NO_EFFECT] = False
-    """Go on with a teacher whose class names are not the data's."""
+    """Continue with a teacher whose class names differ from the data's."""
 
     @pydantic.model_validator(mode="after")
     def _slots(self) -> MethodConfig:
@@ -182,11 +182,11 @@ class MethodConfig(Part):
         return self
 
     def needs(self) -> Needs:
-        """What the method needs with these settings. A part adds its own: ``super().needs() | Needs(...)``."""
+        """Return what the method requires. A part adds its own requirements: ``super().needs() | Needs(...)``."""
         return Needs()
 
     def idle(self) -> set[str]:
-        """The quality of JPEG files where none are written."""
+        """Settings without effect: jpeg_quality when no JPEG files are written."""
         return {"jpeg_quality"} if self.image_format == "png" else set()
 
     def cost(self, unit: UnitShape) -> tuple[Stretch, ...]:
@@ -194,19 +194,19 @@ class MethodConfig(Part):
         return ()
 
     def metrics(self) -> tuple[str, ...]:
-        """Names of what the method reports of each iteration."""
+        """Names of the metrics that the method reports after each iteration."""
         return ()
 
     def storage(self) -> Storage:
-        """How the images that it makes are to be decoded."""
+        """How to decode the stored images."""
         return PLAIN
 
     def passes(self, num_teachers: int) -> tuple[float, ...]:
-        """Passes through each of the teachers that are used in one iteration."""
+        """Passes through each used teacher in one iteration."""
         return (1.0, *(0.0,) * (num_teachers - 1))
 
     def members_of(self, num_teachers: int) -> tuple[int, ...]:
-        """Which of a committee of so many teachers the method uses, by index."""
+        """Indices of the teachers that the method uses, out of ``num_teachers``."""
         return (0,)
 
 

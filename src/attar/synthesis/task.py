@@ -17,17 +17,17 @@ K = TypeVar("K")
 
 @dataclass(frozen=True)
 class Network:
-    """A frozen teacher in evaluation mode, the units of its input, and how it is to be computed."""
+    """A frozen teacher in evaluation mode, with its input normalisation and precision."""
 
     module: nn.Module
     normalisation: Normalisation
     precision: Literal["fp32", "bf16"] = "fp32"
-    """Arithmetic of the network; losses, statistics and pixels stay float32."""
+    """Precision of the network; losses, statistics and pixels are always float32."""
     compiler: Compiler = field(default_factory=Compiler)
     _kept: dict[Hashable, Any] = field(default_factory=dict, repr=False, compare=False)
 
     def kept(self, key: Hashable, make: Callable[[], K]) -> K:
-        """What a method made of the network once for all tasks, such as a compiled function."""
+        """Return a cached object, such as a compiled function; calls ``make`` once for all tasks."""
         if key not in self._kept:
             self._kept[key] = make()
         return self._kept[key]
@@ -55,7 +55,7 @@ class RealImages(Protocol):
 
 
 class Watch(Protocol):
-    """Follows an optimisation without disturbing it."""
+    """Observes an optimisation without changing it."""
 
     def step(self, iteration: int, images: Callable[[], Tensor], **metrics: Float[Tensor, " unit"]) -> bool | None:
         """Called after each iteration (0-based); ``images`` yields the images in [0, 1], at the stored size.
@@ -66,19 +66,19 @@ class Watch(Protocol):
 
 
 class Checkpoint(Protocol):
-    """Keeps the state of a long unit, so that a killed run continues within it. When it saves alters no result."""
+    """Saves the state of a long unit, so that a killed run continues inside it. Saving never changes results."""
 
     def load(self) -> tuple[int, dict[str, Tensor]] | None:
-        """The number of finished iterations and the state after them, if an earlier process left one."""
+        """Return the number of finished iterations and the state after them; None without a checkpoint."""
         ...
 
     def offer(self, iterations: int, state: Callable[[], dict[str, Tensor]]) -> None:
-        """Say that so many iterations are finished; ``state`` makes the state, on the CPU, if it is time to save."""
+        """Report finished iterations; calls ``state``, which returns CPU tensors, if a checkpoint is due."""
         ...
 
 
 class NoCheckpoint:
-    """Saves nothing, for units that are short."""
+    """Saves nothing; for short units."""
 
     def load(self) -> None:
         """Nothing was saved."""
@@ -88,20 +88,20 @@ class NoCheckpoint:
 
 
 class Experts(Protocol):
-    """Networks trained on the real data, weights kept along the way, for methods that match trajectories."""
+    """Networks trained on the real data with snapshots of their weights, for trajectory-matching methods."""
 
     @property
     def num_experts(self) -> int:
-        """How many were trained."""
+        """Number of experts."""
         ...
 
     @property
     def num_snapshots(self) -> int:
-        """Weights kept of each one, the initial ones first."""
+        """Snapshots per expert, starting with the initial weights."""
         ...
 
     def weights(self, expert: int, snapshot: int) -> Float[Tensor, " weight"]:
-        """An expert's weights in one row, on the device."""
+        """Return an expert's weights as one vector, on the device."""
         ...
 
     def call(
@@ -112,41 +112,41 @@ class Experts(Protocol):
 
 
 def no_tables(name: str, teacher: int = 0) -> Tensor:
-    """Stands for the prepared tables of a task that has none."""
+    """Table lookup of a task without tables; raises KeyError."""
     raise KeyError(name)
 
 
 @dataclass(frozen=True)
 class Task:
-    """One unit of work, or several side by side: make an image of each of these classes.
+    """One unit of work, or several in one batch: make one image for each entry of ``labels``.
 
-    The images of a unit lie together, and units never influence one another.
+    The images of a unit are consecutive, and units never influence one another.
     """
 
     labels: Int[Tensor, " image"]
     """Class index of each image, on the device."""
     slots: Int[Tensor, " image"]
-    """Which of its class's images each one is, on the CPU."""
+    """Slot of each image within its class, on the CPU."""
     size: tuple[int, int]
     """Height and width in pixels."""
     teachers: tuple[Network, ...]
     device: torch.device
     streams: Callable[..., tuple[torch.Generator, ...]]
-    """A random stream of every unit: ``task.streams("views")``."""
+    """Returns one random stream per unit: ``task.streams("views")``."""
     shared_stream: Callable[..., torch.Generator]
-    """A random stream that all units of the run have in common."""
+    """Returns a random stream that all units of the run share."""
     watch: Watch
     unit_sizes: tuple[int, ...]
     """Images of each unit."""
     num_alike: int = 1
-    """How many tasks of this shape the run has: what it pays to prepare."""
+    """Number of tasks of this shape in the run; compiling pays only for many."""
     real: RealImages | None = None
     table: Callable[..., Tensor] = no_tables
-    """A table that the method's preparations made: ``task.table("statistics.mean", teacher=2)``, a row for each class
-    or slot, on the CPU. Raises KeyError where there is none."""
+    """Returns a table of the method's preparations, with one row per class or slot, on the CPU:
+    ``task.table("statistics.mean", teacher=2)``. Raises KeyError for an unknown table."""
     checkpoint: Checkpoint = field(default_factory=NoCheckpoint)
     earlier: Callable[[], Sequence["Task"]] = tuple
-    """The tasks before this one in its slots, for methods that repeat what those began with (DWA)."""
+    """Returns the earlier tasks of the same slots, for methods that repeat their starts (DWA)."""
     experts: Experts | None = None
 
     @property
@@ -158,20 +158,20 @@ class Task:
 
 @dataclass(frozen=True)
 class Recovered:
-    """What a method makes of a task."""
+    """The result of a method for one task."""
 
     images: Float[Tensor, "image 3 height width"]
-    """In [0, 1], in the order of ``task.labels``."""
+    """Images in [0, 1], in the order of ``task.labels``."""
     soft_labels: Float[Tensor, "image class"] | None = None
-    """Probabilities that were learnt with the images."""
+    """Class probabilities learned with the images."""
     learned: Mapping[str, float] | None = None
-    """Numbers that were learnt for the whole set, as {"student_learning_rate": 0.013}; for methods whose unit is the
+    """Numbers learned for the whole set, such as {"student_learning_rate": 0.013}; only for methods whose unit is the
     set."""
 
 
 @dataclass(frozen=True)
 class Context:
-    """What a preparation receives: some of its rows, and what it may look at."""
+    """Input of a preparation: the rows to make, and everything it may read."""
 
     rows: range
     """Classes, or slots."""
@@ -182,7 +182,7 @@ class Context:
     size: tuple[int, int]
     device: torch.device
     stream: Callable[..., torch.Generator]
-    """A named random stream of the run, the same whatever rows are made together."""
+    """Returns a named random stream of the run, independent of which rows are made together."""
     table: Callable[..., Tensor] = no_tables
     """A table of an earlier preparation."""
     checkpoint: Checkpoint = field(default_factory=NoCheckpoint)
@@ -195,7 +195,7 @@ class Method(Protocol[C]):
     """A module in ``attar.methods``, or elsewhere by dotted path."""
 
     Config: type[Any]
-    """The method's choices, a subclass of MethodConfig."""
+    """Settings of the method, a subclass of MethodConfig."""
 
     def recover(self, task: Task, config: C) -> Recovered:
         """Make the task's images."""
@@ -206,5 +206,5 @@ class Prepared(Method[C], Protocol[C]):
     """A method with steps before its units: a module that has ``prepare``, too."""
 
     def prepare(self, config: C) -> Sequence[Preparation]:
-        """The steps, in the order in which they are made; a later one may read the tables of those before it."""
+        """Return the steps in order; a step may read the tables of earlier steps."""
         ...

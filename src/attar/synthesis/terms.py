@@ -1,4 +1,4 @@
-"""Terms: what a loss is a sum of. Each is a pure function of what was seen and of tensors that are its arguments."""
+"""Terms of a loss: pure functions of the teacher's outputs and of tensors passed as arguments."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ PerUnit = Float[Tensor, " unit"]
 
 
 class Seen(NamedTuple):
-    """What a teacher answers to the views of a task's images."""
+    """A teacher's outputs for the views of a task's images."""
 
     images: Float[Tensor, "image 3 height width"]
     """The views, in the teacher's units."""
@@ -27,15 +27,15 @@ class Seen(NamedTuple):
     moments: Mapping[Tap, Moments]
     features: Mapping[Tap, Tensor]
     beside: "Seen | None" = None
-    """The same of other images through the same views, where a term has some (see ``Term.constants``)."""
+    """Outputs for a term's other images through the same views, if it has any (see ``Term.constants``)."""
 
 
 class UnitBatch(NamedTuple):
-    """Which class and which unit the images that were seen belong to."""
+    """Class and unit of each image that was shown."""
 
     labels: Int[Tensor, " image"]
     average: Float[Tensor, "unit image"]
-    """Takes means over each unit's images: ``average @ values``."""
+    """Averages over each unit's images: ``average @ values``."""
 
 
 class Term(Protocol):
@@ -47,39 +47,39 @@ class Term(Protocol):
 
     @property
     def name(self) -> str:
-        """What the term is called among the metrics."""
+        """Name of the term in the metrics."""
         ...
 
     @property
     def weight(self) -> float:
-        """How much it counts in the loss."""
+        """Weight in the loss."""
         ...
 
     @property
     def taps(self) -> tuple[Tap, ...]:
-        """What has to be observed for it."""
+        """Taps that the term needs."""
         ...
 
     def constants(self, task: Task, teacher: int, observed: "Observed") -> State:
-        """Tensors of the task and of one of its teachers that stay the same, such as targets.
+        """Return tensors that stay the same for a task and a teacher, such as targets.
 
-        A tensor by the name "beside" holds other images, one for each of the task's, in the units of the pixels: they
-        are seen through the same views and are found in ``Seen.beside``.
+        A tensor named "beside" holds other images, one per image of the task, in pixel units. The teacher sees them
+        through the same views; its outputs are in ``Seen.beside``.
         """
         ...
 
     def begin(self, task: Task, teacher: int, observed: "Observed") -> State:
-        """State before the first iteration, with every key that it will ever have."""
+        """Return the state before the first iteration, with all keys that it will ever have."""
         ...
 
     def __call__(self, seen: Seen, batch: UnitBatch, constants: State, state: State) -> tuple[PerUnit, State]:
-        """The value for each unit, and the state afterwards, with the same keys."""
+        """Return each unit's value and the new state, with the same keys."""
         ...
 
 
 @dataclass(frozen=True)
 class Stateless:
-    """Base of terms without constants, state or taps; override what a term has."""
+    """Base of terms without constants, state or taps; override the parts that a term has."""
 
     weight: float = 1.0
 
@@ -99,7 +99,7 @@ class Stateless:
 
 @dataclass(frozen=True)
 class CrossEntropy(Stateless):
-    """How far the teacher is from taking the views for their class."""
+    """Cross-entropy of the teacher's logits for the views with their classes."""
 
     name = "cross_entropy"
 
@@ -114,10 +114,10 @@ def _nothing(task: Task) -> Tensor:
 
 @dataclass(frozen=True)
 class Features(Stateless):
-    """How far a layer's answers to the views are from its answers to other images through the same views (CIM)."""
+    """Distance between a layer's outputs for the views and for other images through the same views (CIM)."""
 
     place: str = ""
-    """The layer's name in the network; '' is the input of the classifier."""
+    """Name of the layer in the network; '': the input of the classifier."""
     others: Callable[[Task], Float[Tensor, "image part 3 height width"]] = _nothing
     """The other images, in the units of the pixels: for each of the task's those that belong to what is shown of it.
     A frozen dataclass, for it names the compiled function."""

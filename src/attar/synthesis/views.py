@@ -1,4 +1,4 @@
-"""Views: through which crops, flips and shifts teachers see the images, iteration by iteration."""
+"""Views: draw the crops, flips and shifts of each iteration, and apply them to the images."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -25,7 +25,7 @@ unit an image belongs to."""
 
 
 class Views(Protocol):
-    """Draws views, and remembers what it needs to draw the next ones."""
+    """Draws the views of each iteration and keeps its random state."""
 
     @property
     def show(self) -> Show:
@@ -34,7 +34,7 @@ class Views(Protocol):
 
     @property
     def listens(self) -> bool:
-        """Whether ``tell`` is to be called."""
+        """Whether ``tell`` must be called."""
         ...
 
     def draw(self, iteration: int, pixels: Size, shown: Size) -> Records:
@@ -66,7 +66,7 @@ def cropped(
 
 
 class Whole:
-    """The images as they are, or all of them made smaller where they are shown smaller."""
+    """The whole images, resized if they are shown smaller."""
 
     listens = False
 
@@ -91,7 +91,7 @@ class Whole:
 
 
 class RandomCrops(Whole):
-    """One random view an iteration for each whole unit, or for each image."""
+    """One random view per iteration for each unit, or for each image."""
 
     def __init__(self, task: Task, config: Crops, iterations: int, shown: int = 1) -> None:
         """``iterations`` of a unit, over which a curriculum goes; ``shown`` images for each stored one."""
@@ -149,7 +149,7 @@ class Augmented:
 
 
 class Siamese(Whole):
-    """One draw of differentiable Siamese augmentation an iteration for each unit (DSA, arXiv 2102.08259)."""
+    """One draw of differentiable Siamese augmentation per iteration and unit (DSA, arXiv 2102.08259)."""
 
     def __init__(self, task: Task, kinds: tuple[Augmentation, ...], combine: Combination = "all") -> None:
         """``kinds`` and ``combine`` are those of ``dsa.sample``."""

@@ -1,4 +1,4 @@
-"""How a network is trained, as a recipe names it, without PyTorch."""
+"""Settings of the training loop, for teachers and students. Nothing here imports PyTorch."""
 
 from typing import Literal
 
@@ -20,24 +20,24 @@ class Optimisation(Config):
     optimizer: Literal["sgd", "adamw", "muon"] = "sgd"
     """'sgd' with momentum, 'adamw', or 'muon' for matrices and convolutions with Adam for the rest."""
     learning_rate: float = pydantic.Field(default=0.1, gt=0)
-    """Peak learning rate; Muon's steps are scaled to AdamW's, so what suits one is a start for the other."""
+    """Peak learning rate. Muon's steps are scaled to AdamW's, so start with the same value for both."""
     schedule: Schedule = "cosine"
-    """'cosine'; 'cosine-linear': from 5/6 of training on a line to 0 (EDC's 'cos2'); 'multistep': a fifth from 2/3 of
-    training on and a fifth of that from 5/6 on; 'multistep-halves': halved at 4/5, 9/10 and 19/20 of training; or
-    'constant'."""
+    """Learning rate over time. 'cosine'; 'cosine-linear': a cosine, then from 5/6 of training a line to 0 (EDC's
+    'cos2'); 'multistep': divided by 5 at 2/3 and again at 5/6 of training; 'multistep-halves': halved at 4/5, 9/10
+    and 19/20 of training; 'constant'."""
     cosine_stretch: float = pydantic.Field(default=1.0, ge=1)
-    """Half a cosine lasts so many times as long as training: 1 ends at 0, 2 at half the peak (papers' zeta or eta)."""
+    """Length of the half cosine as a multiple of training: 1 ends at 0, 2 at half the peak (papers' zeta or eta)."""
     rate_moves: Literal["step", "epoch"] = "step"
-    """The learning rate moves with every optimiser step, or once an epoch as in most published scripts."""
+    """Update the learning rate at every optimiser step, or once per epoch as in most published scripts."""
     warmup_epochs: float = pydantic.Field(default=0.0, ge=0)
-    """Linear rise to the peak at the start."""
+    """Epochs at the start in which the learning rate rises linearly to its peak."""
     momentum: float = pydantic.Field(default=0.9, ge=0, lt=1)
     """Momentum of SGD and Muon."""
     betas: tuple[float, float] = (0.9, 0.999)
-    """The two decay rates of AdamW, and of Adam beside Muon."""
+    """The two decay rates of AdamW, and of the Adam that 'muon' uses for other parameters."""
     weight_decay: float = pydantic.Field(default=1e-4, ge=0)
     """Weight decay."""
     decay_norms: bool = True
     """Apply weight decay to biases and normalisation layers too."""
     ema_decay: float = pydantic.Field(default=0.0, ge=0, lt=1)
-    """Above 0 a moving average of the parameters is evaluated, which keeps this much of itself in each step."""
+    """Decay of a moving average of the parameters, which is evaluated instead of them; 0: no average."""
