@@ -1,8 +1,8 @@
-"""Statistics as a loss term: how far what a teacher sees of a unit's images lies from what it sees of real ones.
+"""Loss term: the distance between a unit's layer statistics in the teacher and those of real images.
 
-Two choices are independent: what is observed (``synthesis/taps.py``), and which statistics are the target.
-The target comes from the teacher's running statistics, or from statistics that ``preparations`` collect from the real
-images before the first unit.
+Two settings are independent: which layers are observed (``synthesis/taps.py``) and which statistics are the target. The
+target is either the teacher's running statistics, or statistics that ``preparations`` collect from the real images
+before the first unit.
 """
 
 from collections.abc import Callable, Sequence
