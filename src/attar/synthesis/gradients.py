@@ -36,7 +36,7 @@ class _Part:
     """Indices into the images that take part; None: all."""
     units: Int[Tensor, " part"] | None
     labels: Int[Tensor, " image"]
-    """Number of images that the teacher sees."""
+    """Labels of the images that the teacher sees."""
     average: Float[Tensor, "unit image"]
     constants: tuple[State, ...]
 
@@ -171,7 +171,7 @@ class Gradients:
             observed = objective.observed
             if shown != task.size:
                 _check_fits(observed, shown, task)
-            area = shown[0] * shown[1] / (task.size[0] * task.size[1])  # to which convolutions' work is proportional
+            area = shown[0] * shown[1] / (task.size[0] * task.size[1])  # the work of convolutions is proportional to it
             num_calls = calls * task.num_alike
             images = area * count * num_calls
             amount = Amount(observed.operations * images, observed.num_values * images, observed.num_layers, num_calls)
@@ -236,7 +236,7 @@ def _check_fits(observed: Observed, size: Size, task: Task) -> None:
     try:
         with torch.no_grad():
             observed(torch.zeros(1, 3, *size, device=task.device))
-    except Exception as error:  # networks refuse in ways of their own
+    except Exception as error:  # each network raises its own kind of error
         if out_of_memory(error):
             raise
         first = next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -38,8 +38,8 @@ class Objective(nn.Module):
         show: Show = cropped,
         tells_each: bool = False,
     ) -> None:
-        """``normalisation`` is the teacher's, ``units`` that of the pixels, by default the same. ``tells_each`` asks
-        for the cross-entropy of each image."""
+        """``normalisation`` is the teacher's; ``units`` is that of the pixels, by default the teacher's. With
+        ``tells_each`` the objective also returns the cross-entropy of each image."""
         super().__init__()
         self.observed, self.terms = observed, tuple(terms)
         self.canvas, self.show_views, self.tells_each = canvas or Plain(), show, tells_each
@@ -94,7 +94,7 @@ class Objective(nn.Module):
         return loss, metrics, each, tuple(left)
 
     def _look(self, images: Images, records: Records, size: Size, average: Tensor) -> Seen:
-        # One channel is also widened where all channels have one normalisation, and the units are no other.
+        # This also expands one channel to three if all channels share one normalisation and the units are the same.
         shown = images * self.scale + self.shift if self._other_units or images.shape[1] == 1 else images
         shown = self.show_views(shown, records, size, average)
         return Seen(shown, *self.observed(shown))

@@ -48,7 +48,7 @@ class Observed(nn.Module):
         super().__init__()
         self.network = copy.deepcopy(network).eval().requires_grad_(False)
         self.device = example.device
-        """Precision in which the images are passed through the network."""
+        """Device of the images."""
         self._dtype = torch.bfloat16 if precision == "bf16" else torch.float32
         self._taps = tuple(dict.fromkeys(taps))
         self._seen: dict[tuple[str, int], tuple[Tensor, Tensor]] = {}
@@ -77,9 +77,9 @@ class Observed(nn.Module):
         self.operations = 2 * counter.get_total_flops() / len(example)
         """Floating-point operations of the forward and backward pass of one image."""
         self.num_layers = len(answered)
-        """Convolutions and linear layers, repeated once per call."""
+        """Number of calls of convolutions and linear layers."""
         self.num_values = sum(answered) / len(example)
-        """Output values of these layers for one image, as a measure of memory traffic."""
+        """Output values of these layers for one image; the layers between them read and write as many again."""
         channels = [layout.sizes for tap, layout in self.layouts.items() if tap.kind != "patches"]
         self.narrow = any(size % 32 for sizes in channels[:1] for size in sizes)
         """Whether the first tap has layers with fewer channels than the widest vector instructions have lanes."""
@@ -87,8 +87,7 @@ class Observed(nn.Module):
     def forward(
         self, images: Float[Tensor, "image 3 height width"]
     ) -> tuple[Float[Tensor, "image class"], dict[Tap, Moments], dict[Tap, Tensor]]:
-        """Return the logits, the moments of each tap (channels of all its layers concatenated), and the features by
-        tap."""
+        """Return the logits, the moments of each tap (all its layers' channels in a row), and features by tap."""
         logits = self._run(images)
         moments: dict[Tap, Moments] = {}
         for tap, keys in self._keys.items():

@@ -65,7 +65,7 @@ def optimise(
         leaves.join(taking_part(task, stretch.slots), iteration)
         if between:
             leaves.begin_anew(between(number, leaves.all(), begun, shown[number]))
-        if iteration < finished <= end:  # of stretches before this one, nothing is left but who joined when
+        if iteration < finished <= end:  # earlier stretches only set when images joined
             parts = {part: _under(part, saved) for part in ("leaves", "terms", "views", "best")}
             leaves.restore(parts["leaves"])
             gradients.restore(parts["terms"])
@@ -76,7 +76,7 @@ def optimise(
             pixels = leaves.taking_part()
             gradient, metrics = gradients(pixels, committee.turn(current), current, stretch.slots, shown[number])
             if best is not None and number == len(stretches) - 1:
-                best.compare(pixels, metrics["loss"])  # before the step: it is these pixels that have this loss
+                best.compare(pixels, metrics["loss"])  # before the step, because the loss belongs to these pixels
             leaves.step(gradient, current)
             left = task.watch.step(current, images, **metrics)
             task.checkpoint.offer(current + 1, state)

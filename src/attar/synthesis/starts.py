@@ -112,7 +112,7 @@ def ranked(context: Context, config: Any) -> dict[str, Tensor]:
         entropy = _cross_entropy(context, label, pool, drawn, tile_size(context.size, config.tiles))
         lowest, best = entropy.min(1)
         order = lowest.argsort(stable=True)
-        if config.patch_rule == "medium":  # probability falls as the cross-entropy rises, so ranks are the same
+        if config.patch_rule == "medium":  # cross-entropy ranks images as probability does, in reverse
             rank = torch.arange(len(order))
             order = order[(rank - (len(order) - 1) / 2).abs().argsort(stable=True)]
         places[row, : len(pool)] = pool[order]
@@ -171,5 +171,5 @@ def _cross_entropy(
 
 
 def _logits(network: Network, images: Float[Tensor, "image 3 height width"]) -> Float[Tensor, "image class"]:
-    """Return float32 results for any network precision, because a choice must not depend on rounding."""
+    """Return logits in float32 for any network precision, because a choice must not depend on rounding."""
     return network.module(images).float()

@@ -116,7 +116,9 @@ def sites_of(
     found: dict[str, Site] = {}
     first_to_see: dict[Any, str] = {}
     centres: dict[Any, Tensor] = {}
-    order = sorted(fed, key=lambda name: not _is_tracked(places[name][1]))  # stable: BatchNorm first, else as they ran
+    order = sorted(
+        fed, key=lambda name: not _is_tracked(places[name][1])
+    )  # stable sort: BatchNorm first, then in order of execution
     for name in order:
         place, layer = places[name]
         tensor, version = fed[name][-1]
