@@ -22,7 +22,7 @@ _WORDS = ("trained on", "student", "protocol")
 _EXPENDABLE = ("teacher s", "images s", "labels s", "ECE %", "top-5 %", "images", "student s", "n")
 """Columns that a narrow terminal leaves out, in this order."""
 FEW_CLASSES = 10
-"""Top-5 is left out with fewer classes, because it is close to 100 %."""
+"""Top-5 is left out with fewer classes, because it says little there."""
 DIVERGED = "diverged"
 BY_CLASS = "class mean %"
 """Column of the mean accuracy over classes, next to top-1 over images."""
@@ -80,8 +80,7 @@ class Line:
 
 
 def lines(run: Path) -> list[Line]:
-    """Return the table of a finished run; raises AttarError when the run is not finished or its results cannot be
-    read."""
+    """Return the table of a finished run; raises AttarError when the run is unfinished or its results are invalid."""
     run = run.resolve()
     found = Run(run).scores
     groups: dict[tuple[Row, str, str], list[StudentScore]] = {}
@@ -121,7 +120,7 @@ def _line(run: Path, found: Evaluation, scores: list[StudentScore]) -> Line:
 
 
 def names_of(runs: Sequence[Path]) -> dict[Path, str]:
-    """Return short names of runs: their folders' names, or full paths if two names are the same."""
+    """Return short names of runs: their folders' names, or their paths where folder names repeat."""
     names = {run: run.resolve().name for run in runs}
     twice = {name for name in names.values() if list(names.values()).count(name) > 1}
     return {run: str(run) if name in twice else name for run, name in names.items()}

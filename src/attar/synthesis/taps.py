@@ -116,9 +116,7 @@ def sites_of(
     found: dict[str, Site] = {}
     first_to_see: dict[Any, str] = {}
     centres: dict[Any, Tensor] = {}
-    order = sorted(
-        fed, key=lambda name: not _is_tracked(places[name][1])
-    )  # stable sort: BatchNorm first, then in order of execution
+    order = sorted(fed, key=lambda name: not _is_tracked(places[name][1]))  # BatchNorm first, then as they ran
     for name in order:
         place, layer = places[name]
         tensor, version = fed[name][-1]
