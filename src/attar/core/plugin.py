@@ -25,19 +25,28 @@ def names_in(package: str) -> list[str]:
 def resolve(package: str, name: str, kind: str) -> ModuleType:
     """Import the module ``name``: a file of ``package``, or a dotted path to a module elsewhere.
 
-    Raises AttarError, with the nearest known names, when there is no such module.
+    Raises AttarError when there is no such module, with the nearest known names, or when it cannot be imported.
     """
     if name in names_in(package):
         return importlib.import_module(f"{package}.{name}")
     if "." in name:
         try:
             return importlib.import_module(name)
-        except ModuleNotFoundError as error:
-            if error.name is None or not name.startswith(error.name):
-                raise  # the module exists; something that it imports does not
+        except Exception as error:
+            absent = isinstance(error, ModuleNotFoundError) and error.name is not None and name.startswith(error.name)
+            if not absent:
+                raise AttarError(
+                    f"The {kind} '{name}' cannot be imported ({type(error).__name__}: {' '.join(str(error).split())}); "
+                    f"correct its file."
+                ) from error
         raise AttarError(
             f"There is no module '{name}' for the {kind}; start attar in the folder that holds "
             f"{name.partition('.')[0]}, or add that folder to PYTHONPATH."
+        )
+    if Path(f"{name}.py").is_file():
+        raise AttarError(
+            f"attar has no {kind} named '{name}'; to use {name}.py of this folder, move it into a folder and give the "
+            f"dotted path, FOLDER.{name}."
         )
     raise unknown(kind, name, names_in(package))
 

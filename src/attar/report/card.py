@@ -153,4 +153,4 @@ def _teachers(info: DatasetInfo) -> str:
     ]
     if len(rated) > 1:
         return f"a committee of {len(rated)} teachers: {', '.join(rated)}"
-    return rated[0].replace("` (", "` teacher (") if "(" in rated[0] else f"{rated[0]} teacher"
+    return f"the teacher {rated[0]}"

@@ -65,6 +65,13 @@ class Squeeze(Config):
                 raise ValueError(f"{key}: {first['msg'].removeprefix('Value error, ')}") from None
             except ValueError as error:
                 raise ValueError(f"members.{place}.{error}") from None
+        networks = [(one.architecture, one.weights) for one in self.each]
+        for place, network in enumerate(networks):
+            if network[1] and network in networks[:place]:
+                raise ValueError(
+                    f"members {networks.index(network)} and {place} are the same network with the same weights "
+                    f"({network[1]}); name each once, or give one of them weights: ''"
+                )
         return self
 
     @property

@@ -22,7 +22,7 @@ from attar.core.randomness import generator
 from attar.models import build
 from attar.models.teacher import Teacher
 from attar.ops.pixels import grid
-from attar.stages import members, prepare
+from attar.stages import members, method_code, prepare
 from attar.stages.folder import SOURCE, StageFolder, logged, manifest_of, total
 from attar.stages.imported import named_teacher
 from attar.stages.methods import method_named
@@ -36,7 +36,7 @@ from attar.store.units import Unit
 from attar.synthesis.choices import Statistics
 from attar.synthesis.method import MethodConfig, UnitShape, num_iterations
 from attar.synthesis.statistics import refuse_unobservable
-from attar.synthesis.task import Network, Recovered, Task
+from attar.synthesis.task import Network, Task
 
 WEAK = 0.05
 """A teacher is near chance when its accuracy covers less than this fraction of the gap from chance to 100 %."""
@@ -137,6 +137,10 @@ def check_network(network: nn.Module, architecture: str, method: str, config: Me
         )
 
 
+_TOO_LARGE = object()
+"""Stands for the images of a group that does not fit in memory."""
+
+
 class RealByClass:
     """Real training images by class, for methods."""
 
@@ -179,9 +183,10 @@ def _make_units(
     folder, warn = stage.path / "units", work.once(log.warn)
     folder.mkdir(parents=True, exist_ok=True)
     networks = tuple(network_of(teacher, device, log) for teacher in found)
-    steps = prepare.steps_of(module, config, networks)
-    real = RealByClass(space) if steps or config.needs().real_images else None
-    tables = prepare.run(space, steps, config, networks, weights, real, log) if real else prepare.Tables()
+    with method_code.run_by(module):
+        steps = prepare.steps_of(module, config, networks)
+        real = RealByClass(space) if steps or config.needs().real_images else None
+        tables = prepare.run(space, steps, config, networks, weights, real, log) if real else prepare.Tables()
     making = _Making(space, device, module, config, networks, real, tables, todo, stage, log)
     iterations = num_iterations(config.cost(unit_shape(todo[0][0], space.choice.size, len(networks))))
     jobs = [
@@ -250,10 +255,10 @@ class _Making:
             recorder.preview = _previewer(self._stage.path)
         checkpoint = UnitCheckpoint(self._stage.path, self._stage.identity, group, recorder)
         recovered = self._recovered(group, labels, recorder, checkpoint)
-        if recovered is None:
+        if recovered is _TOO_LARGE:
             advance(-recorder.num_iterations * len(group))
             return False
-        _refuse_broken(recovered, group)
+        method_code.check(recovered, len(labels), self._space.choice.size, group[0].name)
         spent = checkpoint.clock.spent().part(len(group)).plain()
         for unit, result in zip(group, recorder.results(recovered), strict=True):
             units.save(self._stage.path / "units", unit, result, self._stage.identity)
@@ -266,8 +271,8 @@ class _Making:
 
     def _recovered(
         self, group: tuple[Unit, ...], labels: Tensor, recorder: Recorder, checkpoint: UnitCheckpoint
-    ) -> Recovered | None:
-        """Run the method on the group; returns None when memory ran out."""
+    ) -> Any:
+        """Run the method on the group; returns its unchecked result, or ``_TOO_LARGE`` when memory ran out."""
         seed = self._space.seed
         task = Task(
             labels=labels,
@@ -285,11 +290,12 @@ class _Making:
             checkpoint=checkpoint,
         )
         try:
-            return self._module.recover(task, self._config)
+            with method_code.run_by(self._module):
+                return self._module.recover(task, self._config)
         except (RuntimeError, MemoryError) as error:
             if not out_of_memory(error):
                 raise
-            return None
+            return _TOO_LARGE
 
 
 def network_of(teacher: Teacher, device: Device, log: Log) -> Network:
@@ -369,15 +375,3 @@ def _previewer(out: Path) -> Callable[[int, Tensor], None]:
         image_files.save_picture(out / "previews" / f"iteration-{done:06d}.png", grid(images[:100], columns=10))
 
     return write
-
-
-def _refuse_broken(recovered: Any, group: tuple[Unit, ...]) -> None:
-    if not isinstance(recovered, Recovered):
-        raise AttarError(
-            f"The method's recover returned {type(recovered).__name__}, not Recovered(images); see docs/methods.md."
-        )
-    if not bool(recovered.images.isfinite().all()):
-        raise AttarError(
-            f"Recovering {group[0].name} diverged (its pixels are not finite); lower --recover.learning-rate or "
-            f"--recover.bn-weight."
-        )

@@ -195,6 +195,14 @@ class Teachers(MethodConfig):
     """How teachers take turns. 'one': only the first; 'round-robin': one per iteration, in order; 'random': one per
     iteration, drawn at random; 'mean': all in every iteration, with the mean of their losses."""
 
+    @pydantic.field_validator("members")
+    @classmethod
+    def _members_once(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        twice = next((member for place, member in enumerate(value) if member in value[:place]), None)
+        if twice is not None:
+            raise ValueError(f"teacher {twice} is named twice; name each once")
+        return value
+
     def needs(self) -> Needs:
         """Several teachers, if they take turns."""
         return super().needs() | Needs(teachers="one" if self.committee == "one" else "several")
