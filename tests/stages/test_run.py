@@ -198,3 +198,10 @@ def test_a_manifest_that_lacks_what_is_read_is_named(earlier: Run, folder: str, 
         AttarError, match=rf"{path}/manifest.json is damaged \(.*\); delete the folder {path} to make it"
     ):
         print(earlier.teachers, earlier.images, earlier.labels)
+
+
+def test_a_manifest_of_a_newer_attar_asks_for_an_update(earlier: Run, mini_run: Path):
+    assert json.loads((mini_run / "recover" / "manifest.json").read_text())["format"] == 1
+    change(earlier.path / "recover" / "manifest.json", lambda made: made.update(format=2))
+    with pytest.raises(AttarError, match=r"recover/manifest.json was written by a newer attar \(format 2, "):
+        print(earlier.images)

@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from attar.core.printable import one_line
+from attar.stages.evaluation import PerClass
 from attar.stages.rows import Row
-from attar.stages.run import PerClass, Run
+from attar.stages.run import Run
 
 _COLUMNS = ("run", "row", "student", "class", "title", "num_seeds", "top1_mean", "top1_std")
 _SHOWN = 3

@@ -12,6 +12,7 @@ from rich.table import Table
 from attar.core.errors import AttarError
 from attar.ops import ranking
 from attar.report.table import grid, percent
+from attar.stages.evaluation import Accuracy
 from attar.stages.rows import (
     DISTILLED,
     DISTILLED_HARD,
@@ -22,7 +23,7 @@ from attar.stages.rows import (
     RANDOM_NOAUG,
     Row,
 )
-from attar.stages.run import Accuracy, Run
+from attar.stages.run import Run
 
 ROWS = {
     "distilled": (DISTILLED,),

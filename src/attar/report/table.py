@@ -13,8 +13,9 @@ from rich.table import Table
 
 from attar.core import printable
 from attar.core.log import readable_bytes
+from attar.stages.evaluation import Evaluation, StudentScore
 from attar.stages.rows import FULL, Row
-from attar.stages.run import Evaluation, Run, StudentScore
+from attar.stages.run import Run
 
 _GAP = 2
 """Characters between columns, and at the edges."""

@@ -15,7 +15,7 @@ from attar.models.committee import Committee
 from attar.ops import mosaic
 from attar.ops.choices import PLAIN, Storage
 from attar.ops.metrics import measure
-from attar.stages.run import Fraction
+from attar.stages.evaluation import Fraction
 from attar.store import sealed
 
 LEAST = 0.5

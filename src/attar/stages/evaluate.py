@@ -20,10 +20,11 @@ from attar.ops.pixels import Normalisation
 from attar.stages import agreement, members, scores, squeeze
 from attar.stages.choices import Evaluate, Squeeze
 from attar.stages.distilled import INFO, Distilled, read_info
+from attar.stages.evaluation import PER_CLASS
 from attar.stages.folder import StageFolder, total
 from attar.stages.protocols import Protocol
 from attar.stages.rows import DISTILLED, FULL, Row, SmallSet, without_twins
-from attar.stages.run import PER_CLASS, Run, labels_in
+from attar.stages.run import Run, labels_in
 from attar.stages.scores import Score, ScoreFile
 from attar.stages.workspace import Workspace
 from attar.store import mapped

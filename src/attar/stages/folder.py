@@ -20,6 +20,8 @@ from attar.core.spent import Spent
 from attar.store import sealed
 
 PLAN, MANIFEST = "plan.json", "manifest.json"
+FORMAT = 1
+"""Of manifests and plans; those without one are of this format, too."""
 SOURCE = "source code"
 """Parent name for a source file outside attar; folders that record none are accepted."""
 FEED = "feed"
@@ -123,6 +125,7 @@ class StageFolder:
 
     def _asked(self) -> dict[str, Any]:
         return {
+            "format": FORMAT,
             "stage": self.stage,
             "request": self._plain(lambda one: one.recorded()),  # every setting with its value
             "identity": self._plain(lambda one: one.identity()),  # those that are not at their default
@@ -253,6 +256,10 @@ def _read(path: Path) -> dict[str, Any] | None:
         found = sealed.read_json(path, f"delete the folder {path.parent} to make it again")
     except (FileNotFoundError, NotADirectoryError):
         return None
+    if isinstance(made := found.get("format", FORMAT), int) and made > FORMAT:
+        raise AttarError(
+            f"{path} was written by a newer attar (format {made}, and this one reads {FORMAT}); update attar."
+        )
     if not isinstance(found.get("request"), dict):
         raise AttarError(f"{path} is damaged ('request' is missing); delete the folder {path.parent} to make it again.")
     return found

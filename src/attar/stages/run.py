@@ -7,7 +7,7 @@ record have defaults.
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import pydantic
 from pydantic import AliasPath, Field
@@ -17,6 +17,19 @@ from attar.core.errors import AttarError
 from attar.core.spent import Spent
 from attar.models.choices import Stem
 from attar.ops.choices import Storage
+from attar.stages.evaluation import (
+    AGAIN,
+    PER_CLASS,
+    Accuracy,
+    Count,
+    Evaluation,
+    Fraction,
+    PerClass,
+    Seconds,
+    completed,
+    diverged,
+    first_fault,
+)
 from attar.stages.folder import MANIFEST, identity_of, listed, manifest_of, total
 from attar.stages.rows import Row
 from attar.store import sealed
@@ -31,12 +44,6 @@ FOLDERS: dict[Stage, str] = {
 """Folder of each stage in a run."""
 IMPORTED = "given"
 """Method name of imported images in manifests."""
-PER_CLASS = "per-class.json"
-_EVALUATE_AGAIN = "run 'attar evaluate' with the same --out, which writes it anew"
-
-Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
-Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Count = Annotated[int, Field(ge=0)]
 
 
 class Manifest(pydantic.BaseModel):
@@ -140,89 +147,6 @@ class LabelsMade(Manifest):
         return bool(self.settings.get("imported"))
 
 
-class Accuracy(pydantic.BaseModel):
-    """One student's accuracy, as a fraction of the validation images."""
-
-    row: Row
-    student: str
-    protocol: str
-    seed: Count
-    top1: Fraction
-    diverged: bool = False
-
-
-class StudentScore(Accuracy):
-    """The score of one student; all are fractions."""
-
-    top5: Fraction
-    class_top1: Fraction | None = None
-    """Mean over the classes that have validation images; None in evaluations of older versions."""
-    ece: Fraction
-    confidence: Fraction
-    seconds: Seconds
-    processor_seconds: Seconds | None = None
-    device: str
-    image_bytes: Count = 0
-    label_bytes: Count = 0
-
-
-class RowFacts(pydantic.BaseModel):
-    """Size and cost of a row's training set; None where unknown."""
-
-    num_images: Count
-    image_bytes: Count
-    label_bytes: Count
-    teacher_seconds: Seconds | None
-    images_seconds: Seconds | None
-    labels_seconds: Seconds | None
-    teacher_processor_seconds: Seconds | None = None
-    images_processor_seconds: Seconds | None = None
-    labels_processor_seconds: Seconds | None = None
-    teacher_agreement: Fraction | None
-
-
-class ClassScores(pydantic.BaseModel):
-    """Accuracies of one student by class; None for a class without validation images."""
-
-    row: Row
-    student: str
-    seed: Count
-    top1: tuple[Fraction | None, ...]
-    diverged: bool = False
-
-
-class PerClass(pydantic.BaseModel):
-    """Every student's accuracies by class, in the order of the scores."""
-
-    classes: tuple[str, ...]
-    titles: dict[str, str]
-    scores: tuple[ClassScores, ...] = Field(min_length=1)
-
-    @pydantic.model_validator(mode="after")
-    def _all_classes(self) -> "PerClass":
-        other = next((len(score.top1) for score in self.scores if len(score.top1) != len(self.classes)), None)
-        if other is not None:
-            raise ValueError(f"a student has accuracies of {other} classes, and there are {len(self.classes)}")
-        return self
-
-
-class Evaluation(pydantic.BaseModel):
-    """Results of an evaluation."""
-
-    scores: tuple[StudentScore, ...] = Field(min_length=1)
-    rows: dict[Row, RowFacts]
-    num_classes: Count
-    num_unmeasured: Count
-    """Classes without validation images."""
-
-    @pydantic.model_validator(mode="after")
-    def _rows_known(self) -> "Evaluation":
-        stranger = next((score.row for score in self.scores if score.row not in self.rows), None)
-        if stranger is not None:
-            raise ValueError(f"nothing is said of the row '{stranger}'")
-        return self
-
-
 class EvaluationAsked(Manifest):
     """Settings of an evaluation."""
 
@@ -276,11 +200,11 @@ class Run:
         if "rows" not in result:
             raise AttarError(f"{path.parent} was written by an older attar; run 'attar evaluate' with the same --out.")
         if "num_classes" not in result:
-            result = _completed(result, self.per_class, path)
+            result = completed(result, self.per_class, path)
         try:
             return Evaluation.model_validate(result)
         except pydantic.ValidationError as error:
-            raise AttarError(f"{path} is damaged ({first_fault(error)}); {_EVALUATE_AGAIN}.") from None
+            raise AttarError(f"{path} is damaged ({first_fault(error)}); {AGAIN}.") from None
 
     @property
     def accuracies(self) -> list[Accuracy]:
@@ -289,28 +213,28 @@ class Run:
         try:
             found = pydantic.TypeAdapter(list[Accuracy]).validate_python(result.get("scores"))
         except pydantic.ValidationError as error:
-            raise AttarError(f"{path} is damaged (scores.{first_fault(error)}); {_EVALUATE_AGAIN}.") from None
+            raise AttarError(f"{path} is damaged (scores.{first_fault(error)}); {AGAIN}.") from None
         pairs = zip(found, result["scores"], strict=True)
-        return [one.model_copy(update={"diverged": _diverged(entry)}) for one, entry in pairs]
+        return [one.model_copy(update={"diverged": diverged(entry)}) for one, entry in pairs]
 
     @property
     def per_class(self) -> PerClass:
         """Every student's accuracy by class; also raises AttarError when it belongs to another evaluation."""
         path = self.path / FOLDERS["evaluate"] / PER_CLASS
         try:
-            content = sealed.read_json(path, _EVALUATE_AGAIN)
+            content = sealed.read_json(path, AGAIN)
             found = PerClass.model_validate(content)
         except FileNotFoundError:
-            raise AttarError(f"{path} is missing; {_EVALUATE_AGAIN}.") from None
+            raise AttarError(f"{path} is missing; {AGAIN}.") from None
         except pydantic.ValidationError as error:
-            raise AttarError(f"{path} is damaged ({first_fault(error)}); {_EVALUATE_AGAIN}.") from None
+            raise AttarError(f"{path} is damaged ({first_fault(error)}); {AGAIN}.") from None
         if self.is_done("evaluate"):
             _, result = self._result()
             if result.get("per_class_sha256") not in (None, digest(content)):
-                raise AttarError(f"{path} is of another evaluation than {MANIFEST} beside it; {_EVALUATE_AGAIN}.")
+                raise AttarError(f"{path} is of another evaluation than {MANIFEST} beside it; {AGAIN}.")
             if "per_class_sha256" not in result:  # as an older attar wrote them
                 pairs = zip(found.scores, result.get("scores", ()), strict=False)
-                broken = [own.model_copy(update={"diverged": _diverged(entry)}) for own, entry in pairs]
+                broken = [own.model_copy(update={"diverged": diverged(entry)}) for own, entry in pairs]
                 return found.model_copy(update={"scores": (*broken, *found.scores[len(broken) :])})
         return found
 
@@ -381,13 +305,6 @@ def made_in(folder: Path) -> Manifest:
     return _read(kinds.get(_read(Manifest, folder, "run").stage, Manifest), folder, "run")
 
 
-def first_fault(error: pydantic.ValidationError) -> str:
-    """Return the first validation error: where it is, what was expected, and what was found."""
-    first = error.errors()[0]
-    where = ".".join(map(str, first["loc"]))
-    return f"{where + ': ' if where else ''}{first['msg'][0].lower()}{first['msg'][1:]}, not {first['input']!r:.60}"
-
-
 def _read(kind: type[Made], folder: Path, made_by: str) -> Made:
     path = folder / MANIFEST
     try:
@@ -397,22 +314,3 @@ def _read(kind: type[Made], folder: Path, made_by: str) -> Made:
         raise AttarError(
             f"{path} is damaged ({first_fault(error)}); delete the folder {folder} to make it anew."
         ) from None
-
-
-def _completed(result: dict[str, Any], by_class: PerClass, path: Path) -> dict[str, Any]:
-    """Return an older version's results, with the means and marks that it did not record."""
-    found = result.get("scores")
-    entries = [entry for entry in found if isinstance(entry, dict)] if isinstance(found, list) else []
-    if len(entries) != len(by_class.scores):
-        raise AttarError(f"{path} and {PER_CLASS} beside it are of two evaluations; {_EVALUATE_AGAIN}.")
-    scores = []
-    for entry, own in zip(entries, by_class.scores, strict=True):
-        known = [share for share in own.top1 if share is not None]
-        scores.append({"class_top1": sum(known) / max(1, len(known)), "diverged": _diverged(entry)} | entry)
-    unmeasured = by_class.scores[0].top1.count(None)
-    return result | {"scores": scores, "num_classes": len(by_class.classes), "num_unmeasured": unmeasured}
-
-
-def _diverged(entry: Mapping[str, Any]) -> bool:
-    """Return whether an entry's student diverged; older versions recorded zero confidence instead."""
-    return bool(entry.get("diverged", entry.get("confidence") == 0))

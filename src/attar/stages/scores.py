@@ -20,10 +20,11 @@ from attar.models.choices import CommitteeChoice
 from attar.ops.choices import MixChoice
 from attar.ops.metrics import Measured
 from attar.stages.distilled import DatasetInfo, LabelInfo, read_info
+from attar.stages.evaluation import PER_CLASS, Fraction, Seconds, first_fault
 from attar.stages.folder import FEED, MANIFEST, total
 from attar.stages.protocols import PROTOCOL_LABELS, Protocol
 from attar.stages.rows import Row, SmallSet
-from attar.stages.run import PER_CLASS, Fraction, LabelsMade, Seconds, first_fault, made_in, teacher_folders
+from attar.stages.run import LabelsMade, made_in, teacher_folders
 from attar.stages.squeeze import Squeeze
 from attar.stages.workspace import Workspace
 from attar.store import atomic, sealed
