@@ -96,7 +96,7 @@ def export(run: Path, out: Path) -> list[str]:
 
 
 def _squeezed(run: Path, weights_sha256: str) -> Path:
-    """The folder of the teacher with these weights."""
+    """Return the folder of the teacher with these weights."""
     for teacher in Run(run).teachers:
         if teacher.weights_sha256 == weights_sha256:
             return teacher.folder
@@ -104,7 +104,7 @@ def _squeezed(run: Path, weights_sha256: str) -> Path:
 
 
 def _evaluated(run: Path, info: DatasetInfo, resize: int) -> _Evaluated:
-    """From the evaluation where there is one, else from what the labels are meant for."""
+    """Return the protocol of the evaluation if there is one, else the protocol that the labels are made for."""
     setup = Setup(info.protocol, info.labels.views, info.labels.mix, resize, num_seeds=5)
     if not Run(run).is_done("evaluate"):
         return _Evaluated(setup, "resnet18", "auto", None)
@@ -129,7 +129,7 @@ def _write_images(distilled: Distilled, dataset: Dataset, folder: Path) -> None:
 
 
 def _write_teacher(squeezed: Path, dataset: Dataset, folder: Path, weights_sha256: str = "") -> None:
-    """The weights as the evaluator's network has them: one logit for each of its classes, in its order."""
+    """Return the weights as the evaluator's network has them: one logit for each of its classes, in its order."""
     network = teachers.load(squeezed, weights_sha256=weights_sha256).module
     columns = torch.arange(len(dataset.order))
     if isinstance(network, Selection):
@@ -146,7 +146,7 @@ def _write_teacher(squeezed: Path, dataset: Dataset, folder: Path, weights_sha25
 
 
 def _in_sequence(name: str) -> str:
-    """The evaluator's name of a ConvNet's weight: blocks are one sequence of convolution, BatchNorm, ReLU, pooling."""
+    """Return the evaluator's name of a ConvNet's weight; its blocks form one sequence of layers."""
     if not name.startswith("blocks."):
         return name.replace("fc.", "classifier.")
     _, block, layer, weight = name.split(".")

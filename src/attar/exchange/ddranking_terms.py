@@ -1,4 +1,4 @@
-"""What DD-Ranking 0.2.0 calls things: datasets and the order of their classes, networks, settings of its evaluator."""
+"""DD-Ranking 0.2.0's names: datasets and their class order, networks, and settings of its evaluator."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ SUBSETS = {
     "ImageFruit": (953, 954, 949, 950, 951, 957, 952, 945, 943, 948),
     "ImageYellow": (309, 986, 954, 951, 987, 779, 599, 291, 72, 11),
 }
-"""Classes of ImageNet-1K, by index, in the order in which the evaluator numbers them."""
+"""Classes of ImageNet-1K, by index, in the evaluator's order."""
 _OF_CIFAR100 = {"aquarium_fish", "maple_tree", "sweet_pepper", "willow_tree"}
 _OF_TINY = {"n02058221", "n04597913", "n07875152", "n09193705"}
 """Albatross, wooden spoon, potpie, alp: no other set of 200 ImageNet classes in use has all of them."""
@@ -33,41 +33,41 @@ _NETWORKS = {
     **{f"vgg{depth}_bn": f"VGG-{depth}-BN" for depth in (11, 13, 16, 19)},
     "alexnet": "AlexNet",
 }
-"""torchvision's networks by the evaluator's names for them."""
+"""torchvision's networks by the evaluator's names."""
 _SMALL = (32, 64)
-"""Sides in pixels at which the evaluator gives torchvision's networks another first layer."""
+"""Sides in pixels at which the evaluator replaces the first layer of torchvision's networks."""
 FULL_DATA_PERCENT = {"ImageNet1K-ResNet-18-BN": 56.5, "TinyImageNet-ResNet-18-BN": 46.4}
-"""Top-1 on all real data that the evaluator has in a table of its own."""
+"""Top-1 on all real data, where the evaluator has its own table of it."""
 _CIFAR_COLOURS = ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))
 _IMAGENET_COLOURS = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-"""Mean and standard deviation by which the evaluator normalises where it does not use the configuration's."""
+"""Mean and standard deviation of the evaluator's normalisation, where it ignores the configuration's."""
 TEST_INTERVAL = 20
 """Epochs between two tests of a student trained with soft labels; the evaluator reports the best of them."""
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """A dataset of the evaluator's."""
+    """A dataset of the evaluator."""
 
     name: str
     order: tuple[int, ...]
-    """The run's label of each of its classes."""
+    """The run's label of each of the evaluator's classes."""
     size: int | None
-    """Side in pixels of its real images as the evaluator shows them; None: whatever is asked for."""
+    """Side in pixels of the real images in the evaluator; None: any side in the configuration."""
 
 
 @dataclass(frozen=True)
 class DDNetwork:
-    """A network of the evaluator's."""
+    """A network of the evaluator."""
 
     name: str
     torchvision: bool
-    """Take torchvision's, not the evaluator's own."""
+    """Use torchvision's network, not the evaluator's own."""
 
 
 @dataclass(frozen=True)
 class Setup:
-    """How a run trains its students, as far as the evaluator has to know."""
+    """The run's training protocol, as far as the evaluator needs it."""
 
     protocol: Protocol
     views: ViewChoice
@@ -78,7 +78,7 @@ class Setup:
 
 
 def dataset_of(info: DatasetInfo) -> Dataset:
-    """The evaluator's dataset that these classes are; raises AttarError when it has none."""
+    """Return the evaluator's dataset with these classes; raises AttarError if there is none."""
     names, count = info.classes, len(info.classes)
     by_name = tuple(sorted(range(count), key=lambda label: names[label]))
     if set(names) == set(CIFAR10):
@@ -104,7 +104,8 @@ def dataset_of(info: DatasetInfo) -> Dataset:
 
 
 def network_of(architecture: str, stem: str, size: int) -> DDNetwork | None:
-    """The evaluator's network with the very layers of this one, at images of ``size`` pixels; None: it has none."""
+    """Return the evaluator's network with exactly the layers of this one, for images of ``size`` pixels; None if
+    none."""
     source, bare = build.locate(architecture)
     if source == "attar" and bare.startswith("convnet"):
         depth = int(bare.removeprefix("convnet"))
@@ -118,7 +119,8 @@ def network_of(architecture: str, stem: str, size: int) -> DDNetwork | None:
 
 
 def student_of(architecture: str, stem: build.Stem, size: int) -> DDNetwork | None:
-    """The evaluator's network for a student: ``network_of``, or any of torchvision's or timm's by its own name."""
+    """Return the evaluator's network for a student: ``network_of``, or a torchvision or timm network by its own
+    name."""
     source, bare = build.locate(architecture)
     resolved = build.resolve_stem(architecture, size, stem)
     found = network_of(architecture, resolved, size)
@@ -131,7 +133,7 @@ def student_of(architecture: str, stem: build.Stem, size: int) -> DDNetwork | No
 def settings(
     dataset: Dataset, info: DatasetInfo, setup: Setup, student: DDNetwork, teacher: DDNetwork
 ) -> dict[str, Any]:
-    """The evaluator's configuration, one for all of its metrics; paths are relative to the export's folder."""
+    """Return the evaluator's configuration, shared by all its metrics; paths are relative to the export's folder."""
     protocol, training = setup.protocol, setup.protocol.training
     adam = training.optimizer != "sgd"
     return {
@@ -188,7 +190,7 @@ def _loss(protocol: Protocol) -> dict[str, Any]:
 
 
 def unexpressed(dataset: Dataset, info: DatasetInfo, setup: Setup) -> list[str]:
-    """What the evaluator will do otherwise than the run, a sentence each."""
+    """Return the differences between the evaluator's training and the run's, one sentence per difference."""
     protocol, training = setup.protocol, setup.protocol.training
     told = []
     if training.rate_moves == "step":
@@ -253,11 +255,11 @@ _SAID = {
     *(f"training.{key}" for key in ("epochs", "batch_size", "optimizer", "learning_rate", "weight_decay", "momentum")),
     *(f"views.{key}" for key in ("crop", "min_scale", "padding", "flip")),
 }
-"""Keys of a protocol that ``settings`` or a sentence of its own tell."""
+"""Protocol keys that ``settings`` or another sentence already describes."""
 
 
 def _others(setup: Setup) -> list[tuple[str, Any]]:
-    """The protocol's other settings, as far as they are not at defaults that change nothing."""
+    """Return the protocol's other settings, except defaults that change nothing."""
     own = {name: field.default for name, field in Protocol.model_fields.items() if not field.is_required()}
     parts = {"training": Optimisation(), "views": LookChoice(), "mix": MixChoice()}
     own = {name: list(value) if isinstance(value, tuple) else value for name, value in own.items()}  # as in JSON

@@ -1,4 +1,5 @@
-"""A distilled set in the layout that SRe2L's and CDA's trainers read: ImageFolder, and ``epoch_E/batch_B.tar``."""
+"""Write a distilled set in the layout that SRe2L's and CDA's trainers read: ImageFolder, and
+``epoch_E/batch_B.tar``."""
 
 from pathlib import Path
 
@@ -18,13 +19,13 @@ from attar.store.fkd import FkdBatch
 from attar.store.labels import Header, LabelStore
 
 BATCH_SIZE = 1024
-"""The published one, where the labels do not say."""
+"""The published batch size, for labels that do not specify one."""
 
 
 def export(run: Path, out: Path, batch_size: int = 0, log: Log | None = None) -> list[str]:
-    """Write the distilled set of a run, or a set itself, as ``out/images`` and ``out/labels``, all of it or nothing.
+    """Write a run's distilled set, or a set itself, to ``out/images`` and ``out/labels``, completely or not at all.
 
-    ``batch_size`` is the trainer's, 0 for the labels' own or 1024. Returns lines to print. Raises AttarError when
+    ``batch_size`` is the trainer's; 0 means the labels' own, or 1024. Returns lines to print. Raises AttarError when
     ``out`` is not empty, or the layout cannot express the labels.
     """
     folder = run / "distilled" if (run / "distilled").is_dir() else run
@@ -48,7 +49,7 @@ def export(run: Path, out: Path, batch_size: int = 0, log: Log | None = None) ->
 
 
 def _batch_size(header: Header, asked: int) -> int:
-    """The batch size to write; refuses what a file of the layout has no place for."""
+    """Return the batch size to write; raises an error for labels that the layout cannot store."""
     if header.views.patch_shuffle > 1 or header.views.randaugment_ops:
         raise AttarError(
             "The published layout has no place for shuffled patches and RandAugment; relabel with "
@@ -74,7 +75,7 @@ def _batch_size(header: Header, asked: int) -> int:
 
 
 def image_name(label: int, slot: int, num_classes: int, data: bytes) -> str:
-    """Where the published scripts keep an image: three digits of the class, five where there are over 1000."""
+    """Return the path of an image in the published scripts: three digits for the class, five with over 1000 classes."""
     digits = 3 if num_classes <= 1000 else 5
     return f"new{label:0{digits}d}/class{label:0{digits}d}_id{slot:03d}.{image_files.suffix(data)}"
 
@@ -111,7 +112,8 @@ def _write_epoch(labels: LabelStore, epoch: int, order: Int[Tensor, " image"], b
 def _mixed(
     records: Records, index: Int[Tensor, " image"], first: Tensor, place: Int[Tensor, " all"], folder: Path
 ) -> tuple[Int[Tensor, " image"] | None, float | None, tuple[int, int, int, int] | None]:
-    """Partners as places in the batch, the share, and the box of rows and columns; ``first`` is the batch's start."""
+    """Return partners as indices in the batch, the share, and the box (rows, columns); ``first`` is the batch's
+    start."""
     if records.mix is None:
         return None, None, None
     mix = records.mix.take(index)

@@ -1,6 +1,6 @@
-"""Calibrate: a few steps of every stage on this device, from which follows what a whole run takes.
+"""Run a few steps of every stage on this device, to estimate the time and memory of a whole run.
 
-Nothing is read of the real data and nothing is written: images and labels are random, and so are all weights.
+Reads no real data and writes nothing: images, labels and weights are random.
 """
 
 import contextlib
@@ -48,19 +48,20 @@ from attar.training.choices import Optimisation
 from attar.training.loop import Loss, TrainingBatch, fit
 
 RECOVER_SECONDS, OTHER_SECONDS = 2.0, 0.5
-"""Steady steps are measured for about so long."""
+"""Approximate duration of the measured steady steps, in seconds."""
 PROBE_IMAGES, SLOW_SECONDS = 8, 1.0
-"""A batch that would take longer, going by one of a few images, is measured on fewer images than it has."""
-NORMALISATION = Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # which one takes no time
+"""Images of a first, short measurement. If it predicts more than SLOW_SECONDS for a batch, a smaller batch is
+measured."""
+NORMALISATION = Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # any normalisation takes the same time
 
 
 @dataclass(frozen=True)
 class Work:
-    """What a recipe asks of this device."""
+    """The work that a recipe asks of this device."""
 
     execution: Execution
     counts: Sequence[int]
-    """Real training images of each class."""
+    """Number of real training images of each class."""
     size: int
     """Side of the images in pixels."""
     squeeze: Squeeze
@@ -82,53 +83,54 @@ class Work:
 
     @cached_property
     def groups(self) -> list[tuple[Unit, ...]]:
-        """The units of recover, in groups that are made side by side."""
+        """Units of recover, in groups that share a batch."""
         return planned(self.num_classes, self.recover)
 
     @cached_property
     def stretches(self) -> tuple[Stretch, ...]:
-        """The iterations of a unit; none for a method without."""
+        """Stretches of a unit's iterations; empty for a method without iterations."""
         return self.recover.cost(
             unit_shape(self.groups[0][0], self.size, len(self.recover.members_of(len(self.squeeze.each))))
         )
 
     @property
     def iterations(self) -> int:
-        """Iterations of each unit."""
+        """Number of iterations of each unit."""
         return num_iterations(self.stretches)
 
     @property
     def num_images(self) -> int:
-        """Distilled images."""
+        """Number of distilled images."""
         return sum(map(sum, map(shape_of, self.groups)))
 
     def pace(self, seconds: float, num_steps: int = sys.maxsize) -> Pace:
-        """A stopwatch for steps on the device, started."""
+        """Return a started stopwatch for steps on the device."""
         return Pace(self.device.device, seconds, num_steps, self.clock)
 
 
 @dataclass(frozen=True)
 class Recovering:
-    """What was measured of recover."""
+    """Measurements of recover."""
 
     step_seconds: float
-    """Of an iteration of one group of units, without the first; the mean over those that differ in what they show."""
+    """Seconds of an iteration of one group of units, without the first iteration; the mean over different stretches."""
     preparation_seconds: float
-    """What first iterations take longer: compilation, mostly."""
+    """Additional seconds of first iterations, mostly for compilation."""
     num_images: int
-    """Images of the group."""
+    """Number of images in the group."""
     compilation: str
-    """Whether it is compiled, and why."""
+    """Whether the group is compiled, and why."""
     memory_bytes: int | None = None
     prepare_seconds: float = 0.0
-    """What the method makes before its units, such as statistics of the real images."""
+    """Seconds of the method's preparations before its units, such as statistics of the real images."""
 
     @property
     def compiled(self) -> bool:
         return self.compilation.startswith("compiled") or "; compiled" in self.compilation
 
     def seconds(self, groups: Sequence[tuple[Unit, ...]], iterations: int) -> float:
-        """Of all groups, in one process: a smaller one takes less in proportion, each shape is compiled once."""
+        """Return the seconds of all groups in one process: time is proportional to images; each shape is compiled
+        once."""
         shapes = list(map(shape_of, groups))
         preparations = len(set(shapes)) if self.compiled else 1
         steps = iterations * sum(map(sum, shapes)) / self.num_images
@@ -136,14 +138,14 @@ class Recovering:
 
 
 def shape_of(group: tuple[Unit, ...]) -> tuple[int, ...]:
-    """The number of images of each unit."""
+    """Return the number of images of each unit."""
     return tuple(len(unit.labels) for unit in group)
 
 
 def recovering(work: Work) -> Recovering:
-    """Run the method for some iterations on the first units of the recipe, as many side by side as there will be.
+    """Run the method for some iterations on the recipe's first units, with as many units per batch as in the run.
 
-    Raises AttarError when the teacher cannot be built, does not suit the method, or memory does not suffice.
+    Raises AttarError when the teacher cannot be built, does not fit the method, or memory does not suffice.
     """
     device, said = work.device, dict[str, None]()
     compiler = Compiler(device.compile, device.device.type, lambda line: said.update({line: None}))
@@ -171,7 +173,7 @@ def recovering(work: Work) -> Recovering:
 
 
 def full_epoch_seconds(work: Work, architecture: str, stem: build.Stem, squeeze: Squeeze | None = None) -> float:
-    """One epoch of training on all real images as squeeze does, reading and decoding them not counted.
+    """Return the seconds of one squeeze epoch on all real images, without reading and decoding them.
 
     ``squeeze`` holds the settings of one of several teachers, by default those of the recipe.
     """
@@ -188,7 +190,7 @@ def full_epoch_seconds(work: Work, architecture: str, stem: build.Stem, squeeze:
 
 
 def distilled_epoch_seconds(work: Work, student: str) -> float:
-    """One epoch of training a student on the distilled images and labels that are there already."""
+    """Return the seconds of one epoch of training a student on existing distilled images and labels."""
     judging, labels = work.evaluate, work.relabel
     how = (
         judging.student_stem,
@@ -201,7 +203,7 @@ def distilled_epoch_seconds(work: Work, student: str) -> float:
 
 
 def labels_epoch_seconds(work: Work) -> float:
-    """One epoch of labelling the distilled images."""
+    """Return the seconds of one epoch of labelling the distilled images."""
     config, size, stream = work.relabel, work.size, generator(0, "labels")
     asked = choose(len(work.squeeze.each), config.committee.members, "--relabel.committee.members")
     choice = config.committee.changed(policy="mean", weights=())
@@ -221,9 +223,9 @@ def labels_epoch_seconds(work: Work) -> float:
 
 
 def seconds_per_image(work: Work, batch_size: int, run: Callable[[int, Pace], None]) -> float:
-    """Of steps over so many images, or over fewer where one would take long.
+    """Return the seconds per image in steps of ``batch_size`` images, or fewer if such a step is slow.
 
-    ``run`` takes steps over as many images as it is told, until the pace has enough.
+    ``run(count, pace)`` takes steps of ``count`` images until the pace has enough.
     """
     count, pace = min(PROBE_IMAGES, batch_size), work.pace(0, NUM_WARM + NUM_STEADY)
     run(count, pace)
@@ -235,7 +237,8 @@ def seconds_per_image(work: Work, batch_size: int, run: Callable[[int, Pace], No
 
 
 def untrained_teacher(work: Work, index: int = 0) -> Teacher:
-    """One of the recipe's teachers with random weights, on the device; raises AttarError when it cannot be built."""
+    """Return one of the recipe's teachers with random weights, on the device; raises AttarError if it cannot be
+    built."""
     config = work.squeeze.each[index]
     name, stem, size = config.architecture, config.stem, work.size
     file = Path(config.weights).expanduser()
@@ -254,15 +257,15 @@ def untrained_teacher(work: Work, index: int = 0) -> Teacher:
 
 
 class _Enough(Exception):  # noqa: N818
-    """Ends an optimisation of which enough was seen."""
+    """Ends an optimisation after enough iterations."""
 
 
 _REHEARSED_IMAGES = 16
-"""Images of a class that preparations look at in a forecast."""
+"""Largest number of images per class that preparations read in a forecast."""
 
 
 class _Watch:
-    """Measures some iterations of each stretch, those that are alike once, and then sends the method on to the next."""
+    """Measures some iterations of each stretch, once per shape, and then makes the method go on to the next stretch."""
 
     def __init__(self, work: Work) -> None:
         self.prepare_seconds = 0.0
@@ -278,12 +281,12 @@ class _Watch:
             self.paces[stretch.shape()] = self._work.pace(RECOVER_SECONDS, steps)
 
     def step(self, iteration: int, images: Callable[[], Tensor], **metrics: Tensor) -> bool:
-        """Whether enough is known of this stretch."""
+        """Return True when this stretch is measured, which makes the method go on to the next one."""
         stretch = self._stretches[self._number]
         self._since += 1
         known = not self._measures or (
             self._since % _cycle(stretch) == 0 and self.paces[stretch.shape()].tick()
-        )  # a step of the clock is one turn of all teachers
+        )  # a tick of the pace is one turn of all teachers
         if not known and self._since < stretch.iterations:
             return False
         self._number, self._since = self._number + 1, 0
@@ -293,26 +296,26 @@ class _Watch:
         return True
 
     def step_seconds(self, stretch: Stretch) -> float:
-        """Of an iteration of such a stretch."""
+        """Return the seconds of an iteration of this stretch."""
         return self.paces[stretch.shape()].step_seconds / _cycle(stretch)
 
     def preparation_seconds(self) -> float:
-        """What first iterations take longer."""
+        """Return the additional seconds of first iterations."""
         return sum(pace.preparation_seconds for pace in self.paces.values())
 
 
 def _cycle(stretch: Stretch) -> int:
-    """Iterations after which all teachers have had their turn."""
+    """Return the number of iterations in which every teacher is used."""
     return max(1, min(stretch.iterations, round(1 / min(filter(None, stretch.teachers), default=1.0))))
 
 
 @dataclass(frozen=True)
 class _RandomBytes:
-    """Stands for the real images."""
+    """Random images in place of the real ones."""
 
     work: Work
     most: int | None = None
-    """Images of a class, at most."""
+    """Largest number of images per class."""
 
     @property
     def num_classes(self) -> int:
@@ -329,7 +332,7 @@ class _RandomBytes:
 
 
 def _iterate(work: Work, networks: tuple[Network, ...]) -> _Watch:
-    """Begin the very task of the stage, so that everything is decided as it will be; the watch ends it."""
+    """Begin a task exactly as the stage does, so that the same choices are made; the watch ends it."""
     device, module, group = work.device.device, method_named(work.method), work.groups[0]
     watch = _Watch(work)
     steps = prepare.steps_of(module, work.recover, networks)
@@ -359,8 +362,10 @@ def _iterate(work: Work, networks: tuple[Network, ...]) -> _Watch:
 def _rehearsed(
     work: Work, steps: Sequence[Preparation], networks: Sequence[Network]
 ) -> tuple[Callable[..., torch.Tensor], float]:
-    """Tables of the method's preparations, and the seconds that all their rows will take: as the first one does that
-    looks at a few images, in proportion to the images."""
+    """Return tables of the method's preparations, and an estimate of the seconds for all their rows.
+
+    The first row is made from a few images; its time is scaled by the number of images.
+    """
     few = _RandomBytes(work, most=_REHEARSED_IMAGES)
     device = work.device.device
     begun = work.clock()
@@ -380,7 +385,7 @@ def _training_seconds(
     loss: Loss,
     num_images: int,
 ) -> float:
-    """An epoch of training a fresh network on views of so many images."""
+    """Return the seconds of an epoch of training a fresh network on views of this number of images."""
     device, stream, size = work.device.device, generator(0, "training"), (work.size, work.size)
     module = build.build(name, work.num_classes, work.size, stem=stem, seed=0).to(device)
     build.check_forward(module, work.size, work.num_classes, name=name)

@@ -16,16 +16,16 @@ from attar.stages.run import IMPORTED
 
 _UNITS = ((120, 1, "s"), (120 * 60, 60, "min"), (48 * 3600, 3600, "h"), (float("inf"), 86400, "days"))
 Estimate = tuple[float | None, str]
-"""Seconds in one process, None where they are not known; and the words that follow the stage's name."""
+"""Seconds in one process, None if unknown; and the words after the stage's name."""
 
 
 def lines(work: Work) -> list[str]:
-    """A line or two on each of the four stages, and their sum; measures steps for some seconds, longer if it compiles.
+    """Return one or two lines per stage and their sum; measures steps for some seconds, longer with compilation.
 
-    A stage that cannot be measured, as when its network cannot be built, says why.
+    For a stage that cannot be measured, for example because its network cannot be built, the line gives the reason.
     """
     stages = {"Squeeze": _squeeze, "Recover": _recover, "Relabel": _relabel, "Evaluate": _evaluate}
-    order = ("Recover", "Squeeze", "Relabel", "Evaluate")  # so that recover's memory is not what another has left
+    order = ("Recover", "Squeeze", "Relabel", "Evaluate")  # recover first, while memory is clean
     found = {stage: _attempt(stages[stage], work) for stage in order}
     known = [seconds for seconds, _ in found.values() if seconds is not None]
     least = "" if len(known) == len(found) else "more than "
@@ -62,7 +62,7 @@ def _labels(work: Work) -> str:
 
 
 def unit_file_bytes(work: Work) -> int:
-    """Bytes of recover's unit files, without their headers: images, snapshots, and the curves of metrics."""
+    """Return the bytes of recover's unit files without their headers: images, snapshots, and metric curves."""
     iterations, num_units = work.iterations, sum(map(len, work.groups))
     image_bytes, label_bytes, metric_bytes = 3 * work.size**2, 8, 4 * len(work.recover.metrics())
     kept = 1 + num_snapshots(work) + (1 if iterations else 0)  # the finished image is a snapshot, too
@@ -82,7 +82,7 @@ def baselines(work: Work) -> list[str]:
 
 
 def readable_seconds(seconds: float) -> str:
-    """A duration in two or three digits, in a unit that suits it."""
+    """Return a duration with two or three digits, in a suitable unit."""
     value, name = next((seconds / unit, name) for most, unit, name in _UNITS if seconds < most)
     return f"{value:.2g} {name}" if value < 10 else f"{value:,.0f} {name}"
 
@@ -190,12 +190,12 @@ def _evaluate(work: Work) -> Estimate:
 
 
 def _trainings(work: Work) -> set[tuple[str, Labels]]:
-    """Images and labels of the small sets that students train on, each once, however many rows show it."""
+    """Return images and labels of the small sets that students train on, without repeats."""
     found = set[tuple[str, Labels]]()
     for row in work.evaluate.rows:
         name = DISTILLED.images if row.images == work.method else row.images
         if name == DISTILLED.images or name in baselines(work):
-            # A protocol of hard labels gives the row of soft ones the same students.
+            # A protocol with hard labels trains the same students in rows of soft and hard labels.
             hard = row.labels == "soft" and work.evaluate.protocol.loss == "hard"
             found.add((name, "hard" if hard else row.labels))
     return found
@@ -206,5 +206,5 @@ def _unaugmented(work: Work) -> set[str]:
 
 
 def _looking_seconds(work: Work) -> float:
-    """Of the teacher looking at every real image once, reading them not counted."""
+    """Return the seconds that the teacher needs for one pass over every real image, without reading them."""
     return calibrate.labels_epoch_seconds(work) / work.num_images * sum(work.counts)

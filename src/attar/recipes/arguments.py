@@ -1,4 +1,4 @@
-"""What is typed after a verb that takes a recipe: the recipe, the verb's own options, and settings by dotted names."""
+"""Parse the words after a verb that takes a recipe: the recipe, the verb's own options, and dotted settings."""
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -19,33 +19,33 @@ from attar.stages.methods import METHODS, method_named
 Pair = tuple[str, list[str]]
 """A flag as typed, without '=', and its values."""
 _PLAINLY = {"a valid integer": "a whole number", "a valid number": "a number", "a valid boolean": "yes or no"}
-"""Pydantic's words, as a user would say them."""
+"""Pydantic's messages, reworded for users."""
 _SWITCH_WORDS = {"true", "false", "yes", "no", "on", "off", "t", "f", "y", "n", "1", "0"}
 _NUMBER = re.compile(r"-(\d|\.\d|inf|nan)", re.IGNORECASE)
 _BEFORE_SETTINGS = ("--method", "--protocol")
-"""These two exchange whole groups of settings, so they are applied before any other setting, wherever they stand."""
+"""These two flags replace whole groups of settings, so they are applied before other settings, in any typed order."""
 
 
 @dataclass(frozen=True)
 class Arguments:
-    """What follows a verb that takes a recipe."""
+    """Parsed words after a verb that takes a recipe."""
 
     recipe: str = ""
-    """As typed; empty where only help is asked for."""
+    """The recipe as typed; empty if only help is requested."""
     out: str = ""
     """The value of ``--out``."""
     quiet: bool = False
     plan: bool = False
     help: str | None = None
-    """The word after ``--help``, '' without one; None where no help is asked for."""
+    """The word after ``--help``; '' without a word, None if no help is requested."""
     settings: tuple[Pair, ...] = ()
     """All other flags, in the order typed."""
 
 
 def split(verb: str, words: list[str]) -> Arguments:
-    """Separate the recipe, the verb's own options and the recipe's settings, in whatever order they are typed.
+    """Separate the recipe, the verb's own options and the recipe's settings, in any order.
 
-    Raises AttarError when there is no recipe or more than one, or an option has a value too many or too few.
+    Raises AttarError when there is no recipe or more than one, or an option has too many or too few values.
     """
     recipe_first = bool(words) and not _is_flag(words[0])
     names: list[str] = []
@@ -78,17 +78,17 @@ def split(verb: str, words: list[str]) -> Arguments:
 
 
 def with_settings(recipe: Recipe[Any], words: list[str], prog: str) -> Recipe[Any]:
-    """The recipe changed by settings as a command line gives them, for scripts that take such settings too.
+    """Return the recipe changed by settings from a command line; for scripts that take such settings too.
 
-    Raises AttarError with one sentence on the first mistake; ``prog`` is the command whose ``--help`` it points to.
+    Raises AttarError with one sentence on the first mistake; ``prog`` is the command whose ``--help`` it names.
     """
     return changed_by(recipe, _pairs(words, _all), prog)
 
 
 def changed_by(recipe: Recipe[Any], pairs: Iterable[Pair], prog: str) -> Recipe[Any]:
-    """The recipe with another method, then another protocol, then every other setting; of two values the last holds.
+    """Apply the method, then the protocol, then all other settings to the recipe; of repeated settings the last counts.
 
-    Raises AttarError with one sentence on the first mistake; ``prog`` is the command whose ``--help`` it points to.
+    Raises AttarError with one sentence on the first mistake; ``prog`` is the command whose ``--help`` it names.
     """
     pairs = list(pairs)
     first = {flag: one_value(flag, values) for flag, values in pairs if flag in _BEFORE_SETTINGS}
@@ -113,7 +113,7 @@ def changed_by(recipe: Recipe[Any], pairs: Iterable[Pair], prog: str) -> Recipe[
 
 
 def _pairs(words: list[str], takes: Callable[[str, list[str]], int]) -> Iterator[Pair]:
-    """Each flag with its values, and each word that belongs to no flag as ``('', [word])``."""
+    """Return each flag with its values, and each word without a flag as ``('', [word])``."""
     place = 0
     while place < len(words):
         word = words[place]
@@ -133,12 +133,12 @@ def _is_flag(word: str) -> bool:
 
 
 def _all(flag: str, following: list[str]) -> int:
-    """Where the recipe has its place, all words up to the next flag belong to this one."""
+    """Return how many values a flag takes when the recipe comes first: all words up to the next flag."""
     return len(following)
 
 
 def _own(flag: str, following: list[str]) -> int:
-    """Where the recipe may be any word: as many words as the flag takes."""
+    """Return how many values a flag takes when the recipe may come anywhere: as many as the flag accepts."""
     word = following[0] if following else ""
     if flag in ("-h", "--help"):
         return int(word == "all" or key_of(word) in _known())
@@ -152,7 +152,7 @@ def _own(flag: str, following: list[str]) -> int:
 
 @cache
 def _known() -> Mapping[str, Field]:
-    """The settings of all built-in methods by name, for a recipe that is not known yet."""
+    """Return the settings of all built-in methods by name, for a recipe that is not known yet."""
     fields = list(fields_of(Recipe[Any]))
     for method in plugin.names_in(METHODS):
         fields += fields_of(method_named(method).Config, "recover.")
@@ -160,7 +160,7 @@ def _known() -> Mapping[str, Field]:
 
 
 def _read(flag: str, values: list[str], fields: Mapping[str, Field], method: str, prog: str) -> tuple[str, Any]:
-    """The key of a setting, and its value as pydantic is to read it."""
+    """Return the key of a setting, and its value in the form that pydantic reads."""
     field = fields.get(key_of(flag))
     if field is None:
         raise _unknown(flag, fields, method, prog)
@@ -176,7 +176,7 @@ def _read(flag: str, values: list[str], fields: Mapping[str, Field], method: str
 
 
 def _unknown(flag: str, fields: Mapping[str, Field], method: str, prog: str) -> AttarError:
-    """The error for a flag that is no setting: another method's, one without its group, or mistyped."""
+    """Return the error for an unknown flag: another method's setting, one without its group, or a mistyped one."""
     if key_of(flag) in _known():
         return AttarError(f"The method '{method}' has no setting {flag}; see '{prog} --help recover'.")
     flags = [f"--{name.replace('_', '-')}" for name, field in fields.items() if field.kind != "group"]
@@ -187,12 +187,12 @@ def _unknown(flag: str, fields: Mapping[str, Field], method: str, prog: str) -> 
 
 
 def _as_setting(word: str) -> str:
-    """How a word without a flag would be a setting."""
+    """Return how to type a word without a flag as a setting."""
     return f"--{word.replace('_', '-')}" if re.fullmatch(r"[a-z_.]+=.*", word) else "--KEY VALUE"
 
 
 def _changed(model: Config, tree: Mapping[str, Any], path: tuple[str, ...], prog: str) -> Any:
-    """A copy with the values of ``tree``; group by group, so that a fault is reported for the smallest group."""
+    """Return a copy with the values of ``tree``, group by group, so that an error names the smallest group."""
     if not tree:
         return model
     groups = {key: getattr(model, key) for key in tree if isinstance(getattr(model, key), Config)}
@@ -204,7 +204,7 @@ def _changed(model: Config, tree: Mapping[str, Any], path: tuple[str, ...], prog
 
 
 def _fault(error: pydantic.ValidationError, path: tuple[str, ...], prog: str) -> str:
-    """The first fault of a failed validation of the group at ``path``, as a sentence."""
+    """Return a sentence on the first error in the validation of the group at ``path``."""
     first = error.errors()[0]
     names = list(takewhile(lambda part: isinstance(part, str), first["loc"]))
     inside = ".".join(str(part) for part in first["loc"][len(names) + 1 :])  # of one item in a list

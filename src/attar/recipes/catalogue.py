@@ -21,10 +21,10 @@ ENTRIES: dict[str, Entry] = {
 
 
 def recipe_named(name: str) -> Recipe[Any]:
-    """The built-in recipe of this name, or the one in this YAML file.
+    """Return the built-in recipe of this name, or the one in this YAML file.
 
-    The only place that decides what a word in the recipe's place means. Raises AttarError, with what to type instead,
-    where it is neither: for a folder or a dataset of the Hub too.
+    Only this function decides what the recipe's word on the command line means. If the word is neither, also for a
+    folder or a dataset of the Hub, it raises AttarError with what to type instead.
     """
     if name in ENTRIES:
         return ENTRIES[name].build()
@@ -42,5 +42,5 @@ def recipe_named(name: str) -> Recipe[Any]:
 
 
 def header_of(name: str) -> str:
-    """The header of a built-in recipe; empty for a file."""
+    """Return the header of a built-in recipe; empty for a file."""
     return ENTRIES[name].header(name) if name in ENTRIES else ""

@@ -29,7 +29,7 @@ def _imagenet_21k(ipc: int, aim: str, cost: str) -> Entry:
 
 def _cifar(name: str, ipc: int, aim: str) -> Entry:
     setting = settings.CIFAR10 if name == "cifar10" else settings.CIFAR100
-    config = CIFAR.changed(parallel_units=10) if name == "cifar10" else CIFAR  # ten classes alone leave a device idle
+    config = CIFAR.changed(parallel_units=10) if name == "cifar10" else CIFAR  # ten classes do not fill a device
     return entry("cda", name, ipc, setting, config, "cifar", aim, "not published for CDA")
 
 

@@ -1,7 +1,8 @@
 """CIM as published (ECCV 2026, arXiv 2607.00916): CIFAR, Tiny-ImageNet and ImageNet-1K.
 
-The published code stores float32 pixels that may leave [0, 1], four times the bytes; here they are kept within it and
-stored in 8 bits. Its accuracies are the best of four evaluations on the test images; ours are of the last epoch.
+The published code stores float32 pixels that may leave [0, 1], which takes four times the bytes; these recipes keep
+pixels in [0, 1] and store 8 bits. The published accuracies are the best of four evaluations on the test images; attar's
+are of the last epoch.
 """
 
 from attar.methods.cim import Config
@@ -13,7 +14,7 @@ _STORED = "the paper stores float32 beyond [0, 1], this 8 bits"
 _TINY = "25 s for 100 images on the authors' GPU, for making the images"
 _UNKNOWN = "not published"
 _SIDE_BY_SIDE = 50
-"""Stored images of small datasets that are made side by side; those of a class alone leave a device idle."""
+"""Stored images of small datasets per batch; the images of one class are too few to fill a device."""
 
 
 def _entry(name: str, setting: Setting, config: Config, protocol: str, aim: str, cost: str) -> Entry:
@@ -27,7 +28,7 @@ def _entry(name: str, setting: Setting, config: Config, protocol: str, aim: str,
 
 
 def _small(dataset: str, ipc: int, protocol: str, aim: str, cost: str = _UNKNOWN) -> dict[str, Entry]:
-    """Matched at the input of the classifier."""
+    """Match features at the input of the classifier."""
     name = f"cim/{dataset}-ipc{ipc}"
     setting = {"cifar10": settings.CIFAR10, "cifar100": settings.CIFAR100, "tiny-imagenet": settings.TINY_IMAGENET}
     config = Config(ipc=ipc, unit_classes=1, unit_slots=ipc, parallel_units=_SIDE_BY_SIDE // ipc)
@@ -35,7 +36,7 @@ def _small(dataset: str, ipc: int, protocol: str, aim: str, cost: str = _UNKNOWN
 
 
 def _imagenet_1k(ipc: int, protocol: str, aim: str, cost: str = _UNKNOWN, pool: int = 300) -> dict[str, Entry]:
-    """Matched at the input of the third stage."""
+    """Match features at the input of the third stage."""
     name = f"cim/imagenet-1k-ipc{ipc}"
     config = Config(ipc=ipc, unit_classes=1, unit_slots=ipc, pool=pool, layer="layer2")
     return {name: _entry(name, settings.IMAGENET_1K, config, protocol, aim, cost)}

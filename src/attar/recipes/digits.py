@@ -29,7 +29,7 @@ def digits() -> Recipe[Any]:
         recover=lasting(
             cda.Config(
                 ipc=10,
-                unit_slots=10,  # ten classes alone are too few images for BatchNorm statistics
+                unit_slots=10,  # one slot of ten classes is too few images for BatchNorm statistics
                 iterations=500,
                 learning_rate=0.1,
                 bn_weight=1.0,
@@ -45,7 +45,7 @@ def digits() -> Recipe[Any]:
         evaluate={
             "protocol": "digits",
             "students": ("convnet3",),
-            # Herding and k-centre are left to those who ask: the demo shows what distillation and soft labels are worth.
+            # Herding and k-centre are optional: the demo measures the gain from distillation and from soft labels.
             "rows": (rows.DISTILLED, rows.DISTILLED_HARD, rows.RANDOM, rows.RANDOM_HARD, rows.FULL),
         },
     )

@@ -1,7 +1,7 @@
 """EDC as published (Shao et al., 2024, arXiv 2404.13733): CIFAR, Tiny-ImageNet and ImageNet-1K.
 
-Committees are the published ones; ConvNets and WRN-16-2 are attar's own, and of ``ConvNetW128`` and its kin the
-BatchNorm variant. Teachers on CIFAR-10 are trained for one epoch, as long as those whose weights the released script keeps.
+Committees are the published ones. ConvNets and WRN-16-2 are attar's own; ``ConvNetW128`` and its relatives are the
+BatchNorm variants. Teachers on CIFAR-10 are trained for one epoch, like the weights that the released script keeps.
 """
 
 from typing import Any
@@ -81,7 +81,7 @@ def _tiny(ipc: int) -> Recipe[Config]:
 
 
 def _imagenet_1k(ipc: int) -> Recipe[Config]:
-    # Published batches of 80 cut a class in two; 8 classes of 10 images do not.
+    # Published batches of 80 images split a class; 8 classes of 10 images do not.
     config = Config(
         ipc=ipc, unit_classes=80 if ipc == 1 else 8, unit_slots=1 if ipc == 1 else 10, patch_side=16, start="patches",
         patch_rule="lowest", tiles=2, **PAPER_STORAGE,
@@ -94,7 +94,7 @@ def _imagenet_1k(ipc: int) -> Recipe[Config]:
 
 
 def _hundred(ipc: int) -> dict[str, Any]:
-    """Units of a hundred images, class by class; stored without loss."""
+    """Units of a hundred images, class by class, stored losslessly."""
     return {"unit_classes": 100 // ipc, "unit_slots": ipc, "rounding": "truncate"}
 
 

@@ -1,8 +1,8 @@
 """FADRM and FADRM+ as published (Cui et al., 2025, arXiv 2506.24125): CIFAR-100, Tiny-ImageNet and ImageNet-1K.
 
-The rule by which the authors chose their patches is unpublished; attar's is named in ``recover.patch_rule``. The
-authors' mixed precision is float16 and attar's bfloat16. Their teachers on CIFAR-100 are trained by Adam with L2, here
-by AdamW.
+The authors' rule for choosing patches is unpublished; ``recover.patch_rule`` names attar's rule. The authors' mixed
+precision is float16, attar's is bfloat16. The authors train teachers on CIFAR-100 with Adam and L2, these recipes with
+AdamW.
 """
 
 from dataclasses import replace
@@ -42,7 +42,7 @@ def _several(setting: Setting, names: tuple[str, ...] = _FOUR) -> Setting:
 
 
 def _protocol(dataset: str, ipc: int) -> Protocol:
-    """The authors' table for ResNet-18: epochs, learning rate, and how far the cosine is drawn out."""
+    """The authors' table for ResNet-18: epochs, learning rate, and the length of the cosine."""
     if dataset == "cifar100":
         return smoothed(1000, 5e-4 if ipc == 1 else 1e-3, 1.0 if ipc == 50 else 2.0)
     return smoothed(1000 if (dataset, ipc) == ("tiny-imagenet", 1) else 300, 1e-3, 1.0 if ipc == 50 else 2.0)

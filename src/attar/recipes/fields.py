@@ -1,4 +1,4 @@
-"""The settings of a recipe one by one, as the command line names, reads and explains them."""
+"""The settings of a recipe: their names on the command line, how they are parsed, and their help texts."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -13,10 +13,10 @@ from attar.core.errors import AttarError
 from attar.stages.rows import KNOWN, Row
 
 Kind = Literal["switch", "one", "many", "group"]
-"""A setting that may stand without a value, takes one value, takes several, or is a group of settings."""
+"""A setting with an optional value, with one value, with several values, or a group of settings."""
 _NAMES = {int: "INT", float: "NUMBER", bool: "yes|no"}
 _SHORT = 40
-"""Choices that take more characters than this are listed in the explanation, not behind the flag."""
+"""Choices longer than this many characters are listed in the explanation, not after the flag."""
 
 
 @dataclass(frozen=True)
@@ -24,14 +24,14 @@ class Field:
     """One setting, or one group of settings."""
 
     key: str
-    """As in Python and YAML, dotted: ``recover.ipc_start``."""
+    """Dotted name as in Python and YAML: ``recover.ipc_start``."""
     annotation: Any
     text: str
-    """What it does: the string under it in the source."""
+    """Help text: the docstring of the field."""
 
     @property
     def flag(self) -> str:
-        """As typed: ``--recover.ipc-start``."""
+        """Flag as typed: ``--recover.ipc-start``."""
         return f"--{self.key.replace('_', '-')}"
 
     @property
@@ -53,7 +53,7 @@ class Field:
 
     @cached_property
     def kind(self) -> Kind:
-        """How many words it takes."""
+        """Return how many words the setting takes."""
         if _is_model(self.type):
             return "group"
         if get_origin(self.type) in (tuple, list):
@@ -62,13 +62,13 @@ class Field:
 
     @cached_property
     def items(self) -> tuple[Any, ...]:
-        """Of one that takes several values: their types, once round where they repeat (pairs: two types)."""
+        """For a setting with several values: their types, only one round if they repeat (pairs: two types)."""
         inner = [_bare(part) for part in get_args(self.type) if part is not Ellipsis]
         return tuple(map(_bare, get_args(inner[0]))) if self.nested else tuple(inner)
 
     @cached_property
     def repeats(self) -> bool:
-        """Whether the values go on as long as the user likes."""
+        """Whether the number of values is unlimited."""
         return get_origin(self.type) is list or Ellipsis in get_args(self.type)
 
     @cached_property
@@ -78,7 +78,7 @@ class Field:
 
     @property
     def choices(self) -> tuple[str, ...]:
-        """The values that there are, where they are few and known."""
+        """The allowed values, if they are few and known."""
         kind = self.items[0] if self.kind == "many" else self.type
         if kind is Row:
             return tuple(map(str, KNOWN))
@@ -86,22 +86,22 @@ class Field:
 
     @property
     def lists_choices(self) -> bool:
-        """Whether the choices are too many to stand behind the flag."""
+        """Whether the choices are too long to show after the flag."""
         return len("|".join(self.choices)) > _SHORT
 
     @property
     def metavar(self) -> str:
-        """What stands for the value in help texts: ``INT``, ``png|jpeg``, ``NUMBER NUMBER``, ``TEXT ...``."""
+        """Placeholder of the value in help texts: ``INT``, ``png|jpeg``, ``NUMBER NUMBER``, ``TEXT ...``."""
         kinds = self.items if self.kind == "many" else (self.type,)
         choices = "NAME" if self.lists_choices else "|".join(self.choices)
         words = " ".join(choices or ("MAPPING" if _is_mapping(kind) else _NAMES.get(kind, "TEXT")) for kind in kinds)
         return words + " ..." * self.repeats + "|none" * self.optional
 
     def read(self, flag: str, values: list[str]) -> Any:
-        """The typed words as pydantic is to read them: a string, a list of strings, a truth value or None.
+        """Convert typed words to what pydantic reads: a string, a list of strings, a boolean or None.
 
-        A word for a model or a dictionary is a mapping in YAML: ``'{epochs: 3}'``. ``flag`` is named in the AttarError
-        where there are too many words or too few, or a word is no mapping.
+        A model or a dictionary is typed as a YAML mapping in one word: ``'{epochs: 3}'``. Raises AttarError, naming
+        ``flag``, for too many or too few words, or a word that is not a mapping.
         """
         if self.optional and [value.lower() for value in values] == ["none"]:
             return None
@@ -124,7 +124,7 @@ class Field:
 
 
 def fields_of(model: type[pydantic.BaseModel], prefix: str = "") -> Iterator[Field]:
-    """Every setting of a model and of the groups in it, each group before its settings."""
+    """Return every setting of a model and of its groups, each group before its settings."""
     for name, info in model.model_fields.items():
         field = Field(prefix + name, info.annotation, " ".join((info.description or "").split()))
         yield field
@@ -133,19 +133,19 @@ def fields_of(model: type[pydantic.BaseModel], prefix: str = "") -> Iterator[Fie
 
 
 def by_name(fields: Iterable[Field]) -> dict[str, Field]:
-    """Settings by every name that they may be typed as: their keys, and ``recover.no_flip`` for ``recover.flip no``."""
+    """Return settings by every name that can be typed: their keys, and ``recover.no_flip`` for ``recover.flip no``."""
     fields = list(fields)
     off = {key_of(field.flag_off): field for field in fields if field.kind == "switch"}
     return off | {field.key: field for field in fields}
 
 
 def key_of(flag: str) -> str:
-    """The key of a flag: ``recover.ipc_start`` of ``--recover.ipc-start``."""
+    """Return the key of a flag: ``recover.ipc_start`` for ``--recover.ipc-start``."""
     return flag.lstrip("-").replace("-", "_")
 
 
 def one_value(flag: str, values: list[str]) -> str:
-    """The only one of these words; raises AttarError where there are more or none."""
+    """Return the only one of these words; raises AttarError for none or several."""
     if not values:
         raise AttarError(f"{flag} needs a value; write {flag} VALUE.")
     if len(values) > 1:
@@ -154,7 +154,7 @@ def one_value(flag: str, values: list[str]) -> str:
 
 
 def no_value(flag: str, values: list[str]) -> None:
-    """Raise AttarError where a flag that takes no value has one."""
+    """Raise AttarError if a flag without a value has one."""
     if values:
         raise AttarError(f"{flag} takes no value; leave out {_joined(values)}.")
 

@@ -1,4 +1,4 @@
-"""The help page of a recipe: its settings with the values that they have in it, read from the models themselves."""
+"""The help page of a recipe: its settings and their values, read from the models themselves."""
 
 import shlex
 import textwrap
@@ -32,7 +32,7 @@ FREQUENT = (
     "execution.threads",
     "seed",
 )
-"""What people change most. The page leaves out those that a recipe's method does not have."""
+"""Settings that people change most. The page leaves out those that the recipe's method does not have."""
 DOES = {
     "show": "Print the recipe with every setting, as YAML.",
     "run": "Turn real data into a distilled dataset and its scores: squeeze, recover, relabel and evaluate.",
@@ -58,7 +58,7 @@ RULES = (
 
 
 def usage(verb: str, width: int) -> str:
-    """What ``attar VERB --help`` prints, for a verb that takes a recipe."""
+    """Return the text of ``attar VERB --help``, for a verb that takes a recipe."""
     lines = [f"usage: attar {verb} RECIPE{_out(verb)} [OPTIONS] [SETTINGS]", "", *_wrapped(DOES[verb], width), ""]
     lines += [
         "  RECIPE",
@@ -73,10 +73,10 @@ def usage(verb: str, width: int) -> str:
 
 
 def page(recipe: Recipe[Any], verb: str, name: str, section: str, width: int) -> str:
-    """What ``attar VERB NAME --help SECTION`` prints, in lines of at most ``width`` characters where words allow it.
+    """Return the text of ``attar VERB NAME --help SECTION``, in lines of at most ``width`` characters if words allow.
 
     ``section`` is '' for the settings that people change most, 'all', a group of settings (``recover``) or a single
-    setting. Raises AttarError where it is none of these.
+    setting. Raises AttarError for any other section.
     """
     command = f"attar {verb} {name}"
     fields = list(fields_of(type(recipe)))
@@ -128,7 +128,7 @@ def _sections(fields: Iterable[Field], width: int) -> list[str]:
 
 
 def _under(fields: list[Field], section: str) -> list[Field]:
-    """The group or the setting of this name, with all that is in it."""
+    """Return the group or the setting of this name, with all settings in it."""
     names = by_name(fields)
     if key_of(section) not in names:
         raise plugin.unknown("section", section, ["all", *(field.key for field in fields)])
@@ -137,7 +137,7 @@ def _under(fields: list[Field], section: str) -> list[Field]:
 
 
 def _grouped(recipe: Recipe[Any], fields: list[Field], width: int) -> list[str]:
-    """All of these settings, those of one group together under its name."""
+    """Return these settings as text, grouped under the names of their groups."""
     headings = {field.key: field.text for field in fields if field.kind == "group"}
     members: dict[str, list[Field]] = {}
     for field in fields:
@@ -164,7 +164,7 @@ def _setting(recipe: Recipe[Any], field: Field, width: int) -> list[str]:
 
 
 def _shown(value: Any) -> str:
-    """A value as it would be typed."""
+    """Return a value as it would be typed."""
     if isinstance(value, tuple | list):
         return " ".join(map(_shown, value)) or "empty"
     if isinstance(value, bool):

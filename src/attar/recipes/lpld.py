@@ -1,6 +1,6 @@
 """LPLD as published (Xiao & He, 2024, arXiv 2410.15919), its labels pruned to a fortieth: Tiny-ImageNet, ImageNet-1K.
 
-The paper deals out batches with replacement and drops the last one; attar deals out whole epochs of labels.
+The paper draws batches of labels with replacement and drops the last batch; attar draws whole epochs of labels.
 """
 
 from attar.methods.lpld import Config
@@ -12,7 +12,7 @@ from attar.stages.protocols import PROTOCOLS
 TINY = Config(learning_rate=0.1, bn_weight=0.05, jitter=4, **PAPER_STORAGE)
 IMAGENET_1K = Config(learning_rate=0.25, bn_weight=0.01, jitter=32, **PAPER_STORAGE)
 PRUNED = 40
-"""Of so many epochs of labels, one is made."""
+"""Labels are made for one in this many epochs."""
 
 
 def _pruned(made: Entry) -> Entry:

@@ -1,6 +1,6 @@
 """RDED as published (Sun et al., 2024, arXiv 2312.03526): CIFAR, Tiny-ImageNet and ImageNet-1K.
 
-The published scripts normalise every dataset as ImageNet, and report the best of several epochs.
+The published scripts use ImageNet's normalisation for every dataset, and report the best of several epochs.
 """
 
 from attar.methods.rded import Config
@@ -20,7 +20,8 @@ _SETTINGS = {
 
 
 def _protocol(dataset: str, ipc: int) -> Protocol:
-    """The published batch: by images per class, doubled for 100 classes and more, and 100 on Tiny-ImageNet."""
+    """Return the published batch size: by images per class, doubled for at least 100 classes, and 100 on
+    Tiny-ImageNet."""
     chosen = PROTOCOLS["rded"]
     batch = {1: 10, 10: 50, 50: 100}[ipc] * (1 if dataset == "cifar10" else 2)
     batch = 100 if dataset == "tiny-imagenet" else batch

@@ -48,11 +48,11 @@ class Recipe(Config, Generic[M]):
     """Device, precision and threads."""
 
     def with_method(self, method: str) -> "Recipe[Any]":
-        """The same recipe with another method, which takes that method's defaults.
+        """Return the same recipe with another method and that method's defaults.
 
-        Of ``recover`` what you said yourself is kept, in a file, on the command line or in Python, where the other
-        method has a setting of that name. Of a built-in recipe the number, storage and units of images are kept, and
-        what it says because of its data. A dotted path may lie in the working folder.
+        Settings in ``recover`` that the user set in a file, on the command line or in Python are kept if the other
+        method has a setting of that name. A built-in recipe keeps the number, storage and units of images, and its
+        settings for the data. A dotted path may be in the working folder.
         """
         if method == self.method:
             return self
@@ -64,7 +64,7 @@ class Recipe(Config, Generic[M]):
         return recipe(method=method, recover=config(**kept), **self._others("method", "recover"))
 
     def with_protocol(self, name: str) -> "Recipe[M]":
-        """The same recipe with both halves of another built-in protocol: its training and its label options."""
+        """Return the recipe with another built-in protocol: its training options and its label options."""
         section = labels_named(name).section()
         section["pool_epochs"] = min(self.relabel.pool_epochs, section["epochs"])
         relabel = Relabel.of(_merged(self.relabel.plain(), section), f"The protocol {name}")
@@ -74,19 +74,19 @@ class Recipe(Config, Generic[M]):
         return {name: getattr(self, name) for name in type(self).model_fields if name not in without}
 
     def to_yaml(self, header: str = "") -> str:
-        """The recipe as a file, every default written out, under ``header`` as a comment."""
+        """Return the recipe as a file with all defaults written out, under ``header`` as a comment."""
         comment = "".join(f"# {line}".rstrip() + "\n" for line in map(printable, header.strip().splitlines()))
         return comment + yaml.safe_dump(self.plain(), sort_keys=False, allow_unicode=True, width=120)
 
 
 def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """Two nested dictionaries as one; where both have a value, that of ``above``."""
+    """Merge two nested dictionaries; values of ``above`` override."""
     both = {key for key in above if isinstance(above[key], Mapping) and isinstance(below.get(key), Mapping)}
     return {**below, **above, **{key: _merged(below[key], above[key]) for key in both}}
 
 
 def _with_protocols_labels(values: Mapping[str, Any]) -> Mapping[str, Any]:
-    """A recipe's values; where they name a protocol, it sets those label options that they do not set."""
+    """Return a recipe's values; a protocol given by name sets the label options that the values do not set."""
     judging, labelling = values.get("evaluate"), values.get("relabel", {})
     name = judging.get("protocol") if isinstance(judging, Mapping) else None
     if not isinstance(name, str) or not isinstance(labelling, Mapping):
@@ -104,31 +104,31 @@ class Entry:
     """A built-in recipe."""
 
     aim: str
-    """The published row that it aims at, or that there is none."""
+    """The published result that the recipe aims at, or a note that there is none."""
     cost: str
-    """What it takes, on which device, and who says so."""
+    """Duration, device, and source of the estimate."""
     build: Callable[[], Recipe[Any]]
 
     def header(self, name: str) -> str:
-        """What a reader should know before running it."""
+        """Notes to read before running it."""
         return f"{name}\nattar run {name} --out runs/{name.replace('/', '-')}\nAims at: {self.aim}\nCost: {self.cost}"
 
 
 def recipe_type(method: str) -> type[Recipe[Any]]:
-    """The recipe model whose ``recover`` holds this method's choices."""
+    """Return the recipe model whose ``recover`` has this method's settings."""
     return Recipe[method_named(method).Config]
 
 
 def recipe(**choices: Any) -> Recipe[Any]:
-    """Build a recipe from models or plain values; the method decides what ``recover`` may hold.
+    """Build a recipe from models or plain values; the method decides which settings ``recover`` may have.
 
-    A protocol that ``evaluate`` names sets the label options that ``relabel`` does not set.
+    A protocol chosen by name in ``evaluate`` also sets the label options that ``relabel`` does not set.
     """
     return recipe_type(choices.get("method", "cda"))(**_with_protocols_labels(choices))
 
 
 def from_mapping(values: Mapping[str, Any], where: str) -> Recipe[Any]:
-    """Build a recipe from plain values; raises AttarError naming ``where`` and the first thing wrong."""
+    """Build a recipe from plain values; raises AttarError with ``where`` and the first error."""
     method = values.get("method", "cda")
     if not isinstance(method, str):
         raise AttarError(f"{where}: method must be a name (see 'attar list methods'), not {method!r}.")
@@ -136,7 +136,7 @@ def from_mapping(values: Mapping[str, Any], where: str) -> Recipe[Any]:
 
 
 def from_yaml(path: Path) -> Recipe[Any]:
-    """Read a recipe file; raises AttarError with the path and what is wrong with it."""
+    """Read a recipe file; raises AttarError with the path and the error."""
     try:
         values = written.load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:

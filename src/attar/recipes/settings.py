@@ -1,4 +1,4 @@
-"""What the published recipes have in common by dataset: data, teacher, how images are stored, how students train."""
+"""Settings that the published recipes share per dataset: data, teacher, image storage and student training."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,9 +20,10 @@ PAPER_STORAGE: dict[str, Any] = {"image_format": "jpeg", "jpeg_quality": 75, "ro
 
 
 def lasting(config: MethodConfig, *of_data: str) -> MethodConfig:
-    """The same settings, told which of them stay when ``--method`` names another method.
+    """Return the same settings, marked with those to keep when ``--method`` names another method.
 
-    These are the number, storage and units of images, and those in ``of_data``, which the data ask of every method.
+    These are the number, storage and units of images, and the settings in ``of_data``, which the data require of every
+    method.
     """
     return config.with_set(config.model_fields_set & {*MethodConfig.model_fields, *of_data})
 
@@ -35,7 +36,7 @@ class Setting:
     squeeze: Squeeze
     student: str
     full_data: Literal["train", "teacher"] = "teacher"
-    """Where a training on all data takes days, the teacher stands for it."""
+    """'train': train a student on all real data; 'teacher': use the teacher instead, where training would take days."""
 
     def recipe(
         self,
@@ -45,10 +46,10 @@ class Setting:
         protocol: str | Protocol,
         labels: Mapping[str, Any] = MappingProxyType({}),
     ) -> Recipe[Any]:
-        """The recipe of one method on this dataset.
+        """Return the recipe of one method on this dataset.
 
-        Labels are made for as many epochs as students train. ``labels`` are label options in plain values that go
-        before those of the protocol's name.
+        Labels are made for as many epochs as students train. ``labels`` are label options as plain values; they
+        override those of the named protocol.
         """
         chosen = protocol_named(protocol) if isinstance(protocol, str) else protocol
         return recipe(
@@ -74,16 +75,16 @@ def entry(
     method: str = "",
     labels: Mapping[str, Any] = MappingProxyType({}),
 ) -> Entry:
-    """The catalogue's entry of FAMILY/DATASET-ipcIPC; ``config`` is the method's for this dataset, at any IPC.
+    """Return the catalogue's entry of FAMILY/DATASET-ipcIPC; ``config`` is the method's for this dataset, at any IPC.
 
-    ``method`` is the method where the family is a recipe of another one's. ``labels`` are as in ``Setting.recipe``.
+    ``method`` is the method if the family's name is not a method's. ``labels`` are as in ``Setting.recipe``.
     """
     name, kept = f"{family}/{dataset}-ipc{ipc}", lasting(config.changed(ipc=ipc), "jitter")
     return Entry(aim, cost, lambda: setting.recipe(name, method or family, kept, protocol, labels))
 
 
 def smoothed(epochs: int, learning_rate: float, stretch: float) -> Protocol:
-    """The protocol of SRe2L++ with the epochs, the rate and the cosine's stretch that a paper's table has for a row."""
+    """Return SRe2L++'s protocol with the epochs, learning rate and cosine length of a row in a paper's table."""
     chosen = PROTOCOLS["sre2l++"]
     training = chosen.training.changed(epochs=epochs, learning_rate=learning_rate, cosine_stretch=stretch)
     return chosen.changed(training=training)

@@ -1,4 +1,4 @@
-"""SRe2L as published (Yin, Xing & Shen, 2023, arXiv 2306.13092), the twins of the recipes in ``cda``."""
+"""SRe2L as published (Yin, Xing & Shen, 2023, arXiv 2306.13092), with the same settings as the recipes in ``cda``."""
 
 from attar.methods.sre2l import Config
 from attar.recipes import settings
@@ -30,7 +30,7 @@ def _imagenet_21k(ipc: int, aim: str, cost: str) -> Entry:
 
 def _cifar(name: str, ipc: int, aim: str, cost: str) -> Entry:
     setting = settings.CIFAR10 if name == "cifar10" else settings.CIFAR100
-    config = CIFAR.changed(parallel_units=10) if name == "cifar10" else CIFAR  # ten classes alone leave a device idle
+    config = CIFAR.changed(parallel_units=10) if name == "cifar10" else CIFAR  # ten classes do not fill a device
     return entry("sre2l", name, ipc, setting, config, "cifar", aim, cost)
 
 

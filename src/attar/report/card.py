@@ -115,7 +115,7 @@ def stores_real_pixels(info: DatasetInfo) -> bool | None:
     config = method_named(info.method).Config
     try:
         return config.model_validate(config.upgraded(info.recover)).needs().stores_real_pixels
-    except pydantic.ValidationError:  # settings of another attar
+    except pydantic.ValidationError:  # settings of another version of attar
         return None
 
 

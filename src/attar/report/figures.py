@@ -1,4 +1,4 @@
-"""Pictures of a run: its images, how they came to be, and the losses on the way."""
+"""Pictures of a run: its images, their change during optimisation, and the losses."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 SHOWN_CLASSES, SHOWN_SLOTS = 10, 10
 _CELL_INCHES = 0.8
 _HALF = 0.48
-"""Half the side of an image where a cell is 1; the rest is the gap between images."""
+"""Half the side of an image, where a cell's side is 1; the rest is the gap between images."""
 
 
 def write_all(run: Path, folder: Path) -> list[Path]:
-    """Draw ``grid.png`` and, where pixels were optimised, ``film.png`` and ``curves.png``; returns their paths."""
+    """Draw ``grid.png`` and, if pixels were optimised, ``film.png`` and ``curves.png``; returns their paths."""
     folder.mkdir(parents=True, exist_ok=True)
     distilled = Distilled(run / "distilled")
     written = [_save(grid(distilled), folder / "grid.png")]
@@ -34,14 +34,14 @@ def write_all(run: Path, folder: Path) -> list[Path]:
 
 
 def grid(distilled: Distilled) -> "Figure":
-    """Up to ten classes by ten images."""
+    """Draw up to ten images of up to ten classes."""
     shown = list(range(min(SHOWN_CLASSES, len(distilled.classes))))
     rows = [distilled.images[distilled.labels == label][:SHOWN_SLOTS] for label in shown]
     return _matrix(rows, [_title(distilled, label) for label in shown], [])
 
 
 def film(unit: UnitResult, distilled: Distilled) -> "Figure":
-    """The images of one unit after more and more iterations."""
+    """Draw the images of one unit after increasing numbers of iterations."""
     steps = sorted(unit.snapshots)
     places = range(min(SHOWN_CLASSES, len(unit.labels)))
     rows = [torch.stack([unit.snapshots[step][place] for step in steps]) for place in places]
@@ -50,7 +50,7 @@ def film(unit: UnitResult, distilled: Distilled) -> "Figure":
 
 
 def curves(unit: UnitResult) -> "Figure":
-    """What the optimisation measured at each iteration."""
+    """Draw the metrics of each iteration."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(4.5 * len(unit.curves), 3.6), layout="constrained")
@@ -67,7 +67,7 @@ def curves(unit: UnitResult) -> "Figure":
 
 
 def _matrix(rows: list[UInt8[Tensor, "column 3 height width"]], left: list[str], top: list[str]) -> "Figure":
-    """Images in rows and columns, all in one axis: an axis for each image takes seconds to lay out."""
+    """Draw images in rows and columns in a single axis, because one axis per image takes seconds to lay out."""
     from matplotlib.figure import Figure
 
     columns = max(len(row) for row in rows)
@@ -94,7 +94,7 @@ def _title(distilled: Distilled, label: int) -> str:
 
 
 def _first_unit(run: Path) -> UnitResult | None:
-    """The first unit that was made here; None where the images were made elsewhere."""
+    """Return the first unit made in this run; None if the images were made elsewhere."""
     if not (run / "recover" / "units").is_dir():
         return None
     return units.first(run / "recover" / "units")

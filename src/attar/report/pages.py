@@ -17,21 +17,21 @@ def write_all(run: Path, lines: list[Line], folder: Path) -> None:
     if len(architectures.students_of(lines)) > 1:
         atomic.write_text(side_by_side, architectures.as_csv(lines))
     else:
-        side_by_side.unlink(missing_ok=True)  # of an evaluation with more students
+        side_by_side.unlink(missing_ok=True)  # left by an earlier evaluation with more students
     costs = f"{spent(run)}. The columns of seconds are wall seconds; table.csv has both."
     parts = [tables(lines), costs, markdown(per_class.extremes(run)) + "."]
     atomic.write_text(folder / "table.md", "\n\n".join(part.strip() for part in parts) + "\n")
 
 
 def tables(lines: list[Line]) -> str:
-    """The result table in Markdown with what has to be known to read it, and below that of several students."""
+    """Return the result table in Markdown with notes on how to read it, then the table of several students."""
     crossed = architectures.as_markdown(lines)
     noted = "".join(f"\n{note}\n" for note in table.notes(lines))
     return table.as_markdown(lines) + noted + (f"\n{architectures.CAPTION}:\n\n{crossed}" if crossed else "")
 
 
 def spent(run: Path) -> str:
-    """What every stage took, in words: wall seconds and, where they were measured, seconds of processor cores."""
+    """Return the cost of every stage in words: wall seconds and, if measured, processor core seconds."""
     told = []
     for stage, spent in Run(run).spent().items():
         cores = "" if spent.processor_seconds is None else f" ({spent.processor_seconds:.1f})"

@@ -1,4 +1,4 @@
-"""Accuracy by class: every number as CSV, the best and the worst in one line."""
+"""Accuracy by class: all numbers as CSV, and one line with the best and the worst classes."""
 
 import csv
 import io
@@ -16,7 +16,7 @@ _SHOWN = 3
 
 
 def as_csv(run: Path) -> str:
-    """A line for each row, student and class, in per cent of the class's validation images."""
+    """Return a line per row, student and class, in per cent of the class's validation images."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(_COLUMNS)
@@ -35,7 +35,7 @@ def as_csv(run: Path) -> str:
 
 
 def extremes(run: Path) -> str:
-    """The classes that the first student does best and worst on, trained on the table's first row; in one line."""
+    """Return one line with the first student's best and worst classes, trained on the table's first row."""
     content = Run(run).per_class
     first = next(_groups(content), None)
     if first is None:
@@ -52,7 +52,7 @@ def extremes(run: Path) -> str:
 
 
 def _groups(content: PerClass) -> Iterator[tuple[tuple[Row, str], list[tuple[float | None, ...]]]]:
-    """Each row and student with the accuracies of its seeds that did not diverge, in the order of the table."""
+    """Return each row and student with the accuracies of its seeds that did not diverge, in the table's order."""
     groups: dict[tuple[Row, str], list[tuple[float | None, ...]]] = {}
     for score in content.scores:
         if not score.diverged:
@@ -61,7 +61,7 @@ def _groups(content: PerClass) -> Iterator[tuple[tuple[Row, str], list[tuple[flo
 
 
 def _by_class(content: PerClass, seeds: list[tuple[float | None, ...]]) -> Iterator[tuple[str, list[float]]]:
-    """Each class that has validation images, with its accuracy for every seed, per cent."""
+    """Return each class that has validation images, with its accuracy for every seed, in per cent."""
     for name, values in zip(content.classes, zip(*seeds, strict=True), strict=True):
         known = [100 * value for value in values if value is not None]
         if known:

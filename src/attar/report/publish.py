@@ -1,4 +1,4 @@
-"""What a finished stage leaves for people: tables, pictures, and the card of the distilled set."""
+"""Write the readable results of finished stages: tables, pictures, and the card of the distilled set."""
 
 from collections.abc import Collection
 from pathlib import Path
@@ -9,7 +9,8 @@ from attar.stages.run import Run, Stage
 
 
 def publish(out: Path, stages: Collection[Stage]) -> list[Line]:
-    """Write what these stages of the run in ``out`` changed; returns the result table, empty before evaluate."""
+    """Write the files that these stages of the run in ``out`` changed; returns the result table, empty before
+    evaluate."""
     run, lines = Run(out), list[Line]()
     if run.is_done("evaluate"):
         lines = table.lines(out)

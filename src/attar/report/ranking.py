@@ -1,4 +1,4 @@
-"""DD-Ranking's scores of finished runs: what the distilled images add to their labels and augmentation."""
+"""DD-Ranking's scores of finished runs: the gain from distilled images without their labels and augmentation."""
 
 import csv
 import io
@@ -33,14 +33,14 @@ ROWS = {
     "distilled_plain": (DISTILLED_NOAUG,),
     "random_plain": (RANDOM_NOAUG,),
 }
-"""What a score is made of, and the row of the result table that has it; of several the first that is there."""
+"""Inputs of the scores, and the row of the result table for each; the first row that exists is used."""
 HARD_ROWS = ROWS | {"random": (RANDOM_HARD, RANDOM), "distilled_hard": (DISTILLED_HARD, DISTILLED)}
-"""The same for a protocol that has no soft labels: there the distilled row is trained with hard labels already."""
+"""The same for a protocol without soft labels: its distilled row is already trained with hard labels."""
 TEACHER = "the teacher"
-"""Protocol of the row of all real images where it shows the teacher itself: one score, to compare every seed with."""
+"""Protocol of the row of all real images if it shows the teacher itself: one score, compared with every seed."""
 
 Accuracies = Mapping[str, float]
-"""Top-1 of one seed by what it is, a key of ROWS."""
+"""Top-1 of one seed, by key of ROWS."""
 
 
 @dataclass(frozen=True)
@@ -49,21 +49,21 @@ class RankingScore:
 
     mean: float
     std: float | None
-    """Sample standard deviation over seeds; None for a single one."""
+    """Sample standard deviation over seeds; None for a single seed."""
     num_seeds: int
 
 
 @dataclass(frozen=True)
 class Ranking:
-    """The scores of one student, on fractions; None where rows are missing."""
+    """The scores of one student, computed from fractions; None if rows are missing."""
 
     run: str
     student: str
     protocol: str
     weight: float
-    """Of the improvement over random in the label-robust score, of augmented training in the other."""
+    """Weight of the improvement over random in the label-robust score, and of augmented training in the other score."""
     hlr: RankingScore | None
-    """Hard-label recovery: accuracy lost against all real images; smaller is better."""
+    """Hard-label recovery: accuracy lost relative to all real images; smaller is better."""
     ior: RankingScore | None
     """Improvement over random real images by the same recipe."""
     lrs: RankingScore | None
@@ -71,9 +71,9 @@ class Ranking:
     ars: RankingScore | None
     """Augmentation-robust score, in [0, 1]."""
     missing: tuple[str, ...]
-    """Rows without which some score could not be made."""
+    """Missing rows that a score needs."""
     asked: tuple[str, ...]
-    """Rows that the run was asked for."""
+    """Rows that the recipe asks for."""
 
 
 @dataclass(frozen=True)
@@ -112,10 +112,10 @@ _KINDS = (
 
 
 def rankings(run: Path, weight: float = 0.5) -> list[Ranking]:
-    """The scores of every student of a finished run, in the order of its table.
+    """Return the scores of every student of a finished run, in the order of its table.
 
-    A score is made for each seed that all its rows have, then averaged. Raises AttarError when the run is not
-    evaluated, or has nothing trained on the distilled images.
+    A score is computed for each seed that all its rows have, then averaged. Raises AttarError when the run is not
+    evaluated, or no student was trained on the distilled images.
     """
     run = run.resolve()
     asked, known = Run(run).asked, Run(run).accuracies
@@ -159,7 +159,8 @@ def _ranking(
 def _by_seed(
     rows: Iterable[Row], student: str, protocol: str, scores: list[Accuracy], seeds: list[int]
 ) -> dict[int, float]:
-    """Top-1 by seed of the first of these rows that is there: by this protocol, else by the only one there is."""
+    """Return top-1 by seed of the first of these rows that exists, with this protocol or else the row's only
+    protocol."""
     for row in rows:
         of_row = [score for score in scores if score.row == row and score.student == student]
         protocols = {score.protocol for score in of_row}
@@ -179,7 +180,7 @@ def _score(values: list[float]) -> RankingScore | None:
 
 
 def hints(table: list[Ranking]) -> list[str]:
-    """A sentence for each run in which rows are missing: which scores that costs, and how to add the rows."""
+    """Return a sentence per run with missing rows: which scores are missing, and how to add the rows."""
     sentences = []
     for run in dict.fromkeys(line.run for line in table):
         lines = [line for line in table if line.run == run]
@@ -209,7 +210,7 @@ def hints(table: list[Ranking]) -> list[str]:
 
 
 def as_csv(table: list[Ranking]) -> str:
-    """The scores as CSV, on fractions; empty where there is none."""
+    """Return the scores as CSV, computed from fractions; empty fields for missing scores."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     columns = [f"{kind.name}_{part}" for kind in _KINDS for part in ("mean", "std", "num_seeds")]
@@ -223,7 +224,7 @@ def as_csv(table: list[Ranking]) -> str:
 
 
 def as_markdown(table: list[Ranking]) -> str:
-    """The scores for a page, and under them what is missing."""
+    """Return the scores for a page, followed by the missing rows."""
     header, rows = _cells(table)
     aligned = ["---" if place < 2 else "---:" for place in range(len(header))]
     lines = ["| " + " | ".join(cells) + " |" for cells in [header, aligned, *rows]]
@@ -231,7 +232,7 @@ def as_markdown(table: list[Ranking]) -> str:
 
 
 def for_terminal(table: list[Ranking]) -> Table:
-    """The scores for a terminal; ``hints`` says what is missing."""
+    """Return the scores for a terminal; ``hints`` name the missing rows."""
     header, rows = _cells(table)
     return grid(header, rows)
 

@@ -1,4 +1,4 @@
-"""Tables of results: one row a training set and student, with what it cost."""
+"""Tables of results: one row per training set and student, with its cost."""
 
 import csv
 import io
@@ -18,34 +18,34 @@ from attar.stages.rows import FULL, Row
 from attar.stages.run import Run
 
 _GAP = 2
-"""Spaces between columns, and at the edges."""
+"""Characters between columns, and at the edges."""
 _WORDS = ("trained on", "student", "protocol")
 _EXPENDABLE = ("teacher s", "images s", "labels s", "ECE %", "top-5 %", "images", "student s", "n")
-"""Columns that a narrow terminal goes without, the first of them first."""
+"""Columns that a narrow terminal leaves out, in this order."""
 FEW_CLASSES = 10
-"""With fewer classes top-5 says next to nothing and is left out."""
+"""Top-5 is left out with fewer classes, because it says little there."""
 DIVERGED = "diverged"
 BY_CLASS = "class mean %"
-"""The mean accuracy over classes, beside top-1 over images."""
+"""Column of the mean accuracy over classes, next to top-1 over images."""
 
 
 @dataclass(frozen=True)
 class Line:
-    """One line of a result table; accuracies are per cent, of the last epoch."""
+    """One line of a result table; accuracies are in per cent, of the last epoch."""
 
     run: str
     row: str
-    """As recipes write it."""
+    """Name of the row, as in recipes."""
     student: str
     protocol: str
     num_seeds: int
-    """Students that the means are of: those whose training did not diverge."""
+    """Students that the means include: those whose training did not diverge."""
     num_diverged: int
-    """Students whose training diverged; they are in no mean."""
+    """Students whose training diverged; no mean includes them."""
     top1_mean: float | None
-    """Over images; means are None where every training diverged."""
+    """Accuracy over images; means are None if every training diverged."""
     top1_std: float | None
-    """Sample standard deviation over seeds; None for a single one."""
+    """Sample standard deviation over seeds; None for a single seed."""
     class_top1_mean: float | None
     """Mean of the accuracies of all classes that have validation images."""
     class_top1_std: float | None
@@ -58,30 +58,30 @@ class Line:
     ece_mean: float | None
     """Expected calibration error, per cent."""
     confidence_mean: float | None
-    """Mean probability of the student's first choice, per cent."""
+    """Mean probability of the student's top prediction, in per cent."""
     teacher_agreement: float | None
-    """Fraction of the images that the teacher recognises as their class."""
+    """Fraction of the images that the teacher assigns to their class."""
     num_images: int
     image_bytes: int
     label_bytes: int
     teacher_seconds: float | None
-    """Wall seconds, of all processes of the run together; None where the teacher was trained elsewhere."""
+    """Wall seconds of all processes of the run together; None if the teacher was trained elsewhere."""
     images_seconds: float | None
-    """Of making the images, or of choosing them."""
+    """Wall seconds of making or choosing the images."""
     labels_seconds: float | None
     train_seconds: float
-    """Of one student: the mean over seeds."""
+    """Wall seconds of training one student: the mean over seeds."""
     teacher_processor_seconds: float | None
-    """Seconds of processor cores for the same work; None where they were not measured."""
+    """Processor core seconds for the same work; None if they were not measured."""
     images_processor_seconds: float | None
     labels_processor_seconds: float | None
     train_processor_seconds: float | None
     device: str
-    """What students were trained on."""
+    """Training set of the students."""
 
 
 def lines(run: Path) -> list[Line]:
-    """The table of a finished run; raises AttarError when it is not finished, or its numbers cannot be."""
+    """Return the table of a finished run; raises AttarError when the run is unfinished or its results are invalid."""
     run = run.resolve()
     found = Run(run).scores
     groups: dict[tuple[Row, str, str], list[StudentScore]] = {}
@@ -121,19 +121,19 @@ def _line(run: Path, found: Evaluation, scores: list[StudentScore]) -> Line:
 
 
 def names_of(runs: Sequence[Path]) -> dict[Path, str]:
-    """What runs are called: their folders' names, where two are the same the paths."""
+    """Return short names of runs: their folders' names, or their paths where folder names repeat."""
     names = {run: run.resolve().name for run in runs}
     twice = {name for name in names.values() if list(names.values()).count(name) > 1}
     return {run: str(run) if name in twice else name for run, name in names.items()}
 
 
 def protocols(table: list[Line]) -> list[str]:
-    """Those by which students of small sets were trained."""
+    """Return the protocols with which students of small sets were trained."""
     return sorted({line.protocol for line in table if line.row != str(FULL)})
 
 
 def as_csv(table: list[Line]) -> str:
-    """The table as CSV, every column."""
+    """Return the table as CSV, with all columns."""
     buffer = io.StringIO()
     writer = csv.DictWriter(buffer, [field.name for field in fields(Line)], lineterminator="\n")
     writer.writeheader()
@@ -142,19 +142,19 @@ def as_csv(table: list[Line]) -> str:
 
 
 def as_markdown(table: list[Line]) -> str:
-    """The table for a page."""
+    """Return the table as Markdown."""
     return markdown(*_cells(table))
 
 
 def markdown(header: list[str], rows: list[list[str]], left: int = 2) -> str:
-    """Cells as a table; all columns but the ``left`` first are aligned to the right."""
+    """Return cells as a Markdown table; all columns after the first ``left`` are aligned to the right."""
     shown = [[printable.markdown(cell) for cell in cells] for cells in (header, *rows)]
     aligned = ["---" if place < left else "---:" for place in range(len(header))]
     return "\n".join("| " + " | ".join(cells) + " |" for cells in [shown[0], aligned, *shown[1:]]) + "\n"
 
 
 def for_terminal(table: list[Line], width: int) -> Table:
-    """The table for a terminal of this width; a narrow one goes without some of the columns, which the CSV has."""
+    """Return the table for a terminal of this width; a narrow one shows fewer columns than the CSV."""
     header, rows = _cells(table)
     widths = [max(map(len, column)) + _GAP for column in zip(header, *rows, strict=True)]
     dropped = {1} if len({line.student for line in table}) == 1 else set()
@@ -169,7 +169,7 @@ def for_terminal(table: list[Line], width: int) -> Table:
 
 
 def notes(table: list[Line]) -> list[str]:
-    """What has to be known to read the table, a sentence each."""
+    """Return notes on how to read the table, one sentence per note."""
     found = []
     if any(line.num_diverged for line in table):
         found.append(
@@ -183,12 +183,12 @@ def notes(table: list[Line]) -> list[str]:
 
 
 def width_of(header: list[str], rows: list[list[str]]) -> int:
-    """Characters that ``grid`` takes."""
+    """Return the width of ``grid`` in characters."""
     return sum(max(map(len, column)) + _GAP for column in zip(header, *rows, strict=True)) + _GAP
 
 
 def grid(header: list[str], rows: list[list[str]]) -> Table:
-    """Cells as a table for a terminal; columns of numbers are aligned to the right."""
+    """Return cells as a table for a terminal; columns of numbers are aligned to the right."""
     shown = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     for name in header:
         shown.add_column(escape(name), justify="left" if name in _WORDS else "right", no_wrap=True)
@@ -198,19 +198,19 @@ def grid(header: list[str], rows: list[list[str]]) -> Table:
 
 
 def percent(mean: float | None, std: float | None) -> str:
-    """A mean with its spread, as in 91.2 ± 0.4; '-' where there is none."""
+    """Return a mean with its standard deviation, such as 91.2 ± 0.4; '-' if there is none."""
     if mean is None:
         return "-"
     return f"{mean:.1f}" if std is None else f"{mean:.1f} ± {std:.1f}"
 
 
 def accuracy(line: Line) -> str:
-    """Top-1 over images with its spread, or the word for a line of which every training diverged."""
+    """Return top-1 over images with its standard deviation, or a word that says that every training diverged."""
     return percent(line.top1_mean, line.top1_std) if line.num_seeds else DIVERGED
 
 
 def title_of(line: Line, several_runs: bool) -> str:
-    """What a line's students were trained on, in words."""
+    """Describe a line's training set in words."""
     row = Row.parse(line.row)
     title = row.title
     if not line.label_bytes and row.labels == "soft":
@@ -245,7 +245,7 @@ def _cells(table: list[Line]) -> tuple[list[str], list[list[str]]]:
 
 
 def _count(line: Line) -> str:
-    """How many students a line's means are of, and of how many that were trained."""
+    """Return how many students a line's means include, out of how many that were trained."""
     return f"{line.num_seeds} of {line.num_seeds + line.num_diverged}" if line.num_diverged else str(line.num_seeds)
 
 

@@ -1,4 +1,4 @@
-"""Canvases: what is optimised in an image's place, how it is shown to teachers, and how it becomes the stored image."""
+"""Canvases: the optimised tensor of an image, how teachers see it, and how it becomes the stored image."""
 
 from dataclasses import dataclass
 from typing import Protocol
@@ -15,51 +15,52 @@ Images = Float[Tensor, "image channel height width"]
 
 
 class Canvas(Protocol):
-    """How images are represented while they are optimised. A frozen dataclass: it names the compiled function."""
+    """Representation of images during optimisation. A frozen dataclass, because its hash names the compiled
+    function."""
 
     @property
     def shown(self) -> int:
-        """Images that are shown for each stored one, those of an image together."""
+        """Images that teachers see per stored image; those of one stored image are consecutive."""
         ...
 
     def units(self, normalisation: Normalisation) -> Normalisation:
-        """The units of the pixels that are optimised, for a teacher with this normalisation."""
+        """Return the units of the optimised pixels, for a teacher with this normalisation."""
         ...
 
     def begin(self, start: Images) -> Images:
-        """What is optimised, from a start of three channels in the units."""
+        """Return the tensor to optimise, from a start of three channels in the units."""
         ...
 
     def show(self, pixels: Images) -> Images:
-        """What the views are taken of: a differentiable, pure function. One channel is shown as three equal ones."""
+        """Return the images that views are taken of; differentiable and pure. One channel is copied to three."""
         ...
 
 
 @dataclass(frozen=True)
 class Plain:
-    """The pixels are the image."""
+    """Optimise the pixels of the image itself."""
 
     shown = 1
 
     def units(self, normalisation: Normalisation) -> Normalisation:
-        """The teacher's."""
+        """The teacher's units."""
         return normalisation
 
     def begin(self, start: Images) -> Images:
-        """The start itself."""
+        """The start, unchanged."""
         return start
 
     def show(self, pixels: Images) -> Images:
-        """The pixels themselves."""
+        """The pixels, unchanged."""
         return pixels
 
 
 @dataclass(frozen=True)
 class Grey(Plain):
-    """One value a pixel, which all three channels show."""
+    """One value per pixel, copied to all three channels."""
 
     def units(self, normalisation: Normalisation) -> Normalisation:
-        """One mean and one deviation for all channels."""
+        """One mean and one standard deviation for all channels."""
         return normalisation.grey()
 
     def begin(self, start: Images) -> Images:
@@ -69,30 +70,30 @@ class Grey(Plain):
 
 @dataclass(frozen=True)
 class Mosaic:
-    """The pixels are a stored image, in [0, 1], of which all parts are shown, each enlarged to the full size."""
+    """The pixels are a stored image in [0, 1]; teachers see each of its parts, enlarged to the full size."""
 
     storage: Storage
     grey: bool = False
-    """One value a pixel, which all three channels show."""
+    """One value per pixel, copied to all three channels."""
 
     @property
     def shown(self) -> int:
-        """Parts of a stored image."""
+        """Number of parts of a stored image."""
         return self.storage.num_parts
 
     def units(self, normalisation: Normalisation) -> Normalisation:
-        """Those in which images are stored."""
+        """The units of stored images."""
         return Normalisation()
 
     def begin(self, start: Images) -> Images:
-        """The start itself, or its first channel."""
+        """The start, or its first channel."""
         return start[:, :1] if self.grey else start
 
     def show(self, pixels: Images) -> Images:
-        """The parts of all images, those of an image together."""
+        """The parts of all images; parts of one image are consecutive."""
         return mosaic.unpack(pixels, self.storage).flatten(0, 1)
 
 
 def canvas_of(config: Pixels) -> Canvas:
-    """The canvas that a configuration asks for."""
+    """Return the configured canvas."""
     return Grey() if config.grey else Plain()

@@ -1,4 +1,4 @@
-"""Coresets: real images chosen out of each class, by what a teacher sees in them or without looking."""
+"""Coresets: real images chosen from each class, by a teacher's features or without a teacher."""
 
 import warnings
 from collections.abc import Callable, Sequence
@@ -16,17 +16,17 @@ from attar.synthesis.task import RealImages, Task
 
 _BATCH_PIXELS, _LARGEST_BATCH = 2**24, 1024
 _CLASSES_TOGETHER = 10
-"""At most so many small classes share a batch: as many as a unit of a baseline has, which one process makes."""
+"""Largest number of small classes in a batch: the number that a baseline's unit has, which one process makes."""
 Choose = Callable[[Float[Tensor, "image feature"], int], list[int]]
-"""Picks so many images by their features; the first of more are those of fewer."""
+"""Picks a number of images by their features; a smaller pick is a prefix of a larger one."""
 
 
 def coreset(task: Task, config: Coreset, choose: Choose) -> Float[Tensor, "image 3 height width"]:
-    """The task's slots of what ``choose`` picks from each class, in [0, 1].
+    """Return the images of the task's slots that ``choose`` picks from each class, in [0, 1].
 
-    Features are the penultimate ones of the first teacher, of whole images, in float32 whatever the network's precision
-    is, for a choice cannot be rounded. A class is looked at once, whoever asks for its slots and in which order.
-    Raises AttarError when a class has fewer images than are asked of it.
+    Features are the first teacher's penultimate features of whole images, in float32 for any network precision, because
+    a choice must not depend on rounding. Features of a class are computed the same way for any slots and any order of
+    requests. Raises AttarError when a class has too few images.
     """
     network, labels = task.teachers[0], task.labels.tolist()
     chosen = network.kept((choose, config.ipc, config.normalise_features), dict[int, list[int]])
@@ -41,11 +41,11 @@ def coreset(task: Task, config: Coreset, choose: Choose) -> Float[Tensor, "image
 
 
 def class_features(task: Task, label: int) -> dict[int, Float[Tensor, "image feature"]]:
-    """Penultimate features of all images of a class, in their order, float64 on the device.
+    """Return the penultimate features of all images of a class, in order, float64 on the device.
 
-    Small classes are looked at together with others, which are returned with them: which ones, and so the batches that
-    go through the teacher, follows from the numbers of images alone and not from what the task asks for. Only one batch
-    of images is held at a time; its size follows from theirs.
+    Small classes share a batch, and the features of all classes in it are returned. Batches depend only on the classes'
+    numbers of images, not on the task. Only one batch of images is in memory at a time; its size depends on the image
+    size.
     """
     real, network, (height, width) = _real(task), task.teachers[0], task.size
     batch = min(_LARGEST_BATCH, max(1, _BATCH_PIXELS // (height * width)))
@@ -64,7 +64,7 @@ def class_features(task: Task, label: int) -> dict[int, Float[Tensor, "image fea
 
 
 def _beside(real: RealImages, label: int, batch: int) -> list[int]:
-    """The classes that are looked at with this one: neighbours of its block of ten that fit into one batch."""
+    """Return the classes that share a batch with this one: neighbours in its block of ten that fit into one batch."""
     start = label - label % _CLASSES_TOGETHER
     together, total = [], 0
     for each in range(start, min(start + _CLASSES_TOGETHER, real.num_classes)):
@@ -78,7 +78,7 @@ def _beside(real: RealImages, label: int, batch: int) -> list[int]:
 
 
 def _images(real: RealImages, wanted: Sequence[tuple[int, int]]) -> UInt8[Tensor, "image 3 height width"]:
-    """Images by class and place in it, where those of a class lie together."""
+    """Load images by class and index in the class; images of one class are consecutive."""
     by_class: dict[int, list[int]] = {}
     for label, index in wanted:
         by_class.setdefault(label, []).append(index)
@@ -86,7 +86,7 @@ def _images(real: RealImages, wanted: Sequence[tuple[int, int]]) -> UInt8[Tensor
 
 
 def gather(task: Task, places: Sequence[int]) -> Float[Tensor, "image 3 height width"]:
-    """Real images in [0, 1], on the device: of each of ``task.labels`` the one at this place of its class."""
+    """Return real images in [0, 1], on the device: for each label, the image at this index of its class."""
     labels, by_class, images = task.labels.tolist(), {}, {}
     for position, label in enumerate(labels):
         by_class.setdefault(label, []).append(position)

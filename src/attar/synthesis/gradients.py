@@ -1,4 +1,4 @@
-"""Gradients of a task's pixels: which images go to which teacher, in which compiled function, with which tensors."""
+"""Compute gradients of a task's pixels: choose the images of each teacher, the compiled function and its tensors."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -22,39 +22,39 @@ from attar.synthesis.terms import State, Term
 from attar.synthesis.views import Records, Size, Views
 
 SMALLEST = 8
-"""Smallest side in pixels of what is shown smaller than the image; there is nothing to be seen on less."""
+"""Smallest side in pixels of a resized view; smaller views show nothing useful."""
 Function = Callable[..., tuple[Images, Metrics, Tensor | None, tuple[State, ...]]]
 
 
 @dataclass(frozen=True)
 class _Part:
-    """The images of a task that one teacher is shown, and what the terms have for them."""
+    """The images of a task that one teacher sees, and the terms' tensors for them."""
 
     task: Task
-    """The task with these images and units alone."""
+    """The task restricted to these images and units."""
     images: Int[Tensor, " part"] | None
-    """Which of the images that take part; None: all."""
+    """Indices into the images that take part; None: all."""
     units: Int[Tensor, " part"] | None
     labels: Int[Tensor, " image"]
-    """Of the images that are shown."""
+    """Labels of the images that the teacher sees."""
     average: Float[Tensor, "unit image"]
     constants: tuple[State, ...]
 
 
 class Gradients:
-    """Makes the gradient of a task's loss, with its teachers' help."""
+    """Computes the gradient of a task's loss through its teachers."""
 
     def __init__(self, task: Task, loss: tuple[Term, ...], canvas: Canvas, views: Views) -> None:
         self._task, self._loss, self._canvas, self._views = task, loss, canvas, views
         self.units: Normalisation = canvas.units(task.teachers[0].normalisation)
-        """The units of the pixels."""
+        """Units of the pixels."""
         self._parts: dict[tuple[int, int | None], _Part] = {}
         self._states: dict[int, tuple[State, ...]] = {}
 
     def prepare(self, stretches: Sequence[Stretch], sizes: Sequence[Size], shown: Sequence[Size]) -> None:
-        """Make all functions that will be called, for pixels of these sizes, shown at these.
+        """Prepare all functions for pixels of these sizes, with views of these sizes.
 
-        Raises AttarError when a teacher cannot be shown one of them.
+        Raises AttarError when a teacher does not accept one of the sizes.
         """
         calls: dict[tuple[int, int, Size, Size], float] = {}
         for stretch, size, seen in zip(stretches, sizes, shown, strict=True):
@@ -70,7 +70,8 @@ class Gradients:
     def __call__(
         self, pixels: Images, shares: Sequence[Share], iteration: int, slots: int | None, shown: Size
     ) -> tuple[Images, Metrics]:
-        """The gradient of the pixels that take part, and each unit's metrics: weighted means over the teachers."""
+        """Return the gradient of the pixels that take part, and each unit's metrics as weighted means over the
+        teachers."""
         size = (pixels.shape[-2], pixels.shape[-1])
         drawn = self._views.draw(iteration, size, shown)
         if len(shares) == 1 and shares[0].units is None and shares[0].weight is None:
@@ -108,7 +109,7 @@ class Gradients:
         return gradient, metrics
 
     def state(self) -> State:
-        """The terms' states, for a checkpoint."""
+        """Return the terms' states, for a checkpoint."""
         return {
             f"{teacher}.{place}.{key}": value
             for teacher, states in self._states.items()
@@ -117,7 +118,7 @@ class Gradients:
         }
 
     def restore(self, state: State) -> None:
-        """Go on from such a state."""
+        """Continue from a saved state."""
         found: dict[int, list[State]] = {}
         for name, value in state.items():
             teacher, place, key = name.split(".", 2)
@@ -126,7 +127,7 @@ class Gradients:
         self._states = {teacher: tuple(states) for teacher, states in found.items()}
 
     def _part(self, share: Share, slots: int | None) -> _Part:
-        """What a teacher is shown in stretches with these slots; the units of its shares are always the same."""
+        """Return a teacher's part of the task for this number of slots; the units of its shares never change."""
         key = (share.teacher, slots)
         if key not in self._parts:
             self._parts[key] = self._made(share, slots)
@@ -149,7 +150,7 @@ class Gradients:
         return (self._loss, self.units, self._canvas, self._views.show, self._views.listens)
 
     def _objective(self, teacher: int) -> Objective:
-        """What a teacher is asked, prepared once for all tasks of the run."""
+        """Compiled teacher functions, prepared once for all tasks of the run."""
         task, network = self._task, self._task.teachers[teacher]
 
         def make() -> Objective:
@@ -162,7 +163,7 @@ class Gradients:
         return network.kept(("objective", *self._parts_of_objective()), make)
 
     def _function(self, teacher: int, count: int, size: Size, shown: Size, calls: float = 1.0) -> Function:
-        """The pixel gradient of ``count`` images by a teacher, prepared once for all tasks of the run."""
+        """Return the pixel gradient of ``count`` images by a teacher, prepared once for all tasks of the run."""
         task, network = self._task, self._task.teachers[teacher]
 
         def compiled() -> Function:
@@ -170,7 +171,7 @@ class Gradients:
             observed = objective.observed
             if shown != task.size:
                 _check_fits(observed, shown, task)
-            area = shown[0] * shown[1] / (task.size[0] * task.size[1])  # to which convolutions' work is proportional
+            area = shown[0] * shown[1] / (task.size[0] * task.size[1])  # the work of convolutions is proportional to it
             num_calls = calls * task.num_alike
             images = area * count * num_calls
             amount = Amount(observed.operations * images, observed.num_values * images, observed.num_layers, num_calls)
@@ -180,7 +181,7 @@ class Gradients:
 
 
 def images_of(task: Task, places: Int[Tensor, " part"]) -> Task:
-    """The task with the images at these places alone, in order; units of which none is left are left out."""
+    """Restrict the task to the images at these indices, in order; units without images are left out."""
     unit_of, sizes = task.unit_of[places], list[int]()
     left = unit_of.unique().tolist()
     for unit in left:
@@ -195,7 +196,7 @@ def images_of(task: Task, places: Int[Tensor, " part"]) -> Task:
 
 
 def taking_part(task: Task, slots: int | None) -> Int[Tensor, " part"] | None:
-    """Which of a task's images are in the first so many slots of their unit; None: all."""
+    """Return the indices of a task's images in the first ``slots`` slots of their unit; None: all."""
     if slots is None:
         return None
     first = torch.cat([own.min().expand(len(own)) for own in task.slots.split(list(task.unit_sizes))])
@@ -203,10 +204,10 @@ def taking_part(task: Task, slots: int | None) -> Int[Tensor, " part"] | None:
 
 
 def shown_size(stretch: Stretch, full: Size) -> Size:
-    """Height and width in pixels of what teachers are shown.
+    """Return height and width in pixels of the views that teachers see.
 
-    Rounded to whole pixels and to no multiple of anything, for convolutions and pooling take what they get. Raises
-    AttarError when a size is too small to show anything.
+    Sizes are rounded to whole pixels and to no other multiple, because convolutions and pooling accept any size. Raises
+    AttarError when a size is too small.
     """
     size = (round(full[0] * stretch.side), round(full[1] * stretch.side))
     if size != full and min(size) < SMALLEST:
@@ -219,7 +220,7 @@ def shown_size(stretch: Stretch, full: Size) -> Size:
 
 
 def _records(drawn: Records, part: _Part, num_units: int, shown: int) -> Records:
-    """The records that belong to a part's images, on the device: one for all, for each unit or for each image."""
+    """Return a part's records on the device; records are shared, per unit or per image."""
     found = []
     for record in drawn:
         if part.units is not None and len(record) == num_units > 1:
@@ -231,11 +232,11 @@ def _records(drawn: Records, part: _Part, num_units: int, shown: int) -> Records
 
 
 def _check_fits(observed: Observed, size: Size, task: Task) -> None:
-    """Refuse, before the first iteration, a size that the teacher does not take."""
+    """Raise an error before the first iteration if the teacher does not accept the size."""
     try:
         with torch.no_grad():
             observed(torch.zeros(1, 3, *size, device=task.device))
-    except Exception as error:  # networks refuse in ways of their own
+    except Exception as error:  # each network raises its own kind of error
         if out_of_memory(error):
             raise
         first = next(iter(str(error).strip().splitlines()), type(error).__name__)

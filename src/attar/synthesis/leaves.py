@@ -1,4 +1,4 @@
-"""The pixels under optimisation: groups of images that joined at different iterations, each with an Adam of its own."""
+"""Pixels under optimisation: groups of images that joined at different iterations, each with its own Adam."""
 
 from dataclasses import dataclass
 
@@ -18,9 +18,9 @@ _ADAM = ("step", "exp_avg", "exp_avg_sq")
 @dataclass
 class _Group:
     places: Int[Tensor, " part"] | None
-    """Which of the task's images; None: all."""
+    """Indices of the task's images; None: all."""
     since: int
-    """The iteration at which they joined: their learning rate falls from then on."""
+    """Iteration at which they joined; their learning rate falls from then on."""
     start: Tensor
     pixels: Tensor
     adam: torch.optim.Adam
@@ -30,14 +30,14 @@ class Leaves:
     """All pixels of a task, and the optimisers of those that take part."""
 
     def __init__(self, start: Images, config: Pixels, units: Normalisation, total: int) -> None:
-        """``units`` are the pixels' own; ``total`` iterations are planned."""
+        """``units`` are the units of the pixels; ``total`` is the number of planned iterations."""
         self._config, self._total = config, total
         self._resting = start
         self._low, self._high = (edge[:, : start.shape[1]] for edge in units.bounds(start))
         self._groups: list[_Group] = []
 
     def join(self, places: Int[Tensor, " part"] | None, iteration: int) -> None:
-        """From this iteration on these images take part; those that already do go on as they are."""
+        """Add these images from this iteration on; images that already take part continue unchanged."""
         if places is None and not self._groups:
             self._groups.append(self._group(None, iteration, self._resting))
             return
@@ -51,7 +51,7 @@ class Leaves:
             self._groups.append(self._group(new, iteration, self._resting[new]))
 
     def begin_anew(self, images: Images) -> None:
-        """Go on with these images, of any size, and with new optimisers; the learning rates fall on."""
+        """Continue with these images, of any size, and new optimisers; the learning rates continue to fall."""
         self._resting = images
         self._groups = [
             self._group(group.places, group.since, images if group.places is None else images[group.places])
@@ -66,17 +66,17 @@ class Leaves:
         )
 
     def taking_part(self) -> Images:
-        """The images that take part, in the order of the task's."""
+        """Return the images that take part, in the task's order."""
         if self._groups[0].places is None:
             return self._groups[0].pixels
         return torch.cat([group.pixels.detach() for group in self._groups])[self._order().argsort()]
 
     def _order(self) -> Int[Tensor, " part"]:
-        """For the images of all groups in a row, the rank of each among those that take part."""
+        """Return each image's rank among those that take part, with all groups concatenated."""
         return torch.cat([group.places for group in self._groups if group.places is not None]).argsort().argsort()
 
     def all(self) -> Images:
-        """All images of the task, as they are now."""
+        """Return all images of the task in their current state."""
         if self._groups and self._groups[0].places is None:
             return self._groups[0].pixels.detach()
         images = self._resting.clone()
@@ -86,7 +86,7 @@ class Leaves:
 
     @torch.no_grad()
     def step(self, gradient: Images, iteration: int) -> None:
-        """One step of Adam down the gradient of the images that take part, within what an image can show."""
+        """Take one Adam step along the gradient of the images that take part; clamp to the valid pixel range."""
         parts = [gradient]
         if self._groups[0].places is not None:
             parts = list(gradient[self._order()].split([len(group.pixels) for group in self._groups]))
@@ -101,7 +101,7 @@ class Leaves:
             group.pixels.clamp_(self._low, self._high)
 
     def state(self) -> State:
-        """Pixels and optimisers, for a checkpoint."""
+        """Return pixels and optimisers, for a checkpoint."""
         found = {}
         for place, group in enumerate(self._groups):
             found[f"{place}.pixels"] = group.pixels.detach()
@@ -110,7 +110,7 @@ class Leaves:
 
     @torch.no_grad()
     def restore(self, state: State) -> None:
-        """Go on from such a state, made of the same groups."""
+        """Continue from a saved state with the same groups."""
         for place, group in enumerate(self._groups):
             group.pixels.copy_(state[f"{place}.pixels"])
             steps = {name: state[f"{place}.{name}"].to(group.pixels.device, copy=True) for name in _ADAM}

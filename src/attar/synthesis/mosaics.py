@@ -1,4 +1,4 @@
-"""Mosaics of real images: the images of a class that a teacher is surest of, several in each stored image (CIM)."""
+"""Mosaics of real images: each stored image holds several images of the class with the teacher's lowest loss (CIM)."""
 
 from dataclasses import dataclass
 
@@ -17,10 +17,10 @@ _BATCH_PIXELS = 2**24
 
 @dataclass(frozen=True)
 class Surest:
-    """The real images of lowest cross-entropy out of the first ``pool`` of each class, in the data's order.
+    """The real images with the lowest cross-entropy among the first ``pool`` of each class, in the data's order.
 
-    Of ``ipc`` stored images that hold ``parts`` images each, image i holds those of rank i, ipc + i, 2 ipc + i, ... as
-    its parts 1, 2, 3, ... Source: CIM (arXiv 2607.00916) and its published code.
+    With ``ipc`` stored images of ``parts`` images each, stored image i holds the images of rank i, ipc + i, 2 ipc + i,
+    ... as its parts 1, 2, 3, ... Source: CIM (arXiv 2607.00916) and its published code.
     """
 
     ipc: int
@@ -28,9 +28,9 @@ class Surest:
     parts: int
 
     def __call__(self, task: Task) -> Float[Tensor, "image part 3 height width"]:
-        """The images that each of the task's stored images holds, at full size, in [0, 1], on the task's device.
+        """Return the images that each of the task's stored images holds, at full size, in [0, 1], on the task's device.
 
-        Raises AttarError when a class has fewer images than are to be stored.
+        Raises AttarError when a class has fewer images than the stored images need.
         """
         real, found = task.real, []
         assert real is not None  # needs().real_images
@@ -41,11 +41,12 @@ class Surest:
         return torch.stack(found).to(task.device)
 
     def packed(self, task: Task) -> Float[Tensor, "image 3 height width"]:
-        """The stored images themselves: their parts shrunk to the nearest pixel, side by side."""
+        """Return the stored images: their parts, shrunk with nearest-pixel sampling, next to each other."""
         return mosaic.pack(self(task), round(self.parts**0.5))
 
     def _ranks(self, task: Task, real: RealImages, label: int) -> list[int]:
-        """Places of the class's images in the pool, of lowest cross-entropy first; asked once for all tasks."""
+        """Return the indices of the class's images in the pool, lowest cross-entropy first; computed once for all
+        tasks."""
         known = task.teachers[0].kept((type(self).__name__, self.pool), dict[int, list[int]])
         if label not in known:
             count = min(self.pool, real.count(label))
@@ -61,7 +62,8 @@ class Surest:
 
 @torch.no_grad()
 def _losses(task: Task, real: RealImages, label: int, count: int) -> Float[Tensor, " image"]:
-    """Cross-entropy of the first images of a class, whole; in float32, for an order cannot be rounded."""
+    """Return the cross-entropy of a class's first images, whole; float32, because the order must not depend on
+    rounding."""
     network, (height, width) = task.teachers[0], task.size
     losses = []
     for places in torch.arange(count).split(max(1, _BATCH_PIXELS // (height * width))):

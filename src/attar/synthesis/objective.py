@@ -1,4 +1,4 @@
-"""What pixels are optimised for: a sum of terms of what a teacher sees in their views, for units side by side."""
+"""The loss of the pixels: a sum of terms on a teacher's outputs for their views, for several units in one batch."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -17,15 +17,15 @@ from attar.synthesis.views import Records, Show, Size, cropped
 
 Metrics = dict[str, PerUnit]
 Answer = tuple[PerUnit, Metrics, Float[Tensor, " image"] | None, tuple[State, ...]]
-"""Each unit's loss; the metrics, which are the loss, its terms and 'view_accuracy'; each image's cross-entropy, if
-something listens to it; and the terms' states afterwards."""
+"""Each unit's loss; the metrics (the loss, its terms and 'view_accuracy'); each image's cross-entropy, if requested;
+and the new states of the terms."""
 
 
 class Objective(nn.Module):
-    """The weighted sum of the terms for several units side by side, as one teacher sees them.
+    """The weighted sum of the terms for several units in one batch, through one teacher.
 
-    A unit's loss depends on its own images alone: terms are means over them. No tensor of a task is kept here, so that
-    one compiled objective serves all tasks.
+    A unit's loss depends only on its own images: terms are means over them. The objective keeps no tensor of a task, so
+    that one compiled objective serves all tasks.
     """
 
     def __init__(
@@ -38,8 +38,8 @@ class Objective(nn.Module):
         show: Show = cropped,
         tells_each: bool = False,
     ) -> None:
-        """``normalisation`` is the teacher's, ``units`` that of the pixels, by default the same. ``tells_each`` asks
-        for the cross-entropy of each image."""
+        """``normalisation`` is the teacher's; ``units`` is that of the pixels, by default the teacher's. With
+        ``tells_each`` the objective also returns the cross-entropy of each image."""
         super().__init__()
         self.observed, self.terms = observed, tuple(terms)
         self.canvas, self.show_views, self.tells_each = canvas or Plain(), show, tells_each
@@ -53,11 +53,11 @@ class Objective(nn.Module):
         self.register_buffer("shift", zero)
 
     def constants(self, task: Task, teacher: int = 0) -> tuple[State, ...]:
-        """The terms' constants for a task."""
+        """Return the terms' constants for a task."""
         return tuple(term.constants(task, teacher, self.observed) for term in self.terms)
 
     def begin(self, task: Task, teacher: int = 0) -> tuple[State, ...]:
-        """The terms' states before the first iteration."""
+        """Return the terms' states before the first iteration."""
         return tuple(term.begin(task, teacher, self.observed) for term in self.terms)
 
     def forward(
@@ -70,10 +70,10 @@ class Objective(nn.Module):
         constants: tuple[State, ...],
         states: tuple[State, ...],
     ) -> Answer:
-        """What the teacher makes of views of the pixels.
+        """Compute the loss of views of the pixels.
 
-        ``records`` describe the views (see ``synthesis/views.py``) and ``size`` is that of what the teacher sees;
-        ``labels`` and ``average`` are of the images that are shown; ``constants`` and ``states`` are the terms' own.
+        ``records`` describe the views (see ``synthesis/views.py``) and ``size`` is the size that the teacher sees.
+        ``labels`` and ``average`` belong to the images in the batch; ``constants`` and ``states`` belong to the terms.
         """
         beside = next((own["beside"] for own in constants if "beside" in own), None)
         seen = self._look(self.canvas.show(pixels), records, size, average)
@@ -94,7 +94,7 @@ class Objective(nn.Module):
         return loss, metrics, each, tuple(left)
 
     def _look(self, images: Images, records: Records, size: Size, average: Tensor) -> Seen:
-        # One channel is also widened where all channels have one normalisation, and the units are no other.
+        # This also expands one channel to three if all channels share one normalisation and the units are the same.
         shown = images * self.scale + self.shift if self._other_units or images.shape[1] == 1 else images
         shown = self.show_views(shown, records, size, average)
         return Seen(shown, *self.observed(shown))
@@ -103,7 +103,7 @@ class Objective(nn.Module):
 def pixel_gradient(
     objective: Callable[..., Answer], pixels: Images, *arguments: Any
 ) -> tuple[Images, Metrics, Float[Tensor, " image"] | None, tuple[State, ...]]:
-    """The gradient of each unit's loss with respect to its own pixels, and what the objective tells beside it."""
+    """Return the gradient of each unit's loss with respect to its own pixels, and the objective's other outputs."""
     leaf = pixels.detach().requires_grad_()
     loss, metrics, each, states = objective(leaf, *arguments)
     (slope,) = torch.autograd.grad(loss.sum(), leaf)

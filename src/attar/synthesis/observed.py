@@ -1,10 +1,10 @@
-"""What images look like to a frozen network: logits, and the moments of what its layers are fed.
+"""Run a frozen network on images and return its logits and the moments (mean, mean square) of its layers' inputs.
 
-Statistics as a prior on images come from DeepInversion (Yin et al., 2020, arXiv 1912.08795), for convolutions and
-patches from G-VBSM (Shao et al., 2024, arXiv 2311.17950). In evaluation mode BatchNorm is an affine map, so measuring
-a batch changes nothing that flows through the network and each image can be measured alone: its mean and mean square
-per channel. The statistics of any group of images are then averages of a few numbers, so many units of work go through
-the teacher in one batch, each with statistics of its own.
+DeepInversion (Yin et al., 2020, arXiv 1912.08795) introduced statistics as a prior on images; G-VBSM (Shao et al.,
+2024, arXiv 2311.17950) extended them to convolutions and patches. In evaluation mode BatchNorm is an affine map, so
+measuring a batch does not change the network's outputs, and each image can be measured alone: its mean and mean square
+per channel. The statistics of a group of images are averages of these numbers. Many units can therefore share one batch
+of the teacher, each with its own statistics.
 """
 
 import contextlib
@@ -26,12 +26,12 @@ BATCHNORM = Tap("batchnorm")
 
 
 class Observed(nn.Module):
-    """A frozen copy of a network that tells, beside its logits, what its taps see of each image.
+    """A frozen copy of a network that returns logits, the moments of each tap, and features.
 
-    Made for gradients with respect to images: weights are frozen, memory is channels-last, weights of convolutions and
-    linear layers are in the working precision. With a 'batchnorm' tap each plain BatchNorm layer is folded into one
-    affine map. Moments are float32 whatever the precision, and those of BatchNorm layers are taken about the running
-    mean, so that none is lost to cancellation.
+    It is made for gradients with respect to images: weights are frozen, memory is channels-last, and weights of
+    convolutions and linear layers are in the working precision. With a 'batchnorm' tap, each plain BatchNorm layer is
+    folded into one affine map. Moments are always float32. Moments of BatchNorm layers are taken about the running
+    mean, to avoid cancellation.
     """
 
     def __init__(
@@ -41,14 +41,14 @@ class Observed(nn.Module):
         precision: Literal["fp32", "bf16"] = "fp32",
         taps: Sequence[Tap] = (BATCHNORM,),
     ) -> None:
-        """``example`` is run, to learn which layers take part.
+        """Run ``example`` once to find the layers that take part.
 
-        A tap may find no layer, as that of BatchNorm in an AlexNet; raises AttarError when no tap finds any.
+        One tap may find no layer, such as BatchNorm in an AlexNet. Raises AttarError when no tap finds a layer.
         """
         super().__init__()
         self.network = copy.deepcopy(network).eval().requires_grad_(False)
         self.device = example.device
-        """Of the images."""
+        """Device of the images."""
         self._dtype = torch.bfloat16 if precision == "bf16" else torch.float32
         self._taps = tuple(dict.fromkeys(taps))
         self._seen: dict[tuple[str, int], tuple[Tensor, Tensor]] = {}
@@ -58,7 +58,7 @@ class Observed(nn.Module):
             names = " or ".join(dict.fromkeys(NAMES[tap.kind] for tap in sites))
             raise AttarError(f"The teacher has no {names} to observe; choose another network or --recover.observe.")
         self.layouts = {tap: layout_of(self.network, tap, found) for tap, found in sites.items()}
-        """How the moments of each tap lie."""
+        """Layout of each tap's moments: its layers and their channels."""
         self._keys = self._observe(sites)
         self._features = {
             tap: self._tell(place, feature_layer(self.network, tap.place, example))
@@ -75,11 +75,11 @@ class Observed(nn.Module):
         self._seen.clear()
         self._told.clear()
         self.operations = 2 * counter.get_total_flops() / len(example)
-        """Floating-point operations of an image's way forth and back."""
+        """Floating-point operations of the forward and backward pass of one image."""
         self.num_layers = len(answered)
-        """Convolutions and linear layers, each as often as it is used."""
+        """Number of calls of convolutions and linear layers."""
         self.num_values = sum(answered) / len(example)
-        """What these layers answer to one image: numbers that everything between them reads and writes again."""
+        """Output values of these layers for one image; the layers between them read and write as many again."""
         channels = [layout.sizes for tap, layout in self.layouts.items() if tap.kind != "patches"]
         self.narrow = any(size % 32 for sizes in channels[:1] for size in sizes)
         """Whether the first tap has layers with fewer channels than the widest vector instructions have lanes."""
@@ -87,7 +87,7 @@ class Observed(nn.Module):
     def forward(
         self, images: Float[Tensor, "image 3 height width"]
     ) -> tuple[Float[Tensor, "image class"], dict[Tap, Moments], dict[Tap, Tensor]]:
-        """Logits, the moments of each tap (the channels of all its layers in a row), and features by tap."""
+        """Return the logits, the moments of each tap (all its layers' channels in a row), and features by tap."""
         logits = self._run(images)
         moments: dict[Tap, Moments] = {}
         for tap, keys in self._keys.items():
@@ -101,9 +101,9 @@ class Observed(nn.Module):
 
     @torch.no_grad()
     def refresh(self, network: nn.Module) -> None:
-        """Take over the weights and statistics of a network of the same structure, in place.
+        """Copy the weights and statistics of a network of the same structure, in place.
 
-        Functions that were compiled for this one go on and see the new weights.
+        Functions that were compiled for this network use the new weights.
         """
         own = self.network.state_dict(keep_vars=True)
         for name, tensor in network.state_dict().items():
@@ -118,7 +118,7 @@ class Observed(nn.Module):
             return self.network(images)
 
     def _observe(self, sites: dict[Tap, tuple[Site, ...]]) -> dict[Tap, list[tuple[str, int]]]:
-        """Let each layer note its moments once; returns where those of each tap are found, layer by layer."""
+        """Make each layer record its moments once; returns where each tap's moments are found, layer by layer."""
         layers: dict[str, Any] = dict(self.network.named_modules())
         keys: dict[Tap, list[tuple[str, int]]] = {}
         noted: set[tuple[str, int]] = set()
@@ -141,7 +141,8 @@ class Observed(nn.Module):
         return keys
 
     def _tell(self, place: int, found: tuple[nn.Module, Literal["input", "output"]] | None) -> int | None:
-        """Let a layer note its input, averaged over places, or its output; None where only logits can be told."""
+        """Make a layer record its input, averaged over positions, or its output; None if only logits can be
+        returned."""
         if found is None:
             return None
         layer, end = found
@@ -153,9 +154,9 @@ class Observed(nn.Module):
 
 
 class Measure(torch.autograd.Function):
-    """The moments of each image, about a centre, and the image features as they came.
+    """Return the moments of each image about a centre, and the unchanged image features.
 
-    The gradient of a moment is linear in the features, so one pass over them serves all three outputs.
+    The gradient of a moment is linear in the features, so one pass over them computes all three outputs.
     """
 
     @staticmethod
@@ -172,7 +173,7 @@ class Measure(torch.autograd.Function):
 
 
 class MeasuredAffine(torch.autograd.Function):
-    """The same, and the features after an affine map per channel, which is BatchNorm in evaluation mode."""
+    """Return the moments, and the features after an affine map per channel (BatchNorm in evaluation mode)."""
 
     @staticmethod
     def forward(
@@ -191,7 +192,7 @@ class MeasuredAffine(torch.autograd.Function):
 
 
 class _Folded(nn.BatchNorm2d):
-    """BatchNorm in evaluation mode as one affine map, which notes the moments of its input."""
+    """BatchNorm in evaluation mode as one affine map that records the moments of its input."""
 
     def forward(self, input: Tensor) -> Tensor:
         mapped, *moments = MeasuredAffine.apply(input, self.running_mean, self.scale, self.shift)  # type: ignore[misc]
@@ -200,7 +201,7 @@ class _Folded(nn.BatchNorm2d):
 
 
 def _begin_folding(layer: Any, seen: dict[tuple[str, int], tuple[Tensor, Tensor]], key: tuple[str, int]) -> None:
-    """Turn a plain BatchNorm layer into one affine map that notes the moments of its input."""
+    """Turn a plain BatchNorm layer into one affine map that records the moments of its input."""
     layer.__class__ = _Folded
     layer.register_buffer("scale", torch.empty_like(layer.running_var, dtype=torch.float32))
     layer.register_buffer("shift", torch.empty_like(layer.running_var, dtype=torch.float32))
@@ -209,7 +210,7 @@ def _begin_folding(layer: Any, seen: dict[tuple[str, int], tuple[Tensor, Tensor]
 
 
 def _fold(layer: Any) -> None:
-    """Bring the affine map of a folded BatchNorm layer up to date."""
+    """Recompute the affine map of a folded BatchNorm layer."""
     scale = torch.rsqrt(layer.running_var.double() + layer.eps)
     shift = -layer.running_mean.double() * scale
     if layer.weight is not None:
@@ -222,7 +223,8 @@ def _fold(layer: Any) -> None:
 
 @contextlib.contextmanager
 def _answers(network: nn.Module) -> Iterator[list[int]]:
-    """Within, the list grows by the number of values whenever a convolution or linear layer answers."""
+    """Inside the context, append the number of output values of each call of a convolution or linear layer to the
+    list."""
     sizes: list[int] = []
     layers = [layer for layer in network.modules() if isinstance(layer, nn.Conv2d | nn.Linear)]
     handles = [layer.register_forward_hook(lambda *found: sizes.append(found[2].numel())) for layer in layers]
@@ -260,7 +262,7 @@ def _telling_output(place: int, told: dict[int, Tensor]) -> Any:
 def _noting_patches(
     key: tuple[str, int], seen: dict[tuple[str, int], tuple[Tensor, Tensor]], side: int, shape: tuple[int, ...]
 ) -> Any:
-    """A hook that notes the moments of the patches of maps of this shape."""
+    """Return a hook that records the moments of the patches of feature maps of this shape."""
     whole = [-(-length // side) * side for length in shape[2:]]
     matrices = [_stretch(*lengths) for lengths in zip(shape[2:], whole, strict=True)]
 
@@ -277,7 +279,7 @@ def _noting_patches(
 
 
 def _stretch(length: int, whole: int) -> Tensor | None:
-    """Bilinear resizing along one axis as a matrix, whose gradient is deterministic; None for no resizing."""
+    """Return bilinear resizing along one axis as a matrix, whose gradient is deterministic; None if sizes are equal."""
     if length == whole:
         return None
     return F.interpolate(torch.eye(length)[None], size=whole, mode="linear")[0].T.contiguous()
@@ -292,7 +294,7 @@ def _moments(features: Tensor, centre: Tensor | None, axis: int) -> tuple[Tensor
 
 
 def _pulled(features: Tensor, centre: Tensor | None, first: Tensor, second: Tensor, axis: int) -> Tensor:
-    """What the gradients of the two moments ask of the features."""
+    """Return the gradient with respect to the features, from the gradients of the two moments."""
     positions = features[0].numel() // features.shape[axis]
     slope = second * (2 / positions)
     offset = first / positions if centre is None else first / positions - slope * centre
@@ -301,5 +303,5 @@ def _pulled(features: Tensor, centre: Tensor | None, first: Tensor, second: Tens
 
 
 def _spread(features: Tensor, axis: int) -> tuple[slice | None, ...]:
-    """An index that gives a value for each image and channel the axes of the features."""
+    """Return an index that broadcasts a value per image and channel to the axes of the features."""
     return tuple(slice(None) if each in (0, axis) else None for each in range(features.ndim))

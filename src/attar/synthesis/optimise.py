@@ -1,4 +1,4 @@
-"""The loop shared by all methods that optimise pixels; the parts it is given are in the files beside it."""
+"""The loop shared by all methods that optimise pixels; its parts are in the other files of this folder."""
 
 from collections.abc import Sequence
 
@@ -32,12 +32,12 @@ def optimise(
 ) -> Float[Tensor, "image 3 height width"]:
     """Minimise the sum of the terms over the pixels; returns them in [0, 1].
 
-    ``start`` is in the first teacher's normalised units. Adam with a cosine to zero; after each step the pixels are
-    clamped to what an image can show. ``teachers`` says who is asked when, by default the first teacher alone;
-    ``stretches`` are by default those of ``config.cost``. With ``between``, the images themselves have the size that is
-    shown: it makes what a stretch begins with from the pixels of the stretch before, and Adam begins anew.
-    Source: SRe2L (arXiv 2306.13092), section 3.2, and the published loop of CDA.
-    Raises AttarError when a teacher cannot be shown one of the sizes.
+    ``start`` is in the first teacher's normalised units. Adam's learning rate falls to zero along a cosine; after each
+    step the pixels are clamped to the valid range. ``teachers`` chooses the teachers of each iteration, by default the
+    first teacher alone; ``stretches`` are by default those of ``config.cost``. With ``between``, the images themselves
+    are resized to the view size: ``between`` makes a stretch's first pixels from those of the stretch before, and Adam
+    restarts. Source: SRe2L (arXiv 2306.13092), section 3.2, and the published loop of CDA. Raises AttarError when a
+    teacher does not accept one of the sizes.
     """
     committee, canvas = teachers or One(), canvas or canvas_of(config)
     stretches = tuple(stretches) or config.cost(shape_of(task))
@@ -65,7 +65,7 @@ def optimise(
         leaves.join(taking_part(task, stretch.slots), iteration)
         if between:
             leaves.begin_anew(between(number, leaves.all(), begun, shown[number]))
-        if iteration < finished <= end:  # of stretches before this one, nothing is left but who joined when
+        if iteration < finished <= end:  # earlier stretches only set when images joined
             parts = {part: _under(part, saved) for part in ("leaves", "terms", "views", "best")}
             leaves.restore(parts["leaves"])
             gradients.restore(parts["terms"])
@@ -76,7 +76,7 @@ def optimise(
             pixels = leaves.taking_part()
             gradient, metrics = gradients(pixels, committee.turn(current), current, stretch.slots, shown[number])
             if best is not None and number == len(stretches) - 1:
-                best.compare(pixels, metrics["loss"])  # before the step: it is these pixels that have this loss
+                best.compare(pixels, metrics["loss"])  # before the step, because the loss belongs to these pixels
             leaves.step(gradient, current)
             left = task.watch.step(current, images, **metrics)
             task.checkpoint.offer(current + 1, state)
@@ -88,7 +88,7 @@ def optimise(
 
 
 class Best:
-    """Of each unit the iterate of lowest loss within one stretch."""
+    """Keeps each unit's iterate with the lowest loss within one stretch."""
 
     def __init__(self, task: Task) -> None:
         self._unit_of = task.unit_of
@@ -97,28 +97,28 @@ class Best:
 
     @torch.no_grad()
     def compare(self, pixels: Tensor, loss: Float[Tensor, " unit"]) -> None:
-        """Keep the images of the units whose loss is lower than ever."""
+        """Keep the images of units whose loss is the lowest so far."""
         better = loss < self._lowest
         kept = pixels.detach().clone() if self._kept is None else self._kept
         self._kept = torch.where(better[self._unit_of, None, None, None], pixels.detach(), kept)
         self._lowest = torch.where(better, loss, self._lowest)
 
     def images(self, last: Tensor) -> Tensor:
-        """What was kept; the last iterate if there was nothing to compare."""
+        """Return the kept images; the last iterate if none was kept."""
         return last if self._kept is None else self._kept
 
     def state(self) -> State:
-        """For a checkpoint."""
+        """Return the state for a checkpoint."""
         return {"lowest": self._lowest} | ({} if self._kept is None else {"kept": self._kept})
 
     def restore(self, state: State) -> None:
-        """Go on from such a state."""
+        """Continue from a saved state."""
         self._lowest = state["lowest"].to(self._lowest.device)
         self._kept = state["kept"].to(self._lowest.device) if "kept" in state else None
 
 
 def shape_of(task: Task) -> UnitShape:
-    """The shape of a task's largest unit."""
+    """Return the shape of a task's largest unit."""
     ends = torch.tensor(task.unit_sizes).cumsum(0).tolist()
     units = [slice(end - size, end) for end, size in zip(ends, task.unit_sizes, strict=True)]
     labels = task.labels.cpu()

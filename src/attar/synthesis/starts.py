@@ -1,7 +1,8 @@
-"""Starts: what the pixels are before the first iteration. Some methods stop here: their images are real ones.
+"""Starts: the pixels before the first iteration. Some methods stop here and use real images as they are.
 
-Patches are chosen once per run, class by class: ``preparations`` scores crops of a pool of real images by a teacher and
-ranks them; the images take them in that order, so that more images per class begin with those of fewer.
+``preparations`` chooses patches once per run and class: it scores crops from a pool of real images with a teacher and
+ranks them. Images take patches in that order, so a run with more images per class starts with the patches of a run with
+fewer.
 """
 
 from typing import Any
@@ -22,15 +23,15 @@ from attar.synthesis.task import Context, Network, Task
 Start = Float[Tensor, "image 3 height width"]
 Box = tuple[int, int, int, int]
 STEP = "patches"
-"""Name of the preparation. Its tables are patches.place, (class, rank), which image of the class, -1 beyond the last;
-and patches.box, (class, rank, 4), which part of it: top, left, height, width."""
+"""Name of the preparation. Its tables: patches.place, (class, rank), the index of an image in its class, -1 after the
+last; patches.box, (class, rank, 4), the crop as top, left, height, width."""
 SMALLEST_CROP = 0.08
-"""Smallest area of a crop that is scored, as a fraction of the image."""
+"""Smallest area of a scored crop, as a fraction of the image."""
 _BATCH_PIXELS, _LARGEST_BATCH = 2**22, 256
 
 
 def start_of(task: Task, config: Starts) -> Start:
-    """The start that a configuration asks for, in the first teacher's normalised units."""
+    """Return the configured start, in the first teacher's normalised units."""
     if config.start == "noise":
         return noise(task)
     images = real(task) if config.start == "real" else patches(task, config)
@@ -38,13 +39,13 @@ def start_of(task: Task, config: Starts) -> Start:
 
 
 def noise(task: Task) -> Start:
-    """Standard normal noise in normalised units, the start of SRe2L and CDA."""
+    """Return standard normal noise in normalised units, the start of SRe2L and CDA."""
     streams = zip(task.unit_sizes, task.streams("noise"), strict=True)
     return torch.cat([torch.randn((count, 3, *task.size), generator=stream) for count, stream in streams])
 
 
 def real(task: Task) -> Start:
-    """A random real image of the class for each slot, none twice while there are others; in [0, 1]."""
+    """Draw a random real image of the class for each slot, without repeats while unused images remain; in [0, 1]."""
     assert task.real is not None  # needs
     places = []
     for label, slot in zip(task.labels.tolist(), task.slots.tolist(), strict=True):
@@ -55,7 +56,7 @@ def real(task: Task) -> Start:
 
 
 def patches(task: Task, config: Patches) -> Start:
-    """The patches of each slot, tiled into an image of the task's size; in [0, 1], on the device.
+    """Return the patches of each slot, tiled into an image of the task's size; in [0, 1], on the device.
 
     Raises AttarError when a class has too few patches, or the tiles do not fill the image.
     """
@@ -80,7 +81,7 @@ def patches(task: Task, config: Patches) -> Start:
 
 
 def preparations(config: Patches) -> tuple[Preparation, ...]:
-    """The step that scores and ranks patches, where images begin as them."""
+    """Return the step that scores and ranks patches, if the method uses patches."""
     if not config.uses_patches():
         return ()
     return (
@@ -96,10 +97,11 @@ def preparations(config: Patches) -> tuple[Preparation, ...]:
 
 @torch.no_grad()
 def ranked(context: Context, config: Any) -> dict[str, Tensor]:
-    """Of each class the pool's images by rank, and the crop of each: see ``STEP``.
+    """For each class, rank the pool's images and return a crop of each; the tables are described at ``STEP``.
 
-    Every image of the pool keeps its crop of lowest cross-entropy. 'lowest' ranks these from the lowest on (RDED, arXiv
-    2312.03526, section 4.2); 'medium' by how near the true class's probability is in rank to the median.
+    Every image of the pool keeps its crop with the lowest cross-entropy. 'lowest' ranks these crops from the lowest
+    cross-entropy upwards (RDED, arXiv 2312.03526, section 4.2). 'medium' ranks them by distance from the median rank of
+    the true class's probability.
     """
     places = torch.full((len(context.rows), config.patch_pool), -1)
     boxes = torch.zeros(len(context.rows), config.patch_pool, 4, dtype=torch.int64)
@@ -110,7 +112,7 @@ def ranked(context: Context, config: Any) -> dict[str, Tensor]:
         entropy = _cross_entropy(context, label, pool, drawn, tile_size(context.size, config.tiles))
         lowest, best = entropy.min(1)
         order = lowest.argsort(stable=True)
-        if config.patch_rule == "medium":  # probability falls as the cross-entropy rises, so ranks are the same
+        if config.patch_rule == "medium":  # cross-entropy ranks images as probability does, in reverse
             rank = torch.arange(len(order))
             order = order[(rank - (len(order) - 1) / 2).abs().argsort(stable=True)]
         places[row, : len(pool)] = pool[order]
@@ -119,7 +121,8 @@ def ranked(context: Context, config: Any) -> dict[str, Tensor]:
 
 
 def crops(size: tuple[int, int], count: int, each: int, stream: torch.Generator) -> Int[Tensor, "image crop 4"]:
-    """Random square crops of ``count`` images, area uniform from SMALLEST_CROP to 1; the whole image for none each."""
+    """Draw random square crops of ``count`` images, with area uniform from SMALLEST_CROP to 1; whole images if 0
+    crops."""
     height, width = size
     if not each:
         return torch.tensor([0, 0, height, width]).expand(count, 1, 4).clone()
@@ -131,13 +134,14 @@ def crops(size: tuple[int, int], count: int, each: int, stream: torch.Generator)
 
 
 def cut(image: Float[Tensor, "3 height width"], box: list[int], size: tuple[int, int]) -> Float[Tensor, "3 h w"]:
-    """A part of an image at a size."""
+    """Crop an image and resize it."""
     top, left, height, width = box
     return resized(image[None, :, top : top + height, left : left + width], size)[0]
 
 
 def tile_size(size: tuple[int, int], tiles: int) -> tuple[int, int]:
-    """Height and width of each of ``tiles`` x ``tiles`` patches; raises AttarError when they do not fill the image."""
+    """Return height and width of each of ``tiles`` x ``tiles`` patches; raises AttarError if they do not fill the
+    image."""
     if size[0] % tiles or size[1] % tiles:
         raise AttarError(
             f"{tiles} x {tiles} patches do not fill an image of {size[0]} x {size[1]} pixels; use --recover.tiles 1."
@@ -148,7 +152,8 @@ def tile_size(size: tuple[int, int], tiles: int) -> tuple[int, int]:
 def _cross_entropy(
     context: Context, label: int, pool: Tensor, drawn: Tensor, size: tuple[int, int]
 ) -> Float[Tensor, "image crop"]:
-    """Of each crop against the class, on the CPU; a patch smaller than an image is shown in the middle of it."""
+    """Return the cross-entropy of each crop with its class, on the CPU; a small patch is placed in the image's
+    middle."""
     batch, found = min(_LARGEST_BATCH, max(1, _BATCH_PIXELS // (context.size[0] * context.size[1]))), []
     border = [context.size[1] - size[1], context.size[0] - size[0]]
     padding = [border[0] // 2, border[0] - border[0] // 2, border[1] // 2, border[1] - border[1] // 2]
@@ -166,5 +171,5 @@ def _cross_entropy(
 
 
 def _logits(network: Network, images: Float[Tensor, "image 3 height width"]) -> Float[Tensor, "image class"]:
-    """In float32 whatever the network's precision is, for a choice must not depend on rounding."""
+    """Return logits in float32 for any network precision, because a choice must not depend on rounding."""
     return network.module(images).float()

@@ -1,8 +1,8 @@
-"""Statistics as a loss term: how far what a teacher sees of a unit's images lies from what it sees of real ones.
+"""Loss term: the distance between a unit's layer statistics in the teacher and those of real images.
 
-Two choices are independent: what is observed (``synthesis/taps.py``), and which statistics are the target.
-The target comes from the teacher's running statistics, or from statistics that ``preparations`` collect from the real
-images before the first unit.
+Two settings are independent: which layers are observed (``synthesis/taps.py``) and which statistics are the target. The
+target is either the teacher's running statistics, or statistics that ``preparations`` collect from the real images
+before the first unit.
 """
 
 from collections.abc import Callable, Sequence
@@ -33,31 +33,33 @@ class Distance(Stateless):
     """Weighted sum over layers of |mean - target mean|_2 + |variance - target variance|_2 (SRe2L, equation 6)."""
 
     first_multiplier: float = 1.0
-    """Extra weight of the layer registered first of all that are observed."""
+    """Extra weight of the first observed layer, in order of registration."""
     observe: tuple[Tap, ...] = (Tap("batchnorm"),)
-    """What is compared."""
+    """Taps whose statistics are compared."""
     targets: tuple[tuple[Target, float], ...] = (("running", 1.0),)
-    """What the statistics are compared with, and the weight of each distance."""
+    """Targets of the comparison, and the weight of each distance."""
     momentum: float = 0.0
-    """Of the moving average that is compared with the target in place of the current statistics; 0: the current ones.
+    """Momentum of a moving average that is compared with the target; 0: compare the current statistics.
 
-    The gradient is that of the current statistics, at the distance of the average (G-VBSM; EDC, arXiv 2404.13733).
+    The gradient is that of the current statistics, evaluated at the distance of the average (G-VBSM; EDC, arXiv
+    2404.13733).
     """
     within: bool = False
-    """Of a class, take the mean variance within an image for its variance."""
+    """For the target 'class', use the mean of the variances within each image as the variance."""
     name = "bn_distance"
 
     @property
     def taps(self) -> tuple[Tap, ...]:
-        """What is compared."""
+        """Taps whose statistics are compared."""
         return self.observe
 
     def constants(self, task: Task, teacher: int, observed: Observed) -> State:
-        """Targets (unit or 1, channel) about the layout's centre, which channel is which layer's, layers' weights."""
+        """Return targets (unit or 1, channel) about the layout's centre, each channel's layer, and the layers'
+        weights."""
         return self._constants(observed, lambda target, tap, layout: self._target(target, tap, layout, task, teacher))
 
     def constants_of(self, observed: Observed) -> State:
-        """Those of the target 'running', which are the same for all tasks."""
+        """Return the constants of the target 'running', which are the same for all tasks."""
         return self._constants(observed, _running)
 
     def _constants(
@@ -75,7 +77,8 @@ class Distance(Stateless):
         return found
 
     def begin(self, task: Task, teacher: int, observed: Observed) -> State:
-        """Of a moving average: sums of means and variances (unit, channel), and their weight."""
+        """Return the start of the moving averages: zero sums of means and variances (unit, channel), and their
+        weight."""
         if not self.momentum:
             return {}
         state: State = {"weight": torch.zeros((), device=task.device)}
@@ -85,7 +88,7 @@ class Distance(Stateless):
         return state
 
     def __call__(self, seen: Seen, batch: UnitBatch, constants: State, state: State) -> tuple[PerUnit, State]:
-        """Each unit's distance; moments are averaged over its images, and the variance is the biased one."""
+        """Return each unit's distance; moments are averaged over its images, and the variance is the biased one."""
         after, total = dict(state), None
         if self.momentum:
             after["weight"] = self.momentum * state["weight"] + (1 - self.momentum)
@@ -111,14 +114,14 @@ class Distance(Stateless):
         return total, after
 
     def _averaged(self, key: str, now: Tensor, after: State) -> Tensor:
-        """The moving average, which starts at the first value, with the gradient of the current value."""
+        """Return the moving average, which starts at the first value, with the gradient of the current value."""
         after[key] = self.momentum * after[key] + (1 - self.momentum) * now.detach()
         return after[key] / after["weight"] + now - now.detach()
 
     def _target(
         self, target: Target, tap: Tap, layout: Layout, task: Task, teacher: int
     ) -> tuple[Tensor | None, Float[Tensor, "target channel"]]:
-        """Mean about the centre, None where the centre is the mean, and variance."""
+        """Return the mean about the centre (None if the mean is the centre) and the variance."""
         if target == "running" and layout.running is not None:
             return _running(target, tap, layout)
         if target == "class":
@@ -143,9 +146,9 @@ def distance(
     layer_of: Float[Tensor, "channel layer"],
     weights: Float[Tensor, " layer"],
 ) -> PerUnit:
-    """Each unit's weighted sum over layers of |mean - target mean|_2 + |variance - target variance|_2.
+    """Return each unit's weighted sum over layers of |mean - target mean|_2 + |variance - target variance|_2.
 
-    Means are about the layout's centre; no target mean means that the centre is the target. Source: SRe2L (arXiv
+    Means are relative to the layout's centre; without a target mean, the centre is the target. Source: SRe2L (arXiv
     2306.13092), equation 6.
     """
     parts = (mean if target_mean is None else mean - target_mean, variance - target_variance)
@@ -154,7 +157,7 @@ def distance(
 
 
 def layer_weights(layouts: Sequence[Layout], first_multiplier: float) -> list[Float[Tensor, " layer"]]:
-    """Of each layout's layers: ``first_multiplier`` for the layer registered first of all that are observed, else 1."""
+    """Return weights per layout: ``first_multiplier`` for the first observed layer in order of registration, else 1."""
     first = min(layout.first for layout in layouts)
     return [
         torch.tensor([first_multiplier if place == first else 1.0 for place in layout.places]).to(layout.centre)
@@ -163,7 +166,7 @@ def layer_weights(layouts: Sequence[Layout], first_multiplier: float) -> list[Fl
 
 
 def statistics_of(task: Task, config: Statistics) -> Distance:
-    """The term that a configuration asks for. Raises AttarError when a teacher cannot be observed in this way."""
+    """Return the configured term. Raises AttarError when a teacher does not have the observed layers."""
     taps = [taps_of(config, teacher.module) for teacher in task.teachers]
     if len(set(taps)) > 1:
         raise AttarError(
@@ -186,16 +189,16 @@ def statistics_of(task: Task, config: Statistics) -> Distance:
 
 
 def taps_of(config: Any, network: nn.Module) -> tuple[Tap, ...]:
-    """What is observed of a network: as configured, or else its BatchNorm layers, or else its other normalisations.
+    """Return the configured taps of a network; by default its BatchNorm layers, or else its other normalisation layers.
 
-    ``config`` has the field 'observe', and 'patch_side' where patches are observed.
+    ``config`` has the field 'observe', and 'patch_side' if patches are observed.
     """
     kinds: tuple[Kind, ...] = config.observe or (("batchnorm",) if is_observable(network, "batchnorm") else ("tokens",))
     return tuple(Tap(kind, str(config.patch_side) if kind == "patches" else "") for kind in kinds)
 
 
 def refuse_unobservable(network: nn.Module, architecture: str, config: Statistics) -> None:
-    """Raise AttarError when the network has none of the layers whose statistics are to be matched."""
+    """Raise AttarError when the network has none of the layers whose statistics are matched."""
     kinds: list[Kind] = [tap.kind for tap in taps_of(config, network)]
     if not any(is_observable(network, kind) for kind in kinds):
         names = " or ".join(dict.fromkeys(NAMES[kind] for kind in kinds))
@@ -208,7 +211,7 @@ def refuse_unobservable(network: nn.Module, architecture: str, config: Statistic
 
 
 def preparations(config: Statistics) -> tuple[Preparation, ...]:
-    """The step that collects statistics of each class, where a teacher's running statistics are not enough."""
+    """Return the step that collects class statistics, for targets other than a teacher's running statistics."""
     return (
         Preparation(
             STEP,
@@ -221,16 +224,17 @@ def preparations(config: Statistics) -> tuple[Preparation, ...]:
 
 
 def needs_collecting(config: Statistics, network: nn.Module) -> bool:
-    """Whether the target is more than a network's own running statistics."""
+    """Return whether the target needs more than the network's own running statistics."""
     return config.target != "running" or any(tap.kind != "batchnorm" for tap in taps_of(config, network))
 
 
 @torch.no_grad()
 def collect(context: Context, config: Any) -> dict[str, Tensor]:
-    """Exact statistics of each class's real images, shown whole, in the teacher's evaluation mode.
+    """Compute exact statistics of each class's whole real images, with the teacher in evaluation mode.
 
-    Of each kind that is observed: 'KIND.mean' and 'KIND.variance' over all images and places of the class, and
-    'KIND.within', the mean of the images' own variances; (row, channel), float32. 'count': images of the class in all.
+    For each observed kind: 'KIND.mean' and 'KIND.variance' over all images and positions of the class, and
+    'KIND.within', the mean of the images' own variances; (row, channel), float32. 'count': number of images in the
+    class.
     """
     network, (height, width) = context.teacher, context.size
     taps = taps_of(config, network.module)
@@ -270,14 +274,14 @@ def collect(context: Context, config: Any) -> dict[str, Tensor]:
 
 
 def _running(target: Target, tap: Tap, layout: Layout) -> tuple[None, Float[Tensor, " channel"]]:
-    """The running statistics: the mean is the centre."""
+    """Return the running statistics; the mean is None because it is the centre."""
     assert target == "running"
     assert layout.running is not None
     return None, layout.running[1]
 
 
 def _of_classes(task: Task, teacher: int, tap: Tap, within: bool) -> tuple[Tensor, Tensor]:
-    """Mean and variance of each unit: the averages of those of its images' classes, (unit, channel), on the CPU."""
+    """Return mean and variance per unit, averaged over its images' classes; (unit, channel), on the CPU."""
     found = []
     for key in ("mean", "within" if within else "variance"):
         rows = task.table(f"{STEP}.{tap.kind}.{key}", teacher)[task.labels.cpu()].double()
@@ -286,7 +290,7 @@ def _of_classes(task: Task, teacher: int, tap: Tap, within: bool) -> tuple[Tenso
 
 
 def _of_all_classes(task: Task, teacher: int, tap: Tap) -> tuple[Tensor, Tensor]:
-    """Mean and variance over all classes, each with the weight of its number of images; (1, channel), on the CPU."""
+    """Return mean and variance over all classes, weighted by their numbers of images; (1, channel), on the CPU."""
     counts = task.table(f"{STEP}.count", teacher).double()
     means, variances = (task.table(f"{STEP}.{tap.kind}.{key}", teacher) for key in ("mean", "variance"))
     mean, square = torch.zeros(means.shape[1]).double(), torch.zeros(means.shape[1]).double()

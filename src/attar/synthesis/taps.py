@@ -1,4 +1,4 @@
-"""Where a network is observed: the layers of each kind, the order of their channels, and which see the same tensor."""
+"""Find where a network is observed: the layers of each kind, their channel order, and layers that share one input."""
 
 import difflib
 from collections.abc import Iterator, Sequence
@@ -24,15 +24,15 @@ NAMES: dict[Kind, str] = {
 
 
 class Tap(NamedTuple):
-    """One kind of place at which a network is observed."""
+    """One kind of observation point in a network."""
 
     kind: Kind
-    """'batchnorm': what BatchNorm layers with running statistics are fed. 'convolution': what convolutions are fed, by
-    channel. 'patches': the same by square of the feature map, over all channels. 'tokens': what LayerNorm, RMSNorm,
-    GroupNorm and InstanceNorm layers are fed, by channel. 'features': what one layer returns."""
+    """'batchnorm': inputs of BatchNorm layers with running statistics. 'convolution': inputs of convolutions, per
+    channel. 'patches': inputs of convolutions, per square of the feature map, over all channels. 'tokens': inputs of
+    LayerNorm, RMSNorm, GroupNorm and InstanceNorm layers, per channel. 'features': the output of one layer."""
     place: str = ""
-    """Of 'patches' the side of a square (4); of 'features' the layer's name in the network, '' for the classifier's
-    input. The other kinds have no place."""
+    """For 'patches', the side of a square (4); for 'features', the layer's name in the network, or '' for the
+    classifier's input. Empty for the other kinds."""
 
 
 class Moments(NamedTuple):
@@ -44,26 +44,26 @@ class Moments(NamedTuple):
 
 @dataclass(frozen=True)
 class Layout:
-    """What the channels of a tap's moments are: the layers that take part, one after the other as registered."""
+    """Layers and channels of a tap's moments, in the order in which the layers are registered."""
 
     sizes: tuple[int, ...]
-    """Channels of each layer."""
+    """Number of channels of each layer."""
     places: tuple[int, ...]
-    """Place of each layer among all modules of the network."""
+    """Index of each layer among all modules of the network."""
     first: int
-    """Place of the first layer of this kind, whether it takes part or not."""
+    """Index of the first layer of this kind, even if that layer takes no part."""
     centre: Float[Tensor, " channel"]
-    """About which moments are taken: running means where there are some, else 0."""
+    """Centre of the moments: running means if the layers have them, else 0."""
     running: tuple[Float[Tensor, " channel"], Float[Tensor, " channel"]] | None = None
     """Running mean and variance, for 'batchnorm'."""
 
     @property
     def num_channels(self) -> int:
-        """Channels of all layers."""
+        """Number of channels of all layers together."""
         return sum(self.sizes)
 
     def layer_of(self) -> Float[Tensor, "channel layer"]:
-        """1 where a channel is the layer's, else 0."""
+        """Return a matrix with 1 where a channel belongs to a layer, else 0."""
         if not self.sizes:
             return self.centre.new_zeros(0, 0)
         return torch.block_diag(*(torch.ones(size, 1) for size in self.sizes)).to(self.centre)
@@ -71,28 +71,28 @@ class Layout:
 
 @dataclass(frozen=True)
 class Site:
-    """A layer at which a tap measures what it is fed."""
+    """A layer whose input a tap measures."""
 
     name: str
     place: int
     shape: tuple[int, ...]
-    """Of what the layer is fed, with the example's number of images."""
+    """Shape of the layer's input for the example's images."""
     axis: int
-    """Of the channels."""
+    """Axis of the channels."""
     centre: Float[Tensor, " channel"] | None
     twin: str
-    """The layer at which the same tensor is measured: this one, or another that is fed the same."""
+    """The layer at which this input is measured: this layer, or another with the same input tensor."""
 
     @property
     def num_channels(self) -> int:
-        """Channels of what the layer is fed."""
+        """Number of channels of the layer's input."""
         return self.shape[self.axis]
 
 
 def tracked_layers(network: nn.Module) -> list[nn.Module]:
-    """The network's BatchNorm layers over images that keep running statistics, in order of registration.
+    """Return the BatchNorm layers over images that keep running statistics, in order of registration.
 
-    Subclasses such as timm's ``BatchNormAct2d`` are among them.
+    Subclasses such as timm's ``BatchNormAct2d`` are included.
     """
     return [layer for layer in network.modules() if _is_tracked(layer)]
 
@@ -100,11 +100,11 @@ def tracked_layers(network: nn.Module) -> list[nn.Module]:
 def sites_of(
     network: nn.Module, example: Float[Tensor, "image 3 height width"], taps: Sequence[Tap]
 ) -> dict[Tap, tuple[Site, ...]]:
-    """The layers at which each tap that measures moments does so, in order of registration.
+    """Return the layers at which each moment tap measures, in order of registration.
 
-    The example is shown once. Layers that do not run, or whose input has another first axis than the images (windows
-    of an image, say), take no part. A layer that is fed the very tensor that another one is fed need not be measured
-    again: its ``twin`` is a BatchNorm layer that is measured, or else the first of them to run.
+    The network runs the example once. Layers that do not run, or whose input's first axis is not the images (windows of
+    an image, for example), are left out. Layers that receive the same tensor are measured once: their ``twin`` is a
+    measured BatchNorm layer, or else the first of them to run.
     """
     kinds: set[Kind] = {tap.kind for tap in taps}
     fed: dict[str, Any] = {}
@@ -116,7 +116,7 @@ def sites_of(
     found: dict[str, Site] = {}
     first_to_see: dict[Any, str] = {}
     centres: dict[Any, Tensor] = {}
-    order = sorted(fed, key=lambda name: not _is_tracked(places[name][1]))  # stable: BatchNorm first, else as they ran
+    order = sorted(fed, key=lambda name: not _is_tracked(places[name][1]))  # BatchNorm first, then as they ran
     for name in order:
         place, layer = places[name]
         tensor, version = fed[name][-1]
@@ -143,7 +143,7 @@ def sites_of(
 
 
 def layout_of(network: nn.Module, tap: Tap, sites: Sequence[Site]) -> Layout:
-    """How the moments of these sites lie one after the other; of a network without such layers there are none."""
+    """Return how the moments of these sites are concatenated; an empty layout for a network without such layers."""
     nowhere = len(list(network.modules()))
     first = next((place for place, layer in enumerate(network.modules()) if _is_kind(layer, tap.kind)), nowhere)
     layers = dict(network.named_modules())
@@ -170,16 +170,16 @@ def side_of(tap: Tap) -> int:
 
 
 def num_patches(shape: Sequence[int], side: int) -> int:
-    """Patches of a feature map: as many as cover it."""
+    """Return the number of patches that cover a feature map."""
     return -(-shape[2] // side) * -(-shape[3] // side)
 
 
 def feature_layer(
     network: nn.Module, place: str, example: Float[Tensor, "image 3 height width"]
 ) -> tuple[nn.Module, Literal["input", "output"]] | None:
-    """The layer of a 'features' tap, and which side of it is told; None where only logits can be told.
+    """Return the layer of a 'features' tap and whether its input or output is used; None if only logits are returned.
 
-    Raises AttarError, with near names, when the network has no layer of this name.
+    Raises AttarError with similar names when the network has no layer of this name.
     """
     if not place:
         classifier = classifier_of(network, example)
@@ -193,7 +193,7 @@ def feature_layer(
 
 @contextmanager
 def _inputs(network: nn.Module) -> Iterator[list[tuple[str, Tensor, int]]]:
-    """Within, the list grows by the name of each layer of a known kind that runs, and what it is fed."""
+    """Inside the context, append the name and input of each layer of a known kind that runs."""
     events: list[tuple[str, Tensor, int]] = []
 
     def noting(name: str) -> Any:
@@ -225,12 +225,12 @@ def _is_tracked(layer: nn.Module) -> bool:
 
 
 def is_observable(network: nn.Module, kind: Kind) -> bool:
-    """Whether the network has a layer that a tap of this kind observes."""
+    """Return whether the network has a layer that a tap of this kind observes."""
     return any(_is_kind(layer, kind) for layer in network.modules())
 
 
 def _is_kind(layer: nn.Module, kind: Kind) -> bool:
-    """Whether a layer is one of those that this kind of tap observes."""
+    """Return whether a tap of this kind observes the layer."""
     if kind == "batchnorm":
         return _is_tracked(layer)
     if kind == "tokens":
@@ -239,7 +239,8 @@ def _is_kind(layer: nn.Module, kind: Kind) -> bool:
 
 
 def _channel_axis(layer: nn.Module, num_axes: int) -> int:
-    """Of what a layer is fed. LayerNorm2d, of torchvision and of timm, is a LayerNorm over the second axis of maps."""
+    """Return the channel axis of a layer's input. LayerNorm2d (torchvision, timm) normalises the second axis of
+    maps."""
     if isinstance(layer, nn.LayerNorm | nn.RMSNorm) and not type(layer).__name__.endswith("2d"):
         return max(1, num_axes - len(layer.normalized_shape))
     return 1

@@ -17,19 +17,19 @@ from attar.synthesis.terms import State
 
 Size = tuple[int, int]
 Records = tuple[Tensor, ...]
-"""What describes the views of one iteration: each tensor has an entry for all images, for each unit or for each image
-that is shown. Empty: the images as they are."""
+"""The views of one iteration: each tensor has one entry for all images, or one per unit, or one per image in the batch.
+Empty: whole images."""
 Show = Callable[[Tensor, Records, Size, Tensor], Tensor]
-"""The views of images: ``show(images, records, size, average)``, a pure function of a module; ``average`` says which
-unit an image belongs to."""
+"""Makes the views of images: ``show(images, records, size, average)``, a pure function at the top level of a module;
+``average`` maps images to units."""
 
 
 class Views(Protocol):
-    """Draws the views of each iteration and keeps its random state."""
+    """Draws the views of each iteration and keeps the random state."""
 
     @property
     def show(self) -> Show:
-        """How records become views."""
+        """Function that turns records into views."""
         ...
 
     @property
@@ -38,26 +38,26 @@ class Views(Protocol):
         ...
 
     def draw(self, iteration: int, pixels: Size, shown: Size) -> Records:
-        """The views of an iteration: of images whose size is ``pixels``, shown at another."""
+        """Draw the views of an iteration, for images of size ``pixels``, resized to the other size."""
         ...
 
     def tell(self, losses: Float[Tensor, " image"]) -> None:
-        """The cross-entropy of each image through the last views, for those that choose by it."""
+        """Receive each image's cross-entropy through the last views, for classes that choose views by it."""
         ...
 
     def state(self) -> State:
-        """What the next draws depend on, for a checkpoint."""
+        """Return the state that the next draws depend on, for a checkpoint."""
         ...
 
     def restore(self, state: State) -> None:
-        """Go on from such a state."""
+        """Continue from a saved state."""
         ...
 
 
 def cropped(
     images: Float[Tensor, "image 3 height width"], records: Records, size: Size, average: Float[Tensor, "unit image"]
 ) -> Float[Tensor, "image 3 out_height out_width"]:
-    """Crops, flips and shifts as ``ops/views.py`` has them; records are box, flip and shift."""
+    """Apply crops, flips and shifts with ``ops/views.py``; records are box, flip and shift."""
     if not records:
         return images
     box, flip, shift = records
@@ -66,7 +66,7 @@ def cropped(
 
 
 class Whole:
-    """The whole images, resized if they are shown smaller."""
+    """Shows whole images, resized if views are smaller."""
 
     listens = False
 
@@ -76,32 +76,33 @@ class Whole:
         return cropped
 
     def draw(self, iteration: int, pixels: Size, shown: Size) -> Records:
-        """Nothing, or the whole image as one crop."""
+        """Return no records, or the whole image as one crop."""
         return () if pixels == shown else views.whole(*pixels).parts()
 
     def tell(self, losses: Tensor) -> None:
-        """Losses alter nothing."""
+        """Do nothing: losses have no effect on these views."""
 
     def state(self) -> State:
-        """None."""
+        """Return an empty state."""
         return {}
 
     def restore(self, state: State) -> None:
-        """Nothing to go on from."""
+        """Do nothing: there is no state."""
 
 
 class RandomCrops(Whole):
-    """One random view per iteration for each unit, or for each image."""
+    """Draws one random view per iteration, for each unit or for each image."""
 
     def __init__(self, task: Task, config: Crops, iterations: int, shown: int = 1) -> None:
-        """``iterations`` of a unit, over which a curriculum goes; ``shown`` images for each stored one."""
+        """``iterations`` is the length of a unit, for the curriculum; ``shown`` is the number of images per stored
+        image."""
         self._config, self._iterations, self._full = config, iterations, task.size
         self._streams = task.streams("views")
         self._counts = [count * shown for count in task.unit_sizes] if config.views_per_image else None
         self._reach = (-config.jitter if config.jitter_both_ways else 0, config.jitter + 1)
 
     def draw(self, iteration: int, pixels: Size, shown: Size) -> Records:
-        """Crops at least as large as the curriculum says. The shift is the same part of the image at every size."""
+        """Draw crops of at least the curriculum's area. The shift is the same fraction of the image at every size."""
         config, smallest = self._config, self._config.min_crop
         if isinstance(config, Curricula):
             smallest = lower_bound(iteration, self._iterations, config.curriculum, config.milestone, smallest)
@@ -123,23 +124,23 @@ class RandomCrops(Whole):
         return torch.randint(*self._reach, (count, 2), generator=stream)
 
     def state(self) -> State:
-        """The units' random streams."""
+        """Return the states of the units' random streams."""
         return {str(place): stream.get_state() for place, stream in enumerate(self._streams)}
 
     def restore(self, state: State) -> None:
-        """Go on drawing where the streams were."""
+        """Continue the random streams from a saved state."""
         for place, stream in enumerate(self._streams):
             stream.set_state(state[str(place)].cpu())
 
 
 @dataclass(frozen=True)
 class Augmented:
-    """Shows images through differentiable Siamese augmentation; records are the levels of ``ops/dsa.py``."""
+    """Apply differentiable Siamese augmentation to images; records are the levels of ``ops/dsa.py``."""
 
     kinds: tuple[Augmentation, ...]
 
     def __call__(self, images: Tensor, records: Records, size: Size, average: Tensor) -> Tensor:
-        """The images, made smaller where they are shown smaller, and augmented."""
+        """Shrink the images if views are smaller, and augment them."""
         if images.shape[-2:] != size:
             images = views.apply(images, views.whole(*images.shape[-2:]), size)
         (levels,) = records
@@ -149,10 +150,10 @@ class Augmented:
 
 
 class Siamese(Whole):
-    """One draw of differentiable Siamese augmentation per iteration and unit (DSA, arXiv 2102.08259)."""
+    """Draws differentiable Siamese augmentation once per iteration and unit (DSA, arXiv 2102.08259)."""
 
     def __init__(self, task: Task, kinds: tuple[Augmentation, ...], combine: Combination = "all") -> None:
-        """``kinds`` and ``combine`` are those of ``dsa.sample``."""
+        """``kinds`` and ``combine`` are arguments of ``dsa.sample``."""
         self._kinds = kinds
         self._combine: Combination = combine
         self._streams = task.streams("siamese")
@@ -163,21 +164,21 @@ class Siamese(Whole):
         return Augmented(self._kinds)
 
     def draw(self, iteration: int, pixels: Size, shown: Size) -> Records:
-        """The levels of each unit."""
+        """Draw the levels of each unit."""
         return (dsa.sample(self._kinds, self._combine, 1, *self._streams),)
 
     def state(self) -> State:
-        """The units' random streams."""
+        """Return the states of the units' random streams."""
         return {str(place): stream.get_state() for place, stream in enumerate(self._streams)}
 
     def restore(self, state: State) -> None:
-        """Go on drawing where the streams were."""
+        """Continue the random streams from a saved state."""
         for place, stream in enumerate(self._streams):
             stream.set_state(state[str(place)].cpu())
 
 
 def views_of(task: Task, config: Crops, shown: int = 1) -> RandomCrops:
-    """The views that a configuration asks for, over its iterations."""
+    """Return the configured views, over the method's iterations."""
     iterations = config.iterations if isinstance(config, Pixels) else 1
     return RandomCrops(task, config, iterations, shown)
 

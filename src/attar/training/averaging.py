@@ -1,4 +1,4 @@
-"""A moving average of a network's parameters, which is evaluated in their place."""
+"""A moving average of a network's parameters, which is evaluated instead of the parameters themselves."""
 
 import contextlib
 from collections.abc import Iterator, Sequence
@@ -8,10 +8,10 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 
 class Average:
-    """The exponential moving average of the parameters that are trained; it starts at the initial ones.
+    """Exponential moving average of the trained parameters; it starts at the initial parameters.
 
-    Buffers are not averaged: the averaged parameters go with the running BatchNorm statistics of the network that is
-    trained, as in EDC (arXiv 2404.13733, its published code).
+    Buffers are not averaged: the averaged parameters use the running BatchNorm statistics of the trained network, as in
+    EDC (arXiv 2404.13733, its published code).
     """
 
     def __init__(self, network: nn.Module, decay: float) -> None:
@@ -20,11 +20,11 @@ class Average:
         self._move = get_ema_multi_avg_fn(decay)
 
     def update(self) -> None:
-        """Move by ``1 - decay`` towards the parameters, after an optimiser's step."""
+        """Move the average by ``1 - decay`` towards the parameters; call it after each optimiser step."""
         self._move(self._values, self._parameters, 0)
 
     def state(self) -> list[Tensor]:
-        """The average as it is now, not a copy."""
+        """Return the current average, without copying it."""
         return list(self._values)
 
     def load(self, state: Sequence[Tensor]) -> None:
@@ -33,13 +33,13 @@ class Average:
             value.copy_(earlier)
 
     def swap(self) -> None:
-        """Exchange the network's parameters with their average; a second time undoes it. Nothing is copied."""
+        """Swap the network's parameters with their average; a second call swaps them back. Nothing is copied."""
         for place, parameter in enumerate(self._parameters):
             parameter.data, self._values[place] = self._values[place], parameter.data
 
     @contextlib.contextmanager
     def shown(self) -> Iterator[None]:
-        """Inside, the network is the averaged one."""
+        """Inside the context, the network has the averaged parameters."""
         self.swap()
         try:
             yield

@@ -1,4 +1,4 @@
-"""Training a network by gradient descent: the one loop behind teachers and students."""
+"""Train a network by gradient descent: the one loop for teachers and students."""
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator
@@ -27,11 +27,11 @@ class FinishedEpoch:
     """A finished epoch."""
 
     number: int
-    """1 after the first."""
+    """Number of the epoch, from 1."""
     loss: float
-    """Mean over the epoch's batches."""
+    """Mean loss over the epoch's batches."""
     state: Callable[[], dict[str, Any]]
-    """Everything that ``fit`` needs to continue from here."""
+    """Returns everything that ``fit`` needs to continue from here."""
 
 
 def fit(
@@ -50,15 +50,15 @@ def fit(
 ) -> None:
     """Train ``network`` in place on ``batches(epoch)`` of images in [0, 1], already on its device.
 
-    Batches are of ``optimisation.batch_size`` images, the last of an epoch of what remains; they are cut into parts
-    here, and ``after_batch`` is told how many images each one had. ``resume`` is an earlier
-    ``FinishedEpoch.state()``; a resumed training equals an uninterrupted one when ``batches`` depends on the epoch
-    alone. Batches of a single image are passed over, for BatchNorm cannot train on one. What the network itself draws
-    (dropout) depends on ``seed`` and the epoch; the global random state is left as it was.
+    Batches have ``optimisation.batch_size`` images, except that an epoch's last batch has the remaining ones. ``fit``
+    cuts batches into parts and passes the number of images of each batch to ``after_batch``. Batches of a single image
+    are skipped, because BatchNorm cannot train on one. ``resume`` is an earlier ``FinishedEpoch.state()``; a resumed
+    training equals an uninterrupted one when ``batches`` depends only on the epoch. Random numbers drawn inside the
+    network (dropout) depend on ``seed`` and the epoch; the global random state is unchanged.
 
-    With ``ema_decay`` the network has its averaged parameters during ``after_epoch`` and in the end; its buffers are
-    those of the training. The losses are those of the network that is trained. The device is waited for once an epoch.
-    ``forward`` computes the logits in place of ``network``: the same network, compiled.
+    With ``ema_decay`` the network has its averaged parameters during ``after_epoch`` and at the end; its buffers are
+    those of the trained network. The losses are those of the trained network. The loop waits for the device once per
+    epoch. ``forward`` computes the logits instead of ``network``: the same network, compiled.
     """
     forward = forward or network
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -107,14 +107,14 @@ def fit(
 
 
 def all_finite(network: nn.Module) -> bool:
-    """Whether no weight of a network is infinite or no number, and no other part of its state is no number."""
+    """Return whether all weights of a network are finite and the rest of its state has no NaN."""
     faults = [weight.isfinite().logical_not().any() for weight in network.parameters()]
     faults += [buffer.isnan().any() for buffer in network.buffers()]  # a mask may hold infinities
     return not any(torch.stack(faults).tolist()) if faults else True
 
 
 def _rates(choice: Optimisation, num_images: int) -> Callable[[int, int], float]:
-    """The learning rate of a step of an epoch, both counted from 0."""
+    """Return the learning rate of a step of an epoch, both counted from 0."""
     steps_per_epoch = -(-num_images // choice.batch_size)
     total, warmup = steps_per_epoch * choice.epochs, round(steps_per_epoch * choice.warmup_epochs)
 
@@ -129,7 +129,7 @@ def _rates(choice: Optimisation, num_images: int) -> Callable[[int, int], float]
 
 @contextlib.contextmanager
 def _draws(device: torch.device, seed: int) -> Iterator[None]:
-    """Inside, PyTorch draws from this seed on the CPU and the device; afterwards the global state is as it was."""
+    """Inside the context, PyTorch draws from this seed on CPU and device; afterwards the global state is restored."""
     on_gpu = device.type == "cuda"
     with torch.random.fork_rng(devices=[device] if on_gpu else []):
         torch.default_generator.manual_seed(seed)

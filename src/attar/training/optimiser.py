@@ -1,4 +1,4 @@
-"""Optimisers by name, in the layout that their fastest kernels ask for."""
+"""Optimisers by name, with the memory layout that their fastest kernels need."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ FUSED_DEVICES = ("cpu", "cuda")
 
 
 class Optimiser:
-    """One of PyTorch's optimisers or timm's Muon, and what it needs around its steps."""
+    """One of PyTorch's optimisers or timm's Muon, with the work needed before and after its steps."""
 
     def __init__(self, network: nn.Module, choice: Optimisation) -> None:
         self._parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
@@ -29,7 +29,7 @@ class Optimiser:
         self.inner.zero_grad()
 
     def step(self, learning_rate: float) -> None:
-        """One step along the gradients."""
+        """Take one step along the gradients."""
         for group in self.inner.param_groups:
             group["lr"] = learning_rate
         if self._fused:
@@ -51,10 +51,11 @@ class Optimiser:
 
 
 def _laid_out(value: Tensor, parameter: Tensor) -> Tensor:
-    """``value`` with the strides of ``parameter``.
+    """Return ``value`` with the strides of ``parameter``.
 
-    Fused kernels walk through memory: other strides are refused on a GPU and silently mixed up on a CPU. They come
-    from files, which hold tensors in the usual order, and now and then from a backward pass.
+    Fused kernels go through memory in order: tensors with other strides raise an error on a GPU and silently give wrong
+    results on a CPU. Such tensors come from files, which store them in the default order, and sometimes from a backward
+    pass.
     """
     if value.stride() == parameter.stride():
         return value
@@ -62,7 +63,8 @@ def _laid_out(value: Tensor, parameter: Tensor) -> Tensor:
 
 
 def _groups(parameters: list[nn.Parameter], choice: Optimisation, **more: Any) -> list[dict[str, Any]]:
-    """All parameters, those of one dimension (biases, normalisation) apart where they do not decay."""
+    """Return all parameters; one-dimensional ones (biases, normalisation) form a separate group if they do not
+    decay."""
     if choice.decay_norms:
         groups = [{"params": parameters, "weight_decay": choice.weight_decay, **more}]
     else:
@@ -74,12 +76,13 @@ def _groups(parameters: list[nn.Parameter], choice: Optimisation, **more: Any) -
 
 
 def _muon(network: nn.Module, parameters: list[nn.Parameter], choice: Optimisation) -> torch.optim.Optimizer:
-    """Muon (Jordan et al., 2024) for matrices and convolutions, Adam for the rest.
+    """Return Muon (Jordan et al., 2024) for matrices and convolutions, with Adam for the rest.
 
-    timm's and not torch.optim's: that one takes two-dimensional parameters alone, which in a convolutional network
-    leaves the classifier, just where Muon should not be; timm's takes a convolution as the matrix of its filters and
-    has Adam (with Nesterov momentum and decoupled decay) for what is no matrix. Steps are scaled to the size of
-    AdamW's (Liu et al., 2025, arXiv 2502.16982), so that one learning rate and one decay serve all parameters.
+    This is timm's Muon, not torch.optim's. torch.optim's accepts only two-dimensional parameters, which in a
+    convolutional network leaves only the classifier, where Muon should not be used. timm's treats a convolution as the
+    matrix of its filters and uses Adam (with Nesterov momentum and decoupled decay) for other parameters. Steps are
+    scaled to the size of AdamW's (Liu et al., 2025, arXiv 2502.16982), so that one learning rate and one decay serve
+    all parameters.
     """
     from timm.optim.muon import Muon  # half of timm and torchvision come along; only those who ask for it wait
 
