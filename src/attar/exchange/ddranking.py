@@ -104,7 +104,7 @@ def _squeezed(run: Path, weights_sha256: str) -> Path:
 
 
 def _evaluated(run: Path, info: DatasetInfo, resize: int) -> _Evaluated:
-    """Return the protocol of the evaluation if there is one, else the protocol that the labels are made for."""
+    """Return the evaluation's protocol, student and top-1; without an evaluation, the labels' protocol and resnet18."""
     setup = Setup(info.protocol, info.labels.views, info.labels.mix, resize, num_seeds=5)
     if not Run(run).is_done("evaluate"):
         return _Evaluated(setup, "resnet18", "auto", None)

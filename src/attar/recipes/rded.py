@@ -20,8 +20,10 @@ _SETTINGS = {
 
 
 def _protocol(dataset: str, ipc: int) -> Protocol:
-    """Return the published batch size: by images per class, doubled for at least 100 classes, and 100 on
-    Tiny-ImageNet."""
+    """Return the protocol with the published batch size.
+
+    It depends on images per class, is doubled for at least 100 classes, and is 100 on Tiny-ImageNet.
+    """
     chosen = PROTOCOLS["rded"]
     batch = {1: 10, 10: 50, 50: 100}[ipc] * (1 if dataset == "cifar10" else 2)
     batch = 100 if dataset == "tiny-imagenet" else batch
