@@ -73,7 +73,7 @@ def test_a_verifier_rates_and_changes_nothing(mini_run, squeezed):
 def test_a_verifier_without_weights_is_refused(squeezed):
     recipe = mini_recipe()
     recipe = recipe.changed(recover=recipe.recover.changed(verifier="mobilenet_v2"))
-    with pytest.raises(AttarError, match="write ARCHITECTURE:WEIGHTS"):
+    with pytest.raises(AttarError, match="has no weights; give ARCHITECTURE:WEIGHTS"):
         pipeline.run(recipe, squeezed, stage="recover", quiet=True)
 
 
