@@ -154,7 +154,7 @@ class Codec(Config):
         return kept * (1 if num_classes <= 2**8 else 2 if num_classes <= 2**15 else 4) + spans + rest
 
     def idle(self) -> set[str]:
-        """What is said of 'topk' where all logits are stored, and the temperature of a rest that is dropped."""
+        """The 'topk' settings where all logits are stored, and the temperature where the remainder is dropped."""
         if self.kind == "fp16":
             return {"k", "values", "remainder", "temperature"}
         return {"temperature"} if self.remainder == "drop" else set()
