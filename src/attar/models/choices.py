@@ -39,7 +39,7 @@ class CommitteeChoice(Config):
         return {"batchnorm_batch"} if self.batchnorm == "eval" else set()
 
 
-def committee_of_voices(voices: Mapping[str, Any]) -> dict[str, Any]:
+def upgraded_committee(voices: Mapping[str, Any]) -> dict[str, Any]:
     """A committee's settings from those that manifests and sets had until 26 November 2026."""
     renamed = {"ensemble": "policy", "teacher_weights": "weights"}
     return {renamed.get(key, key): value for key, value in voices.items()}

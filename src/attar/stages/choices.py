@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, Self
 import pydantic
 
 from attar.core.config import BY_CONTENT, NO_EFFECT, Config
-from attar.models.choices import CommitteeChoice, Stem, committee_of_voices
+from attar.models.choices import CommitteeChoice, Stem, upgraded_committee
 from attar.ops.choices import Codec, LookChoice, MixChoice, ViewChoice
 from attar.stages.protocols import PROTOCOLS, Protocol, protocol_named
 from attar.stages.rows import ROWS, Row
@@ -149,7 +149,7 @@ class Relabel(Config):
         """The committee, from the settings 'voices' and 'teachers' of manifests until 26 November 2026."""
         if "voices" not in made:
             return made
-        committee = committee_of_voices(made["voices"])
+        committee = upgraded_committee(made["voices"])
         if further := made.get("teachers"):  # their number
             committee["members"] = list(range(1 + further))
         return {key: value for key, value in made.items() if key not in ("voices", "teachers")} | {

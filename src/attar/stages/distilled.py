@@ -14,7 +14,7 @@ from attar.core.config import Config
 from attar.core.errors import AttarError
 from attar.core.randomness import generator
 from attar.models import committee as committees
-from attar.models.choices import CommitteeChoice, committee_of_voices
+from attar.models.choices import CommitteeChoice, upgraded_committee
 from attar.models.committee import Committee, modules_of
 from attar.ops import replay
 from attar.ops.choices import PLAIN, Storage
@@ -118,7 +118,7 @@ class DatasetInfo(Config):
         labels = values.get("labels")
         if isinstance(labels, Mapping) and isinstance(former := labels.get("voices"), Mapping):
             labels = {key: value for key, value in labels.items() if key != "voices"}
-            labels["committee"] = committee_of_voices(former)
+            labels["committee"] = upgraded_committee(former)
         return kept | {"format": 2, "teachers": [first, *others], "labels": labels}
 
 
