@@ -270,7 +270,9 @@ def prepare(sources: Sequence[str], wheels: Path, data: Path) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Returns the exit code: 0 when all steps are done, 1 when something is left, 2 when the command is at fault."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("steps", nargs="*", metavar="STEP", help="check, speed, teacher, tiny-ipc10, tiny-ipc50, cifar")
+    parser.add_argument(
+        "steps", nargs="*", metavar="STEP", help="check, speed, teacher, tiny-ipc10, tiny-ipc50, tiny-family, cifar"
+    )
     parser.add_argument("--out", type=Path, help="folder of results and state that come back")
     parser.add_argument("--work", type=Path, default=Path("runs/campaign"), help="working folder")
     parser.add_argument("--state", type=Path, nargs="*", default=[Path(".gpu-state")], help="earlier commands' OUT")

@@ -75,6 +75,7 @@ ROWS = {
     "cifar-cpu": Row("resnet20", 10, 32, TEN_UNITS, "cpu", target=8.0),
     "imagenet-gpu": Row("resnet18", 1000, 224, IMAGENET_1K, "cuda", target=5.0, target_seconds=0.12),
     "tiny-gpu": Row("resnet18", 200, 64, TINY, "cuda", target=6.0),
+    "tiny-gpu-4": Row("resnet18", 200, 64, TINY.changed(parallel_units=4), "cuda"),
     "cifar-gpu": Row("resnet20", 10, 32, TEN_UNITS, "cuda"),
     "rehearsal": Row("convnet3", 3, 16, TEN_UNITS.changed(ipc=2, unit_classes=3, parallel_units=2), "cpu", "fp32"),
 }

@@ -8,7 +8,9 @@ import re
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +29,9 @@ from attar.models import teacher as teachers
 from attar.recipes.catalogue import ENTRIES, recipe_named
 from attar.recipes.recipe import Recipe
 from attar.report.table import Line
+from attar.report.table import lines as report_lines
 from attar.stages.run import Run
+from attar.store import atomic
 from attar.store import images as image_files
 from blocks import main as blocks_main
 from campaign import Campaign, Piece
@@ -37,6 +41,11 @@ HERE = Path(__file__).parent
 TINY, SLOTS = "tiny-imagenet", 10
 """Images per class that are recovered in one go: ``tiny-ipc50`` is five such slices, of which ``tiny-ipc10`` is the
 first."""
+WEAK_EPOCHS = 4
+SIDE_BY_SIDE = 4
+"""Units of 100 images that are recovered at once: one does not fill a large GPU."""
+FAMILY_PROTOCOL, AT_ONCE = "edc", 2
+"""The protocol of ``tiny-family``, and how many of its runs share the GPU: one decodes while another computes."""
 PUBLISHED = {"tiny-ipc10": 43.0, "tiny-ipc50": 48.7}
 ACCEPTED = 1.5
 """Points of top-1 accuracy around a published figure."""
@@ -48,7 +57,8 @@ ACCEPTED = 1.5
 def gpu_tests(campaign: Campaign) -> dict[str, Any]:
     """The tests marked gpu; in a rehearsal one file of others."""
     chosen = ["-m", "not slow", "tests/synthesis/test_curriculum.py"] if campaign.dry else ["-m", "gpu", "tests"]
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--tb=short", *chosen]
+    spread = ["-n", "8", "--dist", "worksteal"] if find_spec("xdist") and not campaign.dry else []
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--tb=short", *spread, *chosen]
     done = subprocess.run(command, cwd=HERE.parent, capture_output=True, text=True, check=False)
     campaign.say("\n".join(done.stdout.splitlines()[-40:]))
     counts = {word: int(count) for count, word in re.findall(r"(\d+) (passed|failed|error|skipped)", done.stdout)}
@@ -181,19 +191,19 @@ def shortened(recipe: Recipe[Any]) -> Recipe[Any]:
     once = recipe.squeeze.training.changed(epochs=1, batch_size=16, warmup_epochs=0.0)
     protocol = recipe.evaluate.protocol
     protocol = protocol.changed(training=protocol.training.changed(epochs=1, warmup_epochs=0.0))
+    recover = {"iterations": 2, "ipc": min(2, recipe.recover.ipc), "accept_weak_teacher": True, "parallel_units": 1}
+    known = type(recipe.recover).model_fields.keys()
     return recipe.changed(
         squeeze=recipe.squeeze.changed(architecture="convnet3", training=once),
-        recover=recipe.recover.changed(
-            iterations=2, ipc=min(2, recipe.recover.ipc), accept_weak_teacher=True, parallel_units=1
-        ),
+        recover=recipe.recover.changed(**{name: value for name, value in recover.items() if name in known}),
         relabel=recipe.relabel.changed(epochs=1),
         evaluate=recipe.evaluate.changed(protocol=protocol, students=("convnet3",), num_seeds=1),
         execution=recipe.execution.changed(precision="fp32", compile="off"),
     )
 
 
-def chosen(campaign: Campaign, name: str, dataset: str) -> Recipe[Any]:
-    """A built-in recipe on the images that were carried, in compiled bf16.
+def chosen(campaign: Campaign, name: str, dataset: str, whole: bool = False) -> Recipe[Any]:
+    """A built-in recipe on the images that were carried, in compiled bf16; in a rehearsal shortened, unless ``whole``.
 
     Rows of its table: distilled, random real images under the same labels, the teacher.
     """
@@ -205,7 +215,7 @@ def chosen(campaign: Campaign, name: str, dataset: str) -> Recipe[Any]:
         evaluate=recipe.evaluate.changed(rows=("distilled", "random-soft", "full"), num_seeds=3),
         execution=recipe.execution.changed(device=campaign.device, precision="bf16", compile="auto"),
     )
-    return shortened(recipe) if campaign.dry else recipe
+    return shortened(recipe) if campaign.dry and not whole else recipe
 
 
 def train_teacher(campaign: Campaign, name: str, dataset: str) -> dict[str, Any]:
@@ -246,16 +256,19 @@ def summarised(lines: Sequence[Line], published: float | None = None) -> dict[st
 # Tiny-ImageNet
 
 
-def tiny_recipe(campaign: Campaign, ipc: int) -> Recipe[Any]:
+def tiny_recipe(campaign: Campaign, ipc: int, whole: bool = False) -> Recipe[Any]:
     """CDA's recipe at so many images per class, with the campaign's teacher."""
-    return with_teacher(chosen(campaign, f"cda/tiny-imagenet-ipc{ipc}", TINY), campaign.fetch("teacher"))
+    return with_teacher(chosen(campaign, f"cda/tiny-imagenet-ipc{ipc}", TINY, whole), campaign.fetch("teacher"))
 
 
 def tiny_slice(place: int, campaign: Campaign) -> dict[str, Any]:
     """Recover ten more images of every class."""
     recipe = tiny_recipe(campaign, 50)
     slots = 1 if campaign.dry else SLOTS
-    recipe = recipe.changed(recover=recipe.recover.changed(ipc_start=place * slots, ipc=(place + 1) * slots))
+    units = 1 if campaign.dry else SIDE_BY_SIDE
+    recipe = recipe.changed(
+        recover=recipe.recover.changed(ipc_start=place * slots, ipc=(place + 1) * slots, parallel_units=units)
+    )
     out = campaign.folder / f"slice-{place}"
     for stage in ("squeeze", "recover"):
         attar.run(recipe, out, stage=stage)
@@ -288,6 +301,94 @@ def judged(campaign: Campaign, slices: Sequence[Path]) -> dict[str, Any]:
     if campaign.dry:
         values["published"] = f"no result, for it is a rehearsal: {values['published']}"
     return values
+
+
+def family_recipes(campaign: Campaign) -> dict[str, Recipe[Any]]:
+    """Ten images per class by several methods, judged by one protocol; labels of one teacher, or of three weak ones."""
+    base = tiny_recipe(campaign, 10, whole=True).with_protocol(FAMILY_PROTOCOL)
+    base = base.changed(
+        relabel=base.relabel.changed(mode="online"),
+        evaluate=base.evaluate.changed(rows=("distilled",), num_seeds=1 if campaign.dry else 2),
+    )
+    images = str(campaign.fetch("tiny-ipc10") / "slice-0" / "recover" / "data")
+    brief = {"training": {"epochs": WEAK_EPOCHS, "warmup_epochs": 1.0}, "weights": ""}
+    weak = base.squeeze.changed(weights="", members=[brief] * 3)
+
+    def made_by(method: str, **settings: Any) -> Recipe[Any]:
+        recipe = base.with_method(method)
+        if "iterations" in type(recipe.recover).model_fields:
+            settings = {"parallel_units": SIDE_BY_SIDE, "accept_weak_teacher": True} | settings
+        return recipe.changed(recover=recipe.recover.changed(**settings))
+
+    found = {
+        "random": made_by("random"),
+        "rded": made_by("rded", patch_rule="lowest"),
+        "cda": base.changed(images=images),
+        "fadrm": made_by("fadrm", iterations=1000, block_sizes=(1.0, 1.0), learning_rate=0.01),
+        "edc": made_by("edc"),
+        "edc-brief": made_by("edc", iterations=200),
+    }
+    labelled_by_weak = ("random", "rded", "cda", "edc-brief")
+    found |= {f"{name}, weak teachers": found[name].changed(squeeze=weak) for name in labelled_by_weak}
+    if not campaign.dry:
+        return found
+    short = {name: shortened(found[name]) for name in ("random", "cda", "random, weak teachers")}
+    return short | {"cda": short["cda"].changed(recover=short["cda"].recover.changed(ipc=1))}
+
+
+def family(campaign: Campaign) -> dict[str, Any]:
+    """Run the family side by side, several processes on one GPU; each goes on where it stopped."""
+    waiting, running, values = family_recipes(campaign), dict[str, subprocess.Popen[str]](), dict[str, Any]()
+    tables: dict[str, Any] = {}
+    try:
+        while waiting or running:
+            while waiting and len(running) < AT_ONCE:
+                name = next(iter(waiting))
+                running[name] = started(family_folder(campaign, name), waiting.pop(name))
+            time.sleep(0.2)
+            for name in [name for name, process in running.items() if process.poll() is not None]:
+                folder, code = family_folder(campaign, name), running.pop(name).returncode
+                if code:
+                    log = folder.with_suffix(".log").read_text().strip().splitlines()
+                    values[name] = f"exit code {code}: {log[-1] if log else ''}"
+                else:
+                    lines = report_lines(folder)
+                    values[name] = summarised(lines)["distilled"]
+                    tables[name] = [vars(line) for line in lines]
+                campaign.say(f"    {name}: {values[name]}")
+    finally:
+        for process in running.values():
+            process.terminate()
+        for process in running.values():
+            process.wait()
+    failed = [name for name in values if name not in tables]
+    if failed:
+        raise AttarError(f"These runs failed, and go on in the next command: {'; '.join(failed)}.")
+    return values | {"tables": tables}
+
+
+def family_folder(campaign: Campaign, name: str) -> Path:
+    """Where a run of the family lies; its settings and its log lie beside it."""
+    return campaign.folder / name.replace(", ", "-").replace(" ", "-")
+
+
+def started(folder: Path, recipe: Recipe[Any]) -> "subprocess.Popen[str]":
+    """A process that runs the recipe and writes what it says beside its folder."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    file = folder.with_suffix(".yaml")
+    atomic.write_text(file, recipe.to_yaml())
+    with folder.with_suffix(".log").open("a") as log:
+        command = [sys.executable, "-m", "attar", "run", str(file), "--out", str(folder)]
+        return subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, text=True)
+
+
+def family_files(campaign: Campaign) -> list[Path]:
+    """Scores and logs first, then images and units, then teachers."""
+    runs = [run for run in sorted(campaign.folder.glob("*")) if run.is_dir()]
+    found = [*sorted(campaign.folder.glob("*.log")), *(path for run in runs for path in score_files(run))]
+    for run in runs:
+        found += [path for path in sorted((run / "recover").rglob("*")) if path.is_file()]
+    return found
 
 
 def slice_files(campaign: Campaign) -> list[Path]:
@@ -343,6 +444,7 @@ STEPS: dict[str, list[Piece]] = {
     "speed": [
         Piece("recover imagenet-gpu", functools.partial(timed, "recover", "imagenet-gpu"), 60.0),
         Piece("recover tiny-gpu", functools.partial(timed, "recover", "tiny-gpu"), 60.0, rehearsed=False),
+        Piece("recover tiny-gpu-4", functools.partial(timed, "recover", "tiny-gpu-4"), 45.0, rehearsed=False),
         *(
             Piece(f"{script} {row}", functools.partial(timed, script, row), 45.0, rehearsed=row == "whole-gpu-224")
             for row in ("whole-gpu-224", "whole-gpu-64", "data-gpu-64")
@@ -357,6 +459,7 @@ STEPS: dict[str, list[Piece]] = {
         *(Piece(f"recover {place}", functools.partial(tiny_slice, place), 60.0) for place in range(1, 5)),
         Piece("judge", tiny_ipc50, 60.0),
     ],
+    "tiny-family": [Piece("runs", family, 120.0)],
     "cifar10": cifar("cifar10"),
     "cifar100": cifar("cifar100"),
 }
@@ -364,6 +467,7 @@ FILES: dict[str, Callable[[Campaign], Sequence[Path]]] = {
     "teacher": teacher_files,
     "tiny-ipc10": slice_files,
     "tiny-ipc50": slice_files,
+    "tiny-family": family_files,
     "cifar10": teacher_files,
     "cifar100": teacher_files,
 }

@@ -48,14 +48,22 @@ def results(folder: Path, step: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    "steps", [("check",), ("speed",), ("teacher", "tiny-ipc10", "tiny-ipc50"), ("cifar",)], ids=" ".join
+    "steps",
+    [
+        ("check",),
+        ("speed",),
+        ("teacher", "tiny-ipc10", "tiny-ipc50"),
+        pytest.param(("teacher", "tiny-ipc10", "tiny-family"), marks=pytest.mark.slow),
+        ("cifar",),
+    ],
+    ids=" ".join,
 )
 def test_every_step_is_rehearsed_with_the_code_that_a_gpu_runs(
     campaign: ModuleType, steps: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture
 ):
     assert rehearse(campaign, tmp_path, *steps) == 0, capsys.readouterr().out
     known = sys.modules["steps"].STEPS
-    assert set(known) == {"check", "speed", "teacher", "tiny-ipc10", "tiny-ipc50", "cifar10", "cifar100"}
+    assert set(known) == {"check", "speed", "teacher", "tiny-ipc10", "tiny-ipc50", "tiny-family", "cifar10", "cifar100"}
     for step in ("cifar10", "cifar100") if steps == ("cifar",) else steps:
         found = results(tmp_path, step)
         assert list(found["pieces"]) == [piece.name for piece in known[step] if piece.rehearsed]
