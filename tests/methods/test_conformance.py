@@ -265,7 +265,5 @@ def test_random_with_more_images_per_class_begins_with_the_same():
 
 
 def test_random_refuses_more_images_than_a_class_has():
-    with pytest.raises(
-        AttarError, match=r"Class 'cat' has 10 training images but 11 are asked for; .*--recover.ipc 10"
-    ):
+    with pytest.raises(AttarError, match=r"Class 'cat' has 10 training images but 11 are needed; .*--recover.ipc 10"):
         drawn(0, 11)

@@ -269,7 +269,7 @@ def test_parts_of_one_field_name_are_refused_and_defaults_keep_what_a_field_says
     found = fadrm.Config.model_fields["iterations"]
     assert (found.default, fadrm.Config().iterations) == (2000, 2000)
     assert found.description
-    with pytest.raises(AttarError, match="iterations: Input should be greater than or equal to 1"):
+    with pytest.raises(AttarError, match="iterations must be greater than or equal to 1"):
         fadrm.Config.of({"iterations": 0}, "the test")
     with pytest.raises(TypeError, match="no field 'stp'"):
 
