@@ -304,7 +304,7 @@ UNKNOWN = "may hold parts of them: attar does not know how they were made. This 
         ("random", {"ipc": 2}, "Its images *are* real training images, or hold parts of them. This set"),
         ("kcentre", {"ipc": 2}, "Its images *are* real training images, or hold parts of them. This set"),
         (
-            "given",
+            "imported",
             {"ipc": 2, "images": "0"},
             UNKNOWN,
         ),

@@ -141,8 +141,8 @@ def _cores(table: list[Line]) -> str:
             "the labels": line.labels_processor_seconds,
             "a student": line.train_processor_seconds,
         }
-        told = ", ".join(f"{what} {seconds:,.1f}" for what, seconds in parts.items() if seconds is not None)
-        return f"Seconds of processor cores that the first line took: {told}.\n" if told else ""
+        listed = ", ".join(f"{what} {seconds:,.1f}" for what, seconds in parts.items() if seconds is not None)
+        return f"Seconds of processor cores that the first line took: {listed}.\n" if listed else ""
     return ""
 
 
