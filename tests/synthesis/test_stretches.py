@@ -286,6 +286,6 @@ def test_needs_add_up_and_members_are_chosen():
     assert Teachers().members_of(3) == (0,)
     assert Teachers(members=(2, 1)).members_of(3) == (2,)
     assert Teachers(committee="mean").members_of(3) == (0, 1, 2)
-    with pytest.raises(AttarError, match="names teacher 3, and squeeze has 2"):
+    with pytest.raises(AttarError, match="names teacher 3, but the run has teachers 0 to 1"):
         Teachers(members=(3,)).members_of(2)
     assert config_of(committee="round-robin").cost(UnitShape(3, 1, 16, 4))[0] == Stretch(2, teachers=(0.25,) * 4)
