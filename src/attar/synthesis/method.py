@@ -20,11 +20,11 @@ from attar.ops.choices import PLAIN, Rounding, Storage
 SNAPSHOTS = (100, 500, 1000, 2000)
 TeacherNeed = Literal["none", "one", "several"]
 SnapshotNeed = Literal["none", "ends", "epochs"]
-UnitNeed = Literal["any", "class", "set"]
+UnitNeed = Literal["any", "slots", "class", "set"]
 _LADDERS: dict[str, tuple[str, ...]] = {
     "teachers": ("none", "one", "several"),
     "snapshots": ("none", "ends", "epochs"),
-    "unit": ("any", "class", "set"),
+    "unit": ("any", "slots", "class", "set"),
 }
 
 
@@ -43,7 +43,7 @@ class Needs:
     snapshots: SnapshotNeed = "none"
     """Weights to keep while experts train: none, the first and last, or those after every epoch."""
     unit: UnitNeed = "any"
-    """What one unit of work must hold: any images, all of one class, or the whole set."""
+    """What one unit of work must hold: any images, all slots of its classes, images of one class, or the whole set."""
     side_by_side: bool = True
     """Whether several units may share a batch of the teacher."""
 
