@@ -96,6 +96,7 @@ def folders(tmp_path: Path):
             "members.0.training.epochs must be greater than or equal to 1, not 0",
         ),
         (["run", "digits", "--out", "OUT", "--method", "rded", "--recover.ipc", "200"], "--recover.ipc 139 or less"),
+        (["show", "digits", "--plan", "--method", "rded", "--recover.ipc", "200"], "--recover.ipc 139 or less"),
         (["run", "digits", "--out", "OUT", "--method", "fadrm", "--recover.ipc", "200"], "--recover.ipc 139 or less"),
         (
             ["run", "digits", "--out", "OUT", "--method", "cim", "--recover.ipc", "50"],
