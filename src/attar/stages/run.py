@@ -42,8 +42,8 @@ FOLDERS: dict[Stage, str] = {
     "evaluate": "evaluate",
 }
 """Folder of each stage in a run."""
-IMPORTED = "given"
-"""Method name of imported images in manifests."""
+IMPORTED = "imported"
+"""Method name of imported images in manifests; manifests until 26 November 2026 call it 'given'."""
 
 
 class Manifest(pydantic.BaseModel):

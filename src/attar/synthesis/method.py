@@ -159,7 +159,7 @@ class MethodConfig(Part):
     """Slots of each class per unit of work. With few classes, use more slots: BatchNorm statistics need many images."""
     parallel_units: int = pydantic.Field(default=1, ge=1)
     """Units that share a batch of the teacher, each with separate statistics; raise it to fill the device when units
-    are small. A change makes other images, because the batch size affects rounding."""
+    are small. Changing it changes the images slightly, because the batch size affects rounding."""
     snapshots: Annotated[tuple[int, ...], NO_EFFECT] = SNAPSHOTS
     """Iterations after which snapshots are kept for the figures; the last iteration is always kept."""
     image_format: Literal["png", "jpeg"] = "png"
@@ -169,7 +169,8 @@ class MethodConfig(Part):
     rounding: Rounding = "nearest"
     """How pixels in [0, 1] become bytes; the published scripts use 'truncate'."""
     verifier: Annotated[str, NO_EFFECT] = ""
-    """Second network whose accuracy on the images is reported: ARCHITECTURE:WEIGHTS or a squeeze folder; '': none."""
+    """Another network whose accuracy on the images is reported: ARCHITECTURE:WEIGHTS or a squeeze folder; empty:
+    none."""
     accept_weak_teacher: Annotated[bool, NO_EFFECT] = False
     """Continue with a teacher whose accuracy on real validation images is near chance."""
     accept_other_classes: Annotated[bool, NO_EFFECT] = False
