@@ -187,6 +187,7 @@ def test_other_data_are_refused_in_a_sentence(run, classes):
         ("alexnet", "standard", 64, None),
         ("convnet4", "standard", 64, "ConvNet-4-BN"),
         ("convnet6", "standard", 32, None),  # six poolings leave nothing of it
+        ("convnet3_in", "standard", 32, None),
         ("convnet3", "standard", 28, None),  # counts as 32 there
         ("resnet20", "standard", 32, None),
         ("timm/resnet18", "standard", 224, None),

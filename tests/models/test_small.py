@@ -51,6 +51,16 @@ def test_convnet_has_the_published_number_of_parameters():
     assert sum(weight.numel() for weight in ConvNet(3, 10, 32).parameters()) == 320_010
 
 
+def test_convnet_with_instance_norm_normalises_each_image_alone():
+    network = NETWORKS["convnet3_in"](10, 32)
+    assert sum(weight.numel() for weight in network.parameters()) == 320_010
+    images = torch.linspace(-1, 1, 2 * 3 * 32 * 32).sin().reshape(2, 3, 32, 32)
+    torch.testing.assert_close(network(images)[:1], network(images[:1]))
+    inputs = network.blocks[0][0](images)
+    expected = nn.functional.instance_norm(inputs)
+    torch.testing.assert_close(network.blocks[0][1](inputs), expected, atol=1e-5, rtol=1e-4)
+
+
 def test_convnet_stops_pooling_at_one_pixel_and_takes_other_sizes():
     network = ConvNet(3, 7, 4)
     assert network(torch.zeros(2, 3, 4, 4)).shape == (2, 7)

@@ -107,7 +107,7 @@ def network_of(architecture: str, stem: str, size: int) -> DDNetwork | None:
     """Return the evaluator's network with exactly the layers of this one, for images of ``size`` pixels; None if
     none."""
     source, bare = build.locate(architecture)
-    if source == "attar" and bare.startswith("convnet"):
+    if source == "attar" and bare.startswith("convnet") and bare.removeprefix("convnet").isdigit():
         depth = int(bare.removeprefix("convnet"))
         return DDNetwork(f"ConvNet-{depth}-BN", False) if size >= 2**depth and size != 28 else None
     if source != "torchvision" or bare not in _NETWORKS:

@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable
+from typing import Literal
 
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -105,16 +106,24 @@ class WideResNet(nn.Module):
 
 class ConvNet(nn.Module):
     """The ConvNet of dataset condensation (Gidaris and Komodakis, 2018, arXiv 1804.09458; Zhao et al., 2021,
-    arXiv 2006.05929), with BatchNorm: ``depth`` blocks of convolution, BatchNorm, ReLU and pooling, then one layer.
+    arXiv 2006.05929): ``depth`` blocks of convolution, normalisation, ReLU and pooling, then one layer.
 
-    The last map is flattened, so the final layer's size follows ``image_size``, the side of the images in pixels.
-    Pooling stops at a map of 1x1; images of another size than ``image_size`` are averaged down to the same map.
+    ``norm`` is BatchNorm, or InstanceNorm as in the papers that match gradients, distributions and trajectories. The
+    last map is flattened, so the final layer's size follows ``image_size``, the side of the images in pixels. Pooling
+    stops at a map of 1x1; images of another size than ``image_size`` are averaged down to the same map.
     """
 
-    def __init__(self, depth: int, num_classes: int, image_size: int, width: int = 128) -> None:
+    def __init__(
+        self,
+        depth: int,
+        num_classes: int,
+        image_size: int,
+        width: int = 128,
+        norm: Literal["batch", "instance"] = "batch",
+    ) -> None:
         super().__init__()
         self.blocks = nn.ModuleList(
-            nn.Sequential(nn.Conv2d(width if i else 3, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU())
+            nn.Sequential(nn.Conv2d(width if i else 3, width, 3, padding=1), _norm(norm, width), nn.ReLU())
             for i in range(depth)
         )
         self.map_size = max(1, image_size // 2**depth)
@@ -131,6 +140,11 @@ class ConvNet(nn.Module):
         return self.fc(maps.flatten(1))
 
 
+def _norm(kind: Literal["batch", "instance"], width: int) -> nn.Module:
+    # One group per channel is InstanceNorm, and takes maps of one pixel.
+    return nn.BatchNorm2d(width) if kind == "batch" else nn.GroupNorm(width, width)
+
+
 def _stage(channels_in: int, channels_out: int, num_blocks: int, stride: int) -> nn.Sequential:
     first = Block(channels_in, channels_out, stride)
     return nn.Sequential(first, *(Block(channels_out, channels_out, 1) for _ in range(num_blocks - 1)))
@@ -144,8 +158,10 @@ def _wide_resnet(num_classes: int, image_size: int, *, depth: int, widen: int) -
     return WideResNet(depth, widen, num_classes)
 
 
-def _convnet(num_classes: int, image_size: int, *, depth: int, width: int = 128) -> nn.Module:
-    return ConvNet(depth, num_classes, image_size, width)
+def _convnet(
+    num_classes: int, image_size: int, *, depth: int, width: int = 128, norm: Literal["batch", "instance"] = "batch"
+) -> nn.Module:
+    return ConvNet(depth, num_classes, image_size, width, norm)
 
 
 NETWORKS: dict[str, Callable[[int, int], nn.Module]] = {
@@ -153,5 +169,6 @@ NETWORKS: dict[str, Callable[[int, int], nn.Module]] = {
     "wrn_16_2": functools.partial(_wide_resnet, depth=16, widen=2),
     **{f"convnet{depth}": functools.partial(_convnet, depth=depth) for depth in range(1, 9)},
     "convnet3_w32": functools.partial(_convnet, depth=3, width=32),
+    **{f"convnet{depth}_in": functools.partial(_convnet, depth=depth, norm="instance") for depth in range(1, 7)},
 }
 """Name to factory; a factory takes the number of classes and the side of the images in pixels."""
