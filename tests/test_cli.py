@@ -91,7 +91,35 @@ def folders(tmp_path: Path):
         (["run", "digits", "--out", "OUT", "--squeeze.members", "{}", "{weights: nope.pt}"], "nope.pt"),
         (["run", "digits", "--out", "OUT", "--squeeze.members", "convnet3"], "--squeeze.members takes a mapping"),
         (["run", "digits", "--out", "OUT", "--squeeze.members", "{epochs: 1}"], "there is no setting named 'epochs'"),
-        (["run", "digits", "--out", "OUT", "--squeeze.members", "{training: {epochs: 0}}"], "epochs: Input should be"),
+        (
+            ["run", "digits", "--out", "OUT", "--squeeze.members", "{training: {epochs: 0}}"],
+            "members.0.training.epochs must be greater than or equal to 1, not 0",
+        ),
+        (["run", "digits", "--out", "OUT", "--method", "rded", "--recover.ipc", "200"], "--recover.ipc 139 or less"),
+        (["run", "digits", "--out", "OUT", "--method", "fadrm", "--recover.ipc", "200"], "--recover.ipc 139 or less"),
+        (
+            ["run", "digits", "--out", "OUT", "--method", "cim", "--recover.ipc", "50"],
+            r"200 are needed \(4 for each image\); use --recover.ipc 34 or less",
+        ),
+        (
+            ["show", "digits", "--method", "rded", "--recover.ipc", "400"],
+            r"patch_pool \(300\) is smaller than .* \(400\)",
+        ),
+        (["show", "digits", "--method", "cim", "--recover.ipc", "400"], r"pool \(300\) is smaller than .* \(1600\)"),
+        (
+            ["show", "digits", "--method", "fadrm", "--recover.iterations", "2"],
+            "--recover: block_sizes has 4 blocks for 2 iterations; raise iterations",
+        ),
+        (
+            ["show", "digits", "--plan", "--data.source", "/no", "--method", "fadrm", "--recover.members", "3"],
+            "--recover.members names teacher 3, but the run has only teacher 0; add it to --squeeze.members",
+        ),
+        (
+            ["show", "digits", "--plan", "--data.source", "/no/such", "--relabel.committee.members", "1"],
+            "--relabel.committee.members names teacher 1, but the run has only teacher 0",
+        ),
+        (["show", "digits", "--helpp"], r"no setting named '--helpp'; did you mean --help\?$"),
+        (["--helpp"], r"did you mean --help\?$"),
         (["run", "digits", "--out", "OUT", "--relabel.committee.members", "1"], "names teacher 1, but the run has"),
         (["run", "digits", "--out", "OUT", "--images", "/nope"], "no folder of images /nope"),
         (["show", "digits", "--plan", "--relabel.views.patch-shuffle", "3"], "do not divide into 3 patches"),
@@ -174,6 +202,23 @@ def test_a_changed_parent_is_refused(mini_run, tmp_path, capsys):
     shutil.rmtree(out / "squeeze")
     said = told(capsys, "run", "digits", "--out", str(out), *MINI, "--squeeze.training.epochs", "5")
     assert f"{out / 'recover'} was made from a teacher that is not the current one" in said
+
+
+def test_protocols_are_listed_with_all_their_augmentation(capsys):
+    main(["list", "protocols", "cim-batch-10"])
+    assert ", whole images, DSA colour+crop+cutout+flip+scale+rotate (warp), no mixing" in capsys.readouterr().out
+    main(["list", "protocols", "edc-cifar10"])
+    assert ", random resized crops, RandAugment 2 at 3, CutMix\n" in capsys.readouterr().out
+
+
+def test_members_are_shown_without_the_settings_that_they_share(capsys, tmp_path):
+    members = ["--squeeze.members", "{architecture: convnet4, training: {epochs: 1}}", "{}"]
+    main(["show", "digits", *members])
+    shown = capsys.readouterr().out
+    assert yaml.safe_load(shown)["squeeze"]["members"] == [{"architecture": "convnet4", "training": {"epochs": 1}}, {}]
+    (tmp_path / "mine.yaml").write_text(shown)
+    main(["show", str(tmp_path / "mine.yaml")])
+    assert yaml.safe_load(capsys.readouterr().out) == yaml.safe_load(shown)
 
 
 def test_list_and_help_name_everything(capsys):
@@ -303,7 +348,7 @@ def test_report_takes_the_finished_of_several_runs(mini_run, tmp_path, capsys):
     main(["report", *map(str, (*runs, nothing, tmp_path / "all.txt")), "--csv", str(tmp_path / "all.csv")])
     said = capsys.readouterr()
     for left_out in (nothing, tmp_path / "all.txt"):
-        assert f"{left_out} is no evaluated run and left out" in said.err
+        assert f"{left_out} is left out, because it is not evaluated" in said.err
     assert f"{runs[0]}: Classes (distilled, convnet3): best '" in said.out
     names = {line.split(",")[0] for line in (tmp_path / "all.csv").read_text().splitlines()[1:]}
     assert names == set(map(str, runs)) == set(json.loads((tmp_path / "all.json").read_text()))
@@ -324,8 +369,10 @@ def test_reports_and_exports_are_refused_in_a_sentence(mini_run, tmp_path, capsy
 
 def test_a_plan_is_shown_and_not_run(tmp_path, capsys):
     out = str(tmp_path / "out")
-    assert "'attar show digits --plan' tells what it takes" in told(capsys, "run", "digits", "--out", out, "--plan")
-    assert "'attar show' writes nothing" in told(capsys, "show", "digits", "--out", out)
+    assert "use 'attar show digits --plan' to estimate time and memory" in told(
+        capsys, "run", "digits", "--out", out, "--plan"
+    )
+    assert "'attar show' has no --out" in told(capsys, "show", "digits", "--out", out)
     assert "choose one by --protocol NAME" in told(capsys, "run", "digits", "--out", out, "--evaluate.protocol", "rded")
     assert not list(tmp_path.iterdir())
 
@@ -346,14 +393,16 @@ def test_an_unknown_stage_is_refused(tmp_path):
 
 @pytest.mark.parametrize(("error", "code"), [(KeyboardInterrupt(), 130), (Interrupted(143), 143)])
 def test_an_interruption_is_a_sentence(error, code, capsys, monkeypatch):
-    def interrupted(_):
+    def interrupted(*_):
         raise error
 
-    monkeypatch.setattr(cli, "_dispatch", interrupted)
-    with pytest.raises(SystemExit) as end:
-        main(["list", "recipes"])
-    assert end.value.code == code
-    assert capsys.readouterr().err == "attar: Interrupted; the same command continues where it stopped.\n"
+    words = {"run": "continues where it stopped", "export": "starts from the beginning", "show": "starts from the"}
+    for verb, expected in words.items():
+        monkeypatch.setattr(cli, f"_{verb}", interrupted)
+        with pytest.raises(SystemExit) as end:
+            main([verb])
+        assert end.value.code == code
+        assert capsys.readouterr().err.startswith(f"attar: Interrupted; the same command {expected}")
 
 
 @pytest.mark.slow

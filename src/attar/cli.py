@@ -1,4 +1,4 @@
-"""The command line: verbs and their options; nothing heavy is imported before it is needed."""
+"""The command line: verbs and their options. PyTorch is imported only by verbs that need it."""
 
 import argparse
 import errno
@@ -33,20 +33,22 @@ usage: attar VERB ...
   attar report FOLDER [FOLDER ...] [--csv FILE] [--ranking]
       Print the tables of finished runs, and draw their pictures.
   attar export LAYOUT FOLDER --out FOLDER
-      Write a finished run as other tools read it.
+      Write a finished run in the layout of another tool.
 
 'attar VERB --help' explains a verb, 'attar run RECIPE --help' the settings.
 """
 STAGES = ("squeeze", "recover", "relabel", "evaluate")
 LAYOUTS = {"ddranking": "attar.exchange.ddranking", "fkd": "attar.exchange.fkd_files"}
-"""Layouts of 'attar export': modules with ``export(run, out)``, which returns lines to print."""
+"""Layouts of 'attar export', and their modules: each has ``export(run, out)``, which returns lines to print."""
 WIDEST_HELP = 100
-"""Characters; longer lines are hard to read."""
+"""Longest line of a help page, in characters."""
+_CROPS = {"resized": "random resized crops", "padded": "padded crops", "none": "whole images"}
+_MIXES = {"cutmix": "CutMix", "mixup": "Mixup", "none": "no mixing"}
 KINDS = ("recipes", "methods", "datasets", "models", "protocols")
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run one verb; what the user can mend ends in one sentence and exit code 2."""
+    """Run one verb. Errors that the user can mend end with one sentence and exit code 2."""
     is_program = arguments is None
     arguments = sys.argv[1:] if arguments is None else arguments
     if is_program:
@@ -60,14 +62,14 @@ def main(arguments: list[str] | None = None) -> None:
         code = error.code if isinstance(error, Interrupted) else 130
         if is_program:
             interruption.end(code)
-        _fail(interruption.SENTENCE, code)
+        _fail(interruption.sentence(), code)
     except BrokenPipeError:  # the reader of our output has gone, as in 'attar list models | head'
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         where = f" while writing {error.filename}" if error.filename else ""
-        _fail(f"The disk is full{where}; free some space and run the same command again: it continues.")
+        _fail(f"The disk is full{where}; free some space and run the same command again.")
 
 
 def _dispatch(arguments: list[str]) -> None:
@@ -75,6 +77,8 @@ def _dispatch(arguments: list[str]) -> None:
         print(USAGE, end="")
         return
     verb, rest = arguments[0], arguments[1:]
+    continues = verb == "run" or verb in STAGES
+    interruption.say(interruption.SENTENCE if continues else "Interrupted; the same command starts from the beginning.")
     if verb in ("--version", "version"):
         from attar import __version__
 
@@ -83,14 +87,14 @@ def _dispatch(arguments: list[str]) -> None:
         _list(rest)
     elif verb == "show":
         _show(rest)
-    elif verb == "run" or verb in STAGES:
+    elif continues:
         _run(verb, rest)
     elif verb == "report":
         _report(rest)
     elif verb == "export":
         _export(rest)
     else:
-        raise plugin.unknown("verb", verb, ("list", "show", "run", *STAGES, "report", "export"))
+        raise plugin.unknown("verb", verb, ("list", "show", "run", *STAGES, "report", "export", "--help", "--version"))
 
 
 def _list(arguments: list[str]) -> None:
@@ -142,8 +146,10 @@ def _protocol_line(protocol: "Protocol", labels: "ProtocolLabels") -> str:
         loss[protocol.loss] + f" + {protocol.hard_weight:g} CE" * bool(protocol.hard_weight),
         f"labels by batches of {labels.batchnorm_batch}" * (labels.batchnorm == "train"),
         f"{views.patch_shuffle} x {views.patch_shuffle} patches" * (views.patch_shuffle > 1),
-        f"{views.crop} crops",
-        f"mix {labels.mix.kind}",
+        _CROPS[views.crop],
+        f"RandAugment {views.randaugment_ops} at {views.randaugment_magnitude:g}" * (views.randaugment_ops > 0),
+        f"DSA {'+'.join(views.dsa)} ({views.dsa_combine})" * bool(views.dsa),
+        _MIXES[labels.mix.kind],
     ]
     return f"v{protocol.version}: " + ", ".join(filter(None, parts))
 
@@ -172,22 +178,27 @@ def _run(verb: str, arguments: list[str]) -> None:
 
 
 class _Parser(argparse.ArgumentParser):
-    """Reports a mistake as one sentence, like every other verb."""
+    """Argument parser whose errors are one sentence, as those of the other verbs."""
 
     def error(self, message: str) -> NoReturn:
         raise AttarError(f"'{self.prog}': {message}; see '{self.prog} --help'.")
 
 
 def _report(arguments: list[str]) -> None:
-    parser = _Parser(prog="attar report", description="Tables and pictures of finished runs.", allow_abbrev=False)
-    parser.add_argument("runs", nargs="+", type=Path, metavar="FOLDER", help="what 'attar run' was given as --out")
-    parser.add_argument(
-        "--csv", type=Path, metavar="FILE", help="the table with every column; the stages' manifests go beside it"
+    parser = _Parser(
+        prog="attar report", description="Print tables of finished runs, and draw their pictures.", allow_abbrev=False
     )
-    parser.add_argument("--ranking", action="store_true", help="DD-Ranking's scores in place of tables")
+    parser.add_argument("runs", nargs="+", type=Path, metavar="FOLDER", help="the --out folder of a run")
+    parser.add_argument(
+        "--csv",
+        type=Path,
+        metavar="FILE",
+        help="write the table with every column here, and the stages' manifests to FILE with the ending .json",
+    )
+    parser.add_argument("--ranking", action="store_true", help="print DD-Ranking's scores instead of the tables")
     options = parser.parse_intermixed_args(arguments)
     if options.csv and options.csv.suffix == ".json":
-        raise AttarError(f"--csv {options.csv} would be overwritten by the manifests beside it; name it .csv.")
+        raise AttarError(f"--csv {options.csv} would be overwritten by the manifests; use a name that ends with .csv.")
     runs = _evaluated(options.runs)
     if options.ranking:
         _print_rankings(runs, options.csv)
@@ -209,25 +220,33 @@ def _report(arguments: list[str]) -> None:
 
 
 def _evaluated(runs: list[Path]) -> list[Path]:
-    """The finished ones of several; a single one is taken as it is, and what it lacks is told later."""
+    """Return the evaluated runs and warn about the others; a single run is returned without a check."""
     if len(runs) == 1:
         return runs
     found = [run for run in dict.fromkeys(runs) if (run / "evaluate" / "manifest.json").is_file()]
     if not found:
-        raise AttarError(f"None of {', '.join(map(str, runs))} is evaluated; run 'attar evaluate' there first.")
+        raise AttarError(
+            f"None of {', '.join(map(str, runs))} is evaluated; run 'attar evaluate' with that --out first."
+        )
     for run in runs:
         if run not in found:
-            print(f"attar: {one_line(str(run))} is no evaluated run and left out", file=sys.stderr)
+            print(f"attar: {one_line(str(run))} is left out, because it is not evaluated", file=sys.stderr)
     return found
 
 
 def _export(arguments: list[str]) -> None:
-    parser = _Parser(prog="attar export", description="A finished run as other tools read it.", allow_abbrev=False)
+    parser = _Parser(
+        prog="attar export", description="Write a finished run in the layout of another tool.", allow_abbrev=False
+    )
     parser.add_argument("layout", metavar="LAYOUT", help=" or ".join(LAYOUTS))
-    parser.add_argument("run", type=Path, metavar="FOLDER", help="what 'attar run' was given as --out")
-    parser.add_argument("--out", type=Path, default=None, metavar="FOLDER", help="a new folder for it")
+    parser.add_argument("run", type=Path, metavar="FOLDER", help="the --out folder of a run")
+    parser.add_argument("--out", type=Path, default=None, metavar="FOLDER", help="the new folder to write")
     parser.add_argument(
-        "--batch-size", type=int, default=None, metavar="N", help="fkd: images in a file of labels; default the labels'"
+        "--batch-size",
+        type=int,
+        default=None,
+        metavar="N",
+        help="layout fkd only: images per file of labels; default: the batch size that the labels were made for",
     )
     options = parser.parse_intermixed_args(arguments)
     if options.layout not in LAYOUTS:
@@ -242,7 +261,7 @@ def _export(arguments: list[str]) -> None:
 
 
 def _recipe(verb: str, arguments: list[str]) -> tuple["Recipe[Any]", "Arguments"]:
-    """The recipe that the arguments name, changed by the settings among them; prints help where it is asked for."""
+    """Return the recipe changed by the settings, and the other arguments; prints help and ends if it is requested."""
     from attar.recipes import help_page
     from attar.recipes.arguments import changed_by, split
     from attar.recipes.catalogue import recipe_named
@@ -252,9 +271,11 @@ def _recipe(verb: str, arguments: list[str]) -> tuple["Recipe[Any]", "Arguments"
     if not given.recipe:
         _print_and_end(help_page.usage(verb, width))
     if given.plan and verb != "show":
-        raise AttarError(f"'attar {verb}' does the work; 'attar show {given.recipe} --plan' tells what it takes.")
+        raise AttarError(
+            f"'attar {verb}' has no --plan; use 'attar show {given.recipe} --plan' to estimate time and memory."
+        )
     if given.out and verb == "show":
-        raise AttarError("'attar show' writes nothing; leave out --out, and send what it prints to a file.")
+        raise AttarError("'attar show' has no --out; redirect its output to a file instead.")
     recipe = changed_by(recipe_named(given.recipe), given.settings, f"attar {verb} {given.recipe}")
     if given.help is not None:
         _print_and_end(help_page.page(recipe, verb, given.recipe, given.help, width))
@@ -310,7 +331,7 @@ def _print_rankings(runs: list[Path], path: Path | None) -> None:
 
 
 def _fail(sentence: str, code: int = 2) -> NoReturn:
-    """End with a sentence, which one of several processes says."""
+    """Print the sentence, in one of several processes only, and end with the exit code."""
     if interruption.may_speak(code):
         print(f"attar: {one_line(sentence)}", file=sys.stderr)
     raise SystemExit(code)

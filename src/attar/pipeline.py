@@ -33,7 +33,6 @@ from attar.stages import (
     squeeze,
 )
 from attar.stages.distilled import Distilled
-from attar.stages.rows import REAL_SETS
 from attar.stages.run import IMPORTED, Run, Stage
 from attar.stages.workspace import Workspace
 from attar.store import atomic
@@ -78,8 +77,7 @@ def run(
         trusted = imported.factories((member.architecture for member in recipe.squeeze.each), recipe.recover.verifier)
         modules, count = modules_of(teacher), len(recipe.squeeze.each)
         space = Workspace(Path(out), recipe.seed, recipe.data, recipe.execution, log, modules, trusted, count)
-        committee = members.resolved(space.num_teachers, recipe.relabel.committee)
-        recipe = recipe.changed(relabel=recipe.relabel.changed(committee=committee))
+        recipe = _with_members(recipe, space.num_teachers)
         _check(space, recipe, wanted)
         if "squeeze" in wanted:
             squeeze.run(space, recipe.squeeze)
@@ -107,7 +105,7 @@ def plan(recipe: Recipe[Any], quiet: bool = False) -> str:
 
     Opens the real data and times a few steps of every stage; writes nothing.
     """
-    log = Log(quiet=quiet)
+    log, recipe = Log(quiet=quiet), _with_members(recipe, len(recipe.squeeze.each))
     with log.watched("plan"):
         real = load(recipe.data, recipe.seed, Log(quiet=True))
         num_classes = len(real.classes)
@@ -148,8 +146,15 @@ def _check(space: Workspace, recipe: Recipe[Any], wanted: Sequence[Stage]) -> No
         own = baselines.of_run(recipe.evaluate) if "evaluate" in wanted else []
         baselines.check(space, recipe.method, recipe.recover, recipe.relabel, own, _storage(recipe))
     evaluate.check(space, recipe.evaluate)
-    if recipe.method in REAL_SETS and not recipe.images:
-        refuse_fewer(*baselines.fewest(space), recipe.recover.ipc)
+    if not recipe.images:
+        refuse_fewer(*baselines.fewest(space), recipe.recover.ipc, recipe.recover.real_per_image())
+
+
+def _with_members(recipe: Recipe[Any], num_teachers: int) -> Recipe[Any]:
+    """Return the recipe with the labelling teachers numbered; raises AttarError for a teacher that does not exist."""
+    recipe.recover.members_of(num_teachers)
+    committee = members.resolved(num_teachers, recipe.relabel.committee)
+    return recipe.changed(relabel=recipe.relabel.changed(committee=committee))
 
 
 def _needs(recipe: Recipe[Any]) -> Needs:

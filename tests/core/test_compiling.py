@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from attar.core import log
 from attar.core.compiling import CPU, WORTHWHILE, Amount, Compiler, Costs, out_of_memory
 from attar.core.randomness import generator
 from attar.methods import cda
@@ -171,6 +172,21 @@ def test_shapes_are_fixed_and_vectors_short_for_narrow_layers_on_cpus(monkeypatc
     assert [choices["dynamic"] for choices in compiled.choices] == [False] * 3
     found = [(choices.get("options") or {}).get("cpp.simdlen") for choices in compiled.choices]
     assert found == [256, None, None]
+
+
+def test_the_first_call_and_each_new_shape_are_shown_as_compiling(monkeypatch: pytest.MonkeyPatch):
+    shown: list[str] = []
+    monkeypatch.setattr(torch, "compile", lambda function, **_: function)
+
+    def look(function: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
+        shown.append(log._REPORTER.now)
+        return function(images)
+
+    compiled = Voice().compiler("on")(look, torch.neg, 1.0)
+    for size in (2, 2, 3, 2):
+        compiled(torch.ones(size))
+    assert shown == ["compiling", "", "compiling", ""]
+    assert log._REPORTER.now == ""
 
 
 @pytest.mark.parametrize("at_once", [False, True])

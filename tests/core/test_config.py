@@ -22,7 +22,7 @@ def test_unknown_key_names_the_file_the_key_and_the_nearest():
 
 
 def test_unfit_value_names_the_key_and_the_value():
-    with pytest.raises(AttarError, match=r"mine.yaml: inner.depth: .*greater than or equal to 1 \(it is 0\)"):
+    with pytest.raises(AttarError, match=r"mine.yaml: inner.depth must be greater than or equal to 1, not 0"):
         Outer.of({"inner": {"depth": 0}}, "mine.yaml")
 
 

@@ -90,9 +90,9 @@ def test_between_tasks_a_line_says_that_it_goes_on(monkeypatch, capsys):
             advance(20)
         time.sleep(0.08)
     lines = capsys.readouterr().err.splitlines()
-    assert lines[0] == "attar     goes on, 0:00 so far"
+    assert lines[0] == "attar     working, 0:00 so far"
     assert any(line.startswith("squeeze   0/20, ") for line in lines)
-    assert lines[-1] == "after squeeze goes on, 0:00 so far"
+    assert lines[-1] == "after squeeze working, 0:00 so far"
 
 
 def test_the_quiet_and_other_processes_print_no_lines(monkeypatch, capsys):
@@ -108,7 +108,17 @@ def test_what_is_left_is_estimated_from_what_was_done_here():
     stretch = Stretch("evaluate", 16200, 4100, "full", "steps", began=time.monotonic() - 75, before=100)
     assert stretch.line() == "evaluate  4,100/16,200 steps, 1:15 so far, about 3:47 left, full"
     stretch = Stretch("recover", 4000, began=time.monotonic() - 3675)
-    assert stretch.line() == "recover   0/4,000, 1:01:15 so far"
+    assert stretch.line() == "recover   0/4,000, 1:01:15 so far, the first step is not done yet"
+    stretch = Stretch("recover", 4000, 100, unit="iterations", began=time.monotonic() - 9, before=100)
+    assert stretch.line() == "recover   100/4,000 iterations, 0:09 so far, the next iteration is not done yet"
+
+
+def test_a_line_says_that_the_work_compiles():
+    stretch = Stretch("recover", 4000, unit="iterations", began=time.monotonic() - 9)
+    with logs.doing("compiling"):
+        assert stretch.line() == "recover   0/4,000 iterations, 0:09 so far, compiling"
+        assert Stretch("plan", began=time.monotonic() - 9).line() == "plan      compiling, 0:09 so far"
+    assert "compiling" not in stretch.line()
 
 
 def test_progress_draws_on_a_terminal(monkeypatch, capsys):
@@ -116,7 +126,10 @@ def test_progress_draws_on_a_terminal(monkeypatch, capsys):
     monkeypatch.setenv("TERM", "xterm")
     with Log().progress("recover", 3, done=1) as advance:
         advance(note="loss 1.5")
+        with logs.doing("compiling"):
+            time.sleep(0.3)
     said = capsys.readouterr().err
+    assert "compiling" in said
     assert "recover" in said
     assert "2/3" in said
     assert "loss 1.5" in said

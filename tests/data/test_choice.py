@@ -13,16 +13,16 @@ def test_defaults_are_the_digits() -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"size": 3}, "size: Input should be greater than or equal to 4"),
+        ({"size": 3}, "size must be greater than or equal to 4"),
         ({"size": 224, "resize": 200}, "resize (200) is less than size (224); make it 224 or more"),
         ({"classes": ("a", "b"), "num_classes": 2}, "classes and num_classes exclude each other"),
         ({"classes": ("a", "b", "a")}, "classes names a class twice"),
-        ({"num_classes": 1}, "num_classes: Input should be greater than or equal to 2"),
-        ({"holdout": 0}, "holdout: Input should be greater than 0"),
-        ({"holdout": 1}, "holdout: Input should be less than 1"),
+        ({"num_classes": 1}, "num_classes must be greater than or equal to 2"),
+        ({"holdout": 0}, "holdout must be greater than 0"),
+        ({"holdout": 1}, "holdout must be less than 1"),
         ({"mean": (0.5, 0.5, 0.5)}, "mean and std belong together"),
-        ({"mean": (0.5, 0.5, 0.5), "std": (0.2, 0.0, 0.2)}, "std.1: Input should be greater than 0"),
-        ({"on_corrupt": "ignore"}, "on_corrupt: Input should be 'stop' or 'skip'"),
+        ({"mean": (0.5, 0.5, 0.5), "std": (0.2, 0.0, 0.2)}, "std.1 must be greater than 0"),
+        ({"on_corrupt": "ignore"}, "on_corrupt must be 'stop' or 'skip'"),
         ({"sizes": 32}, "unknown key 'sizes'; did you mean 'size'?"),
     ],
 )

@@ -1,3 +1,5 @@
+import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -7,6 +9,7 @@ import torch
 
 from attar.core.errors import AttarError
 from attar.core.log import Log
+from attar.data import decoded
 from attar.data.choice import DataChoice
 from attar.data.decoded import pixels
 from attar.data.load import load
@@ -17,6 +20,15 @@ def spoil(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:150])
 
 
+@pytest.fixture(params=["threads", "processes"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Few images are decoded by threads, many by processes."""
+    if request.param == "processes":
+        monkeypatch.setattr(decoded, "num_processes", lambda _: 2)
+    return request.param
+
+
+@pytest.mark.usefixtures("way")
 def test_every_image_in_order(tmp_path: Path, class_folders: Callable, log: Log) -> None:
     class_folders(tmp_path / "train", {"a": 70, "b": 70})
     class_folders(tmp_path / "val", {"a": 1, "b": 1})
@@ -31,6 +43,7 @@ def test_every_image_in_order(tmp_path: Path, class_folders: Callable, log: Log)
         assert np.array_equal(found.images[index].numpy(), expected)
 
 
+@pytest.mark.usefixtures("way")
 def test_unreadable_images(tmp_path: Path, class_folders: Callable, log: Log, events: Callable) -> None:
     class_folders(tmp_path / "train", {"a": 3, "b": 3})
     class_folders(tmp_path / "val", {"a": 1, "b": 1})
@@ -52,3 +65,32 @@ def test_unreadable_images(tmp_path: Path, class_folders: Callable, log: Log, ev
         path.write_bytes(b"")
     with pytest.raises(AttarError, match=r"No image of a class can be read, the first of them is .*b_0\.png"):
         pixels(train, choice.changed(on_corrupt="skip"), log)
+
+
+def test_a_decoding_process_that_is_killed(
+    tmp_path: Path, class_folders: Callable, log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class_folders(tmp_path / "train", {"a": 3, "b": 3})
+    class_folders(tmp_path / "val", {"a": 1, "b": 1})
+    choice = DataChoice(source=str(tmp_path), size=8)
+    train, here = load(choice, 0, log).train, os.getpid()
+
+    def killed(*_: object) -> None:
+        assert os.getpid() != here, "the picture is decoded in the first process"
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    monkeypatch.setattr(decoded, "prepare", killed)
+    monkeypatch.setattr(decoded, "num_processes", lambda _: 2)
+    with pytest.raises(
+        AttarError, match=r"A process that decodes images was killed, probably .* --data\.resident off\.$"
+    ):
+        pixels(train, choice, log)
+
+
+def test_processes_are_dealt_to_the_ranks_of_a_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decoded.sys, "platform", "linux")
+    monkeypatch.setattr(decoded.os, "sched_getaffinity", lambda _: set(range(16)))
+    assert decoded.num_processes(decoded.FORKED_FROM) == 16
+    assert decoded.num_processes(decoded.FORKED_FROM - 1) == 1
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    assert decoded.num_processes(decoded.FORKED_FROM) == 4

@@ -158,5 +158,5 @@ def test_it_says_how_its_images_are_stored_and_what_it_shows():
 
 
 def test_a_class_with_too_few_images_is_refused():
-    with pytest.raises(AttarError, match=r"Class 'class0' has 15 training images .* of 4 take 16; lower --recover.ipc"):
-        cim.recover(task_of([0], [0], [1]), cim.Config(**FEW | {"ipc": 4}))
+    with pytest.raises(AttarError, match=r"Class 'class0' has 20 training images .* of 4 take 24; lower --recover.ipc"):
+        cim.recover(task_of([0], [0], [1]), cim.Config(**FEW | {"ipc": 6, "pool": 24}))

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from attar.core import plugin
+from attar.core.compiling import Compiler
 from attar.core.errors import AttarError
 from attar.core.randomness import generator
 from attar.methods import random as random_images
@@ -216,6 +217,25 @@ def test_its_cost_is_what_it_does(module: Any):
         assert metrics.keys() == set(config.metrics())
 
 
+def test_what_it_compiles_is_one_graph(module: Any, monkeypatch: pytest.MonkeyPatch):
+    """A break in the graph is silent, and costs kernels and launches; the eager backend traces without compiling."""
+    real, traced = torch.compile, list[Any]()
+
+    def one_graph(function: Any, *, dynamic: bool, options: dict[str, Any]) -> Any:
+        traced.append(function)
+        return real(function, backend="eager", dynamic=dynamic, fullgraph=True)
+
+    monkeypatch.setattr(torch, "compile", one_graph)
+    torch._dynamo.reset()
+    task, watch = task_of(module)
+    warnings = list[str]()
+    compiler = Compiler("on", warn=warnings.append)
+    networks = tuple(dataclasses.replace(network, compiler=compiler) for network in task.teachers)
+    module.recover(dataclasses.replace(task, teachers=networks), config_of(module))
+    assert warnings == []
+    assert bool(traced) == bool(watch.iterations)
+
+
 def test_the_same_task_gives_the_same_bits_and_another_seed_others(module: Any):
     """A method that draws nothing gives the same with every seed."""
     draws: list[tuple[Any, ...]] = []
@@ -288,7 +308,5 @@ def test_random_with_more_images_per_class_begins_with_the_same():
 
 
 def test_random_refuses_more_images_than_a_class_has():
-    with pytest.raises(
-        AttarError, match=r"Class 'cat' has 10 training images but 11 are asked for; .*--recover.ipc 10"
-    ):
+    with pytest.raises(AttarError, match=r"Class 'cat' has 10 training images but 11 are needed; .*--recover.ipc 10"):
         drawn(0, 11)

@@ -7,7 +7,16 @@ import pytest
 import torch
 from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, LRScheduler, SequentialLR
 
-from attar.ops.schedule import Schedule, constant, cosine, cosine_linear, learning_rate, multistep, multistep_halves
+from attar.ops.schedule import (
+    Schedule,
+    constant,
+    cosine,
+    cosine_linear,
+    learning_rate,
+    multistep,
+    multistep_halves,
+    step_tenth,
+)
 
 
 def pytorchs(optimiser: torch.optim.Optimizer, steps: int, warmup: int) -> LRScheduler:
@@ -87,6 +96,15 @@ def test_halving_in_steps_is_edcs_schedule_of_cifar10():
         reference.step()
 
 
+def test_a_tenth_from_the_middle_on():
+    optimiser = torch.optim.SGD([torch.zeros(1)], lr=0.01)
+    reference = torch.optim.lr_scheduler.MultiStepLR(optimiser, [500], gamma=0.1)
+    for epoch in range(1000):
+        assert step_tenth(0.01, epoch, 1000) == pytest.approx(optimiser.param_groups[0]["lr"])
+        optimiser.step()
+        reference.step()
+
+
 def test_a_constant_rate_may_have_a_warm_up():
     assert [constant(0.3, step) for step in (0, 1, 999)] == [0.3, 0.3, 0.3]
     assert [constant(0.3, step, 2) for step in (0, 1, 2, 999)] == pytest.approx([0.003, 0.1515, 0.3, 0.3])
@@ -100,6 +118,7 @@ def test_schedules_by_name(step: int):
         "cosine-linear": cosine_linear(*asked, stretch=2.0),
         "multistep": multistep(*asked),
         "multistep-halves": multistep_halves(*asked),
+        "step-tenth": step_tenth(*asked),
         "constant": constant(0.1, step, 5),
     }
     assert set(expected) == set(get_args(Schedule))

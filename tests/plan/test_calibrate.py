@@ -54,6 +54,9 @@ class Pretend:
         def needs(self) -> Needs:
             return Needs(real_images=self.photographs)
 
+        def metrics(self) -> tuple[str, ...]:
+            return ()
+
     def __init__(self, seconds: Any) -> None:
         self.now, self.seconds, self.done, self.tasks = 0.0, seconds, 0, []
 
@@ -143,7 +146,9 @@ def test_teachers_that_take_turns_are_measured_turn_by_turn(pretend):
 def test_a_method_that_tells_nothing_cannot_be_measured(pretend, monkeypatch):
     work, _ = pretend(lambda iteration, config: 0.0)
     monkeypatch.setattr(sys.modules["pretended.method"], "recover", lambda task, config: torch.zeros(1))
-    with pytest.raises(AttarError, match=r"'pretended.method' does not tell of its iterations"):
+    with pytest.raises(
+        AttarError, match=r"'pretended.method' declares iterations in Config.cost\(\) and does not report them"
+    ):
         calibrate.recovering(work)
 
 

@@ -237,7 +237,7 @@ def test_plain_words_in_a_file_are_text_where_text_is_wanted(tmp_path):
     path.write_text("method: no\n")
     with pytest.raises(AttarError, match="There is no method named 'no'"):
         from_yaml(path)
-    with pytest.raises(AttarError, match=r"data.classes.0: .* \(it is 3\); write it in quotes if it is text\."):
+    with pytest.raises(AttarError, match=r"data.classes.0 must be text, not 3; put it in quotes\."):
         from_mapping({"data": {"classes": [3, 7]}}, "here")
 
 

@@ -72,8 +72,8 @@ def test_a_recipe_takes_mappings_shows_them_and_refuses_wrong_ones():
     assert "--recover.members MAPPING ...  ['{architecture: convnet3}' '{training: {epochs: 1}}']" in text
     for word, sentence in {
         "{depth: 3}": "--recover.members: there is no setting named 'depth'; see 'attar run mine",
-        "{architecture: [1]}": "--recover.members: architecture must be a valid string, not [1]; see",
-        "{training: 3}": "--recover.members: training must be a valid dictionary, not 3; see",
+        "{architecture: [1]}": "--recover.members: architecture must be text, not [1]; see",
+        "{training: 3}": "--recover.members: training must be a mapping, not 3; see",
     }.items():
         with pytest.raises(AttarError) as error:
             with_settings(plain, ["--recover.members", "{}", word], "attar run mine")

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from attar.core.errors import AttarError
 from attar.methods import herding, sre2l
 from attar.recipes.arguments import with_settings
 from attar.recipes.catalogue import recipe_named
@@ -34,6 +35,17 @@ def test_what_the_user_said_is_kept(tmp_path: Path):
     assert typed.with_method("sre2l").recover.bn_weight == 0.5
     recipe = recipe_named("digits")
     assert recipe.changed(recover=recipe.recover.changed(keep="best")).with_method("sre2l").recover.keep == "best"
+
+
+def test_a_value_that_the_other_method_cannot_have_is_one_sentence(tmp_path: Path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("recover: {iterations: 2}\n")
+    recipe = recipe_named(str(path))
+    with pytest.raises(AttarError, match="do not fit the method 'fadrm': block_sizes has 4 blocks for 2 iterations; "):
+        recipe.with_method("fadrm")
+    for settings in (["--recover.block-sizes", "0.5", "1"], ["--recover.iterations", "9"]):  # set in the same command
+        found = with_settings(recipe, ["--method", "fadrm", *settings], "attar run mine").recover
+        assert len(found.block_sizes) <= found.iterations
 
 
 def test_a_default_of_one_method_is_not_carried_into_another():

@@ -1,5 +1,6 @@
 """stages/method_code.py: mistakes in a method of one's own end in one sentence, and nothing broken is kept."""
 
+import contextlib
 import shutil
 import sys
 from pathlib import Path
@@ -85,6 +86,71 @@ def test_a_mistake_is_one_sentence_and_no_unit_is_kept(own, mini_run, tmp_path, 
         pipeline.run(recipe, tmp_path / "run", stage="recover", quiet=True)
     assert "\n" not in str(raised.value)
     assert not list((tmp_path / "run" / "recover").rglob("*.safetensors"))
+
+
+OWN = """
+import torch
+
+from attar.synthesis.method import MethodConfig, Needs, Preparation
+from attar.synthesis.task import Recovered
+
+
+class Config(MethodConfig):
+    def metrics(self):
+        return {METRICS}
+
+    def needs(self):
+        return super().needs() | Needs(real_images={REAL})
+
+
+def prepare(config):
+    return [Preparation("means", step, per_teacher=False)]
+
+
+def step(context, config):
+    return {"count": torch.tensor([{COUNT} for row in context.rows])}
+
+
+def recover(task, config):
+    images = torch.full((len(task.labels), 3, *task.size), 0.5)
+    task.watch.step(0, lambda: images, {REPORTED})
+    {USE}
+    return Recovered(images)
+"""
+DECLARED = {
+    "METRICS": "('loss',)",
+    "REAL": "True",
+    "COUNT": "context.real.count(row)",
+    "REPORTED": "loss=torch.ones(1)",
+}
+DECLARED |= {"USE": "task.real.take(0, [0])"}
+UNDECLARED = {
+    "all is declared": ({}, ""),
+    "not declared": ({"METRICS": "()"}, r"reports metrics that it does not declare \(loss\); return"),
+    "not reported": ({"METRICS": "('loss', 'size')"}, r"mine declares metrics that it does not report \(size\)"),
+    "no iteration": ({"REPORTED": "", "METRICS": "('loss',)"}, r"declares metrics that it does not report \(loss\)"),
+    "real images in recover": ({"REAL": "False", "COUNT": "1"}, r"reads real images and does not declare it; .*Needs"),
+    "real images in a step": ({"REAL": "False", "USE": ""}, r"reads real images and does not declare it; .*Needs"),
+    "a wrong table": (
+        {"USE": "task.table('means.cuont')"},
+        "no table 'means.cuont' of teacher 0; there are means.count",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", UNDECLARED)
+def test_what_a_method_does_is_what_it_declares(own, mini_run, tmp_path, name: str):
+    changes, words = UNDECLARED[name]
+    text = OWN
+    for key, value in (DECLARED | changes).items():
+        text = text.replace(f"{{{key}}}", value)
+    own(text)
+    shutil.copytree(mini_run / "squeeze", tmp_path / "run" / "squeeze")
+    recipe = mini_recipe().with_method("ownways.mine")
+    recipe = recipe.changed(recover=recipe.recover.changed(ipc=1))
+    expected = pytest.raises(AttarError, match=words) if words else contextlib.nullcontext()
+    with expected:
+        pipeline.run(recipe, tmp_path / "run", stage="recover", quiet=True)
 
 
 @pytest.mark.parametrize(

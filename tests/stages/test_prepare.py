@@ -22,7 +22,7 @@ from attar.synthesis.method import Preparation
 from attar.synthesis.task import Context, Network
 
 NUM_CLASSES = 7
-CONFIG = cda.Config(ipc=5)
+CONFIG = cda.Config(ipc=5, target="class")
 
 
 class Killed(BaseException):
@@ -99,7 +99,8 @@ def test_tables_have_a_row_for_each_class_and_are_made_for_each_teacher(tmp_path
     assert step.made == [(number, rows) for number in (0, 1) for rows in ([0, 1, 2], [3, 4, 5], [6])]
     assert table("numbers.counts").tolist() == [1, 2, 3, 4, 5, 6, 7]
     assert torch.equal(table("numbers.numbers", teacher=1), table("numbers.numbers") + 10)
-    with pytest.raises(KeyError):
+    names = "there is no table 'numbers.other' of teacher 0; there are numbers.counts, numbers.numbers"
+    with pytest.raises(KeyError, match=names):
         table("numbers.other")
     with pytest.raises(KeyError):
         table("numbers.numbers", teacher=2)
@@ -192,7 +193,7 @@ def test_a_later_step_reads_the_tables_of_those_it_names_and_follows_them(tmp_pa
     before = files(tmp_path)
     run(tmp_path, Step().preparation(), later, config=CONFIG.changed(bn_weight=0.5))
     assert len(files(tmp_path)) == 2 * len(before), "the later step did not notice that the earlier one changed"
-    with pytest.raises(KeyError, match="name the step in 'reads'"):
+    with pytest.raises(KeyError, match="add its step to 'reads'"):
         run(tmp_path / "other", Step().preparation(), Preparation("later", double))
 
 

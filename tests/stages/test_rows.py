@@ -39,7 +39,7 @@ def test_a_recipe_writes_rows_as_text():
 
 @pytest.mark.parametrize("text", ["fool", "distilled-soft", "full-hard", "herding-noaug", "", 3, None])
 def test_what_is_no_row_is_refused_with_those_there_are(text: object):
-    with pytest.raises(AttarError, match=r"here: rows\.1: Input should be 'distilled', .* or 'full'"):
+    with pytest.raises(AttarError, match=r"here: rows\.1 must be 'distilled', .* or 'full'"):
         Evaluate.of({"rows": ["full", text]}, "here")
 
 

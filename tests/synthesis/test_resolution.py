@@ -249,10 +249,10 @@ def test_the_compiler_is_told_the_work_at_each_size():
             {"view_sizes": (0.5, 1.0, 1.0), "iterations": 2},
             "the test: view_sizes has 3 sizes for 2 iterations; each size needs at least one iteration.",
         ),
-        ({"view_sizes": (0.0, 1.0)}, r"the test: view_sizes\.0: Input should be greater than 0 \(it is 0\.0\)\."),
+        ({"view_sizes": (0.0, 1.0)}, r"the test: view_sizes\.0 must be greater than 0, not 0\.0\."),
         (
             {"view_sizes": (1.0, 1.5)},
-            r"the test: view_sizes\.1: Input should be less than or equal to 1 \(it is 1\.5\)\.",
+            r"the test: view_sizes\.1 must be less than or equal to 1, not 1\.5\.",
         ),
     ],
 )

@@ -1,5 +1,6 @@
 """When and how functions are compiled, and what happens when they can't be."""
 
+import contextlib
 import functools
 import logging
 from collections.abc import Callable
@@ -7,6 +8,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
+
+from attar.core import log
 
 
 @dataclass(frozen=True)
@@ -121,14 +124,18 @@ class Compiler:
         if narrow and self._device == "cpu":
             options["cpp.simdlen"] = 256  # half-filled 512-bit vectors are stored under a mask, which is slow
         compiled: list[Callable[..., Any]] = []
+        seen: set[tuple[Any, ...]] = set()
 
         def guarded(*arguments: Any) -> Any:
             if self.failed:
                 return plain(*arguments)
+            shapes = tuple(each.shape for each in arguments if isinstance(each, torch.Tensor))
+            compiles = log.doing("compiling") if shapes not in seen else contextlib.nullcontext()
+            seen.add(shapes)
             try:
                 if not compiled:
                     compiled.append(torch.compile(function, dynamic=False, options=options))
-                with torch._dynamo.config.patch(recompile_limit=MOST_SHAPES):
+                with compiles, torch._dynamo.config.patch(recompile_limit=MOST_SHAPES):
                     return use(compiled[0], *arguments)
             except Exception as error:
                 if out_of_memory(error):

@@ -9,6 +9,7 @@ that does nothing beside another one's value is named by ``idle``. Raise ``revis
 import difflib
 import hashlib
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping
 from enum import Enum
 from typing import Any, ClassVar, Self
@@ -19,6 +20,15 @@ from pydantic.fields import FieldInfo
 
 from attar.core.errors import AttarError
 
+_KINDS = {
+    "a valid integer": "a whole number",
+    "a valid number": "a number",
+    "a valid boolean": "yes or no",
+    "a valid string": "text",
+    "a valid tuple": "a list",
+    "a valid dictionary": "a mapping",
+}
+"""Pydantic's names of kinds of values, and those that users know."""
 REVISION = "revision"
 """The key under which an identity holds the revision of a class, once it is above 1."""
 
@@ -210,10 +220,22 @@ def explain(error: pydantic.ValidationError, where: str, model: type[pydantic.Ba
         return f"{where} has the unknown key '{key}'; {mend}"
     if first["type"] == "missing":
         return f"{where} lacks the key '{key}'; add it, or start from 'attar show RECIPE > mine.yaml'."
-    message = first["msg"].removeprefix("Value error, ").rstrip(".")
-    shown = f" (it is {first['input']!r})" if isinstance(first["input"], str | int | float | bool | None) else ""
-    mend = "; write it in quotes if it is text" if first["type"] == "string_type" else ""
-    return f"{where}: {key + ': ' if key else ''}{message}{shown}{mend}."
+    mend = "; put it in quotes" if first["type"] == "string_type" else ""
+    return f"{where}: {worded(first, key)}{mend}."
+
+
+def worded(fault: Mapping[str, Any], name: str) -> str:
+    """One of pydantic's errors about the value called ``name``, in plain words and without a full stop.
+
+    As in "ipc must be a whole number, not 'few'"; a validator's own sentence stands after the name and a colon.
+    """
+    message = fault["msg"].removeprefix("Value error, ").rstrip(".")
+    wanted = re.sub(r"^Input should be |, (unable|got) .*", "", message)
+    if not name or wanted == message:
+        return f"{name}: {message}" if name else message
+    value = fault["input"]
+    shown = f", not {value!r}" if value is None or isinstance(value, str | int | float | list | tuple) else ""
+    return f"{name} must be {_KINDS.get(re.sub(r' or instance of .*', '', wanted), wanted)}{shown}"
 
 
 def field_paths(model: type[pydantic.BaseModel], prefix: str = "") -> Iterator[str]:

@@ -30,6 +30,7 @@ class Interrupted(KeyboardInterrupt):
 
 
 _ending = threading.Lock()
+_sentence = SENTENCE
 _watching = False
 _asked: Callable[[int], bool] | None = None
 
@@ -43,6 +44,17 @@ def ask(may_speak: Callable[[int], bool] | None) -> None:
     """Let this decide, given the exit code, which of several processes says why they end."""
     global _asked
     _asked = may_speak
+
+
+def say(sentence: str) -> None:
+    """Set what is said when this process is interrupted, where its work is not continued by the same command."""
+    global _sentence
+    _sentence = sentence
+
+
+def sentence() -> str:
+    """Return what is said when this process is interrupted."""
+    return _sentence
 
 
 def may_speak(code: int) -> bool:
@@ -74,19 +86,19 @@ def watch() -> None:
     threading.Thread(target=_end_after_grace, args=(reading,), name="attar-signals", daemon=True).start()
 
 
-def end(code: int, sentence: str | None = None) -> NoReturn:
+def end(code: int, reason: str | None = None) -> NoReturn:
     """End this process at once, with the processes that it started to read images.
 
-    ``sentence`` is said first; by default, in one of several processes, that the work was interrupted.
+    ``reason`` is said first; by default, in one of several processes, that the work was interrupted.
     """
     if not _ending.acquire(blocking=False):  # the other thread is at it
         time.sleep(60)
-    if sentence is None:
-        sentence = SENTENCE if may_speak(code) else ""
-    if sentence:
+    if reason is None:
+        reason = _sentence if may_speak(code) else ""
+    if reason:
         cursor = "\x1b[?25h" if sys.stderr.isatty() else ""  # a progress bar may have hidden it
         with contextlib.suppress(OSError):
-            os.write(2, f"{cursor}attar: {sentence}\n".encode())
+            os.write(2, f"{cursor}attar: {reason}\n".encode())
     with contextlib.suppress(Exception):
         sys.stdout.flush()
     if "multiprocessing" in sys.modules:

@@ -16,11 +16,14 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
+    Task,
     TaskID,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.text import Text
 
 from attar.core import ranks
 from attar.core.console import SafeConsole
@@ -31,6 +34,14 @@ Advance = Callable[..., None]
 """Moves a progress bar: ``advance(steps=1, note="loss 0.31")``; steps may be fractions."""
 OFTEN_SECONDS, SELDOM_SECONDS, OFTEN_UNTIL_SECONDS = 9.0, 60.0, 180.0
 """Without a terminal nothing is silent for longer: often in the first minutes of a task, seldom afterwards."""
+
+
+class _Note(ProgressColumn):
+    """The last column of a bar: what the work does now, else the task's note."""
+
+    def render(self, task: Task) -> Text:
+        """Return the text; a bar asks for it several times a second."""
+        return Text(_REPORTER.now or str(task.fields["note"]))
 
 
 @dataclass
@@ -51,13 +62,16 @@ class Stretch:
         """How far it is, as text."""
         seconds = time.monotonic() - self.began
         if not self.total:
-            return f"{self.what:<9} goes on, {readable_seconds(seconds)} so far"
+            return f"{self.what:<9} {_REPORTER.now or 'working'}, {readable_seconds(seconds)} so far"
         parts = [f"{_count(self.done)}/{_count(self.total)}" + f" {self.unit}" * bool(self.unit)]
         parts.append(f"{readable_seconds(seconds)} so far")
         if self.before < self.done < self.total:
             left = (self.total - self.done) * seconds / (self.done - self.before)
             parts.append(f"about {readable_seconds(left)} left")
-        return f"{self.what:<9} " + ", ".join([*parts, *filter(None, [self.note])])
+        if self.done == self.before and not _REPORTER.now:
+            step = self.unit.removesuffix("s") or "step"
+            parts.append(f"the {'next' if self.before else 'first'} {step} is not done yet")
+        return f"{self.what:<9} " + ", ".join([*parts, *filter(None, [_REPORTER.now or self.note])])
 
 
 class Reporter:
@@ -66,6 +80,8 @@ class Reporter:
     def __init__(self) -> None:
         self.spoken = time.monotonic()
         """When something was last said."""
+        self.now = ""
+        """What the innermost task is doing instead of its steps, such as compiling."""
         self._open: list[tuple[Stretch, Console]] = []
         self._ended = threading.Event()
 
@@ -104,6 +120,16 @@ class Reporter:
 
 _REPORTER = Reporter()
 """One for all logs of the process."""
+
+
+@contextlib.contextmanager
+def doing(what: str) -> Iterator[None]:
+    """Show on progress lines and bars, during the block, what the work does before its next step: compiling."""
+    before, _REPORTER.now = _REPORTER.now, what
+    try:
+        yield
+    finally:
+        _REPORTER.now = before
 
 
 class Log:
@@ -186,7 +212,7 @@ class Log:
             MofNCompleteColumn(),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
-            TextColumn("{task.fields[note]}"),
+            _Note(),
             console=self.console,
         )
         return bar, bar.add_task(stretch.what, total=stretch.total, completed=stretch.done, note="")  # type: ignore[arg-type]

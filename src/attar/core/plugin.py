@@ -14,6 +14,8 @@ from attar.core.errors import AttarError
 
 SHOWN = 12
 """Names listed when none is near."""
+_MUCH_FARTHER = 0.2
+"""How much less similar than the nearest name a further suggestion may be, out of 1."""
 
 
 def names_in(package: str) -> list[str]:
@@ -87,6 +89,8 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> AttarError:
     """The error for a name that is not among ``known``, with the nearest ones as the mend."""
     known = list(known)
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
+    likeness = [difflib.SequenceMatcher(None, one, name).ratio() for one in near]
+    near = [one for one, ratio in zip(near, likeness, strict=True) if ratio > likeness[0] - _MUCH_FARTHER]
     if near:
         return AttarError(f"There is no {kind} named '{name}'; did you mean {' or '.join(near)}?")
     shown = ", ".join(known[:SHOWN]) + (f" and {len(known) - SHOWN} more" if len(known) > SHOWN else "")

@@ -1,8 +1,15 @@
 """A whole split decoded at once: square images as bytes in memory."""
 
+import ctypes
+import math
+import mmap
+import multiprocessing
 import os
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +24,11 @@ from attar.data.picture import Unreadable, prepare
 from attar.data.source import Split
 
 CHUNK = 64
+FORKED_FROM = 8192
+"""Images from which processes decode, not threads: small pictures keep Python's lock most of the time."""
+MOST_PROCESSES, MOST_THREADS = 32, 4
+_PR_SET_PDEATHSIG = 1
+"""Linux: the signal that a process gets when the one that started it ends."""
 
 RealBatch = tuple[Float[Tensor, "image 3 height width"], Int[Tensor, "image"]]  # noqa: F821
 """Images in [0, 1] and their labels."""
@@ -39,37 +51,94 @@ def pixels(split: Split, choice: DataChoice, log: Log, what: str = "reading") ->
     Raises AttarError, after all have been tried, when images are unreadable: how many and which is the first. With
     ``on_corrupt='skip'`` they are left out with a warning instead, unless a class would lose all of its images.
     """
-    images = torch.empty(len(split), 3, choice.size, choice.size, dtype=torch.uint8)
-    rows = images.numpy()
+    count = num_processes(len(split))
+    shape = (len(split), 3, choice.size, choice.size)
+    images = _shared(shape) if count > 1 else torch.empty(shape, dtype=torch.uint8)
     chunks = [range(start, min(start + CHUNK, len(split))) for start in range(0, len(split), CHUNK)]
+    decode = _Decode(split, choice, images.numpy())
+    failed: list[tuple[int, str, str]] = []
+    with log.progress(what, len(split), unit="images") as advance:
+        for chunk, faults in zip(chunks, _each(decode, chunks, count), strict=True):
+            failed += faults
+            advance(len(chunk))
+    labels = torch.from_numpy(split.labels.copy())
+    if failed:
+        unreadable = [(index, Unreadable(where, reason)) for index, where, reason in failed]
+        if choice.on_corrupt == "stop":
+            raise AttarError(_stopped(unreadable, len(split)))
+        tell_skipped([error for _, error in unreadable], len(split), log)
+        kept = np.setdiff1d(np.arange(len(split)), [index for index, _ in unreadable])
+        _refuse_lost_class(split.labels, kept, unreadable)
+        images, labels = images[kept], labels[kept]
+    return Pixels(images, labels)
 
-    def read(chunk: range) -> list[tuple[int, Unreadable]]:
+
+def num_processes(num_images: int) -> int:
+    """How many processes decode so many images: one for each core of this process's share, where that pays."""
+    if sys.platform != "linux" or num_images < FORKED_FROM:
+        return 1
+    cores = len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return max(1, min(cores, MOST_PROCESSES))
+
+
+class _Decode:
+    """Decodes chunks of a split into rows of one array; returns the place, name and fault of unreadable images."""
+
+    def __init__(self, split: Split, choice: DataChoice, rows: np.ndarray) -> None:
+        self._split, self._choice, self._rows = split, choice, rows
+
+    def __call__(self, chunk: range) -> list[tuple[int, str, str]]:
         failed = []
         for index in chunk:
             try:
-                rows[index] = prepare(split.image(index), choice.size, choice.resize).transpose(2, 0, 1)
+                picture = prepare(self._split.image(index), self._choice.size, self._choice.resize)
+                self._rows[index] = picture.transpose(2, 0, 1)
             except Unreadable as error:
-                failed.append((index, error))
+                failed.append((index, error.where, error.reason))
         return failed
 
-    failed: list[tuple[int, Unreadable]] = []
-    pool = ThreadPoolExecutor(os.cpu_count())
+
+def _each(decode: _Decode, chunks: Sequence[range], num_processes: int) -> Iterator[list[tuple[int, str, str]]]:
+    """What ``decode`` returns for each chunk, in order; by processes, or by threads where these are few images."""
+    if num_processes == 1:
+        threads = ThreadPoolExecutor(min(MOST_THREADS, os.cpu_count() or 1))
+        try:
+            yield from threads.map(decode, chunks)
+        finally:
+            threads.shutdown(cancel_futures=True)
+        return
+    # A fork hands the split and the shared pixels over as they are; the children neither compute nor touch a GPU.
+    pool = ProcessPoolExecutor(num_processes, multiprocessing.get_context("fork"), _take_over, (decode,))
     try:
-        with log.progress(what, len(split), unit="images") as advance:
-            for chunk, faults in zip(chunks, pool.map(read, chunks), strict=True):
-                failed += faults
-                advance(len(chunk))
+        yield from pool.map(_decoded, chunks)
+    except BrokenProcessPool:
+        raise AttarError(
+            "A process that decodes images was killed, probably because memory ran out; free memory, "
+            "or read images as they are needed with --data.resident off."
+        ) from None
     finally:
         pool.shutdown(cancel_futures=True)
-    labels = torch.from_numpy(split.labels.copy())
-    if failed:
-        if choice.on_corrupt == "stop":
-            raise AttarError(_stopped(failed, len(split)))
-        tell_skipped([error for _, error in failed], len(split), log)
-        kept = np.setdiff1d(np.arange(len(split)), [index for index, _ in failed])
-        _refuse_lost_class(split.labels, kept, failed)
-        images, labels = images[kept], labels[kept]
-    return Pixels(images, labels)
+
+
+_taken: list[_Decode] = []
+"""In a decoding process, its work; empty elsewhere."""
+
+
+def _take_over(decode: _Decode) -> None:
+    """Ctrl-C is the first process's to answer, and none of the others outlives it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    _taken.append(decode)
+
+
+def _decoded(chunk: range) -> list[tuple[int, str, str]]:
+    return _taken[-1](chunk)
+
+
+def _shared(shape: tuple[int, ...]) -> UInt8[Tensor, "..."]:
+    """Memory that forked processes write into together; unlike /dev/shm, it is limited by the machine's memory only."""
+    rows = np.frombuffer(mmap.mmap(-1, math.prod(shape)), dtype=np.uint8)
+    return torch.from_numpy(rows.reshape(shape))
 
 
 def tell_skipped(faults: Sequence[Unreadable], total: int, log: Log) -> None:

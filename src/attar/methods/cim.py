@@ -6,7 +6,7 @@ sees in each enlarged part what it sees in the whole real image, under the same 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 import pydantic
 
@@ -41,6 +41,20 @@ class Config(
     dsa: tuple[Augmentation, ...] = ("crop", "cutout", "flip")
     """Differentiable Siamese augmentation (arXiv 2102.08259) of the real image and of its part alike, one draw for all
     images of a unit in an iteration; leave out 'flip' where a mirrored object is another one (digits)."""
+
+    @pydantic.model_validator(mode="after")
+    def _pool(self) -> Self:
+        needed = self.ipc * self.factor**2
+        if needed > self.pool:
+            raise ValueError(
+                f"pool ({self.pool}) is smaller than the number of real images per class that the stored images hold "
+                f"({needed}); raise it, or lower ipc"
+            )
+        return self
+
+    def real_per_image(self) -> int:
+        """One real image for each part."""
+        return self.factor**2
 
     def needs(self) -> Needs:
         """Real images, and one class a unit; the stored images begin as real ones."""

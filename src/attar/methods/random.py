@@ -17,6 +17,10 @@ class Config(MethodConfig):
         """Real images, which are stored as they are, and no teacher."""
         return super().needs() | Needs(real_images=True, stores_real_pixels=True)
 
+    def real_per_image(self) -> int:
+        """The stored image itself."""
+        return 1
+
 
 def recover(task: Task, config: Config) -> Recovered:
     """The unit's slot of a random order of each class's training images, in [0, 1].

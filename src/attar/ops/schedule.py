@@ -3,7 +3,7 @@
 import math
 from typing import Literal
 
-Schedule = Literal["cosine", "cosine-linear", "multistep", "multistep-halves", "constant"]
+Schedule = Literal["cosine", "cosine-linear", "multistep", "multistep-halves", "step-tenth", "constant"]
 
 
 def cosine(
@@ -53,6 +53,17 @@ def multistep_halves(base: float, step: int, steps: int, warmup_steps: int = 0) 
     return base * 0.5 ** ((5 * done >= 4 * whole) + (10 * done >= 9 * whole) + (20 * done >= 19 * whole))
 
 
+def step_tenth(base: float, step: int, steps: int, warmup_steps: int = 0) -> float:
+    """``base``, and a tenth of it from the middle of training on; the rise is as for ``cosine``.
+
+    The schedule of students in dataset condensation (DC, arXiv 2006.05929; DM, arXiv 2110.04181; MTT, arXiv
+    2203.11932), whose code waits one epoch longer.
+    """
+    if step < warmup_steps:
+        return cosine(base, step, steps, warmup_steps)
+    return base * (0.1 if 2 * (step - warmup_steps) >= max(1, steps - warmup_steps) else 1.0)
+
+
 def constant(base: float, step: int, warmup_steps: int = 0) -> float:
     """``base``, after a rise over ``warmup_steps`` as for ``cosine``."""
     return cosine(base, min(step, warmup_steps), warmup_steps + 1, warmup_steps)
@@ -68,6 +79,8 @@ def learning_rate(
         return multistep(base, step, steps, warmup_steps)
     if schedule == "multistep-halves":
         return multistep_halves(base, step, steps, warmup_steps)
+    if schedule == "step-tenth":
+        return step_tenth(base, step, steps, warmup_steps)
     if schedule == "cosine-linear":
         return cosine_linear(base, step, steps, warmup_steps, stretch)
     return cosine(base, step, steps, warmup_steps, stretch=stretch)

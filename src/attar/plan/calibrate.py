@@ -30,7 +30,7 @@ from attar.ops.mixing import MixChoice
 from attar.ops.pixels import Normalisation
 from attar.ops.replay import LookChoice
 from attar.ops.targets import Targets, hard_loss
-from attar.stages import prepare
+from attar.stages import method_code, prepare
 from attar.stages.evaluate import Evaluate
 from attar.stages.imported import squeeze_folder
 from attar.stages.label_choice import Relabel
@@ -349,13 +349,13 @@ def _iterate(work: Work, networks: tuple[Network, ...]) -> _Watch:
         watch=watch,
         unit_sizes=shape_of(group),
         num_alike=list(map(shape_of, work.groups)).count(shape_of(group)),
-        real=real,
+        real=method_code.real_for(module.__name__, work.recover, real),
         table=table,
     )
     with contextlib.suppress(_Enough):
         module.recover(task, work.recover)
     if not all(pace.times for pace in watch.paces.values()):
-        raise AttarError(f"the method '{work.method}' does not tell of its iterations")
+        raise AttarError(f"the method '{work.method}' declares iterations in Config.cost() and does not report them")
     return watch
 
 

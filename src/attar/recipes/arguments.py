@@ -10,16 +10,14 @@ from typing import Any
 import pydantic
 
 from attar.core import plugin
-from attar.core.config import Config
+from attar.core.config import Config, worded
 from attar.core.errors import AttarError
 from attar.recipes.fields import Field, by_name, fields_of, key_of, no_value, one_value
-from attar.recipes.recipe import Recipe
+from attar.recipes.recipe import Recipe, recipe_type
 from attar.stages.methods import METHODS, method_named
 
 Pair = tuple[str, list[str]]
 """A flag as typed, without '=', and its values."""
-_PLAINLY = {"a valid integer": "a whole number", "a valid number": "a number", "a valid boolean": "yes or no"}
-"""Pydantic's messages, reworded for users."""
 _SWITCH_WORDS = {"true", "false", "yes", "no", "on", "off", "t", "f", "y", "n", "1", "0"}
 _NUMBER = re.compile(r"-(\d|\.\d|inf|nan)", re.IGNORECASE)
 _BEFORE_SETTINGS = ("--method", "--protocol")
@@ -92,24 +90,34 @@ def changed_by(recipe: Recipe[Any], pairs: Iterable[Pair], prog: str) -> Recipe[
     """
     pairs = list(pairs)
     first = {flag: one_value(flag, values) for flag, values in pairs if flag in _BEFORE_SETTINGS}
-    if "--method" in first:
-        recipe = recipe.with_method(first["--method"])
+    method = first.get("--method", recipe.method)
+    if "." in method and method != recipe.method:
+        plugin.reach_working_folder()
+    kind = type(recipe) if method == recipe.method else recipe_type(method)
+    tree = _tree([pair for pair in pairs if pair[0] not in first], kind, method, prog)
+    try:
+        recipe = recipe.with_method_and(method, tree.get("recover", {}))
+    except pydantic.ValidationError as error:
+        raise AttarError(_fault(error, ("recover",), prog)) from None
     if "--protocol" in first:
         recipe = recipe.with_protocol(first["--protocol"])
-    fields = by_name(fields_of(type(recipe)))
+    return _changed(recipe, tree, (), prog)
+
+
+def _tree(pairs: Iterable[Pair], kind: type[Recipe[Any]], method: str, prog: str) -> dict[str, Any]:
+    """Return typed settings of a recipe with this method as nested dictionaries, in the form that pydantic reads."""
+    fields = by_name(fields_of(kind))
     tree: dict[str, Any] = {}
     for flag, values in pairs:
-        if flag in first:
-            continue
         if not flag:
             raise AttarError(f"'{values[0]}' belongs to no setting; a setting is {_as_setting(values[0])}.")
-        key, value = _read(flag, values, fields, recipe.method, prog)
+        key, value = _read(flag, values, fields, method, prog)
         *groups, name = key.split(".")
         inner = tree
         for group in groups:
             inner = inner.setdefault(group, {})
         inner[name] = value
-    return _changed(recipe, tree, (), prog)
+    return tree
 
 
 def _pairs(words: list[str], takes: Callable[[str, list[str]], int]) -> Iterator[Pair]:
@@ -183,7 +191,7 @@ def _unknown(flag: str, fields: Mapping[str, Field], method: str, prog: str) -> 
     ends = [known for known in flags if known.endswith(f".{key_of(flag).replace('_', '-')}")]
     if ends:
         return AttarError(f"There is no setting named '{flag}'; did you mean {' or '.join(ends)}?")
-    return plugin.unknown("setting", flag, [*flags, "--out", "--quiet", "--help"])
+    return plugin.unknown("setting", flag, [*flags, "--out", "--quiet", "--help", "--plan", "--protocol"])
 
 
 def _as_setting(word: str) -> str:
@@ -209,13 +217,7 @@ def _fault(error: pydantic.ValidationError, path: tuple[str, ...], prog: str) ->
     names = list(takewhile(lambda part: isinstance(part, str), first["loc"]))
     inside = ".".join(str(part) for part in first["loc"][len(names) + 1 :])  # of one item in a list
     section = ".".join((*path, *map(str, names))).replace("_", "-")
-    message = first["msg"].removeprefix("Value error, ").rstrip(".")
-    wanted = re.sub(r"^Input should be |, (unable|got) .*", "", message)
-    about = f"--{section}{': ' * bool(inside)}{inside}" if section else f"'{prog}'"
+    sentence = worded(first, f"--{section}{': ' * bool(inside)}{inside}" if section else f"'{prog}'")
     if first["type"] == "extra_forbidden":
         sentence = f"--{section}: there is no setting named '{inside}'"
-    elif wanted != message:
-        sentence = f"{about} must be {_PLAINLY.get(wanted, wanted)}, not {first['input']!r}"
-    else:
-        sentence = f"{about}: {message}"
     return f"{sentence}; see '{prog} --help{' ' * bool(section)}{section}'."

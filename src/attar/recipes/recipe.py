@@ -9,7 +9,7 @@ import pydantic
 import yaml
 
 from attar.core import plugin, written
-from attar.core.config import Config
+from attar.core.config import Config, explain
 from attar.core.errors import AttarError
 from attar.core.execution import Execution
 from attar.core.printable import printable
@@ -54,14 +54,23 @@ class Recipe(Config, Generic[M]):
         method has a setting of that name. A built-in recipe keeps the number, storage and units of images, and its
         settings for the data. A dotted path may be in the working folder.
         """
+        try:
+            return self.with_method_and(method, {})
+        except pydantic.ValidationError as error:
+            raise AttarError(
+                explain(error, f"The recipe's settings do not fit the method '{method}'", Config)
+            ) from None
+
+    def with_method_and(self, method: str, settings: Mapping[str, Any]) -> "Recipe[Any]":
+        """Do as ``with_method``, with these plain values in ``recover``; raises ValidationError when they do not fit."""
         if method == self.method:
             return self
         if "." in method:
             plugin.reach_working_folder()
         config = method_named(method).Config
-        said = self.recover.model_fields_set & config.model_fields.keys()
-        kept = {name: getattr(self.recover, name) for name in said}
-        return recipe(method=method, recover=config(**kept), **self._others("method", "recover"))
+        set_before = self.recover.model_fields_set & config.model_fields.keys()
+        kept = {name: getattr(self.recover, name) for name in set_before if name not in settings}
+        return recipe(method=method, recover=config(**kept, **settings), **self._others("method", "recover"))
 
     def with_protocol(self, name: str) -> "Recipe[M]":
         """Return the recipe with another built-in protocol: its training options and its label options."""
@@ -74,9 +83,15 @@ class Recipe(Config, Generic[M]):
         return {name: getattr(self, name) for name in type(self).model_fields if name not in without}
 
     def to_yaml(self, header: str = "") -> str:
-        """Return the recipe as a file with all defaults written out, under ``header`` as a comment."""
+        """Return the recipe as a file with all defaults written out, under ``header`` as a comment.
+
+        Of each member of the committee only the settings that differ from squeeze's own are written.
+        """
         comment = "".join(f"# {line}".rstrip() + "\n" for line in map(printable, header.strip().splitlines()))
-        return comment + yaml.safe_dump(self.plain(), sort_keys=False, allow_unicode=True, width=120)
+        values = self.plain()
+        members = [member.model_dump(mode="json", exclude_defaults=True) for member in self.squeeze.members]
+        values["squeeze"]["members"] = members
+        return comment + yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=120)
 
 
 def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:

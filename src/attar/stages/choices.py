@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal, Self
 
 import pydantic
 
-from attar.core.config import BY_CONTENT, NO_EFFECT, Config
+from attar.core.config import BY_CONTENT, NO_EFFECT, Config, worded
 from attar.models.choices import CommitteeChoice, Stem, upgraded_committee
 from attar.ops.choices import AUGMENTATIONS, Augmentation, Codec, LookChoice, MixChoice, ViewChoice
 from attar.stages.protocols import PROTOCOLS, Protocol, protocol_named
@@ -82,7 +82,7 @@ class Squeeze(Config):
             except pydantic.ValidationError as error:
                 first = error.errors()[0]
                 key = ".".join(str(part) for part in ("members", place, *first["loc"]))
-                raise ValueError(f"{key}: {first['msg'].removeprefix('Value error, ')}") from None
+                raise ValueError(worded(first, key)) from None
             except ValueError as error:
                 raise ValueError(f"members.{place}.{error}") from None
         networks = [(one.architecture, one.weights) for one in self.each]

@@ -1,36 +1,37 @@
-"""Running the code of a method: its mistakes end in one sentence, and its results are checked before they are kept."""
+"""Run the code of a method: turn its mistakes into one sentence, and check its results before they are stored."""
 
 import contextlib
 import traceback
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from types import ModuleType
-from typing import Any
+from typing import Any, NoReturn, cast
 
 from torch import Tensor
 
 from attar.core.compiling import out_of_memory
 from attar.core.errors import AttarError
 from attar.stages.methods import METHODS
-from attar.synthesis.task import Recovered
+from attar.synthesis.method import MethodConfig
+from attar.synthesis.task import RealImages, Recovered
 
 GUIDE = "see docs/methods.md"
 _ROUNDING = 1e-3
-"""How far beyond 0 and 1 pixels may lie by rounding."""
+"""Largest excess of a pixel over [0, 1] that counts as rounding."""
 
 
 @contextlib.contextmanager
 def run_by(module: ModuleType) -> Iterator[None]:
-    """Within, an exception in a method from outside attar becomes an AttarError that names its file and line.
+    """Turn an exception in a method outside attar into an AttarError that names the method's file and line.
 
-    A full disk, too little memory and sentences of attar pass through, and so does every exception of attar's own
-    methods. Python callers find the original exception as the error's cause.
+    AttarErrors, operating system errors, too little memory, and exceptions of attar's own methods pass unchanged. The
+    original exception is the AttarError's cause.
     """
     try:
         yield
     except (AttarError, OSError, MemoryError):
         raise
     except Exception as error:
-        if module.__name__.startswith(f"{METHODS}.") or out_of_memory(error):
+        if _is_own(module.__name__) or out_of_memory(error):
             raise
         what = f"{type(error).__name__}: {_one_line(error)}{_where(error, module)}"
         raise AttarError(
@@ -58,12 +59,54 @@ def check(recovered: Any, num_images: int, size: int, unit: str) -> None:
         )
 
 
+def check_metrics(config: MethodConfig, reported: Collection[str]) -> None:
+    """Raise AttarError unless the reported metrics are those that ``Config.metrics`` declares."""
+    declared = set(config.metrics())
+    if declared == set(reported):
+        return
+    missing, extra = sorted(declared - set(reported)), sorted(set(reported) - declared)
+    wrong = [f"declares metrics that it does not report ({', '.join(missing)})"] * bool(missing)
+    wrong += [f"reports metrics that it does not declare ({', '.join(extra)})"] * bool(extra)
+    raise AttarError(
+        f"The method {type(config).__module__} {', and '.join(wrong)}; return the names of all reported "
+        f"metrics, and no others, from Config.metrics() ({GUIDE})."
+    )
+
+
+def real_for(module: str, config: MethodConfig, real: RealImages | None) -> RealImages | None:
+    """Return the real images for code in ``module``; code outside attar must have declared that it reads them.
+
+    Without that declaration any use of the returned object raises AttarError.
+    """
+    declared = config.needs().real_images or _is_own(module) or module.startswith("attar.synthesis.")
+    return real if declared else cast(RealImages, _Undeclared(type(config).__module__))
+
+
+class _Undeclared:
+    """Stands in for real images that a method does not declare; every use raises AttarError."""
+
+    def __init__(self, method: str) -> None:
+        self._method = method
+
+    def __getattr__(self, name: str) -> NoReturn:
+        raise AttarError(
+            f"The method {self._method} reads real images and does not declare it; return super().needs() | "
+            f"Needs(real_images=True) from Config.needs() ({GUIDE})."
+        )
+
+
+def _is_own(module: str) -> bool:
+    """Return whether a module is one of attar's methods."""
+    return module.startswith(f"{METHODS}.")
+
+
 def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split()) or "no message"
+    text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
+    return " ".join(text.split()) or "no message"
 
 
 def _where(error: Exception, module: ModuleType) -> str:
-    """The last line of the method's own file on the way to the error; '' where there is none."""
+    """Return the last line of the method's own file in the traceback; '' if it has none."""
     frames = traceback.extract_tb(error.__traceback__)
     own = [frame for frame in frames if frame.filename == module.__file__]
     return f" ({own[-1].filename}, line {own[-1].lineno})" if own else ""

@@ -21,6 +21,7 @@ from attar.core.config import digest
 from attar.core.errors import AttarError
 from attar.core.log import Advance, Log
 from attar.core.randomness import generator
+from attar.stages import method_code
 from attar.stages.workspace import Workspace
 from attar.store import tables
 from attar.synthesis.method import Preparation
@@ -70,9 +71,12 @@ class Tables:
         self._made: dict[tuple[str, int | None], _Table] = {}
 
     def __call__(self, name: str, teacher: int = 0) -> Tensor:
-        """The table STEP.KEY, on the CPU. Raises KeyError where there is none."""
+        """Return the table STEP.KEY, on the CPU; raises KeyError, which lists the tables, when it does not exist."""
         step, _, key = name.partition(".")
-        made = self._made.get((step, None)) or self._made[step, teacher]
+        made = self._made.get((step, None)) or self._made.get((step, teacher))
+        if made is None or key not in made.tensors:
+            own = {step: table for (step, number), table in self._made.items() if number in (None, teacher)}
+            raise _absent(name, teacher, [f"{step}.{key}" for step, table in own.items() for key in table.tensors])
         return made.tensors[key]
 
     def of_steps(self, names: Sequence[str]) -> Callable[..., Tensor]:
@@ -80,7 +84,7 @@ class Tables:
 
         def table(name: str, teacher: int = 0) -> Tensor:
             if name.partition(".")[0] not in names:
-                raise KeyError(f"{name}: name the step in 'reads'")
+                raise KeyError(f"the table '{name}' cannot be read here; add its step to 'reads'")
             return self(name, teacher)
 
         return table
@@ -120,7 +124,7 @@ def run(
                 rows=table.rows,
                 teacher=network,
                 number=number,
-                real=real,
+                real=_real_for(step, config, real),
                 size=(space.choice.size, space.choice.size),
                 device=space.device.device,
                 stream=lambda *names, step=step: generator(space.seed, "prepare", step.name, *names),
@@ -158,6 +162,8 @@ def rehearsed(
     made: dict[tuple[str, int], Tensor] = {}
 
     def table(name: str, teacher: int = 0) -> Tensor:
+        if (name, teacher) not in made:
+            raise _absent(name, teacher, [known for known, number in made if number == teacher])
         return made[name, teacher]
 
     for step in steps:
@@ -165,7 +171,8 @@ def rehearsed(
         for number, network in enumerate(networks):
             if step.applies(config, network.module):
                 stream = functools.partial(generator, 0, "prepare", step.name)
-                context = Context(range(1), network, number, real, size, device, stream, table)
+                shown = _real_for(step, config, real)
+                context = Context(range(1), network, number, shown, size, device, stream, table)
                 for key, row in step.make(context, _settings(step, config)).items():
                     made[f"{step.name}.{key}", number] = row.expand(num_rows, *row.shape[1:])
     return table
@@ -186,6 +193,15 @@ def _jobs(
         return work.Job(name, make, lambda: table.is_whole(rows, warn), steps=len(rows))
 
     return [job(rows) for rows in table.blocks]
+
+
+def _real_for(step: Preparation, config: MethodConfig, real: RealImages) -> RealImages:
+    """Return the real images for a step; they raise AttarError if its code does not declare that it reads them."""
+    return method_code.real_for(getattr(step.make, "__module__", ""), config, real) or real
+
+
+def _absent(name: str, teacher: int, known: Sequence[str]) -> KeyError:
+    return KeyError(f"there is no table '{name}' of teacher {teacher}; there are {', '.join(known) or 'none'}")
 
 
 def _settings(step: Preparation, config: MethodConfig) -> SimpleNamespace:

@@ -263,6 +263,24 @@ _BUILT_IN = (
             ("cim-imagenet-batch-200", 300, 200),
         )
     ),
+    # DM (arXiv 2110.04181), and with it the papers on matching gradients, distributions and trajectories: no teacher, a
+    # ConvNet with InstanceNorm. Their students see one kind of augmentation a batch; here it is drawn for each image.
+    _with_labels(
+        Protocol(
+            name="dm",
+            training=Optimisation(
+                epochs=1000,
+                batch_size=256,
+                learning_rate=0.01,
+                schedule="step-tenth",
+                rate_moves="epoch",
+                weight_decay=5e-4,
+            ),
+            loss="hard",
+        ),
+        views=LookChoice(crop="none", flip=False, dsa=AUGMENTATIONS, dsa_combine="one"),
+        mix=MixChoice(kind="none"),
+    ),
     # Attar's own, chosen on images held out of the training split of ten Tiny-ImageNet classes, 10 images a class,
     # one setting at a time from a batch of 25 (results/choose-tiny-imagenet-10.csv).
     _with_labels(Protocol(name="attar", training=_ADAMW.changed(batch_size=10))),

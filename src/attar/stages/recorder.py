@@ -11,6 +11,7 @@ from attar.core.log import Advance
 from attar.models.teacher import Teacher
 from attar.ops import mosaic
 from attar.ops.pixels import to_bytes
+from attar.stages import method_code
 from attar.store.units import Unit, UnitResult
 from attar.synthesis.method import MethodConfig
 from attar.synthesis.task import Recovered
@@ -24,12 +25,18 @@ class Recorder:
         self.preview: Callable[[int, Tensor], None] | None = None
         self._config, self._labels, self._advance, self._units = config, labels, advance, units
         self._curves: dict[str, list[Float[Tensor, " unit"]]] = {}
+        self._declared = set(config.metrics())
         self._snapshots: dict[int, UInt8[Tensor, "image 3 height width"]] = {}
         self._right: dict[int, Float[Tensor, " image"]] = {}
         self.num_iterations = 0
 
     def step(self, iteration: int, images: Callable[[], Tensor], **metrics: Float[Tensor, " unit"]) -> None:
-        """Record the metrics without waiting for the device; keep a snapshot when one is due."""
+        """Record the metrics without waiting for the device; keep a snapshot when one is due.
+
+        Raises AttarError for other metrics than the method declares.
+        """
+        if metrics.keys() != self._declared:
+            method_code.check_metrics(self._config, metrics)
         for name, value in metrics.items():
             self._curves.setdefault(name, []).append(value)
         self.num_iterations = iteration + 1
@@ -51,7 +58,11 @@ class Recorder:
             self.preview(done, self._snapshots[done][: len(self._units[0].labels)])
 
     def results(self, recovered: Recovered) -> list[UnitResult]:
-        """Return the result of each unit, from the method's output for all of them."""
+        """Return the result of each unit, from the method's output for all of them.
+
+        Raises AttarError if the method never reported the metrics that it declares.
+        """
+        method_code.check_metrics(self._config, self._curves)
         images, soft_labels = recovered.images, recovered.soft_labels
         if self.num_iterations:
             self.keep(images)

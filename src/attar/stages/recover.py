@@ -39,7 +39,7 @@ from attar.store.units import Unit
 from attar.synthesis.choices import Statistics
 from attar.synthesis.method import MethodConfig, UnitShape, num_iterations
 from attar.synthesis.statistics import refuse_unobservable
-from attar.synthesis.task import Network, Task
+from attar.synthesis.task import Network, RealImages, Task
 
 WEAK = 0.05
 """A teacher is near chance when its accuracy covers less than this fraction of the gap from chance to 100 %."""
@@ -201,7 +201,8 @@ def _make_units(
         steps = prepare.steps_of(module, config, networks)
         real = RealByClass(space) if steps or config.needs().real_images else None
         tables = prepare.run(space, steps, config, networks, weights, real, log) if real else prepare.Tables()
-    making = _Making(space, device, module, config, networks, real, tables, todo, stage, log, experts)
+    shown = method_code.real_for(module.__name__, config, real)
+    making = _Making(space, device, module, config, networks, shown, tables, todo, stage, log, experts)
     iterations = num_iterations(config.cost(unit_shape(todo[0][0], space.choice.size, len(networks))))
     jobs = [
         work.Job(
@@ -228,7 +229,7 @@ class _Making:
         module: Any,
         config: MethodConfig,
         networks: tuple[Network, ...],
-        real: RealByClass | None,
+        real: RealImages | None,
         tables: prepare.Tables,
         todo: list[tuple[Unit, ...]],
         stage: StageFolder,

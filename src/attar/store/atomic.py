@@ -14,10 +14,8 @@ from typing import Any
 from attar.core.errors import AttarError
 
 _MENDS = {
-    errno.ENOSPC: "The disk is full while writing {path}; free some space and run the same command again: "
-    "it continues.",
-    errno.EDQUOT: "Your disk quota is used up while writing {path}; free some space and run the same command again: "
-    "it continues.",
+    errno.ENOSPC: "The disk is full while writing {path}; free some space and run the same command again.",
+    errno.EDQUOT: "Your disk quota is used up while writing {path}; free some space and run the same command again.",
     errno.EROFS: "{path} lies on a read-only disk; choose another folder.",
     errno.EACCES: "There is no permission to write {path}; change its folder's permissions or choose another folder.",
     errno.EPERM: "There is no permission to write {path}; change its folder's permissions or choose another folder.",

@@ -157,6 +157,20 @@ class Patches(MethodConfig):
         """Whether patches are chosen at all."""
         return True
 
+    def real_per_image(self) -> int:
+        """One real image for each patch."""
+        return self.tiles**2 if self.uses_patches() else super().real_per_image()
+
+    @pydantic.model_validator(mode="after")
+    def _pool(self) -> Self:
+        needed = self.ipc * self.tiles**2
+        if self.uses_patches() and needed > self.patch_pool:
+            raise ValueError(
+                f"patch_pool ({self.patch_pool}) is smaller than the number of patches per class ({needed}); raise it, "
+                f"or lower ipc"
+            )
+        return self
+
     def idle(self) -> set[str]:
         """Patch settings, which have no effect when no patches are used."""
         names = {"patch_rule", "patch_pool", "patch_crops", "tiles"}
@@ -212,8 +226,9 @@ class Teachers(MethodConfig):
         beyond = next((member for member in self.members if member >= num_teachers), None)
         if beyond is not None:
             raise AttarError(
-                f"--recover.members names teacher {beyond}, and squeeze has {num_teachers} (0 to {num_teachers - 1}); "
-                f"choose other numbers, or add teachers to --squeeze.members."
+                f"--recover.members names teacher {beyond}, but the run has "
+                f"{'only teacher 0' if num_teachers == 1 else f'teachers 0 to {num_teachers - 1}'}; add it to "
+                f"--squeeze.members."
             )
         if self.committee == "one":
             return self.members[:1] or (0,)
@@ -240,7 +255,10 @@ class Blocks(Pixels):
         if not self.block_sizes or self.block_sizes[-1] != 1.0:
             raise ValueError("the last of block_sizes must be 1.0, the size at which images are stored")
         if len(self.block_sizes) > self.iterations:
-            raise ValueError(f"block_sizes has {len(self.block_sizes)} blocks for {self.iterations} iterations")
+            raise ValueError(
+                f"block_sizes has {len(self.block_sizes)} blocks for {self.iterations} iterations; raise "
+                f"iterations, or give fewer sizes"
+            )
         if self.view_sizes != (1.0,):
             raise ValueError("view_sizes cannot be combined with block_sizes; set view_sizes to 1.0")
         return self
@@ -288,6 +306,10 @@ class Coreset(MethodConfig):
     def needs(self) -> Needs:
         """Real images, which are stored as they are."""
         return super().needs() | Needs(real_images=True, stores_real_pixels=True)
+
+    def real_per_image(self) -> int:
+        """The stored image itself."""
+        return 1
 
 
 def equal_blocks(iterations: int, sides: tuple[float, ...]) -> list[tuple[float, int]]:

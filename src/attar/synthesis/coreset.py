@@ -97,16 +97,20 @@ def gather(task: Task, places: Sequence[int]) -> Float[Tensor, "image 3 height w
 
 
 def enough(real: RealImages, label: int, ipc: int) -> None:
-    """Raise AttarError unless the class has so many images."""
+    """Raise AttarError when the class has fewer than ``ipc`` images."""
     refuse_fewer(real.class_name(label), real.count(label), ipc)
 
 
-def refuse_fewer(name: str, count: int, ipc: int) -> None:
-    """Raise AttarError when a class of this name has fewer than ``ipc`` images."""
-    if ipc > count:
-        raise AttarError(
-            f"Class '{name}' has {count} training images but {ipc} are asked for; use --recover.ipc {count} or less."
-        )
+def refuse_fewer(name: str, count: int, ipc: int, each: int = 1) -> None:
+    """Raise AttarError when the class ``name`` has too few real images for ``ipc`` images that take ``each`` apiece."""
+    if ipc * each <= count:
+        return
+    if count < each:
+        mend = "add images to the class, or use another method"
+    else:
+        mend = f"use --recover.ipc {count // each} or less"
+    apiece = f" ({each} for each image)" if each > 1 else ""
+    raise AttarError(f"Class '{name}' has {count} training images but {ipc * each} are needed{apiece}; {mend}.")
 
 
 def _real(task: Task) -> RealImages:

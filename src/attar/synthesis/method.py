@@ -204,6 +204,10 @@ class MethodConfig(Part):
         """How to decode the stored images."""
         return PLAIN
 
+    def real_per_image(self) -> int:
+        """Number of real images of its class that each stored image takes, all different; 0: any number will do."""
+        return 0
+
     def passes(self, num_teachers: int) -> tuple[float, ...]:
         """Passes through each used teacher in one iteration."""
         return (1.0, *(0.0,) * (num_teachers - 1))

@@ -80,7 +80,8 @@ class Objective(nn.Module):
         if beside is not None:
             seen = seen._replace(beside=self._look(beside, records, size, average))
         batch = UnitBatch(labels, average)
-        metrics, left, loss = dict[str, Tensor](), [], None
+        metrics: Metrics = {}  # dict[...]() breaks the compiled graph
+        left, loss = [], None
         for term, own, state in zip(self.terms, constants, states, strict=True):
             value, after = term(seen, batch, own, state)
             weighted = value if term.weight == 1.0 else term.weight * value

@@ -118,7 +118,7 @@ class Experts(Protocol):
 
 def no_tables(name: str, teacher: int = 0) -> Tensor:
     """Table lookup of a task without tables; raises KeyError."""
-    raise KeyError(name)
+    raise KeyError(f"there is no table '{name}'; the method has no preparations")
 
 
 @dataclass(frozen=True)
