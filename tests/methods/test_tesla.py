@@ -129,7 +129,7 @@ def test_the_memory_of_tesla_does_not_grow_with_the_steps_and_that_of_mtt_does()
 
 @pytest.mark.parametrize("labels", ["hard", "assigned", "learned"])
 def test_it_learns_a_rate_and_labels(labels: str):
-    config = config_of(tesla, labels=labels, student_steps=3, rate_learning_rate=0.01, learning_rate=1.0)
+    config = config_of(tesla, labels=labels, student_steps=3, rate_learning_rate=0.01, image_learning_rate=1.0)
     found = tesla.recover(task_of(tesla)[0], config)
     assert found.learned is not None
     assert found.learned["student_learning_rate"] not in (0.01, 0.0)

@@ -22,7 +22,7 @@ from stages.test_determinism import bytes_of, finish, start_ranks
 EPOCHS = 3
 MATCHING = [
     *("--method", "tesla", "--recover.student-steps", "2", "--recover.max-start-epoch", "2"),
-    *("--recover.iterations", "4", "--recover.learning-rate", "10", "--recover.rate-learning-rate", "1e-4"),
+    *("--recover.iterations", "4", "--recover.image-learning-rate", "10", "--recover.rate-learning-rate", "1e-4"),
     *("--squeeze.experts.number", "2", "--squeeze.experts.architecture", "convnet1_in"),
     *("--squeeze.experts.training.epochs", str(EPOCHS)),
 ]
@@ -33,7 +33,13 @@ def matching(**recover: Any) -> Recipe[Any]:
     """The same as a recipe, with changes of the method's settings."""
     recipe = mini_recipe().with_method("tesla")
     experts = recipe.squeeze.experts
-    few = {"student_steps": 2, "max_start_epoch": 2, "iterations": 4, "learning_rate": 10.0, "rate_learning_rate": 1e-4}
+    few = {
+        "student_steps": 2,
+        "max_start_epoch": 2,
+        "iterations": 4,
+        "image_learning_rate": 10.0,
+        "rate_learning_rate": 1e-4,
+    }
     return recipe.changed(
         squeeze=recipe.squeeze.changed(
             experts=experts.changed(

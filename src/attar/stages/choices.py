@@ -43,8 +43,14 @@ class Experts(Config):
     """How experts are trained. The weights after each epoch are kept, or the first and last if the method needs only
     those."""
     dsa: tuple[Augmentation, ...] = AUGMENTATIONS
-    """Differentiable Siamese augmentation of the training images (arXiv 2102.08259), one kind at random for each image;
-    leave out 'flip' where a mirrored object is another one (digits)."""
+    """Kinds of differentiable Siamese augmentation (arXiv 2102.08259) of the training images: one at random for each
+    image."""
+    flip: bool = True
+    """Let the augmentation mirror images. Turn it off when a mirrored object means something else (digits)."""
+
+    def kinds(self) -> tuple[Augmentation, ...]:
+        """Kinds of augmentation that are drawn."""
+        return tuple(kind for kind in self.dsa if kind != "flip" or self.flip)
 
 
 class Squeeze(Config):

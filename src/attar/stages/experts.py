@@ -180,10 +180,10 @@ def _make(
 
     def batches(epoch: int) -> Iterator[TrainingBatch]:
         order, draws = (space.stream("experts", number, name, epoch) for name in ("epoch", "dsa"))
-        units = space.normalisation
+        units, kinds = space.normalisation, config.kinds()
         for images, labels in space.train.epoch(config.training.batch_size, _WHOLE, order, space.device.device):
-            levels = dsa.sample(config.dsa, "one", len(images), draws)
-            yield units.undo(dsa.apply(units.apply(images), levels, config.dsa)), Targets(labels)
+            levels = dsa.sample(kinds, "one", len(images), draws)
+            yield units.undo(dsa.apply(units.apply(images), levels, kinds)), Targets(labels)
 
     fit(
         network,

@@ -314,7 +314,8 @@ def labels_in(folder: Path) -> LabelsMade:
 def made_in(folder: Path) -> Manifest:
     """Return the fields common to all manifests, for the stage in this folder; raises as ``teacher_in`` does."""
     kinds = {"squeeze": TeacherMade, "recover": ImagesMade, "relabel": LabelsMade}
-    return _read(kinds.get(_read(Manifest, folder, "run").stage, Manifest), folder, "run")
+    kind = kinds.get(_read(Manifest, folder, "run").stage, Manifest)
+    return _read(Manifest if folder.name == EXPERTS else kind, folder, "run")
 
 
 def _read(kind: type[Made], folder: Path, made_by: str) -> Made:

@@ -5,7 +5,7 @@ between its weights and the expert's of some epochs later, divided by the square
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +16,7 @@ from attar.core.errors import AttarError
 from attar.ops import dsa
 from attar.ops.choices import Augmentation
 from attar.synthesis import starts
+from attar.synthesis.canvas import Canvas, Grey, Plain
 from attar.synthesis.task import Experts, Recovered, Task
 from attar.synthesis.trajectory_choices import Trajectories
 
@@ -86,23 +87,32 @@ def match(task: Task, config: Trajectories, differentiate: Differentiate) -> Rec
     Raises AttarError when the experts have too few snapshots.
     """
     experts = _experts(task, config)
-    units = experts.normalisation
-    state = _begun(task, config, experts)
+    canvas = Grey() if config.grey else Plain()
+    units = canvas.units(experts.normalisation)
+    state = _begun(task, config, experts, canvas)
+
+    def images() -> Tensor:
+        return units.undo(state["pixels"].expand(-1, 3, -1, -1)).clamp(0, 1)
+
     first, saved = task.checkpoint.load() or (0, None)
     if saved is not None:
         state = {name: value.to(task.device) for name, value in saved.items()}
     for iteration in range(first, config.iterations):
         (stream,) = task.streams("trajectory", iteration)
         course = _drawn(task, config, experts, stream)
-        labels = _labels(task, config, course, state)
-        found = differentiate(course, state["pixels"], labels, state["rate"], config.labels == "learned")
-        _descend(state, config, found, labels, units.bounds(state["pixels"]))
+        pixels = state["pixels"].detach().requires_grad_()
+        seen = experts.normalisation.apply(units.undo(pixels.expand(-1, 3, -1, -1)))
+        labels = _labels(task, config, course, seen.detach(), state)
+        found = differentiate(course, seen.detach(), labels, state["rate"], config.labels == "learned")
+        (slope,) = torch.autograd.grad(seen, pixels, found.pixels)
+        _descend(state, config, replace(found, pixels=slope), labels)
+        low, high = (edge[:, : slope.shape[1]] for edge in units.bounds(slope))
+        state["pixels"] = torch.minimum(torch.maximum(state["pixels"], low), high)
         metrics = {"loss": found.loss[None], RATE: state["rate"][None]}
-        if task.watch.step(iteration, lambda: units.undo(state["pixels"]).clamp(0, 1), **metrics):
+        if task.watch.step(iteration, images, **metrics):
             break
         task.checkpoint.offer(iteration + 1, lambda: {name: value.cpu() for name, value in state.items()})
-    images = units.undo(state["pixels"]).clamp(0, 1)
-    return Recovered(images, _final_labels(config, experts, state), {RATE: float(state["rate"])})
+    return Recovered(images(), _final_labels(config, experts, images(), state), {RATE: float(state["rate"])})
 
 
 def _experts(task: Task, config: Trajectories) -> Experts:
@@ -116,14 +126,15 @@ def _experts(task: Task, config: Trajectories) -> Experts:
     return task.experts
 
 
-def _begun(task: Task, config: Trajectories, experts: Experts) -> dict[str, Tensor]:
+def _begun(task: Task, config: Trajectories, experts: Experts, canvas: Canvas) -> dict[str, Tensor]:
     """Return the state before the first iteration: what is optimised, and the velocity of each."""
-    pixels = starts.noise(task) if config.start == "noise" else experts.normalisation.apply(starts.real(task))
-    low, high = experts.normalisation.bounds(pixels)
-    pixels = torch.minimum(torch.maximum(pixels, low), high).to(task.device)
-    state = {"pixels": pixels, "rate": torch.tensor(config.student_learning_rate, device=task.device)}
+    units = canvas.units(experts.normalisation)
+    start = units.undo(starts.noise(task)).clamp(0, 1) if config.start == "noise" else starts.real(task)
+    start = start.to(task.device)
+    state = {"pixels": canvas.begin(units.apply(start))}
+    state["rate"] = torch.tensor(config.student_learning_rate, device=task.device)
     if config.labels == "learned":
-        state["logits"] = _probabilities(config, experts, pixels).clamp_min(1e-6).log()
+        state["logits"] = _probabilities(config, experts, start).clamp_min(1e-6).log()
     return state | {f"{name} velocity": torch.zeros_like(value) for name, value in state.items()}
 
 
@@ -136,28 +147,25 @@ def _drawn(task: Task, config: Trajectories, experts: Experts, stream: torch.Gen
         if not waiting:
             waiting = list(torch.randperm(count, generator=stream).split(config.batch_size or count))
         index = waiting.pop(0)
-        levels = dsa.sample(config.dsa, "one", len(index), stream)
+        levels = dsa.sample(config.kinds(), "one", len(index), stream)
         steps.append(Step(index.to(task.device), levels.to(task.device)))
     goal = experts.weights(expert, epoch + config.expert_epochs)
-    return Course(experts, experts.weights(expert, epoch), goal, steps, config.dsa)
+    return Course(experts, experts.weights(expert, epoch), goal, steps, config.kinds())
 
 
-def _labels(task: Task, config: Trajectories, course: Course, state: dict[str, Tensor]) -> Labels:
+def _labels(task: Task, config: Trajectories, course: Course, seen: Pixels, state: dict[str, Tensor]) -> Labels:
     """Return the label probabilities of this iteration."""
     if config.labels == "learned":
         return state["logits"].softmax(1)
     if config.labels == "assigned":
         with torch.no_grad():
-            return course.experts.call(course.goal, state["pixels"]).softmax(1)
+            return course.experts.call(course.goal, seen).softmax(1)
     return F.one_hot(task.labels).float()  # the unit is the set, so every class is there
 
 
-def _descend(
-    state: dict[str, Tensor], config: Trajectories, found: Gradients, labels: Labels, bounds: tuple[Tensor, Tensor]
-) -> None:
+def _descend(state: dict[str, Tensor], config: Trajectories, found: Gradients, labels: Labels) -> None:
     """Take one step of SGD with momentum on everything that is learned."""
-    _step(state, "pixels", found.pixels, config.learning_rate, config.momentum)
-    state["pixels"] = torch.minimum(torch.maximum(state["pixels"], bounds[0]), bounds[1])
+    _step(state, "pixels", found.pixels, config.image_learning_rate, config.momentum)
     _step(state, "rate", found.rate, config.rate_learning_rate, config.momentum)
     state["rate"] = state["rate"].clamp_min(_LEAST_RATE)
     if found.labels is not None:  # from probabilities back to logits
@@ -170,17 +178,18 @@ def _step(state: dict[str, Tensor], name: str, slope: Tensor, rate: float, momen
     state[name] = state[name] - rate * state[f"{name} velocity"]
 
 
-def _final_labels(config: Trajectories, experts: Experts, state: dict[str, Tensor]) -> Labels | None:
+def _final_labels(config: Trajectories, experts: Experts, images: Tensor, state: dict[str, Tensor]) -> Labels | None:
     if config.labels == "hard":
         return None
     if config.labels == "learned":
         return state["logits"].softmax(1)
-    return _probabilities(config, experts, state["pixels"])
+    return _probabilities(config, experts, images)
 
 
 @torch.no_grad()
-def _probabilities(config: Trajectories, experts: Experts, pixels: Pixels) -> Labels:
-    """Return the mean class probabilities by all experts, at the last weights that students should arrive at."""
+def _probabilities(config: Trajectories, experts: Experts, images: Float[Tensor, "image 3 height width"]) -> Labels:
+    """Return the mean class probabilities of images in [0, 1] by all experts, at the last weights to arrive at."""
+    pixels = experts.normalisation.apply(images)
     last = config.max_start_epoch - 1 + config.expert_epochs
     each = [experts.call(experts.weights(number, last), pixels).softmax(1) for number in range(experts.num_experts)]
     return torch.stack(each).mean(0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Literal
 
 import pydantic
@@ -18,10 +19,10 @@ class Trajectories(MethodConfig):
 
     iterations: int = pydantic.Field(default=5000, ge=1)
     """Updates of the images; each trains a student from an expert's weights and compares where both arrive."""
-    learning_rate: float = pydantic.Field(default=1000.0, gt=0)
-    """Learning rate of the pixels in normalised units, by SGD."""
+    image_learning_rate: float = pydantic.Field(default=1000.0, gt=0)
+    """Step size for pixels, in units of the experts' normalised input."""
     momentum: float = pydantic.Field(default=0.5, ge=0, lt=1)
-    """Momentum of that SGD, for pixels and for the student's learning rate."""
+    """Momentum of the steps, and of those of the student's learning rate."""
     start: Literal["real", "noise"] = "real"
     """What the images begin as: random real images of their class, or noise."""
     student_steps: int = pydantic.Field(default=50, ge=1)
@@ -45,11 +46,15 @@ class Trajectories(MethodConfig):
     label_momentum: float = pydantic.Field(default=0.9, ge=0, lt=1)
     """Momentum of that SGD."""
     dsa: tuple[Augmentation, ...] = AUGMENTATIONS
-    """Differentiable Siamese augmentation (arXiv 2102.08259) of the distilled images, one kind at random for each image
-    and step; leave out 'flip' where a mirrored object is another one (digits)."""
+    """Kinds of differentiable Siamese augmentation (arXiv 2102.08259) of the distilled images: one at random for each
+    image and step."""
+    flip: bool = True
+    """Let the augmentation mirror images. Turn it off when a mirrored object means something else (digits)."""
+    grey: bool = False
+    """Optimise grey images, for grey data: one value per pixel, copied to all three channels."""
 
     def needs(self) -> Needs:
-        """Experts with every epoch's weights, real images to start from, and the whole set in one unit."""
+        """Experts with every epoch's weights, real images to start from, and the whole set in one unit; no teacher."""
         own = Needs(
             snapshots="epochs",
             expert_epochs=self.max_start_epoch - 1 + self.expert_epochs,
@@ -57,7 +62,11 @@ class Trajectories(MethodConfig):
             real_images=self.start == "real",
             stores_real_pixels=self.start == "real",
         )
-        return super().needs() | own
+        return replace(super().needs() | own, teachers="none")
+
+    def kinds(self) -> tuple[Augmentation, ...]:
+        """Kinds of augmentation that are drawn."""
+        return tuple(kind for kind in self.dsa if kind != "flip" or self.flip)
 
     def idle(self) -> set[str]:
         """The settings of learned labels, if labels are not learned."""
