@@ -216,7 +216,7 @@ class Continual:
             row,
             seed,
             names,
-            scores.told(self.space, Config.identity),
+            scores.data_of(self.space, Config.identity),
             self.space.real.fingerprint,
             self.space.device.precision,
         ]

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from attar.core import plugin
 from attar.core.config import field_paths
 from attar.models.build import build, check_forward
 from attar.recipes.catalogue import ENTRIES
@@ -15,7 +16,7 @@ from attar.stages.protocols import PROTOCOLS
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-KEYS = set(field_paths(recipe_type("cda")))
+KEYS = {key for name in plugin.names_in("attar.methods") for key in field_paths(recipe_type(name))}
 
 
 def code_blocks(page: Path) -> list[str]:

@@ -13,10 +13,10 @@ from torch.func import functional_call
 
 from attar.core.errors import AttarError
 from attar.methods import mtt, tesla
-from attar.models.flat import Flat, flattened
 from attar.models.small import ConvNet
 from attar.ops import dsa
 from attar.ops.pixels import Normalisation
+from attar.synthesis.networks import Bare
 from attar.synthesis.trajectories import Course, Step
 from methods.test_conformance import config_of, task_of
 
@@ -34,9 +34,10 @@ class Experts:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             self.network = ConvNet(2, NUM_CLASSES, SIDE, width=4, norm="instance")
-            self.begin = flattened(self.network)
-            self.goal = self.begin + 0.05 * torch.randn(len(self.begin))
-        self.call = Flat(self.network)
+        self.call = Bare(lambda: ConvNet(2, NUM_CLASSES, SIDE, width=4, norm="instance"))
+        self.begin = self.call.flat(self.network)
+        stream = torch.Generator().manual_seed(0)
+        self.goal = self.begin + 0.05 * torch.randn(len(self.begin), generator=stream)
 
     def weights(self, expert: int, snapshot: int) -> Tensor:
         return (self.begin, self.goal)[snapshot].clone()

@@ -9,14 +9,15 @@ from attar import pipeline
 from attar.cli import main
 from attar.core.device import Device
 from attar.core.errors import AttarError
-from attar.plan import calibrate, forecast
-from attar.plan.calibrate import Recovering, Work
+from attar.plan import calibrate, forecast, recover_cost
+from attar.plan.calibrate import Work
+from attar.plan.recover_cost import RecoverCost
 from attar.recipes.recipe import recipe_type
 from attar.stages.label_choice import Relabel
 from attar.store import units
 from conftest import MINI, mini_recipe
 
-RECOVERING = Recovering(
+RECOVERING = RecoverCost(
     step_seconds=0.3,
     preparation_seconds=25.0,
     num_images=10,
@@ -37,7 +38,7 @@ def work_of(**changes: Any) -> Work:
 @pytest.fixture(autouse=True)
 def _steps_are_given(monkeypatch: pytest.MonkeyPatch):
     """An epoch takes a second for labels, two on distilled images and a minute on all."""
-    monkeypatch.setattr(calibrate, "recovering", lambda work: RECOVERING)
+    monkeypatch.setattr(recover_cost, "measure", lambda work: RECOVERING)
     monkeypatch.setattr(calibrate, "labels_epoch_seconds", lambda work: 1.0)
     monkeypatch.setattr(calibrate, "distilled_epoch_seconds", lambda work, student: 2.0)
     monkeypatch.setattr(calibrate, "full_epoch_seconds", lambda work, name, stem, squeeze=None: 60.0)
@@ -84,8 +85,8 @@ def test_precision_is_explained(monkeypatch):
 
 
 def test_memory_that_is_not_known_is_not_made_up(monkeypatch):
-    unknown = Recovering(0.3, 0.0, 10, "not compiled, as asked")
-    monkeypatch.setattr(calibrate, "recovering", lambda work: unknown)
+    unknown = RecoverCost(0.3, 0.0, 10, "not compiled, as asked")
+    monkeypatch.setattr(recover_cost, "measure", lambda work: unknown)
     assert "side by side), memory not known, on " in told()["Recover"]
     assert told()["Arithmetic"].endswith("; not compiled, as asked")
 
@@ -134,7 +135,7 @@ def test_a_stage_that_cannot_be_measured_says_why_and_the_others_go_on(monkeypat
     def explode(*_: Any) -> Any:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(calibrate, "recovering", refuse)
+    monkeypatch.setattr(recover_cost, "measure", refuse)
     monkeypatch.setattr(calibrate, "full_epoch_seconds", explode)
     found = told()
     assert found["Recover"] == "not known (There is no network named 'x'; did you mean y?)"

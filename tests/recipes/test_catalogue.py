@@ -30,6 +30,7 @@ WANTED = {
     *(f"edc/imagenet-1k-ipc{ipc}" for ipc in (1, 10, 20, 30, 40, 50)),
     *(f"cim/{dataset}-ipc{ipc}" for dataset in ("cifar10", "cifar100", "tiny-imagenet") for ipc in (1, 10, 50)),
     *(f"cim/imagenet-1k-ipc{ipc}" for ipc in (1, 10, 50, 100)),
+    *(f"dm/{dataset}-ipc{ipc}" for dataset in ("cifar10", "cifar100", "tiny-imagenet") for ipc in (1, 10, 50)),
 }  # fmt: skip
 
 
@@ -113,6 +114,25 @@ def test_published_settings_of_edc():
     first = recipe_named("edc/cifar10-ipc10")
     assert {member.training.epochs for member in first.squeeze.each} == {1}
     assert first.relabel.mode == "online"
+
+
+@pytest.mark.parametrize("name", sorted(name for name in WANTED if name.startswith("dm/")))
+def test_dm_as_published_has_hard_labels_and_a_convnet_for_the_size(name):
+    recipe = recipe_named(name)
+    convnet = "convnet4_in" if "tiny" in name else "convnet3_in"
+    assert (recipe.evaluate.students, recipe.squeeze.architecture) == ((convnet,), convnet)
+    assert recipe.evaluate.protocol == PROTOCOLS["dm"]
+    assert {row.labels for row in recipe.evaluate.rows} == {"hard"}
+    assert (recipe.relabel.mode, recipe.relabel.mix.kind) == ("online", "none")
+    config = recipe.recover
+    assert (config.iterations, config.image_learning_rate, config.momentum, config.real_batch) == (
+        20_000,
+        1.0,
+        0.5,
+        256,
+    )
+    assert (config.depth(recipe.data.size), config.network_width) == (int(convnet[7]), 128)
+    assert len(config.kinds()) == 6
 
 
 @pytest.mark.parametrize("name", sorted(name for name in WANTED if name.startswith("cim/")))

@@ -304,7 +304,7 @@ UNKNOWN = "may hold parts of them: attar does not know how they were made. This 
         ("random", {"ipc": 2}, "Its images *are* real training images, or hold parts of them. This set"),
         ("kcentre", {"ipc": 2}, "Its images *are* real training images, or hold parts of them. This set"),
         (
-            "given",
+            "imported",
             {"ipc": 2, "images": "0"},
             UNKNOWN,
         ),
@@ -314,4 +314,4 @@ UNKNOWN = "may hold parts of them: attar does not know how they were made. This 
 )
 def test_the_card_asks_the_method_whether_real_pixels_are_stored(mini_run, method, settings, words):
     info = read_info(mini_run / "distilled").changed(method=method, recover=settings)
-    assert f"{words} gives no privacy to anyone in the data." in card.text(info, [])
+    assert f"{words} does not protect the privacy of people in the data." in card.text(info, [])

@@ -119,7 +119,7 @@ def test_the_card_and_the_facts_are_there(mini_run):
     assert (info["ipc"], info["size"], info["method"]) == (2, 8, "cda")
     assert info["label_bytes"] == sum(path.stat().st_size for path in (mini_run / "distilled" / "labels").iterdir())
     card = (mini_run / "distilled" / "README.md").read_text()
-    for part in ("random real, hard labels", "CC BY 4.0", "gives no privacy", "stored labels"):
+    for part in ("random real, hard labels", "CC BY 4.0", "does not protect the privacy", "stored labels"):
         assert part in card
     assert not list((mini_run / "distilled").rglob("*.pkl"))
 

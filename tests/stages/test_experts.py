@@ -11,7 +11,6 @@ import torch
 from attar import pipeline
 from attar.core.errors import AttarError
 from attar.models.build import build
-from attar.models.flat import Flat, flattened
 from attar.recipes.recipe import Recipe
 from attar.stages.run import Run
 from attar.store import checkpoint, trajectories
@@ -80,8 +79,7 @@ def test_an_expert_begins_as_a_fresh_network_and_learns(matched: Path):
     network = build("convnet1_in", 10, 8, seed=0)
     assert ways[0].shape == ways[1].shape == (1 + EPOCHS, sum(part.numel() for part in network.parameters()))
     assert not torch.equal(ways[0][0], ways[1][0])
-    weight = Flat(network)
-    torch.testing.assert_close(weight(flattened(network), torch.ones(1, 3, 8, 8)), network(torch.ones(1, 3, 8, 8)))
+    assert ways[0][0].std() > 0.05
     logged = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
     assert [entry["name"] for entry in logged if entry["event"] == "expert"] == ["expert 0", "expert 1"]
     assert all(entry["top1"] > 0.3 for entry in logged if entry["event"] == "expert")

@@ -103,7 +103,7 @@ def assert_imported(out: Path, made: ImagesMade) -> None:
         assert torch.equal(stored.images[place], image_files.decode(data))
     assert made == images_in(out)
     assert made.images_sha256 == stored.sha256()
-    assert (made.method, made.num_images, made.made_elsewhere) == ("given", 6, True)
+    assert (made.method, made.num_images, made.made_elsewhere) == ("imported", 6, True)
     assert made.classes == CLASSES
     assert made.image_bytes == image_files.num_bytes(out / "data")
 
@@ -196,7 +196,7 @@ def test_a_run_goes_on_with_them(mini_run: Path, squeezed: Path, tmp_path: Path)
     for key in ("images_sha256", "num_images", "image_bytes", "classes"):
         assert getattr(made, key) == getattr(own, key)
     pipeline.run(recipe, squeezed, stage="relabel", quiet=True)
-    assert Distilled(squeezed / "distilled").info.method == "given"
+    assert Distilled(squeezed / "distilled").info.method == "imported"
     for name in ("labels.json", "epochs-00000-00005.safetensors"):
         theirs, ours = (run / "distilled" / "labels" / name for run in (squeezed, mini_run))
         assert theirs.read_bytes() == ours.read_bytes()
@@ -298,3 +298,17 @@ def test_the_teacher_must_be_one_to_rely_on(real: Path, tmp_path: Path):
     shutil.rmtree(none.out / "squeeze")
     with pytest.raises(AttarError, match="run 'attar squeeze'"):
         imported_images.run(none, source, CONFIG)
+
+
+def test_images_imported_by_an_earlier_attar_are_still_these(space: Workspace, tmp_path: Path):
+    """Manifests called the method 'given' until 26 November 2026."""
+    source = str(folders(tmp_path / "theirs", str))
+    made = imported_images.run(space, source, CONFIG)
+    manifest = json.loads(made.path.read_text())
+    for part in ("request", "identity", "result"):
+        manifest[part]["method"] = "given"
+    sealed.write_json(made.path, {key: value for key, value in manifest.items() if key != "sha256"})
+    before = made.path.read_bytes()
+    again = imported_images.run(space, source, CONFIG)
+    assert (again.method, again.made_elsewhere) == ("imported", True)
+    assert made.path.read_bytes() == before

@@ -160,7 +160,7 @@ def test_published_images_and_labels_take_the_place_of_recovering_and_relabellin
     recipe = recipe.changed(images=str(tmp_path / "published" / "images"))
     pipeline.run(recipe, out, stage="recover", quiet=True)
     found = labelled(out, recipe)
-    assert found.info.method == "given"
+    assert found.info.method == "imported"
     assert found.info.labels.imported
     assert torch.equal(found.images, made.images)
     for epoch in range(3):

@@ -62,8 +62,8 @@ def test_an_older_evaluation_has_the_same_means(judged: Path, mini_run: Path):
     assert ranking.rankings(judged) == ranking.rankings(mini_run)
     pages.write_all(judged, found, judged / "report")
     assert "squeeze" in (judged / "report" / "table.md").read_text()
-    assert "Seconds of processor cores" not in card.text(read_info(mini_run / "distilled"), found)
-    assert "Seconds of processor cores" in card.text(read_info(mini_run / "distilled"), before)
+    assert "Processor core seconds" not in card.text(read_info(mini_run / "distilled"), found)
+    assert "Processor core seconds" in card.text(read_info(mini_run / "distilled"), before)
 
 
 def test_a_student_that_diverged_under_an_older_attar_is_marked(judged: Path):

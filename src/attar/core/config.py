@@ -1,9 +1,9 @@
-"""The base of every configuration: choices with help texts, and what identifies the result of them.
+"""Base class of all configurations: settings with help texts, and the identity of their results.
 
-A result is identified by the values that can alter it. A field at its default is left out of that identity, so a class
-can gain a field and finished work stays valid. Three things are said in the class itself: a field that alters nothing
-is ``Annotated[..., NO_EFFECT]``; a field that names a file or folder is ``Annotated[..., BY_CONTENT]``; and a field
-that does nothing beside another one's value is named by ``idle``. Raise ``revision`` when a default changes.
+The identity of a result is the values that can change it. It leaves out fields at their default, so that a class can
+gain a field and finished work stays valid. Mark a field that never changes a result ``Annotated[..., NO_EFFECT]``, and
+a path of a file or folder ``Annotated[..., BY_CONTENT]``. Return the names of fields that have no effect because of
+another field's value from ``idle``. Raise ``revision`` when a default changes.
 """
 
 import difflib
@@ -30,29 +30,28 @@ _KINDS = {
 }
 """Pydantic's names of kinds of values, and those that users know."""
 REVISION = "revision"
-"""The key under which an identity holds the revision of a class, once it is above 1."""
+"""Key of the class's revision in an identity, if it is above 1."""
 
 
 class Effect(Enum):
-    """What a field has to do with the result, where its value is not simply a part of what identifies it."""
+    """How a field affects the result's identity, if not simply by its value."""
 
     NO_EFFECT = "none"
     BY_CONTENT = "content"
 
 
 NO_EFFECT = Effect.NO_EFFECT
-"""Marks a field that alters no result: how often to save, a metric to measure, a check to skip."""
+"""Marks a field that changes no result: how often to save, a metric to measure, a check to skip."""
 BY_CONTENT = Effect.BY_CONTENT
-"""Marks a path, or several: of the field itself only whether and how many there are is a part of the identity.
-
-The stage that reads the files adds a hash of their content to its parents."""
+"""Marks one or several paths. The identity contains only how many there are; the stage that reads the files adds a hash
+of their content to its parents."""
 
 
 class Config(pydantic.BaseModel):
-    """A frozen set of named choices; the string under a field is its help text and its documentation."""
+    """A frozen set of settings; the string under a field is its help text and its documentation."""
 
     revision: ClassVar[int] = 1
-    """Raise it when a default changes, or what a value means: results made before are then other work."""
+    """Raise it when a default or the meaning of a value changes: earlier results are then not reused."""
 
     model_config = pydantic.ConfigDict(
         frozen=True, extra="forbid", use_attribute_docstrings=True, validate_default=True, allow_inf_nan=False
@@ -60,9 +59,9 @@ class Config(pydantic.BaseModel):
 
     @classmethod
     def of(cls, values: Mapping[str, Any], where: str) -> Self:
-        """Build from plain values; ``where`` (a file, "the command line") is named in the error.
+        """Build from plain values; errors mention ``where``, such as a file or "the command line".
 
-        Raises AttarError with one sentence on the first thing wrong: an unknown key or an unfit value.
+        Raises AttarError with one sentence on the first error: an unknown key or an invalid value.
         """
         try:
             return cls.model_validate(values)
@@ -70,49 +69,49 @@ class Config(pydantic.BaseModel):
             raise AttarError(explain(error, where, cls)) from None
 
     def plain(self) -> dict[str, Any]:
-        """The same choices as plain JSON values, every default written out."""
+        """Return the settings as plain JSON values, with all defaults."""
         return self.model_dump(mode="json", serialize_as_any=True)
 
     def changed(self, **values: Any) -> Self:
-        """A copy with these fields replaced, validated again; only they count as set besides those set before."""
+        """Return a validated copy with these fields replaced; they count as set, besides those set before."""
         merged: dict[str, Any] = {name: getattr(self, name) for name in type(self).model_fields} | values
         return type(self).model_validate(merged).with_set(self.model_fields_set | values.keys())
 
     def with_set(self, names: set[str]) -> Self:
-        """The same choices, of which ``names`` alone count as set; the others count as defaults."""
+        """Return a copy in which only ``names`` count as set; the other fields count as defaults."""
         return type(self).model_construct(_fields_set=names, **{key: getattr(self, key) for key in self._names()})
 
     def idle(self) -> set[str]:
-        """Names of fields that have no effect beside the other fields' values; none unless a class says so."""
+        """Return the names of fields that have no effect because of other fields' values; by default none."""
         return set()
 
     @classmethod
     def upgraded(cls, made: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Values from an earlier manifest under today's names; a class that renames or moves a field overrides this."""
+        """Return an earlier manifest's values under today's names; override it in a class that renames a field."""
         return made
 
     def recorded(self) -> dict[str, Any]:
-        """What a manifest holds: the plain value of every field that can alter the result, defaults written out."""
-        return self._said(lambda one: one.recorded()) | self._revised()
+        """Return the plain values for a manifest: all fields that can change the result, with defaults."""
+        return self._values(lambda one: one.recorded()) | self._revised()
 
     def identity(self) -> dict[str, Any]:
-        """What identifies the result: as ``recorded``, without the fields that stand at their default.
+        """Return the identity of the result: ``recorded`` without fields at their default.
 
-        Results of equal identities are equal, whichever fields the class had when they were made.
+        Equal identities mean equal results, even if the class had other fields when one of them was made.
         """
-        said = self._said(lambda one: one.identity())
+        said = self._values(lambda one: one.identity())
         return {name: value for name, value in said.items() if not self._is_default(name, value)} | self._revised()
 
     def unlike(self, made: Any, key: str = "") -> list[str]:
-        """How this work differs from that of a manifest's values: one ``key old -> new`` for each difference.
+        """Return the differences from a manifest's values, each as ``key old -> new``.
 
-        A field that the manifest lacks is newer than it, and had the effect of its default. A field of the manifest
-        that no longer exists is passed over; ``gone`` finds those that mattered. ``key`` stands before every name.
+        A field that is missing in the manifest is newer and counts as its default. Fields that no longer exist are
+        ignored; ``gone`` returns those that mattered. ``key`` is put before every name.
         """
         made = self.upgraded(made) if isinstance(made, Mapping) else {}
         lines = [] if made.get(REVISION, 1) == self.revision else [f"the defaults of {key or 'these settings'} changed"]
-        said = self._said(lambda one: one.identity())
-        for name, now in self._said(lambda one: one.recorded()).items():
+        said = self._values(lambda one: one.identity())
+        for name, now in self._values(lambda one: one.recorded()).items():
             below, value = _below(key, name), getattr(self, name)
             if name in made and isinstance(value, Config):
                 lines += value.unlike(made[name], below)
@@ -123,7 +122,7 @@ class Config(pydantic.BaseModel):
         return lines
 
     def gone(self, made: Any, key: str = "") -> list[str]:
-        """Settings in a manifest's identity that no longer exist, each with the value that it had."""
+        """Return the settings in a manifest's identity that no longer exist, each with its value."""
         found: list[str] = []
         for name, value in (self.upgraded(made) if isinstance(made, Mapping) else {}).items():
             if name in self._names():
@@ -134,10 +133,10 @@ class Config(pydantic.BaseModel):
         return found
 
     def as_made(self, made: Mapping[str, Any], where: str) -> Self:
-        """These choices with the values of a manifest, which is named ``where`` in the error.
+        """Return these settings with the values of a manifest; errors call the manifest ``where``.
 
-        What alters nothing stays as it is here, and so does where files lie. A field that the manifest lacks is at its
-        default.
+        Fields that change no result, and paths, keep the values they have here. A field that is missing in the manifest
+        gets its default.
         """
         made, values = self.upgraded(made), dict[str, Any]()
         for name, field in type(self).model_fields.items():
@@ -152,8 +151,8 @@ class Config(pydantic.BaseModel):
     def _names(cls) -> tuple[str, ...]:
         return tuple(cls.model_fields)
 
-    def _said(self, say: "Callable[[Config], Any]") -> dict[str, Any]:
-        """The plain values of the fields that can alter the result; ``say`` speaks for models inside this one."""
+    def _values(self, say: "Callable[[Config], Any]") -> dict[str, Any]:
+        """Return the plain values of the fields that can change the result; ``say`` converts the models inside."""
         idle, plain, found = self.idle(), self.plain(), dict[str, Any]()
         for name, field in type(self).model_fields.items():
             effect = effect_of(field)
@@ -163,12 +162,12 @@ class Config(pydantic.BaseModel):
         return found
 
     def _is_default(self, name: str, said: Any) -> bool:
-        """Whether what an identity would say of a field can be left out of it."""
+        """Return whether an identity can leave out a field with this plain value."""
         required = type(self).model_fields[name].is_required()
         return not required and not _has_revision(said) and said == self._default(name, lambda one: one.identity())
 
     def _default(self, name: str, say: Callable[["Config"], Any]) -> Any:
-        """What ``_said`` says of a field at its default; None where it has none."""
+        """Return the plain value of a field's default; None if it has no default."""
         field = type(self).model_fields[name]
         if field.is_required():
             return None
@@ -183,12 +182,12 @@ class Config(pydantic.BaseModel):
 
 
 def effect_of(field: FieldInfo) -> Effect | None:
-    """How a field is marked; None where its value is a part of what identifies the result."""
+    """Return a field's mark; None if its value is part of the identity."""
     return next((mark for mark in field.metadata if isinstance(mark, Effect)), None)
 
 
 def _named(plain: Any) -> bool | int:
-    """What an identity holds of paths: whether there is one, or how many there are."""
+    """Return what an identity contains of paths: whether one is set, or how many are."""
     return len(plain) if isinstance(plain, list) else bool(plain)
 
 
@@ -211,12 +210,12 @@ def _below(key: str, name: str) -> str:
 
 
 def explain(error: pydantic.ValidationError, where: str, model: type[pydantic.BaseModel]) -> str:
-    """The first fault of a failed validation as one sentence."""
+    """Return the first error of a failed validation as one sentence."""
     first = error.errors()[0]
     key = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
         near = difflib.get_close_matches(key, list(field_paths(model)), n=1, cutoff=0.5)
-        mend = f"did you mean '{near[0]}'?" if near else "remove it, or see 'attar show RECIPE' for the keys there are."
+        mend = f"did you mean '{near[0]}'?" if near else "remove it; 'attar show RECIPE' prints all keys."
         return f"{where} has the unknown key '{key}'; {mend}"
     if first["type"] == "missing":
         return f"{where} lacks the key '{key}'; add it, or start from 'attar show RECIPE > mine.yaml'."
@@ -239,7 +238,7 @@ def worded(fault: Mapping[str, Any], name: str) -> str:
 
 
 def field_paths(model: type[pydantic.BaseModel], prefix: str = "") -> Iterator[str]:
-    """Every key of a model and of the models inside it, dotted, as the command line writes them."""
+    """Yield all keys of a model and of the models inside it, with dots, as on the command line."""
     for name, field in model.model_fields.items():
         yield prefix + name
         if isinstance(field.annotation, type) and issubclass(field.annotation, pydantic.BaseModel):
@@ -247,13 +246,13 @@ def field_paths(model: type[pydantic.BaseModel], prefix: str = "") -> Iterator[s
 
 
 def digest(value: Any) -> str:
-    """A SHA-256 of plain JSON values, independent of key order and spacing."""
+    """Return a SHA-256 of plain JSON values, independent of key order and spacing."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def differences(before: Any, now: Any, key: str = "") -> list[str]:
-    """What changed between two plain values, one ``key: old -> new`` a leaf."""
+    """Return the differences of two plain values, each as ``key old -> new``."""
     if isinstance(before, dict) and isinstance(now, dict):
         keys = [*before, *(name for name in now if name not in before)]
         return [line for name in keys for line in differences(before.get(name), now.get(name), _below(key, str(name)))]
@@ -261,7 +260,7 @@ def differences(before: Any, now: Any, key: str = "") -> list[str]:
 
 
 def pruned(before: Any, now: Any) -> Any:
-    """A plain value without the keys that ``now`` does not have: what is no choice any more cannot differ."""
+    """Return a plain value without the keys that ``now`` lacks: settings that no longer exist are ignored."""
     if isinstance(before, dict) and isinstance(now, dict):
         return {key: pruned(value, now[key]) for key, value in before.items() if key in now}
     return before

@@ -1,4 +1,4 @@
-"""How a run is executed: the settings that ``core.device`` resolves, without PyTorch."""
+"""Settings of device, precision and threads. ``core/device.py`` resolves them; nothing here imports PyTorch."""
 
 from typing import Literal
 
@@ -6,16 +6,16 @@ from attar.core.config import Config
 
 
 class Execution(Config):
-    """How a run is executed. Of these only the precision may alter results, and it is recorded with them."""
+    """Device, precision and threads of a run. Only the precision may change results; manifests record it."""
 
     device: str = "auto"
-    """'auto', 'cpu', 'cuda' or 'cuda:1'; auto takes this process's GPU where there is one."""
+    """'auto', 'cpu', 'cuda' or 'cuda:1'; auto: this process's GPU, or the CPU if there is none."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """Arithmetic of networks; auto: bf16 where the device is clearly faster in it (CPUs are measured), else float32."""
+    """Arithmetic of networks; auto: bf16 if the device is clearly faster with it (CPUs are measured), else float32."""
     compile: Literal["auto", "on", "off"] = "auto"
-    """Whether recover's step and the training of networks are compiled; auto: where there is work enough to pay for it,
-    and training on a GPU only."""
+    """Compile recover's iterations and the training of networks; auto: if that saves time in all, and training only on
+    GPUs."""
     threads: int = 0
-    """CPU threads for tensor operations; 0 leaves PyTorch's own choice."""
+    """CPU threads for tensor operations; 0: PyTorch's default."""
     workers: int = -1
-    """Processes that decode images which do not fit in memory; -1: one per core, at most 8."""
+    """Processes that decode images that do not fit in memory; -1: one per core, at most 8."""

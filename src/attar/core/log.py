@@ -1,4 +1,4 @@
-"""What a run says: metrics to ``log.jsonl``, sentences, and how far it is: bars on a terminal, else lines of text."""
+"""Output of a run: events in ``log.jsonl``, sentences, and progress: bars on a terminal, elsewhere lines of text."""
 
 import contextlib
 import errno
@@ -33,7 +33,7 @@ from attar.core.printable import one_line
 Advance = Callable[..., None]
 """Moves a progress bar: ``advance(steps=1, note="loss 0.31")``; steps may be fractions."""
 OFTEN_SECONDS, SELDOM_SECONDS, OFTEN_UNTIL_SECONDS = 9.0, 60.0, 180.0
-"""Without a terminal nothing is silent for longer: often in the first minutes of a task, seldom afterwards."""
+"""Longest silence without a terminal: OFTEN_SECONDS in the first minutes of a task, SELDOM_SECONDS afterwards."""
 
 
 class _Note(ProgressColumn):
@@ -46,7 +46,7 @@ class _Note(ProgressColumn):
 
 @dataclass
 class Stretch:
-    """A task that is going on."""
+    """A task in progress."""
 
     what: str
     total: float = 0
@@ -56,10 +56,10 @@ class Stretch:
     unit: str = ""
     began: float = field(default_factory=time.monotonic)
     before: float = 0
-    """Steps that were done when it began."""
+    """Steps that were done before it began."""
 
     def line(self) -> str:
-        """How far it is, as text."""
+        """Return the progress as a line of text."""
         seconds = time.monotonic() - self.began
         if not self.total:
             return f"{self.what:<9} {_REPORTER.now or 'working'}, {readable_seconds(seconds)} so far"
@@ -75,11 +75,11 @@ class Stretch:
 
 
 class Reporter:
-    """Prints how far the innermost task is when nothing was said for a while, also in the middle of a long step."""
+    """Prints the progress of the innermost task after some silence, even in the middle of a long step."""
 
     def __init__(self) -> None:
         self.spoken = time.monotonic()
-        """When something was last said."""
+        """Time of the last printed line."""
         self.now = ""
         """What the innermost task is doing instead of its steps, such as compiling."""
         self._open: list[tuple[Stretch, Console]] = []
@@ -87,7 +87,7 @@ class Reporter:
 
     @contextlib.contextmanager
     def watching(self, stretch: Stretch, console: Console) -> Iterator[None]:
-        """Report on this task during the block; the thread that does so lives as long as any task is open."""
+        """Report on this task during the block; one thread reports as long as any task is open."""
         self._open.append((stretch, console))
         thread = None
         if len(self._open) == 1:
@@ -99,7 +99,7 @@ class Reporter:
         finally:
             self._open.remove((stretch, console))
             if self._open and self._open[-1][0].total == 0:
-                outer = self._open[-1][0]  # what follows the counted steps belongs to them, and begins now
+                outer = self._open[-1][0]  # the uncounted work that follows is named after these steps
                 outer.what, outer.began = f"after {stretch.what}", time.monotonic()
             if thread is not None:
                 self._ended.set()
@@ -133,10 +133,9 @@ def doing(what: str) -> Iterator[None]:
 
 
 class Log:
-    """Writes events as JSON lines and speaks to the user; only the first process speaks.
+    """Writes events as JSON lines, and prints to standard error; only the first process prints.
 
-    Bars are drawn on terminals only; elsewhere a line says every few seconds how far the work is. Everything printed
-    goes to standard error, so that standard output holds results alone.
+    Progress is shown as bars on a terminal and as lines elsewhere. Standard output is left to results.
     """
 
     def __init__(self, path: Path | None = None, *, quiet: bool = False) -> None:
@@ -146,11 +145,11 @@ class Log:
         self.console = SafeConsole(stderr=True, quiet=self.quiet, highlight=False)
 
     def beside(self, folder: Path) -> "Log":
-        """The same voice, writing its events into another folder."""
+        """Return a log that prints in the same way and writes its events into another folder."""
         return Log(folder / "log.jsonl", quiet=self.quiet)
 
     def event(self, event: str, **values: Any) -> None:
-        """Append one line: the time, the event's name, its values."""
+        """Append one line to the file: the time, the event's name, its values."""
         if self.path is None:
             return
         values = {key: None if _no_number(value) else value for key, value in values.items()}
@@ -163,24 +162,24 @@ class Log:
             if error.errno not in (errno.EROFS, errno.EACCES, errno.EPERM):
                 raise
             raise AttarError(
-                f"{self.path} cannot be written ({error.strerror}); make its folder writable, or copy the run to one "
-                f"that is and name that as --out."
+                f"{self.path} cannot be written ({error.strerror}); make its folder writable, or copy the run to a "
+                f"writable folder and use that as --out."
             ) from None
 
     def say(self, text: str) -> None:
-        """One line for the user."""
+        """Print one line."""
         _REPORTER.spoken = time.monotonic()
         self.console.print(one_line(text), markup=False, soft_wrap=True)
 
     def warn(self, text: str) -> None:
-        """One line that the user should not miss; also an event."""
+        """Print a warning and write it to the file as an event."""
         _REPORTER.spoken = time.monotonic()
         self.console.print(f"warning: {one_line(text)}", style="yellow", markup=False, soft_wrap=True)
         self.event("warning", text=text)
 
     @contextlib.contextmanager
     def progress(self, what: str, total: int, done: int = 0, unit: str = "") -> Iterator[Advance]:
-        """Show a bar over ``total`` steps, ``done`` of them finished; yields the function that advances it."""
+        """Show progress over ``total`` steps, of which ``done`` are finished; yields the function that advances it."""
         stretch = Stretch(what, total, done, unit=unit, before=done)
         bar, task = self._bar(stretch) if self._draws() else (None, None)
 
@@ -195,7 +194,7 @@ class Log:
 
     @contextlib.contextmanager
     def watched(self, what: str) -> Iterator[None]:
-        """Between tasks that count their steps, too, say every few seconds that the work goes on."""
+        """Print a line every few seconds while no task counts steps, so that the run is never silent."""
         with contextlib.nullcontext() if self._draws() else self._lines(Stretch(what)):
             yield
 
@@ -219,7 +218,7 @@ class Log:
 
 
 def readable_seconds(seconds: float) -> str:
-    """Hours, minutes and seconds, as in 1:02:03, without hours where there are none."""
+    """Return seconds as 1:02:03, or 2:03 below an hour."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
@@ -230,12 +229,12 @@ def _count(steps: float) -> str:
 
 
 def _no_number(value: object) -> bool:
-    """Whether JSON has no word for it: NaN and the infinities."""
+    """Return whether JSON cannot express the value: NaN or infinite."""
     return isinstance(value, float) and not math.isfinite(value)
 
 
 def readable_bytes(count: int) -> str:
-    """A byte count in decimal units, three digits."""
+    """Return a byte count in decimal units with three digits."""
     size = float(count)
     for unit in ("B", "kB", "MB", "GB", "TB"):
         if size < 1000 or unit == "TB":

@@ -64,7 +64,7 @@ class Peers:
             _send(connection, _BYE, 0)
 
     def _claimed(self, rank: int, code: int) -> bool:
-        """Whether the process ``rank`` is the first to speak; then the other ones are told to end."""
+        """Whether the process ``rank`` is the first to speak; then it tells the other ones to end."""
         with self._lock:
             if self._ending:
                 return False
@@ -132,12 +132,12 @@ def connect(joined: Any) -> Peers | None:
             token = secrets.token_hex(16)
             joined.broadcast_object_list([server.getsockname()[1], token], src=0)
             return Peers(0, size, _accepted(server, token, size))
-    told: list[Any] = [None, None]
-    joined.broadcast_object_list(told, src=0)
+    address: list[Any] = [None, None]
+    joined.broadcast_object_list(address, src=0)
     with contextlib.suppress(OSError):
-        connection = socket.create_connection((os.environ["MASTER_ADDR"], told[0]), timeout=CONNECT_SECONDS)
+        connection = socket.create_connection((os.environ["MASTER_ADDR"], address[0]), timeout=CONNECT_SECONDS)
         connection.settimeout(None)
-        connection.sendall(f"{told[1]}{rank:08d}".encode())
+        connection.sendall(f"{address[1]}{rank:08d}".encode())
         return Peers(rank, size, {0: connection})
     return None
 
@@ -159,10 +159,10 @@ def _accepted(server: socket.socket, token: str, size: int) -> dict[int, socket.
             server.settimeout(max(0.01, until - time.monotonic()))
             connection, _ = server.accept()
             connection.settimeout(CONNECT_SECONDS)
-            told = connection.recv(len(token) + 8, socket.MSG_WAITALL).decode(errors="replace")
+            received = connection.recv(len(token) + 8, socket.MSG_WAITALL).decode(errors="replace")
             connection.settimeout(None)
-            if told[: len(token)] == token:
-                found[int(told[len(token) :])] = connection
+            if received[: len(token)] == token:
+                found[int(received[len(token) :])] = connection
             else:
                 connection.close()
     return found

@@ -75,10 +75,10 @@ def of_first(choice: bool) -> bool:
         return choice
     import torch
 
-    told = torch.tensor([choice], dtype=torch.int8)
+    shared = torch.tensor([choice], dtype=torch.int8)
     with _together():
-        joined.broadcast(told, src=0)
-    return bool(told)
+        joined.broadcast(shared, src=0)
+    return bool(shared)
 
 
 def any_of(flags: Sequence[bool]) -> list[bool]:
@@ -88,10 +88,10 @@ def any_of(flags: Sequence[bool]) -> list[bool]:
         return list(flags)
     import torch
 
-    told = torch.tensor(flags, dtype=torch.int8)
+    shared = torch.tensor(flags, dtype=torch.int8)
     with _together():
-        joined.all_reduce(told, op=joined.ReduceOp.MAX)
-    return [bool(flag) for flag in told.tolist()]
+        joined.all_reduce(shared, op=joined.ReduceOp.MAX)
+    return [bool(flag) for flag in shared.tolist()]
 
 
 @contextlib.contextmanager

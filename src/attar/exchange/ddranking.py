@@ -199,7 +199,7 @@ What it does otherwise than the run's own evaluation
 - Hard labels are trained without mixing.
 
 What is wrong in the package itself, and what score.py does about it
-- Scores put differences of per cents into an exponential and leave [0, 1]: score.py tells them on fractions, too.
+- Scores put differences of per cents into an exponential and leave [0, 1]; score.py also prints them for fractions.
 - It knows the accuracy on all real data for two pairs of dataset and network only.
   {full}
   With eval_full_data it would train that by a table of few pairs, for num_epochs in place of the table's epochs.

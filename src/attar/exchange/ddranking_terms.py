@@ -192,45 +192,45 @@ def _loss(protocol: Protocol) -> dict[str, Any]:
 def unexpressed(dataset: Dataset, info: DatasetInfo, setup: Setup) -> list[str]:
     """Return the differences between the evaluator's training and the run's, one sentence per difference."""
     protocol, training = setup.protocol, setup.protocol.training
-    told = []
+    found = []
     if training.rate_moves == "step":
-        told.append("The learning rate falls once an epoch; attar's falls with every step.")
+        found.append("The learning rate falls once an epoch; attar's falls with every step.")
     if training.schedule != "cosine" or training.cosine_stretch not in (1, 2):
-        told.append(
+        found.append(
             f"The learning rate falls along a cosine to 0, not as '{training.schedule}' with a stretch of "
             f"{training.cosine_stretch:g}."
         )
     if protocol.hard_weight and protocol.loss == "soft":
-        told.append(f"Cross-entropy with the classes, of weight {protocol.hard_weight:g}, is left out.")
+        found.append(f"Cross-entropy with the classes, of weight {protocol.hard_weight:g}, is left out.")
     if setup.mix.kind != "none" and not setup.mix.shared_by:
-        told.append(f"{setup.mix.kind} draws one mix for a whole batch; attar draws one for each image.")
+        found.append(f"{setup.mix.kind} draws one mix for a whole batch; attar draws one for each image.")
     if info.labels.mode == "stored":
-        told.append(
+        found.append(
             f"The teacher labels new views in every epoch; the run's {info.labels.epochs} epochs of stored labels, "
             "which are of the same distribution, are not exported."
         )
     if info.labels.committee.batchnorm == "train":
         batch = info.labels.committee.batchnorm_batch
-        told.append(f"The teacher labels with running statistics; the run's used those of batches of {batch} images.")
+        found.append(f"The teacher labels with running statistics; the run's used those of batches of {batch} images.")
     if training.optimizer not in ("sgd", "adamw"):
-        told.append(f"The optimiser '{training.optimizer}' is replaced by AdamW.")
-    told += [f"There is no setting for {key} = {value} of the protocol." for key, value in _others(setup)]
+        found.append(f"The optimiser '{training.optimizer}' is replaced by AdamW.")
+    found += [f"There is no setting for {key} = {value} of the protocol." for key, value in _others(setup)]
     if training.epochs % TEST_INTERVAL:
         last = training.epochs - training.epochs % TEST_INTERVAL
         what = f"the last test is after epoch {last}" if last else "no test is ever made and every accuracy is 0"
-        told.append(f"Students are tested every {TEST_INTERVAL} epochs only: with {training.epochs}, {what}.")
+        found.append(f"Students are tested every {TEST_INTERVAL} epochs only: with {training.epochs}, {what}.")
     if dataset.size not in (None, info.size):
-        told.append(
+        found.append(
             f"Its real images are {dataset.size} pixels wide where it tests hard labels, and the exported ones "
             f"{info.size}."
         )
     mean, std = _CIFAR_COLOURS if dataset.name.startswith("CIFAR") else _IMAGENET_COLOURS
     if any(abs(mine - its) > 0.005 for mine, its in zip((*info.mean, *info.std), (*mean, *std), strict=True)):
-        told.append(
+        found.append(
             f"It tests students of hard labels, and trains without augmentation, on images normalised by constants of "
             f"its own (mean {mean}, std {std}), not by the run's."
         )
-    return told
+    return found
 
 
 def _crops(views: ViewChoice, size: int) -> list[dict[str, Any]]:

@@ -28,22 +28,15 @@ class Config(
 
 
 def prepare(config: Config) -> Sequence[Preparation]:
-    """Choose patches of real images and collect statistics of them, where the settings ask for it."""
-    from attar.synthesis import starts, statistics
+    """Choose patches of real images and collect their statistics, if the settings need them."""
+    from attar.synthesis import inversion
 
-    return (*starts.preparations(config), *statistics.preparations(config))
+    return inversion.preparations(config)
 
 
 def recover(task: Task, config: Config) -> Recovered:
     """Optimise the images of one class."""
-    from attar.synthesis.committee import committee_of
-    from attar.synthesis.optimise import optimise
-    from attar.synthesis.starts import start_of
-    from attar.synthesis.statistics import statistics_of
+    from attar.synthesis.inversion import invert
     from attar.synthesis.task import Recovered
-    from attar.synthesis.terms import CrossEntropy
-    from attar.synthesis.views import views_of
 
-    loss = (CrossEntropy(), statistics_of(task, config))
-    start, views = start_of(task, config), views_of(task, config)
-    return Recovered(optimise(task, config, start, views, loss, teachers=committee_of(task, config)))
+    return Recovered(invert(task, config))

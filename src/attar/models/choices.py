@@ -1,4 +1,4 @@
-"""What a recipe may say of networks and of a committee of teachers, without PyTorch."""
+"""Settings of networks and of a committee of teachers. Nothing here imports PyTorch."""
 
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -13,33 +13,37 @@ Stem = Literal["auto", "small", "standard"]
 
 
 class CommitteeChoice(Config):
-    """Which teachers label together, and how their answers become one label."""
+    """Which teachers label, and how their logits are combined into one label."""
 
     members: tuple[pydantic.NonNegativeInt, ...] = ()
-    """Numbers of the teachers that label, as in squeeze.members, the first being 0; empty: all of them."""
+    """Numbers of the teachers that label, in the order of squeeze.members, from 0; empty: all teachers."""
     policy: LabelPolicy = "mean"
-    """Of several teachers: 'mean' of their logits, 'weighted' mean, or 'norm-balanced' mean."""
+    """How logits are combined. 'mean'; 'weighted': mean with the given weights; 'norm-balanced': mean after each
+    teacher's logits are scaled to the same norm."""
     weights: tuple[pydantic.PositiveFloat, ...] = ()
-    """With 'weighted': a weight for each teacher, in the order of members."""
+    """Weights of the teachers for the policy 'weighted', in the order of members."""
     batchnorm: Literal["eval", "train"] = "eval"
-    """BatchNorm by the teacher's running statistics, or 'train': by those of the batch that is labelled (SRe2L++)."""
+    """Statistics that BatchNorm uses to label. 'eval': the teacher's running statistics; 'train': those of the batch
+    that is labelled (SRe2L++)."""
     batchnorm_batch: int = pydantic.Field(default=8, ge=2)
-    """With 'train': images in such a batch, part of the result."""
+    """Images per batch with 'train'; it changes the labels."""
 
     @pydantic.field_validator("members")
     @classmethod
     def _each_once(cls, value: tuple[int, ...]) -> tuple[int, ...]:
         twice = next((index for index in value if value.count(index) > 1), None)
         if twice is not None:
-            raise ValueError(f"teacher {twice} is named twice; name each once and use weights to count one more")
+            raise ValueError(
+                f"teacher {twice} is named twice; name each once; to count one more than the others, set weights"
+            )
         return value
 
     def idle(self) -> set[str]:
-        """The size of a batch whose statistics are not used."""
+        """The batch size, which has no effect with running statistics."""
         return {"batchnorm_batch"} if self.batchnorm == "eval" else set()
 
 
 def upgraded_committee(voices: Mapping[str, Any]) -> dict[str, Any]:
-    """A committee's settings from those that manifests and sets had until 26 November 2026."""
+    """Return a committee's settings from the keys that manifests and sets had until 26 November 2026."""
     renamed = {"ensemble": "policy", "teacher_weights": "weights"}
     return {renamed.get(key, key): value for key, value in voices.items()}

@@ -1,7 +1,4 @@
-"""The settings of ``ops``: views, mixing and codecs as a recipe names them.
-
-Nothing here imports PyTorch, so that a recipe is read and shown at once.
-"""
+"""Settings of views, mixing and codecs. Nothing here imports PyTorch, so that recipes load fast."""
 
 from __future__ import annotations
 
@@ -20,11 +17,11 @@ if TYPE_CHECKING:
     from attar.ops.views import View
 
 LabelPolicy = Literal["mean", "weighted", "norm-balanced"]
-"""How the answers of several teachers become one label."""
+"""How the logits of several teachers are combined into one label."""
 Rounding = Literal["nearest", "truncate"]
-"""From pixels in [0, 1] to bytes."""
+"""How pixels in [0, 1] become bytes."""
 RANDAUGMENT_SCALE = 10
-"""What settings call the greatest magnitude of RandAugment, as timm does."""
+"""The setting's value for the greatest magnitude of RandAugment, as in timm."""
 Augmentation = Literal["colour", "crop", "cutout", "flip", "scale", "rotate"]
 """Kinds of differentiable Siamese augmentation (see ``ops/dsa.py``)."""
 AUGMENTATIONS: tuple[Augmentation, ...] = ("colour", "crop", "cutout", "flip", "scale", "rotate")
@@ -33,15 +30,15 @@ Combination = Literal["all", "one", "warp"]
 
 
 class Storage(Config):
-    """How stored images are decoded: a method may lay several small images side by side into one that is stored."""
+    """How stored images are decoded. A method may store several small images side by side in one image."""
 
     factor: int = pydantic.Field(default=1, ge=1, le=8)
     """Images along each side of a stored image; 1: a stored image is one image."""
     enlarge: Literal["nearest", "bilinear"] = "bilinear"
-    """How an image is enlarged to the size of the stored one when it is shown."""
+    """Interpolation that enlarges one of them to the stored image's size."""
 
     def idle(self) -> set[str]:
-        """How images are enlarged, where a stored image is one image."""
+        """The interpolation, which has no effect if a stored image is one image."""
         return {"enlarge"} if self.factor == 1 else set()
 
     @property
@@ -55,7 +52,7 @@ PLAIN = Storage()
 
 
 class ViewChoice(Config):
-    """How views of training images are drawn. Part of a recipe: a mirrored digit is another sign."""
+    """How views of training images are drawn."""
 
     crop: Literal["none", "resized", "padded"] = "resized"
     """'resized': RandomResizedCrop; 'padded': black border, then a crop of the original size; 'none': whole image."""
@@ -67,7 +64,8 @@ class ViewChoice(Config):
     """Mirror half of the views left to right."""
 
     def draw(self, count: int, height: int, width: int, *streams: torch.Generator) -> View:
-        """``count`` independent views of images of this size from each stream, those of a stream together."""
+        """Draw ``count`` independent views of images of this size from each stream; views of a stream are
+        consecutive."""
         from attar.ops import views
 
         return views.draw(self, count, height, width, *streams)
@@ -79,22 +77,23 @@ class LookChoice(ViewChoice):
     patch_shuffle: int = pydantic.Field(default=1, ge=1, le=15)
     """Patches along each side into which images are cut and shuffled before cropping (RDED: 2); 1: whole images."""
     randaugment_ops: int = pydantic.Field(default=0, ge=0, le=8)
-    """Operations of RandAugment on each view; 0: none."""
+    """Number of RandAugment operations applied to each view; 0: none."""
     randaugment_magnitude: float = pydantic.Field(default=6.0, ge=0, le=RANDAUGMENT_SCALE)
     """Strength of RandAugment, 0 to 10."""
     randaugment_std: float = pydantic.Field(default=1.0, ge=0)
-    """Standard deviation of that strength from view to view."""
+    """Standard deviation of the strength between views."""
     dsa: tuple[Augmentation, ...] = ()
-    """Kinds of differentiable Siamese augmentation of each view (DSA, arXiv 2102.08259), after everything else: colour,
-    crop (a shift), cutout, flip, scale, rotate; empty: none."""
+    """Kinds of differentiable Siamese augmentation (DSA, arXiv 2102.08259) applied to each view after all other
+    augmentation: colour, crop (a shift), cutout, flip, scale, rotate; empty: none."""
     dsa_combine: Combination = "all"
-    """Which kinds of 'dsa' a view has: 'all', 'one' at random (DSA), or 'warp': colour, cutout and flip with one of
-    crop, scale and rotate (IDC, CIM)."""
+    """'all': apply every kind in 'dsa'; 'one': apply one at random (DSA); 'warp': apply colour, cutout and flip, and
+    one of crop, scale and rotate (IDC, CIM)."""
     part_probability: float = pydantic.Field(default=0.75, ge=0, le=1)
-    """Where a stored image holds several (CIM, NCFM): how often one of them is shown, enlarged, and not the whole."""
+    """For stored images that hold several (CIM, NCFM): probability of showing one of them, enlarged, instead of the
+    whole image."""
 
     def idle(self) -> set[str]:
-        """How kinds of Siamese augmentation are combined, where there are none."""
+        """The combination, which has no effect without kinds of Siamese augmentation."""
         return super().idle() | (set() if self.dsa else {"dsa_combine"})
 
 
@@ -104,10 +103,10 @@ class MixChoice(Config):
     kind: Literal["none", "cutmix", "mixup"] = "none"
     """'cutmix' pastes a box of the partner, 'mixup' averages the two images."""
     alpha: float = pydantic.Field(default=1.0, gt=0)
-    """Both parameters of the Beta distribution of the image's own share."""
+    """Both parameters of the Beta distribution from which the image's own share is drawn."""
     shared_by: int = pydantic.Field(default=0, ge=0)
-    """Images in a batch that shares one box and weight and has its partners in itself, as the published scripts mix; 0:
-    a box and weight for every image."""
+    """Images per batch that share one box and weight and are mixed with one another, as in the published scripts; 0:
+    every image has its own box and weight."""
 
     def draw(
         self,
@@ -117,9 +116,9 @@ class MixChoice(Config):
         generator: torch.Generator,
         order: Int[Tensor, " image"] | None = None,
     ) -> Mix | None:
-        """One record for each of ``count`` images, partners being a permutation; None when nothing is mixed.
+        """Return one record for each of ``count`` images, or None if nothing is mixed; partners are a permutation.
 
-        Where batches share a mix, ``order`` is the one in which images fall into them, by default a random one.
+        If batches share a mix, ``order`` is the order in which images fill the batches; by default it is random.
         """
         from attar.ops import mixing
 
@@ -132,20 +131,21 @@ class Codec(Config):
     kind: Literal["fp16", "topk"] = "fp16"
     """'fp16': all logits in half precision; 'topk': the k largest and their classes."""
     k: int = pydantic.Field(default=10, ge=1)
-    """How many logits 'topk' keeps (MR-k of LPQLD, arXiv 2604.18135)."""
+    """Number of logits that 'topk' keeps (MR-k of LPQLD, arXiv 2604.18135)."""
     values: Literal["fp16", "int8"] = "fp16"
-    """How 'topk' stores a logit: in half precision, or in 256 steps between the record's least and greatest."""
+    """Storage of a 'topk' logit: half precision, or 256 steps from the smallest to the largest kept logit of the
+    view."""
     remainder: Literal["spread", "drop"] = "spread"
-    """What 'topk' makes of all other classes: spread what probability they have together evenly over them, or none."""
+    """Classes that 'topk' leaves out: 'spread' their total probability evenly over them, or 'drop' it."""
     temperature: float = pydantic.Field(default=20.0, gt=0)
-    """At this temperature 'spread' keeps the others' probability as it was; make it the student's."""
+    """Temperature at which 'spread' preserves the total probability of those classes; use the students' temperature."""
 
     def kept(self, num_classes: int) -> int:
-        """Logits in a record."""
+        """Return the number of logits in a record."""
         return num_classes if self.kind == "fp16" else min(self.k, num_classes)
 
     def record_bytes(self, num_classes: int) -> int:
-        """Bytes of one image's encoded logits."""
+        """Return the bytes of one image's encoded logits."""
         kept = self.kept(num_classes)
         if self.kind == "fp16":
             return 2 * kept
@@ -154,13 +154,13 @@ class Codec(Config):
         return kept * (1 if num_classes <= 2**8 else 2 if num_classes <= 2**15 else 4) + spans + rest
 
     def idle(self) -> set[str]:
-        """The 'topk' settings where all logits are stored, and the temperature where the remainder is dropped."""
+        """Settings without effect: those of 'topk' if all logits are stored; the temperature if the rest is dropped."""
         if self.kind == "fp16":
             return {"k", "values", "remainder", "temperature"}
         return {"temperature"} if self.remainder == "drop" else set()
 
     def title(self) -> str:
-        """In a few words, for tables."""
+        """Describe the codec in a few words, for tables."""
         if self.kind == "fp16":
             return "fp16"
         return f"top {self.k}" + (" int8" if self.values == "int8" else "") + f", rest {self.remainder}"

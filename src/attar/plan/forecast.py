@@ -8,8 +8,9 @@ from attar.core.compiling import out_of_memory
 from attar.core.errors import AttarError
 from attar.core.log import readable_bytes
 from attar.ops.choices import PLAIN
-from attar.plan import calibrate
-from attar.plan.calibrate import Recovering, Work
+from attar.plan import calibrate, recover_cost
+from attar.plan.calibrate import Work
+from attar.plan.recover_cost import RecoverCost
 from attar.stages import label_choice
 from attar.stages.rows import DISTILLED, FULL, REAL_SETS, Labels, real_sets
 from attar.stages.run import IMPORTED
@@ -128,7 +129,7 @@ def _recover(work: Work) -> Estimate:
         return _about(_looking_seconds(work), f"the teacher looks at {sum(work.counts):,} images")
     if not iterations:
         return None, f"not known (the method '{work.method}' has no iterations that could be measured)"
-    found = calibrate.recovering(work)
+    found = recover_cost.measure(work)
     each = 1000 * found.step_seconds / found.num_images
     of = f"{each:.3g} ms per image and iteration, {found.num_images} images side by side"
     seconds, words = _about(found.seconds(work.groups, iterations), of)
@@ -136,7 +137,7 @@ def _recover(work: Work) -> Estimate:
     return seconds, f"{words}, {room}, on {work.device.describe()}\nArithmetic: {_arithmetic(work, found)}"
 
 
-def _arithmetic(work: Work, found: Recovering) -> str:
+def _arithmetic(work: Work, found: RecoverCost) -> str:
     compilation = found.compilation or "nothing is compiled"
     if found.compiled:
         num_shapes = len(set(map(calibrate.shape_of, work.groups)))

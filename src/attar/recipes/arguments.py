@@ -63,7 +63,7 @@ def split(verb: str, words: list[str]) -> Arguments:
             settings.append((flag, values))
     if len(names) > 1:
         raise AttarError(
-            f"'attar {verb}' takes one recipe, not both '{names[0]}' and '{names[1]}'; a setting is {_as_setting(names[1])}."
+            f"'attar {verb}' takes one recipe, not both '{names[0]}' and '{names[1]}'; write settings as {_as_setting(names[1])}."
         )
     if not names and found.get("help") != "":
         greedy = [flag for flag, values in settings if len(values) > 1]
@@ -110,7 +110,7 @@ def _tree(pairs: Iterable[Pair], kind: type[Recipe[Any]], method: str, prog: str
     tree: dict[str, Any] = {}
     for flag, values in pairs:
         if not flag:
-            raise AttarError(f"'{values[0]}' belongs to no setting; a setting is {_as_setting(values[0])}.")
+            raise AttarError(f"'{values[0]}' does not follow a flag; write settings as {_as_setting(values[0])}.")
         key, value = _read(flag, values, fields, method, prog)
         *groups, name = key.split(".")
         inner = tree
@@ -179,7 +179,7 @@ def _read(flag: str, values: list[str], fields: Mapping[str, Field], method: str
         see = (
             "choose one by --protocol NAME" if field.key == "evaluate.protocol" else f"see '{prog} --help {field.key}'"
         )
-        raise AttarError(f"{flag} is a group of settings, which takes no value; {see}.")
+        raise AttarError(f"{flag} is a group of settings and takes no value; {see}.")
     return field.key, field.read(flag, values)
 
 

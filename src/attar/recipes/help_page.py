@@ -36,24 +36,24 @@ FREQUENT = (
 DOES = {
     "show": "Print the recipe with every setting, as YAML.",
     "run": "Turn real data into a distilled dataset and its scores: squeeze, recover, relabel and evaluate.",
-    "squeeze": "Train the teacher, or take a trained one: the first stage of 'attar run'.",
+    "squeeze": "Train or import the teachers: the first stage of 'attar run'.",
     "recover": "Make the images: the second stage of 'attar run'.",
     "relabel": "Make the soft labels: the third stage of 'attar run'.",
     "evaluate": "Train students and measure their accuracy: the last stage of 'attar run'.",
 }
 OPTIONS = {
-    "--out FOLDER": "The folder of the results. The same command continues there where it stopped.",
-    "--plan": "Measure a few steps, and tell what a run would make and how long it would take on this device.",
+    "--out FOLDER": "Folder for the results. To continue an interrupted run, run the same command again.",
+    "--plan": "Measure a few steps, and estimate the results, time and memory of a run on this device.",
     "--method NAME": "Another method with its own defaults: a name from 'attar list methods', or a dotted path.",
     "--protocol NAME": "Another evaluation protocol with its label options: a name from 'attar list protocols'.",
     "--quiet": "Print results only.",
-    "--help [SECTION]": "After a recipe: its settings that people change most; those of a section (recover, "
-    "evaluate.protocol), or 'all'.",
+    "--help [SECTION]": "After a recipe: the settings that people change most, the settings of a section (recover, "
+    "evaluate.protocol), or 'all' settings.",
 }
 RULES = (
-    "The value in this recipe stands in [brackets]. Where a setting is typed twice, the last one holds. Where '...' "
-    "stands, every word up to the next flag is a value. 'none' means no value. --squeeze.views.no-flip is short for "
-    "--squeeze.views.flip no."
+    "[Brackets] show the value in this recipe. '...' means that every word up to the next flag is a value. 'none' means "
+    "no value. --squeeze.views.no-flip is short for --squeeze.views.flip no. If a setting is typed twice, the last value "
+    "counts."
 )
 
 
@@ -66,9 +66,9 @@ def usage(verb: str, width: int) -> str:
     ]
     lines += ["  SETTINGS", *_wrapped("Any key of the recipe, as in --recover.iterations 1000.", width, 6)]
     lines += [*_options(verb, width), ""]
-    lines += _wrapped("The order is free. Where an option or a setting is typed twice, the last one holds.", width)
+    lines += _wrapped("Options and settings can be in any order. If one is typed twice, the last value counts.", width)
     if verb != "show":
-        lines += _wrapped(f"Several processes share the work: torchrun --nproc-per-node N -m attar {verb} ...", width)
+        lines += _wrapped(f"To use several processes or GPUs: torchrun --nproc-per-node N -m attar {verb} ...", width)
     return _text(lines)
 
 
@@ -88,8 +88,8 @@ def page(recipe: Recipe[Any], verb: str, name: str, section: str, width: int) ->
         lines += _wrapped(f"Aims at: {ENTRIES[name].aim}", width)
         lines += [*_wrapped(f"Cost: {ENTRIES[name].cost}", width), ""]
     lines += ["Settings that people change most:", "", *_frequent(recipe, fields, width), ""]
-    lines += _wrapped(f"All settings: '{command} --help all'", width)
-    lines += [*_wrapped(f"One of the sections below: '{command} --help recover'", width), ""]
+    lines += _wrapped(f"For all settings: '{command} --help all'", width)
+    lines += [*_wrapped(f"For one of the sections below: '{command} --help recover'", width), ""]
     lines += [*_wrapped(RULES, width), "", "Options:", "", *_options(verb, width), ""]
     return _text([*lines, "Sections of the settings:", "", *_sections(fields, width)])
 

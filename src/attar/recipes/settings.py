@@ -1,7 +1,7 @@
 """Settings that the published recipes share per dataset: data, teacher, image storage and student training."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any, Literal
 
@@ -10,6 +10,7 @@ from attar.ops.choices import ViewChoice
 from attar.recipes.recipe import Entry, Recipe, recipe, relabel_section
 from attar.stages.choices import Evaluate, Squeeze
 from attar.stages.protocols import PROTOCOLS, Protocol, protocol_named
+from attar.stages.rows import DISTILLED_HARD, FULL, REAL_SETS, Row
 from attar.synthesis.method import MethodConfig
 from attar.training.choices import Optimisation
 
@@ -81,6 +82,25 @@ def entry(
     """
     name, kept = f"{family}/{dataset}-ipc{ipc}", lasting(config.changed(ipc=ipc), "jitter")
     return Entry(aim, cost, lambda: setting.recipe(name, method or family, kept, protocol, labels))
+
+
+def with_convnet(setting: Setting, architecture: str) -> Setting:
+    """Return the dataset as papers on matching use it: a ConvNet learns from all real images and from the small sets.
+
+    The teacher is trained as DC (arXiv 2006.05929) trains on all real images: SGD, a tenth of the rate from half of
+    training on. Its answers are used for the row of full data only.
+    """
+    training = Optimisation(
+        epochs=200, batch_size=256, learning_rate=0.01, schedule="step-tenth", rate_moves="epoch", weight_decay=5e-4
+    )
+    squeeze = setting.squeeze.changed(architecture=architecture, training=training, views=ViewChoice(crop="padded"))
+    return replace(setting, squeeze=squeeze, student=architecture)
+
+
+def hard_rows(whole: Recipe[Any]) -> Recipe[Any]:
+    """Return a recipe whose students train with hard labels: no soft label is stored, and no row asks for one."""
+    shown = (DISTILLED_HARD, *(Row(name, "hard") for name in REAL_SETS), FULL)
+    return whole.changed(relabel=whole.relabel.changed(mode="online"), evaluate=whole.evaluate.changed(rows=shown))
 
 
 def smoothed(epochs: int, learning_rate: float, stretch: float) -> Protocol:

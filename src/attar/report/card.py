@@ -38,18 +38,19 @@ for images, targets in distilled.batches(epoch=0, batch_size=128, device="cpu"):
     loss = distilled.loss(model(images), targets)
 ```
 
-The images alone open with `datasets.load_dataset("this folder")`; they are worth much less without the soft labels.
+To open the images without their soft labels, use `datasets.load_dataset("this folder")`. Students that train without
+the soft labels reach a much lower accuracy.
 
 ## Scores
 
 {scores}
 
 Last epoch, mean ± sample standard deviation over n seeds, on the real validation images; protocol {protocol}.
-"Random real" are as many real training images, drawn at random; herding and k-centre choose as many by the teacher's
-features. Top-1 is over images; class mean is the mean of the accuracies of all classes, each as important as another.
-ECE is the expected calibration error. Seconds are wall seconds, in which the machine may have done other work, of all
-processes together: of training all teachers ("-" where one was imported), of making or choosing the images, of
-labelling them, and of training one student.
+"Random real" is the same number of real training images, drawn at random; "herding" and "k-centre" choose that number
+by the teacher's features. Top-1 is the accuracy over all validation images; class mean is the mean of the accuracies of
+the classes. ECE is the expected calibration error. Seconds are wall-clock seconds, added over all processes: to train
+all teachers ("-" if one was imported), to make or choose the images, to label them, and to train one student. The
+machine may have done other work at the same time.
 {cores}
 ## Size
 
@@ -61,7 +62,7 @@ Every setting is in `dataset.json`: recipe, seed, hashes of images and teacher, 
 
 ## Licence and privacy
 
-The licence of the source applies: {licence}. {privacy} This set gives no privacy to anyone in the data.
+The licence of the source applies: {licence}. {privacy} This set does not protect the privacy of people in the data.
 """
 
 
@@ -141,8 +142,8 @@ def _cores(table: list[Line]) -> str:
             "the labels": line.labels_processor_seconds,
             "a student": line.train_processor_seconds,
         }
-        told = ", ".join(f"{what} {seconds:,.1f}" for what, seconds in parts.items() if seconds is not None)
-        return f"Seconds of processor cores that the first line took: {told}.\n" if told else ""
+        listed = ", ".join(f"{what} {seconds:,.1f}" for what, seconds in parts.items() if seconds is not None)
+        return f"Processor core seconds of the table's first row: {listed}.\n" if listed else ""
     return ""
 
 

@@ -32,8 +32,8 @@ def tables(lines: list[Line]) -> str:
 
 def spent(run: Path) -> str:
     """Return the cost of every stage in words: wall seconds and, if measured, processor core seconds."""
-    told = []
+    parts = []
     for stage, spent in Run(run).spent().items():
         cores = "" if spent.processor_seconds is None else f" ({spent.processor_seconds:.1f})"
-        told.append(f"{stage} {spent.seconds:.1f} s{cores}")
-    return f"Wall seconds (processor seconds) of all processes: {', '.join(told)}"
+        parts.append(f"{stage} {spent.seconds:.1f} s{cores}")
+    return f"Wall seconds (processor seconds) of all processes: {', '.join(parts)}"

@@ -45,10 +45,10 @@ def extremes(run: Path) -> str:
     ranked = sorted(means, key=means.__getitem__, reverse=True)
     few = max(1, min(_SHOWN, len(ranked) // 2))
 
-    def told(names: list[str]) -> str:
+    def listed(names: list[str]) -> str:
         return ", ".join(f"'{one_line(content.titles.get(name, name))}' {means[name]:.0f} %" for name in names)
 
-    return f"Classes ({row.title}, {student}): best {told(ranked[:few])}; worst {told(ranked[::-1][:few])}"
+    return f"Classes ({row.title}, {student}): best {listed(ranked[:few])}; worst {listed(ranked[::-1][:few])}"
 
 
 def _groups(content: PerClass) -> Iterator[tuple[tuple[Row, str], list[tuple[float | None, ...]]]]:

@@ -158,7 +158,7 @@ def _home(
     teacher = parents.get("committee", parents["teacher"])
     asked = [baseline_config(name, config).identity(), labelling.identity()]
     identity = digest(
-        [scores.told(space, Config.identity), space.real.fingerprint, teacher, space.device.precision, *asked]
+        [scores.data_of(space, Config.identity), space.real.fingerprint, teacher, space.device.precision, *asked]
     )
     return shared / f"{name}-ipc{config.ipc}-{identity[:12]}"
 

@@ -61,8 +61,8 @@ class Squeeze(Config):
     stem: Stem = "auto"
     """First layers of torchvision ResNets: 'small' is 3x3, stride 1, no pooling; 'auto': small up to 112 pixels."""
     weights: str = ""
-    """Empty: train the teacher. Else import it: library weights (IMAGENET1K_V1, pretrained), a checkpoint file, or a
-    squeeze folder."""
+    """Empty: train the teacher. Otherwise import it: library weights (IMAGENET1K_V1, pretrained), a checkpoint file, or
+    a squeeze folder."""
     training: Optimisation = Optimisation(
         epochs=50, batch_size=256, learning_rate=0.2, warmup_epochs=5, weight_decay=1e-4
     )
@@ -145,12 +145,12 @@ class Relabel(Config):
     views: LookChoice = LookChoice()
     """Crops, flips and other augmentation that the teacher labels and the student sees."""
     mix: MixChoice = MixChoice(kind="cutmix")
-    """How images are mixed: CutMix, Mixup or not at all."""
+    """Mixing of images: CutMix, Mixup or none."""
     committee: CommitteeChoice = CommitteeChoice()
     """Which teachers label, and how their logits are combined into one label."""
     imported: Annotated[str, BY_CONTENT] = ""
-    """Folder of soft labels in the published FKD layout (epoch_E/batch_B.tar), to use instead of the teacher's. Their
-    views and mixing replace the settings above. Empty: the teacher labels."""
+    """Folder of published soft labels in the FKD layout (epoch_E/batch_B.tar), to use instead of the teachers'. Their
+    views and mixing replace relabel.views and relabel.mix. Empty: the teachers label."""
     batch_size: Annotated[int, NO_EFFECT] = pydantic.Field(default=256, ge=1)
     """Views per forward pass of the teacher; does not change the labels."""
 

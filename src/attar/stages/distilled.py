@@ -97,6 +97,12 @@ class DatasetInfo(Config):
     files: dict[str, sealed.SealedFile] = pydantic.Field(default_factory=dict)
     """Size and SHA-256 of each file of images, labels and teachers, by path; empty in older sets."""
 
+    @pydantic.field_validator("method")
+    @classmethod
+    def _imported(cls, value: str) -> str:
+        """Return today's name of the method of imported images, which was 'given' until 26 November 2026."""
+        return "imported" if value == "given" else value
+
     @pydantic.field_validator("protocol", mode="before")
     @classmethod
     def _without_label_options(cls, value: Any) -> Any:
@@ -177,10 +183,10 @@ class Distilled(torch.utils.data.Dataset[tuple[UInt8[Tensor, "3 height width"], 
     def _check_images(self) -> None:
         """Raise AttarError when number, size, classes or bytes of the images differ from ``dataset.json``."""
         info, path = self.info, self.folder / INFO
-        told = (info.num_images, 3, info.size, info.size)
-        if tuple(self.images.shape) != told:
+        listed_shape = (info.num_images, 3, info.size, info.size)
+        if tuple(self.images.shape) != listed_shape:
             found = tuple(self.images.shape)
-            raise AttarError(f"{path} lists images of shape {told}, but the files hold {found}; {sealed.MEND}.")
+            raise AttarError(f"{path} lists images of shape {listed_shape}, but the files hold {found}; {sealed.MEND}.")
         if bool((self.labels < 0).any() or (self.labels >= len(info.classes)).any() or (self.slots < 0).any()):
             raise AttarError(f"{self.folder / 'data'} has labels of classes that are not in {path}; {sealed.MEND}.")
         sealed.check_all(self.folder / "data", sealed.below(info.files, "data"))

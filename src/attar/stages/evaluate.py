@@ -61,7 +61,7 @@ def run(space: Workspace, config: Evaluate, squeezing: Squeeze, sets: Mapping[Ro
             job.read(num_classes)  # refuses a damaged score before hours are spent
         unknown.setdefault(job.path, job)
     recognised = _agreements(space, sets, out, log)
-    told: set[Path] = set()
+    warned: set[Path] = set()
 
     @functools.lru_cache(maxsize=1)  # rows of one set follow one another, and a large set fills the device
     def opened(folder: Path) -> Distilled:
@@ -73,7 +73,7 @@ def run(space: Workspace, config: Evaluate, squeezing: Squeeze, sets: Mapping[Ro
         values, reason = _train(space, config, squeezing, sets.get(job.row), opened, job, advance)
         if reason:
             log.warn(_divergence(config, job, reason))
-            told.add(job.path)
+            warned.add(job.path)
         return values
 
     students = [
@@ -95,9 +95,9 @@ def run(space: Workspace, config: Evaluate, squeezing: Squeeze, sets: Mapping[Ro
         for job in jobs:
             job.checkpoint.remove()  # of those that were killed between the score and this
         for job, score in zip(jobs, known, strict=True):
-            if score.diverged and job.path not in told:
+            if score.diverged and job.path not in warned:
                 log.warn(_divergence(config, job, "diverged"))
-                told.add(job.path)
+                warned.add(job.path)
         trained = {
             job.path: Spent(score.seconds, score.processor_seconds)
             for job, score in zip(jobs, known, strict=True)
@@ -164,7 +164,8 @@ def _teacher_job(space: Workspace, row: Row, folder: Path) -> ScoreFile:
     committee = _committee_of_labels(space)
     answers_sha256 = members.answers_sha256(space, committee)
     now, before = (
-        digest([scores.told(space, say), space.real.fingerprint, answers_sha256]) for say in (Config.identity, former)
+        digest([scores.data_of(space, say), space.real.fingerprint, answers_sha256])
+        for say in (Config.identity, former)
     )
     return ScoreFile(row, members.architecture(space, committee), 0, now, folder, before)
 
@@ -242,8 +243,14 @@ def _train(
     spent = clock.spent()
     job.save(found, spent, device.describe(), losses, diverged=bool(reason))
     checkpoint.remove()
-    told = {"row": str(job.row), "student": job.student, "seed": job.seed, "top1": found.top1, "diverged": bool(reason)}
-    return told | spent.plain(), reason
+    values = {
+        "row": str(job.row),
+        "student": job.student,
+        "seed": job.seed,
+        "top1": found.top1,
+        "diverged": bool(reason),
+    }
+    return values | spent.plain(), reason
 
 
 class _Diverged(Exception):  # noqa: N818
@@ -363,7 +370,7 @@ def _finish(
     ]
     result = {
         "scores": entries,
-        "rows": {str(row): told for row, told in facts.items()},
+        "rows": {str(row): fact for row, fact in facts.items()},
         "num_classes": len(space.real.classes),
         "num_unmeasured": known[0].per_class.count(None),
         "per_class_sha256": scores.write_per_class(out, space.real.classes, space.real.titles, known),

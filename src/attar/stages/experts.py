@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from attar.core import memory, ranks, work
 from attar.core.config import digest
@@ -20,7 +20,6 @@ from attar.core.log import Advance
 from attar.core.randomness import seed_of
 from attar.core.spent import Clock, Spent
 from attar.models import build
-from attar.models.flat import Flat, flattened, refuse_running_statistics
 from attar.ops import dsa
 from attar.ops.choices import ViewChoice
 from attar.ops.metrics import measure
@@ -34,6 +33,7 @@ from attar.store import trajectories
 from attar.store.atomic import sha256_of
 from attar.store.checkpoint import Checkpoint
 from attar.synthesis.method import Needs, SnapshotNeed
+from attar.synthesis.networks import Bare
 from attar.training.loop import FinishedEpoch, TrainingBatch, all_finite, fit
 
 _WHOLE = ViewChoice(crop="none", flip=False)
@@ -52,7 +52,11 @@ def check(space: Workspace, config: Experts, needs: Needs) -> None:
     num_classes, size = len(space.real.classes), space.choice.size
     network = build.build(config.architecture, num_classes, size, seed=space.seed)
     build.check_forward(network, size, num_classes, name=config.architecture)
-    refuse_running_statistics([network], config.architecture)
+    if next(network.buffers(), None) is not None:
+        raise AttarError(
+            f"{config.architecture} keeps running statistics (BatchNorm), which no trajectory of weights contains; "
+            f"use a network with InstanceNorm, such as --squeeze.experts.architecture convnet3_in."
+        )
     if config.training.epochs < needs.expert_epochs:
         raise AttarError(
             f"The method reads the weights of experts after {needs.expert_epochs} epochs, but they train for "
@@ -110,7 +114,7 @@ class TrainedExperts:
         manifest_of(stage.path, "squeeze")
         self._weights = [trajectories.load(stage.path, number, stage.identity) for number in range(config.number)]
         self._device = space.device.device
-        self._network = Flat(_network(space, config, 0).to(self._device))
+        self._network = Bare(lambda: _network(space, config, 0))
         self.normalisation: Normalisation = space.normalisation
 
     @property
@@ -140,9 +144,14 @@ def _stage(space: Workspace, config: Experts, snapshots: SnapshotNeed) -> StageF
     return StageFolder(folder_of(space.out), "squeeze", request, parents, space.log.warn)
 
 
-def _network(space: Workspace, config: Experts, number: int) -> torch.nn.Module:
+def _network(space: Workspace, config: Experts, number: int) -> nn.Module:
     seed = seed_of(space.seed, "experts", number)
     return build.build(config.architecture, len(space.real.classes), space.choice.size, seed=seed)
+
+
+def _weights(network: nn.Module) -> Float[Tensor, " weight"]:
+    """Return the parameters as one vector on the CPU, in the order in which ``Bare`` takes them."""
+    return torch.cat([parameter.detach().flatten() for parameter in network.parameters()]).cpu()
 
 
 def _is_whole(stage: StageFolder, number: int, warn: Callable[[str], None]) -> bool:
@@ -162,7 +171,7 @@ def _make(
     network = _network(space, config, number).to(space.device.device)
     checkpoint = Checkpoint(stage.path / "checkpoints" / f"{number:04d}.safetensors", stage.identity)
     earlier = checkpoint.load()
-    kept: list[Tensor] = list(earlier["kept"].unbind()) if earlier else [flattened(network)]
+    kept: list[Tensor] = list(earlier["kept"].unbind()) if earlier else [_weights(network)]
     clock = Clock(Spent(earlier["seconds"], earlier["processor_seconds"]) if earlier else None)
     if earlier:
         advance(earlier["fit"]["epoch"])
@@ -175,7 +184,7 @@ def _make(
                 f"--squeeze.experts.training.learning-rate and run the same command again."
             )
         if snapshots == "epochs" or epoch.number == config.training.epochs:
-            kept.append(flattened(network))
+            kept.append(_weights(network))
         checkpoint.offer(lambda: {"fit": epoch.state(), "kept": torch.stack(kept), **clock.spent().plain()})
 
     def batches(epoch: int) -> Iterator[TrainingBatch]:

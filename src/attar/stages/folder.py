@@ -263,4 +263,13 @@ def _read(path: Path) -> dict[str, Any] | None:
         )
     if not isinstance(found.get("request"), dict):
         raise AttarError(f"{path} is damaged ('request' is missing); delete the folder {path.parent} to make it again.")
-    return found
+    return _upgraded(found)
+
+
+def _upgraded(found: dict[str, Any]) -> dict[str, Any]:
+    """Return a manifest or plan of recover with today's name of the method of imported images, formerly 'given'."""
+    if found.get("stage") != "recover":
+        return found
+    parts = {name: part for name in ("request", "identity", "result") if isinstance(part := found.get(name), dict)}
+    renamed = {name: {**part, "method": "imported"} for name, part in parts.items() if part.get("method") == "given"}
+    return {**found, **renamed}

@@ -91,7 +91,9 @@ def run(
 def planned(num_classes: int, config: MethodConfig) -> list[tuple[Unit, ...]]:
     """Return the units of a run, in groups that share a batch."""
     needs, unit_classes, unit_slots = config.needs(), config.unit_classes, config.unit_slots
-    if needs.unit == "class":
+    if needs.unit == "slots":
+        unit_slots = config.ipc
+    elif needs.unit == "class":
         unit_classes = 1
     elif needs.unit == "set":
         unit_classes, unit_slots = num_classes, config.ipc

@@ -44,8 +44,8 @@ FOLDERS: dict[Stage, str] = {
 """Folder of each stage in a run."""
 EXPERTS = "experts"
 """Folder of experts in the folder of squeeze."""
-IMPORTED = "given"
-"""Method name of imported images in manifests."""
+IMPORTED = "imported"
+"""Method name of imported images in manifests; manifests until 26 November 2026 call it 'given'."""
 
 
 class Manifest(pydantic.BaseModel):

@@ -155,9 +155,9 @@ class ScoreFile:
             protocol=protocol,
         )
 
-    def _fault(self, kept: _Kept, made_for: Any, num_classes: int) -> str:
+    def _fault(self, kept: _Kept, identity: Any, num_classes: int) -> str:
         known = (kept.student, kept.seed) == (self.student, self.seed)
-        if not known or made_for not in (self.identity, self.former_identity):
+        if not known or identity not in (self.identity, self.former_identity):
             return f"it belongs to another training, of {kept.student} with seed {kept.seed}"
         shares = [share for share in kept.per_class if share is not None]
         if len(kept.per_class) != num_classes or not shares:
@@ -180,12 +180,12 @@ def identities(
         plugin.reach_working_folder()
         who.append(plugin.source_sha256(student))
     return (
-        digest([told(space, Config.identity), space.real.fingerprint, who, training(Config.identity)]),
-        digest([told(space, former), space.real.fingerprint, who, training(former)]),
+        digest([data_of(space, Config.identity), space.real.fingerprint, who, training(Config.identity)]),
+        digest([data_of(space, former), space.real.fingerprint, who, training(former)]),
     )
 
 
-def told(space: Workspace, say: Say) -> dict[str, Any]:
+def data_of(space: Workspace, say: Say) -> dict[str, Any]:
     """Return the data and the seed of a run as plain values."""
     if say is former:
         return {"data": former(space.choice), "seed": space.seed}

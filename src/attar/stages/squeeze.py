@@ -225,14 +225,14 @@ def _make(space: Workspace, place: _Place, advance: Advance) -> None:
 
 
 def _train(space: Workspace, place: _Place, advance: Advance) -> tuple[Teacher, Spent]:
-    config, out, made_for = place.config, place.folder.path, place.folder.identity
+    config, out, identity = place.config, place.folder.path, place.folder.identity
     classes, size = space.real.classes, space.choice.size
     network = _check(space, config, place.index)
     assert network is not None  # no weights are imported
     network.to(space.device.device)
     log, checkpoint = space.log.beside(out), out / CHECKPOINT
     state = weights.load_tree(checkpoint) if checkpoint.exists() else None
-    if state and state.get("made_for", made_for) != made_for:
+    if state and state.get("made_for", identity) != identity:
         raise AttarError(f"{checkpoint} belongs to another training; delete the folder {out} to train again.")
     clock = Clock(Spent(state["seconds"], state.get("processor_seconds")) if state else None)
     epochs = config.training.epochs
@@ -246,7 +246,7 @@ def _train(space: Workspace, place: _Place, advance: Advance) -> tuple[Teacher, 
         _refuse_diverged(network, epoch)
         log.event("epoch", epoch=epoch.number, loss=epoch.loss, **clock.spent().plain())
         if epoch.number % config.checkpoint_epochs == 0 and epoch.number < epochs:
-            state = {"fit": epoch.state(), **clock.spent().plain(), "made_for": made_for}
+            state = {"fit": epoch.state(), **clock.spent().plain(), "made_for": identity}
             weights.save_tree(checkpoint, state)
 
     def after_batch(num_images: int) -> None:

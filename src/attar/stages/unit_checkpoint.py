@@ -17,11 +17,11 @@ FOLDER = "checkpoints"
 class UnitCheckpoint:
     """The checkpoint of one group of units; it is not used for other units or other groups."""
 
-    def __init__(self, out: Path, made_for: str, group: Sequence[Unit], recorder: Recorder) -> None:
-        """``out`` is the stage's folder and ``made_for`` its identity. Restores the record of an earlier process."""
+    def __init__(self, out: Path, identity: str, group: Sequence[Unit], recorder: Recorder) -> None:
+        """``out`` is the stage's folder and ``identity`` its identity. Restores the record of an earlier process."""
         self._recorder = recorder
         self._file = Checkpoint(
-            out / FOLDER / f"{group[0].name}.safetensors", digest([made_for, *(unit.name for unit in group)])
+            out / FOLDER / f"{group[0].name}.safetensors", digest([identity, *(unit.name for unit in group)])
         )
         self._found = self._file.load()
         if self._found is None:

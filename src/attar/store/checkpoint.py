@@ -17,9 +17,9 @@ MOST_TIME = 0.05
 class Checkpoint:
     """A file with the state of unfinished work. When it is saved, and whether it is used, alters no result."""
 
-    def __init__(self, path: Path, made_for: str, every_seconds: float | None = None) -> None:
-        """``made_for`` identifies the work; ``every_seconds`` is 60 by default."""
-        self._path, self._made_for = path, made_for
+    def __init__(self, path: Path, identity: str, every_seconds: float | None = None) -> None:
+        """``identity`` identifies the work; ``every_seconds`` is 60 by default."""
+        self._path, self._identity = path, identity
         self._every = EVERY_SECONDS if every_seconds is None else every_seconds
         self._due = time.monotonic() + self._every
 
@@ -29,7 +29,7 @@ class Checkpoint:
             return None
         try:
             saved = weights.load_tree(self._path)
-            return saved["state"] if saved["made_for"] == self._made_for else None
+            return saved["state"] if saved["made_for"] == self._identity else None
         except (AttarError, KeyError, TypeError, ValueError):
             return None
 
@@ -37,7 +37,7 @@ class Checkpoint:
         """Save ``state()`` when the last checkpoint is old enough; ``weights.save_tree`` says what it may hold."""
         began = time.monotonic()
         if began >= self._due:
-            weights.save_tree(self._path, {"made_for": self._made_for, "state": state()})
+            weights.save_tree(self._path, {"made_for": self._identity, "state": state()})
             took = time.monotonic() - began
             self._due = time.monotonic() + max(self._every, took / MOST_TIME)
 

@@ -23,7 +23,7 @@ def path_of(folder: Path, rows: range | None = None) -> Path:
     return folder / (TABLE if rows is None else f"rows{rows.start:05d}.safetensors")
 
 
-def save(folder: Path, tensors: Mapping[str, Tensor], rows: range, made_for: str) -> None:
+def save(folder: Path, tensors: Mapping[str, Tensor], rows: range, identity: str) -> None:
     """Write the file of these rows, whole or not at all.
 
     Raises ValueError when a tensor has another first axis than the rows.
@@ -31,42 +31,42 @@ def save(folder: Path, tensors: Mapping[str, Tensor], rows: range, made_for: str
     other = next((name for name, tensor in tensors.items() if not tensor.ndim or len(tensor) != len(rows)), None)
     if other is not None:
         raise ValueError(f"'{other}' has the shape {tuple(tensors[other].shape)} for {len(rows)} rows")
-    _write(path_of(folder, rows), tensors, rows, made_for)
+    _write(path_of(folder, rows), tensors, rows, identity)
 
 
-def fault(folder: Path, rows: range, made_for: str, finished: bool = False) -> str:
+def fault(folder: Path, rows: range, identity: str, finished: bool = False) -> str:
     """What is wrong with a file of rows, or with the finished tables, in a sentence; '' where nothing is."""
     try:
-        _read(path_of(folder, None if finished else rows), rows, made_for)
+        _read(path_of(folder, None if finished else rows), rows, identity)
     except AttarError as error:
         return str(error)
     return ""
 
 
-def join(folder: Path, blocks: Sequence[range], made_for: str) -> None:
+def join(folder: Path, blocks: Sequence[range], identity: str) -> None:
     """Make the finished tables out of the files of all rows, which are removed.
 
     Raises AttarError when one of them is missing or damaged.
     """
-    parts = [_read(path_of(folder, rows), rows, made_for) for rows in blocks]
+    parts = [_read(path_of(folder, rows), rows, identity) for rows in blocks]
     tables = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-    _write(path_of(folder), tables, range(blocks[0].start, blocks[-1].stop), made_for)
+    _write(path_of(folder), tables, range(blocks[0].start, blocks[-1].stop), identity)
     for rows in blocks:
         path_of(folder, rows).unlink()
 
 
-def load(folder: Path, rows: range, made_for: str) -> dict[str, Tensor]:
+def load(folder: Path, rows: range, identity: str) -> dict[str, Tensor]:
     """The finished tables, mapped into memory; raises AttarError when they are missing, damaged or of other work."""
-    return _read(path_of(folder), rows, made_for)
+    return _read(path_of(folder), rows, identity)
 
 
-def _write(path: Path, tensors: Mapping[str, Tensor], rows: range, made_for: str) -> None:
-    said = {"made_for": made_for, "rows": json.dumps([rows.start, rows.stop])}
+def _write(path: Path, tensors: Mapping[str, Tensor], rows: range, identity: str) -> None:
+    said = {"made_for": identity, "rows": json.dumps([rows.start, rows.stop])}
     weights.save_weights(path, tensors, said, sealed=True)
 
 
-def _read(path: Path, rows: range, made_for: str) -> dict[str, Tensor]:
+def _read(path: Path, rows: range, identity: str) -> dict[str, Tensor]:
     tensors, said = weights.load_weights(path)
-    if said.get("made_for") != made_for or said.get("rows") != json.dumps([rows.start, rows.stop]):
+    if said.get("made_for") != identity or said.get("rows") != json.dumps([rows.start, rows.stop]):
         raise AttarError(f"{path} belongs to another run; {MEND}.")
     return tensors

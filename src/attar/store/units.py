@@ -80,10 +80,10 @@ def plan(num_classes: int, first_slot: int, last_slot: int, unit_classes: int, u
     ]
 
 
-def save(folder: Path, unit: Unit, result: UnitResult, made_for: str = "") -> None:
+def save(folder: Path, unit: Unit, result: UnitResult, identity: str = "") -> None:
     """Write the unit's file, whole or not at all; what took how long is in the log, so equal work is equal bytes.
 
-    ``made_for`` is the identity of the work that it is a part of.
+    ``identity`` is the identity of the work that it is a part of.
     """
     tensors = {"images": result.images, "labels": result.labels}
     tensors |= {f"snapshot.{iteration}": images for iteration, images in result.snapshots.items()}
@@ -94,26 +94,26 @@ def save(folder: Path, unit: Unit, result: UnitResult, made_for: str = "") -> No
         "verifier": json.dumps(result.verifier),
         "num_parallel": str(result.num_parallel),
         "unit": unit.name,
-        "made_for": made_for,
+        "made_for": identity,
     }
     if result.learned:
         extra["learned"] = json.dumps(result.learned)
     weights.save_weights(unit.path(folder), tensors, extra, sealed=True)
 
 
-def fault(folder: Path, unit: Unit, made_for: str = "") -> str:
+def fault(folder: Path, unit: Unit, identity: str = "") -> str:
     """What is wrong with a unit's file, in a sentence: it is missing, damaged or of other work; '' where nothing is."""
     try:
-        load(folder, unit, made_for)
+        load(folder, unit, identity)
     except AttarError as error:
         return str(error)
     return ""
 
 
-def load(folder: Path, unit: Unit, made_for: str = "") -> UnitResult:
+def load(folder: Path, unit: Unit, identity: str = "") -> UnitResult:
     """Read a unit's file.
 
-    Raises AttarError naming it when it is missing, damaged, another unit's, or of other work than ``made_for``, where
+    Raises AttarError naming it when it is missing, damaged, another unit's, or of other work than ``identity``, where
     that is known.
     """
     path = unit.path(folder)
@@ -125,7 +125,7 @@ def load(folder: Path, unit: Unit, made_for: str = "") -> UnitResult:
     fits = images is not None and images.dtype == torch.uint8 and images.ndim == 4 and images.shape[:2] == (count, 3)
     if not fits or labels is None or labels.tolist() != list(unit.labels) or extra.get("unit", unit.name) != unit.name:
         raise AttarError(f"{path} does not hold the images of {unit.name}; {MEND}.")
-    if made_for and extra.get("made_for", made_for) not in ("", made_for):
+    if identity and extra.get("made_for", identity) not in ("", identity):
         raise AttarError(f"{path} belongs to another run; {MEND}.")
     return _result(tensors, extra)
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from attar.ops import mosaic
 from attar.ops.choices import Storage
 from attar.ops.pixels import Normalisation
-from attar.synthesis.choices import Pixels
+from attar.synthesis.choices import Matching, Pixels
 
 Images = Float[Tensor, "image channel height width"]
 
@@ -94,6 +94,6 @@ class Mosaic:
         return mosaic.unpack(pixels, self.storage).flatten(0, 1)
 
 
-def canvas_of(config: Pixels) -> Canvas:
+def canvas_of(config: Pixels | Matching) -> Canvas:
     """Return the configured canvas."""
     return Grey() if config.grey else Plain()

@@ -13,21 +13,21 @@ from attar.synthesis.task import Task
 
 
 class Share(NamedTuple):
-    """What one teacher does in an iteration."""
+    """The units that one teacher sees in an iteration, and their weights."""
 
     teacher: int
-    """Its place in ``task.teachers``."""
+    """Index of the teacher in ``task.teachers``."""
     units: Int[Tensor, " part"] | None = None
-    """The units that it is shown, the same in all iterations of a task and none twice; None: all."""
+    """Indices of the units that it sees, without repeats and the same in all iterations of a task; None: all units."""
     weight: Float[Tensor, " part"] | None = None
-    """How much its loss counts for each of these units; None: 1."""
+    """Weight of the teacher's loss for each of these units; None: 1."""
 
 
 class Committee(Protocol):
-    """Decides which teachers are used in an iteration. Shares are summed in order."""
+    """Decides which teachers are used in an iteration. Their weighted losses are summed in order."""
 
     def turn(self, iteration: int) -> Sequence[Share]:
-        """The shares of an iteration, counted over all stretches of a unit from 0."""
+        """Return the shares of an iteration; iterations count from 0 over all stretches of a unit."""
         ...
 
 
@@ -80,7 +80,7 @@ class Mean:
 
 
 def committee_of(task: Task, config: Teachers) -> Committee:
-    """The committee that a configuration asks for, of the task's teachers."""
+    """Return the configured committee of the task's teachers."""
     count = len(task.teachers)
     if config.committee == "one" or count == 1:
         return One()

@@ -105,7 +105,7 @@ class Gradients:
             if before.keys() != after.keys():
                 raise TypeError(f"The term '{term.name}' returned a state with other keys than it began with.")
         if each is not None and part.images is None and part.units is None:
-            self._views.tell(each)
+            self._views.receive(each)
         return gradient, metrics
 
     def state(self) -> State:
@@ -147,7 +147,7 @@ class Gradients:
         return _Part(task, images, share.units, labels, average, constants)
 
     def _parts_of_objective(self) -> tuple[Any, ...]:
-        return (self._loss, self.units, self._canvas, self._views.show, self._views.listens)
+        return (self._loss, self.units, self._canvas, self._views.show, self._views.uses_losses)
 
     def _objective(self, teacher: int) -> Objective:
         """Compiled teacher functions, prepared once for all tasks of the run."""

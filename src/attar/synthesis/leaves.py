@@ -50,7 +50,7 @@ class Leaves:
         if len(new):
             self._groups.append(self._group(new, iteration, self._resting[new]))
 
-    def begin_anew(self, images: Images) -> None:
+    def restart(self, images: Images) -> None:
         """Continue with these images, of any size, and new optimisers; the learning rates continue to fall."""
         self._resting = images
         self._groups = [

@@ -20,11 +20,11 @@ from attar.ops.choices import PLAIN, Rounding, Storage
 SNAPSHOTS = (100, 500, 1000, 2000)
 TeacherNeed = Literal["none", "one", "several"]
 SnapshotNeed = Literal["none", "ends", "epochs"]
-UnitNeed = Literal["any", "class", "set"]
+UnitNeed = Literal["any", "slots", "class", "set"]
 _LADDERS: dict[str, tuple[str, ...]] = {
     "teachers": ("none", "one", "several"),
     "snapshots": ("none", "ends", "epochs"),
-    "unit": ("any", "class", "set"),
+    "unit": ("any", "slots", "class", "set"),
 }
 
 
@@ -45,7 +45,7 @@ class Needs:
     expert_epochs: int = 0
     """Epochs that experts must train for, at least."""
     unit: UnitNeed = "any"
-    """What one unit of work must hold: any images, all of one class, or the whole set."""
+    """What one unit of work must hold: any images, all slots of its classes, images of one class, or the whole set."""
     side_by_side: bool = True
     """Whether several units may share a batch of the teacher."""
 
@@ -162,7 +162,7 @@ class MethodConfig(Part):
     """Slots of each class per unit of work. With few classes, use more slots: BatchNorm statistics need many images."""
     parallel_units: int = pydantic.Field(default=1, ge=1)
     """Units that share a batch of the teacher, each with separate statistics; raise it to fill the device when units
-    are small. A change makes other images, because the batch size affects rounding."""
+    are small. Changing it changes the images slightly, because the batch size affects rounding."""
     snapshots: Annotated[tuple[int, ...], NO_EFFECT] = SNAPSHOTS
     """Iterations after which snapshots are kept for the figures; the last iteration is always kept."""
     image_format: Literal["png", "jpeg"] = "png"
@@ -172,7 +172,8 @@ class MethodConfig(Part):
     rounding: Rounding = "nearest"
     """How pixels in [0, 1] become bytes; the published scripts use 'truncate'."""
     verifier: Annotated[str, NO_EFFECT] = ""
-    """Second network whose accuracy on the images is reported: ARCHITECTURE:WEIGHTS or a squeeze folder; '': none."""
+    """Another network whose accuracy on the images is reported: ARCHITECTURE:WEIGHTS or a squeeze folder; empty:
+    none."""
     accept_weak_teacher: Annotated[bool, NO_EFFECT] = False
     """Continue with a teacher whose accuracy on real validation images is near chance."""
     accept_other_classes: Annotated[bool, NO_EFFECT] = False

@@ -36,13 +36,13 @@ class Objective(nn.Module):
         units: Normalisation | None = None,
         canvas: Canvas | None = None,
         show: Show = cropped,
-        tells_each: bool = False,
+        returns_each: bool = False,
     ) -> None:
         """``normalisation`` is the teacher's; ``units`` is that of the pixels, by default the teacher's. With
-        ``tells_each`` the objective also returns the cross-entropy of each image."""
+        ``returns_each`` the objective also returns the cross-entropy of each image."""
         super().__init__()
         self.observed, self.terms = observed, tuple(terms)
-        self.canvas, self.show_views, self.tells_each = canvas or Plain(), show, tells_each
+        self.canvas, self.show_views, self.returns_each = canvas or Plain(), show, returns_each
         units = units or normalisation
         self._other_units = units != normalisation
         self.scale: Tensor
@@ -91,7 +91,7 @@ class Objective(nn.Module):
         assert loss is not None  # at least one term
         metrics = {"loss": loss, **metrics}
         metrics["view_accuracy"] = average @ (seen.logits.detach().argmax(1) == labels).float()
-        each = F.cross_entropy(seen.logits, labels, reduction="none") if self.tells_each else None
+        each = F.cross_entropy(seen.logits, labels, reduction="none") if self.returns_each else None
         return loss, metrics, each, tuple(left)
 
     def _look(self, images: Images, records: Records, size: Size, average: Tensor) -> Seen:

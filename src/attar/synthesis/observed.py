@@ -52,7 +52,7 @@ class Observed(nn.Module):
         self._dtype = torch.bfloat16 if precision == "bf16" else torch.float32
         self._taps = tuple(dict.fromkeys(taps))
         self._seen: dict[tuple[str, int], tuple[Tensor, Tensor]] = {}
-        self._told: dict[int, Tensor] = {}
+        self._outputs: dict[int, Tensor] = {}
         sites = sites_of(self.network, example, self._taps)
         if sites and not any(sites.values()):
             names = " or ".join(dict.fromkeys(NAMES[tap.kind] for tap in sites))
@@ -61,7 +61,7 @@ class Observed(nn.Module):
         """Layout of each tap's moments: its layers and their channels."""
         self._keys = self._observe(sites)
         self._features = {
-            tap: self._tell(place, feature_layer(self.network, tap.place, example))
+            tap: self._record(place, feature_layer(self.network, tap.place, example))
             for place, tap in enumerate(self._taps)
             if tap.kind == "features"
         }
@@ -73,7 +73,7 @@ class Observed(nn.Module):
         with torch.no_grad(), FlopCounterMode(display=False) as counter, _answers(self.network) as answered:
             self._run(example)
         self._seen.clear()
-        self._told.clear()
+        self._outputs.clear()
         self.operations = 2 * counter.get_total_flops() / len(example)
         """Floating-point operations of the forward and backward pass of one image."""
         self.num_layers = len(answered)
@@ -94,9 +94,9 @@ class Observed(nn.Module):
             found = [self._seen[key] for key in keys] or [(logits.new_zeros(len(logits), 0).float(),) * 2]
             firsts, seconds = zip(*found, strict=True)
             moments[tap] = Moments(torch.cat(firsts, 1), torch.cat(seconds, 1))
-        features = {tap: logits if place is None else self._told[place] for tap, place in self._features.items()}
+        features = {tap: logits if place is None else self._outputs[place] for tap, place in self._features.items()}
         self._seen.clear()
-        self._told.clear()
+        self._outputs.clear()
         return logits.float(), moments, {tap: values.float() for tap, values in features.items()}
 
     @torch.no_grad()
@@ -140,16 +140,16 @@ class Observed(nn.Module):
                     layer.register_forward_pre_hook(_noting(key, self._seen, site))
         return keys
 
-    def _tell(self, place: int, found: tuple[nn.Module, Literal["input", "output"]] | None) -> int | None:
+    def _record(self, place: int, found: tuple[nn.Module, Literal["input", "output"]] | None) -> int | None:
         """Make a layer record its input, averaged over positions, or its output; None if only logits can be
         returned."""
         if found is None:
             return None
         layer, end = found
         if end == "input":
-            layer.register_forward_pre_hook(_telling_input(place, self._told))
+            layer.register_forward_pre_hook(_recording_input(place, self._outputs))
         else:
-            layer.register_forward_hook(_telling_output(place, self._told))
+            layer.register_forward_hook(_recording_output(place, self._outputs))
         return place
 
 
@@ -245,18 +245,18 @@ def _noting(key: tuple[str, int], seen: dict[tuple[str, int], tuple[Tensor, Tens
     return note
 
 
-def _telling_input(place: int, told: dict[int, Tensor]) -> Any:
-    def tell(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        told[place] = pooled(layer, inputs[0])
+def _recording_input(place: int, outputs: dict[int, Tensor]) -> Any:
+    def record(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        outputs[place] = pooled(layer, inputs[0])
 
-    return tell
+    return record
 
 
-def _telling_output(place: int, told: dict[int, Tensor]) -> Any:
-    def tell(_: nn.Module, __: Any, answer: Tensor) -> None:
-        told[place] = answer
+def _recording_output(place: int, outputs: dict[int, Tensor]) -> Any:
+    def record(_: nn.Module, __: Any, answer: Tensor) -> None:
+        outputs[place] = answer
 
-    return tell
+    return record
 
 
 def _noting_patches(

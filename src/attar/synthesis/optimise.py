@@ -64,7 +64,7 @@ def optimise(
         end = iteration + stretch.iterations
         leaves.join(taking_part(task, stretch.slots), iteration)
         if between:
-            leaves.begin_anew(between(number, leaves.all(), begun, shown[number]))
+            leaves.restart(between(number, leaves.all(), begun, shown[number]))
         if iteration < finished <= end:  # earlier stretches only set when images joined
             parts = {part: _under(part, saved) for part in ("leaves", "terms", "views", "best")}
             leaves.restore(parts["leaves"])

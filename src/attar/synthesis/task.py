@@ -38,19 +38,19 @@ class RealImages(Protocol):
 
     @property
     def num_classes(self) -> int:
-        """How many classes there are."""
+        """Number of classes."""
         ...
 
     def count(self, label: int) -> int:
-        """How many images the class has."""
+        """Return the class's number of images."""
         ...
 
     def take(self, label: int, indices: Sequence[int]) -> UInt8[Tensor, "image 3 height width"]:
-        """These images of the class, at the task's size."""
+        """Return the images at these indices of the class, at the task's size."""
         ...
 
     def class_name(self, label: int) -> str:
-        """The class's name, for messages."""
+        """Return the class's name, for messages."""
         ...
 
 
@@ -58,9 +58,10 @@ class Watch(Protocol):
     """Observes an optimisation without changing it."""
 
     def step(self, iteration: int, images: Callable[[], Tensor], **metrics: Float[Tensor, " unit"]) -> bool | None:
-        """Called after each iteration (0-based); ``images`` yields the images in [0, 1], at the stored size.
+        """Receive the metrics of a finished iteration (0-based), one value per unit.
 
-        Returns True to leave this stretch and go on with the next one, which only forecasts do.
+        ``images`` returns the images in [0, 1], at the stored size; it is called when they are needed. Returns True to
+        skip the rest of this stretch of iterations, which only forecasts do.
         """
         ...
 

@@ -85,7 +85,7 @@ class Stateless:
 
     @property
     def taps(self) -> tuple[Tap, ...]:
-        """Nothing but logits."""
+        """No taps: the term needs logits only."""
         return ()
 
     def constants(self, task: Task, teacher: int, observed: "Observed") -> State:
@@ -108,8 +108,8 @@ class CrossEntropy(Stateless):
         return batch.average @ F.cross_entropy(seen.logits, batch.labels, reduction="none"), state
 
 
-def _nothing(task: Task) -> Tensor:
-    raise ValueError("The term Features was made without images to compare with.")
+def _no_others(task: Task) -> Tensor:
+    raise ValueError("The term Features needs images to compare with; pass them as 'others'.")
 
 
 @dataclass(frozen=True)
@@ -118,14 +118,14 @@ class Features(Stateless):
 
     place: str = ""
     """Name of the layer in the network; '': the input of the classifier."""
-    others: Callable[[Task], Float[Tensor, "image part 3 height width"]] = _nothing
-    """The other images, in the units of the pixels: for each of the task's those that belong to what is shown of it.
-    A frozen dataclass, for it names the compiled function."""
+    others: Callable[[Task], Float[Tensor, "image part 3 height width"]] = _no_others
+    """Function that returns the other images, in pixel units: one for each shown part of each image of the task. It
+    must be a frozen dataclass, because its hash names the compiled function."""
     name = "feature_distance"
 
     @property
     def taps(self) -> tuple[Tap, ...]:
-        """The layer."""
+        """The compared layer."""
         return (Tap("features", self.place),)
 
     def constants(self, task: Task, teacher: int, observed: "Observed") -> State:

@@ -33,15 +33,15 @@ class Views(Protocol):
         ...
 
     @property
-    def listens(self) -> bool:
-        """Whether ``tell`` must be called."""
+    def uses_losses(self) -> bool:
+        """Whether ``receive`` must be called."""
         ...
 
     def draw(self, iteration: int, pixels: Size, shown: Size) -> Records:
         """Draw the views of an iteration, for images of size ``pixels``, resized to the other size."""
         ...
 
-    def tell(self, losses: Float[Tensor, " image"]) -> None:
+    def receive(self, losses: Float[Tensor, " image"]) -> None:
         """Receive each image's cross-entropy through the last views, for classes that choose views by it."""
         ...
 
@@ -68,7 +68,7 @@ def cropped(
 class Whole:
     """Shows whole images, resized if views are smaller."""
 
-    listens = False
+    uses_losses = False
 
     @property
     def show(self) -> Show:
@@ -79,7 +79,7 @@ class Whole:
         """Return no records, or the whole image as one crop."""
         return () if pixels == shown else views.whole(*pixels).parts()
 
-    def tell(self, losses: Tensor) -> None:
+    def receive(self, losses: Tensor) -> None:
         """Do nothing: losses have no effect on these views."""
 
     def state(self) -> State:
