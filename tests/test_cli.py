@@ -14,13 +14,13 @@ import pytest
 import yaml
 from PIL import Image
 
-from attar import cli, pipeline
+from attar import cli, methods, pipeline
 from attar.cli import main
 from attar.core.errors import AttarError
 from attar.core.interruption import Interrupted
 from conftest import MINI
 
-METHODS = ["cda", "cim", "edc", "fadrm", "herding", "kcentre", "lpld", "random", "rded", "sre2l"]
+METHODS = sorted(path.stem for path in Path(methods.__path__[0]).glob("[!_]*.py"))
 
 
 def told(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
@@ -96,6 +96,7 @@ def folders(tmp_path: Path):
             "members.0.training.epochs must be greater than or equal to 1, not 0",
         ),
         (["run", "digits", "--out", "OUT", "--method", "rded", "--recover.ipc", "200"], "--recover.ipc 139 or less"),
+        (["show", "digits", "--plan", "--method", "rded", "--recover.ipc", "200"], "--recover.ipc 139 or less"),
         (["run", "digits", "--out", "OUT", "--method", "fadrm", "--recover.ipc", "200"], "--recover.ipc 139 or less"),
         (
             ["run", "digits", "--out", "OUT", "--method", "cim", "--recover.ipc", "50"],

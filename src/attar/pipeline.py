@@ -109,10 +109,14 @@ def plan(recipe: Recipe[Any], quiet: bool = False) -> str:
     with log.watched("plan"):
         real = load(recipe.data, recipe.seed, Log(quiet=True))
         num_classes = len(real.classes)
+        counts = np.bincount(real.train.labels, minlength=num_classes)
+        if not recipe.images:
+            smallest = real.classes[int(counts.argmin())]
+            refuse_fewer(smallest, int(counts.min()), recipe.recover.ipc, recipe.recover.real_per_image())
         baselines.check_labels(recipe.relabel, recipe.evaluate, recipe.data.size, num_classes, _storage(recipe))
         work = Work(
             execution=recipe.execution,
-            counts=np.bincount(real.train.labels, minlength=num_classes).tolist(),
+            counts=counts.tolist(),
             size=recipe.data.size,
             squeeze=recipe.squeeze,
             method=IMPORTED if recipe.images else recipe.method,
@@ -120,7 +124,7 @@ def plan(recipe: Recipe[Any], quiet: bool = False) -> str:
             relabel=recipe.relabel,
             evaluate=recipe.evaluate,
         )
-        log.say("measuring a few steps on this device, after compiling where that pays")
+        log.say("timing a few steps on this device, compiled if that saves time")
         source = f"Real data: {real.name}, {num_classes} classes, {len(real.train)} training images"
         return "\n".join([source, *forecast.made(work), *forecast.lines(work)])
 

@@ -72,18 +72,27 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         sys.modules.pop(name, None)
 
 
+def filled(text: str, parts: dict[str, str]) -> str:
+    """The text with each part in place of its name in braces."""
+    for key, value in parts.items():
+        text = text.replace(f"{{{key}}}", value)
+    return text
+
+
+def recovered(mini_run: Path, out: Path) -> None:
+    """Make two images per class with the method ``ownways.mine`` and the mini run's teacher."""
+    shutil.copytree(mini_run / "squeeze", out / "squeeze")
+    recipe = mini_recipe().with_method("ownways.mine")
+    recipe = recipe.changed(recover=recipe.recover.changed(ipc=2, unit_slots=2))
+    pipeline.run(recipe, out, stage="recover", quiet=True)
+
+
 @pytest.mark.parametrize("name", WRONG)
 def test_a_mistake_is_one_sentence_and_no_unit_is_kept(own, mini_run, tmp_path, name: str):
     changes, words = WRONG[name]
-    text = METHOD
-    for key, value in (RIGHT | changes).items():
-        text = text.replace(f"{{{key}}}", value)
-    own(text)
-    shutil.copytree(mini_run / "squeeze", tmp_path / "run" / "squeeze")
-    recipe = mini_recipe().with_method("ownways.mine")
-    recipe = recipe.changed(recover=recipe.recover.changed(ipc=2, unit_slots=2))
+    own(filled(METHOD, RIGHT | changes))
     with pytest.raises(AttarError, match=words) as raised:
-        pipeline.run(recipe, tmp_path / "run", stage="recover", quiet=True)
+        recovered(mini_run, tmp_path / "run")
     assert "\n" not in str(raised.value)
     assert not list((tmp_path / "run" / "recover").rglob("*.safetensors"))
 
@@ -141,16 +150,9 @@ UNDECLARED = {
 @pytest.mark.parametrize("name", UNDECLARED)
 def test_what_a_method_does_is_what_it_declares(own, mini_run, tmp_path, name: str):
     changes, words = UNDECLARED[name]
-    text = OWN
-    for key, value in (DECLARED | changes).items():
-        text = text.replace(f"{{{key}}}", value)
-    own(text)
-    shutil.copytree(mini_run / "squeeze", tmp_path / "run" / "squeeze")
-    recipe = mini_recipe().with_method("ownways.mine")
-    recipe = recipe.changed(recover=recipe.recover.changed(ipc=1))
-    expected = pytest.raises(AttarError, match=words) if words else contextlib.nullcontext()
-    with expected:
-        pipeline.run(recipe, tmp_path / "run", stage="recover", quiet=True)
+    own(filled(OWN, DECLARED | changes))
+    with pytest.raises(AttarError, match=words) if words else contextlib.nullcontext():
+        recovered(mini_run, tmp_path / "run")
 
 
 @pytest.mark.parametrize(

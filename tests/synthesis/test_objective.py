@@ -1,7 +1,6 @@
 """synthesis/objective.py: units side by side are what each is alone, in one step and through a whole optimisation."""
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -11,7 +10,6 @@ from torch import Tensor, nn
 
 from attar.core.randomness import generator
 from attar.methods import cda
-from attar.models.small import SmallResNet
 from attar.ops.pixels import Normalisation
 from attar.ops.views import View, ViewChoice, apply
 from attar.synthesis.objective import Metrics, Objective, pixel_gradient
@@ -19,6 +17,7 @@ from attar.synthesis.observed import Observed
 from attar.synthesis.statistics import Distance
 from attar.synthesis.task import Network, Task
 from attar.synthesis.terms import CrossEntropy
+from formula import Curves, formula_network
 
 NORMALISATION = Normalisation((0.49, 0.45, 0.40), (0.20, 0.25, 0.30))
 NUM_CLASSES, SIDE, BN_WEIGHT, FIRST = 6, 16, 0.05, 10.0
@@ -28,21 +27,6 @@ SIZES = [(3, 3, 3), (4, 1, 2), (6,)]
 def together(drawn: list[View]) -> View:
     """The views one after the other."""
     return View(*(torch.cat(parts) for parts in zip(*(view.parts() for view in drawn), strict=True)))
-
-
-def formula_network() -> nn.Module:
-    """A ResNet with waves for weights and statistics."""
-    with torch.random.fork_rng(devices=[]):
-        network = SmallResNet(8, NUM_CLASSES)
-    with torch.no_grad():
-        for place, (name, tensor) in enumerate(network.state_dict().items()):
-            if tensor.is_floating_point():
-                counted = torch.arange(tensor.numel(), dtype=torch.float64)
-                wave = torch.sin(0.7 * counted**2 + place).reshape(tensor.shape)  # squared, or all rows look alike
-                fan_in = tensor[0].numel() if tensor.ndim > 1 else 16
-                grows = name.endswith("running_var") or (tensor.ndim == 1 and name.endswith("weight"))
-                tensor.copy_(1 + wave / 4 if grows else wave * math.sqrt(2 / fan_in))
-    return network.eval().requires_grad_(False)
 
 
 def objective_of(network: nn.Module, units: Normalisation = NORMALISATION) -> Objective:
@@ -185,18 +169,6 @@ def test_the_gradient_is_contiguous_and_nothing_keeps_its_graph(viewed: bool):
     assert gradient.is_contiguous()
     assert not any(value.requires_grad for value in (gradient, *terms.values()))
     assert pixels.grad is None
-
-
-class Curves:
-    """A watch that keeps every unit's losses and all images."""
-
-    def __init__(self) -> None:
-        self.losses: list[Tensor] = []
-        self.images: list[Tensor] = []
-
-    def step(self, iteration: int, images: Callable[[], Tensor], **metrics: Tensor) -> None:
-        self.losses.append(metrics["loss"])
-        self.images.append(images().clone())
 
 
 def task_of(network: nn.Module, units: dict[str, int]) -> tuple[Task, Curves]:

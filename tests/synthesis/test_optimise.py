@@ -12,7 +12,6 @@ from torchvision.transforms.v2 import functional as tv
 
 from attar.core.randomness import generator
 from attar.methods import cda, sre2l
-from attar.models.small import SmallResNet
 from attar.ops.pixels import Normalisation
 from attar.ops.views import View
 from attar.synthesis.curriculum import lower_bound
@@ -22,6 +21,7 @@ from attar.synthesis.statistics import statistics_of
 from attar.synthesis.task import Network, Task
 from attar.synthesis.terms import CrossEntropy
 from attar.synthesis.views import Views, Whole, views_of
+from formula import formula_network
 
 NORMALISATION = Normalisation((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))
 NUM_CLASSES, SIDE, ITERATIONS = 6, 16, 20
@@ -40,21 +40,6 @@ class Curves:
         self.metrics.append({name: float(value) for name, value in metrics.items()})
         self.losses.append(self.metrics[-1]["loss"])
         self.images.append(images().clone())
-
-
-def formula_network() -> nn.Module:
-    """A ResNet with waves for weights and statistics: the same on every machine and under every version of PyTorch."""
-    with torch.random.fork_rng(devices=[]):
-        network = SmallResNet(8, NUM_CLASSES)
-    with torch.no_grad():
-        for place, (name, tensor) in enumerate(network.state_dict().items()):
-            if tensor.is_floating_point():
-                counted = torch.arange(tensor.numel(), dtype=torch.float64)
-                wave = torch.sin(0.7 * counted**2 + place).reshape(tensor.shape)  # squared, or all rows look alike
-                fan_in = tensor[0].numel() if tensor.ndim > 1 else 16
-                grows = name.endswith("running_var") or (tensor.ndim == 1 and name.endswith("weight"))
-                tensor.copy_(1 + wave / 4 if grows else wave * math.sqrt(2 / fan_in))
-    return network.eval().requires_grad_(False)
 
 
 def task_of(network: nn.Module, seed: int = 0, size: tuple[int, int] = (SIDE, SIDE)) -> tuple[Task, Curves]:

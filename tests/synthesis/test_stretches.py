@@ -23,21 +23,10 @@ from attar.synthesis.stretches import Residual
 from attar.synthesis.task import Context, Network, Task
 from attar.synthesis.terms import CrossEntropy, PerUnit, Seen, State, Stateless, UnitBatch
 from attar.synthesis.views import Whole
+from formula import Curves
 
 NORMALISATION = Normalisation((0.49, 0.45, 0.40), (0.20, 0.25, 0.30))
 SIDE, NUM_CLASSES = 16, 3
-
-
-class Notes:
-    """A watch that keeps losses and images."""
-
-    def __init__(self) -> None:
-        self.losses: list[Tensor] = []
-        self.images: list[Tensor] = []
-
-    def step(self, iteration: int, images: Callable[[], Tensor], **metrics: Tensor) -> None:
-        self.losses.append(metrics["loss"])
-        self.images.append(images().clone())
 
 
 def network(seed: int = 0) -> nn.Module:
@@ -46,8 +35,8 @@ def network(seed: int = 0) -> nn.Module:
         return SmallResNet(8, NUM_CLASSES).eval().requires_grad_(False)
 
 
-def task_of(num_teachers: int = 1, num_slots: int = 1, num_units: int = 1) -> tuple[Task, Notes]:
-    notes, count = Notes(), NUM_CLASSES * num_slots
+def task_of(num_teachers: int = 1, num_slots: int = 1, num_units: int = 1) -> tuple[Task, Curves]:
+    notes, count = Curves(), NUM_CLASSES * num_slots
     task = Task(
         labels=torch.arange(NUM_CLASSES).repeat(num_slots * num_units),
         slots=torch.arange(num_slots).repeat_interleave(NUM_CLASSES).repeat(num_units),

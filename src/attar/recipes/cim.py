@@ -10,7 +10,7 @@ from attar.recipes import settings
 from attar.recipes.recipe import Entry
 from attar.recipes.settings import Setting, lasting
 
-_STORED = "the paper stores float32 beyond [0, 1], this 8 bits"
+_STORED = "the paper stores float32 pixels beyond [0, 1], this recipe 8 bits"
 _TINY = "25 s for 100 images on the authors' GPU, for making the images"
 _UNKNOWN = "not published"
 _SIDE_BY_SIDE = 50
@@ -53,7 +53,7 @@ RECIPES = {
     **_small("tiny-imagenet", 10, "cim-batch-100", "53.3 % with ResNet-18; 27.0 % with hard labels", _TINY),
     **_small("tiny-imagenet", 50, "cim-batch-100", "58.6 % with ResNet-18", _TINY),
     **_imagenet_1k(1, "cim-imagenet-batch-100", "7.3 % with ResNet-18"),
-    **_imagenet_1k(10, "cim-imagenet-batch-100", "48.7 / 54.3 % with ResNet-18 / 50; 22.0 % with hard labels", "80 min on an RTX 4090, the authors'"),
+    **_imagenet_1k(10, "cim-imagenet-batch-100", "48.7 / 54.3 % with ResNet-18 / 50; 22.0 % with hard labels", "80 min on an RTX 4090, measured by the authors"),
     **_imagenet_1k(50, "cim-imagenet-batch-200", "60.4 / 65.9 % with ResNet-18 / 50"),
     **_imagenet_1k(100, "cim-imagenet-batch-200", "62.4 / 67.6 % with ResNet-18 / 50", pool=500),
 }  # fmt: skip

@@ -15,7 +15,7 @@ from attar.training.choices import Optimisation
 def digits() -> Recipe[Any]:
     """CDA on 8x8 digits, 10 images per class.
 
-    Views are small shifts: a mirrored digit is another sign, and a tenth of an 8x8 image shows nothing.
+    Views are small shifts, because a mirrored digit is no digit and a small crop of an 8x8 image shows nothing.
     """
     return recipe(
         name="digits",
@@ -61,8 +61,8 @@ def digits() -> Recipe[Any]:
 
 RECIPES = {
     "digits": Entry(
-        aim="no published row; the distilled images must beat random real images with hard labels clearly",
-        cost="74 to 92 s on 2 CPU cores by 'make demo', all four stages and fifteen students, measured",
+        aim="no published row; the distilled images must clearly beat random real images with hard labels",
+        cost="74 to 92 s on 2 CPU cores for all four stages and fifteen students, measured with 'make demo'",
         build=digits,
     )
 }

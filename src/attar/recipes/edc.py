@@ -109,7 +109,7 @@ RECIPES = {
     "edc/tiny-imagenet-ipc10": Entry("51.2 / 50.2 / 51.6 % with ResNet-18 / 50 / 101", "not published", lambda: _tiny(10)),
     "edc/tiny-imagenet-ipc50": Entry("57.2 / 58.8 / 58.6 % with ResNet-18 / 50 / 101", "not published", lambda: _tiny(50)),
     "edc/imagenet-1k-ipc1": Entry("12.8 / 13.3 / 12.2 % with ResNet-18 / 50 / 101", "not published", lambda: _imagenet_1k(1)),
-    "edc/imagenet-1k-ipc10": Entry("48.6 / 54.1 / 51.7 % with ResNet-18 / 50 / 101", "46 GPU-h, read off a figure of E2D", lambda: _imagenet_1k(10)),
+    "edc/imagenet-1k-ipc10": Entry("48.6 / 54.1 / 51.7 % with ResNet-18 / 50 / 101", "46 GPU hours, read from a figure of E2D", lambda: _imagenet_1k(10)),
     "edc/imagenet-1k-ipc20": Entry("52.0 / 58.2 / 60.0 % with ResNet-18 / 50 / 101", "not published", lambda: _imagenet_1k(20)),
     "edc/imagenet-1k-ipc30": Entry("55.0 / 61.5 / 60.3 % with ResNet-18 / 50 / 101", "not published", lambda: _imagenet_1k(30)),
     "edc/imagenet-1k-ipc40": Entry("56.4 / 62.2 / 62.3 % with ResNet-18 / 50 / 101", "not published", lambda: _imagenet_1k(40)),

@@ -23,17 +23,17 @@ TINY_ONE = Config(iterations=1000, block_sizes=(1.0, 1.0), learning_rate=0.01, j
 IMAGENET_1K = Config(block_sizes=(200 / 224, 1.0, 200 / 224, 1.0), jitter=32, **_STORED)
 
 _FOUR = ("resnet18", "densenet121", "shufflenet_v2_x0_5", "mobilenet_v2")
-_COST = "0.47 s an image on an RTX 4090 at 224 pixels, the authors'"
-_COST_PLUS = "1.09 s an image on an RTX 4090 at 224 pixels, the authors'"
+_COST = "0.47 s per image on an RTX 4090 at 224 pixels, measured by the authors"
+_COST_PLUS = "1.09 s per image on an RTX 4090 at 224 pixels, measured by the authors"
 
 
-def _taught(setting: Setting, **training: Any) -> Setting:
+def _with_training(setting: Setting, **training: Any) -> Setting:
     squeeze = setting.squeeze
     return replace(setting, squeeze=squeeze.changed(training=squeeze.training.changed(**training)))
 
 
-CIFAR100 = _taught(settings.CIFAR100, optimizer="adamw", learning_rate=1e-3, weight_decay=1e-4, batch_size=512)
-TINY_IMAGENET = _taught(settings.TINY_IMAGENET, learning_rate=0.01, batch_size=128, warmup_epochs=0)
+CIFAR100 = _with_training(settings.CIFAR100, optimizer="adamw", learning_rate=1e-3, weight_decay=1e-4, batch_size=512)
+TINY_IMAGENET = _with_training(settings.TINY_IMAGENET, learning_rate=0.01, batch_size=128, warmup_epochs=0)
 
 
 def _several(setting: Setting, names: tuple[str, ...] = _FOUR) -> Setting:

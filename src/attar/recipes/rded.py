@@ -32,7 +32,7 @@ def _protocol(dataset: str, ipc: int) -> Protocol:
 
 def _row(dataset: str, ipc: int, aim: str) -> Entry:
     config = TILED if dataset == "imagenet-1k" else WHOLE
-    cost = "7 min at 10 images per class of ImageNet-1K on an RTX 4090, the authors'"
+    cost = "7 min at 10 images per class of ImageNet-1K on an RTX 4090, measured by the authors"
     protocol, aim = _protocol(dataset, ipc), f"{aim} % with ResNet-18"
     labels = {} if dataset == "imagenet-1k" else {"views": {"min_scale": 1.0, "patch_shuffle": 1}}
     return entry("rded", dataset, ipc, _SETTINGS[dataset], config, protocol, aim, cost, labels=labels)

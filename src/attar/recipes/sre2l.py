@@ -12,7 +12,7 @@ IMAGENET_21K = Config(learning_rate=0.05, bn_weight=0.25, jitter=32, iterations=
 # The CIFAR script neither crops nor flips.
 CIFAR = Config(learning_rate=0.25, bn_weight=0.01, jitter=4, iterations=1000, crop="none", flip=False, **PAPER_STORAGE)
 
-_DERIVED = "in proportion to the time published for"
+_DERIVED = "scaled from the time published for"
 
 
 def _tiny(ipc: int, aim: str, cost: str) -> Entry:
@@ -24,7 +24,7 @@ def _imagenet_1k(ipc: int, aim: str, cost: str) -> Entry:
 
 
 def _imagenet_21k(ipc: int, aim: str, cost: str) -> Entry:
-    aim += ", in CDA's table; the published teacher's weights go into --squeeze.weights PATH"
+    aim += ", in CDA's table; download the published teacher and set --squeeze.weights to its file"
     return entry("sre2l", "imagenet-21k", ipc, settings.IMAGENET_21K, IMAGENET_21K, "imagenet-21k", aim, cost)
 
 
@@ -49,12 +49,12 @@ def _plus(dataset: str, ipc: int, aim: str) -> Entry:
     setting, config = _PLUS[dataset]
     long = {"cifar10": (), "cifar100": (10,), "tiny-imagenet": (1, 50), "imagenet-1k": (1, 10)}[dataset]
     protocol, aim = smoothed(300, 1e-3, 2.0 if ipc in long else 1.0), f"{aim} % with ResNet-18, in CV-DD's table"
-    cost = "2.5 s an image on an RTX 4090 at 224 pixels, as FADRM measured"
+    cost = "2.5 s per image on an RTX 4090 at 224 pixels, as FADRM measured"
     return entry("sre2l++", dataset, ipc, setting, config, protocol, aim, cost, method="sre2l")
 
 
 RECIPES = {
-    "sre2l/tiny-imagenet-ipc10": _tiny(10, "no row of its own; 43.6 % as CIM re-runs it", f"1 h on an RTX 4090, {_DERIVED} IPC 50"),
+    "sre2l/tiny-imagenet-ipc10": _tiny(10, "no row in the paper; 43.6 % in CIM's rerun", f"1 h on an RTX 4090, {_DERIVED} IPC 50"),
     "sre2l/tiny-imagenet-ipc50": _tiny(50, "41.1 / 42.2 / 42.5 % with ResNet-18 / 50 / 101", "5.0 h on an RTX 4090, as DELT measured"),
     "sre2l/tiny-imagenet-ipc100": _tiny(100, "49.7 / 51.2 / 51.5 % with ResNet-18 / 50 / 101", f"10 h on an RTX 4090, {_DERIVED} IPC 50"),
     "sre2l/imagenet-1k-ipc10": _imagenet_1k(10, "21.3 / 28.4 / 30.9 % with ResNet-18 / 50 / 101", "6 h on an RTX 4090, as RDED measured"),
