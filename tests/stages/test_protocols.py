@@ -232,7 +232,7 @@ def test_the_first_learning_rate_that_fits_holds():
     assert protocol.learning_rates == (("resnet1?", 0.5), ("resnet*", 0.25), ("*", 0.125))
     rates = [protocol.training_of(name).learning_rate for name in ("resnet18", "timm/resnet50", "vit_b_16")]
     assert rates == [0.5, 0.25, 0.125]
-    with pytest.raises(AttarError, match=r"learning_rates\.0\.1: .*greater than 0"):
+    with pytest.raises(AttarError, match=r"learning_rates\.0\.1 must be greater than 0"):
         Protocol.of(protocol.plain() | {"learning_rates": {"resnet*": 0}}, "here")
 
 
