@@ -169,5 +169,13 @@ def test_it_says_how_its_images_are_stored_and_what_it_needs():
 
 def test_experts_of_another_network_are_refused():
     task, _ = task_of([([0], 2)], experts=Experts())
-    with pytest.raises(AttarError, match=r"not ConvNets with InstanceNorm, 3 blocks, 6 channels; .* convnet3_in"):
+    with pytest.raises(AttarError, match=r"not ConvNets with InstanceNorm, 3 blocks and 6 channels; .* convnet3_in"):
         ncfm.recover(task, ncfm.Config(**FEW | {"network_depth": 3}))
+    with pytest.raises(AttarError, match=r"up to 8 blocks and 7 channels"):
+        ncfm.recover(task, ncfm.Config(**FEW | {"network_depth": 0, "network_width": 7}))
+
+
+def test_networks_are_as_deep_as_the_experts():
+    task, _ = task_of([([0], 2)], experts=Experts())
+    found = [network.num_weights for network in ncfm.networks(task, ncfm.Config(**FEW | {"network_depth": 0}))]
+    assert found == [len(Experts().weights(0, 0)) - 25 * NUM_CLASSES, len(Experts().weights(0, 0))]

@@ -7,6 +7,7 @@ their first and their trained weights. Each stored image is a mosaic of several.
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 import pydantic
@@ -121,22 +122,24 @@ def networks(task: Task, config: Config) -> tuple[Bare, Bare]:
 
     assert task.real is not None  # needs
     assert task.experts is not None
-    side, num_classes = task.size[0], task.real.num_classes
+    side, num_classes, width = task.size[0], task.real.num_classes, config.network_width
 
-    def whole() -> ConvNet:
-        return ConvNet(config.depth(side), num_classes, side, config.network_width, norm="instance")
+    def whole(depth: int) -> ConvNet:
+        return ConvNet(depth, num_classes, side, width, norm="instance")
 
-    def body() -> ConvNet:
-        network = whole()
+    def body(depth: int) -> ConvNet:
+        network = whole(depth)
         network.fc = nn.Identity()  # type: ignore[assignment]
         return network
 
-    found = Bare(body), Bare(whole)
-    if len(task.experts.weights(0, 0)) != found[1].num_weights:
-        depth = config.depth(side)
-        raise AttarError(
-            f"The experts are not ConvNets with InstanceNorm, {depth} blocks, {config.network_width} channels; use "
-            f"--squeeze.experts.architecture convnet{depth}_in, or set --recover.network-depth and "
-            f"--recover.network-width."
-        )
-    return found
+    count = len(task.experts.weights(0, 0))
+    for depth in [config.network_depth] if config.network_depth else range(1, 9):
+        found = Bare(partial(body, depth)), Bare(partial(whole, depth))
+        if found[1].num_weights == count:
+            return found
+    blocks = f"{config.network_depth} blocks" if config.network_depth else "up to 8 blocks"
+    raise AttarError(
+        f"The experts are not ConvNets with InstanceNorm, {blocks} and {width} channels; use "
+        f"--squeeze.experts.architecture convnet{config.depth(side)}_in, or set --recover.network-depth and "
+        f"--recover.network-width."
+    )

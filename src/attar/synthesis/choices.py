@@ -317,7 +317,8 @@ class Matching(MethodConfig):
     flip: bool = True
     """Let the augmentation mirror images. Turn it off when a mirrored object means something else (digits)."""
     network_depth: int = pydantic.Field(default=0, ge=0, le=8)
-    """Blocks of the ConvNets; 0: 3 up to 32 pixels, and one more for each doubling of the side."""
+    """Blocks of the ConvNets; 0: 3 at 32 pixels, one more or less for each doubling or halving of the side, at least 2;
+    ncfm takes those of the experts."""
     network_width: int = pydantic.Field(default=128, ge=1)
     """Channels of the ConvNets."""
     grey: bool = False
@@ -338,7 +339,7 @@ class Matching(MethodConfig):
 
     def depth(self, size: int) -> int:
         """Blocks of the ConvNets for images of this side in pixels."""
-        return self.network_depth or 3 + max(0, math.ceil(math.log2(size / 32)))
+        return self.network_depth or max(2, 3 + math.ceil(math.log2(size / 32)))
 
     def cost(self, unit: UnitShape) -> tuple[Stretch, ...]:
         """One stretch; the teachers are not used."""
