@@ -21,12 +21,23 @@ from attar.recipes.made import recipe_of
 from attar.recipes.recipe import Recipe
 from attar.report.publish import publish
 from attar.report.table import Line
-from attar.stages import baselines, evaluate, imported, imported_images, members, recover, relabel, squeeze
+from attar.stages import (
+    baselines,
+    evaluate,
+    experts,
+    imported,
+    imported_images,
+    members,
+    recover,
+    relabel,
+    squeeze,
+)
 from attar.stages.distilled import Distilled
 from attar.stages.run import IMPORTED, Run, Stage
 from attar.stages.workspace import Workspace
 from attar.store import atomic
 from attar.synthesis.coreset import refuse_fewer
+from attar.synthesis.method import Needs
 
 STAGES: tuple[Stage, ...] = ("squeeze", "recover", "relabel", "evaluate")
 
@@ -70,10 +81,11 @@ def run(
         _check(space, recipe, wanted)
         if "squeeze" in wanted:
             squeeze.run(space, recipe.squeeze)
+            experts.run(space, recipe.squeeze.experts, _needs(recipe).snapshots)
         if "recover" in wanted and recipe.images:
             imported_images.run(space, recipe.images, recipe.recover)
         elif "recover" in wanted:
-            recover.run(space, recipe.method, recipe.recover)
+            recover.run(space, recipe.method, recipe.recover, experts=recipe.squeeze.experts)
         if "relabel" in wanted:
             relabel.run(space, recipe.relabel, recipe.evaluate.protocol)
         made = recipe_of(Run(space.out), recipe, log.warn)
@@ -129,6 +141,7 @@ def _check(space: Workspace, recipe: Recipe[Any], wanted: Sequence[Stage]) -> No
         if (network := networks[index]) is not None and not recipe.images:
             architecture = recipe.squeeze.architecture if space.modules else recipe.squeeze.each[index].architecture
             recover.check_network(network, architecture, recipe.method, recipe.recover)
+    experts.check(space, recipe.squeeze.experts, _needs(recipe))
     baselines.check_labels(recipe.relabel, recipe.evaluate, recipe.data.size, len(real.classes), _storage(recipe))
     if recipe.images and "recover" in wanted and not done.is_done("recover"):
         imported_images.check(space, recipe.images, recipe.recover)
@@ -146,6 +159,11 @@ def _with_members(recipe: Recipe[Any], num_teachers: int) -> Recipe[Any]:
     recipe.recover.members_of(num_teachers)
     committee = members.resolved(num_teachers, recipe.relabel.committee)
     return recipe.changed(relabel=recipe.relabel.changed(committee=committee))
+
+
+def _needs(recipe: Recipe[Any]) -> Needs:
+    """Return what the recipe's images need; imported images need nothing."""
+    return Needs(teachers="none") if recipe.images else recipe.recover.needs()
 
 
 def _storage(recipe: Recipe[Any]) -> Storage:

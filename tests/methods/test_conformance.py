@@ -19,10 +19,12 @@ from attar.models.small import ConvNet, SmallResNet
 from attar.ops.pixels import Normalisation, from_bytes, to_bytes
 from attar.stages import prepare
 from attar.synthesis.method import MethodConfig, Needs
+from attar.synthesis.networks import Bare
 from attar.synthesis.optimise import shape_of
 from attar.synthesis.task import Network, Recovered, Task
 
 NUM_CLASSES, ITERATIONS, NUM_REAL = 3, 4, 12
+FEW = {"network_depth": 2, "network_width": 4, "iterations": ITERATIONS, "student_steps": 2}
 TEACHERS: dict[str, Callable[[], nn.Module]] = {
     "resnet": lambda: SmallResNet(8, NUM_CLASSES),
     "convnet": lambda: ConvNet(3, NUM_CLASSES, 8, width=8),
@@ -62,6 +64,25 @@ class Steps:
         self.metrics.append(metrics)
 
 
+class ExpertsByChance:
+    """Networks whose weights go a random way, in place of trained experts."""
+
+    normalisation = Normalisation((0.5, 0.4, 0.3), (0.2, 0.3, 0.4))
+    num_experts = 2
+
+    def __init__(self, num_snapshots: int, device: str) -> None:
+        self.num_snapshots = num_snapshots
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(1)
+            self.call = Bare(lambda: ConvNet(2, NUM_CLASSES, 8, width=4, norm="instance"))
+            begin = self.call.random(torch.default_generator)
+            way = 0.02 * torch.randn(self.num_experts, num_snapshots, len(begin)).cumsum(1)
+        self._ways = (begin + way).to(device)
+
+    def weights(self, expert: int, snapshot: int) -> Tensor:
+        return self._ways[expert, snapshot]
+
+
 def task_of(
     module: Any, seed: int = 0, slot: int = 0, teacher: str = "resnet", device: str = "cpu", precision: Any = "fp32"
 ) -> tuple[Task, Steps]:
@@ -90,12 +111,14 @@ def prepared(module: Any, task: Task, config: Any = None) -> Task:
     steps = prepare.steps_of(module, config, task.teachers)
     table = prepare.rehearsed(steps, config, task.teachers, real, task.size, task.device)
     needed = real if steps or config.needs().real_images else None
-    return dataclasses.replace(task, real=needed, table=table)
+    epochs = config.needs().expert_epochs
+    experts = None if config.needs().snapshots == "none" else ExpertsByChance(1 + max(1, epochs), str(task.device))
+    return dataclasses.replace(task, real=needed, table=table, experts=experts)
 
 
 def config_of(module: Any, **values: Any) -> Any:
     """The method's own defaults, with few iterations where it has some."""
-    few = {"iterations": ITERATIONS} if "iterations" in module.Config.model_fields else {}
+    few = {name: count for name, count in FEW.items() if name in module.Config.model_fields}
     return module.Config.of({"ipc": 2} | few | values, "the test")
 
 
@@ -210,7 +233,8 @@ def test_what_it_compiles_is_one_graph(module: Any, monkeypatch: pytest.MonkeyPa
     networks = tuple(dataclasses.replace(network, compiler=compiler) for network in task.teachers)
     module.recover(dataclasses.replace(task, teachers=networks), config_of(module))
     assert warnings == []
-    assert bool(traced) == bool(watch.iterations)
+    twice = config_of(module).needs().snapshots == "epochs"  # a compiled function has no second derivative
+    assert bool(traced) == (bool(watch.iterations) and not twice)
 
 
 def test_the_same_task_gives_the_same_bits_and_another_seed_others(module: Any):

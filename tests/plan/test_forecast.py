@@ -71,6 +71,13 @@ def test_every_member_is_trained():
     assert found == "about 5 min (2 teachers, 4 + 1 epochs of 1,400 images, reading them not counted)"
 
 
+def test_experts_are_trained_where_the_method_asks_for_them():
+    recipe = mini_recipe().with_method("tesla")
+    found = told(method="tesla", recover=recipe.recover)["Squeeze"]
+    words = "4 epochs of 1,400 images, and 10 experts of 12 epochs each, reading them not counted"
+    assert found == f"about 2.1 h ({words})"
+
+
 def test_preparation_counts_for_every_shape_of_groups():
     recover = mini_recipe().recover.changed(ipc=3, parallel_units=2)
     assert told(recover=recover)["Recover"].startswith("about 61 s ")  # 3 x 12 x 0.3 and twice 25

@@ -124,6 +124,12 @@ def test_teachers_that_take_turns_are_measured_turn_by_turn(pretend):
     assert recover_cost.measure(work).step_seconds == pytest.approx(3.0)
 
 
+def test_experts_are_stood_for_by_random_ones(work_of):
+    recipe = mini_recipe().with_method("tesla")
+    recipe = recipe.changed(recover=recipe.recover.changed(student_steps=1))
+    assert recover_cost.measure(work_of(recipe)).step_seconds > 0
+
+
 def test_a_method_that_tells_nothing_cannot_be_measured(pretend, monkeypatch):
     work, _ = pretend(lambda iteration, config: 0.0)
     monkeypatch.setattr(sys.modules["pretended.method"], "recover", lambda task, config: torch.zeros(1))

@@ -107,16 +107,29 @@ def _about(seconds: float, of: str) -> Estimate:
 def _squeeze(work: Work) -> Estimate:
     num_images = sum(work.counts)
     trained = [config for config in work.squeeze.each if not config.weights]
-    if not trained:
+    experts, with_experts = _experts(work)
+    if not trained and not experts:
         named = ", ".join(config.weights for config in work.squeeze.each)
         return 0.0, f"no training, for weights are imported ({named})"
     seconds = sum(
         config.training.epochs * calibrate.full_epoch_seconds(work, config.architecture, config.stem, config)
         for config in trained
     )
-    epochs = " + ".join(str(config.training.epochs) for config in trained)
+    epochs = " + ".join(str(config.training.epochs) for config in trained) or "0"
     who = f"{len(trained)} teachers, " if len(trained) > 1 else ""
-    return _about(seconds, f"{who}{epochs} epochs of {num_images:,} images, reading them not counted")
+    of = f"{who}{epochs} epochs of {num_images:,} images{with_experts}, reading them not counted"
+    return _about(seconds + experts, of)
+
+
+def _experts(work: Work) -> tuple[float, str]:
+    """Return the seconds of training experts, and words for them; 0 and none if the method needs no experts."""
+    if work.method == IMPORTED or work.recover.needs().snapshots == "none":
+        return 0.0, ""
+    choice = work.squeeze.experts
+    config = work.squeeze.changed(training=choice.training, members=(), weights="")
+    each = calibrate.full_epoch_seconds(work, choice.architecture, "auto", config)
+    words = f", and {choice.number} experts of {choice.training.epochs} epochs each"
+    return choice.number * choice.training.epochs * each, words
 
 
 def _recover(work: Work) -> Estimate:

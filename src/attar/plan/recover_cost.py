@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from attar.core import memory
@@ -13,12 +13,14 @@ from attar.core.compiling import Compiler, out_of_memory
 from attar.core.errors import AttarError
 from attar.core.randomness import generator
 from attar.core.stopwatch import Pace, Peak
-from attar.plan.calibrate import Work, random_bytes, shape_of, untrained_teacher
+from attar.models import build
+from attar.plan.calibrate import NORMALISATION, Work, random_bytes, shape_of, untrained_teacher
 from attar.stages import method_code, prepare
 from attar.stages.methods import method_named
 from attar.stages.recover import check_network
 from attar.store.units import Unit
 from attar.synthesis.method import Preparation, Stretch
+from attar.synthesis.networks import Bare
 from attar.synthesis.task import Network, Task
 
 SECONDS = 2.0
@@ -159,6 +161,19 @@ class _RandomBytes:
         return str(label)
 
 
+class _RandomExperts:
+    """Networks with random weights in place of trained experts."""
+
+    def __init__(self, work: Work) -> None:
+        choice, needs = work.squeeze.experts, work.recover.needs()
+        self.num_experts, self.num_snapshots = choice.number, max(choice.training.epochs, needs.expert_epochs) + 1
+        self.normalisation, self._device = NORMALISATION, work.device.device
+        self.call = Bare(lambda: build.build(choice.architecture, work.num_classes, work.size, seed=0))
+
+    def weights(self, expert: int, snapshot: int) -> Float[Tensor, " weight"]:
+        return self.call.random(generator(expert, "weights", snapshot)).to(self._device)
+
+
 def _iterate(work: Work, networks: tuple[Network, ...]) -> _Timer:
     """Begin a task exactly as the stage does, so that the same choices are made; the timer ends it."""
     device, module, group = work.device.device, method_named(work.method), work.groups[0]
@@ -179,6 +194,7 @@ def _iterate(work: Work, networks: tuple[Network, ...]) -> _Timer:
         num_alike=list(map(shape_of, work.groups)).count(shape_of(group)),
         real=method_code.real_for(module.__name__, work.recover, real),
         table=table,
+        experts=None if work.recover.needs().snapshots == "none" else _RandomExperts(work),
     )
     with contextlib.suppress(_Enough):
         module.recover(task, work.recover)

@@ -8,7 +8,7 @@ from attar.ops.choices import ViewChoice
 from attar.recipes.recipe import Entry, Recipe, recipe
 from attar.recipes.settings import lasting
 from attar.stages import rows
-from attar.stages.choices import Squeeze
+from attar.stages.choices import Experts, Squeeze
 from attar.training.choices import Optimisation
 
 
@@ -25,6 +25,14 @@ def digits() -> Recipe[Any]:
             architecture="convnet3",
             training=Optimisation(epochs=20, batch_size=64, learning_rate=0.05, warmup_epochs=1, weight_decay=5e-4),
             views=ViewChoice(crop="padded", padding=1, flip=False),
+            # Few real images, so small batches: 45 steps per epoch, as many as a batch of 256 has of 11,500 images.
+            experts=Experts(
+                number=10,
+                training=Optimisation(
+                    epochs=12, batch_size=32, learning_rate=0.05, schedule="constant", momentum=0.0, weight_decay=0.0
+                ),
+                flip=False,
+            ),
         ),
         recover=lasting(
             cda.Config(

@@ -7,7 +7,7 @@ import pydantic
 
 from attar.core.config import BY_CONTENT, NO_EFFECT, Config, worded
 from attar.models.choices import CommitteeChoice, Stem, upgraded_committee
-from attar.ops.choices import Codec, LookChoice, MixChoice, ViewChoice
+from attar.ops.choices import AUGMENTATIONS, Augmentation, Codec, LookChoice, MixChoice, ViewChoice
 from attar.stages.protocols import PROTOCOLS, Protocol, protocol_named
 from attar.stages.rows import ROWS, Row
 from attar.training.choices import Optimisation
@@ -28,6 +28,29 @@ class Member(Config):
     """Settings of squeeze.views that differ for this teacher, as in {flip: false}."""
     label_smoothing: float | None = None
     """Share of the target that is spread over all classes; None: squeeze.label_smoothing."""
+
+
+class Experts(Config):
+    """Networks trained on the real data with snapshots of their weights, for methods that match trajectories."""
+
+    number: int = pydantic.Field(default=100, ge=1)
+    """Experts to train, each with its own initial weights and order of images."""
+    architecture: str = "convnet3_in"
+    """Network of all experts: a name from 'attar list models' without running statistics (no BatchNorm)."""
+    training: Optimisation = Optimisation(
+        epochs=50, batch_size=256, learning_rate=0.01, schedule="constant", momentum=0.0, weight_decay=0.0
+    )
+    """How experts are trained. The weights after each epoch are kept, or the first and last if the method needs only
+    those."""
+    dsa: tuple[Augmentation, ...] = AUGMENTATIONS
+    """Kinds of differentiable Siamese augmentation (arXiv 2102.08259) of the training images: one at random for each
+    image."""
+    flip: bool = True
+    """Let the augmentation mirror images. Turn it off when a mirrored object means something else (digits)."""
+
+    def kinds(self) -> tuple[Augmentation, ...]:
+        """Kinds of augmentation that are drawn."""
+        return tuple(kind for kind in self.dsa if kind != "flip" or self.flip)
 
 
 class Squeeze(Config):
@@ -53,6 +76,9 @@ class Squeeze(Config):
     members: tuple[Member, ...] = ()
     """Several teachers: one mapping per teacher with the settings that differ from those above, such as '{architecture:
     convnet3, training: {epochs: 1}}' '{}'. Empty: one teacher. Teachers with equal settings get different seeds."""
+    experts: Annotated[Experts, NO_EFFECT] = Experts()
+    """Networks that are trained besides the teachers when the method matches trajectories or interpolates weights (mtt,
+    tesla, ncfm); other methods ignore these settings."""
 
     @pydantic.model_validator(mode="after")
     def _members_are_complete(self) -> Self:

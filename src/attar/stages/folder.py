@@ -29,6 +29,7 @@ FEED = "feed"
 _PLAINLY = {
     "data": "real data that differ from the current ones",
     "teacher": "a teacher that is not the current one",
+    "experts": "experts that are not the current ones",
     "committee": "a committee of teachers that is not the current one",
     "images": "images that are not the current ones",
     "labels": "imported labels that are not the current ones",

@@ -22,7 +22,10 @@ from attar.core.randomness import generator
 from attar.models import build
 from attar.models.teacher import Teacher
 from attar.ops.pixels import grid
+from attar.stages import experts as trajectories
 from attar.stages import members, method_code, prepare
+from attar.stages.choices import Experts
+from attar.stages.experts import TrainedExperts
 from attar.stages.folder import SOURCE, StageFolder, logged, manifest_of, total
 from attar.stages.imported import named_teacher
 from attar.stages.methods import method_named
@@ -42,10 +45,13 @@ WEAK = 0.05
 """A teacher is near chance when its accuracy covers less than this fraction of the gap from chance to 100 %."""
 
 
-def run(space: Workspace, method: str, config: MethodConfig, folder: Path | None = None) -> dict[str, Any]:
+def run(
+    space: Workspace, method: str, config: MethodConfig, folder: Path | None = None, experts: Experts | None = None
+) -> dict[str, Any]:
     """Make ``<out>/recover``: unit files with images, losses and snapshots, and Parquet files; returns its manifest.
 
-    Pass ``folder`` to write elsewhere, as for a baseline. Raises AttarError when the teacher fails its check or does
+    Pass ``folder`` to write elsewhere, as for a baseline. ``experts`` are the settings of the experts, for methods that
+    need them; the defaults if None. Raises AttarError when the teacher fails its check or does
     not fit the method, or when the folder holds other images.
     """
     out = folder or space.out / "recover"
@@ -54,6 +60,7 @@ def run(space: Workspace, method: str, config: MethodConfig, folder: Path | None
     device = space.device_of(out)
     request = space.request(method=method, recover=config, precision=device.precision)
     parents = members.parents(space, asked) | {"data": space.real.fingerprint}
+    parents |= trajectories.parents(space, config.needs().snapshots)
     if "." in method:
         parents[SOURCE] = plugin.source_sha256(method)
     todo = planned(len(space.real.classes), config)
@@ -67,7 +74,8 @@ def run(space: Workspace, method: str, config: MethodConfig, folder: Path | None
     stage.begin()
     log = space.log.beside(out)
     weights = list(members.weights_sha256(space, asked))
-    _make_units(space, device, module, config, found, weights, todo, stage, log)
+    trained = _experts(space, experts or Experts(), config)
+    _make_units(space, device, module, config, found, weights, todo, stage, log, trained)
     if ranks.is_first():
         shutil.rmtree(out / CHECKPOINTS, ignore_errors=True)  # of units killed between their files and this
         result = _assemble(config, space.real.classes, todo, stage)
@@ -139,6 +147,11 @@ def check_network(network: nn.Module, architecture: str, method: str, config: Me
         )
 
 
+def _experts(space: Workspace, choice: Experts, config: MethodConfig) -> TrainedExperts | None:
+    snapshots = config.needs().snapshots
+    return None if snapshots == "none" else TrainedExperts(space, choice, snapshots)
+
+
 _TOO_LARGE = object()
 """Stands for the images of a group that does not fit in memory."""
 
@@ -181,6 +194,7 @@ def _make_units(
     todo: list[tuple[Unit, ...]],
     stage: StageFolder,
     log: Log,
+    experts: TrainedExperts | None,
 ) -> None:
     folder, warn = stage.path / "units", work.once(log.warn)
     folder.mkdir(parents=True, exist_ok=True)
@@ -190,7 +204,7 @@ def _make_units(
         real = RealByClass(space) if steps or config.needs().real_images else None
         tables = prepare.run(space, steps, config, networks, weights, real, log) if real else prepare.Tables()
     shown = method_code.real_for(module.__name__, config, real)
-    making = _Making(space, device, module, config, networks, shown, tables, todo, stage, log)
+    making = _Making(space, device, module, config, networks, shown, tables, todo, stage, log, experts)
     iterations = num_iterations(config.cost(unit_shape(todo[0][0], space.choice.size, len(networks))))
     jobs = [
         work.Job(
@@ -222,7 +236,9 @@ class _Making:
         todo: list[tuple[Unit, ...]],
         stage: StageFolder,
         log: Log,
+        experts: TrainedExperts | None,
     ) -> None:
+        self._experts = experts
         self._space, self._device, self._module, self._config = space, device, module, config
         self._networks, self._real, self._tables = networks, real, tables
         self._stage, self._log = stage, log
@@ -291,6 +307,7 @@ class _Making:
             real=self._real,
             table=self._tables,
             checkpoint=checkpoint,
+            experts=self._experts,
         )
         try:
             with method_code.run_by(self._module):

@@ -42,6 +42,8 @@ FOLDERS: dict[Stage, str] = {
     "evaluate": "evaluate",
 }
 """Folder of each stage in a run."""
+EXPERTS = "experts"
+"""Folder of experts in the folder of squeeze."""
 IMPORTED = "imported"
 """Method name of imported images in manifests; manifests until 26 November 2026 call it 'given'."""
 
@@ -116,7 +118,14 @@ class ImagesMade(Manifest):
     classes: tuple[str, ...] = Field(validation_alias=AliasPath("result", "classes"))
     storage: Storage = Field(default=Storage(), validation_alias=AliasPath("result", "storage"))
     """How to decode stored images."""
+    learned: dict[str, float] = Field(default={}, validation_alias=AliasPath("result", "learned"))
+    """Numbers that the method learned for the whole set."""
     files: dict[str, Any] = {}
+
+    @property
+    def used_experts(self) -> bool:
+        """Whether the method matched the weights of experts."""
+        return EXPERTS in self.parents
 
     @property
     def made_elsewhere(self) -> bool:
@@ -239,7 +248,7 @@ class Run:
         return found
 
     def spent(self) -> dict[str, Spent]:
-        """Time of each finished stage; squeeze covers all teachers, evaluate all students."""
+        """Time of each finished stage; squeeze covers all teachers and experts, evaluate all students."""
         found = dict[str, list[Spent]]()
         for made in (_read(Manifest, folder, "run") for folder in self._done().values()):
             found.setdefault(made.stage, []).append(made.spent)
@@ -248,7 +257,8 @@ class Run:
     def plain(self) -> dict[str, dict[str, Any]]:
         """Return the manifests of the finished stages, without their lists of files.
 
-        With several teachers the first is 'squeeze', the others are 'squeeze/1', 'squeeze/2' and so on.
+        With several teachers the first is 'squeeze', the others are 'squeeze/1', 'squeeze/2' and so on; experts are
+        'squeeze/experts'.
         """
         found = {name: manifest_of(folder, "run") for name, folder in self._done().items()}
         return {name: {key: value for key, value in made.items() if key != "files"} for name, made in found.items()}
@@ -256,6 +266,8 @@ class Run:
     def _done(self) -> dict[str, Path]:
         teachers = enumerate(teacher_folders(self.path / FOLDERS["squeeze"]))
         found = {f"squeeze/{place}" if place else "squeeze": folder for place, folder in teachers}
+        if is_finished(experts := self.path / FOLDERS["squeeze"] / EXPERTS):
+            found[f"squeeze/{EXPERTS}"] = experts
         others = {stage: self.path / FOLDERS[stage] for stage in ("recover", "relabel", "evaluate")}
         return found | {stage: folder for stage, folder in others.items() if is_finished(folder)}
 
@@ -302,7 +314,8 @@ def labels_in(folder: Path) -> LabelsMade:
 def made_in(folder: Path) -> Manifest:
     """Return the fields common to all manifests, for the stage in this folder; raises as ``teacher_in`` does."""
     kinds = {"squeeze": TeacherMade, "recover": ImagesMade, "relabel": LabelsMade}
-    return _read(kinds.get(_read(Manifest, folder, "run").stage, Manifest), folder, "run")
+    kind = kinds.get(_read(Manifest, folder, "run").stage, Manifest)
+    return _read(Manifest if folder.name == EXPERTS else kind, folder, "run")
 
 
 def _read(kind: type[Made], folder: Path, made_by: str) -> Made:

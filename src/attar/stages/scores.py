@@ -24,7 +24,7 @@ from attar.stages.evaluation import PER_CLASS, Fraction, Seconds, first_fault
 from attar.stages.folder import FEED, MANIFEST, total
 from attar.stages.protocols import PROTOCOL_LABELS, Protocol
 from attar.stages.rows import Row, SmallSet
-from attar.stages.run import LabelsMade, made_in, teacher_folders
+from attar.stages.run import EXPERTS, LabelsMade, images_in, made_in, teacher_folders
 from attar.stages.squeeze import Squeeze
 from attar.stages.workspace import Workspace
 from attar.store import atomic, sealed
@@ -263,7 +263,7 @@ def facts(
         "label_bytes": 0 if hard else info.label_bytes,
         **_costs(
             teacher=nothing if hard and info.method == "random" else _teacher_cost(space),
-            images=_cost(small.recovered),
+            images=_images_cost(space, small.recovered),
             labels=nothing if hard else _cost(small.folder),
         ),
         "teacher_agreement": recognised.get(row.images),
@@ -281,6 +281,15 @@ def _teacher_cost(space: Workspace) -> Spent | None:
     parts = [_cost(folder) for folder in teacher_folders(space.out / "squeeze")]
     known = [part for part in parts if part is not None]
     return total(known) if known and len(known) == len(parts) else None
+
+
+def _images_cost(space: Workspace, recovered: Path) -> Spent | None:
+    """Return the time of making images, with that of the experts that their method matched."""
+    own = _cost(recovered)
+    if own is None or not images_in(recovered).used_experts:
+        return own
+    experts = _cost(space.out / "squeeze" / EXPERTS)
+    return experts and total([own, experts])
 
 
 def _cost(folder: Path) -> Spent | None:

@@ -14,7 +14,7 @@ from typing import Annotated, Literal, Self
 import pydantic
 
 from attar.core.errors import AttarError
-from attar.ops.choices import AUGMENTATIONS, Augmentation
+from attar.ops.choices import AUGMENTATIONS, Augmentation, Combination
 from attar.synthesis.curriculum import Curriculum
 from attar.synthesis.method import MethodConfig, Needs, Stretch, UnitShape
 
@@ -331,6 +331,10 @@ class Matching(MethodConfig):
     def kinds(self) -> tuple[Augmentation, ...]:
         """Kinds of augmentation that are drawn."""
         return tuple(kind for kind in self.dsa if kind != "flip" or self.flip)
+
+    def combination(self) -> Combination:
+        """How the kinds are combined in a draw: one of them at random, as in DSA."""
+        return "one"
 
     def depth(self, size: int) -> int:
         """Blocks of the ConvNets for images of this side in pixels."""

@@ -42,6 +42,8 @@ class Needs:
     """The images are, or start as, parts of real photographs; the dataset card says so."""
     snapshots: SnapshotNeed = "none"
     """Weights to keep while experts train: none, the first and last, or those after every epoch."""
+    expert_epochs: int = 0
+    """Epochs that experts must train for, at least."""
     unit: UnitNeed = "any"
     """What one unit of work must hold: any images, all slots of its classes, images of one class, or the whole set."""
     side_by_side: bool = True
@@ -53,6 +55,7 @@ class Needs:
             found[name] = max(getattr(self, name), getattr(other, name), key=ladder.index)
         for name in ("batchnorm", "real_images", "stores_real_pixels"):
             found[name] = getattr(self, name) or getattr(other, name)
+        found["expert_epochs"] = max(self.expert_epochs, other.expert_epochs)
         return Needs(**found, side_by_side=self.side_by_side and other.side_by_side)
 
 

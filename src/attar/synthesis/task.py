@@ -92,6 +92,11 @@ class Experts(Protocol):
     """Networks trained on the real data with snapshots of their weights, for trajectory-matching methods."""
 
     @property
+    def normalisation(self) -> Normalisation:
+        """Units of the images that experts take."""
+        ...
+
+    @property
     def num_experts(self) -> int:
         """Number of experts."""
         ...
@@ -149,6 +154,7 @@ class Task:
     earlier: Callable[[], Sequence["Task"]] = tuple
     """Returns the earlier tasks of the same slots, for methods that repeat their starts (DWA)."""
     experts: Experts | None = None
+    """Experts, for a method whose needs() ask for snapshots of weights."""
 
     @property
     def unit_of(self) -> Int[Tensor, " image"]:
