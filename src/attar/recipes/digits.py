@@ -54,7 +54,10 @@ def digits() -> Recipe[Any]:
             "protocol": "digits",
             "students": ("convnet3",),
             # Herding and k-centre are optional: the demo measures the gain from distillation and from soft labels.
-            "rows": (rows.DISTILLED, rows.DISTILLED_HARD, rows.RANDOM, rows.RANDOM_HARD, rows.FULL),
+            "rows": (
+                *(rows.DISTILLED, rows.DISTILLED_HARD, rows.RANDOM, rows.RANDOM_HARD),
+                *(rows.EQUAL_BYTES, rows.FULL),
+            ),
         },
     )
 
