@@ -95,7 +95,7 @@ def test_all_real_images_where_they_fit_and_the_table_says_so(finished, monkeypa
     (line,) = judge(finished, recipe_of())
     assert (line.num_images, line.all_real, line.label_bytes) == (1438, True, 0)
     assert title_of(line, several_runs=False) == "real images of as many bytes (all)"
-    assert any(note.endswith("all real images fit.") for note in tables.notes([line]))
+    assert any(note.endswith("every real image fits.") for note in tables.notes([line]))
     assert "real images of as many bytes (all)" in (finished / "report" / "table.md").read_text()
 
 

@@ -183,8 +183,9 @@ def notes(table: list[Line]) -> list[str]:
         found.append(f"{BY_CLASS} leaves out {counts}, which have no validation images.")
     if same := [line for line in table if line.row == str(EQUAL_BYTES)]:
         found.append(
-            "Real images of as many bytes: random photographs in the bytes of the distilled images and labels; hard "
-            "labels; as many steps" + ("; (all): all real images fit." if any(line.all_real for line in same) else ".")
+            "Real images of as many bytes: as many random photographs as fit into the bytes of the distilled images "
+            "and labels, with hard labels, trained for as many steps."
+            + (" (all): every real image fits." if any(line.all_real for line in same) else "")
         )
     return found
 
