@@ -1,6 +1,5 @@
 """stages/equal_bytes.py: as many real images as fit into the bytes of the distilled set."""
 
-import json
 import shutil
 from pathlib import Path
 
@@ -8,6 +7,7 @@ import pytest
 import torch
 
 from attar import pipeline
+from attar.core.log import Log
 from attar.recipes.recipe import Recipe
 from attar.report import table as tables
 from attar.report.table import Line, title_of
@@ -94,27 +94,29 @@ def test_all_real_images_where_they_fit_and_the_table_says_so(finished, monkeypa
     monkeypatch.setattr(equal_bytes, "budget", lambda *_: 10**7)
     (line,) = judge(finished, recipe_of())
     assert (line.num_images, line.all_real, line.label_bytes) == (1438, True, 0)
-    assert title_of(line, several_runs=False) == "real images of as many bytes (all)"
+    assert title_of(line, several_runs=False) == "real, as many bytes: all"
     assert any(note.endswith("every real image fits.") for note in tables.notes([line]))
-    assert "real images of as many bytes (all)" in (finished / "report" / "table.md").read_text()
+    assert "real, as many bytes: all" in (finished / "report" / "table.md").read_text()
 
 
-def test_too_few_bytes_leave_the_row_out(finished, monkeypatch):
+def test_too_few_bytes_leave_the_row_out(finished, monkeypatch, warnings):
     monkeypatch.setattr(equal_bytes, "budget", lambda *_: 1000)
     assert [line.row for line in judge(finished, recipe_of(rows=("distilled", "equal-bytes")))] == ["distilled"]
-    assert "hold fewer than 2 of them" in _last_warning(finished)
+    assert any("is left out, because 1.00 kB hold fewer than 2 of them" in text for text in warnings)
 
 
-def test_streamed_images_leave_the_row_out(finished):
+def test_streamed_images_leave_the_row_out(finished, warnings):
     recipe = recipe_of(rows=("distilled", "equal-bytes"))
     table = judge(finished, recipe.changed(data=recipe.data.changed(resident="off")))
     assert [line.row for line in table] == ["distilled"]
-    assert "is left out, because the real images are streamed" in _last_warning(finished)
+    assert any("is left out, because the real images are streamed" in text for text in warnings)
 
 
-def _last_warning(out: Path) -> str:
-    events = [json.loads(line) for path in out.rglob("log*.jsonl") for line in path.read_text().splitlines()]
-    return next(event["text"] for event in reversed(events) if event["event"] == "warning" and "left" in event["text"])
+@pytest.fixture
+def warnings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    found = list[str]()
+    monkeypatch.setattr(Log, "warn", lambda self, text: found.append(text))
+    return found
 
 
 def test_an_interrupted_set_is_made_again_alike(finished):
@@ -124,7 +126,7 @@ def test_an_interrupted_set_is_made_again_alike(finished):
     for file in (home / "recover" / "data").iterdir():
         file.unlink()
     scores = sorted((finished / "evaluate" / "scores").iterdir())
-    judge(finished, recipe_of())
+    judge(finished, recipe_of(rows=("distilled", "equal-bytes")))
     assert images_in(home / "recover").images_sha256 == before.images_sha256
     assert sorted((finished / "evaluate" / "scores").iterdir()) == scores
 

@@ -183,9 +183,9 @@ def notes(table: list[Line]) -> list[str]:
         found.append(f"{BY_CLASS} leaves out {counts}, which have no validation images.")
     if same := [line for line in table if line.row == str(EQUAL_BYTES)]:
         found.append(
-            "Real images of as many bytes: as many random photographs as fit into the bytes of the distilled images "
-            "and labels, with hard labels, trained for as many steps."
-            + (" (all): every real image fits." if any(line.all_real for line in same) else "")
+            "'Real, as many bytes': as many random real images as fit into the bytes of the distilled images and "
+            "labels, with hard labels, trained for as many steps."
+            + (" 'All': every real image fits." if any(line.all_real for line in same) else "")
         )
     return found
 
@@ -224,7 +224,7 @@ def title_of(line: Line, several_runs: bool) -> str:
     if not line.label_bytes and row.labels == "soft":
         title = f"{title.removesuffix(', soft labels')}, hard labels"  # the protocol's own
     if row == EQUAL_BYTES and line.all_real:
-        title += " (all)"
+        title += ": all"
     return (f"{line.run}: " if several_runs else "") + title
 
 

@@ -16,7 +16,7 @@ from attar.stages.distilled import DatasetInfo, read_info
 from attar.stages.folder import StageFolder
 from attar.stages.protocols import Protocol
 from attar.stages.recover import RealByClass
-from attar.stages.rows import EQUAL_BYTES
+from attar.stages.rows import DISTILLED_HARD, EQUAL_BYTES
 from attar.stages.run import is_finished
 from attar.stages.workspace import Workspace
 from attar.store import images as image_files
@@ -31,11 +31,11 @@ _FEWEST = 2
 def budget(distilled: DatasetInfo, judging: Evaluate) -> int:
     """Return the bytes of the distilled images and of what their students need for labels.
 
-    These are the stored labels, or the stored teachers of online labels; nothing when all students of the table train
-    with hard labels.
+    These are the stored labels, or the stored teachers of online labels; nothing when the table shows the distilled
+    images with hard labels only.
     """
-    soft = judging.protocol.loss != "hard" and any(row.labels != "hard" for row in judging.rows)
-    return distilled.image_bytes + (distilled.label_bytes if soft else 0)
+    hard = DISTILLED_HARD in judging.rows and all(row.labels == "hard" for row in judging.rows)
+    return distilled.image_bytes + (0 if hard or judging.protocol.loss == "hard" else distilled.label_bytes)
 
 
 def settings(config: MethodConfig, num_bytes: int) -> dict[str, Any]:

@@ -46,7 +46,7 @@ class Row:
     def title(self) -> str:
         """Describe in words what the row's students train on."""
         images = {"random": "random real", "kcentre": "k-centre", "full": "all real images"}
-        images["equal-bytes"] = "real images of as many bytes"
+        images["equal-bytes"] = "real, as many bytes"
         labels = {"soft": "soft labels", "hard": "hard labels", "noaug": "no augmentation"}
         said = images.get(self.images, self.images)
         return said if self in (EQUAL_BYTES, FULL, DISTILLED) else f"{said}, {labels[self.labels]}"
