@@ -58,7 +58,7 @@ def test_every_stage_has_its_line_and_the_last_is_their_sum():
         "Recover: about 32 s (30 ms per image and iteration, 10 images side by side), 1.9 GB of memory, on " + device,
         "Arithmetic: fp32, as asked; compiled (120 TFLOP to do), which takes 25 s",
         "Relabel: about 24 s (6 epochs of 20 images, and of 3 baselines)",
-        # 2 seeds x (8 rows x 3 epochs x 2 s and 4 epochs x 60 s), and twice 1,400 images at 20 a second
+        # 2 seeds x (9 rows x 3 epochs x 2 s and 4 epochs x 60 s), and twice 1,400 images at 20 a second
         "Evaluate: about 12 min (convnet3, 2 seeds: 9 x 3 epochs of 20 images and 4 epochs of 1,400 images; "
         "the teacher looks at 1,400 images for herding and for kcentre)",
         "Altogether: about 17 min, in one process",
