@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import fnmatch
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import pydantic
@@ -16,6 +17,7 @@ import pydantic
 from attar.core import plugin
 from attar.core.config import Config
 from attar.ops.choices import AUGMENTATIONS, LookChoice, MixChoice
+from attar.synthesis.method import STUDENT_RATE
 from attar.training.choices import Optimisation
 
 if TYPE_CHECKING:
@@ -68,6 +70,9 @@ class Protocol(Config):
     learning_rates: tuple[tuple[str, Annotated[float, pydantic.Field(gt=0)]], ...] = ()
     """Peak learning rates for some students: pairs of a name, which may have wildcards, and a rate; the first match
     counts."""
+    learned_rate: bool = False
+    """Train on a set whose method learned the student's learning rate (mtt, tesla) with that rate; on other sets, such
+    as real images, with the rate above."""
     loss: Literal["soft", "mse", "hard"] = "soft"
     """'soft': Kullback-Leibler divergence from the soft labels; 'mse': squared error of logits; 'hard': cross-entropy
     with the classes."""
@@ -109,11 +114,14 @@ class Protocol(Config):
         altered = PROTOCOLS.get(self.name) not in (None, self)
         return f"{self.name} v{self.version}{' modified' if altered else ''}"
 
-    def training_of(self, student: str) -> Optimisation:
+    def training_of(self, student: str, learned: Mapping[str, float] = MappingProxyType({})) -> Optimisation:
         """Return how this student is trained; uses the first entry of ``learning_rates`` that matches its name.
 
-        'torchvision/' or 'timm/' before the name makes no difference.
+        'torchvision/' or 'timm/' before the name makes no difference. ``learned`` are the numbers that the method of
+        the set learned; with ``learned_rate`` the student's learning rate among them is used.
         """
+        if self.learned_rate and STUDENT_RATE in learned:
+            return self.training.changed(learning_rate=learned[STUDENT_RATE])
         bare = student.removeprefix("torchvision/").removeprefix("timm/")
         for pattern, rate in self.learning_rates:
             if fnmatch.fnmatchcase(bare, pattern):

@@ -8,7 +8,7 @@ from typing import Literal
 import pydantic
 
 from attar.ops.choices import AUGMENTATIONS, Augmentation
-from attar.synthesis.method import MethodConfig, Needs, Stretch, UnitShape
+from attar.synthesis.method import STUDENT_RATE, MethodConfig, Needs, Stretch, UnitShape
 
 DistilledLabels = Literal["hard", "assigned", "learned"]
 """Labels of the distilled images: their classes, or soft labels that an expert assigns or that are learned."""
@@ -78,4 +78,4 @@ class Trajectories(MethodConfig):
 
     def metrics(self) -> tuple[str, ...]:
         """The distance of the weights as a fraction of the expert's way, and the student's learning rate."""
-        return ("loss", "student_learning_rate")
+        return ("loss", STUDENT_RATE)
