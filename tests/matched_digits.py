@@ -41,13 +41,15 @@ class Real:
 
 
 class Curves:
-    """A watch that keeps the metrics, and may end the task."""
+    """A watch that keeps the metrics."""
 
     def __init__(self) -> None:
         self.losses: list[list[float]] = []
+        self.metrics: list[dict[str, list[float]]] = []
 
     def step(self, iteration: int, images: Callable[[], Tensor], **metrics: Tensor) -> None:
-        self.losses.append(metrics["loss"].tolist())
+        self.metrics.append({name: value.tolist() for name, value in metrics.items()})
+        self.losses.append(self.metrics[-1]["loss"])
 
 
 class Saved(NoCheckpoint):

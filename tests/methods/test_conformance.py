@@ -24,7 +24,7 @@ from attar.synthesis.optimise import shape_of
 from attar.synthesis.task import Network, Recovered, Task
 
 NUM_CLASSES, ITERATIONS, NUM_REAL = 3, 4, 12
-FEW = {"iterations": ITERATIONS, "student_steps": 2}
+FEW = {"network_depth": 2, "network_width": 4, "iterations": ITERATIONS, "student_steps": 2}
 TEACHERS: dict[str, Callable[[], nn.Module]] = {
     "resnet": lambda: SmallResNet(8, NUM_CLASSES),
     "convnet": lambda: ConvNet(3, NUM_CLASSES, 8, width=8),

@@ -16,7 +16,14 @@ from attar.synthesis import matching
 from attar.synthesis.method import UnitShape
 from matched_digits import NORMALISATION, NUM_CLASSES, SIDE, Real, Saved, digits, task_of
 
-FEW: dict[str, Any] = {"ipc": 2, "iterations": 6, "real_batch": 5, "network_width": 8, "image_learning_rate": 20.0}
+FEW: dict[str, Any] = {
+    "ipc": 2,
+    "iterations": 6,
+    "real_batch": 5,
+    "network_width": 8,
+    "network_depth": 3,
+    "image_learning_rate": 20.0,
+}
 
 
 def embedded(weights: Tensor, width: int, images: Tensor) -> Tensor:
@@ -139,5 +146,5 @@ def test_all_slots_of_a_class_are_in_one_unit():
 
 
 def test_depth_follows_the_size_of_the_images():
-    assert [dm.Config().depth(size) for size in (8, 28, 32, 64, 128, 224)] == [3, 3, 3, 4, 5, 6]
-    assert dm.Config(network_depth=2).depth(64) == 2
+    assert [dm.Config().depth(size) for size in (8, 16, 28, 32, 64, 128, 224)] == [2, 2, 3, 3, 4, 5, 6]
+    assert dm.Config(network_depth=5).depth(64) == 5

@@ -12,6 +12,7 @@ from attar.ops.schedule import (
     constant,
     cosine,
     cosine_linear,
+    fifths_halves,
     learning_rate,
     multistep,
     multistep_halves,
@@ -105,6 +106,15 @@ def test_a_tenth_from_the_middle_on():
         reference.step()
 
 
+def test_halving_at_fifths_is_ncfms_schedule():
+    optimiser = torch.optim.SGD([torch.zeros(1)], lr=0.001)
+    reference = torch.optim.lr_scheduler.MultiStepLR(optimiser, [60, 120, 180, 240], gamma=0.5)
+    for epoch in range(300):
+        assert fifths_halves(0.001, epoch, 300) == pytest.approx(optimiser.param_groups[0]["lr"])
+        optimiser.step()
+        reference.step()
+
+
 def test_a_constant_rate_may_have_a_warm_up():
     assert [constant(0.3, step) for step in (0, 1, 999)] == [0.3, 0.3, 0.3]
     assert [constant(0.3, step, 2) for step in (0, 1, 2, 999)] == pytest.approx([0.003, 0.1515, 0.3, 0.3])
@@ -118,6 +128,7 @@ def test_schedules_by_name(step: int):
         "cosine-linear": cosine_linear(*asked, stretch=2.0),
         "multistep": multistep(*asked),
         "multistep-halves": multistep_halves(*asked),
+        "fifths-halves": fifths_halves(*asked),
         "step-tenth": step_tenth(*asked),
         "constant": constant(0.1, step, 5),
     }

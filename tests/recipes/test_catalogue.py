@@ -30,7 +30,8 @@ WANTED = {
     *(f"edc/imagenet-1k-ipc{ipc}" for ipc in (1, 10, 20, 30, 40, 50)),
     *(f"cim/{dataset}-ipc{ipc}" for dataset in ("cifar10", "cifar100", "tiny-imagenet") for ipc in (1, 10, 50)),
     *(f"cim/imagenet-1k-ipc{ipc}" for ipc in (1, 10, 50, 100)),
-    *(f"dm/{dataset}-ipc{ipc}" for dataset in ("cifar10", "cifar100", "tiny-imagenet") for ipc in (1, 10, 50)),
+    *(f"{method}/{dataset}-ipc{ipc}" for method in ("dm", "ncfm") for ipc in (1, 10, 50)
+      for dataset in ("cifar10", "cifar100", "tiny-imagenet")),
 }  # fmt: skip
 
 
@@ -116,22 +117,31 @@ def test_published_settings_of_edc():
     assert first.relabel.mode == "online"
 
 
-@pytest.mark.parametrize("name", sorted(name for name in WANTED if name.startswith("dm/")))
-def test_dm_as_published_has_hard_labels_and_a_convnet_for_the_size(name):
+@pytest.mark.parametrize("name", sorted(name for name in WANTED if name.startswith(("dm/", "ncfm/"))))
+def test_distributions_are_matched_with_hard_labels_and_a_convnet_for_the_size(name):
     recipe = recipe_named(name)
     convnet = "convnet4_in" if "tiny" in name else "convnet3_in"
     assert (recipe.evaluate.students, recipe.squeeze.architecture) == ((convnet,), convnet)
-    assert recipe.evaluate.protocol == PROTOCOLS["dm"]
     assert {row.labels for row in recipe.evaluate.rows} == {"hard"}
-    assert (recipe.relabel.mode, recipe.relabel.mix.kind) == ("online", "none")
+    assert (recipe.relabel.mode, recipe.relabel.views.crop) == ("online", "none" if "dm/" in name else "padded")
     config = recipe.recover
+    assert (config.depth(recipe.data.size), config.network_width) == (int(convnet[7]), 128)
+    if recipe.method == "ncfm":
+        assert (config.iterations, config.image_learning_rate, config.real_batch) == (20_000, 0.01, 1024)
+        assert config.optimizer == ("sgd" if name == "ncfm/cifar100-ipc10" else "adamw")
+        experts = recipe.squeeze.experts
+        assert (experts.number, experts.architecture, experts.training.epochs) == (20, convnet, 60)
+        assert (
+            config.unit_classes == {"cifar10": 10, "cifar100": 100, "tiny-imagenet": 200}[name[5:].rpartition("-")[0]]
+        )
+        return
+    assert recipe.evaluate.protocol == PROTOCOLS["dm"]
     assert (config.iterations, config.image_learning_rate, config.momentum, config.real_batch) == (
         20_000,
         1.0,
         0.5,
         256,
     )
-    assert (config.depth(recipe.data.size), config.network_width) == (int(convnet[7]), 128)
     assert len(config.kinds()) == 6
 
 

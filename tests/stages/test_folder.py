@@ -58,7 +58,7 @@ def test_a_file_of_a_finished_stage_is_made_again(finished: Path, how: str, caps
         pipeline.run(mini_recipe(), finished, stage=stage)
     assert labelled(finished) == before
     said = capsys.readouterr().err
-    assert len([line for line in said.splitlines() if f"is {how}" in line and "more; the stage goes on" in line]) == 2
+    assert len([line for line in said.splitlines() if f"is {how}" in line and "more; the stage continues" in line]) == 2
     run(finished, "recover", "relabel")
     assert capsys.readouterr().err == "", "whole again, there is nothing to tell"
 

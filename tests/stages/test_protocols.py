@@ -38,6 +38,10 @@ TRAINING = {
     "cim-imagenet-batch-100": (1, "adamw", 1e-3, 1e-4, 300, 100, 1, "multistep", 1.0, "epoch", 0.0, 0),
     "cim-imagenet-batch-200": (1, "adamw", 1e-3, 1e-4, 300, 200, 1, "multistep", 1.0, "epoch", 0.0, 0),
     "dm": (1, "sgd", 0.01, 5e-4, 1000, 256, 1, "step-tenth", 1.0, "epoch", 0.0, 0),
+    **{
+        name: (1, "adamw", 1e-3, 0.01, epochs, 128, 1, "fifths-halves", 1.0, "epoch", 0.0, 0)
+        for name, epochs in (("ncfm", 8000), ("ncfm-tiny-ipc10", 1200), ("ncfm-tiny-ipc50", 160))
+    },
     "attar": (1, "adamw", 1e-3, 0.01, 300, 10, 1, "cosine", 1.0, "step", 0.0, 0),
     "digits": (2, "adamw", 3e-3, 0.01, 150, 25, 1, "cosine", 1.0, "step", 0.0, 0),
 }
@@ -61,6 +65,10 @@ SEEING = {
         ("mse", 20.0, False, 0.0, "none", 0.08, False, 1, "none", 1.0, "eval"),
     ),
     "dm": ("hard", 20.0, False, 0.0, "none", 0.08, False, 1, "none", 1.0, "eval"),
+    **dict.fromkeys(
+        ("ncfm", "ncfm-tiny-ipc10", "ncfm-tiny-ipc50"),
+        ("hard", 20.0, False, 0.0, "padded", 0.08, True, 1, "cutmix", 1.0, "eval"),
+    ),
     "attar": ("soft", 20.0, False, 0.0, "resized", 0.08, True, 1, "cutmix", 1.0, "eval"),
     "digits": ("soft", 4.0, False, 0.0, "padded", 0.08, False, 1, "mixup", 0.8, "eval"),
 }
@@ -79,7 +87,7 @@ def test_how_a_protocol_trains(name: str):
         how.accumulation_steps, how.schedule, how.cosine_stretch, how.rate_moves, how.ema_decay, how.warmup_epochs,
     ) == TRAINING[name]  # fmt: skip
     assert (how.betas, how.momentum) == ((0.9, 0.999), 0.9)
-    assert how.decay_norms == (name in ("tiny", "dm") or name.startswith("cim"))
+    assert how.decay_norms == (name in ("tiny", "dm") or name.startswith("ncfm") or name.startswith("cim"))
     assert protocol.label_smoothing == 0
     assert (labels_named(name).epochs, labels_named(name).temperature) == (how.epochs, protocol.temperature)
 
@@ -96,9 +104,13 @@ def test_what_a_protocol_shows_and_asks_for(name: str):
     assert labels.batchnorm_batch == 8
     assert views.randaugment_ops == (2 if name.startswith("edc-") else 0)
     assert views.padding == (1 if name == "digits" else 4)
-    siamese = {"cim": (AUGMENTATIONS, "warp"), "dm": (AUGMENTATIONS, "one")}
+    siamese = {
+        "cim": (AUGMENTATIONS, "warp"),
+        "dm": (AUGMENTATIONS, "one"),
+        "ncfm": (AUGMENTATIONS, "warp"),
+    }
     assert (views.dsa, views.dsa_combine) == siamese.get(name.partition("-")[0], ((), "all"))
-    assert views.part_probability == 0.75
+    assert views.part_probability == (1.0 if name.startswith("ncfm") else 0.75)
 
 
 @pytest.mark.parametrize("name", PROTOCOLS)
@@ -220,7 +232,7 @@ def test_the_first_learning_rate_that_fits_holds():
     assert protocol.learning_rates == (("resnet1?", 0.5), ("resnet*", 0.25), ("*", 0.125))
     rates = [protocol.training_of(name).learning_rate for name in ("resnet18", "timm/resnet50", "vit_b_16")]
     assert rates == [0.5, 0.25, 0.125]
-    with pytest.raises(AttarError, match=r"learning_rates\.0\.1: .*greater than 0"):
+    with pytest.raises(AttarError, match=r"learning_rates\.0\.1 must be greater than 0"):
         Protocol.of(protocol.plain() | {"learning_rates": {"resnet*": 0}}, "here")
 
 

@@ -142,7 +142,7 @@ class Compiler:
                     raise
                 self.failed = True
                 first = next(iter(str(error).strip().splitlines()), "no reason given")
-                self._warn(f"could not compile, so it goes on without, slower ({type(error).__name__}: {first})")
+                self._warn(f"could not compile and runs uncompiled, which is slower ({type(error).__name__}: {first})")
                 return plain(*arguments)
 
         return guarded

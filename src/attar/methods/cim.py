@@ -31,16 +31,16 @@ class Config(
     """Mosaics of real images, optimised to have the features of the images that they hold."""
 
     factor: int = pydantic.Field(default=2, ge=1, le=8)
-    """Images along each side of a stored image; each is stored at that fraction of its side."""
+    """Images along each side of a stored image; each is stored at 1/factor of its side."""
     pool: int = pydantic.Field(default=300, ge=1)
-    """The first so many images of each class, out of which those of lowest cross-entropy are taken (published: 300; 500
-    for 100 and 200 images per class)."""
+    """Number of images of each class, from the first on, from which those with the lowest cross-entropy are chosen
+    (published: 300; 500 for 100 and 200 images per class)."""
     layer: str = ""
-    """Layer of the teacher whose output is matched; '' is the input of the classifier (published: that, for small
-    ResNets; 'layer2' for ResNets on ImageNet; a block of a ConvNet)."""
+    """Layer of the teacher whose output is matched; empty: the input of the classifier. Published: the input of the
+    classifier for small ResNets, 'layer2' for ResNets on ImageNet, a block for ConvNets."""
     dsa: tuple[Augmentation, ...] = ("crop", "cutout", "flip")
-    """Differentiable Siamese augmentation (arXiv 2102.08259) of the real image and of its part alike, one draw for all
-    images of a unit in an iteration; leave out 'flip' where a mirrored object is another one (digits)."""
+    """Kinds of differentiable Siamese augmentation (arXiv 2102.08259), applied equally to the real image and its part,
+    with one draw per unit and iteration. Leave out 'flip' when a mirrored object means something else (digits)."""
 
     @pydantic.model_validator(mode="after")
     def _pool(self) -> Self:
@@ -57,7 +57,7 @@ class Config(
         return self.factor**2
 
     def needs(self) -> Needs:
-        """Real images, and one class a unit; the stored images begin as real ones."""
+        """Real images, and units of one class; the stored images start as real ones."""
         return super().needs() | Needs(real_images=True, stores_real_pixels=True, unit="class")
 
     def cost(self, unit: UnitShape) -> tuple[Stretch, ...]:
@@ -65,7 +65,7 @@ class Config(
         return tuple(stretch.showing(self.factor**2) for stretch in super().cost(unit))
 
     def metrics(self) -> tuple[str, ...]:
-        """The distance of the features, which is the loss, and the fraction of views taken for their class."""
+        """The distance of the features, which is the loss, and the fraction of views classified as their class."""
         return ("loss", "feature_distance", "view_accuracy")
 
     def storage(self) -> Storage:

@@ -19,11 +19,12 @@ class Config(Matching):
 
 def recover(task: Task, config: Config) -> Recovered:
     """Match the mean features of each class; no teacher is asked."""
+    import torch
     from torch import nn
 
     from attar.models.small import ConvNet
     from attar.synthesis.canvas import canvas_of
-    from attar.synthesis.matching import Mean, match
+    from attar.synthesis.matching import Look, Mean, match
     from attar.synthesis.networks import Bare
     from attar.synthesis.starts import real
     from attar.synthesis.task import Recovered
@@ -35,14 +36,9 @@ def recover(task: Task, config: Config) -> Recovered:
         return network
 
     network = Bare(convnet)
-    return Recovered(
-        match(
-            task,
-            config,
-            real(task),
-            canvas_of(config),
-            network,
-            Mean(),
-            weights=lambda iteration: network.random(task.shared_stream("network", iteration)),
-        )
-    )
+    look = Look("distance", network, lambda step: network.random(task.shared_stream("network", step)), Mean())
+
+    def optimiser(pixels: torch.Tensor) -> torch.optim.Optimizer:
+        return torch.optim.SGD([pixels], lr=config.image_learning_rate, momentum=config.momentum)
+
+    return Recovered(match(task, config, real(task), canvas_of(config), [look], optimiser))

@@ -112,7 +112,7 @@ def load(
     if weights_sha256 and (folder / WEIGHTS).is_file() and sealed.sha256_of(folder / WEIGHTS) != weights_sha256:
         raise AttarError(
             f"{folder / WEIGHTS} is damaged or another teacher's (its SHA-256 is not the one that was written down); "
-            f"copy it there again, or delete the folder {folder} and run the same command again, which makes it anew."
+            f"copy it there again, or delete the folder {folder} and run the same command again, which makes it again."
         )
     state, metadata = load_weights(folder / WEIGHTS)
     if record.parse(metadata.get(record.KEY, "{}"), folder / WEIGHTS) != described:

@@ -3,7 +3,9 @@
 import math
 from typing import Literal
 
-Schedule = Literal["cosine", "cosine-linear", "multistep", "multistep-halves", "step-tenth", "constant"]
+Schedule = Literal[
+    "cosine", "cosine-linear", "multistep", "multistep-halves", "fifths-halves", "step-tenth", "constant"
+]
 
 
 def cosine(
@@ -53,6 +55,16 @@ def multistep_halves(base: float, step: int, steps: int, warmup_steps: int = 0) 
     return base * 0.5 ** ((5 * done >= 4 * whole) + (10 * done >= 9 * whole) + (20 * done >= 19 * whole))
 
 
+def fifths_halves(base: float, step: int, steps: int, warmup_steps: int = 0) -> float:
+    """``base``, halved at each fifth of training; the rise is as for ``cosine``.
+
+    The schedule of students in NCFM (arXiv 2502.20653).
+    """
+    if step < warmup_steps:
+        return cosine(base, step, steps, warmup_steps)
+    return base * 0.5 ** min(4, 5 * (step - warmup_steps) // max(1, steps - warmup_steps))
+
+
 def step_tenth(base: float, step: int, steps: int, warmup_steps: int = 0) -> float:
     """``base``, and a tenth of it from the middle of training on; the rise is as for ``cosine``.
 
@@ -79,6 +91,8 @@ def learning_rate(
         return multistep(base, step, steps, warmup_steps)
     if schedule == "multistep-halves":
         return multistep_halves(base, step, steps, warmup_steps)
+    if schedule == "fifths-halves":
+        return fifths_halves(base, step, steps, warmup_steps)
     if schedule == "step-tenth":
         return step_tenth(base, step, steps, warmup_steps)
     if schedule == "cosine-linear":

@@ -5,7 +5,7 @@ from typing import Any
 
 from attar.core import plugin
 from attar.core.errors import AttarError
-from attar.recipes import cda, cim, digits, dm, edc, fadrm, lpld, rded, sre2l
+from attar.recipes import cda, cim, digits, dm, edc, fadrm, lpld, ncfm, rded, sre2l
 from attar.recipes.recipe import Entry, Recipe, from_yaml
 
 ENTRIES: dict[str, Entry] = {
@@ -17,6 +17,7 @@ ENTRIES: dict[str, Entry] = {
     **lpld.RECIPES,
     **cim.RECIPES,
     **dm.RECIPES,
+    **ncfm.RECIPES,
     **edc.RECIPES,
 }
 

@@ -11,7 +11,7 @@ from attar.core.errors import AttarError
 from attar.stages.rows import Row
 
 PER_CLASS = "per-class.json"
-AGAIN = "run 'attar evaluate' with the same --out, which writes it anew"
+AGAIN = "run 'attar evaluate' with the same --out, which writes it again"
 """The mend of a damaged evaluation."""
 
 Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]

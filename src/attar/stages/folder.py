@@ -94,7 +94,7 @@ class StageFolder:
             )
         for fault in faults[:1]:
             more = f", and so are {len(faults) - 1} more" * (len(faults) > 1)
-            self.warn(f"{fault}{more}; the stage goes on and makes it again")
+            self.warn(f"{fault}{more}; the stage continues and makes it again")
         return None if faults else manifest
 
     def _faults(self, manifest: dict[str, Any]) -> list[str]:

@@ -289,6 +289,28 @@ _BUILT_IN = (
         views=LookChoice(crop="none", flip=False, dsa=AUGMENTATIONS, dsa_combine="one"),
         mix=MixChoice(kind="none"),
     ),
+    # NCFM (arXiv 2502.20653), its published evaluation: an epoch there shows each of the four parts of a stored image,
+    # here one of them at random, so there are four times as many epochs: 8,000 on CIFAR and for one image per class,
+    # 1,200 and 160 on Tiny-ImageNet for 10 and 50. It mixes half of the batches, here every image is mixed.
+    *(
+        _with_labels(
+            Protocol(
+                name=name,
+                training=Optimisation(
+                    epochs=epochs,
+                    batch_size=128,
+                    optimizer="adamw",
+                    learning_rate=1e-3,
+                    schedule="fifths-halves",
+                    rate_moves="epoch",
+                    weight_decay=0.01,
+                ),
+                loss="hard",
+            ),
+            views=LookChoice(crop="padded", dsa=AUGMENTATIONS, dsa_combine="warp", part_probability=1.0),
+        )
+        for name, epochs in (("ncfm", 8000), ("ncfm-tiny-ipc10", 1200), ("ncfm-tiny-ipc50", 160))
+    ),
     # Attar's own, chosen on images held out of the training split of ten Tiny-ImageNet classes, 10 images a class,
     # one setting at a time from a batch of 25 (results/choose-tiny-imagenet-10.csv).
     _with_labels(Protocol(name="attar", training=_ADAMW.changed(batch_size=10))),

@@ -84,7 +84,7 @@ class Manifest(pydantic.BaseModel):
         except pydantic.ValidationError as error:
             raise AttarError(
                 f"{self.path} is damaged (seconds: {first_fault(error)}); delete the folder {self.folder} to make it "
-                f"anew."
+                f"again."
             ) from None
         return Spent(seconds, processor)
 
@@ -327,5 +327,5 @@ def _read(kind: type[Made], folder: Path, made_by: str) -> Made:
         return kind.model_validate({**manifest, "identity": identity_of(manifest), "path": path})
     except pydantic.ValidationError as error:
         raise AttarError(
-            f"{path} is damaged ({first_fault(error)}); delete the folder {folder} to make it anew."
+            f"{path} is damaged ({first_fault(error)}); delete the folder {folder} to make it again."
         ) from None

@@ -20,7 +20,7 @@ KEY = "sha256"
 """Under this key a sealed JSON object holds the digest of all its other keys."""
 READ_BYTES = 2**30
 """Files of a finished stage are read through, to see whether they are whole, where they take no more than this."""
-AGAIN = "run the same command again, which makes it anew, or copy it once more"
+AGAIN = "run the same command again, which makes it again, or copy it once more"
 """The mend of a file that is missing."""
 MEND = f"delete it and {AGAIN}"
 """The mend of a damaged file."""

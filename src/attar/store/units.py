@@ -118,7 +118,7 @@ def load(folder: Path, unit: Unit, identity: str = "") -> UnitResult:
     """
     path = unit.path(folder)
     if not path.is_file():
-        raise AttarError(f"There is no file {path}; delete the folder {folder.parent} to make it anew.")
+        raise AttarError(f"There is no file {path}; delete the folder {folder.parent} to make it again.")
     tensors, extra = weights.load_weights(path)
     count = len(unit.labels)
     images, labels = tensors.get("images"), tensors.get("labels")
@@ -134,7 +134,7 @@ def first(folder: Path) -> UnitResult:
     """The first unit of a folder; raises AttarError when there is none, or it is damaged."""
     path = min(folder.glob("slot*-block*.safetensors"), default=None)
     if path is None:
-        raise AttarError(f"{folder} holds no units; delete the folder {folder.parent} to make it anew.")
+        raise AttarError(f"{folder} holds no units; delete the folder {folder.parent} to make it again.")
     tensors, extra = weights.load_weights(path)
     if not {"images", "labels"} <= tensors.keys():
         raise AttarError(f"{path} holds no images; {MEND}.")

@@ -14,7 +14,7 @@ from typing import Annotated, Literal, Self
 import pydantic
 
 from attar.core.errors import AttarError
-from attar.ops.choices import AUGMENTATIONS, Augmentation
+from attar.ops.choices import AUGMENTATIONS, Augmentation, Combination
 from attar.synthesis.curriculum import Curriculum
 from attar.synthesis.method import MethodConfig, Needs, Stretch, UnitShape
 
@@ -317,7 +317,8 @@ class Matching(MethodConfig):
     flip: bool = True
     """Let the augmentation mirror images. Turn it off when a mirrored object means something else (digits)."""
     network_depth: int = pydantic.Field(default=0, ge=0, le=8)
-    """Blocks of the ConvNets; 0: 3 up to 32 pixels, and one more for each doubling of the side."""
+    """Blocks of the ConvNets; 0: 3 at 32 pixels, one more or less for each doubling or halving of the side, at least 2;
+    ncfm takes those of the experts."""
     network_width: int = pydantic.Field(default=128, ge=1)
     """Channels of the ConvNets."""
     grey: bool = False
@@ -332,9 +333,13 @@ class Matching(MethodConfig):
         """Kinds of augmentation that are drawn."""
         return tuple(kind for kind in self.dsa if kind != "flip" or self.flip)
 
+    def combination(self) -> Combination:
+        """How the kinds are combined in a draw: one of them at random, as in DSA."""
+        return "one"
+
     def depth(self, size: int) -> int:
         """Blocks of the ConvNets for images of this side in pixels."""
-        return self.network_depth or 3 + max(0, math.ceil(math.log2(size / 32)))
+        return self.network_depth or max(2, 3 + math.ceil(math.log2(size / 32)))
 
     def cost(self, unit: UnitShape) -> tuple[Stretch, ...]:
         """One stretch; the teachers are not used."""

@@ -6,22 +6,24 @@ draws (network, augmentation, real images) depends on the iteration and the clas
 another, whichever of them are made together.
 """
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from attar.ops import dsa
-from attar.ops.choices import Augmentation
+from attar.ops.choices import Augmentation, Combination
 from attar.ops.pixels import Normalisation, from_bytes
 from attar.synthesis.canvas import Canvas, Images
 from attar.synthesis.choices import Matching
 from attar.synthesis.networks import Bare, Weights
 from attar.synthesis.optimise import shape_of
-from attar.synthesis.task import RealImages, Task
+from attar.synthesis.task import Network, RealImages, Task
 
 _CHUNK_PIXELS = {"cpu": 2**19, "cuda": 2**23}
 """Pixels of real images that go through the network at once."""
@@ -31,38 +33,57 @@ Records = tuple[Tensor, ...]
 class Statistic(Protocol):
     """What is compared of real and stored images. A frozen dataclass; its hash names the compiled function."""
 
-    def draw(self, iteration: int, num_features: int) -> Records:
-        """Draw the tensors that ``of`` takes in this iteration, on the CPU; none for a fixed statistic."""
+    def draw(self, stream: torch.Generator, num_features: int, device: torch.device) -> Records:
+        """Draw the tensors that ``of`` takes in this iteration; none for a fixed statistic."""
         ...
 
-    def of(self, features: Float[Tensor, "image feature"], drawn: Records) -> Float[Tensor, "image value"]:
+    def of(
+        self, features: Float[Tensor, "image feature"], labels: Int[Tensor, " image"], drawn: Records
+    ) -> Float[Tensor, "image value"]:
         """Return the numbers of each image; pure and differentiable."""
         ...
 
     def distance(
-        self, real: Float[Tensor, "group value"], stored: Float[Tensor, "group value"]
+        self, stored: Float[Tensor, "group value"], real: Float[Tensor, "group value"] | None
     ) -> Float[Tensor, " group"]:
-        """Return the distance of the means of each class."""
+        """Return the distance of the means of each class; ``real`` is None if real images are not looked at."""
         ...
 
 
 @dataclass(frozen=True)
 class Mean:
-    """The features themselves: squared distance of their means (DM, arXiv 2110.04181, equation 5)."""
+    """The features themselves: squared distance of their means (DM, arXiv 2110.04181)."""
 
-    def draw(self, iteration: int, num_features: int) -> Records:
+    def draw(self, stream: torch.Generator, num_features: int, device: torch.device) -> Records:
         """Draw nothing."""
         return ()
 
-    def of(self, features: Float[Tensor, "image feature"], drawn: Records) -> Float[Tensor, "image feature"]:
+    def of(
+        self, features: Float[Tensor, "image feature"], labels: Int[Tensor, " image"], drawn: Records
+    ) -> Float[Tensor, "image feature"]:
         """The features."""
         return features
 
     def distance(
-        self, real: Float[Tensor, "group feature"], stored: Float[Tensor, "group feature"]
+        self, stored: Float[Tensor, "group feature"], real: Float[Tensor, "group feature"] | None
     ) -> Float[Tensor, " group"]:
         """Sum of squares."""
+        assert real is not None
         return (real - stored).square().sum(1)
+
+
+@dataclass(frozen=True)
+class Look:
+    """One way in which an iteration looks at the images: through a network, for a statistic of what it answers."""
+
+    name: str
+    """Name of its distance in the metrics, if there are several looks."""
+    network: Bare
+    weights: Callable[[int], Weights]
+    """The network's weights in an iteration."""
+    statistic: Statistic
+    real: bool = True
+    """Whether stored images are compared with real ones."""
 
 
 class Groups:
@@ -113,66 +134,58 @@ class RealSets:
 
 
 class Matcher:
-    """Computes distances between real and stored images, and their gradients with respect to the pixels."""
+    """Computes the distances of one look, and their gradients with respect to the pixels."""
 
-    def __init__(self, task: Task, config: Matching, canvas: Canvas, network: Bare, statistic: Statistic) -> None:
+    def __init__(
+        self, task: Task, config: Matching, canvas: Canvas, groups: Groups, look: Look, real: RealSets
+    ) -> None:
         assert task.real is not None  # needs
-        self._task, self._config, self._statistic = task, config, statistic
-        self.groups = Groups(task, canvas.shown)
-        self.real = RealSets(task.real, self.groups.labels, config.real_batch, task.device)
-        self._num_classes = task.real.num_classes
-        self._kinds = config.kinds()
-        teacher = task.teachers[0]
-        self.units = canvas.units(teacher.normalisation)
-        area = task.size[0] * task.size[1]
-        room = _CHUNK_PIXELS.get(task.device.type, 2**23) // (area * len(self.groups))
-        self._chunk = next(
-            size for size in range(max(1, min(room, self.real.batch)), 0, -1) if self.real.batch % size == 0
-        )
-        chunk_of = torch.arange(len(self.groups), device=task.device).repeat_interleave(self._chunk)
-        self._mask = torch.nn.functional.one_hot(chunk_of, len(self.groups)).T.float()
-        self._num_features = network.num_features(task.size)
-        key = (config.depth(task.size[0]), config.network_width, canvas, self._kinds, statistic, self.units)
+        self._task, self._look, self._groups, self._real = task, look, groups, real
+        self._num_classes, self._kinds = task.real.num_classes, config.kinds()
+        self._combine: Combination = config.combination()
+        self._streams = () if look.real else (look.name,)
+        self._num_features = look.network.num_features(task.size)
+        room = _CHUNK_PIXELS.get(task.device.type, 2**23) // (task.size[0] * task.size[1] * len(groups))
+        self._chunk = next(size for size in range(max(1, min(room, real.batch)), 0, -1) if real.batch % size == 0)
+        self._chunk_of = torch.arange(len(groups), device=task.device).repeat_interleave(self._chunk)
+        self._mask = F.one_hot(self._chunk_of, len(groups)).T.float()
         calls = float(sum(stretch.iterations for stretch in config.cost(shape_of(task)))) * task.num_alike
+        shown = groups.average.shape[1]
+        key = (look.name, config.depth(task.size[0]), config.network_width, canvas, self._kinds, look.statistic)
+        kept = task.teachers[0].kept
 
-        def prepared(of_stored: bool, count: int, num_calls: float) -> Callable[..., Any]:
-            function = _Means(network, statistic, self._kinds, teacher.precision, teacher.normalisation)
-            if of_stored:
-                function.canvas, function.units = canvas, self.units
-            amount = network.amount(task.size, count * num_calls * (3 if of_stored else 1), num_calls)
-            return teacher.compiler(_slope if of_stored else _plain, function, amount)
+        def prepared(stored: Canvas | None, count: int, num_calls: float) -> Callable[..., Any]:
+            function = _Means(look.network, look.statistic, self._kinds, task.teachers[0], stored)
+            amount = look.network.amount(task.size, count * num_calls * (3 if stored else 1), num_calls)
+            return task.teachers[0].compiler(_slope if stored else _plain, function, amount)
 
-        shown, chunk = self.groups.average.shape[1], len(chunk_of)
-        self._stored = teacher.kept(("stored", *key, shown), lambda: prepared(True, shown, calls))
-        self._real = teacher.kept(
-            ("real", *key, chunk), lambda: prepared(False, chunk, calls * self.real.batch / self._chunk)
-        )
+        self._of_stored = kept(("stored", shown, *key), lambda: prepared(canvas, shown, calls))
+        if look.real:
+            count, times = len(self._chunk_of), real.batch / self._chunk
+            self._of_real = kept(("real", count, *key), lambda: prepared(None, count, calls * times))
 
-    def levels(self, iteration: int) -> dsa.Levels:
-        """Draw one augmentation for each group's class."""
-        stream = self._task.shared_stream("siamese", iteration)
-        return dsa.sample(self._kinds, "one", self._num_classes, stream)[self.groups.labels.cpu()].to(self._task.device)
-
-    def __call__(self, pixels: Images, weights: Weights, iteration: int) -> tuple[Images, Float[Tensor, " group"]]:
+    def __call__(self, pixels: Images, iteration: int) -> tuple[Images, Float[Tensor, " group"]]:
         """Return the gradient of the sum of all groups' distances, and the distances."""
-        weights, device = weights.to(self._task.device), self._task.device
-        drawn = tuple(each.to(device) for each in self._statistic.draw(iteration, self._num_features))
-        levels = self.levels(iteration)
-        target = self._real_means(weights, levels, drawn, iteration)
-        own = levels[self.groups.average.argmax(0)]
-        return self._stored(pixels, weights, own, self.groups.average, drawn, target, self._statistic)
+        task, look, groups = self._task, self._look, self._groups
+        weights = look.weights(iteration).to(task.device)
+        stream = task.shared_stream("siamese", *self._streams, iteration)
+        levels = dsa.sample(self._kinds, self._combine, self._num_classes, stream)[groups.labels.cpu()].to(task.device)
+        drawn = look.statistic.draw(task.shared_stream("statistic", iteration), self._num_features, task.device)
+        target = self._real_means(weights, levels, drawn, iteration) if look.real else None
+        own = groups.average.argmax(0)
+        arguments = (weights, levels[own], groups.labels[own], groups.average, drawn)
+        return self._of_stored(pixels, *arguments, target, look.statistic)
 
     def _real_means(
         self, weights: Weights, levels: dsa.Levels, drawn: Records, iteration: int
     ) -> Float[Tensor, "group value"]:
-        index, share = self.real.draw(self._task.shared_stream("real", iteration))
-        levels = levels.repeat_interleave(self._chunk, 0)
-        total: Tensor | float = 0.0
-        for part, own in zip(index.split(self._chunk, 1), share.split(self._chunk, 1), strict=True):
-            images = self.real.images[part.flatten()]
-            total = total + self._real(images, weights, levels, self._mask * own.flatten(), drawn)
-        assert isinstance(total, Tensor)
-        return total
+        index, share = self._real.draw(self._task.shared_stream("real", iteration))
+        levels, labels = levels[self._chunk_of], self._groups.labels[self._chunk_of]
+        parts = [
+            self._of_real(self._real.images[part.flatten()], weights, levels, labels, self._mask * own.flatten(), drawn)
+            for part, own in zip(index.split(self._chunk, 1), share.split(self._chunk, 1), strict=True)
+        ]
+        return torch.stack(parts).sum(0)
 
 
 class _Means:
@@ -183,25 +196,21 @@ class _Means:
         network: Bare,
         statistic: Statistic,
         kinds: tuple[Augmentation, ...],
-        precision: str,
-        normalisation: Normalisation,
+        teacher: Network,
+        canvas: Canvas | None,
     ) -> None:
-        self.network, self.statistic, self.kinds = network, statistic, kinds
-        self.reduced, self.normalisation = precision == "bf16", normalisation
-        self.canvas: Canvas | None = None
-        self.units: Normalisation | None = None
+        self.network, self.statistic, self.kinds, self.canvas = network, statistic, kinds, canvas
+        self.reduced, self.normalisation = teacher.precision == "bf16", teacher.normalisation
+        self.units = Normalisation() if canvas is None else canvas.units(teacher.normalisation)
 
     def __call__(
-        self, images: Tensor, weights: Weights, levels: Tensor, average: Tensor, drawn: Records
+        self, images: Tensor, weights: Weights, levels: Tensor, labels: Tensor, average: Tensor, drawn: Records
     ) -> Float[Tensor, "group value"]:
-        if self.canvas is None or self.units is None:
-            seen = from_bytes(images)
-        else:
-            seen = self.units.undo(self.canvas.show(images))
+        seen = from_bytes(images) if self.canvas is None else self.units.undo(self.canvas.show(images))
         seen = dsa.apply(self.normalisation.apply(seen), levels, self.kinds)
         with torch.autocast(images.device.type, torch.bfloat16, enabled=self.reduced):
             features = self.network(weights, seen)
-        return average @ self.statistic.of(features.float(), drawn)
+        return average @ self.statistic.of(features.float(), labels, drawn)
 
 
 @torch.no_grad()
@@ -213,9 +222,40 @@ def _slope(means: Callable[..., Tensor], pixels: Images, *arguments: Any) -> tup
     """Return the gradient of the sum of the distances from the target, and the distances."""
     *inner, target, statistic = arguments
     leaf = pixels.detach().requires_grad_()
-    distance = statistic.distance(target, means(leaf, *inner))
+    distance = statistic.distance(means(leaf, *inner), target)
     (slope,) = torch.autograd.grad(distance.sum(), leaf)
     return slope, distance.detach()
+
+
+class Plateau:
+    """Halves the rate when the loss has not fallen by a ten-thousandth for more than ``patience`` iterations."""
+
+    def __init__(self, optimiser: torch.optim.Optimizer, patience: int) -> None:
+        """``patience`` 0: the rate stays as it is."""
+        self._optimiser, self._patience = optimiser, patience
+        self._best, self._waited = math.inf, 0
+
+    def step(self, loss: Callable[[], float]) -> None:
+        """Look at the loss of an iteration."""
+        if not self._patience:
+            return
+        value = loss()
+        if value < self._best * (1 - 1e-4):
+            self._best, self._waited = value, 0
+        else:
+            self._waited += 1
+        if self._waited > self._patience:
+            self._waited = 0
+            self._optimiser.param_groups[0]["lr"] /= 2
+
+    def state(self) -> Tensor:
+        """Return the state for a checkpoint."""
+        return torch.tensor([self._best, self._waited, self._optimiser.param_groups[0]["lr"]], dtype=torch.float64)
+
+    def restore(self, state: Tensor) -> None:
+        """Continue from a saved state."""
+        self._best, waited, self._optimiser.param_groups[0]["lr"] = state.tolist()
+        self._waited = int(waited)
 
 
 def match(
@@ -223,37 +263,48 @@ def match(
     config: Matching,
     start: Float[Tensor, "image 3 height width"],
     canvas: Canvas,
-    network: Bare,
-    statistic: Statistic,
-    weights: Callable[[int], Weights],
+    looks: Sequence[Look],
+    optimiser_of: Callable[[Tensor], torch.optim.Optimizer],
+    patience: int = 0,
 ) -> Float[Tensor, "image 3 height width"]:
-    """Minimise the sum of the classes' distances over the pixels; returns them in [0, 1].
+    """Minimise the sum of the classes' distances of all looks over the pixels; returns them in [0, 1].
 
-    ``start`` is in [0, 1]; ``weights`` gives the network's weights in each iteration. After each step the pixels are
-    clamped to the valid range.
+    ``start`` is in [0, 1]. After each step of the optimiser the pixels are clamped to the valid range. With
+    ``patience`` the rate is halved when the mean loss of the task stays as it is.
     """
-    matcher = Matcher(task, config, canvas, network, statistic)
-    units, groups = matcher.units, matcher.groups
+    assert task.real is not None  # needs
+    groups = Groups(task, canvas.shown)
+    real = RealSets(task.real, groups.labels, config.real_batch, task.device)
+    matchers = [Matcher(task, config, canvas, groups, look, real) for look in looks]
+    units = canvas.units(task.teachers[0].normalisation)
     pixels = canvas.begin(units.apply(start)).to(task.device, copy=True)
     low, high = (edge[:, : pixels.shape[1]] for edge in units.bounds(pixels))
-    optimiser = torch.optim.SGD([pixels], lr=config.image_learning_rate, momentum=config.momentum)
+    optimiser = optimiser_of(pixels)
+    plateau = Plateau(optimiser, patience)
     finished, saved = task.checkpoint.load() or (0, dict[str, Tensor]())
     if saved:
-        pixels.copy_(saved["pixels"])
-        optimiser.state[pixels] = {"momentum_buffer": saved["momentum"].to(task.device, copy=True)}
+        pixels.copy_(saved.pop("pixels"))
+        plateau.restore(saved.pop("plateau"))
+        optimiser.state[pixels] = {
+            name: value.to(task.device, copy=True) if value.ndim else value.clone() for name, value in saved.items()
+        }
 
     def images() -> Tensor:
         return units.undo(pixels.expand(-1, 3, -1, -1)).clamp(0, 1)
 
     def state() -> dict[str, Tensor]:
-        kept = {"pixels": pixels, "momentum": optimiser.state[pixels]["momentum_buffer"]}
+        kept = {"pixels": pixels, "plateau": plateau.state(), **optimiser.state[pixels]}
         return {name: value.cpu().clone() for name, value in kept.items()}
 
     for iteration in range(finished, config.iterations):
-        pixels.grad, distance = matcher(pixels, weights(iteration), iteration)
+        found = [matcher(pixels, iteration) for matcher in matchers]
+        each = {look.name: groups.per_unit @ distance for look, (_, distance) in zip(looks, found, strict=True)}
+        metrics = {"loss": sum(each.values(), torch.zeros((), device=task.device)), **(each if len(looks) > 1 else {})}
+        pixels.grad = torch.stack([slope for slope, _ in found]).sum(0)
         optimiser.step()
         pixels.clamp_(low, high)
-        left = task.watch.step(iteration, images, loss=groups.per_unit @ distance)
+        plateau.step(lambda metrics=metrics: float(metrics["loss"].mean()))
+        left = task.watch.step(iteration, images, **metrics)
         task.checkpoint.offer(iteration + 1, state)
         if left:
             break
@@ -261,5 +312,5 @@ def match(
 
 
 def _averaging(group_of: Int[Tensor, " image"], count: int) -> Float[Tensor, "group image"]:
-    member = torch.nn.functional.one_hot(group_of, count).T.float()
+    member = F.one_hot(group_of, count).T.float()
     return member / member.sum(1, keepdim=True)

@@ -60,6 +60,21 @@ class Surest:
         return known[label]
 
 
+def random_mosaics(task: Task, ipc: int, factor: int) -> Float[Tensor, "image 3 height width"]:
+    """Draw real images of each class and pack ``factor`` x ``factor`` of them into each stored image; in [0, 1].
+
+    With ``ipc`` stored images per class, stored image i holds the class's drawn images i, ipc + i, 2 ipc + i, ... A
+    class with too few images gives some of them several times. Source: NCFM (arXiv 2502.20653).
+    """
+    real, found = task.real, []
+    assert real is not None  # needs
+    for label, slot in zip(task.labels.tolist(), task.slots.tolist(), strict=True):
+        count = real.count(label)
+        order = torch.randperm(count, generator=task.shared_stream("start", real.class_name(label)))
+        found.append(real.take(label, [int(order[(part * ipc + slot) % count]) for part in range(factor**2)]))
+    return mosaic.pack(from_bytes(torch.stack(found)).to(task.device), factor)
+
+
 @torch.no_grad()
 def _losses(task: Task, real: RealImages, label: int, count: int) -> Float[Tensor, " image"]:
     """Return the cross-entropy of a class's first images, whole; float32, because the order must not depend on
