@@ -25,11 +25,12 @@ def digits() -> Recipe[Any]:
             architecture="convnet3",
             training=Optimisation(epochs=20, batch_size=64, learning_rate=0.05, warmup_epochs=1, weight_decay=5e-4),
             views=ViewChoice(crop="padded", padding=1, flip=False),
-            # Few real images, so small batches: 45 steps per epoch, as many as a batch of 256 has of 11,500 images.
+            # Two blocks for 8 pixels: a third one normalises maps of 2 x 2, and its experts come to 83 instead of 99 %.
             experts=Experts(
-                number=10,
+                number=8,
+                architecture="convnet2_in",
                 training=Optimisation(
-                    epochs=12, batch_size=32, learning_rate=0.05, schedule="constant", momentum=0.0, weight_decay=0.0
+                    epochs=16, batch_size=256, learning_rate=0.1, schedule="constant", momentum=0.0, weight_decay=0.0
                 ),
                 flip=False,
             ),

@@ -175,6 +175,19 @@ def _edc_small(name: str, min_scale: float, **training: Any) -> tuple[Protocol, 
     )
 
 
+_DM = Protocol(
+    name="dm",
+    training=Optimisation(
+        epochs=1000,
+        batch_size=256,
+        learning_rate=0.01,
+        schedule="step-tenth",
+        rate_moves="epoch",
+        weight_decay=5e-4,
+    ),
+    loss="hard",
+)
+
 _BUILT_IN = (
     # ImageNet-1K: the published train_FKD with the batch of 128 that DD-Ranking lists for CDA; no T^2.
     _with_labels(Protocol(name="cda", training=_ADAMW)),
@@ -274,18 +287,13 @@ _BUILT_IN = (
     # DM (arXiv 2110.04181), and with it the papers on matching gradients, distributions and trajectories: no teacher, a
     # ConvNet with InstanceNorm. Their students see one kind of augmentation a batch; here it is drawn for each image.
     _with_labels(
-        Protocol(
-            name="dm",
-            training=Optimisation(
-                epochs=1000,
-                batch_size=256,
-                learning_rate=0.01,
-                schedule="step-tenth",
-                rate_moves="epoch",
-                weight_decay=5e-4,
-            ),
-            loss="hard",
-        ),
+        _DM,
+        views=LookChoice(crop="none", flip=False, dsa=AUGMENTATIONS, dsa_combine="one"),
+        mix=MixChoice(kind="none"),
+    ),
+    # MTT (arXiv 2203.11932) and TESLA (arXiv 2211.10586): the same, but with the learning rate learned with the images.
+    _with_labels(
+        _DM.changed(name="mtt", learned_rate=True),
         views=LookChoice(crop="none", flip=False, dsa=AUGMENTATIONS, dsa_combine="one"),
         mix=MixChoice(kind="none"),
     ),

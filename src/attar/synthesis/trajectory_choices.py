@@ -69,8 +69,9 @@ class Trajectories(MethodConfig):
         return tuple(kind for kind in self.dsa if kind != "flip" or self.flip)
 
     def idle(self) -> set[str]:
-        """The settings of learned labels, if labels are not learned."""
-        return super().idle() | (set() if self.labels == "learned" else {"label_learning_rate", "label_momentum"})
+        """Sizes of units, because the whole set is one; the settings of learned labels, if labels are not learned."""
+        learning = set() if self.labels == "learned" else {"label_learning_rate", "label_momentum"}
+        return super().idle() | {"unit_classes", "unit_slots", "parallel_units"} | learning
 
     def cost(self, unit: UnitShape) -> tuple[Stretch, ...]:
         """All iterations have the same shape, and no teacher looks at the images."""
