@@ -15,7 +15,7 @@ from attar.stages.label_choice import Relabel
 from attar.stages.protocols import PROTOCOL_LABELS, PROTOCOLS
 
 WANTED = {
-    "digits", "dm/digits-ipc1",
+    "digits", "dm/digits-ipc1", "dm/digits-ipc10",
     *(f"{method}/{rest}" for method in ("cda", "sre2l") for rest in (
         "tiny-imagenet-ipc10", "tiny-imagenet-ipc50", "tiny-imagenet-ipc100",
         "imagenet-1k-ipc10", "imagenet-1k-ipc50", "imagenet-1k-ipc100", "imagenet-1k-ipc200",
