@@ -9,7 +9,7 @@ PROCESSES ?= $(shell $(PYTHON) -c 'import os; print(min(4, len(getattr(os, "sche
 .PHONY: demo test slow lint clean
 
 demo: $(STAMP)
-	OMP_NUM_THREADS=1 $(BIN)/python -m torch.distributed.run --standalone --nproc-per-node $(PROCESSES) -m attar run digits --out runs/digits
+	OMP_NUM_THREADS=1 $(BIN)/python -m torch.distributed.run --standalone --nproc-per-node $(PROCESSES) -m attar run dm/digits-ipc1 --out runs/digits
 
 test: $(STAMP)
 	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal

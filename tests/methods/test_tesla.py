@@ -140,9 +140,6 @@ def test_it_learns_a_rate_and_labels(labels: str):
         torch.testing.assert_close(found.soft_labels.sum(1), torch.ones(NUM_CLASSES))
 
 
-GOLDEN: dict[str, tuple[list[float], float]] = {}
-
-
 def test_experts_with_too_few_snapshots_are_refused():
     task, _ = task_of(tesla)
     with pytest.raises(

@@ -74,8 +74,8 @@ def test_every_member_is_trained():
 def test_experts_are_trained_where_the_method_asks_for_them():
     recipe = mini_recipe().with_method("tesla")
     found = told(method="tesla", recover=recipe.recover)["Squeeze"]
-    words = "4 epochs of 1,400 images, and 10 experts of 12 epochs each, reading them not counted"
-    assert found == f"about 2.1 h ({words})"
+    words = "4 epochs of 1,400 images, and 8 experts of 16 epochs each, reading them not counted"
+    assert found == f"about 2.2 h ({words})"
 
 
 def test_preparation_counts_for_every_shape_of_groups():

@@ -13,7 +13,7 @@ from attar.core.errors import AttarError
 from attar.models.build import build
 from attar.recipes.recipe import Recipe
 from attar.stages.run import Run
-from attar.store import checkpoint, trajectories
+from attar.store import checkpoint, trajectories, units
 from attar.store.checkpoint import Checkpoint
 from conftest import MINI, mini_recipe
 from stages.test_determinism import bytes_of, finish, start_ranks
@@ -28,9 +28,9 @@ MATCHING = [
 """Settings for a command line: two experts and four iterations."""
 
 
-def matching(**recover: Any) -> Recipe[Any]:
+def matching(method: str = "tesla", **recover: Any) -> Recipe[Any]:
     """The same as a recipe, with changes of the method's settings."""
-    recipe = mini_recipe().with_method("tesla")
+    recipe = mini_recipe().with_method(method)
     experts = recipe.squeeze.experts
     few = {
         "student_steps": 2,
@@ -91,6 +91,29 @@ def test_their_time_is_that_of_squeeze_and_images_know_them(matched: Path):
     assert run.images.learned.keys() == {"student_learning_rate"}
     assert "squeeze/experts" in run.plain()
     assert run.spent()["squeeze"].seconds > run.teachers[0].spent.seconds
+
+
+GOLDEN: dict[tuple[str, str], tuple[list[float], float]] = {
+    ("tesla", "hard"): ([0.899075, 0.801545, 0.721215, 0.816393], 55.8338),
+    ("tesla", "learned"): ([0.860864, 0.794076, 0.624386, 0.876866], 56.6558),
+    ("mtt", "hard"): ([0.899075, 0.802851, 0.726678, 0.818357], 55.2942),
+    ("mtt", "assigned"): ([0.875455, 0.754656, 0.655634, 0.809486], 58.2508),
+}
+"""By method and labels: losses of four iterations on digits, and the learned rate in thousandths."""
+
+
+@pytest.mark.parametrize(("method", "labels"), GOLDEN)
+def test_losses_and_rate_on_digits_are_what_they_were(method: str, labels: str, copied: Path):
+    shutil.rmtree(copied / "recover")
+    recipe = matching(method, labels=labels, rate_learning_rate=1e-3)
+    pipeline.run(recipe, copied, stage="recover", quiet=True)
+    images = Run(copied).images
+    losses = units.first(copied / "recover" / "units").curves["loss"].tolist()
+    found = losses, 1000 * images.learned["student_learning_rate"]
+    expected = GOLDEN[method, labels]
+    assert found[0] == pytest.approx(expected[0], rel=1e-3)
+    assert found[1] == pytest.approx(expected[1], rel=1e-3)
+    assert images.soft_labels == (labels != "hard")
 
 
 class Killed(BaseException):

@@ -38,6 +38,7 @@ TRAINING = {
     "cim-imagenet-batch-100": (1, "adamw", 1e-3, 1e-4, 300, 100, 1, "multistep", 1.0, "epoch", 0.0, 0),
     "cim-imagenet-batch-200": (1, "adamw", 1e-3, 1e-4, 300, 200, 1, "multistep", 1.0, "epoch", 0.0, 0),
     "dm": (1, "sgd", 0.01, 5e-4, 1000, 256, 1, "step-tenth", 1.0, "epoch", 0.0, 0),
+    "mtt": (1, "sgd", 0.01, 5e-4, 1000, 256, 1, "step-tenth", 1.0, "epoch", 0.0, 0),
     **{
         name: (1, "adamw", 1e-3, 0.01, epochs, 128, 1, "fifths-halves", 1.0, "epoch", 0.0, 0)
         for name, epochs in (("ncfm", 8000), ("ncfm-tiny-ipc10", 1200), ("ncfm-tiny-ipc50", 160))
@@ -65,6 +66,7 @@ SEEING = {
         ("mse", 20.0, False, 0.0, "none", 0.08, False, 1, "none", 1.0, "eval"),
     ),
     "dm": ("hard", 20.0, False, 0.0, "none", 0.08, False, 1, "none", 1.0, "eval"),
+    "mtt": ("hard", 20.0, False, 0.0, "none", 0.08, False, 1, "none", 1.0, "eval"),
     **dict.fromkeys(
         ("ncfm", "ncfm-tiny-ipc10", "ncfm-tiny-ipc50"),
         ("hard", 20.0, False, 0.0, "padded", 0.08, True, 1, "cutmix", 1.0, "eval"),
@@ -87,7 +89,7 @@ def test_how_a_protocol_trains(name: str):
         how.accumulation_steps, how.schedule, how.cosine_stretch, how.rate_moves, how.ema_decay, how.warmup_epochs,
     ) == TRAINING[name]  # fmt: skip
     assert (how.betas, how.momentum) == ((0.9, 0.999), 0.9)
-    assert how.decay_norms == (name in ("tiny", "dm") or name.startswith("ncfm") or name.startswith("cim"))
+    assert how.decay_norms == (name in ("tiny", "dm", "mtt") or name.startswith("ncfm") or name.startswith("cim"))
     assert protocol.label_smoothing == 0
     assert (labels_named(name).epochs, labels_named(name).temperature) == (how.epochs, protocol.temperature)
 
@@ -107,6 +109,7 @@ def test_what_a_protocol_shows_and_asks_for(name: str):
     siamese = {
         "cim": (AUGMENTATIONS, "warp"),
         "dm": (AUGMENTATIONS, "one"),
+        "mtt": (AUGMENTATIONS, "one"),
         "ncfm": (AUGMENTATIONS, "warp"),
     }
     assert (views.dsa, views.dsa_combine) == siamese.get(name.partition("-")[0], ((), "all"))
@@ -240,3 +243,12 @@ def test_a_wrong_name_is_answered_with_a_near_one():
     for find in (protocol_named, labels_named):
         with pytest.raises(AttarError, match="no protocol named 'rdde'; did you mean rded"):
             find("rdde")
+
+
+def test_the_learned_rate_is_for_sets_that_have_one():
+    learned = {"student_learning_rate": 0.03}
+    plain, own = PROTOCOLS["dm"], PROTOCOLS["mtt"]
+    assert own.training == plain.training
+    assert own.training_of("convnet3_in", learned).learning_rate == 0.03
+    assert own.training_of("convnet3_in").learning_rate == own.training_of("convnet3_in", {"other": 1.0}).learning_rate
+    assert plain.training_of("convnet3_in", learned).learning_rate == 0.01

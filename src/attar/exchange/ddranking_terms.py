@@ -209,6 +209,8 @@ def unexpressed(dataset: Dataset, info: DatasetInfo, setup: Setup) -> list[str]:
             f"The teacher labels new views in every epoch; the run's {info.labels.epochs} epochs of stored labels, "
             "which are of the same distribution, are not exported."
         )
+    if info.labels.mode == "given":
+        found.append("The teacher labels every view; the soft labels that the method made are not exported.")
     if info.labels.committee.batchnorm == "train":
         batch = info.labels.committee.batchnorm_batch
         found.append(f"The teacher labels with running statistics; the run's used those of batches of {batch} images.")

@@ -55,6 +55,8 @@ def _labels(work: Work) -> str:
     config = work.relabel
     if config.mode == "online":
         return "Soft labels: online, by the teacher, which is kept with the images"
+    if config.mode == "given":
+        return "Soft labels: made by the method with the images, one for all views of an image"
     storage = PLAIN if work.method == IMPORTED else work.recover.storage()
     needed = readable_bytes(label_choice.planned_bytes(work.num_images, len(work.counts), config, storage))
     num_sets = len(baselines(work))
@@ -174,6 +176,8 @@ def _relabel(work: Work) -> Estimate:
         seconds += plain * (each or calibrate.labels_epoch_seconds(work))
         of.append(f"{'and ' if of else ''}1 epoch without augmentation of {plain} set{'s' if plain > 1 else ''}")
     if not of:
+        if config.mode == "given":
+            return 0.0, "nothing, for the method makes the labels"
         return 0.0, "nothing, for the teacher is asked while students train"
     return _about(seconds, ", ".join(of))
 
@@ -183,7 +187,8 @@ def _evaluate(work: Work) -> Estimate:
     trainings = _trainings(work)
     full = FULL in config.rows and config.full_data == "train"
     epochs, full_epochs = config.protocol.training.epochs, work.squeeze.training.epochs
-    taught = [labels for _, labels in trainings if labels == "soft"] if work.relabel.mode == "online" else []
+    asked = {"stored": set(), "online": {DISTILLED.images, *REAL_SETS}, "given": set(REAL_SETS)}[work.relabel.mode]
+    taught = [name for name, labels in trainings if labels == "soft" and name in asked]
     seconds, seen = 0.0, [name for name in baselines(work) if name != "random"]
     if taught:
         seconds += len(config.students) * len(taught) * epochs * calibrate.labels_epoch_seconds(work)

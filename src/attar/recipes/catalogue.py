@@ -5,7 +5,7 @@ from typing import Any
 
 from attar.core import plugin
 from attar.core.errors import AttarError
-from attar.recipes import cda, cim, digits, dm, edc, fadrm, lpld, ncfm, rded, sre2l
+from attar.recipes import cda, cim, digits, dm, edc, fadrm, lpld, mtt, ncfm, rded, sre2l, tesla
 from attar.recipes.recipe import Entry, Recipe, from_yaml
 
 ENTRIES: dict[str, Entry] = {
@@ -19,6 +19,8 @@ ENTRIES: dict[str, Entry] = {
     **dm.RECIPES,
     **ncfm.RECIPES,
     **edc.RECIPES,
+    **mtt.RECIPES,
+    **tesla.RECIPES,
 }
 
 

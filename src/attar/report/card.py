@@ -99,11 +99,18 @@ def text(info: DatasetInfo, table: list[Line]) -> str:
         scores=tables(table).strip() if table else "Not evaluated yet.",
         protocol=markdown(", ".join(judged) if (judged := protocols(table)) else info.protocol.title()),
         image_bytes=readable_bytes(info.image_bytes),
-        label_name="stored labels" if info.labels.mode == "stored" else "the teacher (labels are made online)",
+        label_name=_LABEL_NAMES[info.labels.mode],
         label_bytes=readable_bytes(info.label_bytes),
         licence=markdown(info.licence),
         privacy=_PRIVACY[stores_real_pixels(info)],
     )
+
+
+_LABEL_NAMES = {
+    "stored": "stored labels",
+    "online": "the teacher (labels are made online)",
+    "given": "labels that the method made with the images",
+}
 
 
 def stores_real_pixels(info: DatasetInfo) -> bool | None:

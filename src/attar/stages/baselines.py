@@ -41,7 +41,7 @@ def check(
     """
     if own and not labelling.imported:
         _refuse_other_labels(space.out / "baselines", own, labelling)
-    if labelling.mode != "online":
+    if labelling.mode == "stored":
         num_sets, num_classes = 1 + sum(name != method for name in own), len(space.real.classes)
         count = (config.ipc - config.ipc_start) * num_classes
         needed = num_sets * label_choice.planned_bytes(count, num_classes, labelling, storage)
@@ -67,14 +67,15 @@ def make(space: Workspace, config: MethodConfig, labelling: Relabel, judging: Ev
     config = config.changed(**{key: value for key, value in images.settings.items() if key in _AS_DISTILLED})
     if labelling.imported:
         labelling = _as_imported(space.out / "distilled", labelling)
+    of_real = real_labelling(labelling)
     sets: dict[str, SmallSet] = {DISTILLED.images: SmallSet(space.out / "distilled", space.out / "recover")}
     homes = {DISTILLED.images: space.out / "baselines" / "distilled"}
     for name in real_sets(judging.rows):
         if name == images.method:  # the distilled set is this baseline
             sets[name], homes[name] = sets[DISTILLED.images], homes[DISTILLED.images]
         elif _suffices(space, name, config.ipc):
-            homes[name] = _home(space, name, config, labelling, judging)
-            sets[name] = _real_set(space, name, config, labelling, judging.protocol, homes[name])
+            homes[name] = _home(space, name, config, of_real, judging)
+            sets[name] = _real_set(space, name, config, of_real, judging.protocol, homes[name])
     if EQUAL_BYTES in judging.rows and (small := _equal_bytes(space, config, labelling, judging)):
         sets[EQUAL_BYTES.images] = small
     found: dict[Row, SmallSet] = {}
@@ -84,14 +85,22 @@ def make(space: Workspace, config: MethodConfig, labelling: Relabel, judging: Ev
         found[row] = sets[row.images]
         if row.labels == "noaug":
             found[row] = SmallSet(homes[row.images] / "noaug", sets[row.images].recovered)
-            relabel.run(space, unaugmented(labelling), judging.protocol, found[row].recovered, found[row].folder)
+            plain = unaugmented(labelling if row.images == DISTILLED.images else of_real)
+            relabel.run(space, plain, judging.protocol, found[row].recovered, found[row].folder)
     return found
+
+
+def real_labelling(labelling: Relabel) -> Relabel:
+    """Return the label settings of real images: where the method makes the labels of its own, the teachers label real
+    ones online."""
+    return labelling.changed(mode="online") if labelling.mode == "given" else labelling
 
 
 def unaugmented(labelling: Relabel) -> Relabel:
     """Return label settings without augmentation: whole images, no flip, no mixing, one epoch used in all epochs."""
     plain = LookChoice(crop="none", flip=False, part_probability=0.0)
-    return labelling.changed(mode="stored", epochs=1, pool_epochs=0, views=plain, mix=MixChoice(kind="none"))
+    mode = "given" if labelling.mode == "given" else "stored"
+    return labelling.changed(mode=mode, epochs=1, pool_epochs=0, views=plain, mix=MixChoice(kind="none"))
 
 
 def baseline_config(name: str, config: MethodConfig) -> MethodConfig:
@@ -118,6 +127,7 @@ def fewest(space: Workspace) -> tuple[str, int]:
 def _refuse_other_labels(folder: Path, names: Sequence[str], labelling: Relabel) -> None:
     """Raise AttarError when existing baselines were labelled with other settings."""
     places = {name: folder / name / "distilled" for name in names}
+    labelling = real_labelling(labelling)
     others = {name: labelling.unlike(labels_in(place).settings) for name, place in places.items() if is_finished(place)}
     changed = [line for lines in others.values() for line in lines]
     if changed:

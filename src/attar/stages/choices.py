@@ -132,9 +132,10 @@ def _laid_over(config: Config, values: dict[str, Any], name: str) -> dict[str, A
 class Relabel(Config):
     """Label views of the images with the teachers' logits."""
 
-    mode: Literal["stored", "online"] = "stored"
+    mode: Literal["stored", "online", "given"] = "stored"
     """'stored': compute all labels now and write them to disk; 'online': store the teacher and run it while students
-    train."""
+    train; 'given': use the soft labels that the method made with the images, for every view of an image (tesla with
+    recover.labels). With 'given' the teachers label sets of real images online."""
     epochs: int = pydantic.Field(default=300, ge=1)
     """Epochs of labels, each with its own views. A student that trains longer reuses them from the first epoch on."""
     pool_epochs: int = pydantic.Field(default=0, ge=0)
@@ -160,15 +161,15 @@ class Relabel(Config):
             raise ValueError(
                 f"pool_epochs ({self.pool_epochs}) is more than epochs ({self.epochs}); lower it, or use 0"
             )
-        if self.pool_epochs and self.mode == "online":
-            raise ValueError("pool_epochs applies to stored labels only; set it to 0 for mode online")
-        if self.imported and self.mode == "online":
+        if self.pool_epochs and self.mode != "stored":
+            raise ValueError(f"pool_epochs applies to stored labels only; set it to 0 for mode {self.mode}")
+        if self.imported and self.mode != "stored":
             raise ValueError("imported labels are always stored; use mode stored")
         return self
 
     def idle(self) -> set[str]:
-        """Storage settings, which have no effect with online labels."""
-        return {"codec"} if self.mode == "online" else set()
+        """Storage settings, which have an effect with stored labels only."""
+        return {"codec"} if self.mode != "stored" else set()
 
     @classmethod
     def upgraded(cls, made: Mapping[str, Any]) -> Mapping[str, Any]:

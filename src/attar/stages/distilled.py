@@ -23,7 +23,7 @@ from attar.ops.pixels import Normalisation
 from attar.ops.replay import LookChoice, Records
 from attar.ops.targets import Targets
 from attar.stages.protocols import Protocol
-from attar.store import mapped, sealed
+from attar.store import given_labels, mapped, sealed
 from attar.store.labels import HEADER, LabelStore
 
 INFO = "dataset.json"
@@ -35,8 +35,9 @@ _FORMAT_1 = ("teacher", "further_teachers", "teacher_sha256", "teacher_accuracy"
 class LabelInfo(Config):
     """The soft labels of a set."""
 
-    mode: Literal["stored", "online"]
-    """'stored': files in labels/; 'online': computed by the teacher in teacher/ during training."""
+    mode: Literal["stored", "online", "given"]
+    """'stored': files in labels/; 'online': computed by the teacher in teacher/ during training; 'given': made with the
+    images by the method, one for all views of an image, in labels/."""
     epochs: int = pydantic.Field(ge=1)
     """Epochs of different views."""
     views: LookChoice
@@ -83,6 +84,8 @@ class DatasetInfo(Config):
     """Normalisation of the teacher's and the student's input."""
     images_sha256: str
     """SHA-256 of the pixels."""
+    learned: dict[str, float] = pydantic.Field(default_factory=dict)
+    """Numbers that the method learned with the images, such as the student's learning rate."""
     teachers: tuple[TeacherInfo, ...] = pydantic.Field(min_length=1)
     """Teachers that labelled, in the order of the committee's weights."""
     seed: int
@@ -177,8 +180,13 @@ class Distilled(torch.utils.data.Dataset[tuple[UInt8[Tensor, "3 height width"], 
         """The stored labels; None for online labels."""
         self._modules, self._factories = modules_of(teacher), factories
         self._placed: tuple[torch.device, UInt8[Tensor, "image 3 height width"]] | None = None
+        self._given: Float[Tensor, "image class"] | None = None
         if self.info.labels.mode == "stored":
             self.stored = self._opened_labels()
+        elif self.info.labels.mode == "given":
+            sealed.check(self.folder / "labels", given_labels.FILE, sealed.below(self.info.files, "labels"))
+            path, shape = self.folder / "labels" / given_labels.FILE, (len(self.images), len(self.classes))
+            self._given = given_labels.load(path, self.info.images_sha256, shape)
 
     def _check_images(self) -> None:
         """Raise AttarError when number, size, classes or bytes of the images differ from ``dataset.json``."""
@@ -247,7 +255,9 @@ class Distilled(torch.utils.data.Dataset[tuple[UInt8[Tensor, "3 height width"], 
         for index in self._split(order, batch_size):
             shown = shown_of.show(index)
             logits = None
-            if soft:
+            if soft and self._given is not None:
+                logits = _mixed(self._given, index, records).log().to(device)
+            elif soft:
                 logits = self._ask(shown) if stored is None else stored.logits(index, device)
             targets = Targets(self.labels[index].to(device), logits=logits)
             if records.mix is not None:
@@ -275,6 +285,15 @@ class Distilled(torch.utils.data.Dataset[tuple[UInt8[Tensor, "3 height width"], 
     def _ask(self, shown: Tensor) -> Float[Tensor, "batch class"]:
         self._committee.to(shown.device)
         return self._committee.logits(shown)
+
+
+def _mixed(given: Float[Tensor, "all class"], index: Tensor, records: Records) -> Float[Tensor, "batch class"]:
+    """Return the label probabilities of views, of mixed images in proportion to their parts; no class has exactly 0."""
+    own = given[index]
+    if records.mix is not None:
+        weight = records.mix.weight[index].float()[:, None]
+        own = weight * own + (1 - weight) * given[records.mix.partner[index]]
+    return own.clamp_min(torch.finfo(torch.float32).tiny)
 
 
 def load(

@@ -270,6 +270,8 @@ def _divergence(config: Evaluate, job: ScoreFile, reason: str) -> str:
     mend = "lower --evaluate.protocol.training.learning-rate"
     if job.row == FULL:
         mend = "lower --squeeze.training.learning-rate in a run of its own, or use --evaluate.full-data teacher"
+    elif config.protocol.learned_rate and job.row.images == DISTILLED.images:
+        mend = "train with the protocol's own rate, --evaluate.protocol.no-learned-rate"
     elif config.protocol.training_of(job.student) != config.protocol.training:
         mend = f"lower the rate of {job.student} in --evaluate.protocol.learning-rates"
     who = f"the student {job.student} of the row {job.row} with seed {job.seed}"
@@ -288,7 +290,7 @@ def _fit_small(
 ) -> None:
     """Train a student, known by its name, its seed and whether its labels are hard."""
     device, (student, seed, hard) = space.device, how
-    training = protocol.training_of(student)
+    training = protocol.training_of(student, opened.info.learned)
     with memory.kept():
         fit(
             network,

@@ -27,6 +27,11 @@ def check(config: Relabel, protocol: Protocol, size: int, num_classes: int, stor
             f"Images of {size} pixels do not divide into {config.views.patch_shuffle} patches per side; "
             f"use another --relabel.views.patch-shuffle, or 1."
         )
+    if config.mode == "given" and protocol.loss == "mse":
+        raise AttarError(
+            "The protocol's squared error needs logits, and labels that the method made are probabilities; use "
+            "--evaluate.protocol.loss soft, or --relabel.mode stored."
+        )
     dropped = config.codec.kind == "topk" and config.codec.remainder == "drop" and config.codec.k < num_classes
     if protocol.loss == "mse" and dropped and config.mode == "stored":
         raise AttarError(

@@ -39,11 +39,12 @@ def run_by(module: ModuleType) -> Iterator[None]:
         ) from error
 
 
-def check(recovered: Any, num_images: int, size: int, unit: str) -> None:
-    """Raise AttarError unless a method returned finite images of the right number and size, in [0, 1]."""
+def check(recovered: Any, shape: tuple[int, int], size: int, unit: str) -> None:
+    """Raise AttarError unless a method returned finite images of the right number and size, in [0, 1], and, where it
+    returned soft labels, probabilities of this ``shape``: images and classes."""
     if not isinstance(recovered, Recovered):
         raise AttarError(f"The method's recover returned {type(recovered).__name__}, not Recovered(images); {GUIDE}.")
-    images, due = recovered.images, (num_images, 3, size, size)
+    images, due = recovered.images, (shape[0], 3, size, size)
     if not isinstance(images, Tensor) or tuple(images.shape) != due:
         found = tuple(images.shape) if isinstance(images, Tensor) else type(images).__name__
         raise AttarError(f"The method's recover returned images of shape {found} and not {due}; {GUIDE}.")
@@ -57,6 +58,8 @@ def check(recovered: Any, num_images: int, size: int, unit: str) -> None:
         raise AttarError(
             f"The method's recover returned pixels from {low:.3g} to {high:.3g}, and images lie in [0, 1]; {GUIDE}."
         )
+    if recovered.soft_labels is not None:
+        _check_labels(recovered.soft_labels, shape)
 
 
 def check_metrics(config: MethodConfig, reported: Collection[str]) -> None:
@@ -98,6 +101,18 @@ class _Undeclared:
 def _is_own(module: str) -> bool:
     """Return whether a module is one of attar's methods."""
     return module.startswith(f"{METHODS}.")
+
+
+def _check_labels(labels: Any, shape: tuple[int, int]) -> None:
+    found = tuple(labels.shape) if isinstance(labels, Tensor) else type(labels).__name__
+    if found != shape:
+        raise AttarError(f"The method's recover returned soft labels of shape {found} and not {shape}; {GUIDE}.")
+    total = labels.detach().float().sum(1)
+    if not bool((labels >= 0).all() and ((total - 1).abs() < _ROUNDING).all()):
+        raise AttarError(
+            f"The method's recover returned soft labels that are no probabilities (rows sum to "
+            f"{float(total.min()):.3g} to {float(total.max()):.3g}); {GUIDE}."
+        )
 
 
 def _one_line(error: Exception) -> str:

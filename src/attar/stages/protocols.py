@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import fnmatch
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import pydantic
@@ -16,6 +17,7 @@ import pydantic
 from attar.core import plugin
 from attar.core.config import Config
 from attar.ops.choices import AUGMENTATIONS, LookChoice, MixChoice
+from attar.synthesis.method import STUDENT_RATE
 from attar.training.choices import Optimisation
 
 if TYPE_CHECKING:
@@ -68,6 +70,9 @@ class Protocol(Config):
     learning_rates: tuple[tuple[str, Annotated[float, pydantic.Field(gt=0)]], ...] = ()
     """Peak learning rates for some students: pairs of a name, which may have wildcards, and a rate; the first match
     counts."""
+    learned_rate: bool = False
+    """Train on a set whose method learned the student's learning rate (mtt, tesla) with that rate; on other sets, such
+    as real images, with the rate above."""
     loss: Literal["soft", "mse", "hard"] = "soft"
     """'soft': Kullback-Leibler divergence from the soft labels; 'mse': squared error of logits; 'hard': cross-entropy
     with the classes."""
@@ -109,11 +114,14 @@ class Protocol(Config):
         altered = PROTOCOLS.get(self.name) not in (None, self)
         return f"{self.name} v{self.version}{' modified' if altered else ''}"
 
-    def training_of(self, student: str) -> Optimisation:
+    def training_of(self, student: str, learned: Mapping[str, float] = MappingProxyType({})) -> Optimisation:
         """Return how this student is trained; uses the first entry of ``learning_rates`` that matches its name.
 
-        'torchvision/' or 'timm/' before the name makes no difference.
+        'torchvision/' or 'timm/' before the name makes no difference. ``learned`` are the numbers that the method of
+        the set learned; with ``learned_rate`` the student's learning rate among them is used.
         """
+        if self.learned_rate and STUDENT_RATE in learned:
+            return self.training.changed(learning_rate=learned[STUDENT_RATE])
         bare = student.removeprefix("torchvision/").removeprefix("timm/")
         for pattern, rate in self.learning_rates:
             if fnmatch.fnmatchcase(bare, pattern):
@@ -166,6 +174,19 @@ def _edc_small(name: str, min_scale: float, **training: Any) -> tuple[Protocol, 
         views=LookChoice(min_scale=min_scale, randaugment_ops=2, randaugment_magnitude=3.0, randaugment_std=0.0),
     )
 
+
+_DM = Protocol(
+    name="dm",
+    training=Optimisation(
+        epochs=1000,
+        batch_size=256,
+        learning_rate=0.01,
+        schedule="step-tenth",
+        rate_moves="epoch",
+        weight_decay=5e-4,
+    ),
+    loss="hard",
+)
 
 _BUILT_IN = (
     # ImageNet-1K: the published train_FKD with the batch of 128 that DD-Ranking lists for CDA; no T^2.
@@ -266,18 +287,13 @@ _BUILT_IN = (
     # DM (arXiv 2110.04181), and with it the papers on matching gradients, distributions and trajectories: no teacher, a
     # ConvNet with InstanceNorm. Their students see one kind of augmentation a batch; here it is drawn for each image.
     _with_labels(
-        Protocol(
-            name="dm",
-            training=Optimisation(
-                epochs=1000,
-                batch_size=256,
-                learning_rate=0.01,
-                schedule="step-tenth",
-                rate_moves="epoch",
-                weight_decay=5e-4,
-            ),
-            loss="hard",
-        ),
+        _DM,
+        views=LookChoice(crop="none", flip=False, dsa=AUGMENTATIONS, dsa_combine="one"),
+        mix=MixChoice(kind="none"),
+    ),
+    # MTT (arXiv 2203.11932) and TESLA (arXiv 2211.10586): the same, but with the learning rate learned with the images.
+    _with_labels(
+        _DM.changed(name="mtt", learned_rate=True),
         views=LookChoice(crop="none", flip=False, dsa=AUGMENTATIONS, dsa_combine="one"),
         mix=MixChoice(kind="none"),
     ),

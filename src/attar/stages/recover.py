@@ -4,7 +4,7 @@ import functools
 import gc
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +22,8 @@ from attar.core.randomness import generator
 from attar.models import build
 from attar.models.teacher import Teacher
 from attar.ops.pixels import grid
+from attar.stages import assemble, members, method_code, prepare
 from attar.stages import experts as trajectories
-from attar.stages import members, method_code, prepare
 from attar.stages.choices import Experts
 from attar.stages.experts import TrainedExperts
 from attar.stages.folder import SOURCE, StageFolder, logged, manifest_of, total
@@ -64,7 +64,7 @@ def run(
     if "." in method:
         parents[SOURCE] = plugin.source_sha256(method)
     todo = planned(len(space.real.classes), config)
-    stage = StageFolder(out, "recover", request, parents, space.log.warn, lambda: _files(todo, out))
+    stage = StageFolder(out, "recover", request, parents, space.log.warn, lambda: assemble.files_of(todo, out))
     finished = stage.finished()
     if finished is not None:
         return finished
@@ -78,12 +78,12 @@ def run(
     _make_units(space, device, module, config, found, weights, todo, stage, log, trained)
     if ranks.is_first():
         shutil.rmtree(out / CHECKPOINTS, ignore_errors=True)  # of units killed between their files and this
-        result = _assemble(config, space.real.classes, todo, stage)
+        result = assemble.assemble(config, space.real.classes, todo, stage)
         result |= {"method": method, "size": space.choice.size, "classes": list(space.real.classes)}
         if config.storage().factor > 1:
             result["storage"] = config.storage().plain()
         spent = total([logged(out, "prepare"), logged(out, "unit")])
-        finished = stage.finish(result, spent, space.device.describe(), _files(todo, out))
+        finished = stage.finish(result, spent, space.device.describe(), assemble.files_of(todo, out))
     ranks.wait()
     return finished or manifest_of(out, "recover")
 
@@ -277,7 +277,8 @@ class _Making:
         if recovered is _TOO_LARGE:
             advance(-recorder.num_iterations * len(group))
             return False
-        method_code.check(recovered, len(labels), self._space.choice.size, group[0].name)
+        shape = (len(labels), len(self._space.real.classes))
+        method_code.check(recovered, shape, self._space.choice.size, group[0].name)
         spent = checkpoint.clock.spent().part(len(group)).plain()
         for unit, result in zip(group, recorder.results(recovered), strict=True):
             units.save(self._stage.path / "units", unit, result, self._stage.identity)
@@ -357,37 +358,6 @@ def _is_whole(folder: Path, unit: Unit, stage: StageFolder, warn: Callable[[str]
 
 def _shape(group: tuple[Unit, ...]) -> tuple[int, ...]:
     return tuple(len(unit.labels) for unit in group)
-
-
-def _assemble(
-    config: MethodConfig, classes: tuple[str, ...], todo: list[tuple[Unit, ...]], stage: StageFolder
-) -> dict[str, Any]:
-    out, fewer, learned = stage.path, dict[str, int](), dict[str, float]()
-
-    def rows() -> Iterator[tuple[Tensor, int, int]]:
-        for group in todo:
-            for unit in group:
-                result = units.load(out / "units", unit, stage.identity)
-                if result.num_parallel != len(group):
-                    fewer[unit.name] = result.num_parallel
-                if result.learned and sum(map(len, todo)) > 1:
-                    raise AttarError(
-                        "The method learns numbers for the whole set, so separate units would contradict one "
-                        'another; return Needs(unit="set") from its needs() (see docs/methods.md).'
-                    )
-                learned.update(result.learned)
-                yield from zip(result.images, unit.labels, unit.slots, strict=True)
-
-    size = image_files.write(out / "data", rows(), classes, config.image_format, config.jpeg_quality)
-    images_sha256, num_images = image_files.identity(out / "data")
-    found = {"images_sha256": images_sha256, "num_images": num_images, "image_bytes": size}
-    found |= {"learned": learned} if learned else {}
-    return found | ({"fewer_parallel_units": fewer} if fewer else {})
-
-
-def _files(todo: list[tuple[Unit, ...]], out: Path) -> list[Path]:
-    """Return the stage's files: every unit and the set."""
-    return [unit.path(out / "units") for group in todo for unit in group] + image_files.files_of(out / "data")
 
 
 def _previewer(out: Path) -> Callable[[int, Tensor], None]:

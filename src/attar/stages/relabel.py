@@ -25,7 +25,7 @@ from attar.stages.protocols import Protocol
 from attar.stages.published_labels import PublishedLabels
 from attar.stages.run import ImagesMade, images_in, labels_in
 from attar.stages.workspace import Workspace
-from attar.store import atomic, fkd, mapped, sealed
+from attar.store import atomic, fkd, given_labels, mapped, sealed
 from attar.store import images as image_files
 from attar.store import labels as label_files
 from attar.store.images import ImageSet
@@ -66,6 +66,11 @@ def run(
         published = _published(space, config, images)
         config = _as_published(config, published)
     storage = made.storage
+    if config.mode == "given" and not made.soft_labels:
+        raise AttarError(
+            f"The method made no soft labels with the images in {recovered}; use --relabel.mode stored, or let it make "
+            f"some (--method tesla with --recover.labels learned)."
+        )
     if config.imported and storage.factor > 1:
         raise AttarError(
             f"Each image in {recovered} holds {storage.num_parts}, but published labels are for whole images; leave "
@@ -82,12 +87,15 @@ def run(
         if out.is_relative_to(space.out):  # in a shared folder another run may be writing
             atomic.sweep(out)
         _link_images(recovered / "data", out / "data")
-        if config.mode == "stored":
-            label_files.write_header(out / "labels", header)
-        else:
-            committee.save(out / "teacher")
         stored = config.mode == "stored"
-        label_bytes = label_files.num_bytes(out / "labels", header) if stored else _folder_bytes(out / "teacher")
+        if stored:
+            label_files.write_header(out / "labels", header)
+            label_bytes = label_files.num_bytes(out / "labels", header)
+        elif config.mode == "online":
+            committee.save(out / "teacher")
+            label_bytes = _folder_bytes(out / "teacher")
+        else:
+            label_bytes = _copy_given(recovered, out, images, parents["images"], len(space.real.classes))
         image_bytes = image_files.num_bytes(out / "data")
         files = _files(out, header if stored else None)
         known = sealed.entries(out, files)
@@ -254,7 +262,8 @@ def _files(out: Path, header: Header | None) -> list[Path]:
     """Return the files of a distilled dataset except ``dataset.json``: images, and labels or teachers."""
     images = image_files.files_of(out / "data")
     if header is None:
-        return images + [path for path in sorted((out / "teacher").rglob("*")) if path.is_file()]
+        others = [*sorted((out / "teacher").rglob("*")), out / "labels" / given_labels.FILE]
+        return images + [path for path in others if path.is_file()]
     return images + [out / "labels" / name for name in (HEADER, *header.files())]
 
 
@@ -316,6 +325,7 @@ def _info(
         mean=first.normalisation.mean,
         std=first.normalisation.std,
         images_sha256=parents["images"],
+        learned=made.learned,
         teachers=tuple(
             TeacherInfo(architecture=one.architecture, weights_sha256=sha256, accuracy=one.accuracy)
             for one, sha256 in zip(committee.members, known, strict=True)
@@ -334,6 +344,13 @@ def _info(
         label_bytes=num_bytes[1],
         versions=made.versions,
     )
+
+
+def _copy_given(recovered: Path, out: Path, images: ImageSet, images_sha256: str, num_classes: int) -> int:
+    """Write the soft labels that the method made into the dataset; returns their bytes."""
+    shape = (len(images.images), num_classes)
+    probabilities = given_labels.load(recovered / given_labels.FILE, images_sha256, shape)
+    return given_labels.save(out / "labels" / given_labels.FILE, probabilities, images_sha256)
 
 
 def _link_images(source: Path, target: Path) -> None:

@@ -120,6 +120,8 @@ class ImagesMade(Manifest):
     """How to decode stored images."""
     learned: dict[str, float] = Field(default={}, validation_alias=AliasPath("result", "learned"))
     """Numbers that the method learned for the whole set."""
+    soft_labels: bool = Field(default=False, validation_alias=AliasPath("result", "soft_labels"))
+    """Whether the method made soft labels with the images."""
     files: dict[str, Any] = {}
 
     @property

@@ -32,7 +32,7 @@ from attar.store.checkpoint import Checkpoint
 
 Say = Callable[[Config], dict[str, Any]]
 """How a configuration becomes part of an identity: ``Config.identity``, or ``former`` for older versions."""
-_NOT_TRAINING = {"name", "version", "learning_rates"}
+_NOT_TRAINING = {"name", "version", "learning_rates", "learned_rate"}
 """Protocol settings that do not change this student's training."""
 _SOFT_ONLY = {"loss", "temperature", "temperature_squared", "hard_weight", "hard_classes"}
 """Protocol settings that have no effect with hard labels."""
@@ -210,7 +210,7 @@ def small_training(
     hard = is_hard(row, protocol)
     left_out = _NOT_TRAINING | (_SOFT_ONLY if hard else set())
     how = {key: value for key, value in say(protocol).items() if key not in left_out}
-    how["training"] = say(protocol.training_of(student))
+    how["training"] = say(protocol.training_of(student, info.learned))
     if hard:
         shown = {key: value for key, value in request["relabel"].items() if key not in _NOT_VIEWS}
         shown["published"] = made.imported_sha256  # whose views are in no request

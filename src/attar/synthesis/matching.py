@@ -25,7 +25,7 @@ from attar.synthesis.networks import Bare, Weights
 from attar.synthesis.optimise import shape_of
 from attar.synthesis.task import Network, RealImages, Task
 
-_CHUNK_PIXELS = {"cpu": 2**19, "cuda": 2**23}
+_CHUNK_PIXELS = {"cpu": 2**19, "cuda": 2**21}
 """Pixels of real images that go through the network at once."""
 Records = tuple[Tensor, ...]
 
@@ -145,7 +145,7 @@ class Matcher:
         self._combine: Combination = config.combination()
         self._streams = () if look.real else (look.name,)
         self._num_features = look.network.num_features(task.size)
-        room = _CHUNK_PIXELS.get(task.device.type, 2**23) // (task.size[0] * task.size[1] * len(groups))
+        room = _CHUNK_PIXELS.get(task.device.type, 2**21) // (task.size[0] * task.size[1] * len(groups))
         self._chunk = next(size for size in range(max(1, min(room, real.batch)), 0, -1) if real.batch % size == 0)
         self._chunk_of = torch.arange(len(groups), device=task.device).repeat_interleave(self._chunk)
         self._mask = F.one_hot(self._chunk_of, len(groups)).T.float()

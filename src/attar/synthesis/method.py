@@ -18,6 +18,8 @@ from attar.core.config import NO_EFFECT, Config
 from attar.ops.choices import PLAIN, Rounding, Storage
 
 SNAPSHOTS = (100, 500, 1000, 2000)
+STUDENT_RATE = "student_learning_rate"
+"""Name of a learned number: the learning rate for students that train on the set."""
 TeacherNeed = Literal["none", "one", "several"]
 SnapshotNeed = Literal["none", "ends", "epochs"]
 UnitNeed = Literal["any", "slots", "class", "set"]

@@ -17,11 +17,10 @@ from attar.ops import dsa
 from attar.ops.choices import Augmentation
 from attar.synthesis import starts
 from attar.synthesis.canvas import Canvas, Grey, Plain
+from attar.synthesis.method import STUDENT_RATE
 from attar.synthesis.task import Experts, Recovered, Task
 from attar.synthesis.trajectory_choices import Trajectories
 
-RATE = "student_learning_rate"
-"""Name of the learned number in ``Recovered.learned``."""
 _LEAST_RATE = 1e-6
 
 Weights = Float[Tensor, " weight"]
@@ -108,11 +107,11 @@ def match(task: Task, config: Trajectories, differentiate: Differentiate) -> Rec
         _descend(state, config, replace(found, pixels=slope), labels)
         low, high = (edge[:, : slope.shape[1]] for edge in units.bounds(slope))
         state["pixels"] = torch.minimum(torch.maximum(state["pixels"], low), high)
-        metrics = {"loss": found.loss[None], RATE: state["rate"][None]}
+        metrics = {"loss": found.loss[None], STUDENT_RATE: state["rate"][None]}
         if task.watch.step(iteration, images, **metrics):
             break
         task.checkpoint.offer(iteration + 1, lambda: {name: value.cpu() for name, value in state.items()})
-    return Recovered(images(), _final_labels(config, experts, images(), state), {RATE: float(state["rate"])})
+    return Recovered(images(), _final_labels(config, experts, images(), state), {STUDENT_RATE: float(state["rate"])})
 
 
 def _experts(task: Task, config: Trajectories) -> Experts:

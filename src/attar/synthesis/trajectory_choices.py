@@ -8,7 +8,7 @@ from typing import Literal
 import pydantic
 
 from attar.ops.choices import AUGMENTATIONS, Augmentation
-from attar.synthesis.method import MethodConfig, Needs, Stretch, UnitShape
+from attar.synthesis.method import STUDENT_RATE, MethodConfig, Needs, Stretch, UnitShape
 
 DistilledLabels = Literal["hard", "assigned", "learned"]
 """Labels of the distilled images: their classes, or soft labels that an expert assigns or that are learned."""
@@ -69,8 +69,9 @@ class Trajectories(MethodConfig):
         return tuple(kind for kind in self.dsa if kind != "flip" or self.flip)
 
     def idle(self) -> set[str]:
-        """The settings of learned labels, if labels are not learned."""
-        return super().idle() | (set() if self.labels == "learned" else {"label_learning_rate", "label_momentum"})
+        """Sizes of units, because the whole set is one; the settings of learned labels, if labels are not learned."""
+        learning = set() if self.labels == "learned" else {"label_learning_rate", "label_momentum"}
+        return super().idle() | {"unit_classes", "unit_slots", "parallel_units"} | learning
 
     def cost(self, unit: UnitShape) -> tuple[Stretch, ...]:
         """All iterations have the same shape, and no teacher looks at the images."""
@@ -78,4 +79,4 @@ class Trajectories(MethodConfig):
 
     def metrics(self) -> tuple[str, ...]:
         """The distance of the weights as a fraction of the expert's way, and the student's learning rate."""
-        return ("loss", "student_learning_rate")
+        return ("loss", STUDENT_RATE)
