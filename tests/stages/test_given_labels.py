@@ -41,6 +41,8 @@ class Config(MethodConfig):
 def recover(task, config):
     labels = torch.full((len(task.labels), 10), 0.05)
     labels[torch.arange(len(labels)), task.labels] = 0.55
+    if config.fault == "memory":
+        raise MemoryError
     if config.fault == "shape":
         labels = labels[:, :9]
     elif config.fault == "sum":
@@ -141,10 +143,11 @@ def test_labels_are_checked_when_they_are_opened(out: Path):
     [
         ("shape", "recover", r"soft labels of shape \(20, 9\) and not \(20, 10\)"),
         ("sum", "recover", "soft labels that are no probabilities .rows sum to 2 to 2"),
+        ("memory", "recover", "Not enough memory for .* with 20 images at a time; lower --recover.ipc, or use"),
         ("none", "relabel", "The method made no soft labels with the images .*use --relabel.mode stored"),
     ],
 )
-def test_labels_that_are_wrong_or_missing_are_refused(fault: str, stage: str, said: str, out: Path):
+def test_a_set_that_cannot_be_made_or_labelled_is_refused(fault: str, stage: str, said: str, out: Path):
     if stage == "relabel":
         pipeline.run(giving(fault=fault), out, stage="recover", quiet=True)
     with pytest.raises(AttarError, match=said):

@@ -261,7 +261,7 @@ class _Making:
             gc.collect()
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
-            self._most = _half(waiting[0], self._log)
+            self._most = _half(waiting[0], self._config, self._log)
             waiting = [part for each in waiting for part in _parts(each, self._most)]
 
     def _make(self, group: tuple[Unit, ...], advance: Advance) -> bool:
@@ -330,12 +330,15 @@ def network_of(teacher: Teacher, device: Device, log: Log) -> Network:
     return Network(teacher.module, teacher.normalisation, device.precision, compiler)
 
 
-def _half(group: tuple[Unit, ...], log: Log) -> int:
+def _half(group: tuple[Unit, ...], config: MethodConfig, log: Log) -> int:
     """Return the largest group to try after one that ran out of memory; raises AttarError for a single unit."""
     if len(group) == 1:
+        smaller = "--recover.unit-classes or --recover.unit-slots"
+        if config.needs().unit == "set":
+            smaller = "--recover.batch-size" if hasattr(config, "batch_size") else "--recover.ipc"
         raise AttarError(
             f"Not enough memory for {group[0].name} with {len(group[0].labels)} images at a time; lower "
-            f"--recover.unit-classes or --recover.unit-slots, or use a device with more memory."
+            f"{smaller}, or use a device with more memory."
         )
     most = len(group) // 2
     log.warn(f"out of memory with {len(group)} units in one batch; continuing with {most}")
