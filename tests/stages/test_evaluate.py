@@ -36,14 +36,16 @@ def test_every_row_has_its_seeds_bytes_and_seconds(mini_run):
         assert line.image_bytes > 0
         assert line.train_seconds > 0
         hard = Row.parse(line.row).labels == "hard"
-        assert line.num_images == (1438 if line.row == "full" else 20)
+        assert line.num_images == {"full": 1438, "equal-bytes": table["equal-bytes"].num_images}.get(line.row, 20)
         assert (line.label_bytes == 0) == (line.labels_seconds == 0) == hard
-        assert (line.teacher_seconds == 0) == (line.row in ("random-hard", "full"))
+        assert (line.teacher_seconds == 0) == (line.row in ("random-hard", "equal-bytes", "full"))
         assert (line.images_seconds == 0) == (line.row == "full")
         assert (line.teacher_agreement is None) == (line.row == "full")
     soft = [line for line in table.values() if line.label_bytes]
     assert len({line.label_bytes for line in soft}) == 1
     assert table["full"].top1_mean > 90
+    assert 20 < table["equal-bytes"].num_images < 1438
+    assert table["equal-bytes"].image_bytes <= table["distilled"].image_bytes + table["distilled"].label_bytes
     assert table["random-soft"].teacher_agreement == table["random-hard"].teacher_agreement
 
 

@@ -19,6 +19,7 @@ TEXTS = {
     "herding-hard": (Row("herding", "hard"), "herding, hard labels"),
     "kcentre-soft": (Row("kcentre", "soft"), "k-centre, soft labels"),
     "kcentre-hard": (Row("kcentre", "hard"), "k-centre, hard labels"),
+    "equal-bytes": (Row("equal-bytes", "hard"), "real, as many bytes"),
     "full": (Row("full", "hard"), "all real images"),
 }
 

@@ -12,7 +12,7 @@ from attar.plan import calibrate, recover_cost
 from attar.plan.calibrate import Work
 from attar.plan.recover_cost import RecoverCost
 from attar.stages import label_choice
-from attar.stages.rows import DISTILLED, FULL, REAL_SETS, Labels, real_sets
+from attar.stages.rows import DISTILLED, EQUAL_BYTES, FULL, REAL_SETS, Labels, real_sets
 from attar.stages.run import IMPORTED
 
 _UNITS = ((120, 1, "s"), (120 * 60, 60, "min"), (48 * 3600, 3600, "h"), (float("inf"), 86400, "days"))
@@ -213,7 +213,7 @@ def _trainings(work: Work) -> set[tuple[str, Labels]]:
     found = set[tuple[str, Labels]]()
     for row in work.evaluate.rows:
         name = DISTILLED.images if row.images == work.method else row.images
-        if name == DISTILLED.images or name in baselines(work):
+        if name in (DISTILLED.images, EQUAL_BYTES.images, *baselines(work)):
             # A protocol with hard labels trains the same students in rows of soft and hard labels.
             hard = row.labels == "soft" and work.evaluate.protocol.loss == "hard"
             found.add((name, "hard" if hard else row.labels))

@@ -10,7 +10,7 @@ from attar.ops.choices import ViewChoice
 from attar.recipes.recipe import Entry, Recipe, recipe, relabel_section
 from attar.stages.choices import Evaluate, Squeeze
 from attar.stages.protocols import PROTOCOLS, Protocol, protocol_named
-from attar.stages.rows import DISTILLED_HARD, FULL, REAL_SETS, Row
+from attar.stages.rows import DISTILLED_HARD, EQUAL_BYTES, FULL, REAL_SETS, Row
 from attar.synthesis.method import MethodConfig
 from attar.training.choices import Optimisation
 
@@ -99,7 +99,7 @@ def with_convnet(setting: Setting, architecture: str) -> Setting:
 
 def hard_rows(whole: Recipe[Any]) -> Recipe[Any]:
     """Return a recipe whose students train with hard labels: no soft label is stored, and no row asks for one."""
-    shown = (DISTILLED_HARD, *(Row(name, "hard") for name in REAL_SETS), FULL)
+    shown = (DISTILLED_HARD, *(Row(name, "hard") for name in REAL_SETS), EQUAL_BYTES, FULL)
     return whole.changed(relabel=whole.relabel.changed(mode="online"), evaluate=whole.evaluate.changed(rows=shown))
 
 

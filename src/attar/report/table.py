@@ -14,7 +14,7 @@ from rich.table import Table
 from attar.core import printable
 from attar.core.log import readable_bytes
 from attar.stages.evaluation import Evaluation, StudentScore
-from attar.stages.rows import FULL, Row
+from attar.stages.rows import EQUAL_BYTES, FULL, Row
 from attar.stages.run import Run
 
 _GAP = 2
@@ -77,7 +77,9 @@ class Line:
     labels_processor_seconds: float | None
     train_processor_seconds: float | None
     device: str
-    """Training set of the students."""
+    """Device that the students were trained on."""
+    all_real: bool = False
+    """Whether the training set is all real images."""
 
 
 def lines(run: Path) -> list[Line]:
@@ -179,6 +181,12 @@ def notes(table: list[Line]) -> list[str]:
     if unmeasured:
         counts = " or ".join(f"{missing} of {count} classes" for missing, count in sorted(unmeasured))
         found.append(f"{BY_CLASS} leaves out {counts}, which have no validation images.")
+    if same := [line for line in table if line.row == str(EQUAL_BYTES)]:
+        found.append(
+            "'Real, as many bytes': as many random real images as fit into the bytes of the distilled images and "
+            "labels, with hard labels, trained for as many steps."
+            + (" 'All': every real image fits." if any(line.all_real for line in same) else "")
+        )
     return found
 
 
@@ -215,6 +223,8 @@ def title_of(line: Line, several_runs: bool) -> str:
     title = row.title
     if not line.label_bytes and row.labels == "soft":
         title = f"{title.removesuffix(', soft labels')}, hard labels"  # the protocol's own
+    if row == EQUAL_BYTES and line.all_real:
+        title += ": all"
     return (f"{line.run}: " if several_runs else "") + title
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -10,12 +11,12 @@ from attar.core.errors import AttarError
 from attar.ops.choices import PLAIN, Storage
 from attar.ops.mixing import MixChoice
 from attar.ops.replay import LookChoice
-from attar.stages import label_choice, members, recover, relabel, scores
+from attar.stages import equal_bytes, label_choice, members, recover, relabel, scores
 from attar.stages.distilled import read_info
 from attar.stages.evaluate import Evaluate, shared_folder
 from attar.stages.label_choice import Relabel
 from attar.stages.protocols import Protocol
-from attar.stages.rows import DISTILLED, Row, SmallSet, real_sets
+from attar.stages.rows import DISTILLED, EQUAL_BYTES, Row, SmallSet, real_sets
 from attar.stages.run import Run, is_finished, labels_in
 from attar.stages.workspace import Workspace
 from attar.synthesis.method import MethodConfig
@@ -59,8 +60,8 @@ def make(space: Workspace, config: MethodConfig, labelling: Relabel, judging: Ev
 
     Baselines use the settings that the manifests of the distilled images and labels record. When the distilled images
     were imported, ``config`` sets how baseline images are stored. Baselines are in ``<out>/baselines``, or in
-    ``judging.baselines``, which several runs share. When a class has too few real images for a row, the row is left
-    out with a warning.
+    ``judging.baselines``, which several runs share. A row that cannot be made, for example because a class has too
+    few real images, is left out with a warning.
     """
     images, labelling = Run(space.out).images, label_choice.of_stored(space.out / "distilled", labelling)
     config = config.changed(**{key: value for key, value in images.settings.items() if key in _AS_DISTILLED})
@@ -75,6 +76,8 @@ def make(space: Workspace, config: MethodConfig, labelling: Relabel, judging: Ev
         elif _suffices(space, name, config.ipc):
             homes[name] = _home(space, name, config, of_real, judging)
             sets[name] = _real_set(space, name, config, of_real, judging.protocol, homes[name])
+    if EQUAL_BYTES in judging.rows and (small := _equal_bytes(space, config, labelling, judging)):
+        sets[EQUAL_BYTES.images] = small
     found: dict[Row, SmallSet] = {}
     for row in judging.rows:
         if row.images not in sets:
@@ -164,13 +167,33 @@ def _home(
     shared = shared_folder(judging)
     if shared is None:
         return space.out / "baselines" / name
+    asked = baseline_config(name, config).identity()
+    return shared / f"{name}-ipc{config.ipc}-{_known_by(space, asked, labelling)}"
+
+
+def _known_by(space: Workspace, asked: dict[str, Any], labelling: Relabel) -> str:
+    """Return a hash of everything that a baseline depends on; ``asked`` are the settings of its images."""
     parents = members.parents(space, members.of_labels(space, labelling.committee))
     teacher = parents.get("committee", parents["teacher"])
-    asked = [baseline_config(name, config).identity(), labelling.identity()]
-    identity = digest(
-        [scores.data_of(space, Config.identity), space.real.fingerprint, teacher, space.device.precision, *asked]
-    )
-    return shared / f"{name}-ipc{config.ipc}-{identity[:12]}"
+    of_data = [scores.data_of(space, Config.identity), space.real.fingerprint, teacher, space.device.precision]
+    return digest([*of_data, asked, labelling.identity()])[:12]
+
+
+def _equal_bytes(space: Workspace, config: MethodConfig, labelling: Relabel, judging: Evaluate) -> SmallSet | None:
+    """Make the real images of as many bytes as the distilled set; returns None when they cannot be made.
+
+    Their folder's name contains a hash in a run of its own, too, because a set of other bytes is another set. Their
+    views are those of the other rows, and no soft label is stored.
+    """
+    labelling = labelling.changed(mode="online")
+    num_bytes = equal_bytes.budget(read_info(space.out / "distilled"), judging)
+    identity = _known_by(space, equal_bytes.settings(config, num_bytes), labelling)
+    home = (shared_folder(judging) or space.out / "baselines") / f"{EQUAL_BYTES}-{identity}"
+    found = SmallSet(home / "distilled", home / "recover")
+    if not equal_bytes.run(space, config, num_bytes, found.recovered):
+        return None
+    relabel.run(space, labelling, judging.protocol, found.recovered, found.folder)
+    return found
 
 
 def _real_set(

@@ -203,7 +203,8 @@ class Evaluate(Config):
     """Students trained per row, each with its own initial weights and order of images."""
     rows: tuple[Row, ...] = ROWS
     """Rows of the result table: the distilled set; baselines of real images chosen at random, by herding or by
-    k-centre; each with soft or hard labels; and all real images. '-noaug' rows use soft labels without augmentation."""
+    k-centre, each with soft or hard labels; as many real images as fit into the distilled set's bytes; and all real
+    images. '-noaug' rows use soft labels without augmentation."""
     full_data: Literal["train", "teacher"] = "train"
     """What the row 'full' shows: students trained on all real images as the teacher is, or the teacher itself."""
     baselines: str = ""

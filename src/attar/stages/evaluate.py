@@ -17,13 +17,13 @@ from attar.models import build
 from attar.models.choices import CommitteeChoice
 from attar.ops.metrics import measure
 from attar.ops.pixels import Normalisation
-from attar.stages import agreement, members, scores, squeeze
+from attar.stages import agreement, equal_bytes, members, scores, squeeze
 from attar.stages.choices import Evaluate, Squeeze
 from attar.stages.distilled import INFO, Distilled, read_info
 from attar.stages.evaluation import PER_CLASS
 from attar.stages.folder import StageFolder, total
 from attar.stages.protocols import Protocol
-from attar.stages.rows import DISTILLED, FULL, Row, SmallSet, without_twins
+from attar.stages.rows import DISTILLED, EQUAL_BYTES, FULL, Row, SmallSet, without_twins
 from attar.stages.run import Run, labels_in
 from attar.stages.scores import Score, ScoreFile
 from attar.stages.workspace import Workspace
@@ -70,7 +70,8 @@ def run(space: Workspace, config: Evaluate, squeezing: Squeeze, sets: Mapping[Ro
     def train(job: ScoreFile, advance: Advance) -> dict[str, Any]:
         if _shows_teacher(config, job.row):
             return _rate_teacher(space, job)
-        values, reason = _train(space, config, squeezing, sets.get(job.row), opened, job, advance)
+        how = _of_row(space, config, job.row, sets)
+        values, reason = _train(space, how, squeezing, sets.get(job.row), opened, job, advance)
         if reason:
             log.warn(_divergence(config, job, reason))
             warned.add(job.path)
@@ -81,7 +82,7 @@ def run(space: Workspace, config: Evaluate, squeezing: Squeeze, sets: Mapping[Ro
             name=job.path.stem,
             run=functools.partial(train, job),
             done=job.path.exists,
-            steps=_num_steps(space, config, squeezing, sets.get(job.row), job),
+            steps=_num_steps(space, _of_row(space, config, job.row, sets), squeezing, sets.get(job.row), job),
         )
         for job in unknown.values()
     ]
@@ -130,7 +131,7 @@ def _jobs(space: Workspace, config: Evaluate, squeezing: Squeeze, sets: Mapping[
             everyones = shared is not None and (small is None or small.folder.is_relative_to(shared))
             folder = shared / "scores" if shared is not None and everyones else own
             for student in config.students:
-                how = _training(space, config, squeezing, row, student, small)
+                how = _training(space, _of_row(space, config, row, sets), squeezing, row, student, small)
                 stem = build.resolve_stem(student, space.choice.size, config.student_stem)
                 for seed in range(config.num_seeds):
                     now, before = scores.identities(space, student, stem, seed, how)
@@ -146,6 +147,13 @@ def _training(
         return lambda say: scores.full_training(space, squeezing, say)
     info, made = read_info(small.folder), labels_in(small.folder)
     return lambda say: scores.small_training(row, student, info, made, config.protocol, say)
+
+
+def _of_row(space: Workspace, config: Evaluate, row: Row, sets: Mapping[Row, SmallSet]) -> Evaluate:
+    """Return the settings of a row's students: with as many bytes of real images, as many steps as with distilled."""
+    if row != EQUAL_BYTES:
+        return config
+    return config.changed(protocol=equal_bytes.protocol_of(config, sets[row].folder, space.out / "distilled"))
 
 
 def _rows(config: Evaluate) -> tuple[Row, ...]:

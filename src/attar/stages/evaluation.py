@@ -58,6 +58,8 @@ class RowFacts(pydantic.BaseModel):
     images_processor_seconds: Seconds | None = None
     labels_processor_seconds: Seconds | None = None
     teacher_agreement: Fraction | None
+    all_real: bool = False
+    """Whether the images are all real training images."""
 
 
 class ClassScores(pydantic.BaseModel):

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal, Self
 
 from pydantic_core import CoreSchema, PydanticKnownError, SchemaSerializer, core_schema
 
-Images = Literal["distilled", "random", "herding", "kcentre", "full"]
+Images = Literal["distilled", "random", "herding", "kcentre", "equal-bytes", "full"]
 Labels = Literal["soft", "hard", "noaug"]
 
 REAL_SETS: tuple[Images, ...] = ("random", "herding", "kcentre")
@@ -19,7 +19,8 @@ class Row:
     """One row of a result table. Recipes, command lines and files write it as text: 'distilled', 'random-hard'."""
 
     images: Images
-    """'distilled', real images that a method of ``REAL_SETS`` chose, or 'full': all real images."""
+    """'distilled', real images that a method of ``REAL_SETS`` chose, 'equal-bytes': as many random real images as fit
+    into the bytes of the distilled images and labels, or 'full': all real images."""
     labels: Labels = "soft"
     """'soft': the run's soft labels; 'hard': classes; 'noaug': soft labels of the images without augmentation."""
 
@@ -36,8 +37,8 @@ class Row:
         raise PydanticKnownError("literal_error", {"expected": _listed(list(map(repr, map(str, KNOWN))))})
 
     def __str__(self) -> str:
-        if self == FULL:
-            return "full"
+        if self in (EQUAL_BYTES, FULL):
+            return self.images
         soft = "-soft" if self.images in REAL_SETS else ""
         return self.images + (soft if self.labels == "soft" else f"-{self.labels}")
 
@@ -45,9 +46,10 @@ class Row:
     def title(self) -> str:
         """Describe in words what the row's students train on."""
         images = {"random": "random real", "kcentre": "k-centre", "full": "all real images"}
+        images["equal-bytes"] = "real, as many bytes"
         labels = {"soft": "soft labels", "hard": "hard labels", "noaug": "no augmentation"}
         said = images.get(self.images, self.images)
-        return said if self in (FULL, DISTILLED) else f"{said}, {labels[self.labels]}"
+        return said if self in (EQUAL_BYTES, FULL, DISTILLED) else f"{said}, {labels[self.labels]}"
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: Any) -> CoreSchema:
@@ -60,18 +62,18 @@ Row.__pydantic_serializer__ = SchemaSerializer(core_schema.any_schema(serializat
 
 DISTILLED, DISTILLED_HARD, DISTILLED_NOAUG = Row("distilled"), Row("distilled", "hard"), Row("distilled", "noaug")
 RANDOM, RANDOM_HARD, RANDOM_NOAUG = Row("random"), Row("random", "hard"), Row("random", "noaug")
-FULL = Row("full", "hard")
+EQUAL_BYTES, FULL = Row("equal-bytes", "hard"), Row("full", "hard")
 
 ROWS = (
     *(DISTILLED, DISTILLED_HARD),
     *(Row(name, labels) for name in REAL_SETS for labels in ("soft", "hard")),
-    FULL,
+    *(EQUAL_BYTES, FULL),
 )
 """Default rows of a table."""
 KNOWN = (
     *(DISTILLED, DISTILLED_HARD, DISTILLED_NOAUG, RANDOM, RANDOM_HARD, RANDOM_NOAUG),
     *(Row(name, labels) for name in REAL_SETS[1:] for labels in ("soft", "hard")),
-    FULL,
+    *(EQUAL_BYTES, FULL),
 )
 """All possible rows."""
 

@@ -23,7 +23,7 @@ from attar.stages.distilled import DatasetInfo, LabelInfo, read_info
 from attar.stages.evaluation import PER_CLASS, Fraction, Seconds, first_fault
 from attar.stages.folder import FEED, MANIFEST, total
 from attar.stages.protocols import PROTOCOL_LABELS, Protocol
-from attar.stages.rows import Row, SmallSet
+from attar.stages.rows import EQUAL_BYTES, Row, SmallSet
 from attar.stages.run import EXPERTS, LabelsMade, images_in, made_in, teacher_folders
 from attar.stages.squeeze import Squeeze
 from attar.stages.workspace import Workspace
@@ -255,7 +255,8 @@ def facts(
     nothing = Spent(0.0, 0.0)
     if small is None:
         sizes = {"num_images": space.train.num_images, "image_bytes": space.real.train.num_bytes(), "label_bytes": 0}
-        return sizes | _costs(teacher=nothing, images=nothing, labels=nothing) | {"teacher_agreement": None}
+        costs = _costs(teacher=nothing, images=nothing, labels=nothing)
+        return sizes | costs | {"teacher_agreement": None, "all_real": True}
     info, hard = read_info(small.folder), is_hard(row, protocol)
     return {
         "num_images": info.num_images,
@@ -267,6 +268,7 @@ def facts(
             labels=nothing if hard else _cost(small.folder),
         ),
         "teacher_agreement": recognised.get(row.images),
+        "all_real": row == EQUAL_BYTES and info.num_images == len(space.real.train),
     }
 
 
