@@ -38,7 +38,10 @@ def _digits(name: str, method: str, config: MethodConfig) -> Recipe[Any]:
             "protocol": "digits",
             "students": ("convnet3",),
             # Herding and k-centre are optional: the demo measures the gain from distillation and from soft labels.
-            "rows": (rows.DISTILLED, rows.DISTILLED_HARD, rows.RANDOM, rows.RANDOM_HARD, rows.FULL),
+            "rows": (
+                *(rows.DISTILLED, rows.DISTILLED_HARD, rows.RANDOM, rows.RANDOM_HARD),
+                *(rows.EQUAL_BYTES, rows.FULL),
+            ),
         },
     )
 
