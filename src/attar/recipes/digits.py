@@ -86,14 +86,14 @@ RECIPES = {
     **{
         f"dm/digits-ipc{ipc}": Entry(
             aim=f"no published row; with hard labels {ours} % (random real images: {random} %)",
-            cost="about a minute on 2 CPU cores with a process for each, all four stages and fifteen students",
+            cost="about a minute on 2 CPU cores with a process for each, all four stages and eighteen students",
             build=lambda ipc=ipc: matched(ipc),
         )
         for ipc, ours, random in ((1, "84 to 90", "56 to 63"), (10, "98", "96"))
     },
     "digits": Entry(
         aim="no published row; the distilled images must clearly beat random real images with hard labels",
-        cost="about 80 s on 2 CPU cores with a process for each, all four stages and fifteen students",
+        cost="about 80 s on 2 CPU cores with a process for each, all four stages and eighteen students",
         build=digits,
     ),
 }
