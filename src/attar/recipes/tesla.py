@@ -58,8 +58,8 @@ RECIPES = {
         lambda: _digits("tesla/digits-ipc1", 1, iterations=1000),
     ),
     "tesla/digits-ipc10": Entry(
-        "no published row",
-        "not measured",
+        "no published row; measured 98.8 ± 0.2 %, random real images 96.5 ± 0.3 % (3 students each)",
+        "about 5 min of one CPU core for experts and images, measured",
         lambda: _digits("tesla/digits-ipc10", 10, iterations=300, batch_size=25),
     ),
 }
