@@ -9,6 +9,7 @@ import numpy as np
 from torch import nn
 
 from attar.core import ranks
+from attar.core.errors import AttarError
 from attar.core.log import Log
 from attar.core.plugin import unknown
 from attar.data.load import load
@@ -37,7 +38,7 @@ from attar.stages.run import IMPORTED, Run, Stage
 from attar.stages.workspace import Workspace
 from attar.store import atomic
 from attar.synthesis.coreset import refuse_fewer
-from attar.synthesis.method import Needs
+from attar.synthesis.method import SOFT_LABELS, STUDENT_RATE, Needs
 
 STAGES: tuple[Stage, ...] = ("squeeze", "recover", "relabel", "evaluate")
 
@@ -150,8 +151,24 @@ def _check(space: Workspace, recipe: Recipe[Any], wanted: Sequence[Stage]) -> No
         own = baselines.of_run(recipe.evaluate) if "evaluate" in wanted else []
         baselines.check(space, recipe.method, recipe.recover, recipe.relabel, own, _storage(recipe))
     evaluate.check(space, recipe.evaluate)
+    if "recover" in wanted and not recipe.images and not done.is_done("recover"):
+        _check_learned(space, recipe)
     if not recipe.images:
         refuse_fewer(*baselines.fewest(space), recipe.recover.ipc, recipe.recover.real_per_image())
+
+
+def _check_learned(space: Workspace, recipe: Recipe[Any]) -> None:
+    """Refuse labels that the method will not make, and warn of a learning rate that it will not learn."""
+    learns = recipe.recover.learns()
+    if recipe.relabel.mode == "given" and SOFT_LABELS not in learns:
+        raise AttarError(
+            f"The method {recipe.method} makes no soft labels with its images; use --relabel.mode stored, or let it "
+            f"make some (--method tesla with --recover.labels learned)."
+        )
+    if recipe.evaluate.protocol.learned_rate and STUDENT_RATE not in learns:
+        space.log.warn(
+            f"the method {recipe.method} learns no learning rate for students; they train with the protocol's own"
+        )
 
 
 def _with_members(recipe: Recipe[Any], num_teachers: int) -> Recipe[Any]:

@@ -37,6 +37,9 @@ class Config(MethodConfig):
     def needs(self):
         return super().needs() | Needs(real_images=True, unit="set")
 
+    def learns(self):
+        return frozenset({"soft_labels", "student_learning_rate"})
+
 
 def recover(task, config):
     labels = torch.full((len(task.labels), 10), 0.05)
@@ -77,6 +80,27 @@ def giving(mix: str = "none", fault: str = "", **protocol: Any) -> Recipe[Any]:
             protocol=recipe.evaluate.protocol.changed(**training), num_seeds=1, rows=("distilled", "random-soft")
         ),
     )
+
+
+def test_labels_that_a_method_does_not_make_are_refused_before_a_teacher_is_trained(tmp_path: Path):
+    recipe = mini_recipe()
+    recipe = recipe.changed(relabel=recipe.relabel.changed(mode="given"))
+    with pytest.raises(
+        AttarError, match=r"^The method cda makes no soft labels with its images; use --relabel.mode stored"
+    ):
+        attar.run(recipe, tmp_path / "run", quiet=True)
+    assert not (tmp_path / "run" / "squeeze").exists()
+
+
+def test_a_rate_that_a_method_does_not_learn_is_warned_of(
+    mini_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+):
+    shutil.copytree(mini_run / "squeeze", tmp_path / "run" / "squeeze")
+    recipe = mini_recipe().with_method("random")
+    protocol = recipe.evaluate.protocol.changed(learned_rate=True)
+    recipe = recipe.changed(evaluate=recipe.evaluate.changed(protocol=protocol))
+    attar.run(recipe, tmp_path / "run", stage="recover")
+    assert "the method random learns no learning rate for students" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("mix", ["none", "mixup"])

@@ -38,8 +38,8 @@ for images, targets in distilled.batches(epoch=0, batch_size=128, device="cpu"):
     loss = distilled.loss(model(images), targets)
 ```
 
-To open the images without their soft labels, use `datasets.load_dataset("this folder")`. Students that train without
-the soft labels reach a much lower accuracy.
+To open the images without their soft labels, use `datasets.load_dataset("this folder")`. Where students
+trained with hard labels too, the table below says what soft labels are worth.
 
 ## Scores
 

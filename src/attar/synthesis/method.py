@@ -20,6 +20,8 @@ from attar.ops.choices import PLAIN, Rounding, Storage
 SNAPSHOTS = (100, 500, 1000, 2000)
 STUDENT_RATE = "student_learning_rate"
 """Name of a learned number: the learning rate for students that train on the set."""
+SOFT_LABELS = "soft_labels"
+"""Name of the class probabilities that a method learns with the images."""
 TeacherNeed = Literal["none", "one", "several"]
 SnapshotNeed = Literal["none", "ends", "epochs"]
 UnitNeed = Literal["any", "slots", "class", "set"]
@@ -210,6 +212,10 @@ class MethodConfig(Part):
     def real_per_image(self) -> int:
         """Number of real images of its class that each stored image takes, all different; 0: any number will do."""
         return 0
+
+    def learns(self) -> frozenset[str]:
+        """What the method returns beside images: SOFT_LABELS, STUDENT_RATE, both or nothing."""
+        return frozenset()
 
     def passes(self, num_teachers: int) -> tuple[float, ...]:
         """Passes through each used teacher in one iteration."""

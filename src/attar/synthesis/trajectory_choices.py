@@ -8,7 +8,7 @@ from typing import Literal
 import pydantic
 
 from attar.ops.choices import AUGMENTATIONS, Augmentation
-from attar.synthesis.method import STUDENT_RATE, MethodConfig, Needs, Stretch, UnitShape
+from attar.synthesis.method import SOFT_LABELS, STUDENT_RATE, MethodConfig, Needs, Stretch, UnitShape
 
 DistilledLabels = Literal["hard", "assigned", "learned"]
 """Labels of the distilled images: their classes, or soft labels that an expert assigns or that are learned."""
@@ -76,6 +76,10 @@ class Trajectories(MethodConfig):
     def cost(self, unit: UnitShape) -> tuple[Stretch, ...]:
         """All iterations have the same shape, and no teacher looks at the images."""
         return (Stretch(self.iterations, teachers=(0.0,) * unit.num_teachers),)
+
+    def learns(self) -> frozenset[str]:
+        """The student's learning rate, and soft labels if labels are not hard."""
+        return frozenset((STUDENT_RATE,) if self.labels == "hard" else (STUDENT_RATE, SOFT_LABELS))
 
     def metrics(self) -> tuple[str, ...]:
         """The distance of the weights as a fraction of the expert's way, and the student's learning rate."""
