@@ -207,6 +207,7 @@ def test_pictures_of_a_folder_can_be_taken_instead(recover: ModuleType, tmp_path
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process's peak")
+@pytest.mark.slow
 def test_the_peak_of_a_side_is_that_of_its_activations(recover: ModuleType):
     kept_for_the_way_back = 10 * 2 * 7 * (16 * 32 * 32 + 32 * 16 * 16 + 64 * 8 * 8) * 4
     assert kept_for_the_way_back < recover.peak_of("cifar-cpu", "plain", True) < 20 * kept_for_the_way_back

@@ -50,11 +50,11 @@ def results(folder: Path, step: str) -> dict[str, Any]:
 @pytest.mark.parametrize(
     "steps",
     [
-        ("check",),
+        pytest.param(("check",), marks=pytest.mark.slow),
         ("speed",),
         ("teacher", "tiny-ipc10", "tiny-ipc50"),
         pytest.param(("teacher", "tiny-ipc10", "tiny-family"), marks=pytest.mark.slow),
-        ("cifar",),
+        pytest.param(("cifar",), marks=pytest.mark.slow),
     ],
     ids=" ".join,
 )

@@ -86,7 +86,7 @@ RECIPES = {
     **{
         f"dm/digits-ipc{ipc}": Entry(
             aim=f"no published row; with hard labels {ours} % (random real images: {random} %)",
-            cost="about a minute on 2 CPU cores with a process for each, all four stages and eighteen students",
+            cost="57 s (one image) to about 80 s (ten) on 2 CPU cores with a process for each, with eighteen students",
             build=lambda ipc=ipc: matched(ipc),
         )
         for ipc, ours, random in ((1, "84 to 90", "56 to 63"), (10, "98", "96"))
