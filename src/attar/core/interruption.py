@@ -47,13 +47,13 @@ def ask(may_speak: Callable[[int], bool] | None) -> None:
 
 
 def say(sentence: str) -> None:
-    """Set what is said when this process is interrupted, where its work is not continued by the same command."""
+    """Set the sentence that an interruption prints, for work that the same command begins again."""
     global _sentence
     _sentence = sentence
 
 
 def sentence() -> str:
-    """Return what is said when this process is interrupted."""
+    """Return the sentence that an interruption prints."""
     return _sentence
 
 

@@ -43,7 +43,7 @@ class CommitteeChoice(Config):
         return {"batchnorm_batch"} if self.batchnorm == "eval" else set()
 
 
-def upgraded_committee(voices: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a committee's settings from the keys that manifests and sets had until 26 November 2026."""
+def upgraded_committee(former: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a committee's settings under their names of today; ``former`` has those used until 26 November 2026."""
     renamed = {"ensemble": "policy", "teacher_weights": "weights"}
-    return {renamed.get(key, key): value for key, value in voices.items()}
+    return {renamed.get(key, key): value for key, value in former.items()}

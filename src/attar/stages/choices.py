@@ -173,7 +173,10 @@ class Relabel(Config):
 
     @classmethod
     def upgraded(cls, made: Mapping[str, Any]) -> Mapping[str, Any]:
-        """The committee, from the settings 'voices' and 'teachers' of manifests until 26 November 2026."""
+        """Return the settings of an earlier manifest under their names of today.
+
+        Until 26 November 2026 the committee was stored as 'voices', and the number of further teachers as 'teachers'.
+        """
         if "voices" not in made:
             return made
         committee = upgraded_committee(made["voices"])
