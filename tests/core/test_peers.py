@@ -112,6 +112,13 @@ def test_what_the_user_can_mend_is_said_once_and_all_end_with_code_2(body: Body,
     assert said == "attar: This is wrong; mend it.\n"
 
 
+@pytest.mark.parametrize("attempt", range(5))
+def test_no_answer_is_lost_when_many_err_at_once(attempt: int, tmp_path: Path):
+    codes, said = ended(launch(all_err, tmp_path, 6), tmp_path)
+    assert codes == [2] * 6
+    assert said == "attar: This is wrong; mend it.\n"
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 @pytest.mark.parametrize("asked", [[0], [1], [0, 1]])
 def test_a_signal_to_any_process_ends_all_with_one_sentence(

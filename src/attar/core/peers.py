@@ -38,6 +38,8 @@ class Peers:
         self._rank, self._size, self._connections = rank, size, connections
         self._lock = threading.Lock()
         self._ending = self._closed = False
+        self._verdict: tuple[int, str] | None = None
+        self._alone = threading.Event()
         self._answers: queue.SimpleQueue[bool] = queue.SimpleQueue()
         for connection in connections.values():
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
@@ -50,7 +52,9 @@ class Peers:
         if code > 128:  # torchrun sends signals to the others when one dies: let the thread find out first
             time.sleep(GRACE_SECONDS)
         if self._rank == 0:
-            return self._claimed(0, code)
+            first = self._claimed(0, code)
+            self._alone.wait(ANSWER_SECONDS)
+            return first
         try:
             self._connections[0].sendall(_CLAIM + bytes([code]))
             return self._answers.get(timeout=ANSWER_SECONDS)
@@ -75,13 +79,23 @@ class Peers:
         return True
 
     def _watch(self) -> None:
+        """Hear the others. The first process ends only when it has heard them out.
+
+        The system would answer a message that nobody read with a reset, which takes away what was sent before.
+        """
+        until = float("inf")
         with selectors.DefaultSelector() as selector:
             for rank, connection in self._connections.items():
                 selector.register(connection, selectors.EVENT_READ, rank)
-            while selector.get_map():
-                for key, _ in selector.select():
+            while selector.get_map() and time.monotonic() < until:
+                for key, _ in selector.select(None if until == float("inf") else until - time.monotonic()):
                     if not self._hear(key.data):
                         selector.unregister(key.fileobj)
+                if self._verdict and until == float("inf"):
+                    until = time.monotonic() + ANSWER_SECONDS
+        self._alone.set()
+        if self._verdict:
+            interruption.end(*self._verdict)
 
     def _hear(self, rank: int) -> bool:
         """Act on a message; returns whether there may be another one."""
@@ -93,13 +107,14 @@ class Peers:
         if kind == _BYE or (not kind and self._closed):
             return False
         if kind in (_YES, _NO):
-            self._closed = kind == _YES  # it speaks and ends, and the first process may be gone before
-            self._answers.put(self._closed)
+            self._closed = True  # this process ends now, and the first one may be gone before
+            self._answers.put(kind == _YES)
         elif kind == _CLAIM:
             first = self._claimed(rank, code)
             _send(self._connections[rank], _YES if first else _NO, 0)
             if first:
-                interruption.end(code, "")
+                self._verdict = code, ""
+            return False
         elif kind == _END:
             self._answers.put(False)
             interruption.end(code, "")
@@ -114,7 +129,7 @@ class Peers:
             self._answers.put(self._rank == 1)
             interruption.end(1, lost(rank, self._size) if self._rank == 1 else "")
         elif self._claimed(rank, 1):
-            interruption.end(1, lost(rank, self._size))
+            self._verdict = 1, lost(rank, self._size)
 
     def _forget(self) -> None:
         for connection in self._connections.values():
