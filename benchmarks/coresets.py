@@ -76,7 +76,7 @@ def attar(network: Network, real: MadeUp, labels: Sequence[int], device: torch.d
         device=device,
         streams=lambda *_: (),
         shared_stream=lambda *_: torch.Generator(),
-        watch=_Unwatched(),
+        monitor=_Unwatched(),
         unit_sizes=(IPC * len(labels),),
         real=real,
     )

@@ -19,7 +19,7 @@ from attar.methods.cda import Config
 from attar.ops import schedule
 from attar.ops.pixels import Normalisation
 from attar.ops.views import View
-from attar.synthesis.task import Watch
+from attar.synthesis.task import Monitor
 
 
 class FeatureHook:
@@ -54,7 +54,7 @@ class PlainLoop:
         distance = sum(weight * hook.distance for weight, hook in zip(rescale, self.hooks, strict=True))
         return cross_entropy + self.config.bn_weight * distance
 
-    def recover(self, start: Tensor, labels: Tensor, draw_view: Callable[[int], Any], watch: Watch) -> Tensor:
+    def recover(self, start: Tensor, labels: Tensor, draw_view: Callable[[int], Any], monitor: Monitor) -> Tensor:
         """Optimise the images of one unit from ``start``, both in normalised units."""
         pixels = start.clone().requires_grad_()
         optimizer = torch.optim.Adam([pixels], lr=self.config.learning_rate, betas=self.config.betas, eps=1e-8)
@@ -68,7 +68,7 @@ class PlainLoop:
             for channel in range(3):
                 mean, std = self.normalisation.mean[channel], self.normalisation.std[channel]
                 pixels.data[:, channel] = torch.clamp(pixels.data[:, channel], -mean / std, (1 - mean) / std)
-            watch.step(iteration, lambda: pixels.detach())
+            monitor.step(iteration, lambda: pixels.detach())
         return pixels.detach()
 
     def gradient(self, pixels: Tensor, view: View, labels: Tensor) -> tuple[Tensor, Tensor]:

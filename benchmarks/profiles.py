@@ -116,7 +116,7 @@ def recover_step(row: str, quick: bool) -> Callable[[int], None]:
     """Iterations of a unit, as the method does them."""
     chosen = ROWS[row]
     sides = Sides(chosen, teacher_of(chosen.network, chosen.num_classes, chosen.size, chosen.device), quick)
-    task = sides.task(watch=SimpleNamespace(step=lambda *_, **__: None))
+    task = sides.task(monitor=SimpleNamespace(step=lambda *_, **__: None))
 
     def run(count: int) -> None:
         cda.recover(task, chosen.config.changed(iterations=count))

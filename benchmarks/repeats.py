@@ -23,7 +23,7 @@ from sides import ROWS, Sides, teacher_of
 
 def repeated(sides: Sides, iterations: int, runs: int) -> dict[str, object]:
     """Recover the row's first units several times; what came out, and how long it took."""
-    task = sides.task(watch=SimpleNamespace(step=lambda *_, **__: None))
+    task = sides.task(monitor=SimpleNamespace(step=lambda *_, **__: None))
     config = sides.row.config.changed(iterations=iterations)
     hashes, seconds = [], []
     for _ in range(runs):

@@ -87,7 +87,7 @@ class DisagreementError(Exception):
 
 
 class Stopwatch:
-    """A task's watch that times a block of iterations, without waiting for the device in between."""
+    """A task's monitor that times a block of iterations, without waiting for the device in between."""
 
     def __init__(self, device: torch.device, last: int) -> None:
         self._device, self._ends = device, (UNTIMED, last)
@@ -136,7 +136,7 @@ class Sides:
         """Whether attar's side is compiled, in words."""
         return self.compiler.reason(0.0)
 
-    def task(self, num_units: int | None = None, watch: Any = None) -> Task:
+    def task(self, num_units: int | None = None, monitor: Any = None) -> Task:
         """The first units of the run, side by side, as the recover stage hands them to a method."""
         group = self.group[:num_units]
         return Task(
@@ -147,14 +147,14 @@ class Sides:
             device=self.device,
             streams=lambda *names: tuple(generator(0, "recover", unit.name, *names) for unit in group),
             shared_stream=lambda *names: generator(0, "recover", *names),
-            watch=watch,
+            monitor=monitor,
             unit_sizes=tuple(len(unit.labels) for unit in group),
         )
 
     def run(self, side: Side, iterations: int) -> float:
         """Image-iterations per second of a block; the plain loop makes one unit at a time, attar the whole group."""
-        watch = Stopwatch(self.device, UNTIMED + iterations)
-        task = self.task(None if side == "attar" else 1, watch)
+        monitor = Stopwatch(self.device, UNTIMED + iterations)
+        task = self.task(None if side == "attar" else 1, monitor)
         config = self.row.config.changed(iterations=UNTIMED + iterations)
         level = 0
         if self.device.type == "cuda":
@@ -166,10 +166,10 @@ class Sides:
                 cda.recover(task, config)
             else:
                 self.plain.config = config
-                self.plain.recover(noise(task).to(self.device), task.labels, drawing(task, config), watch)
+                self.plain.recover(noise(task).to(self.device), task.labels, drawing(task, config), monitor)
         if self.device.type == "cuda":
             self.peaks[side] = torch.cuda.max_memory_allocated(self.device) - level
-        return len(task.labels) * iterations / (watch.times[1] - watch.times[0])
+        return len(task.labels) * iterations / (monitor.times[1] - monitor.times[0])
 
 
 def drawing(task: Task, config: cda.Config) -> Callable[[int], views.View]:

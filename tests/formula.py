@@ -1,4 +1,4 @@
-"""A network whose weights are a formula, and a watch that keeps what an optimisation reports."""
+"""A network whose weights are a formula, and a monitor that keeps what an optimisation reports."""
 
 import math
 from collections.abc import Callable
@@ -25,7 +25,7 @@ def formula_network(num_classes: int = 6) -> nn.Module:
 
 
 class Curves:
-    """A watch that keeps every unit's losses and all images."""
+    """A monitor that keeps every unit's losses and all images."""
 
     def __init__(self) -> None:
         self.losses: list[Tensor] = []

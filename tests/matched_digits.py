@@ -41,7 +41,7 @@ class Real:
 
 
 class Curves:
-    """A watch that keeps the metrics."""
+    """A monitor that keeps the metrics."""
 
     def __init__(self) -> None:
         self.losses: list[list[float]] = []
@@ -81,7 +81,7 @@ def task_of(
         device=torch.device("cpu"),
         streams=lambda *names: tuple(generator(0, "recover", str(place), *names) for place in range(len(units))),
         shared_stream=lambda *names: generator(0, "recover", *names),
-        watch=curves,
+        monitor=curves,
         unit_sizes=tuple(len(labels) * count for labels, count in units),
         real=Real(),
         checkpoint=checkpoint or NoCheckpoint(),

@@ -253,7 +253,7 @@ def teacher() -> nn.Module:
 
 
 class Silent:
-    """A watch that looks away."""
+    """A monitor that ignores everything."""
 
     def step(self, iteration: int, images: Callable[[], Tensor], **metrics: Tensor) -> None:
         pass
@@ -269,7 +269,7 @@ def recovered(compiler: Compiler, precision: Literal["fp32", "bf16"] = "fp32") -
         device=torch.device("cpu"),
         streams=lambda *names: tuple(generator(0, unit, *names) for unit in range(len(SIZES))),
         shared_stream=lambda *names: generator(0, *names),
-        watch=Silent(),
+        monitor=Silent(),
         unit_sizes=SIZES,
     )
     return cda.recover(task, cda.Config(iterations=10, jitter=4, learning_rate=0.1)).images

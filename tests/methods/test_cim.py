@@ -68,7 +68,7 @@ def task_of(labels: Sequence[int], slots: Sequence[int], sizes: Sequence[int]) -
         device=torch.device("cpu"),
         streams=lambda *more: tuple(generator(0, "recover", name, *more) for name in names),
         shared_stream=lambda *more: generator(0, "recover", *more),
-        watch=Curves(),
+        monitor=Curves(),
         unit_sizes=tuple(sizes),
         real=Real(),
     )
@@ -123,8 +123,8 @@ def test_the_loop_is_the_published_one(layer: str):
     task = task_of([1, 1], [0, 1], [2])
     images = cim.recover(task, config).images
     expected, losses = published(1, config, layer or "fc")
-    assert isinstance(task.watch, Curves)
-    assert [float(metrics["feature_distance"]) for metrics in task.watch.metrics] == pytest.approx(losses, rel=1e-4)
+    assert isinstance(task.monitor, Curves)
+    assert [float(metrics["feature_distance"]) for metrics in task.monitor.metrics] == pytest.approx(losses, rel=1e-4)
     torch.testing.assert_close(images, expected, atol=2e-4, rtol=0)
     assert losses[-1] < losses[0]
 

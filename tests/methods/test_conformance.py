@@ -51,7 +51,7 @@ class RealByFormula:
 
 
 class Steps:
-    """A watch that looks at everything it is offered."""
+    """A monitor that evaluates everything it is offered."""
 
     def __init__(self) -> None:
         self.iterations: list[int] = []
@@ -90,7 +90,7 @@ def task_of(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         network = TEACHERS[teacher]().eval().requires_grad_(False).to(device)
-    watch = Steps()
+    monitor = Steps()
     task = Task(
         labels=torch.arange(NUM_CLASSES, device=device),
         slots=torch.full((NUM_CLASSES,), slot),
@@ -99,10 +99,10 @@ def task_of(
         device=torch.device(device),
         streams=lambda *names: (generator(seed, "recover", f"slot{slot}", *names),),
         shared_stream=lambda *names: generator(seed, "recover", *names),
-        watch=watch,
+        monitor=monitor,
         unit_sizes=(NUM_CLASSES,),
     )
-    return prepared(module, task), watch
+    return prepared(module, task), monitor
 
 
 def prepared(module: Any, task: Task, config: Any = None) -> Task:
@@ -146,7 +146,7 @@ def test_every_choice_is_documented_and_survives_being_written_down(module: Any)
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_it_makes_images(module: Any, teacher: str, device: str, precision: str):
-    task, watch = task_of(module, teacher=teacher, device=device, precision=precision)
+    task, monitor = task_of(module, teacher=teacher, device=device, precision=precision)
     config = config_of(module)
     recovered = module.recover(task, config)
     assert isinstance(recovered, Recovered)
@@ -159,9 +159,9 @@ def test_it_makes_images(module: Any, teacher: str, device: str, precision: str)
     assert images.min() >= 0
     assert images.max() <= 1
     assert len(images.flatten(1).unique(dim=0)) == NUM_CLASSES
-    assert watch.iterations == list(range(getattr(config, "iterations", 0)))
-    assert watch.shapes <= {images.shape}
-    for metrics in watch.metrics:
+    assert monitor.iterations == list(range(getattr(config, "iterations", 0)))
+    assert monitor.shapes <= {images.shape}
+    for metrics in monitor.metrics:
         assert metrics
         assert all(bool(torch.as_tensor(value).isfinite()) for value in metrics.values())
 
@@ -198,22 +198,22 @@ def test_it_makes_images_with_every_switch(module: Any):
 
 
 def test_its_cost_is_what_it_does(module: Any):
-    """Iteration by iteration, and a stretch is left when the watch says so."""
+    """Iteration by iteration, and a stretch is left when the monitor says so."""
     config = config_of(module)
-    task, watch = task_of(module)
+    task, monitor = task_of(module)
     stretches = config.cost(shape_of(task))
-    step, left = watch.step, list[int]()
+    step, left = monitor.step, list[int]()
 
     def leave(iteration: int, images: Callable[[], Tensor], **metrics: Tensor) -> bool:
         step(iteration, images, **metrics)
         left.append(iteration)
         return True
 
-    watch.step = leave  # type: ignore[method-assign]
+    monitor.step = leave  # type: ignore[method-assign]
     module.recover(task, config)
     ends = [sum(stretch.iterations for stretch in stretches[:place]) for place in range(len(stretches))]
     assert left == ends
-    for metrics in watch.metrics:
+    for metrics in monitor.metrics:
         assert metrics.keys() == set(config.metrics())
 
 
@@ -227,14 +227,14 @@ def test_what_it_compiles_is_one_graph(module: Any, monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(torch, "compile", one_graph)
     torch._dynamo.reset()
-    task, watch = task_of(module)
+    task, monitor = task_of(module)
     warnings = list[str]()
     compiler = Compiler("on", warn=warnings.append)
     networks = tuple(dataclasses.replace(network, compiler=compiler) for network in task.teachers)
     module.recover(dataclasses.replace(task, teachers=networks), config_of(module))
     assert warnings == []
     twice = config_of(module).needs().snapshots == "epochs"  # a compiled function has no second derivative
-    assert bool(traced) == (bool(watch.iterations) and not twice)
+    assert bool(traced) == (bool(monitor.iterations) and not twice)
 
 
 def test_the_same_task_gives_the_same_bits_and_another_seed_others(module: Any):

@@ -45,7 +45,7 @@ def task_of(config: edc.Config) -> Task:
         device=device,
         streams=lambda *names: (generator(0, "recover", *names),),
         shared_stream=lambda *names: generator(0, "recover", *names),
-        watch=Steps(),
+        monitor=Steps(),
         unit_sizes=(6,),
         real=real,
         table=table,

@@ -48,7 +48,7 @@ class Pretend:
             for own in range(stretch.iterations):
                 self.now += self.seconds(iteration + own, stretch)
                 self.done += 1
-                if task.watch.step(iteration + own, lambda: torch.empty(0)):
+                if task.monitor.step(iteration + own, lambda: torch.empty(0)):
                     break
             iteration += stretch.iterations
         return Recovered(torch.zeros(len(task.labels), 3, *task.size))

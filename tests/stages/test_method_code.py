@@ -122,7 +122,7 @@ def step(context, config):
 
 def recover(task, config):
     images = torch.full((len(task.labels), 3, *task.size), 0.5)
-    task.watch.step(0, lambda: images, {REPORTED})
+    task.monitor.step(0, lambda: images, {REPORTED})
     {USE}
     return Recovered(images)
 """

@@ -83,7 +83,7 @@ def task_of(labels: list[int], slots: list[int], network: Network | None = None)
         device=torch.device("cpu"),
         streams=lambda *_: (),
         shared_stream=lambda *_: torch.Generator(),
-        watch=None,  # type: ignore[arg-type]
+        monitor=None,  # type: ignore[arg-type]
         unit_sizes=(len(labels),),
         real=Real(),
     )

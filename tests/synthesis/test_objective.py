@@ -182,7 +182,7 @@ def task_of(network: nn.Module, units: dict[str, int]) -> tuple[Task, Curves]:
         device=torch.device("cpu"),
         streams=lambda *names: tuple(generator(0, unit, *names) for unit in units),
         shared_stream=lambda *names: generator(0, *names),
-        watch=curves,
+        monitor=curves,
         unit_sizes=sizes,
     )
     return task, curves

@@ -28,7 +28,7 @@ NUM_CLASSES, SIDE, ITERATIONS = 6, 16, 20
 
 
 class Curves:
-    """A watch that keeps every iteration's metrics and images."""
+    """A monitor that keeps every iteration's metrics and images."""
 
     def __init__(self) -> None:
         self.losses: list[float] = []
@@ -52,7 +52,7 @@ def task_of(network: nn.Module, seed: int = 0, size: tuple[int, int] = (SIDE, SI
         device=torch.device("cpu"),
         streams=lambda *names: (generator(seed, "unit", *names),),
         shared_stream=lambda *names: generator(seed, *names),
-        watch=curves,
+        monitor=curves,
         unit_sizes=(NUM_CLASSES,),
     )
     return task, curves

@@ -48,7 +48,7 @@ class Sizes(nn.Module):
 
 
 class Iterates:
-    """A watch that keeps every iteration's loss and images."""
+    """A monitor that keeps every iteration's loss and images."""
 
     def __init__(self) -> None:
         self.losses: list[float] = []
@@ -70,7 +70,7 @@ def seeing(build: Callable[[], nn.Module] = small_resnet) -> Sizes:
 
 
 def task_of(network: nn.Module, size: tuple[int, int] = (HEIGHT, WIDTH)) -> tuple[Task, Iterates]:
-    watch = Iterates()
+    monitor = Iterates()
     task = Task(
         labels=torch.arange(NUM_CLASSES),
         slots=torch.zeros(NUM_CLASSES, dtype=torch.int64),
@@ -79,10 +79,10 @@ def task_of(network: nn.Module, size: tuple[int, int] = (HEIGHT, WIDTH)) -> tupl
         device=torch.device("cpu"),
         streams=lambda *names: (generator(0, "unit", *names),),
         shared_stream=lambda *names: generator(0, *names),
-        watch=watch,
+        monitor=monitor,
         unit_sizes=(NUM_CLASSES,),
     )
-    return task, watch
+    return task, monitor
 
 
 def config_of(**values: Any) -> cda.Config:
@@ -118,11 +118,11 @@ class Fixed(Whole):
 )
 def test_the_teacher_is_shown_the_sizes_of_the_schedule(view_sizes, iterations, expected, views: str):
     network = seeing()
-    task, watch = task_of(network)
+    task, monitor = task_of(network)
     config = config_of(view_sizes=view_sizes, iterations=iterations)
     images = inverted(task, config, noise(task), views_of(task, config) if views == "crops" else None)
     assert [tuple(shown.shape[-2:]) for shown in network.while_optimising()] == expected
-    assert {kept.shape for kept in [images, *watch.images]} == {(NUM_CLASSES, 3, HEIGHT, WIDTH)}
+    assert {kept.shape for kept in [images, *monitor.images]} == {(NUM_CLASSES, 3, HEIGHT, WIDTH)}
 
 
 def test_fadrms_sizes_are_200_and_224_pixels():
@@ -168,10 +168,10 @@ def test_blocks_of_whole_views_are_the_loop_as_it_is_without_them(view_sizes: tu
 
 
 def test_every_pixel_is_optimised_by_smaller_views():
-    task, watch = task_of(seeing())
+    task, monitor = task_of(seeing())
     start = NORMALISATION.apply(torch.rand(NUM_CLASSES, 3, HEIGHT, WIDTH, generator=generator(0)) * 0.6 + 0.2)
     inverted(task, config_of(view_sizes=(0.5,), iterations=1, learning_rate=0.01), start)
-    moved = (watch.images[0] - NORMALISATION.undo(start)).abs()
+    moved = (monitor.images[0] - NORMALISATION.undo(start)).abs()
     assert (moved > 1e-4).float().mean() > 0.99
 
 
@@ -191,14 +191,14 @@ class Unsure(nn.Module):
 )
 def test_best_is_chosen_among_iterates_shown_at_the_last_blocks_size(view_sizes: tuple[float, ...], last_width: int):
     network = seeing(lambda: Unsure(last_width))
-    task, watch = task_of(network)
+    task, monitor = task_of(network)
     config = config_of(view_sizes=view_sizes, iterations=12, keep="best", bn_weight=0)
     best = inverted(task, config, noise(task), views_of(task, config))
     sizes = [shown.shape[-1] for shown in network.while_optimising()]
     candidates = [iteration for iteration in range(12) if sizes[iteration] == last_width]
-    lowest = min(candidates, key=watch.losses.__getitem__)
-    assert min(watch.losses) < watch.losses[lowest], "losses at the other size were to be lower"
-    before = watch.images[lowest - 1] if lowest else NORMALISATION.undo(noise(task)).clamp(0, 1)
+    lowest = min(candidates, key=monitor.losses.__getitem__)
+    assert min(monitor.losses) < monitor.losses[lowest], "losses at the other size were to be lower"
+    before = monitor.images[lowest - 1] if lowest else NORMALISATION.undo(noise(task)).clamp(0, 1)
     torch.testing.assert_close(best, before, atol=1e-6, rtol=0)
 
 
@@ -263,16 +263,16 @@ def test_schedules_that_mean_nothing_are_refused(values: dict[str, Any], sentenc
 
 
 def test_views_too_small_to_see_are_refused_before_anything_is_done():
-    task, watch = task_of(seeing())
+    task, monitor = task_of(seeing())
     with pytest.raises(AttarError, match=r"Views at 0\.35 of 32 x 20 pixels are 11 x 7, too small .* below 8"):
         inverted(task, config_of(view_sizes=(1.0, 0.35)), noise(task))
-    assert not watch.losses
+    assert not monitor.losses
 
 
 def test_small_images_may_be_shown_whole():
-    task, watch = task_of(seeing(), (6, 6))
+    task, monitor = task_of(seeing(), (6, 6))
     inverted(task, config_of(), noise(task))
-    assert len(watch.losses) == 6
+    assert len(monitor.losses) == 6
 
 
 class Strict(nn.Module):
@@ -288,7 +288,7 @@ class Strict(nn.Module):
 
 
 def test_a_teacher_that_takes_one_size_only_is_reported_before_the_first_iteration():
-    task, watch = task_of(seeing(Strict))
+    task, monitor = task_of(seeing(Strict))
     with pytest.raises(AttarError, match=r"cannot be shown 16 x 10 pixels \(Input width \(10\) does not match"):
         inverted(task, config_of(view_sizes=(1.0, 0.5)), noise(task))
-    assert not watch.losses
+    assert not monitor.losses

@@ -92,7 +92,7 @@ def task_of(*networks: nn.Module, tables: dict[str, Tensor] | None = None) -> Ta
         device=torch.device("cpu"),
         streams=lambda *names: tuple(generator(0, str(unit), *names) for unit in range(len(SIZES))),
         shared_stream=lambda *names: generator(0, *names),
-        watch=SimpleNamespace(step=lambda *given, **metrics: None),
+        monitor=SimpleNamespace(step=lambda *given, **metrics: None),
         unit_sizes=SIZES,
         real=REAL,
         table=lambda name, teacher=0: (tables or {})[name.removeprefix("statistics.")],

@@ -45,7 +45,7 @@ def task_of(num_teachers: int = 1, num_slots: int = 1, num_units: int = 1) -> tu
         device=torch.device("cpu"),
         streams=lambda *names: tuple(generator(0, str(unit), *names) for unit in range(num_units)),
         shared_stream=lambda *names: generator(0, *names),
-        watch=notes,
+        monitor=notes,
         unit_sizes=(count,) * num_units,
     )
     return task, notes

@@ -189,7 +189,7 @@ def _iterate(work: Work, networks: tuple[Network, ...]) -> _Timer:
         device=device,
         streams=lambda *names: tuple(generator(0, unit.name, *names) for unit in group),
         shared_stream=lambda *names: generator(0, *names),
-        watch=timer,
+        monitor=timer,
         unit_sizes=shape_of(group),
         num_alike=list(map(shape_of, work.groups)).count(shape_of(group)),
         real=method_code.real_for(module.__name__, work.recover, real),

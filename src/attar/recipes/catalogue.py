@@ -6,9 +6,9 @@ from typing import Any
 from attar.core import plugin
 from attar.core.errors import AttarError
 from attar.recipes import cda, cim, digits, dm, edc, fadrm, lpld, mtt, ncfm, rded, sre2l, tesla
-from attar.recipes.recipe import Entry, Recipe, from_yaml
+from attar.recipes.recipe import BuiltInRecipe, Recipe, from_yaml
 
-ENTRIES: dict[str, Entry] = {
+ENTRIES: dict[str, BuiltInRecipe] = {
     **digits.RECIPES,
     **cda.RECIPES,
     **sre2l.RECIPES,

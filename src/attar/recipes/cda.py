@@ -2,7 +2,7 @@
 
 from attar.methods.cda import Config
 from attar.recipes import settings
-from attar.recipes.recipe import Entry
+from attar.recipes.recipe import BuiltInRecipe
 from attar.recipes.settings import PAPER_STORAGE, entry
 
 TINY = Config(learning_rate=0.4, bn_weight=0.05, jitter=4, iterations=4000, **PAPER_STORAGE)
@@ -14,20 +14,20 @@ CIFAR = Config(learning_rate=0.25, bn_weight=0.01, jitter=4, iterations=1000, **
 _DERIVED = "scaled from the authors' time"
 
 
-def _tiny(ipc: int, aim: str, cost: str) -> Entry:
+def _tiny(ipc: int, aim: str, cost: str) -> BuiltInRecipe:
     return entry("cda", "tiny-imagenet", ipc, settings.TINY_IMAGENET, TINY, "tiny", aim, cost)
 
 
-def _imagenet_1k(ipc: int, aim: str, cost: str) -> Entry:
+def _imagenet_1k(ipc: int, aim: str, cost: str) -> BuiltInRecipe:
     return entry("cda", "imagenet-1k", ipc, settings.IMAGENET_1K, IMAGENET_1K, "cda", aim, cost)
 
 
-def _imagenet_21k(ipc: int, aim: str, cost: str) -> Entry:
+def _imagenet_21k(ipc: int, aim: str, cost: str) -> BuiltInRecipe:
     aim += "; download the published teacher and set --squeeze.weights to its file"
     return entry("cda", "imagenet-21k", ipc, settings.IMAGENET_21K, IMAGENET_21K, "imagenet-21k", aim, cost)
 
 
-def _cifar(name: str, ipc: int, aim: str) -> Entry:
+def _cifar(name: str, ipc: int, aim: str) -> BuiltInRecipe:
     setting = settings.CIFAR10 if name == "cifar10" else settings.CIFAR100
     config = CIFAR.changed(parallel_units=10) if name == "cifar10" else CIFAR  # ten classes do not fill a device
     return entry("cda", name, ipc, setting, config, "cifar", aim, "not published for CDA")

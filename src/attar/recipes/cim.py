@@ -7,7 +7,7 @@ are of the last epoch.
 
 from attar.methods.cim import Config
 from attar.recipes import settings
-from attar.recipes.recipe import Entry
+from attar.recipes.recipe import BuiltInRecipe
 from attar.recipes.settings import Setting, lasting
 
 _STORED = "the paper stores float32 pixels beyond [0, 1], this recipe 8 bits"
@@ -17,8 +17,8 @@ _SIDE_BY_SIDE = 50
 """Stored images of small datasets per batch; the images of one class are too few to fill a device."""
 
 
-def _entry(name: str, setting: Setting, config: Config, protocol: str, aim: str, cost: str) -> Entry:
-    return Entry(
+def _entry(name: str, setting: Setting, config: Config, protocol: str, aim: str, cost: str) -> BuiltInRecipe:
+    return BuiltInRecipe(
         f"{aim}; {_STORED}",
         cost,
         lambda: (whole := setting.recipe(name, "cim", lasting(config), protocol)).changed(
@@ -27,7 +27,7 @@ def _entry(name: str, setting: Setting, config: Config, protocol: str, aim: str,
     )
 
 
-def _small(dataset: str, ipc: int, protocol: str, aim: str, cost: str = _UNKNOWN) -> dict[str, Entry]:
+def _small(dataset: str, ipc: int, protocol: str, aim: str, cost: str = _UNKNOWN) -> dict[str, BuiltInRecipe]:
     """Match features at the input of the classifier."""
     name = f"cim/{dataset}-ipc{ipc}"
     setting = {"cifar10": settings.CIFAR10, "cifar100": settings.CIFAR100, "tiny-imagenet": settings.TINY_IMAGENET}
@@ -35,7 +35,7 @@ def _small(dataset: str, ipc: int, protocol: str, aim: str, cost: str = _UNKNOWN
     return {name: _entry(name, setting[dataset], config, protocol, aim, cost)}
 
 
-def _imagenet_1k(ipc: int, protocol: str, aim: str, cost: str = _UNKNOWN, pool: int = 300) -> dict[str, Entry]:
+def _imagenet_1k(ipc: int, protocol: str, aim: str, cost: str = _UNKNOWN, pool: int = 300) -> dict[str, BuiltInRecipe]:
     """Match features at the input of the third stage."""
     name = f"cim/imagenet-1k-ipc{ipc}"
     config = Config(ipc=ipc, unit_classes=1, unit_slots=ipc, pool=pool, layer="layer2")

@@ -6,7 +6,7 @@ The teacher, a ConvNet trained on all real images, is used for the row of full d
 
 from attar.methods.dm import Config
 from attar.recipes import settings
-from attar.recipes.recipe import Entry
+from attar.recipes.recipe import BuiltInRecipe
 from attar.recipes.settings import Setting, hard_rows, lasting, with_convnet
 
 _STORED = "the paper stores float32 beyond [0, 1], this 8 bits"
@@ -14,11 +14,11 @@ _WORK = {"cifar10": 5, "cifar100": 50, "tiny-imagenet": 430}
 """10^15 floating-point operations: 20,000 times 256 real images of each class through a ConvNet."""
 
 
-def _entry(dataset: str, ipc: int, setting: Setting, aim: str) -> dict[str, Entry]:
+def _entry(dataset: str, ipc: int, setting: Setting, aim: str) -> dict[str, BuiltInRecipe]:
     name, num_classes = f"dm/{dataset}-ipc{ipc}", {"cifar10": 10, "cifar100": 100, "tiny-imagenet": 200}[dataset]
     config = Config(ipc=ipc, unit_classes=min(num_classes, 100), unit_slots=ipc)
     return {
-        name: Entry(
+        name: BuiltInRecipe(
             f"{aim} % with a ConvNet and hard labels; {_STORED}",
             f"not measured; about {_WORK[dataset]} PFLOP for making the images",
             lambda: hard_rows(setting.recipe(name, "dm", lasting(config), "dm")),

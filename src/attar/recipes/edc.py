@@ -9,7 +9,7 @@ from typing import Any
 from attar.data.choice import DataChoice
 from attar.methods.edc import Config
 from attar.ops.choices import ViewChoice
-from attar.recipes.recipe import Entry, Recipe, recipe, relabel_section
+from attar.recipes.recipe import BuiltInRecipe, Recipe, recipe, relabel_section
 from attar.recipes.settings import IMAGENET_MEAN, IMAGENET_STD, PAPER_STORAGE
 from attar.stages.choices import Evaluate, Member, Squeeze
 from attar.stages.protocols import PROTOCOLS, Protocol
@@ -99,19 +99,19 @@ def _hundred(ipc: int) -> dict[str, Any]:
 
 
 RECIPES = {
-    "edc/cifar10-ipc1": Entry("32.6 / 30.6 / 26.1 % with ResNet-18 / 50 / 101", "not published", lambda: _cifar10(1)),
-    "edc/cifar10-ipc10": Entry("79.1 / 76.0 / 67.1 % with ResNet-18 / 50 / 101", "not published", lambda: _cifar10(10)),
-    "edc/cifar10-ipc50": Entry("87.0 / 86.9 / 85.8 % with ResNet-18 / 50 / 101", "not published", lambda: _cifar10(50)),
-    "edc/cifar100-ipc1": Entry("39.7 / 36.1 / 32.3 % with ResNet-18 / 50 / 101", "not published", lambda: _cifar100(1)),
-    "edc/cifar100-ipc10": Entry("63.7 / 62.1 / 61.7 % with ResNet-18 / 50 / 101", "not published", lambda: _cifar100(10)),
-    "edc/cifar100-ipc50": Entry("68.6 / 69.4 / 68.5 % with ResNet-18 / 50 / 101", "not published", lambda: _cifar100(50)),
-    "edc/tiny-imagenet-ipc1": Entry("39.2 / 35.9 / 40.6 % with ResNet-18 / 50 / 101", "not published", lambda: _tiny(1)),
-    "edc/tiny-imagenet-ipc10": Entry("51.2 / 50.2 / 51.6 % with ResNet-18 / 50 / 101", "not published", lambda: _tiny(10)),
-    "edc/tiny-imagenet-ipc50": Entry("57.2 / 58.8 / 58.6 % with ResNet-18 / 50 / 101", "not published", lambda: _tiny(50)),
-    "edc/imagenet-1k-ipc1": Entry("12.8 / 13.3 / 12.2 % with ResNet-18 / 50 / 101", "not published", lambda: _imagenet_1k(1)),
-    "edc/imagenet-1k-ipc10": Entry("48.6 / 54.1 / 51.7 % with ResNet-18 / 50 / 101", "46 GPU hours, read from a figure of E2D", lambda: _imagenet_1k(10)),
-    "edc/imagenet-1k-ipc20": Entry("52.0 / 58.2 / 60.0 % with ResNet-18 / 50 / 101", "not published", lambda: _imagenet_1k(20)),
-    "edc/imagenet-1k-ipc30": Entry("55.0 / 61.5 / 60.3 % with ResNet-18 / 50 / 101", "not published", lambda: _imagenet_1k(30)),
-    "edc/imagenet-1k-ipc40": Entry("56.4 / 62.2 / 62.3 % with ResNet-18 / 50 / 101", "not published", lambda: _imagenet_1k(40)),
-    "edc/imagenet-1k-ipc50": Entry("58.0 / 64.3 / 64.9 % with ResNet-18 / 50 / 101", "70 h on an RTX 4090, as FADRM measured (4.99 s an image)", lambda: _imagenet_1k(50)),
+    "edc/cifar10-ipc1": BuiltInRecipe("32.6 / 30.6 / 26.1 % with ResNet-18 / 50 / 101", "not published", lambda: _cifar10(1)),
+    "edc/cifar10-ipc10": BuiltInRecipe("79.1 / 76.0 / 67.1 % with ResNet-18 / 50 / 101", "not published", lambda: _cifar10(10)),
+    "edc/cifar10-ipc50": BuiltInRecipe("87.0 / 86.9 / 85.8 % with ResNet-18 / 50 / 101", "not published", lambda: _cifar10(50)),
+    "edc/cifar100-ipc1": BuiltInRecipe("39.7 / 36.1 / 32.3 % with ResNet-18 / 50 / 101", "not published", lambda: _cifar100(1)),
+    "edc/cifar100-ipc10": BuiltInRecipe("63.7 / 62.1 / 61.7 % with ResNet-18 / 50 / 101", "not published", lambda: _cifar100(10)),
+    "edc/cifar100-ipc50": BuiltInRecipe("68.6 / 69.4 / 68.5 % with ResNet-18 / 50 / 101", "not published", lambda: _cifar100(50)),
+    "edc/tiny-imagenet-ipc1": BuiltInRecipe("39.2 / 35.9 / 40.6 % with ResNet-18 / 50 / 101", "not published", lambda: _tiny(1)),
+    "edc/tiny-imagenet-ipc10": BuiltInRecipe("51.2 / 50.2 / 51.6 % with ResNet-18 / 50 / 101", "not published", lambda: _tiny(10)),
+    "edc/tiny-imagenet-ipc50": BuiltInRecipe("57.2 / 58.8 / 58.6 % with ResNet-18 / 50 / 101", "not published", lambda: _tiny(50)),
+    "edc/imagenet-1k-ipc1": BuiltInRecipe("12.8 / 13.3 / 12.2 % with ResNet-18 / 50 / 101", "not published", lambda: _imagenet_1k(1)),
+    "edc/imagenet-1k-ipc10": BuiltInRecipe("48.6 / 54.1 / 51.7 % with ResNet-18 / 50 / 101", "46 GPU hours, read from a figure of E2D", lambda: _imagenet_1k(10)),
+    "edc/imagenet-1k-ipc20": BuiltInRecipe("52.0 / 58.2 / 60.0 % with ResNet-18 / 50 / 101", "not published", lambda: _imagenet_1k(20)),
+    "edc/imagenet-1k-ipc30": BuiltInRecipe("55.0 / 61.5 / 60.3 % with ResNet-18 / 50 / 101", "not published", lambda: _imagenet_1k(30)),
+    "edc/imagenet-1k-ipc40": BuiltInRecipe("56.4 / 62.2 / 62.3 % with ResNet-18 / 50 / 101", "not published", lambda: _imagenet_1k(40)),
+    "edc/imagenet-1k-ipc50": BuiltInRecipe("58.0 / 64.3 / 64.9 % with ResNet-18 / 50 / 101", "70 h on an RTX 4090, as FADRM measured (4.99 s an image)", lambda: _imagenet_1k(50)),
 }  # fmt: skip

@@ -10,7 +10,7 @@ from typing import Any
 
 from attar.methods.fadrm import Config
 from attar.recipes import settings
-from attar.recipes.recipe import Entry
+from attar.recipes.recipe import BuiltInRecipe
 from attar.recipes.settings import Setting, entry, smoothed
 from attar.stages.choices import Member
 from attar.stages.protocols import Protocol
@@ -48,7 +48,7 @@ def _protocol(dataset: str, ipc: int) -> Protocol:
     return smoothed(1000 if (dataset, ipc) == ("tiny-imagenet", 1) else 300, 1e-3, 1.0 if ipc == 50 else 2.0)
 
 
-def _one(dataset: str, ipc: int, aim: str) -> Entry:
+def _one(dataset: str, ipc: int, aim: str) -> BuiltInRecipe:
     setting, config = _ROWS[dataset]
     protocol, labels = _protocol(dataset, ipc), dict[str, Any]()
     if dataset == "tiny-imagenet":
@@ -56,7 +56,7 @@ def _one(dataset: str, ipc: int, aim: str) -> Entry:
     return entry("fadrm", dataset, ipc, setting, config, protocol, f"{aim} % with ResNet-18", _COST, labels=labels)
 
 
-def _plus(dataset: str, ipc: int, aim: str) -> Entry:
+def _plus(dataset: str, ipc: int, aim: str) -> BuiltInRecipe:
     setting, config = _ROWS[dataset]
     # At one image per class on Tiny-ImageNet the authors leave DenseNet-121 out.
     names = tuple(name for name in _FOUR if name != "densenet121") if (dataset, ipc) == ("tiny-imagenet", 1) else _FOUR

@@ -5,7 +5,7 @@ The paper draws batches of labels with replacement and drops the last batch; att
 
 from attar.methods.lpld import Config
 from attar.recipes import settings
-from attar.recipes.recipe import Entry, Recipe
+from attar.recipes.recipe import BuiltInRecipe, Recipe
 from attar.recipes.settings import PAPER_STORAGE, entry
 from attar.stages.protocols import PROTOCOLS
 
@@ -15,22 +15,22 @@ PRUNED = 40
 """Labels are made for one in this many epochs."""
 
 
-def _pruned(made: Entry) -> Entry:
+def _pruned(made: BuiltInRecipe) -> BuiltInRecipe:
     def build() -> Recipe[Config]:
         recipe = made.build()
         pool = max(1, round(recipe.relabel.epochs / PRUNED))
         return recipe.changed(relabel=recipe.relabel.changed(pool_epochs=pool))
 
-    return Entry(made.aim, made.cost, build)
+    return BuiltInRecipe(made.aim, made.cost, build)
 
 
-def _tiny(ipc: int, aim: str) -> Entry:
+def _tiny(ipc: int, aim: str) -> BuiltInRecipe:
     chosen = PROTOCOLS["tiny"]
     protocol = chosen.changed(training=chosen.training.changed(batch_size=64))
     return _pruned(entry("lpld", "tiny-imagenet", ipc, settings.TINY_IMAGENET, TINY, protocol, aim, "not published"))
 
 
-def _imagenet_1k(ipc: int, aim: str) -> Entry:
+def _imagenet_1k(ipc: int, aim: str) -> BuiltInRecipe:
     return _pruned(entry("lpld", "imagenet-1k", ipc, settings.IMAGENET_1K, IMAGENET_1K, "cda", aim, "not published"))
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from attar.methods.mtt import Config
 from attar.recipes import settings
-from attar.recipes.recipe import Entry
+from attar.recipes.recipe import BuiltInRecipe
 from attar.recipes.settings import Setting, hard_rows, lasting, with_convnet
 from attar.stages.choices import Experts
 from attar.synthesis.trajectory_choices import Trajectories
@@ -59,13 +59,13 @@ _DATA = {
 _COST = "not measured; the authors name 1 to 5 hours on several GPUs for making the images, experts not counted"
 
 
-def entry(method: str, cell: str, config: Trajectories, aim: str, cost: str) -> dict[str, Entry]:
+def entry(method: str, cell: str, config: Trajectories, aim: str, cost: str) -> dict[str, BuiltInRecipe]:
     """Return the catalogue's entry of METHOD/CELL; ``config`` has the method's settings but the number of images."""
     dataset, _, ipc = cell.rpartition("-ipc")
     config = config.changed(ipc=int(ipc))
     setting = _with_experts(*_DATA[dataset], config.needs().expert_epochs)
     name = f"{method}/{cell}"
-    return {name: Entry(aim, cost, lambda: hard_rows(setting.recipe(name, method, lasting(config), "mtt")))}
+    return {name: BuiltInRecipe(aim, cost, lambda: hard_rows(setting.recipe(name, method, lasting(config), "mtt")))}
 
 
 def _with_experts(setting: Setting, architecture: str, epochs: int) -> Setting:
@@ -76,7 +76,7 @@ def _with_experts(setting: Setting, architecture: str, epochs: int) -> Setting:
     return replace(found, squeeze=found.squeeze.changed(experts=experts))
 
 
-def _entry(cell: str, aim: str) -> dict[str, Entry]:
+def _entry(cell: str, aim: str) -> dict[str, BuiltInRecipe]:
     return entry("mtt", cell, Config(**CELLS[cell]), aim, _COST)
 
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from attar.methods.ncfm import Config
 from attar.recipes import settings
-from attar.recipes.recipe import Entry
+from attar.recipes.recipe import BuiltInRecipe
 from attar.recipes.settings import Setting, hard_rows, lasting, with_convnet
 from attar.stages.choices import Experts
 from attar.training.choices import Optimisation
@@ -33,11 +33,13 @@ def _with_experts(setting: Setting, architecture: str) -> Setting:
     return replace(found, squeeze=found.squeeze.changed(experts=experts))
 
 
-def _entry(dataset: str, ipc: int, aim: str, protocol: str = "ncfm", optimizer: str = "adamw") -> dict[str, Entry]:
+def _entry(
+    dataset: str, ipc: int, aim: str, protocol: str = "ncfm", optimizer: str = "adamw"
+) -> dict[str, BuiltInRecipe]:
     name, setting = f"ncfm/{dataset}-ipc{ipc}", _SETTINGS[dataset]
     config = Config(ipc=ipc, unit_classes=_CLASSES[dataset], unit_slots=ipc).changed(optimizer=optimizer)
     return {
-        name: Entry(
+        name: BuiltInRecipe(
             f"{aim} % with a ConvNet and hard labels; the authors' loop takes a step after each class, this one for all",
             f"not measured; about {_WORK[dataset]} PFLOP for making the images",
             lambda: hard_rows(setting.recipe(name, "ncfm", lasting(config), protocol)),

@@ -5,7 +5,7 @@ The published scripts use ImageNet's normalisation for every dataset, and report
 
 from attar.methods.rded import Config
 from attar.recipes import settings
-from attar.recipes.recipe import Entry
+from attar.recipes.recipe import BuiltInRecipe
 from attar.recipes.settings import PAPER_STORAGE, entry
 from attar.stages.protocols import PROTOCOLS, Protocol
 
@@ -30,7 +30,7 @@ def _protocol(dataset: str, ipc: int) -> Protocol:
     return chosen.changed(training=chosen.training.changed(batch_size=batch))
 
 
-def _row(dataset: str, ipc: int, aim: str) -> Entry:
+def _row(dataset: str, ipc: int, aim: str) -> BuiltInRecipe:
     config = TILED if dataset == "imagenet-1k" else WHOLE
     cost = "7 min at 10 images per class of ImageNet-1K on an RTX 4090, measured by the authors"
     protocol, aim = _protocol(dataset, ipc), f"{aim} % with ResNet-18"

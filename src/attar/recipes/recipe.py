@@ -115,7 +115,7 @@ def relabel_section(protocol: str, own: Mapping[str, Any]) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class Entry:
+class BuiltInRecipe:
     """A built-in recipe."""
 
     aim: str

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from attar.data.choice import DataChoice
 from attar.ops.choices import ViewChoice
-from attar.recipes.recipe import Entry, Recipe, recipe, relabel_section
+from attar.recipes.recipe import BuiltInRecipe, Recipe, recipe, relabel_section
 from attar.stages.choices import Evaluate, Squeeze
 from attar.stages.protocols import PROTOCOLS, Protocol, protocol_named
 from attar.stages.rows import DISTILLED_HARD, EQUAL_BYTES, FULL, REAL_SETS, Row
@@ -75,13 +75,13 @@ def entry(
     cost: str,
     method: str = "",
     labels: Mapping[str, Any] = MappingProxyType({}),
-) -> Entry:
+) -> BuiltInRecipe:
     """Return the catalogue's entry of FAMILY/DATASET-ipcIPC; ``config`` is the method's for this dataset, at any IPC.
 
     ``method`` is the method if the family's name is not a method's. ``labels`` are as in ``Setting.recipe``.
     """
     name, kept = f"{family}/{dataset}-ipc{ipc}", lasting(config.changed(ipc=ipc), "jitter")
-    return Entry(aim, cost, lambda: setting.recipe(name, method or family, kept, protocol, labels))
+    return BuiltInRecipe(aim, cost, lambda: setting.recipe(name, method or family, kept, protocol, labels))
 
 
 def with_convnet(setting: Setting, architecture: str) -> Setting:

@@ -2,7 +2,7 @@
 
 from attar.methods.sre2l import Config
 from attar.recipes import settings
-from attar.recipes.recipe import Entry
+from attar.recipes.recipe import BuiltInRecipe
 from attar.recipes.settings import PAPER_STORAGE, entry, smoothed
 
 TINY = Config(learning_rate=0.1, bn_weight=1.0, jitter=4, jitter_both_ways=True, iterations=4000, **PAPER_STORAGE)
@@ -15,20 +15,20 @@ CIFAR = Config(learning_rate=0.25, bn_weight=0.01, jitter=4, iterations=1000, cr
 _DERIVED = "scaled from the time published for"
 
 
-def _tiny(ipc: int, aim: str, cost: str) -> Entry:
+def _tiny(ipc: int, aim: str, cost: str) -> BuiltInRecipe:
     return entry("sre2l", "tiny-imagenet", ipc, settings.TINY_IMAGENET, TINY, "tiny", aim, cost)
 
 
-def _imagenet_1k(ipc: int, aim: str, cost: str) -> Entry:
+def _imagenet_1k(ipc: int, aim: str, cost: str) -> BuiltInRecipe:
     return entry("sre2l", "imagenet-1k", ipc, settings.IMAGENET_1K, IMAGENET_1K, "sre2l", aim, cost)
 
 
-def _imagenet_21k(ipc: int, aim: str, cost: str) -> Entry:
+def _imagenet_21k(ipc: int, aim: str, cost: str) -> BuiltInRecipe:
     aim += ", in CDA's table; download the published teacher and set --squeeze.weights to its file"
     return entry("sre2l", "imagenet-21k", ipc, settings.IMAGENET_21K, IMAGENET_21K, "imagenet-21k", aim, cost)
 
 
-def _cifar(name: str, ipc: int, aim: str, cost: str) -> Entry:
+def _cifar(name: str, ipc: int, aim: str, cost: str) -> BuiltInRecipe:
     setting = settings.CIFAR10 if name == "cifar10" else settings.CIFAR100
     config = CIFAR.changed(parallel_units=10) if name == "cifar10" else CIFAR  # ten classes do not fill a device
     return entry("sre2l", name, ipc, setting, config, "cifar", aim, cost)
@@ -45,7 +45,7 @@ _PLUS = {
 }
 
 
-def _plus(dataset: str, ipc: int, aim: str) -> Entry:
+def _plus(dataset: str, ipc: int, aim: str) -> BuiltInRecipe:
     setting, config = _PLUS[dataset]
     long = {"cifar10": (), "cifar100": (10,), "tiny-imagenet": (1, 50), "imagenet-1k": (1, 10)}[dataset]
     protocol, aim = smoothed(300, 1e-3, 2.0 if ipc in long else 1.0), f"{aim} % with ResNet-18, in CV-DD's table"

@@ -302,7 +302,7 @@ class _Making:
             device=self._device.device,
             streams=lambda *names: tuple(generator(seed, "recover", unit.name, *names) for unit in group),
             shared_stream=lambda *names: generator(seed, "recover", *names),
-            watch=recorder,
+            monitor=recorder,
             unit_sizes=_shape(group),
             num_alike=max(1, self._alike[_shape(group)]),
             real=self._real,

@@ -304,7 +304,7 @@ def match(
         optimiser.step()
         pixels.clamp_(low, high)
         plateau.step(lambda metrics=metrics: float(metrics["loss"].mean()))
-        left = task.watch.step(iteration, images, **metrics)
+        left = task.monitor.step(iteration, images, **metrics)
         task.checkpoint.offer(iteration + 1, state)
         if left:
             break

@@ -78,7 +78,7 @@ def optimise(
             if best is not None and number == len(stretches) - 1:
                 best.compare(pixels, metrics["loss"])  # before the step, because the loss belongs to these pixels
             leaves.step(gradient, current)
-            left = task.watch.step(current, images, **metrics)
+            left = task.monitor.step(current, images, **metrics)
             task.checkpoint.offer(current + 1, state)
             if left:
                 break

@@ -54,7 +54,7 @@ class RealImages(Protocol):
         ...
 
 
-class Watch(Protocol):
+class Monitor(Protocol):
     """Observes an optimisation without changing it."""
 
     def step(self, iteration: int, images: Callable[[], Tensor], **metrics: Float[Tensor, " unit"]) -> bool | None:
@@ -141,7 +141,7 @@ class Task:
     """Returns one random stream per unit: ``task.streams("views")``."""
     shared_stream: Callable[..., torch.Generator]
     """Returns a random stream that all units of the run share."""
-    watch: Watch
+    monitor: Monitor
     unit_sizes: tuple[int, ...]
     """Images of each unit."""
     num_alike: int = 1

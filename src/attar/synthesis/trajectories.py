@@ -108,7 +108,7 @@ def match(task: Task, config: Trajectories, differentiate: Differentiate) -> Rec
         low, high = (edge[:, : slope.shape[1]] for edge in units.bounds(slope))
         state["pixels"] = torch.minimum(torch.maximum(state["pixels"], low), high)
         metrics = {"loss": found.loss[None], STUDENT_RATE: state["rate"][None]}
-        if task.watch.step(iteration, images, **metrics):
+        if task.monitor.step(iteration, images, **metrics):
             break
         task.checkpoint.offer(iteration + 1, lambda: {name: value.cpu() for name, value in state.items()})
     return Recovered(images(), _final_labels(config, experts, images(), state), {STUDENT_RATE: float(state["rate"])})
