@@ -243,7 +243,7 @@ def test_a_file_of_another_shape_is_refused(tmp_path: Path):
     name = next(iter(header.files()))
     tensors, said = weights.load_weights(tmp_path / name)
     weights.save_weights(tmp_path / name, tensors | {"flip": tensors["flip"][:, 1:].contiguous()}, said)
-    with pytest.raises(AttarError, match=rf"{name} holds 'flip' of shape \(3, 11\) .* requires \(3, 12\) .*; delete"):
+    with pytest.raises(AttarError, match=rf"{name} holds 'flip' with shape \(3, 11\) .* requires \(3, 12\) .*; delete"):
         LabelStore(tmp_path).epoch(0)
 
 
