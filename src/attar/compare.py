@@ -65,7 +65,7 @@ def run(cells: Sequence[Cell], out: Path, log: Log) -> list[Line]:
     Finished work is kept, so the same call continues. Runs share teachers and baselines. A run that fails is reported,
     and the others go on.
     """
-    found = [[line] for _, line in cells]
+    found, before = [[line] for _, line in cells], compared.text_in(out)
     with ranks.group():
         for place, (one, line) in enumerate(cells):
             if line.ipc:
@@ -76,7 +76,8 @@ def run(cells: Sequence[Cell], out: Path, log: Log) -> list[Line]:
         lines = [line for lines in found for line in lines]
         if ranks.is_first():
             compared.write_tables(lines, out)
-            compared.draw(lines, out)
+            if compared.text_in(out) != before or not compared.has_figures(out):
+                compared.draw(lines, out)
     return lines
 
 

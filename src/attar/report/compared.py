@@ -20,6 +20,7 @@ State = Literal["done", "impossible", "failed", "to do"]
 CSV, MARKDOWN = "comparison.csv", "comparison.md"
 BYTES, SECONDS = "accuracy-bytes", "accuracy-seconds"
 """Names of the figures without their endings, .png and .svg."""
+_ENDINGS = ("png", "svg")
 _MARKERS = "osD^vP*X"
 _REAL = "real images of as many bytes"
 _WORDS: dict[State, str] = {"impossible": "is impossible", "failed": "failed", "to do": "is not done yet"}
@@ -128,6 +129,17 @@ def write_tables(lines: Sequence[Line], folder: Path) -> None:
     atomic.write_text(folder / MARKDOWN, as_markdown(lines))
 
 
+def text_in(folder: Path) -> str:
+    """Return the content of ``comparison.csv``; '' if there is none."""
+    path = folder / CSV
+    return path.read_text(encoding="utf-8") if path.is_file() else ""
+
+
+def has_figures(folder: Path) -> bool:
+    """Return whether all figures are there."""
+    return all((folder / f"{name}.{ending}").is_file() for name in (BYTES, SECONDS) for ending in _ENDINGS)
+
+
 def as_csv(lines: Sequence[Line]) -> str:
     """Return all columns as CSV."""
     buffer = io.StringIO()
@@ -215,7 +227,7 @@ def draw(lines: Sequence[Line], folder: Path) -> list[Path]:
             ("real_train_seconds", f"{_REAL}: one student"), lambda seconds: f"{seconds:g}",
         ),
     }  # fmt: skip
-    return [_save(figure, folder / f"{name}.{ending}") for name, figure in figures.items() for ending in ("png", "svg")]
+    return [_save(figure, folder / f"{name}.{ending}") for name, figure in figures.items() for ending in _ENDINGS]
 
 
 def _figure(
