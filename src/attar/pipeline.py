@@ -107,7 +107,7 @@ def plan(recipe: Recipe[Any], quiet: bool = False) -> str:
 
     Opens the real data and times a few steps of every stage; writes nothing.
     """
-    log = Log(quiet=quiet)
+    log, recipe = Log(quiet=quiet), _with_members(recipe, len(recipe.squeeze.each))  # before the data are opened
     with log.watched("plan"):
         real = load(recipe.data, recipe.seed, Log(quiet=True))
         work = work_of(recipe, real)
