@@ -34,7 +34,7 @@ def planned(contenders: Sequence[Contender], budgets: Sequence[int], out: Path, 
     """
     first = contenders[0].recipe
     space = Workspace(out, first.seed, first.data, first.execution, log)
-    sizes = {one.title: Sizes(space, one.recipe, one.labels) for one in contenders}
+    sizes = {one.title: _sizes(space, one) for one in contenders}
     cells = [(one, _line(one, budget, sizes[one.title])) for budget in budgets for one in contenders]
     if not any(line.ipc for _, line in cells):
         least = min(cells, key=lambda cell: cell[1].most_bytes)
@@ -43,6 +43,11 @@ def planned(contenders: Sequence[Contender], budgets: Sequence[int], out: Path, 
             f"{least[0].title}. Raise --budgets."
         )
     return cells
+
+
+def _sizes(space: Workspace, one: Contender) -> Sizes:
+    recipe = one.recipe
+    return Sizes(space, recipe.method, recipe.recover, recipe.relabel if one.labels == "soft" else None)
 
 
 def _line(one: Contender, budget: int, sizes: Sizes) -> Line:

@@ -14,7 +14,8 @@ from conftest import mini_recipe
 
 
 def sizes_of(tmp_path, recipe: Recipe, kind="hard") -> Sizes:
-    return Sizes(Workspace(tmp_path, recipe.seed, recipe.data, recipe.execution, Log(quiet=True)), recipe, kind)
+    space = Workspace(tmp_path, recipe.seed, recipe.data, recipe.execution, Log(quiet=True))
+    return Sizes(space, recipe.method, recipe.recover, recipe.relabel if kind == "soft" else None)
 
 
 def test_images_of_a_run_stay_below_what_they_take_at_most(mini_run, tmp_path):

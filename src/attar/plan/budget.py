@@ -13,8 +13,6 @@ import torch
 from attar.core.log import readable_bytes
 from attar.core.randomness import generator
 from attar.ops.choices import Storage
-from attar.recipes.compared import Kind
-from attar.recipes.recipe import Recipe
 from attar.stages import baselines
 from attar.stages.choices import Relabel
 from attar.stages.recover import RealByClass, planned
@@ -23,6 +21,7 @@ from attar.store import images as image_files
 from attar.store import labels as label_files
 from attar.store import weights
 from attar.store.labels import HEADER, Header
+from attar.synthesis.method import MethodConfig
 
 _GROUP = image_files.ROWS_PER_GROUP
 _COUNTED_BYTES = 4096
@@ -46,11 +45,14 @@ class Choice:
 
 
 class Sizes:
-    """Bytes of a recipe's images and labels, for any number of images per class."""
+    """Bytes of a method's images and labels, for any number of images per class."""
 
-    def __init__(self, space: Workspace, recipe: Recipe[Any], kind: Kind) -> None:
-        """``space`` has the real data: their number limits some methods, and ``random`` stores them as they are."""
-        self._space, self._recipe, self._kind = space, recipe, kind
+    def __init__(self, space: Workspace, method: str, config: MethodConfig, labelling: Relabel | None) -> None:
+        """``space`` has the real data: their number limits some methods, and ``random`` stores them as they are.
+
+        ``labelling`` is None for hard labels.
+        """
+        self._space, self._method, self._config, self._labelling = space, method, config, labelling
         self._num_classes = len(space.real.classes)
         self._written: dict[tuple[int, int], int] = {}
 
@@ -63,21 +65,19 @@ class Sizes:
 
         Those of ``random`` are measured on the very images. Other images count as noise, which no encoder shortens.
         """
-        if self._recipe.method == "random" and self._space.feed == "resident":
+        if self._method == "random" and self._space.feed == "resident":
             return self._random_bytes(ipc)
         count = ipc * self._num_classes
         return max(self._noise_bytes(count, size) for size in {self._largest, min(self._largest, _COUNTED_BYTES)})
 
     def label_bytes(self, ipc: int) -> int:
         """Return the bytes of the labels at most; none for hard labels."""
-        if self._kind == "hard":
+        config, count = self._labelling, ipc * self._num_classes
+        if config is None:
             return 0
-        config, count = self._recipe.relabel, ipc * self._num_classes
         if config.mode == "given":
             return count * self._num_classes * 4 + _GIVEN_HEADER_BYTES
-        return _stored_label_bytes(
-            config, count, self._num_classes, self._space.choice.size, self._recipe.recover.storage()
-        )
+        return _stored_label_bytes(config, count, self._num_classes, self._space.choice.size, self._config.storage())
 
     def choose(self, budget: int) -> Choice:
         """Return the most images per class whose files take at most ``budget`` bytes."""
@@ -92,7 +92,7 @@ class Sizes:
 
     def _limit(self) -> tuple[int, str]:
         """Return the most images per class that the real data allow, and what limits them."""
-        taken = self._recipe.recover.real_per_image()
+        taken = self._config.real_per_image()
         if not taken:
             return 10**9, ""
         name, count = baselines.fewest(self._space)
@@ -101,12 +101,12 @@ class Sizes:
     @property
     def _least(self) -> int:
         """Bytes of the smallest image that counts in the search's upper end."""
-        return 1 if self._recipe.method == "random" else min(self._largest, _COUNTED_BYTES)
+        return 1 if self._method == "random" else min(self._largest, _COUNTED_BYTES)
 
     @cached_property
     def _largest(self) -> int:
         """Bytes of an encoded image of noise."""
-        config, side = self._recipe.recover, self._space.choice.size
+        config, side = self._config, self._space.choice.size
         stream = generator(0, "budget", side)
         drawn = torch.randint(0, 256, (_SAMPLED, 3, side, side), generator=stream, dtype=torch.uint8)
         return max(len(image_files.encode(image, config.image_format, config.jpeg_quality)) for image in drawn)
@@ -124,14 +124,14 @@ class Sizes:
         return self._written[count, size]
 
     def _random_bytes(self, ipc: int) -> int:
-        config = self._recipe.recover.changed(ipc=ipc)
+        config = self._config.changed(ipc=ipc)
         units = [unit for group in planned(self._num_classes, config) for unit in group]
         rows = ((label, slot) for unit in units for label, slot in zip(unit.labels, unit.slots, strict=True))
         return _written(((self._real(label, slot), label, slot) for label, slot in rows), self._space.real.classes)
 
     def _real(self, label: int, slot: int) -> bytes:
         if (label, slot) not in self._encoded:
-            config, real = self._recipe.recover, self._real_by_class
+            config, real = self._config, self._real_by_class
             if label not in self._orders:
                 stream = generator(self._space.seed, "recover", "order", real.class_name(label))
                 self._orders[label] = torch.randperm(real.count(label), generator=stream).tolist()
