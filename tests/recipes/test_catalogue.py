@@ -15,6 +15,7 @@ from attar.stages.label_choice import Relabel
 from attar.stages.protocols import PROTOCOL_LABELS, PROTOCOLS
 
 WANTED = {
+    *(f"attar/cifar10-ipc{ipc}" for ipc in (1, 10, 50)),
     "digits", "dm/digits-ipc1", "dm/digits-ipc10",
     *(f"{method}/{rest}" for method in ("cda", "sre2l") for rest in (
         "tiny-imagenet-ipc10", "tiny-imagenet-ipc50", "tiny-imagenet-ipc100",
