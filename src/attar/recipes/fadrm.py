@@ -11,7 +11,7 @@ from typing import Any
 from attar.methods.fadrm import Config
 from attar.recipes import settings
 from attar.recipes.recipe import BuiltInRecipe
-from attar.recipes.settings import Setting, entry, smoothed
+from attar.recipes.settings import Setting, entry, smoothed, with_training
 from attar.stages.choices import Member
 from attar.stages.protocols import Protocol
 
@@ -27,13 +27,8 @@ _COST = "0.47 s per image on an RTX 4090 at 224 pixels, measured by the authors"
 _COST_PLUS = "1.09 s per image on an RTX 4090 at 224 pixels, measured by the authors"
 
 
-def _with_training(setting: Setting, **training: Any) -> Setting:
-    squeeze = setting.squeeze
-    return replace(setting, squeeze=squeeze.changed(training=squeeze.training.changed(**training)))
-
-
-CIFAR100 = _with_training(settings.CIFAR100, optimizer="adamw", learning_rate=1e-3, weight_decay=1e-4, batch_size=512)
-TINY_IMAGENET = _with_training(settings.TINY_IMAGENET, learning_rate=0.01, batch_size=128, warmup_epochs=0)
+CIFAR100 = with_training(settings.CIFAR100, optimizer="adamw", learning_rate=1e-3, weight_decay=1e-4, batch_size=512)
+TINY_IMAGENET = with_training(settings.TINY_IMAGENET, learning_rate=0.01, batch_size=128, warmup_epochs=0)
 
 
 def _several(setting: Setting, names: tuple[str, ...] = _FOUR) -> Setting:
