@@ -43,8 +43,9 @@ class Adjusted(MethodConfig):
     does so where a slot has several units, as on ImageNet-1K."""
 
     def idle(self) -> set[str]:
-        """Settings of the adjustment, which have no effect without steps."""
-        return super().idle() | (set() if self.adjust_steps else {"adjust_length", "adjust_onwards"})
+        """The number of units in a batch, which is one; settings of the adjustment, if there are no steps."""
+        unused = set() if self.adjust_steps else {"adjust_length", "adjust_onwards"}
+        return super().idle() | {"parallel_units"} | unused
 
     def needs(self) -> Needs:
         """Teachers of its own for each unit: units cannot share a batch."""
