@@ -29,6 +29,8 @@ WANTED = {
       for data in ("cifar10", "cifar100", "tiny-imagenet", "imagenet-1k")),
     *(f"dwa/{data}-ipc{ipc}" for data in ("cifar10", "cifar100") for ipc in (10, 50)),
     *(f"dwa/tiny-imagenet-ipc{ipc}" for ipc in (50, 100)), *(f"dwa/imagenet-1k-ipc{ipc}" for ipc in (10, 50, 100)),
+    *(f"{family}/{data}-ipc{ipc}" for family in ("psm", "psm+") for ipc in (1, 10, 50)
+      for data in ("cifar10", "cifar100", "tiny-imagenet", "imagenet-1k") if (data, ipc) != ("imagenet-1k", 1)),
     "lpld/tiny-imagenet-ipc50", "lpld/tiny-imagenet-ipc100",
     *(f"lpld/imagenet-1k-ipc{ipc}" for ipc in (10, 50, 100, 200)),
     *(f"edc/{name}-ipc{ipc}" for name in ("cifar10", "cifar100", "tiny-imagenet") for ipc in (1, 10, 50)),
@@ -52,7 +54,8 @@ def test_a_recipe_builds_prints_and_round_trips(name, tmp_path):
     recipe = recipe_named(name)
     assert recipe.name == name
     assert f"-ipc{recipe.recover.ipc}" in name or name == "digits"
-    assert name == "digits" or recipe.method == name.split("/")[0].rstrip("+")
+    family = name.split("/")[0].rstrip("+")
+    assert name == "digits" or recipe.method == {"psm": "fadrm"}.get(family, family)
     path = tmp_path / "recipe.yaml"
     path.write_text(recipe.to_yaml(header_of(name)))
     assert from_yaml(path) == recipe
@@ -77,7 +80,7 @@ def test_labels_are_drawn_as_the_protocol_trains(name):
         views = views.changed(dsa=tuple(kind for kind in views.dsa if kind != "flip"))
     assert (recipe.relabel.views, recipe.relabel.mix) == (views, labels.mix)
     assert recipe.relabel.epochs == protocol.training.epochs
-    batchnorm = "eval" if name.startswith("fadrm/tiny") else labels.batchnorm
+    batchnorm = "eval" if name.startswith(("fadrm/tiny", "psm/tiny")) else labels.batchnorm
     assert recipe.relabel.committee.batchnorm == batchnorm
     assert ("modified" in protocol.title()) <= (longer or by_row)
 
@@ -370,6 +373,25 @@ def test_published_settings_of_dwa():
     tiny = recipe_named("dwa/tiny-imagenet-ipc50")
     assert (tiny.recover.unit_classes, tiny.evaluate.protocol) == (200, PROTOCOLS["dwa-tiny"])
     assert (tiny.evaluate.protocol.temperature, tiny.relabel.mix.kind) == (1.0, "cutmix")
+
+
+def test_psm_is_fadrm_with_difficulty_groups_and_its_own_teachers():
+    for name in (name for name in WANTED if name.startswith("psm")):
+        grouped, family = recipe_named(name), name.split("/")[0]
+        assert (grouped.recover.start, grouped.recover.target) == ("hardest", "group"), name
+        assert grouped.recover.committee == ("round-robin" if family == "psm+" else "one"), name
+        if "cifar10-" not in name and name != "psm+/tiny-imagenet-ipc1" and "cifar100" not in name:
+            plain = recipe_named(name.replace("psm", "fadrm"))
+            assert (grouped.squeeze, grouped.relabel, grouped.evaluate) == (
+                plain.squeeze,
+                plain.relabel,
+                plain.evaluate,
+            )
+            same = {"start": "patches", "target": "running", "group_passes": 0}
+            assert grouped.recover.changed(**same) == plain.recover
+    epochs = {name: recipe_named(f"psm/{name}").squeeze.training.epochs for name in ("cifar10-ipc1", "cifar100-ipc1")}
+    assert epochs == {"cifar10-ipc1": 150, "cifar100-ipc1": 100}
+    assert len(recipe_named("psm+/tiny-imagenet-ipc1").squeeze.members) == 4
 
 
 @pytest.mark.parametrize("name", sorted(name for name in WANTED if name.startswith(("mtt/", "tesla/"))))

@@ -5,7 +5,7 @@ from typing import Any
 
 from attar.core import plugin
 from attar.core.errors import AttarError
-from attar.recipes import cda, cim, cvdd, digits, dm, dwa, edc, fadrm, lpld, mtt, ncfm, rded, sre2l, tesla
+from attar.recipes import cda, cim, cvdd, digits, dm, dwa, edc, fadrm, lpld, mtt, ncfm, psm, rded, sre2l, tesla
 from attar.recipes.recipe import BuiltInRecipe, Recipe, from_yaml
 
 ENTRIES: dict[str, BuiltInRecipe] = {
@@ -14,6 +14,7 @@ ENTRIES: dict[str, BuiltInRecipe] = {
     **sre2l.RECIPES,
     **rded.RECIPES,
     **fadrm.RECIPES,
+    **psm.RECIPES,
     **lpld.RECIPES,
     **cvdd.RECIPES,
     **dwa.RECIPES,

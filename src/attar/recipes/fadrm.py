@@ -22,7 +22,7 @@ TINY = Config(jitter=4, **_STORED)
 TINY_ONE = Config(iterations=1000, block_sizes=(1.0, 1.0), learning_rate=0.01, jitter=4, **_STORED)
 IMAGENET_1K = Config(block_sizes=(200 / 224, 1.0, 200 / 224, 1.0), jitter=32, **_STORED)
 
-_FOUR = ("resnet18", "densenet121", "shufflenet_v2_x0_5", "mobilenet_v2")
+FOUR = ("resnet18", "densenet121", "shufflenet_v2_x0_5", "mobilenet_v2")
 _COST = "0.47 s per image on an RTX 4090 at 224 pixels, measured by the authors"
 _COST_PLUS = "1.09 s per image on an RTX 4090 at 224 pixels, measured by the authors"
 
@@ -31,12 +31,13 @@ CIFAR100 = with_training(settings.CIFAR100, optimizer="adamw", learning_rate=1e-
 TINY_IMAGENET = with_training(settings.TINY_IMAGENET, learning_rate=0.01, batch_size=128, warmup_epochs=0)
 
 
-def _several(setting: Setting, names: tuple[str, ...] = _FOUR) -> Setting:
+def several(setting: Setting, names: tuple[str, ...] = FOUR) -> Setting:
+    """Return the dataset with several teachers."""
     members = tuple(Member(architecture=name) for name in names)
     return replace(setting, squeeze=setting.squeeze.changed(members=members))
 
 
-def _protocol(dataset: str, ipc: int) -> Protocol:
+def protocol_of(dataset: str, ipc: int) -> Protocol:
     """The authors' table for ResNet-18: epochs, learning rate, and the length of the cosine."""
     if dataset == "cifar100":
         return smoothed(1000, 5e-4 if ipc == 1 else 1e-3, 1.0 if ipc == 50 else 2.0)
@@ -45,7 +46,7 @@ def _protocol(dataset: str, ipc: int) -> Protocol:
 
 def _one(dataset: str, ipc: int, aim: str) -> BuiltInRecipe:
     setting, config = _ROWS[dataset]
-    protocol, labels = _protocol(dataset, ipc), dict[str, Any]()
+    protocol, labels = protocol_of(dataset, ipc), dict[str, Any]()
     if dataset == "tiny-imagenet":
         config, labels = TINY_ONE, {"committee": {"batchnorm": "eval"}}
     return entry("fadrm", dataset, ipc, setting, config, protocol, f"{aim} % with ResNet-18", _COST, labels=labels)
@@ -54,13 +55,13 @@ def _one(dataset: str, ipc: int, aim: str) -> BuiltInRecipe:
 def _plus(dataset: str, ipc: int, aim: str) -> BuiltInRecipe:
     setting, config = _ROWS[dataset]
     # At one image per class on Tiny-ImageNet the authors leave DenseNet-121 out.
-    names = tuple(name for name in _FOUR if name != "densenet121") if (dataset, ipc) == ("tiny-imagenet", 1) else _FOUR
+    names = tuple(name for name in FOUR if name != "densenet121") if (dataset, ipc) == ("tiny-imagenet", 1) else FOUR
     if dataset == "imagenet-1k":  # the authors recover with ShuffleNetV2 x1.0 and label with x0.5
         names = tuple("shufflenet_v2_x1_0" if name.startswith("shufflenet") else name for name in names)
     config = config.changed(committee="round-robin")
-    protocol = _protocol(dataset, ipc)
+    protocol = protocol_of(dataset, ipc)
     aim = f"{aim} % with ResNet-18"
-    return entry("fadrm+", dataset, ipc, _several(setting, names), config, protocol, aim, _COST_PLUS, method="fadrm")
+    return entry("fadrm+", dataset, ipc, several(setting, names), config, protocol, aim, _COST_PLUS, method="fadrm")
 
 
 _ROWS = {

@@ -128,6 +128,7 @@ def run(
                 size=(space.choice.size, space.choice.size),
                 device=space.device.device,
                 stream=lambda *names, step=step: generator(space.seed, "prepare", step.name, *names),
+                num_teachers=len(networks),
                 table=found.of_steps(step.reads),
             )
             title = f"{step.name} of teacher {number}" if step.per_teacher else step.name
@@ -172,7 +173,7 @@ def rehearsed(
             if step.applies(config, network.module):
                 stream = functools.partial(generator, 0, "prepare", step.name)
                 shown = _real_for(step, config, real)
-                context = Context(range(1), network, number, shown, size, device, stream, table)
+                context = Context(range(1), network, number, shown, size, device, stream, len(networks), table)
                 for key, row in step.make(context, _settings(step, config)).items():
                     made[f"{step.name}.{key}", number] = row.expand(num_rows, *row.shape[1:])
     return table

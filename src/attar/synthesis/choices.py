@@ -19,10 +19,10 @@ from attar.ops.votes import Votes
 from attar.synthesis.curriculum import Curriculum
 from attar.synthesis.method import MethodConfig, Needs, Stretch, UnitShape
 
-Start = Literal["noise", "real", "patches"]
+Start = Literal["noise", "real", "patches", "easiest", "hardest"]
 PatchRule = Literal["lowest", "medium"]
 Observe = Literal["batchnorm", "convolution", "patches", "tokens"]
-Target = Literal["running", "collected", "class", "mixed"]
+Target = Literal["running", "collected", "class", "mixed", "group"]
 Policy = Literal["one", "round-robin", "random", "mean", "weighted"]
 
 
@@ -114,7 +114,8 @@ class Statistics(MethodConfig):
     target: Target = "running"
     """Statistics to match. 'running': the teacher's running statistics, or collected ones for layers without them;
     'collected': measured on all real images; 'class': measured on real images of the unit's classes; 'mixed': the
-    distance to 'running' plus the distance to 'class', weighted by class_share."""
+    distance to 'running' plus the distance to 'class', weighted by class_share; 'group': measured on the real images of
+    the slot's difficulty group (PSM). A class has one group for each image per class, from easy to hard."""
     class_share: float = pydantic.Field(default=0.5, ge=0, le=1)
     """Weight of the distance to the class statistics, for the target 'mixed'."""
     class_variance: Literal["exact", "within"] = "exact"
@@ -127,7 +128,12 @@ class Statistics(MethodConfig):
     variance_weight: float = pydantic.Field(default=1.0, ge=0)
     """Weight of the distance of variances against that of means (DWA)."""
     statistics_images: int = pydantic.Field(default=0, ge=0)
-    """Random real images per class from which statistics are collected; 0: all."""
+    """Random real images per class from which statistics are collected, for targets other than 'group'; 0: all."""
+    group_passes: int = pydantic.Field(default=0, ge=0)
+    """How a group's statistics are measured. 0: exactly, with the teacher in evaluation mode; otherwise as moving
+    averages of BatchNorm in training mode, after so many passes through the group (PSM)."""
+    group_batch: int = pydantic.Field(default=512, ge=2)
+    """Real images per batch of these passes."""
 
     @pydantic.model_validator(mode="after")
     def _observed(self) -> Self:
@@ -138,7 +144,18 @@ class Statistics(MethodConfig):
     def needs(self) -> Needs:
         """A teacher with the layers that are observed; real images where statistics are collected from them."""
         collected = self.target != "running" or any(kind != "batchnorm" for kind in self.observe)
-        return super().needs() | Needs(batchnorm=self.observe == ("batchnorm",), real_images=collected)
+        batchnorm = self.observe == ("batchnorm",) or self.uses_groups()
+        return super().needs() | Needs(batchnorm=batchnorm, real_images=collected)
+
+    def uses_groups(self) -> bool:
+        """True when the target is that of difficulty groups."""
+        return self.target == "group" or super().uses_groups()
+
+    def idle(self) -> set[str]:
+        """How groups are measured, which has no effect for other targets."""
+        if self.target == "group":
+            return super().idle() | ({"group_batch"} if not self.group_passes else set())
+        return super().idle() | {"group_passes", "group_batch"}
 
     def metrics(self) -> tuple[str, ...]:
         """The distance of the statistics, too."""
@@ -192,17 +209,22 @@ class Starts(Patches):
     """Choose the pixels before the first iteration."""
 
     start: Start = "noise"
-    """Pixels before the first iteration: 'noise' (standard normal), 'real' (random real images), or 'patches' (patches
-    of real images, chosen by the teacher's score)."""
+    """Pixels before the first iteration: 'noise' (standard normal), 'real' (random real images), 'patches' (patches of
+    real images, chosen by the teacher's score), or 'easiest' or 'hardest' (the easiest or hardest real image of the
+    slot's difficulty group; a class has one group for each image per class)."""
 
     def uses_patches(self) -> bool:
         """True when the start is 'patches'."""
         return self.start == "patches"
 
+    def uses_groups(self) -> bool:
+        """True when the start is an image of a difficulty group."""
+        return self.start in ("easiest", "hardest") or super().uses_groups()
+
     def needs(self) -> Needs:
-        """Real images, unless the start is noise."""
+        """Real images, unless the start is noise; teachers with BatchNorm where they judge difficulty."""
         real = self.start != "noise"
-        return super().needs() | Needs(real_images=real, stores_real_pixels=real)
+        return super().needs() | Needs(real_images=real, stores_real_pixels=real, batchnorm=self.uses_groups())
 
 
 class Teachers(Votes, MethodConfig, defaults={"prior_temperature": 5.0}):

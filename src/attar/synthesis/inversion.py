@@ -8,7 +8,7 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor
 
-from attar.synthesis import starts, statistics
+from attar.synthesis import difficulty, starts, statistics
 from attar.synthesis.committee import committee_of
 from attar.synthesis.method import Preparation
 from attar.synthesis.optimise import optimise
@@ -19,11 +19,12 @@ from attar.synthesis.views import views_of
 
 
 def preparations(config: Any) -> tuple[Preparation, ...]:
-    """Return the steps that choose patches of real images and collect statistics of them, if the settings need them.
+    """Return the steps that choose patches of real images, rank them by difficulty and collect statistics of them, if
+    the settings need them.
 
     ``config`` is composed of the groups Statistics and Starts.
     """
-    return (*starts.preparations(config), *statistics.preparations(config))
+    return (*starts.preparations(config), *statistics.preparations(config), *difficulty.preparations(config))
 
 
 def invert(task: Task, config: Any, between: Between | None = None) -> Float[Tensor, "image 3 height width"]:

@@ -211,7 +211,11 @@ class MethodConfig(Part):
 
     def real_per_image(self) -> int:
         """Number of real images of its class that each stored image takes, all different; 0: any number will do."""
-        return 0
+        return int(self.uses_groups())
+
+    def uses_groups(self) -> bool:
+        """Whether real images are cut into difficulty groups, one for each image per class."""
+        return False
 
     def learns(self) -> frozenset[str]:
         """What the method returns beside images: SOFT_LABELS, STUDENT_RATE, both or nothing."""

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from attar.core.errors import AttarError
 from attar.ops.pixels import from_bytes
+from attar.synthesis import difficulty
 from attar.synthesis.choices import Patches, Starts
 from attar.synthesis.coreset import gather
 from attar.synthesis.method import Preparation
@@ -34,7 +35,10 @@ def start_of(task: Task, config: Starts) -> Start:
     """Return the configured start, in the first teacher's normalised units."""
     if config.start == "noise":
         return noise(task)
-    images = real(task) if config.start == "real" else patches(task, config)
+    if config.start in ("easiest", "hardest"):
+        images = difficulty.chosen(task, config.start, config.ipc)
+    else:
+        images = real(task) if config.start == "real" else patches(task, config)
     return task.teachers[0].normalisation.apply(images)
 
 

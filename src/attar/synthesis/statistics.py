@@ -15,17 +15,18 @@ from torch import Tensor, nn
 
 from attar.core.errors import AttarError
 from attar.ops.pixels import from_bytes
+from attar.synthesis import difficulty
 from attar.synthesis.choices import Statistics
 from attar.synthesis.method import Preparation
 from attar.synthesis.observed import Observed
-from attar.synthesis.taps import NAMES, Kind, Layout, Tap, is_observable
+from attar.synthesis.taps import NAMES, Kind, Layout, Tap, is_observable, taps_of
 from attar.synthesis.task import Context, Task
 from attar.synthesis.terms import PerUnit, Seen, State, Stateless, UnitBatch
 
 STEP = "statistics"
 """Name of the preparation; its tables are statistics.KIND.mean, .variance, .within and statistics.count."""
 _BATCH_PIXELS, _LARGEST_BATCH = 2**22, 256
-Target = Literal["running", "collected", "class"]
+Target = Literal["running", "collected", "class", "group"]
 
 
 @dataclass(frozen=True)
@@ -127,7 +128,9 @@ class Distance(Stateless):
         """Return the mean about the centre (None if the mean is the centre) and the variance."""
         if target == "running" and layout.running is not None:
             return _running(target, tap, layout)
-        if target == "class":
+        if target == "group":
+            mean, variance = difficulty.of_groups(task, teacher, tap)
+        elif target == "class":
             mean, variance = _of_classes(task, teacher, tap, self.within)
         else:
             network = task.teachers[teacher]
@@ -194,15 +197,6 @@ def statistics_of(task: Task, config: Statistics) -> Distance:
     )
 
 
-def taps_of(config: Any, network: nn.Module) -> tuple[Tap, ...]:
-    """Return the configured taps of a network; by default its BatchNorm layers, or else its other normalisation layers.
-
-    ``config`` has the field 'observe', and 'patch_side' if patches are observed.
-    """
-    kinds: tuple[Kind, ...] = config.observe or (("batchnorm",) if is_observable(network, "batchnorm") else ("tokens",))
-    return tuple(Tap(kind, str(config.patch_side) if kind == "patches" else "") for kind in kinds)
-
-
 def refuse_unobservable(network: nn.Module, architecture: str, config: Statistics) -> None:
     """Raise AttarError when the network has none of the layers whose statistics are matched."""
     kinds: list[Kind] = [tap.kind for tap in taps_of(config, network)]
@@ -230,7 +224,9 @@ def preparations(config: Statistics) -> tuple[Preparation, ...]:
 
 
 def needs_collecting(config: Statistics, network: nn.Module) -> bool:
-    """Return whether the target needs more than the network's own running statistics."""
+    """Return whether the target needs statistics of classes, and not only the network's own or those of groups."""
+    if config.target == "group":
+        return False
     return config.target != "running" or any(tap.kind != "batchnorm" for tap in taps_of(config, network))
 
 

@@ -164,6 +164,15 @@ def layout_of(network: nn.Module, tap: Tap, sites: Sequence[Site]) -> Layout:
     return Layout(sizes, places, first, centre, (centre, torch.cat([empty, *(each.float() for each in variances)])))
 
 
+def taps_of(config: Any, network: nn.Module) -> tuple[Tap, ...]:
+    """Return the configured taps of a network; by default its BatchNorm layers, or else its other normalisation layers.
+
+    ``config`` has the field 'observe', and 'patch_side' if patches are observed.
+    """
+    kinds: tuple[Kind, ...] = config.observe or (("batchnorm",) if is_observable(network, "batchnorm") else ("tokens",))
+    return tuple(Tap(kind, str(config.patch_side) if kind == "patches" else "") for kind in kinds)
+
+
 def side_of(tap: Tap) -> int:
     """Side of a patch in pixels of the feature map."""
     return int(tap.place) if tap.place else PATCH_SIDE

@@ -207,6 +207,8 @@ class Context:
     device: torch.device
     stream: Callable[..., torch.Generator]
     """Returns a named random stream of the run, independent of which rows are made together."""
+    num_teachers: int = 1
+    """Teachers that the method uses, for steps that read the tables of all of them."""
     table: Callable[..., Tensor] = no_tables
     """A table of an earlier preparation."""
     checkpoint: Checkpoint = field(default_factory=NoCheckpoint)
