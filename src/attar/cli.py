@@ -54,7 +54,7 @@ def main(arguments: list[str] | None = None) -> None:
     is_program = arguments is None
     arguments = sys.argv[1:] if arguments is None else arguments
     if is_program:
-        interruption.watch()
+        interruption.handle_signals()
     try:
         with ranks.group():
             _dispatch(arguments)
@@ -64,7 +64,7 @@ def main(arguments: list[str] | None = None) -> None:
         code = error.code if isinstance(error, Interrupted) else 130
         if is_program:
             interruption.end(code)
-        _fail(interruption.sentence(), code)
+        _fail(interruption.message(), code)
     except BrokenPipeError:  # the reader of our output has gone, as in 'attar list models | head'
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:
@@ -80,7 +80,8 @@ def _dispatch(arguments: list[str]) -> None:
         return
     verb, rest = arguments[0], arguments[1:]
     continues = verb in ("run", "compare", *STAGES)
-    interruption.say(interruption.SENTENCE if continues else "Interrupted; the same command starts from the beginning.")
+    restarts = "Interrupted; the same command starts from the beginning."
+    interruption.set_message(interruption.MESSAGE if continues else restarts)
     if verb in ("--version", "version"):
         from attar import __version__
 
@@ -367,7 +368,7 @@ def _print_tables(runs: list[Path], rows: list[Any]) -> None:
     for run in runs:
         about = f"{run}: " if len(runs) > 1 else ""
         console.print(about + per_class.extremes(run), soft_wrap=True, markup=False)
-        words = f"{run}: {pages.spent(run)}; pictures and tables in {run / 'report'}"
+        words = f"{run}: {pages.elapsed(run)}; pictures and tables in {run / 'report'}"
         console.print(words, soft_wrap=True, markup=False)
 
 
@@ -390,6 +391,6 @@ def _print_rankings(runs: list[Path], path: Path | None) -> None:
 
 def _fail(sentence: str, code: int = 2) -> NoReturn:
     """Print the sentence, in one of several processes only, and end with the exit code."""
-    if interruption.may_speak(code):
+    if interruption.should_report(code):
         print(f"attar: {one_line(sentence)}", file=sys.stderr)
     raise SystemExit(code)

@@ -75,7 +75,7 @@ def run(
         raise unknown("stage", stage, STAGES)
     recipe, log = recipe_named(recipe) if isinstance(recipe, str) else recipe, Log(quiet=quiet)
     wanted: tuple[Stage, ...] = tuple(name for name in STAGES if stage in ("", name))
-    with ranks.group(), log.watched("attar"):
+    with ranks.group(), log.heartbeat("attar"):
         trusted = imported.factories((member.architecture for member in recipe.squeeze.each), recipe.recover.verifier)
         modules, count = modules_of(teacher), len(recipe.squeeze.each)
         space = Workspace(Path(out), recipe.seed, recipe.data, recipe.execution, log, modules, trusted, count)
@@ -108,7 +108,7 @@ def plan(recipe: Recipe[Any], quiet: bool = False) -> str:
     Opens the real data and times a few steps of every stage; writes nothing.
     """
     log, recipe = Log(quiet=quiet), _with_members(recipe, len(recipe.squeeze.each))  # before the data are opened
-    with log.watched("plan"):
+    with log.heartbeat("plan"):
         real = load(recipe.data, recipe.seed, Log(quiet=True))
         work = work_of(recipe, real)
         log.say("timing a few steps on this device, compiled if that saves time")
