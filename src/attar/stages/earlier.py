@@ -18,8 +18,7 @@ def tasks(task: Task, group: tuple[Unit, ...], todo: Sequence[tuple[Unit, ...]],
     """
     if len(group) > 1:
         return []
-    (unit,) = group
-    found = list[Task]()
+    unit, found = group[0], list[Task]()
     for other in (each for part in todo for each in part):
         if other.slot == unit.slot and other.block < unit.block:
             found.append(
