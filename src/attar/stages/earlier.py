@@ -16,7 +16,7 @@ def tasks(task: Task, group: tuple[Unit, ...], todo: Sequence[tuple[Unit, ...]],
     They draw what those units draw, so a unit can repeat how they began without waiting for their images. Empty for
     several units in one batch: methods that need earlier units take one unit at a time.
     """
-    if len(group) > 1:
+    if len(group) != 1:
         return []
     unit, found = group[0], list[Task]()
     for other in (each for part in todo for each in part):
