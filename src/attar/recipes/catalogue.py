@@ -5,7 +5,7 @@ from typing import Any
 
 from attar.core import plugin
 from attar.core.errors import AttarError
-from attar.recipes import cda, cim, digits, dm, edc, fadrm, lpld, mtt, ncfm, psm, rded, sre2l, tesla
+from attar.recipes import cda, cim, delt, digits, dm, edc, fadrm, gvbsm, lpld, mtt, ncfm, psm, rded, sre2l, tesla
 from attar.recipes.recipe import BuiltInRecipe, Recipe, from_yaml
 
 ENTRIES: dict[str, BuiltInRecipe] = {
@@ -20,6 +20,8 @@ ENTRIES: dict[str, BuiltInRecipe] = {
     **dm.RECIPES,
     **ncfm.RECIPES,
     **edc.RECIPES,
+    **gvbsm.RECIPES,
+    **delt.RECIPES,
     **mtt.RECIPES,
     **tesla.RECIPES,
 }
