@@ -136,6 +136,15 @@ def test_the_loop_is_the_published_one(choices: dict[str, Any]):
     torch.testing.assert_close(images, expected, atol=1e-3, rtol=0)
 
 
+def test_padded_crops_reach_over_the_border_by_the_padding_and_no_further():
+    config = config_of(padding=2)
+    task, _ = task_of(gvbsm, config)
+    draw = views_of(task, config)
+    boxes = torch.cat([draw.draw(iteration, (8, 8), (8, 8))[0] for iteration in range(60)])
+    assert {tuple(box) for box in boxes[:, 2:].tolist()} == {(8, 8)}
+    assert [set(boxes[:, axis].tolist()) for axis in (0, 1)] == [{-2, -1, 0, 1, 2}] * 2
+
+
 def value_of(term: Diversity, images: Tensor, sizes: tuple[int, ...], labels: Tensor) -> Tensor:
     task = dataclasses.replace(task_of(gvbsm, config_of(), num_slots=2)[0], labels=labels, unit_sizes=sizes)
     average = torch.block_diag(*(torch.full((1, size), 1 / size) for size in sizes))
