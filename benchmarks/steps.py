@@ -229,7 +229,7 @@ def train_teacher(campaign: Campaign, name: str, dataset: str) -> dict[str, Any]
     found = teachers.load(campaign.folder / "squeeze")
     carrying.round_weights(found)
     found.save(campaign.folder / "half")
-    return {"top-1 %": round(100 * (made.top1 or 0), 2), "seconds": made.spent.seconds}
+    return {"top-1 %": round(100 * (made.top1 or 0), 2), "seconds": made.elapsed.seconds}
 
 
 def with_teacher(recipe: Recipe[Any], folder: Path) -> Recipe[Any]:
@@ -273,7 +273,7 @@ def tiny_slice(place: int, campaign: Campaign) -> dict[str, Any]:
     for stage in ("squeeze", "recover"):
         attar.run(recipe, out, stage=stage)
     made = Run(out).images
-    return {"images": made.num_images, "seconds": made.spent.seconds}
+    return {"images": made.num_images, "seconds": made.elapsed.seconds}
 
 
 def tiny_ipc10(campaign: Campaign) -> dict[str, Any]:

@@ -334,7 +334,7 @@ def test_exports_are_refused_in_a_sentence(mini_run, tmp_path, capsys):
         capsys, "export", "ddrank", str(mini_run), "--out", out
     )
     assert "add --out FOLDER" in told(capsys, "export", "ddranking", str(mini_run))
-    assert "classes of digits are none of them" in told(capsys, "export", "ddranking", str(mini_run), "--out", out)
+    assert "not the 10 classes of digits" in told(capsys, "export", "ddranking", str(mini_run), "--out", out)
     assert "is not finished" in told(capsys, "export", "ddranking", str(tmp_path), "--out", out)
     assert list(tmp_path.iterdir()) == []
 

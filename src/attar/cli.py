@@ -30,6 +30,8 @@ usage: attar VERB ...
       Turn real data into a distilled dataset and its scores: all four stages.
   attar squeeze|recover|relabel|evaluate RECIPE --out FOLDER [SETTINGS]
       Run one stage.
+  attar compare RECIPE --methods NAME ... --budgets SIZE ... --out FOLDER [--plan] [SETTINGS]
+      Run several methods at several sizes in bytes, with real images of as many bytes.
   attar report FOLDER [FOLDER ...] [--csv FILE] [--ranking]
       Print the tables of finished runs, and draw their pictures.
   attar export LAYOUT FOLDER --out FOLDER
@@ -52,7 +54,7 @@ def main(arguments: list[str] | None = None) -> None:
     is_program = arguments is None
     arguments = sys.argv[1:] if arguments is None else arguments
     if is_program:
-        interruption.watch()
+        interruption.handle_signals()
     try:
         with ranks.group():
             _dispatch(arguments)
@@ -62,7 +64,7 @@ def main(arguments: list[str] | None = None) -> None:
         code = error.code if isinstance(error, Interrupted) else 130
         if is_program:
             interruption.end(code)
-        _fail(interruption.sentence(), code)
+        _fail(interruption.message(), code)
     except BrokenPipeError:  # the reader of our output has gone, as in 'attar list models | head'
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:
@@ -77,8 +79,9 @@ def _dispatch(arguments: list[str]) -> None:
         print(USAGE, end="")
         return
     verb, rest = arguments[0], arguments[1:]
-    continues = verb == "run" or verb in STAGES
-    interruption.say(interruption.SENTENCE if continues else "Interrupted; the same command starts from the beginning.")
+    continues = verb in ("run", "compare", *STAGES)
+    restarts = "Interrupted; the same command starts from the beginning."
+    interruption.set_message(interruption.MESSAGE if continues else restarts)
     if verb in ("--version", "version"):
         from attar import __version__
 
@@ -87,6 +90,8 @@ def _dispatch(arguments: list[str]) -> None:
         _list(rest)
     elif verb == "show":
         _show(rest)
+    elif verb == "compare":
+        _compare(rest)
     elif continues:
         _run(verb, rest)
     elif verb == "report":
@@ -94,7 +99,9 @@ def _dispatch(arguments: list[str]) -> None:
     elif verb == "export":
         _export(rest)
     else:
-        raise plugin.unknown("verb", verb, ("list", "show", "run", *STAGES, "report", "export", "--help", "--version"))
+        raise plugin.unknown(
+            "verb", verb, ("list", "show", "run", *STAGES, "compare", "report", "export", "--help", "--version")
+        )
 
 
 def _list(arguments: list[str]) -> None:
@@ -175,6 +182,46 @@ def _run(verb: str, arguments: list[str]) -> None:
     result = pipeline.run(recipe, given.out, stage="" if verb == "run" else verb, quiet=given.quiet)
     if result.table and verb in ("run", "evaluate"):
         _print_tables([result.out], result.table)
+
+
+def _compare(arguments: list[str]) -> None:
+    from attar.recipes.compared import budgets_of, contenders
+
+    given = _split("compare", arguments)
+    listed = {flag: values for flag, values in given.settings if flag in ("--methods", "--budgets")}
+    settings = [pair for pair in given.settings if pair[0] not in listed]
+    if given.help is not None:
+        from attar.recipes import help_page
+        from attar.recipes.catalogue import recipe_named
+
+        _print_and_end(help_page.page(recipe_named(given.recipe), "compare", given.recipe, given.help, _width()))
+    methods = contenders(given.recipe, listed.get("--methods", ()), settings)
+    budgets = budgets_of(listed.get("--budgets", ()))
+    if not given.out and not given.plan:
+        raise AttarError("'attar compare' needs a folder for its results; add --out runs/compared, or --plan.")
+    from attar import compare
+    from attar.core.console import SafeConsole
+    from attar.core.log import Log
+
+    log, out = Log(quiet=given.quiet), Path(given.out)
+    console = SafeConsole(highlight=False, quiet=not ranks.is_first())
+    for each in (console, log.console):
+        if not each.is_terminal:
+            each.width = 160
+    cells = compare.planned(methods, budgets, out, log)
+    if given.plan:
+        seconds = compare.expected_seconds(cells, log)
+        compare.print_plan(cells, console, seconds)
+        return
+    compare.print_plan(cells, log.console)
+    lines = compare.run(cells, out, log)
+    failed = [line for line in lines if line.state == "failed"]
+    compare.print_results(lines, out, console)
+    if failed:
+        raise AttarError(
+            f"{len(failed)} of {len(cells)} runs failed: {failed[0].title} ({failed[0].why.rstrip('.')}); mend it and "
+            f"run the same command again, which keeps the others."
+        )
 
 
 class _Parser(argparse.ArgumentParser):
@@ -263,13 +310,10 @@ def _export(arguments: list[str]) -> None:
 def _recipe(verb: str, arguments: list[str]) -> tuple["Recipe[Any]", "Arguments"]:
     """Return the recipe changed by the settings, and the other arguments; prints help and ends if it is requested."""
     from attar.recipes import help_page
-    from attar.recipes.arguments import changed_by, split
+    from attar.recipes.arguments import changed_by
     from attar.recipes.catalogue import recipe_named
 
-    given = split(verb, arguments)
-    width = min(shutil.get_terminal_size().columns, WIDEST_HELP)
-    if not given.recipe:
-        _print_and_end(help_page.usage(verb, width))
+    given = _split(verb, arguments)
     if given.plan and verb != "show":
         raise AttarError(
             f"'attar {verb}' has no --plan; use 'attar show {given.recipe} --plan' to estimate time and memory."
@@ -278,8 +322,23 @@ def _recipe(verb: str, arguments: list[str]) -> tuple["Recipe[Any]", "Arguments"
         raise AttarError("'attar show' has no --out; redirect its output to a file instead.")
     recipe = changed_by(recipe_named(given.recipe), given.settings, f"attar {verb} {given.recipe}")
     if given.help is not None:
-        _print_and_end(help_page.page(recipe, verb, given.recipe, given.help, width))
+        _print_and_end(help_page.page(recipe, verb, given.recipe, given.help, _width()))
     return recipe, given
+
+
+def _split(verb: str, arguments: list[str]) -> "Arguments":
+    """Return the parsed words after a verb that takes a recipe; prints the usage and ends without a recipe."""
+    from attar.recipes import help_page
+    from attar.recipes.arguments import split
+
+    given = split(verb, arguments)
+    if not given.recipe:
+        _print_and_end(help_page.usage(verb, _width()))
+    return given
+
+
+def _width() -> int:
+    return min(shutil.get_terminal_size().columns, WIDEST_HELP)
 
 
 def _print_and_end(text: str) -> NoReturn:
@@ -309,7 +368,7 @@ def _print_tables(runs: list[Path], rows: list[Any]) -> None:
     for run in runs:
         about = f"{run}: " if len(runs) > 1 else ""
         console.print(about + per_class.extremes(run), soft_wrap=True, markup=False)
-        words = f"{run}: {pages.spent(run)}; pictures and tables in {run / 'report'}"
+        words = f"{run}: {pages.elapsed(run)}; pictures and tables in {run / 'report'}"
         console.print(words, soft_wrap=True, markup=False)
 
 
@@ -332,6 +391,6 @@ def _print_rankings(runs: list[Path], path: Path | None) -> None:
 
 def _fail(sentence: str, code: int = 2) -> NoReturn:
     """Print the sentence, in one of several processes only, and end with the exit code."""
-    if interruption.may_speak(code):
+    if interruption.should_report(code):
         print(f"attar: {one_line(sentence)}", file=sys.stderr)
     raise SystemExit(code)

@@ -13,6 +13,7 @@ from attar.core.errors import AttarError
 from attar.core.log import Log
 from attar.core.plugin import unknown
 from attar.data.load import load
+from attar.data.source import RealData
 from attar.models.committee import modules_of
 from attar.ops.choices import PLAIN, Storage
 from attar.plan import forecast
@@ -74,7 +75,7 @@ def run(
         raise unknown("stage", stage, STAGES)
     recipe, log = recipe_named(recipe) if isinstance(recipe, str) else recipe, Log(quiet=quiet)
     wanted: tuple[Stage, ...] = tuple(name for name in STAGES if stage in ("", name))
-    with ranks.group(), log.watched("attar"):
+    with ranks.group(), log.heartbeat("attar"):
         trusted = imported.factories((member.architecture for member in recipe.squeeze.each), recipe.recover.verifier)
         modules, count = modules_of(teacher), len(recipe.squeeze.each)
         space = Workspace(Path(out), recipe.seed, recipe.data, recipe.execution, log, modules, trusted, count)
@@ -106,28 +107,33 @@ def plan(recipe: Recipe[Any], quiet: bool = False) -> str:
 
     Opens the real data and times a few steps of every stage; writes nothing.
     """
-    log, recipe = Log(quiet=quiet), _with_members(recipe, len(recipe.squeeze.each))
-    with log.watched("plan"):
+    log, recipe = Log(quiet=quiet), _with_members(recipe, len(recipe.squeeze.each))  # before the data are opened
+    with log.heartbeat("plan"):
         real = load(recipe.data, recipe.seed, Log(quiet=True))
-        num_classes = len(real.classes)
-        counts = np.bincount(real.train.labels, minlength=num_classes)
-        if not recipe.images:
-            smallest = real.classes[int(counts.argmin())]
-            refuse_fewer(smallest, int(counts.min()), recipe.recover.ipc, recipe.recover.real_per_image())
-        baselines.check_labels(recipe.relabel, recipe.evaluate, recipe.data.size, num_classes, _storage(recipe))
-        work = Work(
-            execution=recipe.execution,
-            counts=counts.tolist(),
-            size=recipe.data.size,
-            squeeze=recipe.squeeze,
-            method=IMPORTED if recipe.images else recipe.method,
-            recover=recipe.recover,
-            relabel=recipe.relabel,
-            evaluate=recipe.evaluate,
-        )
+        work = work_of(recipe, real)
         log.say("timing a few steps on this device, compiled if that saves time")
-        source = f"Real data: {real.name}, {num_classes} classes, {len(real.train)} training images"
+        source = f"Real data: {real.name}, {len(real.classes)} classes, {len(real.train)} training images"
         return "\n".join([source, *forecast.made(work), *forecast.lines(work)])
+
+
+def work_of(recipe: Recipe[Any], real: RealData) -> Work:
+    """Return what the recipe asks of this device on these data; raises AttarError when the run would refuse it."""
+    recipe, num_classes = _with_members(recipe, len(recipe.squeeze.each)), len(real.classes)
+    counts = np.bincount(real.train.labels, minlength=num_classes)
+    if not recipe.images:
+        smallest = real.classes[int(counts.argmin())]
+        refuse_fewer(smallest, int(counts.min()), recipe.recover.ipc, recipe.recover.real_per_image())
+    baselines.check_labels(recipe.relabel, recipe.evaluate, recipe.data.size, num_classes, _storage(recipe))
+    return Work(
+        execution=recipe.execution,
+        counts=counts.tolist(),
+        size=recipe.data.size,
+        squeeze=recipe.squeeze,
+        method=IMPORTED if recipe.images else recipe.method,
+        recover=recipe.recover,
+        relabel=recipe.relabel,
+        evaluate=recipe.evaluate,
+    )
 
 
 def _check(space: Workspace, recipe: Recipe[Any], wanted: Sequence[Stage]) -> None:

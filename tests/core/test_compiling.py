@@ -179,14 +179,14 @@ def test_the_first_call_and_each_new_shape_are_shown_as_compiling(monkeypatch: p
     monkeypatch.setattr(torch, "compile", lambda function, **_: function)
 
     def look(function: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
-        shown.append(log._REPORTER.now)
+        shown.append(log._REPORTER.activity)
         return function(images)
 
     compiled = Voice().compiler("on")(look, torch.neg, 1.0)
     for size in (2, 2, 3, 2):
         compiled(torch.ones(size))
     assert shown == ["compiling", "", "compiling", ""]
-    assert log._REPORTER.now == ""
+    assert log._REPORTER.activity == ""
 
 
 @pytest.mark.parametrize("at_once", [False, True])
@@ -200,7 +200,7 @@ def test_a_failed_compilation_is_one_warning_and_the_plain_result(at_once: bool,
     assert [first(3), second(3), first(4), second(4)] == [60, 90, 80, 120]
     assert compiler.failed
     assert not compiler.wants(1e30)
-    assert voice.warned == ["could not compile and runs uncompiled, which is slower (ValueError: no C++ compiler)"]
+    assert voice.warned == ["compilation failed, running uncompiled, which is slower (ValueError: no C++ compiler)"]
     assert compiler(use, double, 1.0)(5) == 100
     assert compiled.num_calls == (0 if at_once else 1), "it was tried again"
     assert voice.said == ["compiled, as asked", "not compiled, because that failed"]
@@ -212,7 +212,7 @@ def test_a_failure_without_words_is_a_warning_too(monkeypatch: pytest.MonkeyPatc
     Compiled(monkeypatch, NotImplementedError())
     assert voice.compiler("on")(use, double, 1.0)(3) == 60
     assert voice.warned == [
-        "could not compile and runs uncompiled, which is slower (NotImplementedError: no reason given)"
+        "compilation failed, running uncompiled, which is slower (NotImplementedError: no reason given)"
     ]
 
 
@@ -365,4 +365,4 @@ def test_without_a_c_compiler_the_images_are_made_all_the_same(tmp_path: Path):
     found = reported(tmp_path / "none", CXX=str(tmp_path / "no-compiler"))
     assert found["pixels"] == plain["pixels"]
     assert len(found["warned"]) == 1
-    assert found["warned"][0].startswith("could not compile and runs uncompiled, which is slower (")
+    assert found["warned"][0].startswith("compilation failed, running uncompiled, which is slower (")

@@ -27,11 +27,11 @@ def processor(monkeypatch: pytest.MonkeyPatch, found: Speeds, **info: str) -> No
 @pytest.mark.parametrize(
     ("gains", "precision", "why"),
     [
-        ((2.1, 1.8), "bf16", "which is 2.1x float32 on a product, 1.8x on a convolution"),
-        ((1.25, 1.25), "bf16", "which is 1.2x float32 on a product, 1.2x on a convolution"),
-        ((0.7, 0.7), "fp32", "for bf16 is 0.7x float32 on a product, 0.7x on a convolution"),
-        ((2.1, 1.1), "fp32", "for bf16 is 2.1x float32 on a product, 1.1x on a convolution"),
-        ((1.2, 1.8), "fp32", "for bf16 is 1.2x float32 on a product, 1.8x on a convolution"),
+        ((2.1, 1.8), "bf16", "which runs 2.1x as fast as float32 on matrix products, 1.8x on convolutions"),
+        ((1.25, 1.25), "bf16", "which runs 1.2x as fast as float32 on matrix products, 1.2x on convolutions"),
+        ((0.7, 0.7), "fp32", "because bf16 runs 0.7x as fast as float32 on matrix products, 0.7x on convolutions"),
+        ((2.1, 1.1), "fp32", "because bf16 runs 2.1x as fast as float32 on matrix products, 1.1x on convolutions"),
+        ((1.2, 1.8), "fp32", "because bf16 runs 1.2x as fast as float32 on matrix products, 1.8x on convolutions"),
     ],
 )
 @pytest.mark.parametrize("info", [{"flags": "fpu avx2 avx512_bf16"}, {"flags": "amx_bf16"}, {"Features": "asimd bf16"}])
@@ -53,7 +53,7 @@ def test_nothing_is_measured_where_it_could_decide_nothing(asked, monkeypatch):
     monkeypatch.setattr(device.precision, "measured", lambda: pytest.fail("it was measured"))
     found = resolve(Execution(device="cpu", precision=asked))
     if asked == "auto":
-        assert (found.precision, found.why) == ("fp32", "for this device has no arithmetic in bf16")
+        assert (found.precision, found.why) == ("fp32", "because this device has no bf16 arithmetic")
     else:
         assert (found.precision, found.why) == (asked, "as asked")
 
@@ -66,7 +66,7 @@ def test_a_precision_asked_for_is_taken():
 
 @pytest.mark.parametrize("name", ["tpu", "cuda:99", "nonsense"])
 def test_a_device_that_is_not_there_is_refused(name):
-    with pytest.raises(AttarError, match=f"no device '{name}' here; use --execution.device cpu or auto"):
+    with pytest.raises(AttarError, match=f"This machine has no device '{name}'; use --execution.device cpu or auto"):
         resolve(Execution(device=name))
 
 

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from attar.core.interruption import SENTENCE, may_speak
+from attar.core.interruption import MESSAGE, should_report
 
 IN_ORDER = """
     try:
@@ -45,7 +45,9 @@ FORKED = """
 
 def start(body: str) -> subprocess.Popen[str]:
     """A process that is watching and has got as far as 'ready'."""
-    code = "import hashlib, os, time\nfrom attar.core import interruption\ninterruption.watch()\nif True:" + body
+    code = (
+        "import hashlib, os, time\nfrom attar.core import interruption\ninterruption.handle_signals()\nif True:" + body
+    )
     command = [sys.executable, "-c", code]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     # What runs in the background of a script is started to ignore Ctrl-C, and so would its children be.
@@ -72,7 +74,7 @@ def test_a_process_ends_soon_whatever_it_does(body, number, code):
     finally:
         process.kill()
     assert process.returncode == code
-    assert said == f"attar: {SENTENCE}\n"
+    assert said == f"attar: {MESSAGE}\n"
     assert time.monotonic() - began < (0.6 if body is IN_ORDER else 5)
 
 
@@ -83,7 +85,7 @@ def test_a_signal_to_a_forked_process_does_not_end_this_one():
 
 
 def test_a_process_that_ignores_ctrl_c_still_does():
-    code = "import os, signal\nfrom attar.core import interruption\ninterruption.watch()\n"
+    code = "import os, signal\nfrom attar.core import interruption\ninterruption.handle_signals()\n"
     code += "os.kill(os.getpid(), signal.SIGINT)\nimport time; time.sleep(1.2)"
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
@@ -109,4 +111,4 @@ def test_before_processes_know_each_other_the_first_one_speaks(
         monkeypatch.delenv(name, raising=False)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    assert may_speak(2) is speaks
+    assert should_report(2) is speaks

@@ -10,7 +10,7 @@ import pytest
 
 from attar.core import log as logs
 from attar.core.errors import AttarError
-from attar.core.log import Log, Stretch
+from attar.core.log import Log, ProgressState
 
 
 def test_events_are_appended_as_json_lines(tmp_path):
@@ -83,7 +83,7 @@ def test_what_is_said_puts_the_next_line_off(monkeypatch, capsys):
 def test_between_tasks_a_line_says_that_it_goes_on(monkeypatch, capsys):
     monkeypatch.setattr(logs, "OFTEN_SECONDS", 0.05)
     log = Log()
-    with log.watched("attar"):
+    with log.heartbeat("attar"):
         time.sleep(0.08)
         with log.progress("squeeze", 20) as advance:
             time.sleep(0.08)
@@ -99,25 +99,25 @@ def test_the_quiet_and_other_processes_print_no_lines(monkeypatch, capsys):
     monkeypatch.setattr(logs, "OFTEN_SECONDS", 0.02)
     monkeypatch.setattr(logs.ranks, "rank", lambda: 1)
     for log in (Log(quiet=True), Log()):
-        with log.watched("attar"), log.progress("squeeze", 20):
+        with log.heartbeat("attar"), log.progress("squeeze", 20):
             time.sleep(0.06)
     assert capsys.readouterr().err == ""
 
 
 def test_what_is_left_is_estimated_from_what_was_done_here():
-    stretch = Stretch("evaluate", 16200, 4100, "full", "steps", began=time.monotonic() - 75, before=100)
+    stretch = ProgressState("evaluate", 16200, 4100, "full", "steps", began=time.monotonic() - 75, before=100)
     assert stretch.line() == "evaluate  4,100/16,200 steps, 1:15 so far, about 3:47 left, full"
-    stretch = Stretch("recover", 4000, began=time.monotonic() - 3675)
-    assert stretch.line() == "recover   0/4,000, 1:01:15 so far, the first step is not done yet"
-    stretch = Stretch("recover", 4000, 100, unit="iterations", began=time.monotonic() - 9, before=100)
-    assert stretch.line() == "recover   100/4,000 iterations, 0:09 so far, the next iteration is not done yet"
+    stretch = ProgressState("recover", 4000, began=time.monotonic() - 3675)
+    assert stretch.line() == "recover   0/4,000, 1:01:15 so far, working on the first step"
+    stretch = ProgressState("recover", 4000, 100, unit="iterations", began=time.monotonic() - 9, before=100)
+    assert stretch.line() == "recover   100/4,000 iterations, 0:09 so far, working on the next iteration"
 
 
 def test_a_line_says_that_the_work_compiles():
-    stretch = Stretch("recover", 4000, unit="iterations", began=time.monotonic() - 9)
-    with logs.doing("compiling"):
+    stretch = ProgressState("recover", 4000, unit="iterations", began=time.monotonic() - 9)
+    with logs.activity("compiling"):
         assert stretch.line() == "recover   0/4,000 iterations, 0:09 so far, compiling"
-        assert Stretch("plan", began=time.monotonic() - 9).line() == "plan      compiling, 0:09 so far"
+        assert ProgressState("plan", began=time.monotonic() - 9).line() == "plan      compiling, 0:09 so far"
     assert "compiling" not in stretch.line()
 
 
@@ -126,7 +126,7 @@ def test_progress_draws_on_a_terminal(monkeypatch, capsys):
     monkeypatch.setenv("TERM", "xterm")
     with Log().progress("recover", 3, done=1) as advance:
         advance(note="loss 1.5")
-        with logs.doing("compiling"):
+        with logs.activity("compiling"):
             time.sleep(0.3)
     said = capsys.readouterr().err
     assert "compiling" in said

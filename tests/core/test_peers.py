@@ -15,7 +15,7 @@ from torch.distributed import run  # imports PyTorch for the forked processes, w
 from attar import cli
 from attar.core import interruption, peers, ranks
 from attar.core.errors import AttarError
-from attar.core.interruption import SENTENCE
+from attar.core.interruption import MESSAGE
 
 SOON_SECONDS = 8
 """Far below the timeouts of torchrun (30 s) and of the group (14 days), for a busy machine."""
@@ -133,7 +133,7 @@ def test_a_signal_to_any_process_ends_all_with_one_sentence(
         os.kill(process, number)
     codes, said = ended(started, tmp_path)
     assert codes == [code, code]
-    assert said == f"attar: {SENTENCE}\n"
+    assert said == f"attar: {MESSAGE}\n"
 
 
 def finishes(rank: int, folder: Path) -> None:
@@ -174,7 +174,7 @@ def test_a_child_of_a_killed_process_does_not_hide_its_death(tmp_path: Path):
 SCRIPT = """
 import pathlib, sys, time
 from attar.core import interruption, ranks
-interruption.watch()
+interruption.handle_signals()
 with ranks.group():
     pathlib.Path(sys.argv[1], f"ready{ranks.rank()}").write_text(str(__import__("os").getpid()))
     time.sleep(60)
@@ -213,7 +213,7 @@ def stops_early(rank: int, port: int, answers: multiprocessing.SimpleQueue) -> N
     """A program of the user's own that calls attar as a library: nothing ends it from within."""
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     with ranks.group():
-        assert interruption.may_speak(2) == (rank == 0)
+        assert interruption.should_report(2) == (rank == 0)
         if rank == 1:
             os._exit(3)
         try:

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from attar.core import precision
-from attar.core.precision import DTYPES, NUM_ROUNDS, SECONDS, Works, measure, measured
+from attar.core.precision import DTYPES, NUM_ROUNDS, SECONDS, Workload, measure, measured
 
 
 class Clock:
@@ -16,8 +16,8 @@ class Clock:
     def __call__(self) -> float:
         return self.now
 
-    def works(self) -> dict[precision.Precision, Works]:
-        return {name: Works(self.work(f"{name}_product"), self.work(f"{name}_convolution")) for name in DTYPES}
+    def workloads(self) -> dict[precision.Precision, Workload]:
+        return {name: Workload(self.work(f"{name}_product"), self.work(f"{name}_convolution")) for name in DTYPES}
 
     def work(self, name: str):
         def do() -> None:
@@ -38,7 +38,7 @@ def clock(scale: float = 1.0, product: float = 2.0, convolution: float = 1.5) ->
 
 def test_the_best_of_several_counts_and_the_precisions_take_turns():
     watched = clock()
-    found = measure(watched.works(), watched)
+    found = measure(watched.workloads(), watched)
     assert found.gains() == pytest.approx((2.0, 1.5))
     assert found.product["fp32"] == pytest.approx(2 * precision.SIDE**3 / 1e-3)
     assert found.convolution["fp32"] == pytest.approx(2 * 2 * 9 * 64 * 64 * 16 * 16 * 8 / 1e-3)
@@ -49,7 +49,7 @@ def test_the_best_of_several_counts_and_the_precisions_take_turns():
 
 def test_a_slow_processor_is_measured_no_longer_than_needed():
     watched = clock(scale=1000 * SECONDS)
-    assert measure(watched.works(), watched).gains() == pytest.approx((2.0, 1.5))
+    assert measure(watched.workloads(), watched).gains() == pytest.approx((2.0, 1.5))
     assert len(watched.done) == 4 * 3
 
 
@@ -59,7 +59,7 @@ def test_a_slow_processor_is_measured_no_longer_than_needed():
 )
 def test_bf16_has_to_win_clearly_on_both(product: float, convolution: float, choice: str):
     watched = clock(product=product, convolution=convolution)
-    assert measure(watched.works(), watched).choice() == choice
+    assert measure(watched.workloads(), watched).choice() == choice
 
 
 def test_measuring_leaves_threads_and_random_numbers_alone():

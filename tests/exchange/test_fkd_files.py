@@ -129,7 +129,7 @@ def test_export_and_import_give_the_labels_back(tmp_path: Path, kind: Kind, view
     labels = label_files.LabelStore(tmp_path / "set" / "labels")
     for epoch in range(NUM_EPOCHS):
         ours, theirs = labels.epoch(epoch), found.epoch(epoch, Codec())
-        assert torch.equal(theirs.answers["logits"], ours.logits())
+        assert torch.equal(theirs.encoded_logits["logits"], ours.logits())
         pairs: list[tuple[Tensor, Tensor]] = [
             (theirs.records.look.view.box, ours.records.look.view.box),
             (theirs.records.look.view.flip, ours.records.look.view.flip),
@@ -178,7 +178,7 @@ def test_the_command_line_exports(tmp_path: Path, capsys: pytest.CaptureFixture[
     make(tmp_path)
     asked = ["export", "fkd", str(tmp_path / "set"), "--out", str(tmp_path / "out")]
     cli.main([*asked, "--batch-size", "64"])
-    assert "in batches of 64, as the published scripts read them" in capsys.readouterr().out
+    assert "in batches of 64, for the published scripts" in capsys.readouterr().out
     assert fkd.scan(tmp_path / "out" / "labels").num_batches == 3
     with pytest.raises(SystemExit):
         cli.main([*asked, "--batch-size", "-1"])
@@ -201,11 +201,15 @@ def test_a_run_is_as_good_as_its_set(tmp_path: Path):
 @pytest.mark.parametrize(
     ("choices", "asked", "words"),
     [
-        ({"mix": MixChoice(kind="cutmix")}, 0, r"batches of 1024; relabel with --relabel\.mix\.shared-by 1024\.$"),
+        (
+            {"mix": MixChoice(kind="cutmix")},
+            0,
+            r"batches of 1024 do not; relabel with --relabel\.mix\.shared-by 1024\.$",
+        ),
         ({"mix": MixChoice(kind="mixup")}, 64, r"--relabel\.mix\.shared-by 64\.$"),
         ({"mix": mixed("cutmix", 32)}, 64, r"--relabel\.mix\.shared-by 64, or export with --batch-size 32\.$"),
         ({"mix": mixed("cutmix"), "pooled": True}, 64, r"shared-by 64 --relabel\.pool-epochs 0\.$"),
-        ({"views": LookChoice(patch_shuffle=2)}, 0, r"no place for .*--relabel\.views\.patch-shuffle 1"),
+        ({"views": LookChoice(patch_shuffle=2)}, 0, r"cannot store .*--relabel\.views\.patch-shuffle 1"),
         ({"views": LookChoice(randaugment_ops=1)}, 0, r"--relabel\.views\.randaugment-ops 0"),
         ({"mode": "online"}, 0, r"no stored labels to export; relabel it with --relabel\.mode stored"),
     ],
@@ -224,7 +228,7 @@ def test_labels_that_only_say_that_they_share_are_refused_and_nothing_is_left(tm
     tensors["partner"][0, 5] = (tensors["partner"][0, 5] + 1) % COUNT
     tensors["mix_box"][0, 5, 0] += 1
     weights.save_weights(path, tensors, said)
-    with pytest.raises(AttarError, match="say that batches share a mix, and they do not; relabel again"):
+    with pytest.raises(AttarError, match="should share one mix per batch but do not; relabel again"):
         export(tmp_path, 64)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["set", "source"]
 

@@ -14,9 +14,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 from rich.console import Console
 
+from attar.core.elapsed import Elapsed
 from attar.core.errors import AttarError
 from attar.core.log import Log, readable_bytes
-from attar.core.spent import Spent
 from attar.data.load import load
 from attar.report import architectures, card, figures, pages, per_class, table
 from attar.report.table import Line, percent
@@ -241,9 +241,9 @@ def test_a_card_without_scores_says_so(mini_run):
 
 
 def test_stages_tell_their_seconds(mini_run):
-    costs = Run(mini_run).spent()
+    costs = Run(mini_run).elapsed()
     assert set(costs) == {"squeeze", "recover", "relabel", "evaluate"}
-    assert all(spent.seconds > 0 and (spent.processor_seconds or 0) > 0 for spent in costs.values())
+    assert all(elapsed.seconds > 0 and (elapsed.processor_seconds or 0) > 0 for elapsed in costs.values())
     for line in table.lines(mini_run):
         assert (line.teacher_processor_seconds == 0) == (line.teacher_seconds == 0)
         assert (line.train_processor_seconds or 0) > 0
@@ -254,12 +254,12 @@ def test_a_stage_of_an_older_attar_has_wall_seconds_alone(mini_run, tmp_path):
     manifest = unsealed(tmp_path / "squeeze" / "manifest.json")
     del manifest["processor_seconds"]
     (tmp_path / "squeeze" / "manifest.json").write_text(json.dumps(manifest | {"device_seconds": 12.0}))
-    assert Run(tmp_path).spent() == {"squeeze": Spent(12.0, None)}
-    assert pages.spent(tmp_path).endswith(": squeeze 12.0 s")
+    assert Run(tmp_path).elapsed() == {"squeeze": Elapsed(12.0, None)}
+    assert pages.elapsed(tmp_path).endswith(": squeeze 12.0 s")
     for seconds in (-1, None, math.nan, "soon"):
         (tmp_path / "squeeze" / "manifest.json").write_text(json.dumps(manifest | {"device_seconds": seconds}))
         with pytest.raises(AttarError, match="squeeze/manifest.json is damaged .*delete the folder"):
-            Run(tmp_path).spent()
+            Run(tmp_path).elapsed()
 
 
 def test_more_students_than_fit_stand_below_each_other():

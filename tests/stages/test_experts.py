@@ -90,7 +90,7 @@ def test_their_time_is_that_of_squeeze_and_images_know_them(matched: Path):
     assert run.images.used_experts
     assert run.images.learned.keys() == {"student_learning_rate"}
     assert "squeeze/experts" in run.plain()
-    assert run.spent()["squeeze"].seconds > run.teachers[0].spent.seconds
+    assert run.elapsed()["squeeze"].seconds > run.teachers[0].elapsed.seconds
 
 
 GOLDEN: dict[tuple[str, str], tuple[list[float], float]] = {
@@ -132,7 +132,7 @@ def killed(monkeypatch: pytest.MonkeyPatch, recipe: Recipe[Any], out: Path, stag
 
     with monkeypatch.context() as patched:
         patched.setattr(checkpoint, "EVERY_SECONDS", 0.0)
-        patched.setattr(checkpoint, "MOST_TIME", float("inf"))
+        patched.setattr(checkpoint, "MAX_TIME_SHARE", float("inf"))
         patched.setattr(Checkpoint, "offer", offer)
         with pytest.raises(Killed):
             pipeline.run(recipe, out, stage=stage, quiet=True)

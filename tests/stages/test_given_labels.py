@@ -16,7 +16,7 @@ from attar.recipes.recipe import Recipe
 from attar.stages.protocols import PROTOCOLS
 from attar.stages.rows import DISTILLED
 from attar.stages.run import Run
-from attar.store import given_labels
+from attar.store import learned_labels
 from conftest import edit_json, mini_recipe
 
 METHOD = '''"""Real images with soft labels that lean towards the class, and a learning rate."""
@@ -138,7 +138,7 @@ def test_students_take_the_learned_rate_and_real_images_the_protocols_own(out: P
     own = giving().evaluate.protocol.training.learning_rate
     assert rates == [0.025, own]
     assert (out / "baselines" / "random" / "distilled" / "teacher").is_dir(), "real images are labelled online"
-    labels = out / "distilled" / "labels" / given_labels.FILE
+    labels = out / "distilled" / "labels" / learned_labels.FILE
     assert Run(out).scores.rows[DISTILLED].label_bytes == labels.stat().st_size
     pipeline.run(giving(learned_rate=False), out, stage="evaluate", quiet=True)
     assert rates == [0.025, own, own], "the score of real images does not depend on the option"
@@ -147,7 +147,7 @@ def test_students_take_the_learned_rate_and_real_images_the_protocols_own(out: P
 def test_labels_are_checked_when_they_are_opened(out: Path):
     for stage in ("recover", "relabel"):
         pipeline.run(giving(), out, stage=stage, quiet=True)
-    path = out / "distilled" / "labels" / given_labels.FILE
+    path = out / "distilled" / "labels" / learned_labels.FILE
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(content)
@@ -156,7 +156,7 @@ def test_labels_are_checked_when_they_are_opened(out: Path):
     path.unlink()
     with pytest.raises(AttarError, match=r"given.safetensors is missing"):
         attar.load(out / "distilled")
-    given_labels.save(path, torch.full((20, 10), 0.1), "others")
+    learned_labels.save(path, torch.full((20, 10), 0.1), "others")
     edit_json(out / "distilled" / "dataset.json", files={})
     with pytest.raises(AttarError, match="belong to other images; relabel again"):
         attar.load(out / "distilled")

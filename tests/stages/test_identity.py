@@ -137,7 +137,7 @@ def test_a_setting_that_was_used_and_no_longer_exists_is_told(tmp_path: Path):
 
 
 def test_a_score_of_an_earlier_attar_is_found(mini_run: Path, tmp_path: Path):
-    """The full-data score of its run. core/former.py knows the fields of those days."""
+    """The full-data score of its run. core/legacy.py knows the fields of those days."""
     recipe = mini_recipe()
     space = Workspace(mini_run, recipe.seed, recipe.data, recipe.execution.changed(precision="bf16"))
     jobs = evaluate._jobs(space, recipe.evaluate.changed(rows=("full",), num_seeds=1), recipe.squeeze, {})

@@ -86,7 +86,7 @@ def test_a_whole_run_loads_each_teacher_once(both: Path, labelling: Path, loads:
     costs = [json.loads((both / "squeeze" / name / "manifest.json").read_text()) for name in ("", "1")]
     assert lines[0].teacher_seconds == pytest.approx(sum(made["device_seconds"] for made in costs))
     assert list(Run(labelling).plain()) == ["squeeze", "squeeze/1", "recover", "relabel", "evaluate"]
-    assert Run(labelling).spent()["squeeze"].seconds == lines[0].teacher_seconds
+    assert Run(labelling).elapsed()["squeeze"].seconds == lines[0].teacher_seconds
     card = " ".join((labelling / "distilled" / "README.md").read_text().split())
     assert "a committee of 2 teachers: `convnet3` (" in card
     loads.clear()

@@ -58,7 +58,7 @@ def assert_as_told(epoch: int, found: EpochLabels, told: Told) -> None:
         shown = told[epoch, name]
         assert tuple(view.box[place].tolist()) == shown.crop
         assert bool(view.flip[place]) == shown.flip
-        assert torch.equal(found.answers["logits"][place], shown.logits)
+        assert torch.equal(found.encoded_logits["logits"][place], shown.logits)
         if mix is None:
             assert shown.partner is None
             continue
@@ -88,7 +88,7 @@ def test_targets_and_views_are_those_that_the_writer_saw(
         torch.testing.assert_close(shown, expected, rtol=0, atol=1e-6)
         # The proof that pictures and labels belong together: the teacher says the same of what attar shows.
         torch.testing.assert_close(
-            published_layout.by_colour(shown), labels.answers["logits"].double(), rtol=2**-11, atol=1e-4
+            published_layout.by_colour(shown), labels.encoded_logits["logits"].double(), rtol=2**-11, atol=1e-4
         )
 
 
@@ -178,7 +178,7 @@ def test_a_file_in_another_ones_place_is_named(
     second.rename(first)
     (folder / "epoch_1" / "kept").rename(second)
     found = PublishedLabels(folder, images, NUM_CLASSES)
-    assert len(found.epoch(0, Codec()).answers["logits"]) == COUNT
+    assert len(found.epoch(0, Codec()).encoded_logits["logits"]) == COUNT
     for epoch, path in ((1, r"epoch_1/batch_0\.tar"), (2, r"epoch_2/batch_1\.tar")):
         with pytest.raises(AttarError, match=rf"{path} ranks .* it was swapped with another, so restore the file"):
             found.epoch(epoch, Codec())

@@ -60,7 +60,7 @@ def killing(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
                 raise Killed
 
         monkeypatch.setattr(checkpoint, "EVERY_SECONDS", 0.0)
-        monkeypatch.setattr(checkpoint, "MOST_TIME", float("inf"))
+        monkeypatch.setattr(checkpoint, "MAX_TIME_SHARE", float("inf"))
         monkeypatch.setattr(Checkpoint, "offer", offer)
 
     return kill_after

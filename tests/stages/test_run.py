@@ -160,7 +160,7 @@ def test_manifests_of_an_earlier_attar_are_read(earlier: Run):
     assert images.identity == images.request
     assert labels.parents == {"teacher": teacher.weights_sha256, "images": images.images_sha256}
     assert (labels.settings["epochs"], labels.data["size"], labels.made_elsewhere) == (6, 8, False)
-    assert list(earlier.spent()) == ["squeeze", "recover", "relabel"]
+    assert list(earlier.elapsed()) == ["squeeze", "recover", "relabel"]
     assert not earlier.is_done("evaluate")
 
 
@@ -175,7 +175,7 @@ def test_a_run_tells_what_is_in_its_manifests(mini_run: Path):
     found = [(str(one.row), one.seed, one.top1) for one in run.scores.scores]
     assert found == [(one["row"], one["seed"], one["top1"]) for one in raw["evaluate"]["result"]["scores"]]
     assert [(str(one.row), one.seed, one.top1) for one in run.accuracies] == found
-    assert {stage: spent.seconds for stage, spent in run.spent().items()} == {
+    assert {stage: elapsed.seconds for stage, elapsed in run.elapsed().items()} == {
         stage: made["device_seconds"] for stage, made in raw.items()
     }
 

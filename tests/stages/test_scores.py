@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from attar import pipeline
+from attar.core.elapsed import Elapsed
 from attar.core.errors import AttarError
-from attar.core.spent import Spent
 from attar.ops.metrics import Measured
 from attar.recipes.recipe import Recipe
 from attar.stages import evaluate
@@ -35,7 +35,7 @@ def strictly(text: str) -> Any:
 
 
 def test_a_score_comes_back_as_it_was(tmp_path: Path):
-    job(tmp_path).save(GOOD, Spent(2.0, 1.5), "a device", [0.5, 0.25])
+    job(tmp_path).save(GOOD, Elapsed(2.0, 1.5), "a device", [0.5, 0.25])
     found = job(tmp_path).score(3, num_images=30, image_bytes=1, label_bytes=2, protocol="p")
     assert (found.top1, found.per_class, found.diverged) == (0.5, (0.25, None, 0.75), False)
     assert found.class_top1 == 0.5
@@ -70,7 +70,7 @@ def changed(**values: Any) -> Callable[[dict[str, Any]], object]:
 )
 def test_impossible_scores_are_refused(tmp_path: Path, damage: Callable[[dict[str, Any]], object], sealed: bool):
     one = job(tmp_path)
-    one.save(GOOD, Spent(2.0, 1.5), "a device", [0.5])
+    one.save(GOOD, Elapsed(2.0, 1.5), "a device", [0.5])
     content = json.loads(one.path.read_text())
     damage(content)
     if not sealed:
@@ -82,7 +82,7 @@ def test_impossible_scores_are_refused(tmp_path: Path, damage: Callable[[dict[st
 
 def test_no_changed_byte_alters_a_score_unseen(tmp_path: Path):
     one = job(tmp_path)
-    one.save(GOOD, Spent(2.0, 1.5), "a device", [0.5, 0.125])
+    one.save(GOOD, Elapsed(2.0, 1.5), "a device", [0.5, 0.125])
     good, before, num_refused = one.path.read_bytes(), one.read(3), 0
     for place in range(len(good)):
         one.path.write_bytes(good[:place] + bytes([good[place] ^ 1]) + good[place + 1 :])
@@ -96,7 +96,7 @@ def test_no_changed_byte_alters_a_score_unseen(tmp_path: Path):
 def test_scores_that_changed_places_are_seen(tmp_path: Path):
     first, second = job(tmp_path), job(tmp_path, "b" * 64)
     for one in (first, second):
-        one.save(GOOD, Spent(2.0, 1.5), "a device", [])
+        one.save(GOOD, Elapsed(2.0, 1.5), "a device", [])
     second.path.replace(first.path)
     with pytest.raises(AttarError, match="it belongs to another training"):
         first.read(3)
@@ -119,7 +119,7 @@ def test_a_score_of_an_older_attar_is_read(
 
 def test_a_diverged_score_is_plain_json(tmp_path: Path):
     broken = Measured(top1=0, top5=0, per_class=(0.0, None, 0.0), ece=0, confidence=0, num_broken=7)
-    job(tmp_path).save(broken, Spent(2.0, None), "a device", [0.5, math.nan, math.inf])
+    job(tmp_path).save(broken, Elapsed(2.0, None), "a device", [0.5, math.nan, math.inf])
     assert strictly(job(tmp_path).path.read_text())["losses"] == [0.5, None, None]
     assert job(tmp_path).read(3)["diverged"]
 

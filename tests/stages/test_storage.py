@@ -76,9 +76,9 @@ def test_labels_are_the_teachers_answers_to_the_parts(recovered: Path):
 
 def test_exporters_refuse_what_their_layouts_cannot_say(recovered: Path, tmp_path: Path):
     pipeline.run(labelled(), as_mosaics(recovered), stage="relabel", quiet=True)
-    with pytest.raises(AttarError, match="no place for images that are parts of stored ones"):
+    with pytest.raises(AttarError, match="cannot store several images in one"):
         fkd_files.export(recovered, tmp_path / "fkd")
-    with pytest.raises(AttarError, match="Each stored image of .* holds 4, which DD-Ranking cannot decode"):
+    with pytest.raises(AttarError, match="Each stored image of .* holds 4 images, which DD-Ranking cannot decode"):
         ddranking.export(recovered, tmp_path / "dd")
     assert "Each stored image holds 2 x 2 images" in card.text(read_info(recovered / "distilled"), [])
 

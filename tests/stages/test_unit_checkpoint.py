@@ -44,7 +44,7 @@ def kill_after(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
                 raise Killed
 
         monkeypatch.setattr(checkpoint, "EVERY_SECONDS", 0.0)
-        monkeypatch.setattr(checkpoint, "MOST_TIME", float("inf"))
+        monkeypatch.setattr(checkpoint, "MAX_TIME_SHARE", float("inf"))
         monkeypatch.setattr(UnitCheckpoint, "offer", offer)
 
     return start

@@ -117,7 +117,9 @@ def test_a_crafted_file_is_refused_and_not_run(tmp_path: Path, place: int):
     parts = content()
     parts[place] = Crafted(marker)
     path = save(tmp_path / "batch_0.tar", parts)
-    with pytest.raises(AttarError, match=r"batch_0\.tar holds 'posix\.system', which is code .*nothing .* was run"):
+    with pytest.raises(
+        AttarError, match=r"batch_0\.tar contains 'posix\.system', which is code .*attar ran none of it"
+    ):
         fkd.read_batch(path)
     assert not marker.exists()
     torch.load(path, weights_only=False)
@@ -146,47 +148,47 @@ def replaced(place: int, value: Any) -> list[Any]:
 
 
 WRONG = {
-    "a dict": ({"coords": 1}, "a dict of 1 where a list of six"),
-    "five parts": (content()[:5], "a list of 5 where a list of six"),
-    "a tensor": (torch.zeros(6), "a Tensor where a list of six"),
-    "nothing for crops": (replaced(0, None), "a NoneType where crops"),
+    "a dict": ({"coords": 1}, "a dict of 1 instead of a list of six"),
+    "five parts": (content()[:5], "a list of 5 instead of a list of six"),
+    "a tensor": (torch.zeros(6), "a Tensor instead of a list of six"),
+    "nothing for crops": (replaced(0, None), "a NoneType instead of crops"),
     "crops of three": (replaced(0, torch.rand(COUNT, 3)), r"crops of torch.float32 and shape \[6, 3\]"),
-    "crops in pixels": (replaced(0, torch.full((COUNT, 4), 3.0)), "no fractions"),
-    "crops not finite": (replaced(0, torch.full((COUNT, 4), torch.nan)), "no fractions"),
-    "empty crops": (replaced(0, torch.zeros(COUNT, 4)), "no fractions"),
+    "crops in pixels": (replaced(0, torch.full((COUNT, 4), 3.0)), "not fractions"),
+    "crops not finite": (replaced(0, torch.full((COUNT, 4), torch.nan)), "not fractions"),
+    "empty crops": (replaced(0, torch.zeros(COUNT, 4)), "not fractions"),
     "float64 crops": (replaced(0, torch.rand(COUNT, 4).double()), "crops of torch.float64"),
-    "no images": ([torch.zeros(0, 4), torch.zeros(0) > 1, None, None, None, torch.zeros(0, 5)], "no fractions"),
+    "no images": ([torch.zeros(0, 4), torch.zeros(0) > 1, None, None, None, torch.zeros(0, 5)], "not fractions"),
     "flips as numbers": (replaced(1, torch.zeros(COUNT)), "flips of torch.float32"),
     "too few flips": (replaced(1, torch.zeros(COUNT - 1) > 0), r"flips of torch.bool and shape \[5\]"),
-    "cut-outs": (replaced(1, torch.rand(COUNT, 7)), "cut-outs in place of flips"),
-    "partners outside": (replaced(2, torch.arange(1, COUNT + 1)), "partners outside of its 6 images"),
-    "partners before": (replaced(2, torch.arange(-1, COUNT - 1)), "partners outside of its 6 images"),
+    "cut-outs": (replaced(1, torch.rand(COUNT, 7)), "cut-outs instead of flips"),
+    "partners outside": (replaced(2, torch.arange(1, COUNT + 1)), "partners outside its 6 images"),
+    "partners before": (replaced(2, torch.arange(-1, COUNT - 1)), "partners outside its 6 images"),
     "partners in int32": (replaced(2, torch.arange(COUNT).int()), "partners of torch.int32"),
-    "a box and no partners": (replaced(2, None), "a mixing without partners"),
-    "a share above one": (replaced(3, 1.5), "1.5 where the share"),
-    "no number for a share": (replaced(3, float("nan")), "nan where the share"),
-    "a true share": (replaced(3, True), "a bool where the share"),
-    "no share": (replaced(3, None), "a NoneType where the share"),
-    "a box of three": (replaced(4, [1, 2, 3]), "a list of 3 where a box"),
-    "a box of fractions": (replaced(4, [0.1, 0.2, 0.3, 0.4]), "a list of 4 where a box of four whole numbers"),
+    "a box and no partners": (replaced(2, None), "a mixing share or box but no partners"),
+    "a share above one": (replaced(3, 1.5), "1.5 instead of a mixing share"),
+    "no number for a share": (replaced(3, float("nan")), "nan instead of a mixing share"),
+    "a true share": (replaced(3, True), "a bool instead of a mixing share"),
+    "no share": (replaced(3, None), "a NoneType instead of a mixing share"),
+    "a box of three": (replaced(4, [1, 2, 3]), "a list of 3 instead of a box"),
+    "a box of fractions": (replaced(4, [0.1, 0.2, 0.3, 0.4]), "a list of 4 instead of a box of four whole numbers"),
     "a box backwards": (replaced(4, [5, 0, 4, 1]), r"the box \[5, 0, 4, 1\], whose end"),
     "logits as whole numbers": (replaced(5, torch.zeros(COUNT, 5).long()), "logits of torch.int64"),
     "too many logits": (replaced(5, torch.zeros(COUNT + 1, 5)), r"logits of torch.float32 and shape \[7, 5\]"),
-    "sparse logits": (replaced(5, torch.zeros(COUNT, 5).to_sparse()), "where logits of shape"),
-    "unstored logits": (replaced(5, torch.zeros(1).expand(COUNT, 10**9)), "logits that are mostly not stored"),
-    "a subclass": (replaced(5, torch.nn.Parameter(torch.zeros(COUNT, 5))), "a Parameter where logits"),
+    "sparse logits": (replaced(5, torch.zeros(COUNT, 5).to_sparse()), "instead of logits of shape"),
+    "unstored logits": (replaced(5, torch.zeros(1).expand(COUNT, 10**9)), "logits whose values are mostly not stored"),
+    "a subclass": (replaced(5, torch.nn.Parameter(torch.zeros(COUNT, 5))), "a Parameter instead of logits"),
 }
 
 
 @pytest.mark.parametrize("name", WRONG)
 def test_what_is_no_batch_is_refused_with_what_it_holds(tmp_path: Path, name: str):
     parts, words = WRONG[name]
-    with pytest.raises(AttarError, match=rf"b\.tar is no batch of the FKD layout: it holds .*{words}"):
+    with pytest.raises(AttarError, match=rf"b\.tar is not a batch of the FKD layout: it holds .*{words}"):
         fkd.read_batch(save(tmp_path / "b.tar", parts))
 
 
 def test_harmless_objects_of_torch_are_no_batch_either(tmp_path: Path):
-    with pytest.raises(AttarError, match="an? OrderedDict of 1 where a list"):
+    with pytest.raises(AttarError, match="an? OrderedDict of 1 instead of a list"):
         fkd.read_batch(save(tmp_path / "b.tar", OrderedDict(a=torch.zeros(1))))
 
 
@@ -194,7 +196,7 @@ def test_harmless_objects_of_torch_are_no_batch_either(tmp_path: Path):
 def test_a_truncated_file_is_named(tmp_path: Path, kept: float):
     path = save(tmp_path / "batch_7.tar", content())
     path.write_bytes(path.read_bytes()[: int(kept * path.stat().st_size)])
-    with pytest.raises(AttarError, match=r"batch_7\.tar is not a whole batch .*copy or download it again"):
+    with pytest.raises(AttarError, match=r"batch_7\.tar is not a complete batch .*copy or download it again"):
         fkd.read_batch(path)
 
 
@@ -204,7 +206,7 @@ def test_other_archives_and_missing_files_are_named(tmp_path: Path):
     with zipfile.ZipFile(tmp_path / "zip.tar", "w") as archive:
         archive.writestr("hello", "world")
     for name in ("real.tar", "zip.tar"):
-        with pytest.raises(AttarError, match=rf"{name} is not a whole batch"):
+        with pytest.raises(AttarError, match=rf"{name} is not a complete batch"):
             fkd.read_batch(tmp_path / name)
     with pytest.raises(AttarError, match=r"no file .*nowhere\.tar"):
         fkd.read_batch(tmp_path / "nowhere.tar")
@@ -278,20 +280,20 @@ def spoil(folder: Path, how: str) -> None:
 
 SPOILT = {
     "missing batch": r"epoch_1/batch_1\.tar is missing; copy",
-    "missing last batch": r"epoch_1 has 2 batches and epoch_0 3; copy epoch_1 once more",
+    "missing last batch": r"epoch_1 has 2 batches, but epoch_0 has 3; copy epoch_1 again",
     "missing epoch": r"epoch_1 is missing; copy",
     "missing first epoch": r"epoch_0 is missing; copy",
-    "begun epoch": r"epoch_3 has 1 batches and epoch_0 3; .*or remove it where it was never finished",
+    "begun epoch": r"epoch_3 has 1 batches, but epoch_0 has 3; .*or remove it if it was never finished",
     "empty epoch": r"epoch_3/batch_0\.tar is missing",
-    "foreign file": r"epoch_1/notes\.txt does not belong .*remove it",
-    "foreign folder": r"checkpoints does not belong",
-    "double name": r"batch_01\.tar does not belong",
-    "truncated": r"epoch_1/batch_1\.tar is not a whole batch",
-    "zero bytes": r"epoch_1/batch_1\.tar is not a whole batch .*it is empty",
-    "swapped with the last": r"epoch_1/batch_1\.tar is for 2 images and should be for 6: .*the last of 2; take",
+    "foreign file": r"epoch_1/notes\.txt is not part of the FKD layout.*remove it",
+    "foreign folder": r"checkpoints is not part of the FKD layout",
+    "double name": r"batch_01\.tar is not part of the FKD layout",
+    "truncated": r"epoch_1/batch_1\.tar is not a complete batch",
+    "zero bytes": r"epoch_1/batch_1\.tar is not a complete batch .*it is empty",
+    "swapped with the last": r"epoch_1/batch_1\.tar is for 2 images and should be for 6: .*the last one 2; copy",
     "other batch size": r"epoch_1/batch_1\.tar is for 7 images and should be for 6",
-    "other classes": r"epoch_1/batch_1\.tar has logits of 6 classes and the first file of 5",
-    "other mixing": r"epoch_1/batch_1\.tar is mixed by 'mixup' and the first file by 'cutmix'",
+    "other classes": r"epoch_1/batch_1\.tar has logits of 6 classes, but the first file has 5",
+    "other mixing": r"epoch_1/batch_1\.tar uses the mixing 'mixup', but the first file uses 'cutmix'",
 }
 
 

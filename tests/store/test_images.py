@@ -209,7 +209,7 @@ def test_foreign_columns_are_refused_by_name(tmp_path: Path, column: str):
     write(tmp_path, noisy(3))
     file = next(tmp_path.iterdir())
     pq.write_table(pq.read_table(file).drop_columns([column]), file)
-    with pytest.raises(AttarError, match=rf"train-00000-of-00001\.parquet lacks attar's column '{column}'"):
+    with pytest.raises(AttarError, match=rf"train-00000-of-00001\.parquet has no column '{column}'"):
         image_files.read(tmp_path)
 
 

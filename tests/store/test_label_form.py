@@ -107,7 +107,7 @@ def test_tensors_that_the_header_does_not_tell_of_are_refused(tmp_path):
     (file,) = stored(tmp_path, CODECS["fp16"], "none").files()
     tensors, said = weights.load_weights(tmp_path / file)
     weights.save_weights(tmp_path / file, tensors | {"more": torch.zeros(2)}, said)
-    with pytest.raises(AttarError, match="holds a tensor 'more' that labels.json does not tell of"):
+    with pytest.raises(AttarError, match="holds a tensor 'more' that labels.json does not mention"):
         LabelStore(tmp_path).epoch(0)
 
 

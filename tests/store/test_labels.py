@@ -62,7 +62,7 @@ def tensors_of(records: Records) -> list[Tensor | None]:
 
 
 def assert_same(found: StoredEpoch, expected: EpochLabels) -> None:
-    assert torch.equal(found.logits(), expected.answers["logits"])
+    assert torch.equal(found.logits(), expected.encoded_logits["logits"])
     for one, other in zip(tensors_of(found.records), tensors_of(expected.records), strict=True):
         assert (one is None) == (other is None)
         if one is not None and other is not None:
@@ -174,7 +174,7 @@ def test_few_logits_come_back_as_the_codec_rebuilds_them(tmp_path: Path, values:
     found = LabelStore(stored(tmp_path, header))
     some = torch.tensor([7, 0, 7, 3])
     for epoch in (0, 4, 6):
-        rebuilt = codec.decode(record(header, epoch).answers, NUM_CLASSES)
+        rebuilt = codec.decode(record(header, epoch).encoded_logits, NUM_CLASSES)
         assert torch.equal(found.epoch(epoch).logits(), rebuilt)
         assert torch.equal(found.epoch(epoch).logits(some), rebuilt[some])
 
@@ -191,7 +191,9 @@ def test_a_pool_deals_every_record_once_each_time_round(tmp_path: Path, kind: st
             for epoch in dealt:
                 logits = epoch.logits(torch.tensor([image]))[0]
                 (which,) = [
-                    at for at, other in enumerate(expected) if torch.equal(other.answers["logits"][image], logits)
+                    at
+                    for at, other in enumerate(expected)
+                    if torch.equal(other.encoded_logits["logits"][image], logits)
                 ]
                 met.append(which)
                 one = tensors_of(epoch.records)
@@ -241,7 +243,7 @@ def test_a_file_of_another_shape_is_refused(tmp_path: Path):
     name = next(iter(header.files()))
     tensors, said = weights.load_weights(tmp_path / name)
     weights.save_weights(tmp_path / name, tensors | {"flip": tensors["flip"][:, 1:].contiguous()}, said)
-    with pytest.raises(AttarError, match=rf"{name} holds 'flip' of shape \(3, 11\) .* says \(3, 12\) .*; delete"):
+    with pytest.raises(AttarError, match=rf"{name} holds 'flip' with shape \(3, 11\) .* requires \(3, 12\) .*; delete"):
         LabelStore(tmp_path).epoch(0)
 
 
@@ -307,7 +309,7 @@ def test_a_header_that_lacks_a_key_is_refused(tmp_path: Path):
 def test_a_missing_file_is_named(tmp_path: Path):
     stored(tmp_path, header_of())
     (tmp_path / "epochs-00003-00005.safetensors").unlink()
-    with pytest.raises(AttarError, match=r"lacks epochs-00003-00005\.safetensors; run"):
+    with pytest.raises(AttarError, match=r"has no file epochs-00003-00005\.safetensors; run"):
         LabelStore(tmp_path)
 
 

@@ -144,7 +144,7 @@ def test_an_interrupted_decoding_leaves_nothing_half(
 def test_other_images_are_refused_and_leave_no_cache(tmp_path: Path, limit: int):
     folder, _ = written(tmp_path / "set", pictures())
     _, other = written(tmp_path / "other", pictures(1))
-    with pytest.raises(AttarError, match=rf"The images in {folder} are not those of the test; take another copy\."):
+    with pytest.raises(AttarError, match=rf"The images in {folder} are not those of the test; use another copy\."):
         opened((folder, other), tmp_path, limit)
     assert not list((tmp_path / "cache").glob("*"))
 

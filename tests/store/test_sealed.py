@@ -90,7 +90,7 @@ def test_nothing_outside_the_folder_is_opened(tmp_path: Path, name: str, monkeyp
     (tmp_path / "in").mkdir()
     (tmp_path / "outside").write_bytes(b"x")
     monkeypatch.setattr(sealed, "sha256_of", lambda path: pytest.fail(f"{path} was opened"))
-    with pytest.raises(AttarError, match="is none of the files that belong there"):
+    with pytest.raises(AttarError, match="is not one of the files that belong there"):
         sealed.check(tmp_path / "in", name, {name: sealed.SealedFile(bytes=1, sha256="ab")})
 
 

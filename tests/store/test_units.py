@@ -92,7 +92,7 @@ def test_files_that_are_not_whole_are_refused_by_name(tmp_path: Path):
     units.save(tmp_path, UNIT, result())
     path = UNIT.path(tmp_path)
     path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(AttarError, match=r"slot00002-block0001\.safetensors is not a whole"):
+    with pytest.raises(AttarError, match=r"slot00002-block0001\.safetensors is not a complete"):
         units.load(tmp_path, UNIT)
 
 

@@ -1,4 +1,4 @@
-"""When and how functions are compiled, and what happens when they can't be."""
+"""Compile functions when that saves time; run them uncompiled when compilation fails."""
 
 import contextlib
 import functools
@@ -14,13 +14,13 @@ from attar.core import log
 
 @dataclass(frozen=True)
 class Amount:
-    """How much a function has to do, all its calls together."""
+    """The work of all calls of a function together."""
 
     operations: float
     """Floating-point operations."""
     values: float = 0.0
-    """Numbers that convolutions and linear layers answer. What lies between these layers reads and writes each of them
-    several times, and compiled only a few times."""
+    """Number of outputs of convolutions and linear layers. Uncompiled, the operations between these layers read and
+    write each output many times; compiled, only a few times."""
     num_layers: int = 0
     """Convolutions and linear layers in one call."""
     num_calls: float = 0.0
@@ -28,38 +28,38 @@ class Amount:
 
 @dataclass(frozen=True)
 class Costs:
-    """What compiling takes and saves, in seconds of one CPU thread."""
+    """How long compiling takes and how much time it saves, in seconds of one CPU thread."""
 
     function: float
-    """That compiling any function takes."""
+    """Time to compile any function."""
     layer: float
-    """That it takes more for every layer."""
+    """Additional time per layer."""
     saved_value: float
-    """That is saved for every number that a layer answers."""
+    """Time saved per output value of a layer."""
     saved_layer: float
-    """That is saved for every layer in every call, however small it is."""
+    """Time saved per layer and call, independent of the layer's size."""
 
     def taken(self, amount: Amount) -> float:
-        """Seconds that compiling takes."""
+        """Return the seconds that compiling takes."""
         return self.function + self.layer * amount.num_layers
 
     def saved(self, amount: Amount) -> float:
-        """Seconds that all calls together save."""
+        """Return the seconds that compiling saves in all calls together."""
         return self.saved_value * amount.values + self.saved_layer * amount.num_layers * amount.num_calls
 
 
 CPU = Costs(25.0, 1.5, 3e-9, 6e-4)
-"""Measured by 'python benchmarks/processor.py --compilation' (docs/decisions.md). They are written here and not
-measured in a run, so that all runs and processes of a recipe decide alike."""
+"""Measured by 'python benchmarks/processor.py --compilation' (docs/decisions.md). They are constants, not measured in
+each run, so that all runs and processes of a recipe make the same choice."""
 WORTHWHILE = {"cuda": 5e15}
-"""Floating-point operations from which compilation pays on other devices: a guess, about 100 seconds of work."""
-MOST_SHAPES = 64
-"""Shapes that are compiled. PyTorch's own limit is 8, after which it goes on uncompiled and says no word: groups halved
-for memory and views of several sizes get there."""
+"""Minimum floating-point operations for compilation on other devices: a guess, about 100 seconds of work."""
+MAX_SHAPES = 64
+"""How many input shapes of a function are compiled. PyTorch's own limit is 8; above it PyTorch silently continues
+uncompiled. Groups halved for memory and views of several sizes reach that limit."""
 
 
 class Compiler:
-    """Compiles functions where that pays, and runs them as they are where it does not or can't be done."""
+    """Compiles functions if that saves time and works; otherwise runs them uncompiled."""
 
     def __init__(
         self,
@@ -68,14 +68,14 @@ class Compiler:
         say: Callable[[str], None] = lambda _: None,
         warn: Callable[[str], None] = lambda _: None,
     ) -> None:
-        """``device`` is its kind, 'cpu' or 'cuda'; ``say`` and ``warn`` take one line for the user."""
+        """``device`` is the device type, 'cpu' or 'cuda'; ``say`` and ``warn`` print one line for the user."""
         self._choice, self._device = choice, device
         self._say, self._warn = say, warn
         self._said: set[str] = set()
         self.failed = False
 
     def wants(self, amount: Amount | float) -> bool:
-        """Whether a function that has so much to do is to be compiled; a number alone is its operations."""
+        """Return whether to compile a function with this amount of work; a plain number means its operations."""
         amount = amount if isinstance(amount, Amount) else Amount(amount)
         if self.failed or self._choice == "off":
             return False
@@ -84,7 +84,7 @@ class Compiler:
         return self._choice == "on" or amount.operations >= WORTHWHILE.get(self._device, float("inf"))
 
     def reason(self, amount: Amount | float) -> str:
-        """Why, in words."""
+        """Return in words why ``wants`` decides as it does."""
         amount = amount if isinstance(amount, Amount) else Amount(amount)
         if self.failed:
             return "not compiled, because that failed"
@@ -105,11 +105,11 @@ class Compiler:
         amount: Amount | float,
         narrow: bool = False,
     ) -> Callable[..., Any]:
-        """``use`` with its first argument given: the function, compiled if that pays for the ``amount``.
+        """Return ``use`` with ``function`` as its first argument, compiled if that saves time for ``amount``.
 
-        ``narrow`` says that some feature maps have fewer channels than the widest vector instructions have lanes.
-        When compilation fails (no C++ compiler, an unsupported graph, an old GPU), one warning is given and the
-        function is used as it is.
+        Set ``narrow`` if some feature maps have fewer channels than the widest vector instructions have lanes. If
+        compilation fails (no C++ compiler, an unsupported graph, an old GPU), it prints one warning and uses the
+        function uncompiled.
         """
         plain = functools.partial(use, function)
         line = self.reason(amount)
@@ -118,8 +118,8 @@ class Compiler:
             self._say(line)
         if not self.wants(amount):
             return plain
-        logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # it looks for CUDA, on CPUs too
-        # Without it, values kept in bf16 for the way back are not those of the way forth, and gradients suffer.
+        logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # it warns about CUDA on CPUs, too
+        # Otherwise the bf16 values of the backward pass differ from those of the forward pass: worse gradients.
         options: dict[str, Any] = {"emulate_precision_casts": True}
         if narrow and self._device == "cpu":
             options["cpp.simdlen"] = 256  # half-filled 512-bit vectors are stored under a mask, which is slow
@@ -130,24 +130,24 @@ class Compiler:
             if self.failed:
                 return plain(*arguments)
             shapes = tuple(each.shape for each in arguments if isinstance(each, torch.Tensor))
-            compiles = log.doing("compiling") if shapes not in seen else contextlib.nullcontext()
+            compiles = log.activity("compiling") if shapes not in seen else contextlib.nullcontext()
             seen.add(shapes)
             try:
                 if not compiled:
                     compiled.append(torch.compile(function, dynamic=False, options=options))
-                with compiles, torch._dynamo.config.patch(recompile_limit=MOST_SHAPES):
+                with compiles, torch._dynamo.config.patch(recompile_limit=MAX_SHAPES):
                     return use(compiled[0], *arguments)
             except Exception as error:
                 if out_of_memory(error):
                     raise
                 self.failed = True
                 first = next(iter(str(error).strip().splitlines()), "no reason given")
-                self._warn(f"could not compile and runs uncompiled, which is slower ({type(error).__name__}: {first})")
+                self._warn(f"compilation failed, running uncompiled, which is slower ({type(error).__name__}: {first})")
                 return plain(*arguments)
 
         return guarded
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether the device, or the machine, had no memory left."""
+    """Return whether the error means that the device or the machine has no memory left."""
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)

@@ -28,7 +28,7 @@ _KINDS = {
     "a valid tuple": "a list",
     "a valid dictionary": "a mapping",
 }
-"""Pydantic's names of kinds of values, and those that users know."""
+"""Pydantic's names of value types, and the names that users know."""
 REVISION = "revision"
 """Key of the class's revision in an identity, if it is above 1."""
 
@@ -73,7 +73,7 @@ class Config(pydantic.BaseModel):
         return self.model_dump(mode="json", serialize_as_any=True)
 
     def changed(self, **values: Any) -> Self:
-        """Return a validated copy with these fields replaced; they count as set, besides those set before."""
+        """Return a validated copy with these fields replaced; the replaced fields count as set, too."""
         merged: dict[str, Any] = {name: getattr(self, name) for name in type(self).model_fields} | values
         return type(self).model_validate(merged).with_set(self.model_fields_set | values.keys())
 
@@ -224,9 +224,9 @@ def explain(error: pydantic.ValidationError, where: str, model: type[pydantic.Ba
 
 
 def worded(fault: Mapping[str, Any], name: str) -> str:
-    """One of pydantic's errors about the value called ``name``, in plain words and without a full stop.
+    """Return a pydantic error about the value called ``name`` in plain words, without a full stop.
 
-    As in "ipc must be a whole number, not 'few'"; a validator's own sentence stands after the name and a colon.
+    Example: "ipc must be a whole number, not 'few'". A validator's own sentence follows the name and a colon.
     """
     message = fault["msg"].removeprefix("Value error, ").rstrip(".")
     wanted = re.sub(r"^Input should be |, (unable|got) .*", "", message)

@@ -1,4 +1,4 @@
-"""The console that everything is printed to."""
+"""The console for all printed output."""
 
 from collections.abc import Iterable
 
@@ -9,9 +9,9 @@ from attar.core.printable import printable
 
 
 class SafeConsole(Console):
-    """A console that writes out what a terminal would obey, whatever is printed; its own styles are left alone."""
+    """A console that escapes terminal control characters in all text; rich's own styles still work."""
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
-        """As rich renders, with the text of every segment printable."""
+        """Render as rich does, with the text of every segment made printable."""
         for segment in super().render(renderable, options):
             yield segment if segment.control else Segment(printable(segment.text), segment.style)

@@ -17,21 +17,21 @@ from attar.core.precision import Precision
 
 @dataclass(frozen=True)
 class Device:
-    """A resolved device with the precision of networks on it."""
+    """A resolved device, and the precision that networks use on it."""
 
     device: torch.device
     precision: Precision
     compile: Literal["auto", "on", "off"]
     workers: int
     why: str = "as asked"
-    """Why this precision, in words that follow its name and a comma."""
+    """Why this precision was chosen; printed after its name and a comma."""
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
-        """The context in which networks are trained and label."""
+        """Return the context for training networks and for labelling."""
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16")
 
     def describe(self) -> str:
-        """The hardware in words, for manifests and tables."""
+        """Return the name of the hardware, for manifests and tables."""
         if self.device.type == "cuda":
             return torch.cuda.get_device_name(self.device)
         count = torch.get_num_threads()
@@ -39,7 +39,7 @@ class Device:
 
 
 def resolve(execution: Execution) -> Device:
-    """Choose the device; raises AttarError when the named one is not there."""
+    """Choose the device; raises AttarError when the named device does not exist."""
     if execution.threads:
         torch.set_num_threads(execution.threads)
     name = execution.device
@@ -49,7 +49,7 @@ def resolve(execution: Execution) -> Device:
         device = torch.device(name)
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError):
-        raise AttarError(f"There is no device '{name}' here; use --execution.device cpu or auto.") from None
+        raise AttarError(f"This machine has no device '{name}'; use --execution.device cpu or auto.") from None
     if device.type == "cuda":
         torch.backends.cudnn.deterministic = True  # the same pixels on every run
     workers = min(8, os.cpu_count() or 1) if execution.workers < 0 else execution.workers
@@ -60,18 +60,18 @@ def resolve(execution: Execution) -> Device:
 
 
 def _faster(device: torch.device) -> tuple[Precision, str]:
-    """The precision in which the device is clearly faster, and why."""
+    """Return the precision that is clearly faster on the device, and why."""
     if not computes_bf16(device):
-        return "fp32", "for this device has no arithmetic in bf16"
+        return "fp32", "because this device has no bf16 arithmetic"
     if device.type != "cpu":
-        return "bf16", "which this device computes in"
-    # A processor may name the instructions and yet be slower with them, as an Intel Xeon whose AMX is hidden.
+        return "bf16", "which this device supports"
+    # A CPU may list bf16 instructions and still be slower with them, for example an Intel Xeon with AMX disabled.
     speeds = precision.measured()
     return speeds.choice(), speeds.reason()
 
 
 def computes_bf16(device: torch.device) -> bool:
-    """Whether the device has instructions for bfloat16, rather than only emulating it; not whether they are fast."""
+    """Return whether the device has native bfloat16 instructions; they may still be slow."""
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
     flags = set(_cpu_info("flags").split()) | {f"arm_{name}" for name in _cpu_info("Features").split()}
@@ -83,7 +83,7 @@ def _cpu_name() -> str:
 
 
 def _cpu_info(key: str) -> str:
-    """What Linux says of its first processor; empty elsewhere."""
+    """Return Linux's value for the first CPU; an empty text on other systems."""
     with contextlib.suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.partition(":")[0].strip() == key:

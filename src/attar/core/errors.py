@@ -1,14 +1,14 @@
-"""The one exception that means: the input is at fault, not the program."""
+"""The exception for invalid input, as opposed to errors in the program."""
 
 
 class AttarError(Exception):
-    """A mistake its user can mend; the message is one sentence that names what is wrong and how to mend it.
+    """An error that the user can fix; the message is one sentence that says what is wrong and how to fix it.
 
-    The command line prints it alone, without a traceback, and exits with code 2.
+    The command line prints only the message, without a traceback, and exits with code 2.
     """
 
 
 def first_line(error: object) -> str:
-    """An error's first line, for a sentence that gives it as the reason."""
+    """Return an error's first line without its full stop, to be used in a sentence."""
     lines = str(error).strip().splitlines()
     return lines[0].rstrip(".") if lines else type(error).__name__

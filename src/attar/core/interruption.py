@@ -1,7 +1,7 @@
-"""Ctrl-C and SIGTERM: both end a run within about a second, with a sentence, and leave nothing half-written.
+"""Ctrl-C and SIGTERM stop a run within about a second. The run prints one sentence and leaves no half-written file.
 
-Files are replaced as a whole or not at all, so a process may end anywhere. It is given a moment to end in order; where
-it is in the middle of a long computation, of a compilation or of PyTorch's tear-down, it is ended all the same.
+Files are replaced completely or not at all, so a process may stop anywhere. It gets a moment to shut down normally. If
+it is still busy after that (a long computation, a compilation, PyTorch's tear-down), a second thread ends it.
 """
 
 import contextlib
@@ -14,14 +14,14 @@ from collections.abc import Callable
 from types import FrameType
 from typing import NoReturn
 
-SENTENCE = "Interrupted; the same command continues where it stopped."
+MESSAGE = "Interrupted; the same command continues where it stopped."
 GRACE_SECONDS = 0.7
-"""Until a process that has not ended in order is ended."""
+"""How long a process may take to shut down normally."""
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Interrupted(KeyboardInterrupt):
-    """What both signals raise in the main thread."""
+    """The exception that both signals raise in the main thread."""
 
     def __init__(self, code: int = 128 + signal.SIGINT) -> None:
         """``code`` is the exit code: 130 after Ctrl-C, 143 after SIGTERM."""
@@ -30,71 +30,71 @@ class Interrupted(KeyboardInterrupt):
 
 
 _ending = threading.Lock()
-_sentence = SENTENCE
-_watching = False
-_asked: Callable[[int], bool] | None = None
+_message = MESSAGE
+_handling = False
+_reporter: Callable[[int], bool] | None = None
 
 
-def is_watching() -> bool:
-    """Whether this process answers signals as ``watch`` says, so that it may be ended from within."""
-    return _watching
+def handles_signals() -> bool:
+    """Return whether ``handle_signals`` was called in this process, so that a thread may end it."""
+    return _handling
 
 
-def ask(may_speak: Callable[[int], bool] | None) -> None:
-    """Let this decide, given the exit code, which of several processes says why they end."""
-    global _asked
-    _asked = may_speak
+def set_reporter(decide: Callable[[int], bool] | None) -> None:
+    """Let ``decide`` answer ``should_report``; it receives the exit code. None restores the default."""
+    global _reporter
+    _reporter = decide
 
 
-def say(sentence: str) -> None:
-    """Set the sentence that an interruption prints, for work that the same command begins again."""
-    global _sentence
-    _sentence = sentence
+def set_message(text: str) -> None:
+    """Set the sentence that an interruption prints."""
+    global _message
+    _message = text
 
 
-def sentence() -> str:
+def message() -> str:
     """Return the sentence that an interruption prints."""
-    return _sentence
+    return _message
 
 
-def may_speak(code: int) -> bool:
-    """Whether this process, which ends with the exit code, is to say why; of several processes one is."""
-    if _asked is not None:
-        return _asked(code)
+def should_report(code: int) -> bool:
+    """Return whether this process prints why the run ends with this exit code; exactly one process does."""
+    if _reporter is not None:
+        return _reporter(code)
     return os.environ.get("WORLD_SIZE", "1") == "1" or os.environ.get("RANK", "0") == "0"
 
 
-def watch() -> None:
-    """Answer both signals in this process from now on; to be called once, by a program in its main thread.
+def handle_signals() -> None:
+    """Handle both signals in this process from now on; call it once, in the main thread of a program.
 
-    Signals that the process was started to ignore stay ignored. Processes that are forked later answer as if this had
-    not been called.
+    A signal that the process ignored when it started stays ignored. Processes forked later get the default handlers.
     """
     if threading.current_thread() is not threading.main_thread():
         return
-    global _watching
-    _watching = True
+    global _handling
+    _handling = True
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
     for number in _SIGNALS:
-        if signal.getsignal(number) is not signal.SIG_IGN:  # as for what a shell script starts in the background
-            signal.signal(number, _raise)
-    # A handler runs between two lines of Python; the byte is written at once, whatever the main thread is doing.
+        if signal.getsignal(number) is not signal.SIG_IGN:  # a shell script's background jobs ignore SIGINT
+            signal.signal(number, _raise_interrupted)
+    # A Python handler runs only between two bytecodes; the wake-up byte is written at once, even in a long C call.
     signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
-    # A forked process shares the pipe: what it is sent must not end this one, not even before it has forgotten.
-    os.register_at_fork(before=_hold, after_in_parent=_release, after_in_child=_forget)
+    # A forked process shares the pipe. A signal to the child must not end this process, so signals are blocked until
+    # the child has given up the pipe.
+    os.register_at_fork(before=_block_signals, after_in_parent=_unblock_signals, after_in_child=_restore_handlers)
     threading.Thread(target=_end_after_grace, args=(reading,), name="attar-signals", daemon=True).start()
 
 
 def end(code: int, reason: str | None = None) -> NoReturn:
-    """End this process at once, with the processes that it started to read images.
+    """End this process and its image-reading workers at once.
 
-    ``reason`` is said first; by default, in one of several processes, that the work was interrupted.
+    It first prints ``reason``; by default one of the processes prints that the run was interrupted.
     """
-    if not _ending.acquire(blocking=False):  # the other thread is at it
+    if not _ending.acquire(blocking=False):  # another thread is already ending the process
         time.sleep(60)
     if reason is None:
-        reason = _sentence if may_speak(code) else ""
+        reason = _message if should_report(code) else ""
     if reason:
         cursor = "\x1b[?25h" if sys.stderr.isatty() else ""  # a progress bar may have hidden it
         with contextlib.suppress(OSError):
@@ -110,13 +110,13 @@ def end(code: int, reason: str | None = None) -> NoReturn:
     os._exit(code)
 
 
-def _raise(number: int, frame: FrameType | None) -> None:
+def _raise_interrupted(number: int, frame: FrameType | None) -> None:
     for each in _SIGNALS:
-        signal.signal(each, _nothing)  # one is enough: a second would cut short the ending
+        signal.signal(each, _ignore)  # a second signal would interrupt the shutdown
     raise Interrupted(128 + number)
 
 
-def _nothing(number: int, frame: FrameType | None) -> None:
+def _ignore(number: int, frame: FrameType | None) -> None:
     pass
 
 
@@ -128,17 +128,17 @@ def _end_after_grace(reading: int) -> None:
             end(128 + number)
 
 
-def _hold() -> None:
+def _block_signals() -> None:
     signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
 
 
-def _release() -> None:
+def _unblock_signals() -> None:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
 
 
-def _forget() -> None:
+def _restore_handlers() -> None:
     signal.set_wakeup_fd(-1)
     for number, usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGTERM, signal.SIG_DFL)):
-        if signal.getsignal(number) in (_raise, _nothing):
+        if signal.getsignal(number) in (_raise_interrupted, _ignore):
             signal.signal(number, usual)
-    _release()
+    _unblock_signals()

@@ -1,4 +1,4 @@
-"""The C library's memory, kept from one optimisation step to the next."""
+"""Keep the C library's freed memory from one optimisation step to the next."""
 
 import contextlib
 import ctypes
@@ -8,16 +8,16 @@ from collections.abc import Iterator
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4  # glibc's malloc.h
 _NEVER = 2**31 - 1
-_LARGEST_DYNAMIC = 32 * 2**20  # where glibc's own, moving threshold ends
+_LARGEST_DYNAMIC = 32 * 2**20  # upper limit of glibc's own dynamic threshold
 _DEFAULT_MMAPS = 65536
 
 
 @contextlib.contextmanager
 def kept() -> Iterator[None]:
-    """Within, memory that tensors on the CPU give back stays with the process, ready for the next step.
+    """Keep memory freed by CPU tensors in the process during the block; return it to the system afterwards.
 
-    glibc maps every block beyond 32 MiB afresh and hands it back when it is freed, so a loop over large batches
-    spends its time on page faults. Elsewhere than on glibc this does nothing. Afterwards the memory is given back.
+    glibc maps every block above 32 MiB anew and unmaps it when it is freed, so a loop over large batches spends its
+    time on page faults. Does nothing without glibc.
     """
     libc = _glibc()
     if libc is None:

@@ -1,7 +1,7 @@
-"""Processes of one launch notice at once when another one ends early, and one of them says why.
+"""Stop all processes of one launch as soon as one of them ends early, and print the reason once.
 
-Each further process keeps a connection to the first one. The system closes it when a process dies, however that
-happens, so nobody has to ask. Collective operations would notice only when the others arrive there, hours later.
+Every other process keeps a TCP connection to rank 0. The operating system closes it whenever a process dies, so no
+polling is needed. A collective operation would notice the loss only when the others reach it, perhaps hours later.
 """
 
 import contextlib
@@ -19,41 +19,46 @@ from attar.core import interruption
 CONTINUE = "run the same command again, which continues where it stopped"
 CONNECT_SECONDS, ANSWER_SECONDS, GRACE_SECONDS = 20.0, 2.0, 0.1
 _CLAIM, _YES, _NO, _END, _BYE = b"c", b"y", b"n", b"e", b"b"
-"""Messages are one of these and a byte for an exit code: may I speak, yes, no, end now, I am done."""
+"""A message is one of these bytes and an exit code. Claim: may I print the reason? Yes. No. End now. Bye: I am done."""
 
 
 def lost(rank: int, size: int) -> str:
-    """What is said when a process has ended without a word."""
+    """Return the error for a process that ended without a message."""
     return (
         f"Process {rank} of {size} ended early (killed by a signal or for lack of memory, or by an error shown above), "
-        f"so all have stopped; {CONTINUE}."
+        f"so all processes stopped; {CONTINUE}."
     )
 
 
 class Peers:
-    """The connections of this process. While they are open, a thread ends the process when another one ends early."""
+    """The connections of this process. While they are open, a thread ends this process when another one ends early."""
 
     def __init__(self, rank: int, size: int, connections: dict[int, socket.socket]) -> None:
-        """``connections`` lead to the other processes by rank: from the first to all, from others to the first."""
+        """``connections`` are sockets by rank: rank 0 has one to every process, the others have one to rank 0."""
         self._rank, self._size, self._connections = rank, size, connections
         self._lock = threading.Lock()
         self._ending = self._closed = False
-        self._verdict: tuple[int, str] | None = None
-        self._alone = threading.Event()
+        self._exit: tuple[int, str] | None = None
+        """Exit code and reason, once the launch ends."""
+        self._drained = threading.Event()
+        """Set when all messages of the other processes are read."""
         self._answers: queue.SimpleQueue[bool] = queue.SimpleQueue()
         for connection in connections.values():
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        # A forked process that reads images would keep the connections open when this one is killed.
-        os.register_at_fork(after_in_child=self._forget)
+        # Otherwise a forked image-reading worker would keep the connections open after this process is killed.
+        os.register_at_fork(after_in_child=self._close_sockets)
         threading.Thread(target=self._watch, name="attar-peers", daemon=True).start()
 
-    def may_speak(self, code: int) -> bool:
-        """Whether this process may say why the launch ends; the first that asks, and all others end with ``code``."""
-        if code > 128:  # torchrun sends signals to the others when one dies: let the thread find out first
+    def should_report(self, code: int) -> bool:
+        """Return whether this process prints why the launch ends: True for the first one that asks.
+
+        All other processes then end with ``code``.
+        """
+        if code > 128:  # torchrun signals the others when one dies; give the thread time to notice the death first
             time.sleep(GRACE_SECONDS)
         if self._rank == 0:
-            first = self._claimed(0, code)
-            self._alone.wait(ANSWER_SECONDS)
+            first = self._claim(0, code)
+            self._drained.wait(ANSWER_SECONDS)
             return first
         try:
             self._connections[0].sendall(_CLAIM + bytes([code]))
@@ -62,13 +67,13 @@ class Peers:
             return False
 
     def close(self) -> None:
-        """Say that this process has done its part; the others go on without it."""
+        """Tell the others that this process has finished; they continue without it."""
         self._closed = True
         for connection in self._connections.values():
             _send(connection, _BYE, 0)
 
-    def _claimed(self, rank: int, code: int) -> bool:
-        """Whether the process ``rank`` is the first to speak; then it tells the other ones to end."""
+    def _claim(self, rank: int, code: int) -> bool:
+        """Return whether ``rank`` is the first to end the launch; if so, tell the other processes to end."""
         with self._lock:
             if self._ending:
                 return False
@@ -79,9 +84,10 @@ class Peers:
         return True
 
     def _watch(self) -> None:
-        """Hear the others. The first process ends only when it has heard them out.
+        """Read the messages of the others. Rank 0 ends only after it has read all of them.
 
-        The system would answer a message that nobody read with a reset, which takes away what was sent before.
+        If a process closes a socket with unread data, the system sends a reset, and the peer loses messages that were
+        sent to it before.
         """
         until = float("inf")
         with selectors.DefaultSelector() as selector:
@@ -89,16 +95,16 @@ class Peers:
                 selector.register(connection, selectors.EVENT_READ, rank)
             while selector.get_map() and time.monotonic() < until:
                 for key, _ in selector.select(None if until == float("inf") else until - time.monotonic()):
-                    if not self._hear(key.data):
+                    if not self._handle_message(key.data):
                         selector.unregister(key.fileobj)
-                if self._verdict and until == float("inf"):
+                if self._exit and until == float("inf"):
                     until = time.monotonic() + ANSWER_SECONDS
-        self._alone.set()
-        if self._verdict:
-            interruption.end(*self._verdict)
+        self._drained.set()
+        if self._exit:
+            interruption.end(*self._exit)
 
-    def _hear(self, rank: int) -> bool:
-        """Act on a message; returns whether there may be another one."""
+    def _handle_message(self, rank: int) -> bool:
+        """Read a message from ``rank`` and react to it; returns whether more messages may follow."""
         try:
             message = self._connections[rank].recv(2, socket.MSG_WAITALL)
         except OSError:
@@ -107,37 +113,37 @@ class Peers:
         if kind == _BYE or (not kind and self._closed):
             return False
         if kind in (_YES, _NO):
-            self._closed = True  # this process ends now, and the first one may be gone before
+            self._closed = True  # this process ends now; rank 0 may close its socket earlier
             self._answers.put(kind == _YES)
         elif kind == _CLAIM:
-            first = self._claimed(rank, code)
+            first = self._claim(rank, code)
             _send(self._connections[rank], _YES if first else _NO, 0)
             if first:
-                self._verdict = code, ""
+                self._exit = code, ""
             return False
         elif kind == _END:
             self._answers.put(False)
             interruption.end(code, "")
         else:
-            self._lose(rank)
+            self._handle_loss(rank)
             return False
         return True
 
-    def _lose(self, rank: int) -> None:
-        """End this process because another one is gone; one of those that are left says so."""
+    def _handle_loss(self, rank: int) -> None:
+        """End this process because ``rank`` is gone; exactly one of the remaining processes prints why."""
         if self._rank:
             self._answers.put(self._rank == 1)
             interruption.end(1, lost(rank, self._size) if self._rank == 1 else "")
-        elif self._claimed(rank, 1):
-            self._verdict = 1, lost(rank, self._size)
+        elif self._claim(rank, 1):
+            self._exit = 1, lost(rank, self._size)
 
-    def _forget(self) -> None:
+    def _close_sockets(self) -> None:
         for connection in self._connections.values():
             connection.close()
 
 
 def connect(joined: Any) -> Peers | None:
-    """Connect the processes of a group of ``torch.distributed``; None where the network does not let them.
+    """Connect the processes of a ``torch.distributed`` group; returns None if the network prevents it.
 
     All processes must call it at the same point.
     """
@@ -146,7 +152,7 @@ def connect(joined: Any) -> Peers | None:
         with _server(size) as server:
             token = secrets.token_hex(16)
             joined.broadcast_object_list([server.getsockname()[1], token], src=0)
-            return Peers(0, size, _accepted(server, token, size))
+            return Peers(0, size, _accept(server, token, size))
     address: list[Any] = [None, None]
     joined.broadcast_object_list(address, src=0)
     with contextlib.suppress(OSError):
@@ -158,15 +164,15 @@ def connect(joined: Any) -> Peers | None:
 
 
 def _server(size: int) -> socket.socket:
-    """Listens on a free port, by IPv6 too where the machine has it."""
+    """Return a socket that listens on a free port, on IPv6 too if the machine has it."""
     with contextlib.suppress(OSError):
         if socket.has_dualstack_ipv6():
             return socket.create_server(("", 0), family=socket.AF_INET6, backlog=size, dualstack_ipv6=True)
     return socket.create_server(("", 0), backlog=size)
 
 
-def _accepted(server: socket.socket, token: str, size: int) -> dict[int, socket.socket]:
-    """The connections of the other processes, known by the token; those that cannot connect in time are left out."""
+def _accept(server: socket.socket, token: str, size: int) -> dict[int, socket.socket]:
+    """Return the connections that send the right token, by rank; processes that do not connect in time are missing."""
     found: dict[int, socket.socket] = {}
     until = time.monotonic() + CONNECT_SECONDS
     with contextlib.suppress(OSError):

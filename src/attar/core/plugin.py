@@ -1,4 +1,4 @@
-"""Finding modules by name: the file's name is the plug-in's name, a dotted path reaches code outside attar."""
+"""Find modules by name: a file name for attar's own plug-ins, a dotted path for code outside attar."""
 
 import difflib
 import hashlib
@@ -13,13 +13,13 @@ from types import ModuleType
 from attar.core.errors import AttarError
 
 SHOWN = 12
-"""Names listed when none is near."""
+"""How many known names an error lists when no name is similar."""
 _MUCH_FARTHER = 0.2
-"""How much less similar than the nearest name a further suggestion may be, out of 1."""
+"""A suggestion's similarity (0 to 1) may be at most this much below that of the best suggestion."""
 
 
 def names_in(package: str) -> list[str]:
-    """The names of the modules directly inside ``package``, sorted."""
+    """Return the sorted names of the modules directly inside ``package``."""
     path = importlib.import_module(package).__path__
     return sorted(module.name for module in pkgutil.iter_modules(path))
 
@@ -54,9 +54,9 @@ def resolve(package: str, name: str, kind: str) -> ModuleType:
 
 
 def reach_working_folder() -> None:
-    """Let imports look in the working folder first, as ``python -m`` does.
+    """Make imports search the working folder first, as ``python -m`` does.
 
-    Only for dotted paths that the user typed, in a flag or a recipe; never for a name read from another file.
+    Call it only for dotted paths that the user typed, in a flag or a recipe, never for a name read from another file.
     """
     folder = str(Path.cwd())
     if folder not in sys.path and "" not in sys.path:
@@ -64,9 +64,9 @@ def reach_working_folder() -> None:
 
 
 def source_sha256(path: str) -> str:
-    """The SHA-256 of the file of code outside attar, by its dotted path; '' where there is no such file.
+    """Return the SHA-256 of a source file outside attar; '' if there is none.
 
-    ``path`` is package.module or package.module:name, as the user typed it. What the file imports is not looked at.
+    ``path`` is package.module or package.module:name, as the user typed it. Files that it imports are not included.
     """
     try:
         spec = importlib.util.find_spec(path.partition(":")[0])
@@ -77,16 +77,16 @@ def source_sha256(path: str) -> str:
 
 
 def refuse_outside(package: str, name: str, kind: str, path: Path, flag: str) -> None:
-    """Raise AttarError when the file at ``path`` names code that is no file of ``package``: only users may do that."""
+    """Raise AttarError when the file at ``path`` names code that is not part of ``package``: only users may do that."""
     if name not in names_in(package):
         raise AttarError(
-            f"{path} names the {kind} '{name}', which is code outside attar, and no file of results may name code; it "
-            f"was not run. Where you trust it, name it yourself: {flag} {name}."
+            f"{path} names the {kind} '{name}', which is code outside attar. attar runs such code only if you name it "
+            f"yourself; if you trust it, add {flag} {name}."
         )
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> AttarError:
-    """The error for a name that is not among ``known``, with the nearest ones as the mend."""
+    """Return the error for a name that is not in ``known``; it suggests the most similar names."""
     known = list(known)
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
     likeness = [difflib.SequenceMatcher(None, one, name).ratio() for one in near]
@@ -94,4 +94,4 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> AttarError:
     if near:
         return AttarError(f"There is no {kind} named '{name}'; did you mean {' or '.join(near)}?")
     shown = ", ".join(known[:SHOWN]) + (f" and {len(known) - SHOWN} more" if len(known) > SHOWN else "")
-    return AttarError(f"There is no {kind} named '{name}'; there are {shown}.")
+    return AttarError(f"There is no {kind} named '{name}'; known names: {shown}.")

@@ -1,4 +1,4 @@
-"""Which arithmetic is faster on this processor, bf16 or float32: a tenth of a second of measuring decides."""
+"""Measure in a tenth of a second whether bf16 or float32 is faster on this CPU."""
 
 import functools
 import time
@@ -14,65 +14,65 @@ from attar.core.randomness import generator
 Precision = Literal["fp32", "bf16"]
 DTYPES: Mapping[Precision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16}
 CLEARLY = 1.25
-"""How many times as fast as float32 bf16 must be, on a product and on a convolution, to be chosen. Below it there is
-little to win: a step also has parts that stay float32, and casts that float32 does without."""
+"""Minimum speed-up of bf16 over float32, on a matrix product and on a convolution, to choose bf16. Below it the gain is
+small: parts of a step stay in float32, and bf16 needs additional casts."""
 SIDE = 384
 """Rows and columns of the matrices that are multiplied."""
 NUM_IMAGES, NUM_CHANNELS, NUM_PIXELS = 8, 64, 16
-"""Of the 3x3 convolution: images, channels in and out, and the side of an image."""
+"""Size of the 3x3 convolution: images, channels in and out, and the side of an image."""
 NUM_ROUNDS = 8
-"""How often each is timed. The best counts."""
+"""How often each operation is timed; the fastest round counts."""
 SECONDS = 0.1
-"""No further round is begun after so long, once there were two: a slow processor needs no better answer."""
+"""After this time, and at least two rounds, no further round starts. Slow CPUs need no finer measurement."""
 
 
 @dataclass(frozen=True)
 class Speeds:
-    """Floating-point operations per second, of one thread, by precision."""
+    """Floating-point operations per second of one thread, by precision."""
 
     product: Mapping[Precision, float]
-    """Of a product of matrices."""
+    """Speed of a matrix product."""
     convolution: Mapping[Precision, float]
-    """Of a 3x3 convolution, channels last, forward and the gradient with respect to its input."""
+    """Speed of a 3x3 convolution (channels last): forward pass and gradient with respect to the input."""
 
     def gains(self) -> tuple[float, float]:
-        """How many times as fast as float32 bf16 is, on the product and on the convolution."""
+        """Return the speed-up of bf16 over float32 on the matrix product and on the convolution."""
         return self.product["bf16"] / self.product["fp32"], self.convolution["bf16"] / self.convolution["fp32"]
 
     def choice(self) -> Precision:
-        """bf16 where it clearly wins on both, else fp32."""
+        """Return 'bf16' if it is clearly faster on both, else 'fp32'."""
         return "bf16" if min(self.gains()) >= CLEARLY else "fp32"
 
     def reason(self) -> str:
-        """What was measured, in words that follow the choice and a comma."""
+        """Return the measurement in words; printed after the choice and a comma."""
         product, convolution = self.gains()
-        subject = "which is" if self.choice() == "bf16" else "for bf16 is"
-        return f"{subject} {product:.1f}x float32 on a product, {convolution:.1f}x on a convolution"
+        subject = "which runs" if self.choice() == "bf16" else "because bf16 runs"
+        return f"{subject} {product:.1f}x as fast as float32 on matrix products, {convolution:.1f}x on convolutions"
 
 
 @functools.cache
 def measured() -> Speeds:
-    """The speeds of this processor, measured once per process.
+    """Return the speeds of this CPU, measured once per process.
 
-    One thread's CPU seconds are counted, the precisions take turns, and the best of several counts, so that other work
-    on the machine hardly matters.
+    It counts CPU seconds of one thread, alternates the precisions and keeps the fastest of several rounds, so that
+    other work on the machine has little influence.
     """
     num_threads = torch.get_num_threads()
     try:
         torch.set_num_threads(1)
-        return measure(_works(), time.thread_time)
+        return measure(_workloads(), time.thread_time)
     finally:
         torch.set_num_threads(num_threads)
 
 
-def measure(works: Mapping[Precision, "Works"], clock: Callable[[], float]) -> Speeds:
-    """Time the works by turns with this clock; the first round, which prepares kernels, does not count."""
+def measure(workloads: Mapping[Precision, "Workload"], clock: Callable[[], float]) -> Speeds:
+    """Time the workloads in turn with this clock; the first round prepares kernels and does not count."""
     best: dict[tuple[Precision, str], float] = {}
     began = clock()
     for turn in range(1 + NUM_ROUNDS):
         if turn > 2 and clock() - began > SECONDS:
             break
-        for precision, work in works.items():
+        for precision, work in workloads.items():
             for kind in ("product", "convolution"):
                 started = clock()
                 getattr(work, kind)()
@@ -81,24 +81,25 @@ def measure(works: Mapping[Precision, "Works"], clock: Callable[[], float]) -> S
                     best[precision, kind] = min(seconds, best.get((precision, kind), seconds))
     operations = {"product": 2.0 * SIDE**3, "convolution": 2.0 * 2 * NUM_IMAGES * (3 * NUM_CHANNELS * NUM_PIXELS) ** 2}
     found: Any = {
-        kind: {precision: count / best[precision, kind] for precision in works} for kind, count in operations.items()
+        kind: {precision: count / best[precision, kind] for precision in workloads}
+        for kind, count in operations.items()
     }
     return Speeds(**found)
 
 
 @dataclass(frozen=True)
-class Works:
-    """What is timed, in one precision."""
+class Workload:
+    """The timed operations in one precision."""
 
     product: Callable[[], Any]
     convolution: Callable[[], Any]
 
 
-def _works() -> dict[Precision, Works]:
-    return {precision: _works_in(dtype) for precision, dtype in DTYPES.items()}
+def _workloads() -> dict[Precision, Workload]:
+    return {precision: _workload_in(dtype) for precision, dtype in DTYPES.items()}
 
 
-def _works_in(dtype: torch.dtype) -> Works:
+def _workload_in(dtype: torch.dtype) -> Workload:
     draws = generator(0, "precision")
     matrix = torch.randn(SIDE, SIDE, generator=draws).to(dtype)
     images, weight = (
@@ -113,4 +114,4 @@ def _works_in(dtype: torch.dtype) -> Works:
             answer, images, weight, None, ones, ones, ones, False, (0, 0), 1, mask
         )  # the gradient with respect to the images
 
-    return Works(lambda: torch.mm(matrix, matrix), convolve)
+    return Workload(lambda: torch.mm(matrix, matrix), convolve)

@@ -1,4 +1,4 @@
-"""Processes started by torchrun: which one this is, and waiting for the others."""
+"""Processes started by torchrun: this process's rank, barriers, and choices that all processes share."""
 
 import contextlib
 import datetime
@@ -14,11 +14,11 @@ from attar.core.errors import AttarError
 
 @contextlib.contextmanager
 def group() -> Iterator[None]:
-    """Join the processes that torchrun started, for the duration of the block; nothing to do without torchrun.
+    """Join the processes that torchrun started, for the duration of the block; does nothing without torchrun.
 
-    Ranks exchange barriers and choices only, so the backend is gloo on every device, and the timeout is long: rank 0
-    may squeeze for hours while the others wait. In a program that answers signals (``interruption.watch``) the death of
-    one process ends the others at once.
+    Ranks exchange only barriers and choices, so the backend is gloo on every device. The timeout is long: rank 0 may
+    squeeze for hours while the others wait. If the program handles signals (``interruption.handle_signals``), all
+    processes stop at once when one of them dies.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1 or _joined() is not None:
         yield
@@ -26,9 +26,9 @@ def group() -> Iterator[None]:
     import torch.distributed
 
     torch.distributed.init_process_group("gloo", timeout=datetime.timedelta(days=14))
-    connected = peers.connect(torch.distributed) if interruption.is_watching() else None
+    connected = peers.connect(torch.distributed) if interruption.handles_signals() else None
     if connected is not None:
-        interruption.ask(connected.may_speak)
+        interruption.set_reporter(connected.should_report)
     try:
         yield
     except SystemExit as error:
@@ -38,25 +38,25 @@ def group() -> Iterator[None]:
     else:
         if connected is not None:
             connected.close()
-            interruption.ask(None)
+            interruption.set_reporter(None)
     finally:
         torch.distributed.destroy_process_group()
 
 
 def rank() -> int:
-    """This process's number, 0 without torchrun."""
+    """Return this process's number; 0 without torchrun."""
     joined = _joined()
     return joined.get_rank() if joined else 0
 
 
 def world_size() -> int:
-    """How many processes share the work."""
+    """Return the number of processes that share the work."""
     joined = _joined()
     return joined.get_world_size() if joined else 1
 
 
 def is_first() -> bool:
-    """Whether this process writes what is written once."""
+    """Return whether this is rank 0, which writes the shared files."""
     return rank() == 0
 
 
@@ -69,7 +69,7 @@ def wait() -> None:
 
 
 def of_first(choice: bool) -> bool:
-    """The first process's choice, for all; every process must call it at the same point."""
+    """Return the choice of rank 0 in all processes; all must call it at the same point."""
     joined = _joined()
     if not joined:
         return choice
@@ -82,7 +82,10 @@ def of_first(choice: bool) -> bool:
 
 
 def any_of(flags: Sequence[bool]) -> list[bool]:
-    """For each place whether any process has a true flag there; all must call it at the same point with as many."""
+    """Return, for each place, whether any process has a true flag there.
+
+    All processes must call it at the same point with equally many flags.
+    """
     joined = _joined()
     if not joined:
         return list(flags)
@@ -96,16 +99,16 @@ def any_of(flags: Sequence[bool]) -> list[bool]:
 
 @contextlib.contextmanager
 def _together() -> Iterator[None]:
-    """What all processes do together: raises AttarError when one of them has ended meanwhile."""
+    """Run a collective operation; raises AttarError when another process has ended."""
     try:
         yield
     except RuntimeError as error:  # gloo's connection is closed
-        if interruption.is_watching():
-            time.sleep(peers.ANSWER_SECONDS)  # meanwhile the thread that knows more ends this process
+        if interruption.handles_signals():
+            time.sleep(peers.ANSWER_SECONDS)  # meanwhile the peers thread ends this process with a better message
         raise AttarError(f"Another process of this launch ended early, so this one stops; {peers.CONTINUE}.") from error
 
 
 def _joined() -> Any:
-    """``torch.distributed`` where this process is in a group; PyTorch is not imported only to ask."""
+    """Return ``torch.distributed`` if this process is in a group; never imports PyTorch."""
     module = sys.modules.get("torch.distributed")
     return module if module is not None and module.is_available() and module.is_initialized() else None

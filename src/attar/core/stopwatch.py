@@ -1,4 +1,4 @@
-"""Measuring: how long a step takes, and how much memory a stretch of work."""
+"""Measure the time of a step and the peak memory of a block."""
 
 import contextlib
 import statistics
@@ -10,14 +10,14 @@ from pathlib import Path
 import torch
 
 NUM_WARM, NUM_STEADY = 2, 5
-"""Steps that don't count, and how many at least do; of steps so slow that LONGEST_SECONDS pass, two are enough."""
+"""Number of warm-up steps, and minimum number of measured steps; two are enough if they take LONGEST_SECONDS."""
 LONGEST_SECONDS = 10.0
-GLANCE_SECONDS = 0.1
-"""The clock is read that often: to wait for a GPU after every step would slow the steps down."""
+READ_SECONDS = 0.1
+"""How often the clock is read. Synchronising with a GPU after every step would slow the steps down."""
 
 
 class Pace:
-    """Times steps: the first, and the median of those after the warm-up."""
+    """Measures the time of the first step, and the median of the steps after the warm-up."""
 
     def __init__(
         self,
@@ -30,11 +30,11 @@ class Pace:
         self._device, self._clock, self._seconds, self._num_steps = device, clock, seconds, num_steps
         self._since, self._stride, self._steady = 0, 1, 0.0
         self.times: list[float] = []
-        """Seconds a step, each time the clock was read."""
+        """Seconds per step, at each reading of the clock."""
         self._last = self._clock()
 
     def tick(self) -> bool:
-        """Count a step that was asked of the device; returns whether enough are measured."""
+        """Count a step that was submitted to the device; returns whether enough steps are measured."""
         self._since += 1
         if self._since < self._stride:
             return False
@@ -46,7 +46,7 @@ class Pace:
         if num_steady > 0:
             self._steady += now - self._last
         elif num_steady == 0:
-            fitting = round(GLANCE_SECONDS / max(self.times[-1], 1e-6))
+            fitting = round(READ_SECONDS / max(self.times[-1], 1e-6))
             self._stride = max(1, min(fitting, (self._num_steps - NUM_WARM) // NUM_STEADY))
         self._last, self._since = now, 0
         enough = num_steady >= NUM_STEADY and self._steady >= self._seconds
@@ -54,20 +54,20 @@ class Pace:
 
     @property
     def step_seconds(self) -> float:
-        """A steady step's; of very few steps, the last one's."""
+        """The median time of the steps after the warm-up; the last step's if there are fewer."""
         return statistics.median(self.times[NUM_WARM:] or self.times[-1:])
 
     @property
     def preparation_seconds(self) -> float:
-        """What the first step took beyond a steady one: compilation, mostly."""
+        """How much longer the first step took than a steady one: mostly compilation."""
         return max(0.0, self.times[0] - self.step_seconds)
 
 
 class Peak:
-    """The most memory in use within a ``with``: a GPU's as allocated; else resident beyond what was there before."""
+    """Measures a block's peak memory: allocated bytes on a GPU, else the growth of resident memory."""
 
     num_bytes: int | None = None
-    """None where the system does not tell."""
+    """None if the system does not report it."""
 
     def __init__(self, device: torch.device) -> None:
         self._device, self._before, self._highest = device, 0, 0
@@ -77,7 +77,7 @@ class Peak:
             torch.cuda.reset_peak_memory_stats(self._device)
         else:
             with contextlib.suppress(OSError):
-                Path("/proc/self/clear_refs").write_text("5")  # Linux begins the peak anew, where that is permitted
+                Path("/proc/self/clear_refs").write_text("5")  # resets the peak, if Linux permits it
             self._before, self._highest = status_bytes("VmRSS"), status_bytes("VmHWM")
         return self
 
@@ -89,7 +89,7 @@ class Peak:
 
 
 def status_bytes(key: str) -> int:
-    """What Linux says of this process; 0 elsewhere."""
+    """Return a memory figure of this process in bytes, from Linux; 0 on other systems."""
     with contextlib.suppress(OSError):
         for line in Path("/proc/self/status").read_text().splitlines():
             if line.startswith(f"{key}:"):

@@ -1,41 +1,41 @@
-"""Jobs: pieces of work that leave files. What is done is left out first; the rest is shared among processes."""
+"""Jobs: pieces of work that write files. Finished jobs are skipped; the processes share the others."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from attar.core import ranks
+from attar.core.elapsed import Clock
 from attar.core.log import Advance, Log
-from attar.core.spent import Clock
 
 
 @dataclass(frozen=True)
 class Job:
-    """A piece of work whose result is the same in whichever process and at whatever time it is done."""
+    """A piece of work whose result does not depend on the process that runs it or on the time."""
 
     name: str
     run: Callable[[Advance], Mapping[str, Any] | None]
-    """Does the work. It moves the progress bar by ``steps`` in all, and may return values for the log."""
+    """Does the work. It advances the progress bar by ``steps`` in total, and may return values for the log."""
     done: Callable[[], bool] = lambda: False
-    """Whether the result is there and whole. It may be asked more than once."""
+    """Returns whether the result exists and is complete. It may be called several times."""
     steps: float = 1
-    """How far the whole job moves the progress bar."""
+    """How far the job advances the progress bar."""
     cost: float | None = None
-    """How long it takes, in any unit that the jobs of one call have in common; None: as its ``steps``."""
+    """Expected duration, in any unit that all jobs of one call share; None: equal to ``steps``."""
     num_results: int = 1
-    """How many results it makes, for the message on how much is there already."""
+    """How many results it makes, for the message on how many exist already."""
 
 
 class Launcher(Protocol):
-    """Where jobs are run."""
+    """Distributes jobs."""
 
     def map(self, jobs: Sequence[Job], work: Callable[[Sequence[Job]], None]) -> None:
-        """Pass every job to exactly one call of ``work``, in any process; return when all these calls have returned."""
+        """Pass every job to exactly one call of ``work``, in any process; return when all calls have returned."""
         ...
 
 
 class Processes:
-    """Runs jobs in the processes that torchrun started; without torchrun in this process."""
+    """Distributes jobs among the processes that torchrun started; without torchrun, runs all in this process."""
 
     def map(self, jobs: Sequence[Job], work: Callable[[Sequence[Job]], None]) -> None:
         """Run this process's share, then wait for the others."""
@@ -54,11 +54,11 @@ def do(
     event: str = "job",
     launcher: Launcher | None = None,
 ) -> None:
-    """Run all jobs that are not done, and return when every process has finished its share.
+    """Run all unfinished jobs; returns when every process has finished its share.
 
-    ``stage`` names the progress bar, ``unit`` its steps and ``results`` what jobs make. Each job that is run appends
-    one ``event`` to the log: its name, its wall and processor seconds, and what it returned. All processes must call
-    this at the same point with the same jobs. An error of a job ends the call.
+    ``stage`` is the name on the progress bar, ``unit`` the name of its steps and ``results`` the name of what jobs
+    make. Each job that runs appends one ``event`` to the log: its name, its wall and CPU seconds, and the values it
+    returned. All processes must call this at the same point with the same jobs. An error in a job ends the call.
     """
     waiting = _not_done(jobs)
     steps_done = sum(job.steps for job in jobs) - sum(job.steps for job in waiting)
@@ -69,20 +69,21 @@ def do(
     def work(share: Sequence[Job]) -> None:
         with log.progress(stage, round(steps_done + sum(job.steps for job in share)), round(steps_done), unit) as move:
             for job in share:
-                if job.done():  # another run may share the folder, and may have been faster
+                if job.done():  # another run in the same folder may have finished it meanwhile
                     move(job.steps)
                     continue
                 clock = Clock()
                 values = job.run(move) or {}
-                log.event(event, **({"name": job.name} | clock.spent().plain() | dict(values)))
+                log.event(event, **({"name": job.name} | clock.elapsed().plain() | dict(values)))
 
     (launcher or Processes()).map(waiting, work)
 
 
 def shares(costs: Sequence[float], num_shares: int) -> list[list[int]]:
-    """Places of ``costs``, dealt out so that sums are close: the largest first, each to the share with the least.
+    """Split the indices of ``costs`` into shares with similar sums.
 
-    Equal costs are dealt in turn. Within a share places are in order.
+    Takes the largest cost first and adds it to the share with the smallest sum. Equal costs go to the shares in turn.
+    Indices within a share are sorted.
     """
     dealt: list[list[int]] = [[] for _ in range(num_shares)]
     loads = [0.0] * num_shares
@@ -94,7 +95,7 @@ def shares(costs: Sequence[float], num_shares: int) -> list[list[int]]:
 
 
 def once(say: Callable[[str], object]) -> Callable[[str], None]:
-    """``say`` for texts that were not said before, for ``Job.done``, which is asked more than once."""
+    """Return a function that calls ``say`` only once per text; for ``Job.done``, which is called several times."""
     said: set[str] = set()
 
     def say_new(text: str) -> None:
@@ -106,10 +107,10 @@ def once(say: Callable[[str], object]) -> Callable[[str], None]:
 
 
 def _not_done(jobs: Sequence[Job]) -> list[Job]:
-    """The jobs that are not done, the same for every process.
+    """Return the unfinished jobs, the same list in every process.
 
-    Each job is looked at by one process, and nobody begins before all have looked: so it does not matter that results
-    appear meanwhile, made by these processes or by another run.
+    Each process checks some of the jobs, and all wait for the checks before they start working. So all processes get
+    the same list, even if results appear meanwhile.
     """
     size, rank = ranks.world_size(), ranks.rank()
     done = ranks.any_of([place % size == rank and job.done() for place, job in enumerate(jobs)])

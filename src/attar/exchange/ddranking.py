@@ -1,4 +1,7 @@
-"""A finished run in the layout that DD-Ranking 0.2.0 scores (``pip install ddranking``; Li et al., 2025)."""
+"""Export a finished run for scoring with DD-Ranking 0.2.0 (``pip install ddranking``; Li et al., 2025).
+
+"The evaluator" is DD-Ranking.
+"""
 
 import dataclasses
 import statistics
@@ -26,33 +29,33 @@ from attar.store import atomic
 from attar.store import images as image_files
 
 STAND_IN = DDNetwork("ResNet-18-BN", True)
-"""Network in the configuration when the evaluator does not know the run's own."""
+"""Network to use if the evaluator does not have the run's network."""
 
 
 @dataclasses.dataclass(frozen=True)
 class _Evaluated:
-    """Results of the run's own evaluation."""
+    """The run's own evaluation."""
 
     setup: Setup
     student: str
     student_stem: Stem
     full_data_percent: float | None
-    """Top-1 of that student trained on all real images."""
+    """Top-1 of that student trained on all real images, in percent."""
 
 
 def export(run: Path, out: Path) -> list[str]:
-    """Write images, configuration, teacher and ``score.py`` into ``out``; returns sentences on what was written.
+    """Write images, configuration, teacher and ``score.py`` into ``out``; returns lines to print.
 
-    Images are PNG files, ``images/CCCCC/NNNNN.png`` with the evaluator's class number C. Raises AttarError when the run
-    is not finished, its dataset is none of the evaluator's, or ``out`` is not empty.
+    Images are PNG files, ``images/CCCCC/NNNNN.png``, where C is the evaluator's class number. Raises AttarError when
+    the run is not finished, the evaluator does not have its dataset, or ``out`` is not empty.
     """
     labels = Run(run).labels
     distilled = Distilled(run / "distilled")
     info = distilled.info
     if info.storage.factor > 1:
         raise AttarError(
-            f"Each stored image of {run} holds {info.storage.num_parts}, which DD-Ranking cannot decode; export the "
-            f"set of another method."
+            f"Each stored image of {run} holds {info.storage.num_parts} images, which DD-Ranking cannot decode; export "
+            f"the set of another method."
         )
     dataset = terms.dataset_of(info)
     evaluated = _evaluated(run, info, labels.data.get("resize") or info.size)
@@ -64,15 +67,17 @@ def export(run: Path, out: Path) -> list[str]:
     notes = terms.unexpressed(dataset, info, evaluated.setup)
     if len(info.teachers) > 1:
         notes.insert(
-            0, f"A committee of {len(info.teachers)} teachers labelled, and the evaluator takes one: here the first."
+            0,
+            f"A committee of {len(info.teachers)} teachers made the run's labels; the evaluator uses only one teacher, "
+            f"the first.",
         )
     if student is None:
-        notes.insert(0, f"The student {evaluated.student} is none of its networks; {STAND_IN.name} takes its place.")
+        notes.insert(0, f"The evaluator does not have the student {evaluated.student}; it trains {STAND_IN.name}.")
     if teacher is None:
         notes.insert(
             0,
-            f"The teacher {described.architecture} ({described.stem} stem) is none of its networks, so there is none "
-            f"in teacher_models/ and the images can be scored with hard labels only, unless you put "
+            f"The evaluator does not have the teacher {described.architecture} ({described.stem} stem), so "
+            f"teacher_models/ is empty and the images can be scored with hard labels only, unless you put "
             f"{STAND_IN.name} weights there.",
         )
     config = terms.settings(dataset, info, evaluated.setup, student or STAND_IN, teacher or STAND_IN)
@@ -90,8 +95,8 @@ def export(run: Path, out: Path) -> list[str]:
         (folder / "README.txt").write_text(_readme(info, dataset, evaluated, config, mode, notes))
     return [
         f"{out}: {len(distilled)} images of {dataset.name}, configuration{'' if teacher is None else ', teacher'}",
-        f"what differs from the run's own evaluation is listed in {out / 'README.txt'}",
-        f"score them where ddranking is installed: python {out / 'score.py'} {mode}",
+        f"{out / 'README.txt'} lists the differences from the run's own evaluation",
+        f"to score them, install ddranking and run: python {out / 'score.py'} {mode}",
     ]
 
 
@@ -100,11 +105,11 @@ def _squeezed(run: Path, weights_sha256: str) -> Path:
     for teacher in Run(run).teachers:
         if teacher.weights_sha256 == weights_sha256:
             return teacher.folder
-    raise AttarError(f"{run / 'squeeze'} holds another teacher than the one of the soft labels; relabel again.")
+    raise AttarError(f"{run / 'squeeze'} does not hold the teacher that made the soft labels; relabel again.")
 
 
 def _evaluated(run: Path, info: DatasetInfo, resize: int) -> _Evaluated:
-    """Return the evaluation's protocol, student and top-1; without an evaluation, the labels' protocol and resnet18."""
+    """Return the evaluation's protocol, student and top-1; if there is none, the labels' protocol and resnet18."""
     setup = Setup(info.protocol, info.labels.views, info.labels.mix, resize, num_seeds=5)
     if not Run(run).is_done("evaluate"):
         return _Evaluated(setup, "resnet18", "auto", None)
@@ -129,7 +134,7 @@ def _write_images(distilled: Distilled, dataset: Dataset, folder: Path) -> None:
 
 
 def _write_teacher(squeezed: Path, dataset: Dataset, folder: Path, weights_sha256: str = "") -> None:
-    """Return the weights as the evaluator's network has them: one logit for each of its classes, in its order."""
+    """Write the weights for the evaluator's network, with one logit per class in the evaluator's order."""
     network = teachers.load(squeezed, weights_sha256=weights_sha256).module
     columns = torch.arange(len(dataset.order))
     if isinstance(network, Selection):
@@ -157,11 +162,11 @@ def _readme(
     info: DatasetInfo, dataset: Dataset, evaluated: _Evaluated, config: dict[str, Any], mode: str, notes: list[str]
 ) -> str:
     key = f"{dataset.name}-{config['model_name']}"
-    full = f"Train a {key} and write its per cents into config.yaml as full_data_percent."
+    full = f"Train a {key} and write its accuracy in percent into config.yaml as full_data_percent."
     if key in terms.FULL_DATA_PERCENT:
         full = f"{key} is one of them, with {terms.FULL_DATA_PERCENT[key]} %."
     elif evaluated.full_data_percent is not None:
-        full = f"For {key} score.py gives it the run's own {evaluated.full_data_percent:g} %."
+        full = f"For {key} score.py uses the run's own {evaluated.full_data_percent:g} %."
     return _README.format(
         title=f"IPC {info.ipc}, {info.method} on {info.name}, as {dataset.name} for DD-Ranking 0.2.0",
         mode=mode,
@@ -177,8 +182,8 @@ def _wrapped(sentence: str) -> str:
     return textwrap.fill(sentence, 118, initial_indent="- ", subsequent_indent="  ")
 
 
-_CIFAR = "the package downloads CIFAR into it."
-_FOLDERS = """it needs train/ and val/
+_CIFAR = "the package downloads CIFAR into that folder."
+_FOLDERS = """the folder needs train/ and val/
 with one folder of images per class each (the published val/ of Tiny-ImageNet has none, and ImageNet's subsets need the
 folders of all of ImageNet-1K)."""
 
@@ -186,30 +191,31 @@ _README = """\
 {title}
 
 How to run it
-  pip install ddranking==0.2.0     with numpy < 2, so best into an environment of its own
+  pip install ddranking==0.2.0     needs numpy < 2, so use a separate environment
   python score.py {mode}           soft or hard: label-robust score; augmentation: augmentation-robust score
-Real data lie in real/, or where real_data_path in config.yaml says: {real}
-The network is {model}, the training that of attar's protocol {protocol}, both in config.yaml.
+Put the real data into real/, or set real_data_path in config.yaml: {real}
+config.yaml sets the network, {model}, and the training of attar's protocol {protocol}.
 
-What it does otherwise than the run's own evaluation
+How DD-Ranking's evaluation differs from the run's own
 {notes}
-- It tunes the learning rate of random images, and in 'soft' that of hard labels, over five values on the test set;
-  that of the distilled images is the run's.
-- It reports the best test of a training, on the test set, and not the last epoch.
-- Hard labels are trained without mixing.
+- It tunes the learning rate for random images, and with 'soft' also for hard labels, over five values on the test set.
+  The distilled images use the run's learning rate.
+- It reports the best test accuracy during a training, not that of the last epoch.
+- Trainings on hard labels use no mixing.
 
-What is wrong in the package itself, and what score.py does about it
-- Scores put differences of per cents into an exponential and leave [0, 1]; score.py also prints them for fractions.
-- It knows the accuracy on all real data for two pairs of dataset and network only.
+Defects of the package, and what score.py does about them
+- Scores exponentiate differences in percent and so leave [0, 1]; score.py also prints them for fractions.
+- The package has the accuracy on all real data for only two pairs of dataset and network.
   {full}
-  With eval_full_data it would train that by a table of few pairs, for num_epochs in place of the table's epochs.
-- For ImageNet's subsets it asks a torch Subset for targets that there are not: score.py steps around it.
-- LabelRobustScoreHard notes every score twice and then fails to write its table: score.py writes it.
-- LabelRobustScoreHard mixes images and keeps the label of one of the two: score.py turns mixing off.
-- Label mode S (stored labels) and random_data_format 'tensor' fail for want of an attribute and an argument, and with
-  image folders stored labels are ignored: config.yaml has mode M and images.
-- GeneralEvaluator, and the augmentation-robust score with hard labels, use names that are never set: not offered.
-- It normalises real ImageNet images before it resizes them, with constants of its own.
+  With eval_full_data it would train that network, but for num_epochs epochs instead of the number in its table.
+- For ImageNet's subsets it reads an attribute 'targets' that a torch Subset does not have; score.py avoids this.
+- LabelRobustScoreHard records every score twice and then fails to write its table; score.py writes it.
+- LabelRobustScoreHard mixes images but keeps the label of only one of the two; score.py turns mixing off.
+- Label mode S (stored labels) fails because an attribute is missing, and random_data_format 'tensor' because an
+  argument is missing. With image folders, stored labels are ignored. So config.yaml uses mode M and images.
+- GeneralEvaluator, and the augmentation-robust score with hard labels, use undefined names; score.py does not offer
+  them.
+- It normalises real ImageNet images before it resizes them, with its own constants.
 """
 
 _SCORE = '''\

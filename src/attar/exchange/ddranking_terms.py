@@ -47,7 +47,7 @@ TEST_INTERVAL = 20
 
 @dataclass(frozen=True)
 class Dataset:
-    """A dataset of the evaluator."""
+    """One of the evaluator's datasets."""
 
     name: str
     order: tuple[int, ...]
@@ -58,7 +58,7 @@ class Dataset:
 
 @dataclass(frozen=True)
 class DDNetwork:
-    """A network of the evaluator."""
+    """One of the evaluator's networks."""
 
     name: str
     torchvision: bool
@@ -95,17 +95,16 @@ def dataset_of(info: DatasetInfo) -> Dataset:
             wanted = [known[index] for index in indices]
             if set(names) == set(wanted):
                 return Dataset(subset, tuple(names.index(name) for name in wanted), None)
-    elif count == 1000 and info.name == "imagenet-1k":  # named in words, and in ImageNet's order
+    elif count == 1000 and info.name == "imagenet-1k":  # class names in words, in ImageNet's order
         return Dataset("ImageNet1K", tuple(range(1000)), None)
     raise AttarError(
-        f"DD-Ranking scores CIFAR10, CIFAR100, TinyImageNet, ImageNet1K and {', '.join(SUBSETS)} only, and the {count} "
-        f"classes of {info.name} are none of them; 'attar report RUN --ranking' has the same scores for any data."
+        f"DD-Ranking scores only CIFAR10, CIFAR100, TinyImageNet, ImageNet1K and {', '.join(SUBSETS)}, not the {count} "
+        f"classes of {info.name}; 'attar report RUN --ranking' computes the same scores for any dataset."
     )
 
 
 def network_of(architecture: str, stem: str, size: int) -> DDNetwork | None:
-    """Return the evaluator's network with exactly the layers of this one, for images of ``size`` pixels; None if
-    none."""
+    """Return the evaluator's network with exactly these layers, for images of ``size`` pixels; None if none exists."""
     source, bare = build.locate(architecture)
     if source == "attar" and bare.startswith("convnet") and bare.removeprefix("convnet").isdigit():
         depth = int(bare.removeprefix("convnet"))
@@ -194,43 +193,45 @@ def unexpressed(dataset: Dataset, info: DatasetInfo, setup: Setup) -> list[str]:
     protocol, training = setup.protocol, setup.protocol.training
     found = []
     if training.rate_moves == "step":
-        found.append("The learning rate falls once an epoch; attar's falls with every step.")
+        found.append("The learning rate decreases once per epoch; attar's decreases with every step.")
     if training.schedule != "cosine" or training.cosine_stretch not in (1, 2):
         found.append(
-            f"The learning rate falls along a cosine to 0, not as '{training.schedule}' with a stretch of "
+            f"The learning rate follows a cosine to 0, not the schedule '{training.schedule}' with a cosine stretch of "
             f"{training.cosine_stretch:g}."
         )
     if protocol.hard_weight and protocol.loss == "soft":
-        found.append(f"Cross-entropy with the classes, of weight {protocol.hard_weight:g}, is left out.")
+        found.append(f"The cross-entropy with the class labels (weight {protocol.hard_weight:g}) is left out.")
     if setup.mix.kind != "none" and not setup.mix.shared_by:
-        found.append(f"{setup.mix.kind} draws one mix for a whole batch; attar draws one for each image.")
+        found.append(f"{setup.mix.kind} draws one mix for the whole batch; attar draws one per image.")
     if info.labels.mode == "stored":
         found.append(
-            f"The teacher labels new views in every epoch; the run's {info.labels.epochs} epochs of stored labels, "
-            "which are of the same distribution, are not exported."
+            f"The teacher labels new views in every epoch. The run's {info.labels.epochs} epochs of stored labels, "
+            "which have the same distribution, are not exported."
         )
     if info.labels.mode == "given":
-        found.append("The teacher labels every view; the soft labels that the method made are not exported.")
+        found.append("The teacher labels every view; the soft labels that the method learned are not exported.")
     if info.labels.committee.batchnorm == "train":
         batch = info.labels.committee.batchnorm_batch
-        found.append(f"The teacher labels with running statistics; the run's used those of batches of {batch} images.")
+        found.append(
+            f"The teacher labels with its running BatchNorm statistics; the run used the statistics of batches of "
+            f"{batch} images."
+        )
     if training.optimizer not in ("sgd", "adamw"):
         found.append(f"The optimiser '{training.optimizer}' is replaced by AdamW.")
-    found += [f"There is no setting for {key} = {value} of the protocol." for key, value in _others(setup)]
+    found += [f"The evaluator has no setting for the protocol's {key} = {value}." for key, value in _others(setup)]
     if training.epochs % TEST_INTERVAL:
         last = training.epochs - training.epochs % TEST_INTERVAL
-        what = f"the last test is after epoch {last}" if last else "no test is ever made and every accuracy is 0"
-        found.append(f"Students are tested every {TEST_INTERVAL} epochs only: with {training.epochs}, {what}.")
+        what = f"the last test is after epoch {last}" if last else "it never tests and every accuracy is 0"
+        found.append(f"It tests students only every {TEST_INTERVAL} epochs: with {training.epochs} epochs {what}.")
     if dataset.size not in (None, info.size):
         found.append(
-            f"Its real images are {dataset.size} pixels wide where it tests hard labels, and the exported ones "
-            f"{info.size}."
+            f"With hard labels it tests on real images of {dataset.size} pixels; the exported images have {info.size}."
         )
     mean, std = _CIFAR_COLOURS if dataset.name.startswith("CIFAR") else _IMAGENET_COLOURS
     if any(abs(mine - its) > 0.005 for mine, its in zip((*info.mean, *info.std), (*mean, *std), strict=True)):
         found.append(
-            f"It tests students of hard labels, and trains without augmentation, on images normalised by constants of "
-            f"its own (mean {mean}, std {std}), not by the run's."
+            f"For tests of students with hard labels, and for training without augmentation, it normalises images with "
+            f"its own constants (mean {mean}, std {std}), not with the run's."
         )
     return found
 
@@ -251,7 +252,7 @@ def _normalised(info: DatasetInfo) -> list[dict[str, Any]]:
     return [{"name": "ToTensor"}, normalise]
 
 
-_SAID = {
+_COVERED = {
     *("name", "version", "loss", "temperature", "temperature_squared", "hard_weight"),
     *("mix.kind", "mix.alpha", "mix.shared_by", "training.schedule", "training.cosine_stretch", "training.rate_moves"),
     *(f"training.{key}" for key in ("epochs", "batch_size", "optimizer", "learning_rate", "weight_decay", "momentum")),
@@ -267,7 +268,9 @@ def _others(setup: Setup) -> list[tuple[str, Any]]:
     own = {name: list(value) if isinstance(value, tuple) else value for name, value in own.items()}  # as in JSON
     neutral = dict(_leaves(own | {name: part.plain() for name, part in parts.items()}))
     values = setup.protocol.plain() | {"views": setup.views.plain(), "mix": setup.mix.plain()}
-    return [(k, value) for k, value in _leaves(values) if k not in _SAID and (k not in neutral or neutral[k] != value)]
+    return [
+        (k, value) for k, value in _leaves(values) if k not in _COVERED and (k not in neutral or neutral[k] != value)
+    ]
 
 
 def _leaves(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
@@ -278,7 +281,7 @@ def _leaves(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]
 
 
 def _imagenet() -> list[str]:
-    """The WordNet ids of ImageNet-1K, in its order."""
+    """Return the WordNet ids of ImageNet-1K, in ImageNet's order."""
     from timm.data.imagenet_info import ImageNetInfo
 
     return ImageNetInfo("imagenet-1k").label_names()

@@ -1,5 +1,4 @@
-"""Write a distilled set in the layout that SRe2L's and CDA's trainers read: ImageFolder, and
-``epoch_E/batch_B.tar``."""
+"""Write a distilled set in the layout of SRe2L's and CDA's trainers: an ImageFolder and ``epoch_E/batch_B.tar``."""
 
 from pathlib import Path
 
@@ -19,14 +18,14 @@ from attar.store.fkd import FkdBatch
 from attar.store.labels import Header, LabelStore
 
 BATCH_SIZE = 1024
-"""The published batch size, for labels that do not specify one."""
+"""The batch size of the published sets; used if the labels do not specify one."""
 
 
 def export(run: Path, out: Path, batch_size: int = 0, log: Log | None = None) -> list[str]:
-    """Write a run's distilled set, or a set itself, to ``out/images`` and ``out/labels``, completely or not at all.
+    """Write the distilled set of a run (or a set's own folder) to ``out/images`` and ``out/labels``, atomically.
 
-    ``batch_size`` is the trainer's; 0 means the labels' own, or 1024. Returns lines to print. Raises AttarError when
-    ``out`` is not empty, or the layout cannot express the labels.
+    ``batch_size`` is the trainer's; 0 means that of the labels, or 1024. Returns lines to print. Raises AttarError when
+    ``out`` is not empty, or when the layout cannot express the labels.
     """
     folder = run / "distilled" if (run / "distilled").is_dir() else run
     distilled, log = Distilled(folder), log or Log()
@@ -44,21 +43,21 @@ def export(run: Path, out: Path, batch_size: int = 0, log: Log | None = None) ->
         (temporary / "README.md").write_text(_readme(distilled, labels.header, batch_size))
     return [
         f"{out}: {len(distilled)} images and {labels.header.num_epochs} epochs of labels in batches of {batch_size}, "
-        f"as the published scripts read them; {out / 'README.md'} has the command."
+        f"for the published scripts; {out / 'README.md'} has the command."
     ]
 
 
 def _batch_size(header: Header, asked: int) -> int:
-    """Return the batch size to write; raises an error for labels that the layout cannot store."""
+    """Return the batch size to write; raises AttarError for labels that the layout cannot express."""
     if header.views.patch_shuffle > 1 or header.views.randaugment_ops:
         raise AttarError(
-            "The published layout has no place for shuffled patches and RandAugment; relabel with "
+            "The published layout cannot store patch shuffling or RandAugment; relabel with "
             "--relabel.views.patch-shuffle 1 --relabel.views.randaugment-ops 0."
         )
     if header.storage.factor > 1 or header.views.dsa:
         raise AttarError(
-            "The published layout has no place for images that are parts of stored ones, nor for Siamese augmentation; "
-            "export the set of another method, relabelled without --relabel.views.dsa."
+            "The published layout cannot store several images in one, or Siamese augmentation; export the set of "
+            "another method, relabelled without --relabel.views.dsa."
         )
     shared = header.mix.shared_by if header.mix.kind != "none" else 0
     if asked < 0:
@@ -67,8 +66,8 @@ def _batch_size(header: Header, asked: int) -> int:
     if header.mix.kind != "none" and (shared != size or header.pooled):
         pool = " --relabel.pool-epochs 0" if header.pooled else ""
         raise AttarError(
-            f"The published layout mixes all images of a batch alike, and these labels do not for batches of {size}; "
-            f"relabel with --relabel.mix.shared-by {size}{pool}"
+            f"In the published layout all images of a batch share one mix, but in these labels batches of {size} do "
+            f"not; relabel with --relabel.mix.shared-by {size}{pool}"
             + (f", or export with --batch-size {shared}." if shared and not header.pooled else ".")
         )
     return size
@@ -83,7 +82,10 @@ def image_name(label: int, slot: int, num_classes: int, data: bytes) -> str:
 def _write_images(source: Path, target: Path, num_classes: int) -> None:
     for data, label, slot in image_files.encoded(source):
         if slot > 999:  # ImageFolder sorts names
-            raise AttarError(f"{source} has over 1000 images per class, which the published names cannot count.")
+            raise AttarError(
+                f"{source} has more than 1000 images per class, but published file names have three digits for them; "
+                f"export a set with fewer."
+            )
         path = target / image_name(label, slot, num_classes, data)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)
@@ -112,15 +114,14 @@ def _write_epoch(labels: LabelStore, epoch: int, order: Int[Tensor, " image"], b
 def _mixed(
     records: Records, index: Int[Tensor, " image"], first: Tensor, place: Int[Tensor, " all"], folder: Path
 ) -> tuple[Int[Tensor, " image"] | None, float | None, tuple[int, int, int, int] | None]:
-    """Return partners as indices in the batch, the share, and the box (rows, columns); ``first`` is the batch's
-    start."""
+    """Return partners (indices in the batch), share, and box (rows, columns); ``first`` is where the batch starts."""
     if records.mix is None:
         return None, None, None
     mix = records.mix.take(index)
     partner = place[mix.partner] - first
     alike = (mix.weight == mix.weight[0]).all() and (mix.box is None or (mix.box == mix.box[0]).all())
     if not alike or partner.min() < 0 or partner.max() >= len(index):
-        raise AttarError(f"The labels in {folder} say that batches share a mix, and they do not; relabel again.")
+        raise AttarError(f"The labels in {folder} should share one mix per batch but do not; relabel again.")
     if mix.box is None:
         return partner, float(mix.weight[0]), None
     top, left, height, width = mix.box[0].tolist()
@@ -137,13 +138,13 @@ def _readme(distilled: Distilled, header: Header, batch_size: int) -> str:
     ]
     return (
         f"# {markdown(info.source)}, distilled, in the layout of the published SRe2L and CDA scripts\n\n"
-        f"- `images/`: {len(distilled)} images of {len(info.classes)} classes for torchvision's ImageFolder, as they "
-        f"were stored. Scripts that ask for `*.jpg` by name do not see PNG files.\n"
-        f"- `labels/`: {header.num_epochs} epochs of soft labels in batches of {batch_size}, in the order of the "
-        f"sampler's seed 42.\n\n"
-        f"`train_FKD.py {' '.join(filter(None, options))}` trains on them, with the real validation images in FOLDER; "
-        f"the slash after `labels` is needed, and the script asks for a login to Weights & Biases. It is written for "
+        f"- `images/`: {len(distilled)} images of {len(info.classes)} classes for torchvision's ImageFolder, in the "
+        f"format of the stored set. Scripts that read only `*.jpg` do not find PNG files.\n"
+        f"- `labels/`: {header.num_epochs} epochs of soft labels in batches of {batch_size}, in the order that a "
+        f"sampler with seed 42 draws.\n\n"
+        f"`train_FKD.py {' '.join(filter(None, options))}` trains on them; FOLDER has the real validation images. The "
+        f"slash after `labels` is needed. The script asks for a login to Weights & Biases. It is written for "
         f"ImageNet-1K: 224 pixels, 1000 outputs, ImageNet's mean and standard deviation. These images have {info.size} "
-        f"pixels and {len(info.classes)} classes, and their teacher the mean {list(info.mean)} and the standard "
+        f"pixels and {len(info.classes)} classes; their teacher uses the mean {list(info.mean)} and the standard "
         f"deviation {list(info.std)}.\n"
     )

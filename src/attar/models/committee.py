@@ -99,7 +99,7 @@ def load(
     for place in range(count):
         inside = folder / str(place)
         if not inside.is_dir():
-            raise AttarError(f"{inside} is missing, which holds a teacher; {sealed.AGAIN}.")
+            raise AttarError(f"{inside} is missing, which holds a teacher; {sealed.FIX_MISSING}.")
         sealed.check_all(inside, sealed.below(files, str(place)))
         module = modules[place] if place < len(modules) else None
         found.append(teachers.load(inside, module, factories=factories))

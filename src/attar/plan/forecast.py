@@ -1,6 +1,7 @@
 """Forecast in words what a run will take on this device."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 
@@ -32,6 +33,21 @@ def lines(work: Work) -> list[str]:
     least = "" if len(known) == len(found) else "more than "
     total = f"Altogether: {least}about {readable_seconds(sum(known))}, in one process"
     return [*(f"{stage}: {found[stage][1]}" for stage in stages), total]
+
+
+def parts(work: Work) -> tuple[float | None, float]:
+    """Return the seconds of what the run does for itself, and of what runs on the same data can share; measures steps.
+
+    They can share teachers, experts and the students of all real images. The first are None if they cannot be measured.
+    """
+    shared = replace(work, evaluate=work.evaluate.changed(rows=(FULL,)))
+    rows = tuple(row for row in work.evaluate.rows if row != FULL)
+    own = replace(work, evaluate=work.evaluate.changed(rows=rows)) if rows else work
+    stages = [(_recover, own), (_relabel, own), (_evaluate, own)]
+    seconds = [_attempt(estimate, asked)[0] for estimate, asked in stages]
+    others = [_attempt(_squeeze, shared)[0], _attempt(_evaluate, shared)[0] if FULL in work.evaluate.rows else 0.0]
+    known = [one for one in seconds if one is not None]
+    return sum(known) if len(known) == len(seconds) else None, sum(one or 0.0 for one in others)
 
 
 def made(work: Work) -> list[str]:

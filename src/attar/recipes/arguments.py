@@ -20,6 +20,8 @@ Pair = tuple[str, list[str]]
 """A flag as typed, without '=', and its values."""
 _SWITCH_WORDS = {"true", "false", "yes", "no", "on", "off", "t", "f", "y", "n", "1", "0"}
 _NUMBER = re.compile(r"-(\d|\.\d|inf|nan)", re.IGNORECASE)
+_SEVERAL = ("--methods", "--budgets")
+"""Options of 'attar compare' that take every word up to the next flag."""
 _BEFORE_SETTINGS = ("--method", "--protocol")
 """These two flags replace whole groups of settings, so they are applied before other settings, in any typed order."""
 
@@ -153,7 +155,7 @@ def _own(flag: str, following: list[str]) -> int:
     field = _known().get(key_of(flag))
     if field is not None and field.kind == "switch":
         return int(key_of(flag) == field.key and word.lower() in _SWITCH_WORDS)
-    if field is not None and field.kind == "many":
+    if flag in _SEVERAL or (field is not None and field.kind == "many"):
         return len(following)
     return 0 if flag in ("--quiet", "--plan") else min(1, len(following))
 

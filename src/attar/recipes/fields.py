@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 import pydantic
 import yaml
 
-from attar.core import written
+from attar.core import raw_yaml
 from attar.core.errors import AttarError
 from attar.stages.rows import KNOWN, Row
 
@@ -161,7 +161,7 @@ def no_value(flag: str, values: list[str]) -> None:
 
 def _mapping(flag: str, word: str, kind: Any) -> dict[str, Any]:
     try:
-        values = written.fitting(written.load(word), kind)
+        values = raw_yaml.convert(raw_yaml.load(word), kind)
     except yaml.YAMLError:
         values = None
     if not isinstance(values, dict):

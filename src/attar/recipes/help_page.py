@@ -40,16 +40,24 @@ DOES = {
     "recover": "Make the images: the second stage of 'attar run'.",
     "relabel": "Make the soft labels: the third stage of 'attar run'.",
     "evaluate": "Train students and measure their accuracy: the last stage of 'attar run'.",
+    "compare": "Run several methods at several sizes in bytes, with real images of as many bytes, and draw accuracy "
+    "against bytes and seconds.",
 }
 OPTIONS = {
     "--out FOLDER": "Folder for the results. To continue an interrupted run, run the same command again.",
-    "--plan": "Measure a few steps, and estimate the results, time and memory of a run on this device.",
+    "--methods NAME ...": "Methods to compare: names from 'attar list methods', or recipes whose method settings are "
+    "used. NAME:hard and NAME:soft choose the labels; without them, methods that need no teacher have hard labels.",
+    "--budgets SIZE ...": "Sizes of images and labels together, such as 100kB 1MB. The images per class follow.",
+    "--plan": "Measure a few steps, estimate bytes and time on this device, and make nothing.",
     "--method NAME": "Another method with its own defaults: a name from 'attar list methods', or a dotted path.",
     "--protocol NAME": "Another evaluation protocol with its label options: a name from 'attar list protocols'.",
     "--quiet": "Print results only.",
     "--help [SECTION]": "After a recipe: the settings that people change most, the settings of a section (recover, "
     "evaluate.protocol), or 'all' settings.",
 }
+_COMPARED = ("--methods NAME ...", "--budgets SIZE ...")
+_LACKS = {"show": ("--out FOLDER", *_COMPARED), "compare": ("--method NAME",)}
+"""Options that a verb does not have; other verbs lack --plan and those of 'attar compare'."""
 RULES = (
     "[Brackets] show the value in this recipe. '...' means that every word up to the next flag is a value. 'none' means "
     "no value. --squeeze.views.no-flip is short for --squeeze.views.flip no. If a setting is typed twice, the last value "
@@ -99,7 +107,8 @@ def _text(lines: Iterable[str]) -> str:
 
 
 def _out(verb: str) -> str:
-    return "" if verb == "show" else " --out FOLDER"
+    several = " --methods NAME ... --budgets SIZE ..." * (verb == "compare")
+    return "" if verb == "show" else f"{several} --out FOLDER"
 
 
 def _frequent(recipe: Recipe[Any], fields: Iterable[Field], width: int) -> list[str]:
@@ -108,11 +117,11 @@ def _frequent(recipe: Recipe[Any], fields: Iterable[Field], width: int) -> list[
 
 
 def _options(verb: str, width: int) -> list[str]:
-    lacks = "--out FOLDER" if verb == "show" else "--plan"
+    lacks = _LACKS.get(verb, ("--plan", *_COMPARED))
     return [
         line
         for option, text in OPTIONS.items()
-        if option != lacks
+        if option not in lacks
         for line in (f"  {option}", *_wrapped(text, width, 6))
     ]
 

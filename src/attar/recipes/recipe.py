@@ -8,7 +8,7 @@ from typing import Any, Generic, TypeVar
 import pydantic
 import yaml
 
-from attar.core import plugin, written
+from attar.core import plugin, raw_yaml
 from attar.core.config import Config, explain
 from attar.core.errors import AttarError
 from attar.core.execution import Execution
@@ -153,16 +153,16 @@ def from_mapping(values: Mapping[str, Any], where: str) -> Recipe[Any]:
 def from_yaml(path: Path) -> Recipe[Any]:
     """Read a recipe file; raises AttarError with the path and the error."""
     try:
-        values = written.load(path.read_text(encoding="utf-8"))
+        values = raw_yaml.load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise AttarError(f"{path} is not valid YAML ({' '.join(str(error).split())}); mend it.") from None
     except OSError as error:
         raise AttarError(f"{path} cannot be read ({error.strerror}).") from None
     if not isinstance(values, dict):
         raise AttarError(f"{path} holds no recipe; start from 'attar show digits > {path.name}'.")
-    method = written.fitting(values.get("method", "cda"), str)
+    method = raw_yaml.convert(values.get("method", "cda"), str)
     if not isinstance(method, str):
-        return from_mapping(written.plain(values), str(path))
+        return from_mapping(raw_yaml.plain(values), str(path))
     if "." in method:
         plugin.reach_working_folder()
-    return from_mapping(written.fitting(values, recipe_type(method)), str(path))
+    return from_mapping(raw_yaml.convert(values, recipe_type(method)), str(path))

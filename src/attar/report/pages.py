@@ -18,7 +18,7 @@ def write_all(run: Path, lines: list[Line], folder: Path) -> None:
         atomic.write_text(side_by_side, architectures.as_csv(lines))
     else:
         side_by_side.unlink(missing_ok=True)  # left by an earlier evaluation with more students
-    costs = f"{spent(run)}. The columns of seconds are wall seconds; table.csv has both."
+    costs = f"{elapsed(run)}. The columns of seconds are wall seconds; table.csv has both."
     parts = [tables(lines), costs, markdown(per_class.extremes(run)) + "."]
     atomic.write_text(folder / "table.md", "\n\n".join(part.strip() for part in parts) + "\n")
 
@@ -30,10 +30,10 @@ def tables(lines: list[Line]) -> str:
     return table.as_markdown(lines) + noted + (f"\n{architectures.CAPTION}:\n\n{crossed}" if crossed else "")
 
 
-def spent(run: Path) -> str:
+def elapsed(run: Path) -> str:
     """Return the cost of every stage in words: wall seconds and, if measured, processor core seconds."""
     parts = []
-    for stage, spent in Run(run).spent().items():
-        cores = "" if spent.processor_seconds is None else f" ({spent.processor_seconds:.1f})"
-        parts.append(f"{stage} {spent.seconds:.1f} s{cores}")
+    for stage, elapsed in Run(run).elapsed().items():
+        cores = "" if elapsed.processor_seconds is None else f" ({elapsed.processor_seconds:.1f})"
+        parts.append(f"{stage} {elapsed.seconds:.1f} s{cores}")
     return f"Wall seconds (processor seconds) of all processes: {', '.join(parts)}"

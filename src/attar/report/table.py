@@ -19,7 +19,7 @@ from attar.stages.run import Run
 
 _GAP = 2
 """Characters between columns, and at the edges."""
-_WORDS = ("trained on", "student", "protocol")
+_WORDS = ("trained on", "student", "protocol", "method", "why")
 _EXPENDABLE = ("teacher s", "images s", "labels s", "ECE %", "top-5 %", "images", "student s", "n")
 """Columns that a narrow terminal leaves out, in this order."""
 FEW_CLASSES = 10

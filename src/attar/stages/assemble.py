@@ -9,8 +9,8 @@ from torch import Tensor
 
 from attar.core.errors import AttarError
 from attar.stages.folder import StageFolder
-from attar.store import given_labels, units
 from attar.store import images as image_files
+from attar.store import learned_labels, units
 from attar.store.units import Unit
 from attar.synthesis.method import MethodConfig
 
@@ -50,7 +50,7 @@ def assemble(config: MethodConfig, classes: tuple[str, ...], todo: Groups, stage
             "The method returned soft labels for some units only; return them for all (see docs/methods.md)."
         )
     if known:
-        given_labels.save(out / given_labels.FILE, torch.cat(known), images_sha256)
+        learned_labels.save(out / learned_labels.FILE, torch.cat(known), images_sha256)
         found["soft_labels"] = True
     return found | ({"fewer_parallel_units": fewer} if fewer else {})
 
@@ -58,4 +58,4 @@ def assemble(config: MethodConfig, classes: tuple[str, ...], todo: Groups, stage
 def files_of(todo: Groups, out: Path) -> list[Path]:
     """Return the stage's files: every unit, the images, and soft labels if the method made some."""
     made = [unit.path(out / "units") for group in todo for unit in group] + image_files.files_of(out / "data")
-    return made + [path for path in [out / given_labels.FILE] if path.is_file()]
+    return made + [path for path in [out / learned_labels.FILE] if path.is_file()]

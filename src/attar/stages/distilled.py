@@ -23,7 +23,7 @@ from attar.ops.pixels import Normalisation
 from attar.ops.replay import LookChoice, Records
 from attar.ops.targets import Targets
 from attar.stages.protocols import Protocol
-from attar.store import given_labels, mapped, sealed
+from attar.store import learned_labels, mapped, sealed
 from attar.store.labels import HEADER, LabelStore
 
 INFO = "dataset.json"
@@ -140,7 +140,9 @@ def read_info(folder: Path) -> DatasetInfo:
     """Read ``dataset.json``; raises AttarError when it is missing or damaged."""
     path = folder / INFO
     try:
-        return DatasetInfo.of(sealed.read_json(path, f"{sealed.MEND}; where you edited it, remove 'sha256'"), str(path))
+        return DatasetInfo.of(
+            sealed.read_json(path, f"{sealed.FIX_DAMAGED}; where you edited it, remove 'sha256'"), str(path)
+        )
     except (FileNotFoundError, NotADirectoryError):
         raise AttarError(
             f"{folder} is not a distilled dataset: {INFO} is missing; give the folder that contains it."
@@ -184,9 +186,9 @@ class Distilled(torch.utils.data.Dataset[tuple[UInt8[Tensor, "3 height width"], 
         if self.info.labels.mode == "stored":
             self.stored = self._opened_labels()
         elif self.info.labels.mode == "given":
-            sealed.check(self.folder / "labels", given_labels.FILE, sealed.below(self.info.files, "labels"))
-            path, shape = self.folder / "labels" / given_labels.FILE, (len(self.images), len(self.classes))
-            self._given = given_labels.load(path, self.info.images_sha256, shape)
+            sealed.check(self.folder / "labels", learned_labels.FILE, sealed.below(self.info.files, "labels"))
+            path, shape = self.folder / "labels" / learned_labels.FILE, (len(self.images), len(self.classes))
+            self._given = learned_labels.load(path, self.info.images_sha256, shape)
 
     def _check_images(self) -> None:
         """Raise AttarError when number, size, classes or bytes of the images differ from ``dataset.json``."""
@@ -194,9 +196,13 @@ class Distilled(torch.utils.data.Dataset[tuple[UInt8[Tensor, "3 height width"], 
         listed_shape = (info.num_images, 3, info.size, info.size)
         if tuple(self.images.shape) != listed_shape:
             found = tuple(self.images.shape)
-            raise AttarError(f"{path} lists images of shape {listed_shape}, but the files hold {found}; {sealed.MEND}.")
+            raise AttarError(
+                f"{path} lists images of shape {listed_shape}, but the files hold {found}; {sealed.FIX_DAMAGED}."
+            )
         if bool((self.labels < 0).any() or (self.labels >= len(info.classes)).any() or (self.slots < 0).any()):
-            raise AttarError(f"{self.folder / 'data'} has labels of classes that are not in {path}; {sealed.MEND}.")
+            raise AttarError(
+                f"{self.folder / 'data'} has labels of classes that are not in {path}; {sealed.FIX_DAMAGED}."
+            )
         sealed.check_all(self.folder / "data", sealed.below(info.files, "data"))
 
     def _opened_labels(self) -> LabelStore:

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 
 from attar.core import ranks
+from attar.core.elapsed import Clock
 from attar.core.log import readable_bytes
 from attar.core.randomness import generator
-from attar.core.spent import Clock
 from attar.stages.choices import Evaluate
 from attar.stages.distilled import DatasetInfo, read_info
 from attar.stages.folder import StageFolder
@@ -130,7 +130,7 @@ def _make(space: Workspace, config: MethodConfig, num_bytes: int, stage: StageFo
             f"the row {EQUAL_BYTES} has {max(numbers):,} images of the largest classes, but all images of "
             f"{len(short)} smaller ones (the fewest: {numbers[fewest]:,} of '{classes[fewest]}')"
         )
-    stage.finish(result, clock.spent(), space.device.describe(), image_files.files_of(data))
+    stage.finish(result, clock.elapsed(), space.device.describe(), image_files.files_of(data))
 
 
 def _encoded(space: Workspace, real: RealByClass, config: MethodConfig, num_bytes: int) -> list[Encoded]:

@@ -9,10 +9,10 @@ from torch import nn
 
 from attar.core import memory, ranks, work
 from attar.core.config import Config, digest
+from attar.core.elapsed import Clock, Elapsed
 from attar.core.errors import AttarError
-from attar.core.former import former
+from attar.core.legacy import legacy_identity
 from attar.core.log import Advance, Log
-from attar.core.spent import Clock, Spent
 from attar.models import build
 from attar.models.choices import CommitteeChoice
 from attar.ops.metrics import measure
@@ -100,7 +100,7 @@ def run(space: Workspace, config: Evaluate, squeezing: Squeeze, sets: Mapping[Ro
                 log.warn(_divergence(config, job, "diverged"))
                 warned.add(job.path)
         trained = {
-            job.path: Spent(score.seconds, score.processor_seconds)
+            job.path: Elapsed(score.seconds, score.processor_seconds)
             for job, score in zip(jobs, known, strict=True)
             if score.protocol != TEACHER
         }
@@ -173,7 +173,7 @@ def _teacher_job(space: Workspace, row: Row, folder: Path) -> ScoreFile:
     answers_sha256 = members.answers_sha256(space, committee)
     now, before = (
         digest([scores.data_of(space, say), space.real.fingerprint, answers_sha256])
-        for say in (Config.identity, former)
+        for say in (Config.identity, legacy_identity)
     )
     return ScoreFile(row, members.architecture(space, committee), 0, now, folder, before)
 
@@ -206,7 +206,7 @@ def _train(
     """Train a student and store its score; returns values for the log, and a warning if training diverged."""
     device, checkpoint = space.device, job.checkpoint
     earlier = checkpoint.load() or {"fit": None, "losses": [], "seconds": 0.0, "processor_seconds": 0.0}
-    clock, losses = Clock(Spent(earlier["seconds"], earlier["processor_seconds"])), list(earlier["losses"])
+    clock, losses = Clock(Elapsed(earlier["seconds"], earlier["processor_seconds"])), list(earlier["losses"])
     num_epochs = (config.protocol.training if small else squeezing.training).epochs
     num_steps = _num_steps(space, config, squeezing, small, job)
     num_done = num_steps * len(losses) // num_epochs
@@ -223,7 +223,7 @@ def _train(
         if not all_finite(network):
             raise _Diverged
         if epoch.number < num_epochs:
-            checkpoint.offer(lambda: {"fit": epoch.state(), "losses": losses, **clock.spent().plain()})
+            checkpoint.offer(lambda: {"fit": epoch.state(), "losses": losses, **clock.elapsed().plain()})
 
     def after_batch(_: int) -> None:
         nonlocal num_done
@@ -248,8 +248,8 @@ def _train(
     found = measure(_predictor(network, normalisation), space.val.plain(_BATCH, device.device))
     if found.num_broken and not reason:
         reason = f"diverged (its logits of {found.num_broken} of {space.val.num_images} images are not numbers)"
-    spent = clock.spent()
-    job.save(found, spent, device.describe(), losses, diverged=bool(reason))
+    elapsed = clock.elapsed()
+    job.save(found, elapsed, device.describe(), losses, diverged=bool(reason))
     checkpoint.remove()
     values = {
         "row": str(job.row),
@@ -258,7 +258,7 @@ def _train(
         "top1": found.top1,
         "diverged": bool(reason),
     }
-    return values | spent.plain(), reason
+    return values | elapsed.plain(), reason
 
 
 class _Diverged(Exception):  # noqa: N818
@@ -321,7 +321,7 @@ def _rate_teacher(space: Workspace, job: ScoreFile) -> dict[str, Any]:
             f"(NaN); delete the folder {space.out / 'squeeze'} to train another."
         )
     made = [members.made(space, index) for index in members.of_labels(space, choice)]
-    job.save(found, total(one.spent for one in made), ", ".join(dict.fromkeys(one.device for one in made)), [])
+    job.save(found, total(one.elapsed for one in made), ", ".join(dict.fromkeys(one.device for one in made)), [])
     return {"row": str(job.row), "student": job.student, "seed": 0, "top1": found.top1, "diverged": False}
 
 
@@ -369,7 +369,7 @@ def _finish(
     sets: Mapping[Row, SmallSet],
     known: list[Score],
     facts: Mapping[Row, dict[str, Any]],
-    spent: Spent,
+    elapsed: Elapsed,
 ) -> None:
     """Write the manifest, and every class's accuracy to a second file."""
     out = space.out / "evaluate"
@@ -387,4 +387,4 @@ def _finish(
     }
     parents = {str(row): digest(labels_in(small.folder).identity) for row, small in sets.items()}
     stage = StageFolder(out, "evaluate", space.request(evaluate=config), parents)
-    stage.finish(result, spent, space.device.describe(), [out / PER_CLASS])
+    stage.finish(result, elapsed, space.device.describe(), [out / PER_CLASS])

@@ -15,10 +15,10 @@ from torch import Tensor, nn
 
 from attar.core import memory, ranks, work
 from attar.core.config import digest
+from attar.core.elapsed import Clock, Elapsed
 from attar.core.errors import AttarError
 from attar.core.log import Advance
 from attar.core.randomness import seed_of
-from attar.core.spent import Clock, Spent
 from attar.models import build
 from attar.ops import dsa
 from attar.ops.choices import ViewChoice
@@ -172,7 +172,7 @@ def _make(
     checkpoint = Checkpoint(stage.path / "checkpoints" / f"{number:04d}.safetensors", stage.identity)
     earlier = checkpoint.load()
     kept: list[Tensor] = list(earlier["kept"].unbind()) if earlier else [_weights(network)]
-    clock = Clock(Spent(earlier["seconds"], earlier["processor_seconds"]) if earlier else None)
+    clock = Clock(Elapsed(earlier["seconds"], earlier["processor_seconds"]) if earlier else None)
     if earlier:
         advance(earlier["fit"]["epoch"])
 
@@ -185,7 +185,7 @@ def _make(
             )
         if snapshots == "epochs" or epoch.number == config.training.epochs:
             kept.append(_weights(network))
-        checkpoint.offer(lambda: {"fit": epoch.state(), "kept": torch.stack(kept), **clock.spent().plain()})
+        checkpoint.offer(lambda: {"fit": epoch.state(), "kept": torch.stack(kept), **clock.elapsed().plain()})
 
     def batches(epoch: int) -> Iterator[TrainingBatch]:
         order, draws = (space.stream("experts", number, name, epoch) for name in ("epoch", "dsa"))
@@ -212,4 +212,4 @@ def _make(
     )
     trajectories.save(stage.path, number, torch.stack(kept), stage.identity)
     checkpoint.remove()
-    return {"top1": found.top1, **clock.spent().plain()}
+    return {"top1": found.top1, **clock.elapsed().plain()}

@@ -14,9 +14,9 @@ import torch
 
 from attar.core import ranks
 from attar.core.config import Config, differences, digest, pruned
+from attar.core.elapsed import Elapsed
 from attar.core.errors import AttarError
 from attar.core.precision import DTYPES, Precision
-from attar.core.spent import Spent
 from attar.store import sealed
 
 PLAN, MANIFEST = "plan.json", "manifest.json"
@@ -159,14 +159,14 @@ class StageFolder:
         ]
 
     def finish(
-        self, result: dict[str, Any], spent: Spent | float, device: str, files: Iterable[Path] = ()
+        self, result: dict[str, Any], elapsed: Elapsed | float, device: str, files: Iterable[Path] = ()
     ) -> dict[str, Any]:
         """Write the manifest; the first process calls this once, when every file of the stage is written.
 
-        ``spent`` may be wall seconds only, when processor seconds were not measured. The manifest lists the hashes of
+        ``elapsed`` may be wall seconds only, when processor seconds were not measured. The manifest lists the hashes of
         ``files``: they are checked when opened, and made again when missing.
         """
-        took = spent if isinstance(spent, Spent) else Spent(spent, None)
+        took = elapsed if isinstance(elapsed, Elapsed) else Elapsed(elapsed, None)
         manifest = {
             **self._asked(),
             "result": result,
@@ -232,7 +232,7 @@ def versions() -> dict[str, str]:
     return found
 
 
-def logged(folder: Path, event: str) -> Spent:
+def logged(folder: Path, event: str) -> Elapsed:
     """Sum the time of all events of this name in the logs of all processes; each ``name`` counts once."""
     found: dict[str, tuple[float, float | None]] = {}
     for path in sorted(folder.glob("log*.jsonl")):
@@ -242,14 +242,14 @@ def logged(folder: Path, event: str) -> Spent:
                 if entry["event"] == event:
                     processor = entry.get("processor_seconds")
                     found[entry["name"]] = float(entry["seconds"]), None if processor is None else float(processor)
-    return total(Spent(*values) for values in found.values())
+    return total(Elapsed(*values) for values in found.values())
 
 
-def total(parts: Iterable[Spent]) -> Spent:
+def total(parts: Iterable[Elapsed]) -> Elapsed:
     """Return the sum; processor seconds are None unless all parts have them."""
     known = list(parts)
     processor = [part.processor_seconds for part in known if part.processor_seconds is not None]
-    return Spent(sum(part.seconds for part in known), sum(processor) if len(processor) == len(known) else None)
+    return Elapsed(sum(part.seconds for part in known), sum(processor) if len(processor) == len(known) else None)
 
 
 def _read(path: Path) -> dict[str, Any] | None:

@@ -13,8 +13,8 @@ from jaxtyping import Int
 from PIL import Image
 
 from attar.core import ranks
+from attar.core.elapsed import Clock
 from attar.core.errors import AttarError
-from attar.core.spent import Clock
 from attar.data import hub, layout
 from attar.data.picture import Unreadable
 from attar.data.source import Found, Split
@@ -78,7 +78,7 @@ def run(space: Workspace, source: str, config: MethodConfig, folder: Path | None
         clock = Clock()
         result = _write(space, found, out)
         files = image_files.files_of(out / "data")
-        stage.finish(result, clock.spent(), space.device.describe(), files)
+        stage.finish(result, clock.elapsed(), space.device.describe(), files)
     ranks.wait()
     return images_in(out)
 

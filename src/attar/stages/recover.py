@@ -82,8 +82,8 @@ def run(
         result |= {"method": method, "size": space.choice.size, "classes": list(space.real.classes)}
         if config.storage().factor > 1:
             result["storage"] = config.storage().plain()
-        spent = total([logged(out, "prepare"), logged(out, "unit")])
-        finished = stage.finish(result, spent, space.device.describe(), assemble.files_of(todo, out))
+        elapsed = total([logged(out, "prepare"), logged(out, "unit")])
+        finished = stage.finish(result, elapsed, space.device.describe(), assemble.files_of(todo, out))
     ranks.wait()
     return finished or manifest_of(out, "recover")
 
@@ -279,11 +279,11 @@ class _Making:
             return False
         shape = (len(labels), len(self._space.real.classes))
         method_code.check(recovered, shape, self._space.choice.size, group[0].name)
-        spent = checkpoint.clock.spent().part(len(group)).plain()
+        elapsed = checkpoint.clock.elapsed().part(len(group)).plain()
         for unit, result in zip(group, recorder.results(recovered), strict=True):
             units.save(self._stage.path / "units", unit, result, self._stage.identity)
             final = {name: float(values[-1]) for name, values in result.curves.items()}
-            self._log.event("unit", name=unit.name, **spent, **final)
+            self._log.event("unit", name=unit.name, **elapsed, **final)
         checkpoint.remove()
         if not recorder.num_iterations:
             advance(len(group))

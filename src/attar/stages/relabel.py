@@ -25,7 +25,7 @@ from attar.stages.protocols import Protocol
 from attar.stages.published_labels import PublishedLabels
 from attar.stages.run import ImagesMade, images_in, labels_in
 from attar.stages.workspace import Workspace
-from attar.store import atomic, fkd, given_labels, mapped, sealed
+from attar.store import atomic, fkd, learned_labels, mapped, sealed
 from attar.store import images as image_files
 from attar.store import labels as label_files
 from attar.store.images import ImageSet
@@ -115,7 +115,7 @@ def _listed(space: Workspace, folder: Path, out: Path) -> str:
         if known:
             space.log.warn(f"the folder {folder} no longer exists; the labels that were imported from it are used")
             return known
-    return fkd.listed(folder)
+    return fkd.fingerprint(folder)
 
 
 def _refuse_other_classes(
@@ -135,7 +135,7 @@ def _refuse_other_classes(
 def check_sources(config: Relabel) -> None:
     """Raise AttarError, before the run starts, when the labels to import do not exist."""
     if config.imported:
-        fkd.listed(Path(config.imported).expanduser())
+        fkd.fingerprint(Path(config.imported).expanduser())
 
 
 def label_epoch(
@@ -262,7 +262,7 @@ def _files(out: Path, header: Header | None) -> list[Path]:
     """Return the files of a distilled dataset except ``dataset.json``: images, and labels or teachers."""
     images = image_files.files_of(out / "data")
     if header is None:
-        others = [*sorted((out / "teacher").rglob("*")), out / "labels" / given_labels.FILE]
+        others = [*sorted((out / "teacher").rglob("*")), out / "labels" / learned_labels.FILE]
         return images + [path for path in others if path.is_file()]
     return images + [out / "labels" / name for name in (HEADER, *header.files())]
 
@@ -349,8 +349,8 @@ def _info(
 def _copy_given(recovered: Path, out: Path, images: ImageSet, images_sha256: str, num_classes: int) -> int:
     """Write the soft labels that the method made into the dataset; returns their bytes."""
     shape = (len(images.images), num_classes)
-    probabilities = given_labels.load(recovered / given_labels.FILE, images_sha256, shape)
-    return given_labels.save(out / "labels" / given_labels.FILE, probabilities, images_sha256)
+    probabilities = learned_labels.load(recovered / learned_labels.FILE, images_sha256, shape)
+    return learned_labels.save(out / "labels" / learned_labels.FILE, probabilities, images_sha256)
 
 
 def _link_images(source: Path, target: Path) -> None:

@@ -13,8 +13,8 @@ import pydantic
 from pydantic import AliasPath, Field
 
 from attar.core.config import digest
+from attar.core.elapsed import Elapsed
 from attar.core.errors import AttarError
-from attar.core.spent import Spent
 from attar.models.choices import Stem
 from attar.ops.choices import Storage
 from attar.stages.evaluation import (
@@ -76,7 +76,7 @@ class Manifest(pydantic.BaseModel):
         return False
 
     @property
-    def spent(self) -> Spent:
+    def elapsed(self) -> Elapsed:
         """Time that the stage took; raises AttarError when the manifest lacks it or it is impossible."""
         try:
             seconds = pydantic.TypeAdapter(Seconds).validate_python(self.device_seconds)
@@ -86,7 +86,7 @@ class Manifest(pydantic.BaseModel):
                 f"{self.path} is damaged (seconds: {first_fault(error)}); delete the folder {self.folder} to make it "
                 f"again."
             ) from None
-        return Spent(seconds, processor)
+        return Elapsed(seconds, processor)
 
 
 class TeacherMade(Manifest):
@@ -249,11 +249,11 @@ class Run:
                 return found.model_copy(update={"scores": (*broken, *found.scores[len(broken) :])})
         return found
 
-    def spent(self) -> dict[str, Spent]:
+    def elapsed(self) -> dict[str, Elapsed]:
         """Time of each finished stage; squeeze covers all teachers and experts, evaluate all students."""
-        found = dict[str, list[Spent]]()
+        found = dict[str, list[Elapsed]]()
         for made in (_read(Manifest, folder, "run") for folder in self._done().values()):
-            found.setdefault(made.stage, []).append(made.spent)
+            found.setdefault(made.stage, []).append(made.elapsed)
         return {stage: total(parts) for stage, parts in found.items()}
 
     def plain(self) -> dict[str, dict[str, Any]]:

@@ -12,9 +12,9 @@ import pydantic
 
 from attar.core import plugin
 from attar.core.config import Config, digest
+from attar.core.elapsed import Elapsed
 from attar.core.errors import AttarError
-from attar.core.former import former
-from attar.core.spent import Spent
+from attar.core.legacy import legacy_identity
 from attar.models import build
 from attar.models.choices import CommitteeChoice
 from attar.ops.choices import MixChoice
@@ -31,7 +31,7 @@ from attar.store import atomic, sealed
 from attar.store.checkpoint import Checkpoint
 
 Say = Callable[[Config], dict[str, Any]]
-"""How a configuration becomes part of an identity: ``Config.identity``, or ``former`` for older versions."""
+"""How a configuration becomes part of an identity: ``Config.identity``, or ``legacy_identity`` for older versions."""
 _NOT_TRAINING = {"name", "version", "learning_rates", "learned_rate"}
 """Protocol settings that do not change this student's training."""
 _SOFT_ONLY = {"loss", "temperature", "temperature_squared", "hard_weight", "hard_classes"}
@@ -118,10 +118,10 @@ class ScoreFile:
         """The checkpoint of an unfinished training."""
         return Checkpoint(self.folder.parent / "checkpoints" / f"{self.path.stem}.safetensors", self.identity)
 
-    def save(self, found: Measured, spent: Spent, device: str, losses: list[float], diverged: bool = False) -> None:
+    def save(self, found: Measured, elapsed: Elapsed, device: str, losses: list[float], diverged: bool = False) -> None:
         """Write the student's score."""
         known = {key: value for key, value in vars(found).items() if key != "num_broken"}
-        known |= {"student": self.student, "seed": self.seed, "device": device, **spent.plain()}
+        known |= {"student": self.student, "seed": self.seed, "device": device, **elapsed.plain()}
         known["diverged"] = diverged or found.num_broken > 0
         plain = [loss if math.isfinite(loss) else None for loss in losses]
         content = {"identity": self.identity, "score": {"row": str(self.row), **known}, "losses": plain}
@@ -181,21 +181,21 @@ def identities(
         who.append(plugin.source_sha256(student))
     return (
         digest([data_of(space, Config.identity), space.real.fingerprint, who, training(Config.identity)]),
-        digest([data_of(space, former), space.real.fingerprint, who, training(former)]),
+        digest([data_of(space, legacy_identity), space.real.fingerprint, who, training(legacy_identity)]),
     )
 
 
 def data_of(space: Workspace, say: Say) -> dict[str, Any]:
     """Return the data and the seed of a run as plain values."""
-    if say is former:
-        return {"data": former(space.choice), "seed": space.seed}
+    if say is legacy_identity:
+        return {"data": legacy_identity(space.choice), "seed": space.seed}
     return {key: say(part) if isinstance(part, Config) else part for key, part in space.request().items()}
 
 
 def full_training(space: Workspace, squeezing: Squeeze, say: Say) -> list[Any]:
     """Return what identifies a training on all real images."""
     how = ["full", say(squeezing.training), say(squeezing.views), squeezing.label_smoothing]
-    return how if say is former else [*how, {FEED: space.feed}]
+    return how if say is legacy_identity else [*how, {FEED: space.feed}]
 
 
 def small_training(
@@ -206,7 +206,7 @@ def small_training(
     Images are identified by their pixels, not by their method; a row by its labels. With hard labels the teacher does
     not count, only the set's normalisation and views.
     """
-    request = made.request if say is former else made.identity
+    request = made.request if say is legacy_identity else made.identity
     hard = is_hard(row, protocol)
     left_out = _NOT_TRAINING | (_SOFT_ONLY if hard else set())
     how = {key: value for key, value in say(protocol).items() if key not in left_out}
@@ -252,7 +252,7 @@ def facts(
     space: Workspace, protocol: Protocol, row: Row, small: SmallSet | None, recognised: Mapping[str, float]
 ) -> dict[str, Any]:
     """Return the bytes of a row's training set and the seconds spent on it; None where unknown."""
-    nothing = Spent(0.0, 0.0)
+    nothing = Elapsed(0.0, 0.0)
     if small is None:
         sizes = {"num_images": space.train.num_images, "image_bytes": space.real.train.num_bytes(), "label_bytes": 0}
         costs = _costs(teacher=nothing, images=nothing, labels=nothing)
@@ -272,20 +272,20 @@ def facts(
     }
 
 
-def _costs(**spent: Spent | None) -> dict[str, float | None]:
+def _costs(**elapsed: Elapsed | None) -> dict[str, float | None]:
     """Return wall seconds and processor seconds per stage."""
-    seconds = {f"{name}_seconds": one and one.seconds for name, one in spent.items()}
-    return seconds | {f"{name}_processor_seconds": one and one.processor_seconds for name, one in spent.items()}
+    seconds = {f"{name}_seconds": one and one.seconds for name, one in elapsed.items()}
+    return seconds | {f"{name}_processor_seconds": one and one.processor_seconds for name, one in elapsed.items()}
 
 
-def _teacher_cost(space: Workspace) -> Spent | None:
+def _teacher_cost(space: Workspace) -> Elapsed | None:
     """Return the time of all teachers; None when one was imported, because then it is unknown."""
     parts = [_cost(folder) for folder in teacher_folders(space.out / "squeeze")]
     known = [part for part in parts if part is not None]
     return total(known) if known and len(known) == len(parts) else None
 
 
-def _images_cost(space: Workspace, recovered: Path) -> Spent | None:
+def _images_cost(space: Workspace, recovered: Path) -> Elapsed | None:
     """Return the time of making images, with that of the experts that their method matched."""
     own = _cost(recovered)
     if own is None or not images_in(recovered).used_experts:
@@ -294,12 +294,12 @@ def _images_cost(space: Workspace, recovered: Path) -> Spent | None:
     return experts and total([own, experts])
 
 
-def _cost(folder: Path) -> Spent | None:
+def _cost(folder: Path) -> Elapsed | None:
     """Return the time of a stage; None when its folder is missing or its result was imported."""
     if not (folder / MANIFEST).is_file():
         return None
     made = made_in(folder)
-    return None if made.made_elsewhere else made.spent
+    return None if made.made_elsewhere else made.elapsed
 
 
 def write_per_class(folder: Path, classes: Sequence[str], titles: Mapping[str, str], scores: Sequence[Score]) -> str:

@@ -9,10 +9,10 @@ from typing import Any
 from torch import nn
 
 from attar.core import plugin, ranks, work
+from attar.core.elapsed import Clock, Elapsed
 from attar.core.errors import AttarError
 from attar.core.log import Advance
 from attar.core.randomness import seed_of
-from attar.core.spent import Clock, Spent
 from attar.models import build, factory, record
 from attar.models import teacher as teachers
 from attar.models.teacher import Teacher
@@ -57,7 +57,7 @@ def run(space: Workspace, config: Squeeze) -> None:
     if ranks.is_first():
         for place in todo:
             if (one := found[place.index]) is not None:
-                _finish(space, place, one.teacher, Spent(0.0, 0.0), rated[place.index])
+                _finish(space, place, one.teacher, Elapsed(0.0, 0.0), rated[place.index])
     jobs = [
         work.Job(
             name=place.folder.path.name,
@@ -195,7 +195,9 @@ def _rate(space: Workspace, found: Imported) -> tuple[float, float] | None:
     return examine.rate(space, found.teacher, found.order_known, found.normalisation_known)
 
 
-def _finish(space: Workspace, place: _Place, found: Teacher, spent: Spent, rated: tuple[float, float] | None) -> None:
+def _finish(
+    space: Workspace, place: _Place, found: Teacher, elapsed: Elapsed, rated: tuple[float, float] | None
+) -> None:
     folder = place.folder
     if rated is not None:
         log = space.log.beside(folder.path)
@@ -205,7 +207,7 @@ def _finish(space: Workspace, place: _Place, found: Teacher, spent: Spent, rated
     result = {"weights_sha256": atomic.sha256_of(folder.path / teachers.WEIGHTS), "top1": top1, "top5": top5}
     result |= {"weights_from": place.config.weights} if "teacher" in folder.parents and place.module is None else {}
     files = (folder.path / teachers.WEIGHTS, folder.path / teachers.RECORD)
-    folder.finish(result, spent, space.device.describe(), files)
+    folder.finish(result, elapsed, space.device.describe(), files)
     (folder.path / CHECKPOINT).unlink(missing_ok=True)
 
 
@@ -219,12 +221,12 @@ def _say_accuracy(space: Workspace, place: _Place) -> None:
 
 
 def _make(space: Workspace, place: _Place, advance: Advance) -> None:
-    trained, spent = _train(space, place, advance)
+    trained, elapsed = _train(space, place, advance)
     accuracy = _rate(space, Imported(trained, order_known=True, normalisation_known=True))
-    _finish(space, place, trained, spent, accuracy)
+    _finish(space, place, trained, elapsed, accuracy)
 
 
-def _train(space: Workspace, place: _Place, advance: Advance) -> tuple[Teacher, Spent]:
+def _train(space: Workspace, place: _Place, advance: Advance) -> tuple[Teacher, Elapsed]:
     config, out, identity = place.config, place.folder.path, place.folder.identity
     classes, size = space.real.classes, space.choice.size
     network = _check(space, config, place.index)
@@ -234,7 +236,7 @@ def _train(space: Workspace, place: _Place, advance: Advance) -> tuple[Teacher, 
     state = weights.load_tree(checkpoint) if checkpoint.exists() else None
     if state and state.get("made_for", identity) != identity:
         raise AttarError(f"{checkpoint} belongs to another training; delete the folder {out} to train again.")
-    clock = Clock(Spent(state["seconds"], state.get("processor_seconds")) if state else None)
+    clock = Clock(Elapsed(state["seconds"], state.get("processor_seconds")) if state else None)
     epochs = config.training.epochs
     name = f"teacher {place.index} " if space.num_teachers > 1 else ""
     if state:
@@ -244,9 +246,9 @@ def _train(space: Workspace, place: _Place, advance: Advance) -> tuple[Teacher, 
     def after(epoch: FinishedEpoch) -> None:
         advance(0, note=f"{name}loss {epoch.loss:.3f}")
         _refuse_diverged(network, epoch)
-        log.event("epoch", epoch=epoch.number, loss=epoch.loss, **clock.spent().plain())
+        log.event("epoch", epoch=epoch.number, loss=epoch.loss, **clock.elapsed().plain())
         if epoch.number % config.checkpoint_epochs == 0 and epoch.number < epochs:
-            state = {"fit": epoch.state(), **clock.spent().plain(), "made_for": identity}
+            state = {"fit": epoch.state(), **clock.elapsed().plain(), "made_for": identity}
             weights.save_tree(checkpoint, state)
 
     def after_batch(num_images: int) -> None:
@@ -264,7 +266,7 @@ def _train(space: Workspace, place: _Place, advance: Advance) -> tuple[Teacher, 
         normalisation=space.normalisation,
         image_size=size,
     )
-    return found, clock.spent()
+    return found, clock.elapsed()
 
 
 def _refuse_diverged(network: nn.Module, epoch: FinishedEpoch) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from torch import Tensor
 
 from attar.core.config import digest
-from attar.core.spent import Clock, Spent
+from attar.core.elapsed import Clock, Elapsed
 from attar.stages.recorder import Recorder
 from attar.store.checkpoint import Checkpoint
 from attar.store.units import Unit
@@ -28,7 +28,7 @@ class UnitCheckpoint:
             self.clock = Clock()
             return
         recorder.restore(self._found["recorder"])
-        self.clock = Clock(Spent(self._found["seconds"], self._found["processor_seconds"]))
+        self.clock = Clock(Elapsed(self._found["seconds"], self._found["processor_seconds"]))
 
     def load(self) -> tuple[int, dict[str, Tensor]] | None:
         """Return the number of finished iterations and the method's state; None without a checkpoint."""
@@ -41,7 +41,7 @@ class UnitCheckpoint:
                 "iterations": iterations,
                 "method": state(),
                 "recorder": self._recorder.state(),
-                **self.clock.spent().plain(),
+                **self.clock.elapsed().plain(),
             }
         )
 

@@ -1,4 +1,4 @@
-"""Files and folders that are complete or absent: written under a temporary name, then moved into place."""
+"""Write files and folders completely or not at all: under a temporary name, then moved into place."""
 
 import contextlib
 import errno
@@ -13,28 +13,29 @@ from typing import Any
 
 from attar.core.errors import AttarError
 
-_MENDS = {
+_SENTENCES = {
     errno.ENOSPC: "The disk is full while writing {path}; free some space and run the same command again.",
     errno.EDQUOT: "Your disk quota is used up while writing {path}; free some space and run the same command again.",
-    errno.EROFS: "{path} lies on a read-only disk; choose another folder.",
+    errno.EROFS: "{path} is on a read-only disk; choose another folder.",
     errno.EACCES: "There is no permission to write {path}; change its folder's permissions or choose another folder.",
     errno.EPERM: "There is no permission to write {path}; change its folder's permissions or choose another folder.",
     errno.EISDIR: "{path} is a folder; name a file in it.",
-    errno.ENOTDIR: "{path} cannot be written, for a part of that path is a file; choose another folder.",
-    errno.EEXIST: "{path} cannot be written, for a part of that path is a file; choose another folder.",
+    errno.ENOTDIR: "{path} cannot be written, because part of that path is a file; choose another folder.",
+    errno.EEXIST: "{path} cannot be written, because part of that path is a file; choose another folder.",
 }
+"""Error sentences for system errors that the user can fix."""
 
 
 @contextlib.contextmanager
 def replace(path: Path) -> Iterator[Path]:
-    """Yield a path in the same folder to write to; on success its file takes the place of ``path``, else it is removed.
+    """Yield a temporary path in the same folder; on success its file replaces ``path``, otherwise it is removed.
 
-    Makes the folder. A process killed at any moment leaves either the old file or the new one. Raises AttarError when
-    the disk is full or may not be written.
+    Creates the folder if needed. A process killed at any moment leaves either the old file or the new one. Raises
+    AttarError when the disk is full or not writable.
     """
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")  # ranks may write the same name at once
     try:
-        with _mend_told(path):
+        with _os_errors_explained(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             yield temporary
             with temporary.open("rb+") as file:
@@ -42,7 +43,7 @@ def replace(path: Path) -> Iterator[Path]:
             temporary.replace(path)
             _sync_folder(path.parent)
     finally:
-        with contextlib.suppress(OSError):  # a read-only disk objects even to removing nothing
+        with contextlib.suppress(OSError):  # a read-only disk raises an error even if the file does not exist
             temporary.unlink(missing_ok=True)
 
 
@@ -60,23 +61,23 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Write plain JSON values, indented; raises AttarError as ``replace`` does.
 
-    Raises ValueError on NaN and the infinities: JSON has no words for them, and other programs could not read them.
+    Raises ValueError on NaN and infinity, which JSON cannot express.
     """
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 @contextlib.contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
-    """Yield an empty temporary folder to fill; on success it replaces ``path``, else it is removed.
+    """Yield an empty temporary folder to fill; on success it replaces ``path``, otherwise it is removed.
 
-    Raises AttarError when there is something at ``path`` that is no empty folder, and as ``replace`` does.
+    Raises AttarError when ``path`` exists and is not an empty folder, and as ``replace`` does.
     """
     path = path.absolute()
     if path.exists() and not (path.is_dir() and next(path.iterdir(), None) is None):
         raise AttarError(f"{path} exists and is not an empty folder; choose another --out, or remove it.")
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
-        with _mend_told(path):
+        with _os_errors_explained(path):
             temporary.mkdir(parents=True)
             yield temporary
             temporary.replace(path)
@@ -86,30 +87,30 @@ def new_folder(path: Path) -> Iterator[Path]:
 
 
 def sweep(folder: Path) -> None:
-    """Remove what killed writers left in a folder and those in it; nobody may be writing there."""
+    """Remove temporary files of killed processes from a folder and its subfolders; nobody may be writing there."""
     for path in list(folder.rglob(".*.tmp")):
         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 def sha256_of(path: Path) -> str:
-    """The SHA-256 of a file's content, in hexadecimal."""
+    """Return the SHA-256 of a file's content, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextlib.contextmanager
-def _mend_told(path: Path) -> Iterator[None]:
-    """Say in a sentence what the system refuses about ``path``, where that can be mended."""
+def _os_errors_explained(path: Path) -> Iterator[None]:
+    """Turn system errors about ``path`` that the user can fix into an AttarError."""
     try:
         yield
     except OSError as error:
-        if error.errno in _MENDS:
-            raise AttarError(_MENDS[error.errno].format(path=path)) from error
+        if error.errno in _SENTENCES:
+            raise AttarError(_SENTENCES[error.errno].format(path=path)) from error
         raise
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make the move itself survive a power cut, where the file system can."""
+    """Make the move itself survive a power failure, if the file system supports that."""
     with contextlib.suppress(OSError):
         handle = os.open(folder, os.O_RDONLY)
         try:

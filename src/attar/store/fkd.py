@@ -1,8 +1,9 @@
-"""Soft labels in the layout that SRe2L, CDA and their successors publish: ``epoch_E/batch_B.tar``, a batch a file.
+"""Soft labels in the layout that SRe2L, CDA and their successors publish (FKD): one file ``epoch_E/batch_B.tar`` per
+batch.
 
-A file is a list that ``torch.save`` wrote: crops, flips, the mixing of the batch, and the teacher's logits, for the
-images that a seeded sampler put into that batch. It does not say which images these are; published_orders of
-``ops.replay`` draws them again. Nothing in a file is run: what is not a tensor or a plain number is refused.
+A file is a list written by ``torch.save``: crops, flips, the mixing of the batch, and the teacher's logits, for the
+images that a seeded sampler put into that batch. It does not name the images; ``ops.replay.published_orders`` repeats
+the sampling. Code in a file is never run: reading accepts only tensors and plain numbers.
 """
 
 import hashlib
@@ -23,33 +24,33 @@ from attar.core.errors import AttarError
 from attar.store import atomic, pickles
 
 Kind = Literal["none", "cutmix", "mixup"]
-_BESIDE = ("sampler_indices_epoch.json",)
-"""Other files that LPLD's writer leaves in the folder."""
+_IGNORED_FILES = ("sampler_indices_epoch.json",)
+"""Other files that LPLD's code writes into the folder."""
 
 
 @dataclass(frozen=True)
 class FkdBatch:
-    """What one file holds, for the images of a batch in the sampler's order."""
+    """The content of one file, for the images of a batch in the sampler's order."""
 
     coords: Float[Tensor, "image 4"]
     """Top, left, height, width of the crop, as fractions of the image's height and width, float32."""
     flip: Bool[Tensor, " image"]
-    """Mirrored left to right, after cropping."""
+    """Whether the crop is mirrored left to right."""
     partner: Int[Tensor, " image"] | None
-    """Place in this batch of the image mixed in; None where nothing is mixed."""
+    """Index in this batch of the image mixed in; None without mixing."""
     share: float | None
-    """Mixup: the image's own share. CutMix: what it was meant to be before the box was cut off at the border."""
+    """Mixup: weight of the image itself. CutMix: its share before the box was clipped at the image border."""
     box: tuple[int, int, int, int] | None
-    """CutMix: first row, first column, end row, end column of what every image takes from its partner."""
+    """CutMix: first row, first column, end row, end column of the box that every image takes from its partner."""
     logits: Float[Tensor, "image class"]
-    """The teacher's answer, float16 or float32."""
+    """The teacher's outputs, float16 or float32."""
 
     def __len__(self) -> int:
         return len(self.coords)
 
     @property
     def kind(self) -> Kind:
-        """How the batch is mixed."""
+        """The kind of mixing of the batch."""
         if self.partner is None:
             return "none"
         return "mixup" if self.box is None else "cutmix"
@@ -57,79 +58,80 @@ class FkdBatch:
 
 @dataclass(frozen=True)
 class Layout:
-    """A folder of such labels, looked through."""
+    """Facts about a folder of such labels."""
 
     folder: Path
     num_epochs: int
     num_batches: int
-    """In an epoch."""
+    """Batches per epoch."""
     batch_size: int
-    """Of all batches but the last of an epoch, which may be smaller."""
+    """Images per batch; the last batch of an epoch may be smaller."""
     num_images: int
     num_classes: int
     kind: Kind
     identity: str = ""
-    """A SHA-256 of all crops, flips and mixes and of some logits; knows no paths."""
+    """A SHA-256 of all crops, flips and mixes and of some logits, independent of paths."""
 
     def path(self, epoch: int, batch: int) -> Path:
-        """The file of a batch."""
+        """Return the file of a batch."""
         return batch_path(self.folder, epoch, batch)
 
     def rows(self, batch: int) -> slice:
-        """Which places of the epoch's order a batch has."""
+        """Return the positions of a batch in the order of its epoch."""
         return slice(batch * self.batch_size, min((batch + 1) * self.batch_size, self.num_images))
 
 
 def batch_path(folder: Path, epoch: int, batch: int) -> Path:
-    """The file of a batch."""
+    """Return the file of a batch."""
     return folder / f"epoch_{epoch}" / f"batch_{batch}.tar"
 
 
 def read_batch(path: Path) -> FkdBatch:
     """Read one file; tensors are mapped into memory and read when they are used.
 
-    Raises AttarError when it is missing, damaged, holds anything but tensors and plain numbers, or is no such batch.
+    Raises AttarError when the file is missing or damaged, contains anything but tensors and plain numbers, or is not in
+    this layout.
     """
     content = pickles.read(path, _BATCH, _STAND_INS)
     if not isinstance(content, list | tuple) or len(content) != 6:
-        raise _foreign(path, f"{_told(content)} where a list of six is due")
+        raise _foreign(path, f"{_described(content)} instead of a list of six")
     coords, flip, partner, share, box, logits = content
     _check_tensor(path, "crops", coords, (None, 4), torch.float32)
     count = len(coords)
     if isinstance(flip, Tensor) and flip.ndim == 2:
-        raise _foreign(path, "cut-outs in place of flips, which attar does not replay")
+        raise _foreign(path, "cut-outs instead of flips, which attar cannot replay")
     _check_tensor(path, "flips", flip, (count,), torch.bool)
     _check_tensor(path, "logits", logits, (count, None), torch.float16, torch.float32)
     if count == 0 or not coords.isfinite().all() or (coords[:, 2:] <= 0).any() or (coords.abs() > 1.001).any():
-        raise _foreign(path, "crops that are no fractions of an image")
+        raise _foreign(path, "crops that are not fractions of an image")
     if partner is None:
         if share is not None or box is not None:
-            raise _foreign(path, "a mixing without partners")
+            raise _foreign(path, "a mixing share or box but no partners")
         return FkdBatch(coords, flip, None, None, None, logits)
     _check_tensor(path, "partners", partner, (count,), torch.int64)
     if partner.min() < 0 or partner.max() >= count:
-        raise _foreign(path, f"partners outside of its {count} images")
+        raise _foreign(path, f"partners outside its {count} images")
     if type(share) not in (int, float) or not 0 <= share <= 1:
-        raise _foreign(path, f"{_told(share)} where the share in a mixing is due, 0 to 1")
+        raise _foreign(path, f"{_described(share)} instead of a mixing share, 0 to 1")
     return FkdBatch(coords, flip, partner, float(share), _checked_box(path, box), logits)
 
 
 def write_batch(path: Path, batch: FkdBatch) -> None:
-    """Write one file, whole or not at all; equal batches are equal bytes."""
+    """Write one file atomically; equal batches give equal bytes."""
     box = None if batch.box is None else list(batch.box)
     content = [batch.coords, batch.flip, batch.partner, batch.share, box, batch.logits]
     content = [part.contiguous().clone() if isinstance(part, Tensor) else part for part in content]
-    buffer = io.BytesIO()  # torch.save writes a file's own name into it, and a temporary one is another each time
+    buffer = io.BytesIO()  # torch.save stores the file's name, and temporary names differ
     torch.save(content, buffer)
     atomic.write_bytes(path, buffer.getvalue())
 
 
 def scan(folder: Path, advance: Callable[[int], object] = lambda _: None) -> Layout:
-    """Look through a folder: every epoch and batch must be there, whole, and fit the others.
+    """Check a folder: every epoch and batch must exist, be complete and fit the others.
 
-    ``advance`` is called after each file. Reads almost no logits. Raises AttarError naming the first faulty file.
+    Calls ``advance`` after each file. Reads almost no logits. Raises AttarError naming the first faulty file.
     """
-    epochs = _numbered(folder, r"epoch_(\d+)", "epoch_{}", _BESIDE)
+    epochs = _numbered(folder, r"epoch_(\d+)", "epoch_{}", _IGNORED_FILES)
     batches = _numbered(folder / "epoch_0", r"batch_(\d+)\.tar", "batch_{}.tar")
     first = read_batch(batch_path(folder, 0, 0))
     last = read_batch(batch_path(folder, 0, batches - 1))
@@ -148,8 +150,8 @@ def scan(folder: Path, advance: Callable[[int], object] = lambda _: None) -> Lay
         if found != batches:
             fewer = 0 if found > batches else epoch
             raise AttarError(
-                f"{folder / f'epoch_{epoch}'} has {found} batches and epoch_0 {batches}; copy epoch_{fewer} once more, "
-                f"or remove it where it was never finished."
+                f"{folder / f'epoch_{epoch}'} has {found} batches, but epoch_0 has {batches}; copy epoch_{fewer} "
+                f"again, or remove it if it was never finished."
             )
         for batch in range(batches):
             content = read_batch(layout.path(epoch, batch))
@@ -159,14 +161,14 @@ def scan(folder: Path, advance: Callable[[int], object] = lambda _: None) -> Lay
     return replace(layout, identity=digest.hexdigest())
 
 
-def listed(folder: Path) -> str:
-    """A SHA-256 of the list of files, their sizes and the bytes of the first one, found without reading them all.
+def fingerprint(folder: Path) -> str:
+    """Return a quick fingerprint: a SHA-256 of the file names, their sizes and the content of the first file.
 
-    It knows no paths. Raises AttarError where there is no such folder.
+    It does not depend on the folder's path. Raises AttarError when the folder holds no such labels.
     """
     first = batch_path(folder, 0, 0)
     if not first.is_file():
-        raise AttarError(f"{folder} holds no labels in the FKD layout, for {first} is missing; check the path.")
+        raise AttarError(f"{folder} holds no labels in the FKD layout: {first} is missing; check the path.")
     files = sorted((path.parent.name, path.name, path.stat().st_size) for path in folder.glob("epoch_*/batch_*.tar"))
     return hashlib.sha256(repr((files, atomic.sha256_of(first))).encode()).hexdigest()
 
@@ -180,40 +182,40 @@ def _add(digest: "hashlib._Hash", batch: FkdBatch) -> None:
 
 
 def check(layout: Layout, epoch: int, batch: int, content: FkdBatch) -> None:
-    """Refuse a file that does not fit the others of its folder."""
+    """Raise AttarError when a file does not fit the others of its folder."""
     path, rows = layout.path(epoch, batch), layout.rows(batch)
     due = rows.stop - rows.start
     if len(content) != due:
         raise AttarError(
-            f"{path} is for {len(content)} images and should be for {due}: batches are of {layout.batch_size} and the "
-            f"last of {layout.num_images - (layout.num_batches - 1) * layout.batch_size}; take the file of that name "
-            f"from the original set."
+            f"{path} is for {len(content)} images and should be for {due}: batches have {layout.batch_size} images, "
+            f"the last one {layout.num_images - (layout.num_batches - 1) * layout.batch_size}; copy the file of that "
+            f"name from the original set."
         )
     if content.logits.shape[1] != layout.num_classes:
         raise AttarError(
-            f"{path} has logits of {content.logits.shape[1]} classes and the first file of {layout.num_classes}; "
-            f"it belongs to another set, so take the file of that name from the original set."
+            f"{path} has logits of {content.logits.shape[1]} classes, but the first file has {layout.num_classes}; it "
+            f"belongs to another set, so copy the file of that name from the original set."
         )
     if content.kind != layout.kind:
         raise AttarError(
-            f"{path} is mixed by '{content.kind}' and the first file by '{layout.kind}'; it belongs to another set, so "
-            f"take the file of that name from the original set."
+            f"{path} uses the mixing '{content.kind}', but the first file uses '{layout.kind}'; it belongs to another "
+            f"set, so copy the file of that name from the original set."
         )
 
 
-def _numbered(folder: Path, pattern: str, name: str, beside: tuple[str, ...] = ()) -> int:
-    """How many entries, numbered from 0 without a gap, a folder has; raises AttarError on a gap or anything else."""
+def _numbered(folder: Path, pattern: str, name: str, ignored: tuple[str, ...] = ()) -> int:
+    """Return the number of entries of a folder, numbered from 0; raises AttarError on gaps and on other files."""
     if not folder.is_dir():
-        raise AttarError(f"There is no folder {folder}; name the one that holds epoch_0, epoch_1 and so on.")
+        raise AttarError(f"There is no folder {folder}; name the folder that holds epoch_0, epoch_1 and so on.")
     numbers = set()
     for entry in sorted(folder.iterdir()):
-        if entry.name.startswith(".") or entry.name in beside:
+        if entry.name.startswith(".") or entry.name in ignored:
             continue
         matched = re.fullmatch(pattern, entry.name)
         if matched is None or entry.name != name.format(int(matched[1])):
             inner = next(entry.glob("epoch_0"), None) if entry.is_dir() else None
-            mend = f"name {entry}" if inner else "remove it, or name the folder that holds epoch_0, epoch_1 and so on"
-            raise AttarError(f"{entry} does not belong among labels of the FKD layout; {mend}.")
+            fix = f"name {entry}" if inner else "remove it, or name the folder that holds epoch_0, epoch_1 and so on"
+            raise AttarError(f"{entry} is not part of the FKD layout; {fix}.")
         numbers.add(int(matched[1]))
     missing = next(number for number in range(len(numbers) + 1) if number not in numbers)
     if missing < len(numbers) or not numbers:
@@ -222,7 +224,7 @@ def _numbered(folder: Path, pattern: str, name: str, beside: tuple[str, ...] = (
 
 
 class _Kind:
-    """Takes the place of NumPy's ``dtype`` where a number names its own."""
+    """Stand-in for NumPy's ``dtype`` in the pickle of a NumPy number."""
 
     def __init__(self, code: object, *_: object) -> None:
         self.code, self.order = code, "<"
@@ -232,14 +234,14 @@ class _Kind:
 
 
 def _number(kind: object, raw: object) -> int | float:
-    """Takes the place of NumPy's ``scalar``: the published writer's boxes are NumPy integers."""
+    """Stand-in for NumPy's ``scalar``: the boxes in published files are NumPy integers."""
     codes = {"i8": "q", "i4": "i", "i2": "h", "u8": "Q", "u4": "I", "u2": "H", "f8": "d", "f4": "f"}
     if not isinstance(kind, _Kind) or kind.code not in codes or kind.order not in ("<", ">") or type(raw) is not bytes:
-        raise pickle.UnpicklingError("a NumPy object that is no plain number")
+        raise pickle.UnpicklingError("a NumPy object that is not a plain number")
     try:
         return struct.unpack(kind.order + codes[str(kind.code)], raw)[0]
     except struct.error:
-        raise pickle.UnpicklingError("a NumPy number of another length than its kind") from None
+        raise pickle.UnpicklingError("a NumPy number with the wrong number of bytes") from None
 
 
 _STAND_INS = (
@@ -251,41 +253,43 @@ _STAND_INS = (
 
 _BATCH = pickles.Kind(
     missing="There is no file {path}; copy it there, or copy the whole folder again.",
-    code="{path} holds '{name}', which is code and no tensor or plain number; nothing of the file was run; take the "
-    "labels from another place.",
-    damaged="{path} is not a whole batch of the FKD layout ({reason}); copy or download it again.",
-    not_readable="not a list of tensors and plain numbers; nothing of it was run",
+    code="{path} contains '{name}', which is code and not a tensor or plain number; attar ran none of it; get the "
+    "labels from another source.",
+    damaged="{path} is not a complete batch of the FKD layout ({reason}); copy or download it again.",
+    not_readable="not a list of tensors and plain numbers; attar ran none of it",
 )
 
 
 def _foreign(path: Path, holds: str) -> AttarError:
-    return AttarError(f"{path} is no batch of the FKD layout: it holds {holds}; remove it, or name another folder.")
+    return AttarError(f"{path} is not a batch of the FKD layout: it holds {holds}; remove it, or name another folder.")
 
 
-def _told(value: object) -> str:
+def _described(value: object) -> str:
     if type(value) in (int, float):
         return str(value)
     return f"a {type(value).__name__}" + (f" of {len(value)}" if isinstance(value, list | tuple | dict) else "")
 
 
 def _check_tensor(path: Path, what: str, value: object, shape: tuple[int | None, ...], *kinds: torch.dtype) -> None:
-    """Refuse what is no plain tensor of this shape, None being any length, and one of these kinds."""
+    """Raise AttarError unless the value is a plain tensor of this shape (None: any length) and one of these types."""
     due = f"[{', '.join('any' if length is None else str(length) for length in shape)}]"
     if type(value) is not Tensor or value.layout != torch.strided:
-        raise _foreign(path, f"{_told(value)} where {what} of shape {due} are due")
+        raise _foreign(path, f"{_described(value)} instead of {what} of shape {due}")
     fits = len(shape) == value.ndim and all(want in (None, has) for want, has in zip(shape, value.shape, strict=True))
     if not fits or value.dtype not in kinds:
         raise _foreign(path, f"{what} of {value.dtype} and shape {list(value.shape)}, not {kinds[0]} and {due}")
-    if value.numel() * value.element_size() > value.untyped_storage().nbytes():  # few bytes that pass for very many
-        raise _foreign(path, f"{what} that are mostly not stored")
+    if (
+        value.numel() * value.element_size() > value.untyped_storage().nbytes()
+    ):  # an expanded view of few bytes could claim any size
+        raise _foreign(path, f"{what} whose values are mostly not stored")
 
 
 def _checked_box(path: Path, box: object) -> tuple[int, int, int, int] | None:
     if box is None:
         return None
     if not isinstance(box, list | tuple) or len(box) != 4 or any(type(edge) is not int for edge in box):
-        raise _foreign(path, f"{_told(box)} where a box of four whole numbers is due")
+        raise _foreign(path, f"{_described(box)} instead of a box of four whole numbers")
     top, left, bottom, right = box
     if not (0 <= top <= bottom and 0 <= left <= right):
-        raise _foreign(path, f"the box {list(box)}, whose end lies before its start")
+        raise _foreign(path, f"the box {list(box)}, whose end is before its start")
     return top, left, bottom, right

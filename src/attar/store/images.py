@@ -1,4 +1,4 @@
-"""Images on disk: Parquet in the Hugging Face ``Image`` layout, which ``datasets.load_dataset`` opens as it is."""
+"""Images on disk: Parquet files in the Hugging Face ``Image`` layout, readable by ``datasets.load_dataset``."""
 
 import contextlib
 import hashlib
@@ -25,21 +25,21 @@ ROWS_PER_GROUP = 256
 COLUMNS = ["image", "label", "slot"]
 _DAMAGE = (
     *(pa.ArrowException, OSError, KeyError, TypeError, ValueError),
-    *(SyntaxError, Image.DecompressionBombError),  # Pillow's, of a broken file and of one that would fill the memory
+    *(SyntaxError, Image.DecompressionBombError),  # Pillow's errors for broken and for huge images
 )
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class ImageSet:
-    """Images as bytes, with the class and slot of each."""
+    """Images in uint8, with the class and slot of each."""
 
     images: UInt8[Tensor, "image 3 height width"]
     labels: Int[Tensor, " image"]
     slots: Int[Tensor, " image"]
 
     def sha256(self) -> str:
-        """The set's identity: its pixels and labels, however they are stored."""
+        """Return the set's identity: a hash of its pixels and labels, independent of the file format."""
         total = _begun(tuple(self.images.shape), self.labels.tolist())
         for image in self.images:
             total.update(image.contiguous().numpy().tobytes())
@@ -47,7 +47,7 @@ class ImageSet:
 
 
 def encode(image: UInt8[Tensor, "3 height width"], image_format: Literal["png", "jpeg"], quality: int) -> bytes:
-    """One image as the bytes of a PNG (lossless) or of a JPEG of this quality."""
+    """Return an image as the bytes of a PNG file (lossless) or of a JPEG file of this quality."""
     buffer = io.BytesIO()
     picture = Image.fromarray(np.ascontiguousarray(image.permute(1, 2, 0).numpy()))
     if image_format == "png":
@@ -58,18 +58,18 @@ def encode(image: UInt8[Tensor, "3 height width"], image_format: Literal["png", 
 
 
 def decode(data: bytes) -> UInt8[Tensor, "3 height width"]:
-    """The pixels of an encoded image."""
+    """Return the pixels of an encoded image."""
     with Image.open(io.BytesIO(data)) as picture:
         return tensor_of(picture)
 
 
 def tensor_of(picture: Image.Image) -> UInt8[Tensor, "3 height width"]:
-    """The pixels of a picture."""
+    """Return the pixels of a Pillow image."""
     return torch.from_numpy(np.array(picture.convert("RGB"))).permute(2, 0, 1)
 
 
 def save_picture(path: Path, picture: UInt8[Tensor, "3 height width"]) -> None:
-    """Write a picture for people to look at, as PNG."""
+    """Write a picture as a PNG file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     atomic.write_bytes(path, encode(picture, "png", 0))
 
@@ -81,12 +81,12 @@ def write(
     image_format: Literal["png", "jpeg"] = "png",
     quality: int = 75,
 ) -> int:
-    """Write (image, label, slot) rows into ``folder/train-*.parquet``; returns the bytes of the files.
+    """Write (image, label, slot) rows into ``folder/train-*.parquet``; returns the size of the files in bytes.
 
-    An image that comes as the bytes of a PNG or JPEG is kept as it is.
+    An image given as the bytes of a PNG or JPEG file is stored unchanged.
 
-    Shards are closed at about 256 MiB and named once their number is known, so a reader never sees a part of a set;
-    nothing is left of them when ``images`` fails.
+    A shard has about 256 MiB. Shards get their names after all are written, so a reader never sees part of a set. If
+    ``images`` raises an error, all shards are removed.
     """
     folder.mkdir(parents=True, exist_ok=True)
     schema = _schema(classes)
@@ -113,7 +113,7 @@ def write(
                 close()
         if rows or not parts:
             close()
-        for old in folder.glob("train-*.parquet"):  # all of them first: old and new shards never pass for one set
+        for old in folder.glob("train-*.parquet"):  # before new shards appear, so that the two never mix
             old.unlink()
         names = [folder / name for name in _names(len(parts))]
         for part, name in zip(parts, names, strict=True):
@@ -125,9 +125,9 @@ def write(
 
 
 def read(folder: Path) -> ImageSet:
-    """Read a set that ``write`` wrote, into memory.
+    """Read a set written by ``write`` into memory.
 
-    Raises AttarError when files are missing or damaged, or the images differ in size.
+    Raises AttarError when files are missing or damaged, or when images differ in size.
     """
     images, labels, slots = [], [], []
     for image, label, slot in _rows(folder):
@@ -138,7 +138,7 @@ def read(folder: Path) -> ImageSet:
 
 
 def identity(folder: Path) -> tuple[str, int]:
-    """The SHA-256 of a set, as of ``ImageSet``, and how many images it has; read one by one, never all in memory.
+    """Return ``ImageSet.sha256`` of a set and its number of images; reads one image at a time.
 
     Raises AttarError as ``read`` does.
     """
@@ -147,9 +147,9 @@ def identity(folder: Path) -> tuple[str, int]:
 
 
 def stream(folder: Path, labels: list[int], use: Callable[[bytes], object]) -> str:
-    """Hand the pixels of every image to ``use``, one after the other, and return the SHA-256 of the set.
+    """Pass the pixels of every image to ``use``, one image at a time; returns the SHA-256 of the set.
 
-    Pixels come channel by channel, row by row. Raises AttarError as ``read`` does.
+    Pixels are ordered by channel, then row. Raises AttarError as ``read`` does.
     """
     total = None
     for image, _, _ in _rows(folder):
@@ -163,87 +163,85 @@ def stream(folder: Path, labels: list[int], use: Callable[[bytes], object]) -> s
 
 
 def first(folder: Path) -> UInt8[Tensor, "3 height width"]:
-    """The first image of a set; raises AttarError as ``read`` does."""
+    """Return the first image of a set; raises AttarError as ``read`` does."""
     return next(_rows(folder))[0]
 
 
 def numbers(folder: Path) -> tuple[list[int], list[int]]:
-    """Class and slot of every image, without decoding one; raises AttarError as ``read`` does."""
+    """Return the class and slot of every image without decoding images; raises AttarError as ``read`` does."""
     labels, slots = [], []
     for file in files_of(folder):
-        with _damage_told(file):
-            table = _opened(file).read(columns=["label", "slot"])
+        with _damage_explained(file):
+            table = _open(file).read(columns=["label", "slot"])
             labels += table["label"].to_pylist()
             slots += table["slot"].to_pylist()
     return labels, slots
 
 
 def encoded(folder: Path) -> Iterator[tuple[bytes, int, int]]:
-    """The rows of a set that ``write`` wrote, images as the bytes of their files. Raises AttarError as ``read``."""
+    """Yield the rows of a set written by ``write``, with encoded images; raises AttarError as ``read`` does."""
     return _stored(folder, bytes)
 
 
 def suffix(data: bytes) -> Literal["png", "jpg"]:
-    """What a file of these bytes is called: images are stored as PNG or JPEG."""
+    """Return the file suffix of an encoded image, PNG or JPEG."""
     return "png" if data.startswith(b"\x89PNG") else "jpg"
 
 
 def num_bytes(folder: Path) -> int:
-    """Bytes of the files of a set."""
+    """Return the size of the files of a set in bytes."""
     return sum(file.stat().st_size for file in folder.glob("train-*.parquet"))
 
 
 def _begun(shape: tuple[int, ...], labels: list[int]) -> "hashlib._Hash":
-    """What is hashed before the pixels."""
+    """Return the hash of shape and labels, to which the pixels are added."""
     return hashlib.sha256(repr((shape, labels)).encode())
 
 
 def _rows(folder: Path) -> Iterator[tuple[UInt8[Tensor, "3 height width"], int, int]]:
-    """Every image with its class and slot; all are of one size."""
+    """Yield every image with its class and slot; raises AttarError when sizes differ."""
     shape = None
     for image, label, slot in _stored(folder, decode):
         shape = shape or image.shape
         if image.shape != shape:
-            raise AttarError(
-                f"{folder} holds images of different sizes; attar's own sets never do, so take another copy."
-            )
+            raise AttarError(f"{folder} holds images of different sizes, which attar never writes; use another copy.")
         yield image, label, slot
     if shape is None:
-        raise AttarError(f"{folder} holds no images; {sealed.MEND}.")
+        raise AttarError(f"{folder} holds no images; {sealed.FIX_DAMAGED}.")
 
 
-def _stored(folder: Path, opened: Callable[[bytes], T]) -> Iterator[tuple[T, int, int]]:
-    """Every row, a group of them in memory at a time."""
+def _stored(folder: Path, read_image: Callable[[bytes], T]) -> Iterator[tuple[T, int, int]]:
+    """Yield every row; only one row group is in memory at a time."""
     for file in files_of(folder):
-        with _damage_told(file):
-            for batch in _opened(file).iter_batches(ROWS_PER_GROUP, columns=COLUMNS):
+        with _damage_explained(file):
+            for batch in _open(file).iter_batches(ROWS_PER_GROUP, columns=COLUMNS):
                 for row in batch.to_pylist():
-                    yield opened(row["image"]["bytes"]), row["label"], row["slot"]
+                    yield read_image(row["image"]["bytes"]), row["label"], row["slot"]
 
 
 def files_of(folder: Path) -> list[Path]:
-    """The files of a set, in order; raises AttarError when some are missing."""
+    """Return the files of a set, in order; raises AttarError when some are missing."""
     files = sorted(folder.glob("train-*.parquet"))
     if not files or [file.name for file in files] != _names(len(files)):
-        raise AttarError(f"{folder} holds no complete set of images (train-*.parquet); {sealed.AGAIN}.")
+        raise AttarError(f"{folder} holds no complete set of images (train-*.parquet); {sealed.FIX_MISSING}.")
     return files
 
 
-def _opened(file: Path) -> pq.ParquetFile:
+def _open(file: Path) -> pq.ParquetFile:
     table = pq.ParquetFile(file)
     absent = [column for column in COLUMNS if column not in table.schema_arrow.names]
     if absent:
-        raise AttarError(f"{file} lacks attar's column '{absent[0]}'; {sealed.MEND}.")
+        raise AttarError(f"{file} has no column '{absent[0]}'; {sealed.FIX_DAMAGED}.")
     return table
 
 
 @contextlib.contextmanager
-def _damage_told(file: Path) -> Iterator[None]:
+def _damage_explained(file: Path) -> Iterator[None]:
     try:
         yield
     except _DAMAGE as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise AttarError(f"{file} is damaged ({reason}); {sealed.MEND}.") from None
+        raise AttarError(f"{file} is damaged ({reason}); {sealed.FIX_DAMAGED}.") from None
 
 
 def _names(num_shards: int) -> list[str]:

@@ -1,4 +1,4 @@
-"""What the tensors of a label file must look like: names, types, shapes, and numbers that can be used."""
+"""Check the tensors of a label file: names, types, shapes and value ranges."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ _HALF = torch.float16
 
 @dataclass(frozen=True)
 class Form:
-    """The form of the records of a store."""
+    """The names, types and shapes of the tensors of a label store."""
 
     num_images: int
     num_classes: int
@@ -31,7 +31,7 @@ class Form:
     storage: Storage = PLAIN
 
     def tensors(self) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
-        """Type, and shape of one record, of every tensor."""
+        """Return the type of every tensor and the shape of one record in it."""
         found = {"box": (torch.int16, (4,)), "flip": (torch.uint8, ())}
         if self.views.patch_shuffle > 1:
             found["patches"] = (torch.uint8, (self.views.patch_shuffle**2,))
@@ -45,9 +45,9 @@ class Form:
             found |= {"partner": (torch.int32, ()), "mix_weight": (torch.float32, ())}
         if self.mix.kind == "cutmix":
             found["mix_box"] = (torch.int16, (4,))
-        return found | self._answers()
+        return found | self._logits()
 
-    def _answers(self) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
+    def _logits(self) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
         codec, kept = self.codec, self.codec.kept(self.num_classes)
         if codec.kind == "fp16":
             return {"logits": (_HALF, (kept,))}
@@ -61,24 +61,25 @@ class Form:
         return found
 
     def fault(self, parts: Mapping[str, Tensor], num_epochs: int) -> str:
-        """What is wrong with the tensors of a file of ``num_epochs`` epochs, in a few words; '' when nothing is."""
+        """Return in a few words what is wrong with the tensors of a file of ``num_epochs`` epochs; '' if nothing is."""
         due = self.tensors()
         for name in (*due, *parts):
             if name not in parts:
                 return f"lacks the tensor '{name}'"
             if name not in due:
-                return f"holds a tensor '{name}' that labels.json does not tell of"
+                return f"holds a tensor '{name}' that labels.json does not mention"
             part, (kind, record) = parts[name], due[name]
             if (part.dtype, tuple(part.shape)) != (kind, (num_epochs, self.num_images, *record)):
                 return (
-                    f"holds '{name}' of shape {tuple(part.shape)} in {str(part.dtype).removeprefix('torch.')} where "
-                    f"labels.json says {(num_epochs, self.num_images, *record)} in {str(kind).removeprefix('torch.')}"
+                    f"holds '{name}' with shape {tuple(part.shape)} and type {str(part.dtype).removeprefix('torch.')}, "
+                    f"but labels.json requires {(num_epochs, self.num_images, *record)} and "
+                    f"{str(kind).removeprefix('torch.')}"
                 )
-        wrong = next((name for name, part in parts.items() if not self._is_sound(name, part)), None)
-        return "" if wrong is None else f"holds values of '{wrong}' that no label has"
+        wrong = next((name for name, part in parts.items() if not self._is_valid(name, part)), None)
+        return "" if wrong is None else f"holds values of '{wrong}' outside their valid range"
 
-    def _is_sound(self, name: str, part: Tensor) -> bool:
-        """Whether all numbers of a tensor can be used: finite, and in their range."""
+    def _is_valid(self, name: str, part: Tensor) -> bool:
+        """Return whether all values of a tensor are finite and in their range."""
         height, width = self.size
         if name == "box":
             return _within(part[..., 2:], 1, torch.iinfo(torch.int16).max)
@@ -108,12 +109,12 @@ _MOST = {"flip": 1, "mix_weight": 1}
 
 
 def _is_finite(part: Tensor) -> bool:
-    """Whether all numbers are finite; the extremes tell it, thirty times as fast as looking at each."""
-    return not part.numel() or all(bool(end.isfinite()) for end in part.aminmax())  # NaN is both of them
+    """Return whether all values are finite; checking the extremes is thirty times as fast as checking each value."""
+    return not part.numel() or all(bool(end.isfinite()) for end in part.aminmax())  # a NaN makes both extremes NaN
 
 
 def _within(part: Tensor, least: int, most: int) -> bool:
-    """Whether all numbers are in a range, its ends included; NaN never is."""
+    """Return whether all values are in a range, including its ends; False for NaN."""
     if not part.numel():
         return True
     low, high = part.aminmax()

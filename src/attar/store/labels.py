@@ -1,8 +1,8 @@
-"""Soft labels on disk, addressed by (epoch, image): the view that the teacher saw and what it answered.
+"""Soft labels on disk, addressed by (epoch, image): the view that the teacher saw and its logits.
 
-A folder of memory-mapped safetensors, a few epochs a file, and ``labels.json``, written last, that says how to read
-them. Any batch size, sampler or number of processes reads the same labels. A pool holds fewer epochs than students
-train, and deals them out anew, image by image.
+A store is a folder of memory-mapped safetensors files with a few epochs each, and ``labels.json``, which describes them
+and is written last. The labels do not depend on batch size, sampler or number of processes. A pool holds fewer epochs
+than students train; each time round, every image goes through its records in a new order.
 """
 
 import functools
@@ -22,7 +22,7 @@ from torch import Tensor
 
 from attar.core.config import Config, digest
 from attar.core.errors import AttarError
-from attar.core.former import former
+from attar.core.legacy import legacy_identity
 from attar.core.randomness import generator
 from attar.ops import codec as codecs
 from attar.ops import dsa
@@ -36,81 +36,82 @@ from attar.store import atomic, sealed, weights
 from attar.store.label_form import Form
 
 FORMAT = 2
-_SOUND: set[Hashable] = set()
-"""Files whose tensors this process has looked through, as they were then, and the form that they have."""
+_CHECKED: set[Hashable] = set()
+"""States of files whose tensors this process has already checked, with the form they were checked against."""
 _NAME = re.compile(r"epochs-(\d+)-\d+\.safetensors")
 SHARD_BYTES = 64 * 2**20
 HEADER = "labels.json"
-_ANSWERS = ("logits", "classes", "values", "range", "rest")
+_LOGIT_TENSORS = ("logits", "classes", "values", "range", "rest")
 
 
 class Header(Config):
-    """What ``labels.json`` says."""
+    """The content of ``labels.json``."""
 
     format: Literal[2] = FORMAT
     codec: Codec = Codec()
     """How logits are stored."""
     images_sha256: str
-    """Which images these labels are for."""
+    """Hash of the images that these labels are for."""
     num_images: int = pydantic.Field(ge=1)
     num_classes: int = pydantic.Field(ge=1)
     num_epochs: int = pydantic.Field(ge=1)
-    """Epochs that are stored."""
+    """Number of stored epochs."""
     pooled: bool = False
-    """Students meet each image's records in an order shuffled anew each time round; else epoch by epoch."""
+    """Every image goes through its records in a new random order each time round; else all images epoch by epoch."""
     epochs_per_file: int = pydantic.Field(ge=1)
     height: int = pydantic.Field(ge=1)
     width: int = pydantic.Field(ge=1)
     views: LookChoice
     mix: MixChoice
     teacher: str
-    """SHA-256 of the teacher's weights, of several teachers', or of the files that labels were imported from."""
+    """SHA-256 of the weights of the teacher or teachers, or of the files that the labels were imported from."""
     storage: Storage = PLAIN
-    """How the images are decoded; a record of images that hold several says which part is shown."""
+    """How images are stored. If a stored image holds several, each record says which part is shown."""
 
     def file_of(self, epoch: int) -> tuple[str, int]:
-        """The name of the file that holds an epoch, and the epoch's place in it."""
+        """Return the name of the file that holds an epoch, and the epoch's index in it."""
         first = epoch - epoch % self.epochs_per_file
         last = min(first + self.epochs_per_file, self.num_epochs) - 1
         return f"epochs-{first:05d}-{last:05d}.safetensors", epoch - first
 
     def files(self) -> dict[str, range]:
-        """Every file with the epochs that it holds."""
+        """Return the epochs of every file, by file name."""
         starts = range(0, self.num_epochs, self.epochs_per_file)
         return {self.file_of(at)[0]: range(at, min(at + self.epochs_per_file, self.num_epochs)) for at in starts}
 
     def num_epochs_of(self, name: str) -> int:
-        """How many epochs a file holds; raises AttarError when there is no such file."""
+        """Return how many epochs a file holds; raises AttarError when the header has no such file."""
         found = _NAME.fullmatch(name)
         first = int(found[1]) if found else -1
         if first < 0 or first >= self.num_epochs or self.file_of(first) != (name, 0):
-            raise AttarError(f"{name} is none of the files that {HEADER} tells of; {sealed.MEND}.")
+            raise AttarError(f"{name} is not one of the files that {HEADER} describes; {sealed.FIX_DAMAGED}.")
         return min(self.epochs_per_file, self.num_epochs - first)
 
     @property
     def form(self) -> Form:
-        """What the tensors of a file must look like."""
+        """The required form of a file's tensors."""
         size = (self.height, self.width)
         return Form(self.num_images, self.num_classes, size, self.codec, self.views, self.mix, self.storage)
 
     @property
     def record_bytes(self) -> int:
-        """Bytes of one record."""
+        """Size of one record in bytes."""
         return record_bytes(self.num_classes, self.codec, self.views, self.mix, self.storage)
 
 
 @dataclass(frozen=True)
 class EpochLabels:
-    """One epoch to be written: what was shown of each image, in their order, and what the teacher answered."""
+    """One epoch to be written: the view of each image, in the order of the images, and the teacher's logits."""
 
     records: Records
-    answers: Parts
-    """Logits as the store's codec encodes them."""
+    encoded_logits: Parts
+    """Logits as encoded by the store's codec."""
 
 
 def record_bytes(num_classes: int, codec: Codec, views: LookChoice, mix: MixChoice, storage: Storage = PLAIN) -> int:
-    """Bytes of one record, without the files' headers: logits, crop, flip, augmentation, what was mixed in, and the
-    part that is shown.
+    """Return the size of one record in bytes, without file headers.
+
+    A record holds the logits, crop, flip, augmentation, mixing, and the part of a stored image that is shown.
     """
     mixed = {"none": 0, "mixup": 4 + 4, "cutmix": 4 + 4 + 4 * 2}[mix.kind]
     patches = views.patch_shuffle**2 if views.patch_shuffle > 1 else 0
@@ -120,42 +121,39 @@ def record_bytes(num_classes: int, codec: Codec, views: LookChoice, mix: MixChoi
 
 
 def epochs_per_file(num_images: int, one_record_bytes: int) -> int:
-    """How many epochs go into a file of about 64 MiB; at least one."""
+    """Return how many epochs fit into a file of about 64 MiB; at least one."""
     return max(1, SHARD_BYTES // (num_images * one_record_bytes))
 
 
 def write_file(folder: Path, header: Header, name: str, epochs: list[EpochLabels]) -> None:
-    """Write the records of the epochs of one file, whole or not at all."""
+    """Write one file with the records of its epochs, atomically."""
     parts = [_parts(epoch) for epoch in epochs]
     tensors = {key: _stacked([part[key] for part in parts]) for key in parts[0]}
     folder.mkdir(parents=True, exist_ok=True)
-    said = {"images_sha256": header.images_sha256, "file": name, "header": digest(header.identity())}
-    weights.save_weights(folder / name, tensors, said, sealed=True)
+    metadata = {"images_sha256": header.images_sha256, "file": name, "header": digest(header.identity())}
+    weights.save_weights(folder / name, tensors, metadata, sealed=True)
 
 
 def fault(folder: Path, header: Header, name: str) -> str:
-    """What is wrong with a file that was written for this header, in a sentence; '' where nothing is."""
+    """Return in a sentence what is wrong with a file written for this header; '' if nothing is."""
     try:
-        found, said = weights.load_weights(folder / name)
+        found, metadata = weights.load_weights(folder / name)
     except AttarError as error:
         return str(error)
-    # An earlier attar wrote every default out.
-    if (
-        said.get("header", "") not in ("", digest(header.identity()), digest(former(header)))
-        or said.get("file") != name
-    ):
-        return f"{folder / name} holds labels of another run; {sealed.MEND}."
+    known = ("", digest(header.identity()), digest(legacy_identity(header)))
+    if metadata.get("header", "") not in known or metadata.get("file") != name:
+        return f"{folder / name} holds labels of another run; {sealed.FIX_DAMAGED}."
     wrong = header.form.fault(found, header.num_epochs_of(name))
-    return f"{folder / name} {wrong}; {sealed.MEND}." if wrong else ""
+    return f"{folder / name} {wrong}; {sealed.FIX_DAMAGED}." if wrong else ""
 
 
 def write_header(folder: Path, header: Header) -> None:
-    """Write ``labels.json``; done last, it says that the labels are complete."""
+    """Write ``labels.json``; write it last, because it marks the labels as complete."""
     atomic.write_json(folder / HEADER, header.plain())
 
 
 def num_bytes(folder: Path, header: Header) -> int:
-    """Bytes of all files of a store, without what an interrupted writer may have left there."""
+    """Return the size of all files of a store in bytes, ignoring leftovers of interrupted writers."""
     return sum((folder / name).stat().st_size for name in (HEADER, *header.files()))
 
 
@@ -179,24 +177,24 @@ def _parts(epoch: EpochLabels) -> Parts:
         parts["mix_weight"] = mix.weight.to(torch.float32)
         if mix.box is not None:
             parts["mix_box"] = mix.box.to(torch.int16)
-    return parts | epoch.answers
+    return parts | epoch.encoded_logits
 
 
 class LabelStore:
-    """A label store, opened for reading; files are mapped into memory when they are first asked for."""
+    """A label store, opened for reading; each file is mapped into memory when it is first used."""
 
     def __init__(self, folder: Path, files: sealed.Files = MappingProxyType({})) -> None:
-        """``files`` are sizes and hashes of the folder's files, which are checked when a file is first opened.
+        """``files`` are the recorded sizes and hashes of the folder's files; each is checked when it is first opened.
 
-        Raises AttarError when the store is incomplete, foreign or damaged.
+        Raises AttarError when the store is incomplete, damaged or of another format.
         """
         self.folder, self._files = folder, files
         try:
             values = json.loads((folder / HEADER).read_text())
         except FileNotFoundError:
-            raise AttarError(f"{folder} holds no finished soft labels ({HEADER}); {sealed.AGAIN}.") from None
+            raise AttarError(f"{folder} holds no finished soft labels ({HEADER}); {sealed.FIX_MISSING}.") from None
         except (ValueError, RecursionError, OSError) as error:
-            raise AttarError(f"{folder / HEADER} cannot be read ({error}); {sealed.MEND}.") from None
+            raise AttarError(f"{folder / HEADER} cannot be read ({error}); {sealed.FIX_DAMAGED}.") from None
         if isinstance(values, dict) and values.get("format", FORMAT) != FORMAT:
             raise AttarError(
                 f"{folder / HEADER} is of format {values['format']} and this version reads {FORMAT}; relabel again."
@@ -204,32 +202,32 @@ class LabelStore:
         self.header = Header.of(values, str(folder / HEADER))
         for epoch in range(0, self.header.num_epochs, self.header.epochs_per_file):
             name, _ = self.header.file_of(epoch)
-            if not (folder / name).is_file():  # the first: a damaged header may tell of a thousand million
-                raise AttarError(f"{folder} lacks {name}; {sealed.AGAIN}.")
+            if not (folder / name).is_file():  # stop at the first: a damaged header may claim a billion files
+                raise AttarError(f"{folder} has no file {name}; {sealed.FIX_MISSING}.")
         self._mapped: dict[str, Parts] = {}
         self._deal = functools.lru_cache(maxsize=1)(self._dealt)
 
     def check_header(self) -> None:
-        """Raise AttarError when ``labels.json`` is not the one that is listed."""
+        """Raise AttarError when ``labels.json`` does not have its recorded hash."""
         sealed.check(self.folder, HEADER, self._files)
 
     def epoch(self, epoch: int) -> "StoredEpoch":
-        """The records of an epoch of training.
+        """Return the records of an epoch of training.
 
-        Epochs past the last one stored start over at the first. In a pool each image has an order of its own, shuffled
-        anew each time round. Raises AttarError when a file is damaged or belongs elsewhere.
+        After the last stored epoch it starts again at the first. In a pool every image has its own order, reshuffled
+        each time round. Raises AttarError when a file is damaged or belongs to another store.
         """
         around, place = divmod(epoch, self.header.num_epochs)
         if not self._mapped:
-            self._file(self.header.file_of(place)[0])  # before room is taken for as many records as the header tells of
+            self._file(self.header.file_of(place)[0])  # check a file before allocating what a damaged header claims
         if self.header.pooled:
             return StoredEpoch.of(self, self._deal(around)[:, place])
         return StoredEpoch.of(self, torch.tensor([place]).expand(self.header.num_images))
 
     def gather(self, key: str, stored: Int[Tensor, " record"], image: Int[Tensor, " record"]) -> Tensor | None:
-        """One tensor of the records at these stored epochs and images; None when there is none of that name."""
+        """Return one tensor of the records at these stored epochs and images; None if there is none of that name."""
         first = stored[0] if len(stored) else torch.tensor(0)
-        if bool((stored == first).all()):  # an epoch as it lies in its file
+        if bool((stored == first).all()):  # a whole stored epoch: one slice of its file
             name, place = self.header.file_of(int(first))
             part = self._file(name).get(key)
             return None if part is None else part[place][image]
@@ -247,11 +245,11 @@ class LabelStore:
         return found
 
     def num_bytes(self) -> int:
-        """Bytes of all files of the store."""
+        """Return the size of all files of the store in bytes."""
         return num_bytes(self.folder, self.header)
 
     def _dealt(self, around: int) -> Int[Tensor, "image epoch"]:
-        """For every image, the order of its records on this way round the pool; fixed by the format."""
+        """Return the order of every image's records in this round through the pool; part of the format."""
         stream = generator(0, "pool", around)
         return torch.rand(self.header.num_images, self.header.num_epochs, generator=stream).argsort(1)
 
@@ -266,36 +264,36 @@ class LabelStore:
             with safe_open(path, framework="pt") as file:
                 if not self._files:  # the file as a whole is checked below
                     weights.check_seal(path)
-                said = file.metadata() or {}
-                if said.get("images_sha256") != header.images_sha256:
-                    raise AttarError(f"{path} belongs to other images; {sealed.MEND}.")
-                if said.get("file") != name:
-                    raise AttarError(f"{path} holds the epochs of {said.get('file')}; rename it.")
+                metadata = file.metadata() or {}
+                if metadata.get("images_sha256") != header.images_sha256:
+                    raise AttarError(f"{path} belongs to other images; {sealed.FIX_DAMAGED}.")
+                if metadata.get("file") != name:
+                    raise AttarError(f"{path} holds the epochs of {metadata.get('file')}; rename it.")
                 parts = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
         except (SafetensorError, OSError) as error:
-            raise AttarError(f"{path} is damaged ({error}); {sealed.MEND}.") from None
+            raise AttarError(f"{path} is damaged ({error}); {sealed.FIX_DAMAGED}.") from None
         if self._files:
             sealed.check(self.folder, name, self._files)
         state = (sealed.state_of(path), header.form, num_epochs := header.num_epochs_of(name))
-        if state not in _SOUND:
+        if state not in _CHECKED:
             if fault := header.form.fault(parts, num_epochs):
-                raise AttarError(f"{path} {fault}; {sealed.MEND}.")
-            _SOUND.add(state)
+                raise AttarError(f"{path} {fault}; {sealed.FIX_DAMAGED}.")
+            _CHECKED.add(state)
         return parts
 
 
 @dataclass(frozen=True)
 class StoredEpoch:
-    """An epoch of a store: what is shown of each image, and the teacher's answers when they are asked for."""
+    """An epoch of a store: the view of each image, and the teacher's logits, read on demand."""
 
     records: Records
     _labels: LabelStore
     _stored: Int[Tensor, " image"]
-    """Which of the stored epochs each image's record is from."""
+    """The stored epoch that each image's record comes from."""
 
     @classmethod
     def of(cls, labels: LabelStore, stored: Int[Tensor, " image"]) -> Self:
-        """The epoch in which every image is shown as in this one of its records."""
+        """Return the epoch that uses, for every image, its record of this stored epoch."""
         every = torch.arange(labels.header.num_images)
         partner, mix = labels.gather("partner", stored, every), None
         if partner is not None:
@@ -308,10 +306,10 @@ class StoredEpoch:
     def logits(
         self, index: Int[Tensor, " image"] | slice = slice(None), device: torch.device | str = "cpu"
     ) -> Float[Tensor, "image class"]:
-        """The teacher's answers for the images at ``index``; they are decoded on the device."""
+        """Return the teacher's logits for the images at ``index``, decoded on the device."""
         header, every = self._labels.header, torch.arange(len(self._stored))
         image = every[index]
-        parts = {key: self._labels.gather(key, self._stored[image], image) for key in _ANSWERS}
+        parts = {key: self._labels.gather(key, self._stored[image], image) for key in _LOGIT_TENSORS}
         return codecs.decode(
             {key: part.to(device) for key, part in parts.items() if part is not None}, header.num_classes
         )
@@ -320,7 +318,7 @@ class StoredEpoch:
 def _look(labels: LabelStore, stored: Int[Tensor, " image"], image: Int[Tensor, " image"]) -> Look:
     box, flip = labels.gather("box", stored, image), labels.gather("flip", stored, image)
     if box is None or flip is None:
-        raise AttarError(f"{labels.folder} lacks the crops of its records; {sealed.MEND}.")
+        raise AttarError(f"{labels.folder} has no crops for its records; {sealed.FIX_DAMAGED}.")
     view = View(box.long(), flip.bool(), torch.zeros(len(image), 2, dtype=torch.int64))
     number, levels = labels.gather("part", stored, image), labels.gather("siamese", stored, image)
     return Look(

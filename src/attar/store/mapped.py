@@ -1,7 +1,7 @@
-"""Image sets of any size: in memory where they fit, else decoded once into a file that is mapped into memory.
+"""Open image sets of any size: small ones in memory, large ones decoded once into a memory-mapped file.
 
-The file is a cache: a plain ``.npy`` of uint8, named by the identity of the images, checked against it whenever it is
-opened, and made again where it is missing or damaged.
+The file is a cache: a ``.npy`` file of uint8, named by the hash of the images. The hash is checked at every opening; a
+missing or damaged file is rebuilt.
 """
 
 import os
@@ -18,24 +18,24 @@ from attar.store import images as image_files
 from attar.store.images import ImageSet
 
 RESIDENT_BYTES = 4 * 1024**3
-"""Decoded images that are held in memory."""
+"""Default limit for decoded images in memory."""
 
 
 def read(
-    folder: Path, images_sha256: str, said_by: str, resident_bytes: int | None = None, cache: Path | None = None
+    folder: Path, images_sha256: str, owner: str, resident_bytes: int | None = None, cache: Path | None = None
 ) -> ImageSet:
-    """Open the set of this identity, which ``said_by`` names.
+    """Open a set with this hash; ``owner`` is the file that recorded the hash, named in errors.
 
-    Sets of up to ``resident_bytes`` decoded (4 GiB) are read into memory. Of larger ones ``images`` is a tensor over a
-    mapped file in ``cache``, of which the system keeps in memory what there is room for. Raises AttarError when the
-    images are others, missing or damaged, or the cache cannot be written.
+    Sets of up to ``resident_bytes`` decoded (4 GiB) are read into memory. For larger sets ``images`` is a tensor over a
+    memory-mapped file in ``cache``. Raises AttarError when the images have another hash, are missing or damaged, or
+    when the cache cannot be written.
     """
     labels, slots = image_files.numbers(folder)
     shape = (len(labels), *image_files.first(folder).shape)
     if int(np.prod(shape)) <= (RESIDENT_BYTES if resident_bytes is None else resident_bytes):
         found = image_files.read(folder)
         if found.sha256() != images_sha256:
-            raise _others(folder, said_by)
+            raise _wrong_images(folder, owner)
         return found
     path = (cache or cache_folder()) / f"{images_sha256}.npy"
     pixels = _mapped(path, shape)
@@ -43,19 +43,21 @@ def read(
         found = ImageSet(pixels, torch.tensor(labels), torch.tensor(slots))
         if found.sha256() == images_sha256:
             return found
-    _decode(path, folder, labels, shape, images_sha256, said_by)
+    _decode(path, folder, labels, shape, images_sha256, owner)
     pixels = _mapped(path, shape)
     if pixels is None:
-        raise AttarError(f"{path} was written and cannot be read again; check the disk, or set ATTAR_CACHE to another.")
+        raise AttarError(
+            f"{path} was written but cannot be read; check the disk, or set ATTAR_CACHE to another folder."
+        )
     return ImageSet(pixels, torch.tensor(labels), torch.tensor(slots))
 
 
 def placed(
     images: UInt8[Tensor, "image 3 height width"], device: torch.device, limit_bytes: int | None = None
 ) -> UInt8[Tensor, "image 3 height width"]:
-    """The images on the device where they take no more than ``limit_bytes`` there, by default half of what is free.
+    """Move the images to the device if they take at most ``limit_bytes`` there, by default half of its free memory.
 
-    Else they stay where they are, and batches of them are to be sent over (``replay.show`` does).
+    Otherwise they stay where they are and are moved batch by batch (``replay.show`` does that).
     """
     if images.device == device or device.type == "cpu":
         return images.to(device)
@@ -65,7 +67,7 @@ def placed(
 
 
 def cache_folder() -> Path:
-    """Where decoded images are kept: $ATTAR_CACHE, or ``attar`` in the user's folder for caches."""
+    """Return the folder for decoded images: $ATTAR_CACHE, or ``attar`` in the user's cache folder."""
     named = os.environ.get("ATTAR_CACHE")
     if named:
         return Path(named)
@@ -73,25 +75,25 @@ def cache_folder() -> Path:
 
 
 def _decode(
-    path: Path, folder: Path, labels: list[int], shape: tuple[int, ...], images_sha256: str, said_by: str
+    path: Path, folder: Path, labels: list[int], shape: tuple[int, ...], images_sha256: str, owner: str
 ) -> None:
-    """Write the cache, image by image; nothing is left of it when it fails or the images are others."""
+    """Write the cache image by image; leaves no file if that fails or the images have another hash."""
     header = {"descr": "|u1", "fortran_order": False, "shape": shape}
     with atomic.replace(path) as temporary, temporary.open("wb") as file:
         np.lib.format.write_array_header_1_0(file, header)
         if image_files.stream(folder, labels, file.write) != images_sha256:
-            raise _others(folder, said_by)
+            raise _wrong_images(folder, owner)
 
 
 def _mapped(path: Path, shape: tuple[int, ...]) -> UInt8[Tensor, "image 3 height width"] | None:
-    """The pixels of a cache; None when it is missing, damaged or of another shape."""
+    """Return the pixels of a cache; None if it is missing, damaged or of another shape."""
     try:
-        array = np.load(path, mmap_mode="c")  # pages that were written to would be copies; none is
+        array = np.load(path, mmap_mode="c")  # copy-on-write; nothing is written to it
     except (OSError, ValueError, EOFError):
         return None
     whole = array.dtype == np.uint8 and array.shape == shape and array.flags.c_contiguous
     return torch.from_numpy(array) if whole else None
 
 
-def _others(folder: Path, said_by: str) -> AttarError:
-    return AttarError(f"The images in {folder} are not those of {said_by}; take another copy.")
+def _wrong_images(folder: Path, owner: str) -> AttarError:
+    return AttarError(f"The images in {folder} are not those of {owner}; use another copy.")

@@ -1,4 +1,4 @@
-"""Other people's pickled files, read without running anything that is in them."""
+"""Read other people's pickled files without running any code in them."""
 
 import pickle
 import re
@@ -14,36 +14,36 @@ import torch
 from attar.core.errors import AttarError
 
 StandIn = tuple[object, str]
-"""What is taken in place of a class or function, and the full name under which a file asks for that."""
+"""A harmless replacement for a class or function, and the full name of what it replaces."""
 
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of file, in the sentences that refuse one of it; ``{path}``, ``{name}`` and ``{reason}`` are filled in."""
+    """The error sentences for one kind of file; ``{path}``, ``{name}`` and ``{reason}`` are filled in."""
 
     missing: str
     code: str
-    """The file asks for ``{name}``, which is neither allowed nor stood in for."""
+    """The file refers to ``{name}``, which is neither allowed nor replaced."""
     damaged: str
     not_readable: str
-    """The reason where the file is no pickle that may be read."""
+    """The reason if the file is not a pickle that may be read."""
 
     def refusal(self, path: Path, reason: str) -> AttarError:
-        """The error for a damaged file."""
+        """Return the error for a damaged file."""
         reason = reason.strip().partition("\n")[0].partition(". ")[0].rstrip(".")
         return AttarError(self.damaged.format(path=path, reason=reason))
 
 
 def read(path: Path, kind: Kind, stand_ins: Sequence[StandIn]) -> Any:
-    """What ``torch.save`` wrote: tensors, plain containers and numbers, and placeholders for other harmless objects.
+    """Read a file written by ``torch.save``: tensors, plain containers and numbers, and the stand-ins.
 
-    Raises AttarError, in the sentences of ``kind``, on a file that is missing, damaged, or asks for code.
+    Raises AttarError, with the sentences of ``kind``, when the file is missing, damaged or refers to code.
     """
     try:
         if not path.stat().st_size:
             raise kind.refusal(path, "it is empty")
         with warnings.catch_warnings(), torch.serialization.safe_globals(list(stand_ins)):  # pyright: ignore[reportArgumentType]
-            warnings.simplefilter("ignore")  # on other protocols of pickle; they are refused or read
+            warnings.simplefilter("ignore")  # about pickle protocols
             return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except AttarError:
         raise
@@ -54,6 +54,6 @@ def read(path: Path, kind: Kind, stand_ins: Sequence[StandIn]) -> Any:
         if refused is None:
             raise kind.refusal(path, kind.not_readable) from error
         raise AttarError(kind.code.format(path=path, name=refused[1])) from error
-    except Exception as error:  # a damaged file fails anywhere in the reader
-        readable = isinstance(error, RuntimeError | OSError | EOFError)  # other messages name internals of the reader
+    except Exception as error:  # a damaged file can raise any error in the reader
+        readable = isinstance(error, RuntimeError | OSError | EOFError)  # other messages are about PyTorch's internals
         raise kind.refusal(path, str(error) if readable else kind.not_readable) from error

@@ -1,4 +1,4 @@
-"""Finished units of recovered images: one file each, written whole, with what the comparison figure needs."""
+"""Finished units of recovered images on disk: one file per unit, with the snapshots and curves for the figures."""
 
 import json
 from dataclasses import dataclass, field
@@ -10,23 +10,23 @@ from torch import Tensor
 
 from attar.core.errors import AttarError
 from attar.store import weights
-from attar.store.sealed import MEND
+from attar.store.sealed import FIX_DAMAGED
 
 
 @dataclass(frozen=True)
 class Unit:
-    """One slot, or a few, of some of the classes."""
+    """One slot, or several, of a block of classes."""
 
     slot: int
-    """The first of its slots."""
+    """The first slot."""
     block: int
-    """Which block of ``unit_classes`` classes."""
+    """Number of the block of ``unit_classes`` classes."""
     classes: tuple[int, ...]
     num_slots: int = 1
 
     @property
     def labels(self) -> tuple[int, ...]:
-        """Class of each image: slot by slot, every class once."""
+        """Class of each image; every slot has each class once."""
         return self.classes * self.num_slots
 
     @property
@@ -36,38 +36,38 @@ class Unit:
 
     @property
     def name(self) -> str:
-        """The unit's name, which seeds its random streams and names its file."""
+        """The unit's name: part of its file name and of the names of its random streams."""
         return f"slot{self.slot:05d}-block{self.block:04d}"
 
     def path(self, folder: Path) -> Path:
-        """The unit's file."""
+        """Return the unit's file."""
         return folder / f"{self.name}.safetensors"
 
 
 @dataclass(frozen=True)
 class UnitResult:
-    """What a unit left behind."""
+    """The result of a unit."""
 
     images: UInt8[Tensor, "image 3 height width"]
     labels: Int[Tensor, " image"]
     snapshots: dict[int, UInt8[Tensor, "image 3 height width"]]
-    """Images by number of iterations."""
+    """Images, by the number of iterations done."""
     curves: dict[str, Float[Tensor, " iteration"]]
-    """Losses and metrics of every iteration."""
+    """Loss terms and metrics of every iteration."""
     verifier: dict[int, float]
-    """The verifier's accuracy on the images, by number of iterations."""
+    """The verifier's accuracy on the images, by the number of iterations done."""
     num_parallel: int = 1
-    """Units that went through the teacher in one batch with it."""
+    """How many units, including this one, shared a teacher batch."""
     soft_labels: Float[Tensor, "image class"] | None = None
-    """Probabilities that the method learnt with the images."""
+    """Probabilities that the method learned with the images."""
     learned: dict[str, float] = field(default_factory=dict)
-    """Numbers that it learnt for the whole set."""
+    """Numbers that the method learned for the whole set."""
 
 
 def plan(num_classes: int, first_slot: int, last_slot: int, unit_classes: int, unit_slots: int = 1) -> list[Unit]:
-    """All units of a run, slot by slot: fixed by the recipe, whatever the number of processes.
+    """Return all units of a run, ordered by slot; they depend on the recipe, not on the number of processes.
 
-    ``last_slot`` is one past the last. Units begin at multiples of ``unit_slots``, or at ``first_slot``.
+    ``last_slot`` is exclusive. Units begin at multiples of ``unit_slots``, or at ``first_slot``.
     """
     blocks = [
         tuple(range(start, min(start + unit_classes, num_classes))) for start in range(0, num_classes, unit_classes)
@@ -81,9 +81,9 @@ def plan(num_classes: int, first_slot: int, last_slot: int, unit_classes: int, u
 
 
 def save(folder: Path, unit: Unit, result: UnitResult, identity: str = "") -> None:
-    """Write the unit's file, whole or not at all; what took how long is in the log, so equal work is equal bytes.
+    """Write the unit's file atomically. Times are in the log, not in this file, so equal work gives equal bytes.
 
-    ``identity`` is the identity of the work that it is a part of.
+    ``identity`` is a hash that identifies the work that the unit is part of.
     """
     tensors = {"images": result.images, "labels": result.labels}
     tensors |= {f"snapshot.{iteration}": images for iteration, images in result.snapshots.items()}
@@ -102,7 +102,7 @@ def save(folder: Path, unit: Unit, result: UnitResult, identity: str = "") -> No
 
 
 def fault(folder: Path, unit: Unit, identity: str = "") -> str:
-    """What is wrong with a unit's file, in a sentence: it is missing, damaged or of other work; '' where nothing is."""
+    """Return in a sentence what is wrong with a unit's file (missing, damaged, of other work); '' if nothing is."""
     try:
         load(folder, unit, identity)
     except AttarError as error:
@@ -113,31 +113,31 @@ def fault(folder: Path, unit: Unit, identity: str = "") -> str:
 def load(folder: Path, unit: Unit, identity: str = "") -> UnitResult:
     """Read a unit's file.
 
-    Raises AttarError naming it when it is missing, damaged, another unit's, or of other work than ``identity``, where
-    that is known.
+    Raises AttarError naming the file when it is missing, damaged, of another unit, or of other work than ``identity``
+    (if given).
     """
     path = unit.path(folder)
     if not path.is_file():
-        raise AttarError(f"There is no file {path}; delete the folder {folder.parent} to make it again.")
+        raise AttarError(f"There is no file {path}; delete the folder {folder.parent} and run the same command again.")
     tensors, extra = weights.load_weights(path)
     count = len(unit.labels)
     images, labels = tensors.get("images"), tensors.get("labels")
     fits = images is not None and images.dtype == torch.uint8 and images.ndim == 4 and images.shape[:2] == (count, 3)
     if not fits or labels is None or labels.tolist() != list(unit.labels) or extra.get("unit", unit.name) != unit.name:
-        raise AttarError(f"{path} does not hold the images of {unit.name}; {MEND}.")
+        raise AttarError(f"{path} does not hold the images of {unit.name}; {FIX_DAMAGED}.")
     if identity and extra.get("made_for", identity) not in ("", identity):
-        raise AttarError(f"{path} belongs to another run; {MEND}.")
+        raise AttarError(f"{path} belongs to another run; {FIX_DAMAGED}.")
     return _result(tensors, extra)
 
 
 def first(folder: Path) -> UnitResult:
-    """The first unit of a folder; raises AttarError when there is none, or it is damaged."""
+    """Return the first unit of a folder; raises AttarError when there is none or it is damaged."""
     path = min(folder.glob("slot*-block*.safetensors"), default=None)
     if path is None:
-        raise AttarError(f"{folder} holds no units; delete the folder {folder.parent} to make it again.")
+        raise AttarError(f"{folder} holds no units; delete the folder {folder.parent} and run the same command again.")
     tensors, extra = weights.load_weights(path)
     if not {"images", "labels"} <= tensors.keys():
-        raise AttarError(f"{path} holds no images; {MEND}.")
+        raise AttarError(f"{path} holds no images; {FIX_DAMAGED}.")
     return _result(tensors, extra)
 
 

@@ -1,8 +1,8 @@
-"""Tensors on disk: safetensors files of weights, and of whole trees such as an optimiser's state.
+"""Tensors on disk: safetensors files of weights, and of nested states such as an optimiser's.
 
-The file is written here rather than by the safetensors library, whose own writer orders metadata differently in each
-process, makes files that only their owner can read, and wraps a full disk in an error of its own; any safetensors
-reader opens the result, and equal content gives equal bytes.
+attar writes these files itself, so that equal content gives equal bytes; any safetensors reader opens them. The writer
+of the safetensors library orders metadata differently in each process, creates files that only their owner can read,
+and hides the system's error when the disk is full.
 """
 
 import contextlib
@@ -19,10 +19,10 @@ from torch import Tensor
 
 from attar.core.errors import AttarError
 from attar.store.atomic import replace
-from attar.store.sealed import MEND, state_of
+from attar.store.sealed import FIX_DAMAGED, state_of
 
 SEAL, SEALED = "attar_sha256", "attar_sealed"
-"""Metadata of a sealed file: a SHA-256 of everything else in it, and that there is one, lest the first be lost."""
+"""Metadata keys of a sealed file: a SHA-256 of everything else in it, and a mark that this hash must be present."""
 _DTYPES = {
     torch.float64: "F64",
     torch.float32: "F32",
@@ -45,15 +45,15 @@ _DTYPES = {
 def save_weights(
     path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str], *, sealed: bool = False
 ) -> None:
-    """Write tensors of any device and layout to one safetensors file, atomically.
+    """Write tensors of any device and memory layout to one safetensors file, atomically.
 
-    Tensors that share memory are written once each. A ``sealed`` file holds its own SHA-256, by which readers notice
-    damage. Raises AttarError when the disk is full or may not be written.
+    Tensors that share memory are each written in full. A ``sealed`` file contains its own SHA-256, so that readers
+    detect damage. Raises AttarError when the disk is full or not writable.
     """
-    said = {key: value for key, value in metadata.items() if key not in (SEAL, SEALED)}
-    header: dict[str, Any] = {"__metadata__": said}
+    own = {key: value for key, value in metadata.items() if key not in (SEAL, SEALED)}
+    header: dict[str, Any] = {"__metadata__": own}
     offset = 0
-    order = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))  # wide first: all stay aligned
+    order = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))  # wide types first: all aligned
     for name in order:
         tensor = tensors[name]
         end = offset + tensor.numel() * tensor.element_size()
@@ -61,11 +61,11 @@ def save_weights(
         offset = end
     content = [_bytes(tensors[name]) for name in order]
     if sealed:
-        said[SEALED] = "yes"
+        own[SEALED] = "yes"
         total = _begun(header)
         for part in content:
             total.update(part)
-        said[SEAL] = total.hexdigest()
+        own[SEAL] = total.hexdigest()
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     with replace(path) as temporary, temporary.open("wb") as file:
@@ -75,13 +75,13 @@ def save_weights(
 
 
 def check_seal(path: Path) -> None:
-    """Raise AttarError when a sealed file is not what was written; reads it once in each process.
+    """Raise AttarError when a sealed file is damaged; reads each file once per process.
 
-    A file without a seal, as older ones are, is taken as it is.
+    Older files without a seal are not checked.
     """
     path = Path(path)
     if not _seal_fits(path, state_of(path)):
-        raise AttarError(f"{path} is damaged (its content does not fit its SHA-256); {MEND}.")
+        raise AttarError(f"{path} is damaged (its content does not match its SHA-256); {FIX_DAMAGED}.")
 
 
 @functools.cache
@@ -99,32 +99,32 @@ def _seal_fits(path: Path, _state: tuple[int, ...]) -> bool:
 
 
 def _begun(header: Mapping[str, Any]) -> "hashlib._Hash":
-    """What is hashed before the tensors: their names, types and places, and the metadata."""
+    """Return the hash of the metadata and of the tensors' names, types and places; tensors are added to it."""
     return hashlib.sha256(json.dumps(header, sort_keys=True).encode())
 
 
 def _bytes(tensor: Tensor) -> memoryview:
     plain = tensor.detach().cpu().contiguous().reshape(-1)
-    if plain.stride() != (1,):  # a single value of a larger tensor counts as contiguous, whatever its stride
+    if plain.stride() != (1,):  # a single element counts as contiguous with any stride
         plain = torch.empty_like(plain, memory_format=torch.contiguous_format).copy_(plain)
     return plain.view(torch.uint8).numpy().data
 
 
 def load_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The tensors of a safetensors file, on the CPU, and its metadata; raises AttarError when it is not whole."""
+    """Return a file's tensors, on the CPU, and its metadata; raises AttarError when the file is damaged."""
     with _opened(path) as file:
         check_seal(path)
         return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
 
 
 def read_metadata(path: Path) -> dict[str, str]:
-    """The metadata alone, without reading a tensor; raises AttarError when the file is not whole."""
+    """Return only the metadata, without reading tensors; raises AttarError when the file is damaged."""
     with _opened(path) as file:
         return file.metadata() or {}
 
 
 def tensors_sha256(tensors: Mapping[str, Tensor]) -> str:
-    """The identity of named tensors: a SHA-256 of their names, types, shapes and values, on any device."""
+    """Return a SHA-256 of the names, types, shapes and values of tensors, independent of their device."""
     total = hashlib.sha256()
     for name in sorted(tensors):
         tensor = tensors[name]
@@ -136,8 +136,8 @@ def tensors_sha256(tensors: Mapping[str, Tensor]) -> str:
 def save_tree(path: Path, tree: Any) -> None:
     """Write nested dicts, lists and tuples of tensors and JSON scalars to one sealed safetensors file, atomically.
 
-    Keys may be any JSON scalar, so an optimiser's ``state_dict()`` comes back as it was. Raises AttarError when the
-    disk is full, TypeError on a leaf of another kind.
+    Keys may be any JSON scalar, so an optimiser's ``state_dict()`` is restored exactly. Raises AttarError when the disk
+    is full, and TypeError on a value of another type.
     """
     tensors: dict[str, Tensor] = {}
     structure = _encoded(tree, tensors)
@@ -145,7 +145,7 @@ def save_tree(path: Path, tree: Any) -> None:
 
 
 def load_tree(path: Path) -> Any:
-    """What ``save_tree`` wrote, tensors on the CPU; raises AttarError when the file is not whole or no tree."""
+    """Read a file written by ``save_tree``, tensors on the CPU; raises AttarError if it is damaged or another file."""
     tensors, metadata = load_weights(path)
     if "tree" not in metadata:
         raise AttarError(f"{path} holds tensors but not a saved state; remove it and run the same command again.")
@@ -153,7 +153,7 @@ def load_tree(path: Path) -> Any:
 
 
 def _encoded(value: Any, tensors: dict[str, Tensor]) -> Any:
-    """JSON in which scalars stand for themselves and everything else is a one-key object that names its kind."""
+    """Return JSON: scalars as they are, everything else as an object whose only key names its type."""
     if isinstance(value, Tensor):
         name = str(len(tensors))
         tensors[name] = value
@@ -195,5 +195,6 @@ def _opened(path: Path) -> Iterator[Any]:
         raise AttarError(f"There is no file {path}; check the path, or run the stage that writes it.") from None
     except (SafetensorError, OSError) as error:
         raise AttarError(
-            f"{path} is not a whole safetensors file ({error}); remove it and make or copy it again."
+            f"{path} is not a complete safetensors file ({error}); remove it, then run the same command again or copy "
+            f"it again."
         ) from error

@@ -3,7 +3,7 @@ from typing import Annotated, Literal
 import pydantic
 import pytest
 
-from attar.core import written
+from attar.core import raw_yaml
 from attar.core.config import Config
 
 
@@ -24,7 +24,7 @@ class Outer(Config):
 
 
 def read(text: str) -> Inner:
-    return Outer.of(written.fitting(written.load(text), Outer), "the test").inner
+    return Outer.of(raw_yaml.convert(raw_yaml.load(text), Outer), "the test").inner
 
 
 def test_class_names_stay_as_they_are_written() -> None:
@@ -42,7 +42,7 @@ def test_other_fields_are_what_yaml_means() -> None:
 
 
 def test_plain_values_have_no_trace_of_it() -> None:
-    assert written.plain(written.load("{no: [1, {a: null}], b: 'no', 3: x}")) == {
+    assert raw_yaml.plain(raw_yaml.load("{no: [1, {a: null}], b: 'no', 3: x}")) == {
         "no": [1, {"a": None}],
         "b": "no",
         "3": "x",
@@ -51,5 +51,5 @@ def test_plain_values_have_no_trace_of_it() -> None:
 
 @pytest.mark.parametrize("text", ["!!python/object/apply:os.getcwd []", "a: !!python/name:os.system"])
 def test_tags_of_python_are_refused(text: str) -> None:
-    with pytest.raises(written.yaml.YAMLError):
-        written.load(text)
+    with pytest.raises(raw_yaml.yaml.YAMLError):
+        raw_yaml.load(text)

@@ -1,6 +1,6 @@
-"""Hashes as attar made them until 26 November 2026, with every default written out.
+"""Old identity hashes: until 26 November 2026 they contained every default.
 
-Scores and label files of those days carry such a hash; they are found by it and need not be made again.
+Scores and label files from before that date carry such a hash. attar finds them by it and reuses them.
 """
 
 from typing import Any
@@ -20,17 +20,17 @@ _FIELDS = {
     "Header": "format codec images_sha256 num_images num_classes num_epochs pooled epochs_per_file height width views "
     "mix teacher",
 }
-"""The fields that classes had then and hashes were made of, by the classes' names."""
+"""The fields that each class had at that date, by the class's name; old hashes contain exactly these fields."""
 
 
-def former(config: Config) -> dict[str, Any]:
-    """The plain values that such a hash was made of; a newer field is among them where it is not at its default."""
-    known, telling = _FIELDS[type(config).__name__].split(), config.identity()
+def legacy_identity(config: Config) -> dict[str, Any]:
+    """Return the plain values that an old hash was made of, and newer fields that are not at their default."""
+    known, identity = _FIELDS[type(config).__name__].split(), config.identity()
     plain, found = config.plain(), dict[str, Any]()
     for name in type(config).model_fields:
         value = getattr(config, name)
         if name in known:
-            found[name] = former(value) if isinstance(value, Config) else plain[name]
-        elif name in telling:
+            found[name] = legacy_identity(value) if isinstance(value, Config) else plain[name]
+        elif name in identity:
             found[name] = plain[name]
     return found

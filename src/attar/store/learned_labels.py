@@ -1,4 +1,4 @@
-"""Soft labels that a method made with its images: one row of probabilities per image, the same for all of its views."""
+"""Soft labels that a method learned with its images: one row of probabilities per image, for all of its views."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from torch import Tensor
 
 from attar.core.errors import AttarError
 from attar.store import weights
-from attar.store.sealed import MEND
+from attar.store.sealed import FIX_DAMAGED
 
 FILE = "given.safetensors"
 """Name of the file."""
@@ -23,10 +23,10 @@ def save(path: Path, probabilities: Float[Tensor, "image class"], images_sha256:
 
 def load(path: Path, images_sha256: str, shape: tuple[int, int]) -> Float[Tensor, "image class"]:
     """Read the probabilities; raises AttarError when the file is missing, damaged, or belongs to other images."""
-    tensors, said = weights.load_weights(path)
+    tensors, metadata = weights.load_weights(path)
     found = tensors.get(_KEY)
     if found is None or tuple(found.shape) != shape or found.dtype != torch.float32:
-        raise AttarError(f"{path} does not hold the labels of {shape[0]} images of {shape[1]} classes; {MEND}.")
-    if said.get("images") != images_sha256:
+        raise AttarError(f"{path} does not hold the labels of {shape[0]} images of {shape[1]} classes; {FIX_DAMAGED}.")
+    if metadata.get("images") != images_sha256:
         raise AttarError(f"The soft labels in {path} belong to other images; relabel again.")
     return found

@@ -1,0 +1,203 @@
+"""Choose how many images per class fit into a number of bytes, labels included, before any is made."""
+
+import math
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from attar.core.log import readable_bytes
+from attar.core.randomness import generator
+from attar.ops.choices import Storage
+from attar.stages import baselines
+from attar.stages.choices import Relabel
+from attar.stages.recover import RealByClass, planned
+from attar.stages.workspace import Workspace
+from attar.store import images as image_files
+from attar.store import labels as label_files
+from attar.store import weights
+from attar.store.labels import HEADER, Header
+from attar.synthesis.method import MethodConfig
+
+_GROUP = image_files.ROWS_PER_GROUP
+_COUNTED_BYTES = 4096
+"""Parquet writes the first and last value of a column again, up to this size, so a shorter image can take more."""
+_SAMPLED = 8
+"""Images of noise that are encoded to find the largest."""
+_GIVEN_HEADER_BYTES = 400
+
+
+@dataclass(frozen=True)
+class Choice:
+    """How many images fit."""
+
+    ipc: int
+    """Images per class; 0 if not even one fits."""
+    num_images: int
+    most_bytes: int
+    """Bytes that the images and labels take at most; of one image per class if it does not fit."""
+    why: str
+    """What keeps the set from being larger."""
+
+
+class Sizes:
+    """Bytes of a method's images and labels, for any number of images per class."""
+
+    def __init__(self, space: Workspace, method: str, config: MethodConfig, labelling: Relabel | None) -> None:
+        """``space`` has the real data: their number limits some methods, and ``random`` stores them as they are.
+
+        ``labelling`` is None for hard labels.
+        """
+        self._space, self._method, self._config, self._labelling = space, method, config, labelling
+        self._num_classes = len(space.real.classes)
+        self._written: dict[tuple[int, int], int] = {}
+
+    def most_bytes(self, ipc: int) -> int:
+        """Return the bytes that ``ipc`` images per class and their labels take at most."""
+        return self.image_bytes(ipc) + self.label_bytes(ipc)
+
+    def image_bytes(self, ipc: int) -> int:
+        """Return the bytes of the image files at most.
+
+        Those of ``random`` are measured on the very images. Other images count as noise, which no encoder shortens.
+        """
+        if self._method == "random" and self._space.feed == "resident":
+            return self._random_bytes(ipc)
+        count = ipc * self._num_classes
+        return max(self._noise_bytes(count, size) for size in {self._largest, min(self._largest, _COUNTED_BYTES)})
+
+    def label_bytes(self, ipc: int) -> int:
+        """Return the bytes of the labels at most; none for hard labels."""
+        config, count = self._labelling, ipc * self._num_classes
+        if config is None:
+            return 0
+        if config.mode == "given":
+            return count * self._num_classes * 4 + _GIVEN_HEADER_BYTES
+        return _stored_label_bytes(config, count, self._num_classes, self._space.choice.size, self._config.storage())
+
+    def choose(self, budget: int) -> Choice:
+        """Return the most images per class whose files take at most ``budget`` bytes."""
+        most, why = self._limit()
+        upper = min(most, budget // (self._num_classes * self._least) + 1)
+        ipc = _last_fitting(lambda ipc: self.most_bytes(ipc) <= budget, upper)
+        if ipc == most:
+            return Choice(ipc, ipc * self._num_classes, self.most_bytes(ipc), why)
+        over = readable_bytes(self.most_bytes(ipc + 1))
+        why = f"{ipc + 1} per class would take {over}" if ipc else f"one image per class takes {over}"
+        return Choice(ipc, ipc * self._num_classes, self.most_bytes(max(ipc, 1)), why)
+
+    def _limit(self) -> tuple[int, str]:
+        """Return the most images per class that the real data allow, and what limits them."""
+        taken = self._config.real_per_image()
+        if not taken:
+            return 10**9, ""
+        name, count = baselines.fewest(self._space)
+        return count // taken, f"the class '{name}' has {count} real images"
+
+    @property
+    def _least(self) -> int:
+        """Bytes of the smallest image that counts in the search's upper end."""
+        return 1 if self._method == "random" else min(self._largest, _COUNTED_BYTES)
+
+    @cached_property
+    def _largest(self) -> int:
+        """Bytes of an encoded image of noise."""
+        config, side = self._config, self._space.choice.size
+        stream = generator(0, "budget", side)
+        drawn = torch.randint(0, 256, (_SAMPLED, 3, side, side), generator=stream, dtype=torch.uint8)
+        return max(len(image_files.encode(image, config.image_format, config.jpeg_quality)) for image in drawn)
+
+    def _noise_bytes(self, count: int, size: int) -> int:
+        """Return the bytes of the files of ``count`` images of ``size`` bytes each; exact up to two groups of rows."""
+        if count > 2 * _GROUP:  # whole groups take as much each
+            more = self._noise_bytes(2 * _GROUP, size) - self._noise_bytes(_GROUP, size)
+            return self._noise_bytes(_GROUP + count % _GROUP, size) + (count // _GROUP - 1) * more
+        if (count, size) not in self._written:
+            classes = self._space.real.classes
+            numbers = ((place, place % len(classes), place // len(classes)) for place in range(count))
+            rows = ((place.to_bytes(8, "big") + bytes(size - 8), label, slot) for place, label, slot in numbers)
+            self._written[count, size] = _written(rows, classes)
+        return self._written[count, size]
+
+    def _random_bytes(self, ipc: int) -> int:
+        config = self._config.changed(ipc=ipc)
+        units = [unit for group in planned(self._num_classes, config) for unit in group]
+        rows = ((label, slot) for unit in units for label, slot in zip(unit.labels, unit.slots, strict=True))
+        return _written(((self._real(label, slot), label, slot) for label, slot in rows), self._space.real.classes)
+
+    def _real(self, label: int, slot: int) -> bytes:
+        if (label, slot) not in self._encoded:
+            config, real = self._config, self._real_by_class
+            if label not in self._orders:
+                stream = generator(self._space.seed, "recover", "order", real.class_name(label))
+                self._orders[label] = torch.randperm(real.count(label), generator=stream).tolist()
+            image = real.take(label, [self._orders[label][slot]])[0]
+            self._encoded[label, slot] = image_files.encode(image, config.image_format, config.jpeg_quality)
+        return self._encoded[label, slot]
+
+    @cached_property
+    def _real_by_class(self) -> RealByClass:
+        return RealByClass(self._space)
+
+    @cached_property
+    def _encoded(self) -> dict[tuple[int, int], bytes]:
+        return {}
+
+    @cached_property
+    def _orders(self) -> dict[int, list[int]]:
+        return {}
+
+
+def _last_fitting(fits: Callable[[int], bool], upper: int) -> int:
+    """Return the largest number up to ``upper`` that fits, 0 if 1 does not; what fits has no gaps.
+
+    Steps double from 1, so nothing much larger than the answer is looked at.
+    """
+    least, step = 0, 1
+    while least < upper and fits(min(least + step, upper)):
+        least, step = min(least + step, upper), 2 * step
+    beyond = min(least + step, upper + 1)
+    while beyond - least > 1:
+        middle = (least + beyond) // 2
+        least, beyond = (middle, beyond) if fits(middle) else (least, middle)
+    return least
+
+
+def _written(rows: Any, classes: tuple[str, ...]) -> int:
+    """Return the bytes of these rows on disk, by writing them to a temporary folder."""
+    with tempfile.TemporaryDirectory() as folder:
+        return image_files.write(Path(folder), rows, classes)
+
+
+def _stored_label_bytes(config: Relabel, num_images: int, num_classes: int, size: int, storage: Storage) -> int:
+    """Return the bytes of stored labels at most: their records, a header for each file, and ``labels.json``."""
+    one = label_files.record_bytes(num_classes, config.codec, config.views, config.mix, storage)
+    header = Header(
+        codec=config.codec,
+        images_sha256="0" * 64,
+        num_images=num_images,
+        num_classes=num_classes,
+        num_epochs=config.stored_epochs,
+        pooled=bool(config.pool_epochs),
+        epochs_per_file=min(config.stored_epochs, label_files.epochs_per_file(num_images, one)),
+        height=size,
+        width=size,
+        views=config.views,
+        mix=config.mix,
+        teacher="0" * 64,
+        storage=storage,
+    )
+    shapes = header.form.tensors()
+    tensors = {name: torch.zeros((1, 1, *shape), dtype=kind) for name, (kind, shape) in shapes.items()}
+    said = {"images_sha256": "0" * 64, "file": next(iter(header.files())), "header": "0" * 64}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        label_files.write_header(folder, header)
+        weights.save_weights(folder / "one", tensors, said, sealed=True)
+        about, least = (folder / HEADER).stat().st_size, (folder / "one").stat().st_size - one
+    digits = 2 * math.ceil(math.log10(label_files.SHARD_BYTES + num_images * one)) + len(str(num_images)) + 5
+    return num_images * config.stored_epochs * one + about + len(header.files()) * (least + len(tensors) * digits)
