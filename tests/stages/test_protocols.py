@@ -30,6 +30,11 @@ TRAINING = {
     "edc-cifar10": (1, "adamw", 1e-3, 0.01, 1000, 25, 1, "multistep-halves", 1.0, "epoch", 0.99, 0),
     "edc-cifar100": (1, "adamw", 1e-3, 0.01, 1000, 50, 1, "cosine-linear", 2.0, "epoch", 0.99, 0),
     "edc-tiny": (1, "adamw", 1e-3, 0.01, 300, 100, 1, "cosine", 2.0, "epoch", 0.99, 0),
+    "gvbsm": (1, "adamw", 1e-3, 0.01, 300, 1024, 1, "cosine", 1.0, "epoch", 0.0, 0),
+    "gvbsm-tiny": (1, "sgd", 0.1, 5e-4, 100, 100, 2, "cosine", 1.0, "epoch", 0.0, 0),
+    "gvbsm-cifar100": (1, "sgd", 0.1, 5e-4, 1000, 64, 1, "cosine", 1.0, "epoch", 0.0, 0),
+    "gvbsm-cifar10": (1, "adamw", 1e-3, 0.0, 1000, 100, 1, "cosine", 1.0, "epoch", 0.0, 0),
+    "delt": (1, "adamw", 1e-3, 0.01, 300, 100, 1, "cosine", 2.0, "epoch", 0.0, 0),
     "sre2l++": (1, "adamw", 1e-3, 0.01, 300, 16, 2, "cosine", 2.0, "epoch", 0.0, 0),
     "rd3": (1, "adamw", 1e-3, 0.01, 400, 50, 1, "cosine", 1.0, "epoch", 0.0, 0),
     "cim": (1, "adamw", 1e-3, 1e-4, 1000, 50, 1, "multistep", 1.0, "epoch", 0.0, 0),
@@ -59,6 +64,14 @@ SEEING = {
     "edc-cifar10": ("mse", 20.0, False, 0.025, "resized", 0.08, True, 1, "cutmix", 1.0, "eval"),
     "edc-cifar100": ("mse", 20.0, False, 0.025, "resized", 0.5, True, 1, "cutmix", 1.0, "eval"),
     "edc-tiny": ("mse", 20.0, False, 0.025, "resized", 0.5, True, 1, "cutmix", 1.0, "eval"),
+    **{
+        name: ("mse", 20.0, False, weight, "resized", 0.08, True, 1, "cutmix", 1.0, "eval")
+        for name, weight in (
+            *(("gvbsm", 0.1), ("gvbsm-tiny", 0.1)),
+            *(("gvbsm-cifar100", 0.15), ("gvbsm-cifar10", 0.15)),
+        )
+    },
+    "delt": ("soft", 20.0, False, 0.0, "resized", 0.25, True, 1, "cutmix", 1.0, "eval"),
     "sre2l++": ("soft", 20.0, False, 0.0, "resized", 0.08, True, 1, "cutmix", 1.0, "train"),
     "rd3": ("soft", 20.0, False, 0.0, "resized", 0.5, True, 2, "cutmix", 1.0, "eval"),
     **dict.fromkeys(
@@ -104,7 +117,7 @@ def test_what_a_protocol_shows_and_asks_for(name: str):
         views.min_scale, views.flip, views.patch_shuffle, mix.kind, mix.alpha, labels.batchnorm,
     ) == SEEING[name]  # fmt: skip
     assert labels.batchnorm_batch == 8
-    assert views.randaugment_ops == (2 if name.startswith("edc-") else 0)
+    assert views.randaugment_ops == (2 if name.startswith("edc-") or name == "delt" else 0)
     assert views.padding == (1 if name == "digits" else 4)
     siamese = {
         "cim": (AUGMENTATIONS, "warp"),
