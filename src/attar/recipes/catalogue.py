@@ -5,7 +5,25 @@ from typing import Any
 
 from attar.core import plugin
 from attar.core.errors import AttarError
-from attar.recipes import cda, cim, delt, digits, dm, edc, fadrm, gvbsm, lpld, mtt, ncfm, psm, rded, sre2l, tesla
+from attar.recipes import (
+    cda,
+    cim,
+    cvdd,
+    delt,
+    digits,
+    dm,
+    dwa,
+    edc,
+    fadrm,
+    gvbsm,
+    lpld,
+    mtt,
+    ncfm,
+    psm,
+    rded,
+    sre2l,
+    tesla,
+)
 from attar.recipes.recipe import BuiltInRecipe, Recipe, from_yaml
 
 ENTRIES: dict[str, BuiltInRecipe] = {
@@ -16,6 +34,8 @@ ENTRIES: dict[str, BuiltInRecipe] = {
     **fadrm.RECIPES,
     **psm.RECIPES,
     **lpld.RECIPES,
+    **cvdd.RECIPES,
+    **dwa.RECIPES,
     **cim.RECIPES,
     **dm.RECIPES,
     **ncfm.RECIPES,

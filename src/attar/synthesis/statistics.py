@@ -51,6 +51,8 @@ class Distance(Stateless):
     """Probability with which the statistics of a convolution are left out of an iteration (G-VBSM)."""
     turns: int = 0
     """Iterations for which that is drawn."""
+    variance_weight: float = 1.0
+    """Weight of the distance of variances against that of means (DWA, arXiv 2409.17612)."""
     name = "bn_distance"
 
     @property
@@ -122,6 +124,7 @@ class Distance(Stateless):
                     constants[f"{tap.kind}.{target}.variance"],
                     constants[f"{tap.kind}.layer_of"],
                     constants[f"{tap.kind}.weights"] if kept is None else kept * constants[f"{tap.kind}.weights"],
+                    self.variance_weight,
                 )
                 away = away if share == 1.0 else share * away
                 total = away if total is None else total + away
@@ -184,15 +187,18 @@ def distance(
     target_variance: Float[Tensor, "*target channel"],
     layer_of: Float[Tensor, "channel layer"],
     weights: Float[Tensor, "*unit layer"],
+    variance_weight: float = 1.0,
 ) -> PerUnit:
     """Return each unit's weighted sum over layers of |mean - target mean|_2 + |variance - target variance|_2.
 
-    ``weights`` are the same for all units, or each unit's own. Means are relative to the layout's centre; without a
-    target mean, the centre is the target. Source: SRe2L (arXiv 2306.13092), equation 6.
+    ``weights`` are the same for all units, or each unit's own; ``variance_weight`` is a factor on the second norm.
+    Means are relative to the layout's centre; without a target mean, the centre is the target. Source: SRe2L (arXiv
+    2306.13092), equation 6.
     """
     parts = (mean if target_mean is None else mean - target_mean, variance - target_variance)
     norms = [(part.square() @ layer_of).clamp_min(1e-30).sqrt() for part in parts]
-    both = norms[0] + norms[1]
+    spread = norms[1] if variance_weight == 1.0 else variance_weight * norms[1]
+    both = norms[0] + spread
     return both @ weights if weights.ndim == 1 else (both * weights).sum(1)
 
 
@@ -227,6 +233,7 @@ def statistics_of(task: Task, config: Statistics) -> Distance:
         within=config.class_variance == "within",
         drop=config.drop_layers,
         turns=config.iterations if config.drop_layers and isinstance(config, Pixels) else 0,
+        variance_weight=config.variance_weight,
     )
 
 
