@@ -34,16 +34,16 @@ class CommitteeChoice(Config):
         twice = next((index for index in value if value.count(index) > 1), None)
         if twice is not None:
             raise ValueError(
-                f"teacher {twice} is named twice; name each once; to count one more than the others, set weights"
+                f"teacher {twice} is named twice; name each once, and use weights to give one more influence"
             )
         return value
 
     def idle(self) -> set[str]:
-        """The batch size, which has no effect with running statistics."""
+        """Return the batch size if running statistics are used."""
         return {"batchnorm_batch"} if self.batchnorm == "eval" else set()
 
 
-def upgraded_committee(former: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a committee's settings under their names of today; ``former`` has those used until 26 November 2026."""
+def upgraded_committee(made: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a committee's settings under today's names; ``made`` may have the names used until 26 November 2026."""
     renamed = {"ensemble": "policy", "teacher_weights": "weights"}
-    return {renamed.get(key, key): value for key, value in former.items()}
+    return {renamed.get(key, key): value for key, value in made.items()}
