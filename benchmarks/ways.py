@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import tables
+from attar.stages.protocols import PROTOCOLS
 from attar.stages.run import Run
 
 Way = tuple[str, ...]
@@ -54,10 +55,17 @@ def labels_ways(epochs: int) -> dict[str, Way]:
 
 
 def protocol_ways(epochs: int) -> dict[str, Way]:
-    """Every protocol for this kind of images, all with as many epochs, or as published where ``epochs`` is 0."""
+    """Every protocol for this kind of images, all with as many epochs, or as published where ``epochs`` is 0.
+
+    Those that train with AdamW come once more with Muon, whose steps are scaled to the size of AdamW's, at the same
+    rate and decay.
+    """
     names = ("cda", "sre2l", "tiny", "rded", "edc", "sre2l++", "rd3", "hard-label", "attar")
     same = ("--relabel.epochs", str(epochs), "--evaluate.protocol.training.epochs", str(epochs)) if epochs else ()
-    return {name: ("--protocol", name, *same) for name in names}
+    ways = {name: ("--protocol", name, *same) for name in names}
+    muon = ("--evaluate.protocol.training.optimizer", "muon")
+    adamw = [name for name in names if PROTOCOLS[name].training.optimizer == "adamw"]
+    return ways | {f"{name}, muon": (*ways[name], *muon) for name in adamw}
 
 
 def choices(epochs: int) -> dict[str, Way]:
