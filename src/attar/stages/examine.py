@@ -104,11 +104,11 @@ def _refuse_another_order(space: Workspace, teacher: Teacher, predicted: Tensor,
     listed = ", ".join(classes[label] for label in found.labels[:_SHOWN])
     listed += ", ..." if len(classes) > _SHOWN else ""
     own = teacher.architecture.startswith("python:")
-    mend = "set them on the module as 'classes'" if own else "save them beside the weights as 'classes'"
+    fix = "set them on the module as 'classes'" if own else "save them beside the weights as 'classes'"
     raise AttarError(
         f"The teacher {teacher.architecture} has its outputs in another order than the data's classes: "
         f"its accuracy on real validation images is {found.before:.1%} in the data's order, and {found.accuracy:.1%} "
-        f"if its outputs are {listed}; {mend}, the list of the names in the order of the outputs."
+        f"if its outputs are {listed}; {fix}, the list of the names in the order of the outputs."
     )
 
 
