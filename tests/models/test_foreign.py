@@ -116,7 +116,7 @@ def test_code_in_a_checkpoint_is_refused_and_not_run(tmp_path: Path, payload: An
     target = tmp_path / "was-run"
     path = tmp_path / "c.pth"
     torch.save({"model": STATE, "args": payload(target)}, path, _use_new_zipfile_serialization=zipped)
-    with pytest.raises(AttarError, match=r"c\.pth holds '(posix\.system|os\.system|io\.open|_io\.open)'"):
+    with pytest.raises(AttarError, match=r"c\.pth contains '(posix\.system|os\.system|io\.open|_io\.open)'"):
         read_checkpoint(path)
     assert not target.exists()
     torch.load(path, weights_only=False)  # the payload is a real one

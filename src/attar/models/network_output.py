@@ -95,8 +95,8 @@ def probe(module: nn.Module, image_size: int, name: str) -> Any:
         if works is None and (side := _patch_side(network)) and image_size % side:
             fitting = max(1, round(image_size / side)) * side
             raise AttarError(
-                f"{name} cuts images into patches of {side} x {side} pixels, which does not divide {image_size} x "
-                f"{image_size} pixels; use --data.size {fitting}, or another network."
+                f"{name} cuts images into patches of {side} x {side} pixels, but images of {image_size} x {image_size} "
+                f"pixels cannot be divided into them; use --data.size {fitting}, or another network."
             ) from error
         if works is None:
             raise AttarError(
