@@ -13,6 +13,11 @@ def formula_network(num_classes: int = 6) -> nn.Module:
     """A ResNet with waves for weights and statistics: the same on every machine and under every version of PyTorch."""
     with torch.random.fork_rng(devices=[]):
         network = SmallResNet(8, num_classes)
+    return by_formula(network)
+
+
+def by_formula(network: nn.Module) -> nn.Module:
+    """The network with waves for weights and statistics, frozen."""
     with torch.no_grad():
         for place, (name, tensor) in enumerate(network.state_dict().items()):
             if tensor.is_floating_point():

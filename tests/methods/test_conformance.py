@@ -95,7 +95,7 @@ def task_of(
         labels=torch.arange(NUM_CLASSES, device=device),
         slots=torch.full((NUM_CLASSES,), slot),
         size=(8, 8),
-        teachers=(Network(network, Normalisation((0.5, 0.4, 0.3), (0.2, 0.3, 0.4)), precision),),
+        teachers=(Network(network, Normalisation((0.5, 0.4, 0.3), (0.2, 0.3, 0.4)), precision, accuracy=0.9),),
         device=torch.device(device),
         streams=lambda *names: (generator(seed, "recover", f"slot{slot}", *names),),
         shared_stream=lambda *names: generator(seed, "recover", *names),

@@ -1,5 +1,7 @@
 """models/committee.py: teachers that answer together, are kept in numbered folders, and use a batch's statistics."""
 
+import dataclasses
+import math
 from pathlib import Path
 
 import pytest
@@ -31,6 +33,19 @@ def test_each_teacher_answers_in_its_own_normalisation():
     assert weighted.architecture == "convnet3+convnet3"
     assert torch.equal(Committee(members[:1]).logits(IMAGES), first)
     assert not torch.allclose(first, second, atol=0.01)
+
+
+def test_weights_follow_from_accuracy_or_priors():
+    """As CV-DD labels: softmax of percents over a temperature."""
+    members = [dataclasses.replace(teacher(seed), accuracy=rated) for seed, rated in ((0, 0.9), (1, 0.8))]
+    first, second = (one.logits(IMAGES) for one in members)
+    share = 1 / (1 + math.exp(-10 / 4))
+    measured = Committee(members, CommitteeChoice(policy="weighted", prior_temperature=4.0))
+    torch.testing.assert_close(measured.logits(IMAGES), share * first + (1 - share) * second)
+    told = Committee(members, CommitteeChoice(policy="weighted", priors=(40.0, 50.0), prior_temperature=4.0))
+    torch.testing.assert_close(told.logits(IMAGES), (1 - share) * first + share * second)
+    with pytest.raises(AttarError, match=r"teacher 0 is not known.*--relabel\.committee\.priors"):
+        Committee([teacher(0), teacher(1)], CommitteeChoice(policy="weighted"))
 
 
 def test_it_comes_back_from_numbered_folders(tmp_path: Path):

@@ -25,6 +25,10 @@ WANTED = {
     *(f"{family}/{data}-ipc{ipc}" for family in ("rded", "sre2l++", "fadrm", "fadrm+") for ipc in (1, 10, 50)
       for data in ("cifar10", "cifar100", "tiny-imagenet", "imagenet-1k")
       if not (family.startswith("fadrm") and data == "cifar10")),
+    *(f"cvdd/{data}-ipc{ipc}" for ipc in (1, 10, 50)
+      for data in ("cifar10", "cifar100", "tiny-imagenet", "imagenet-1k")),
+    *(f"dwa/{data}-ipc{ipc}" for data in ("cifar10", "cifar100") for ipc in (10, 50)),
+    *(f"dwa/tiny-imagenet-ipc{ipc}" for ipc in (50, 100)), *(f"dwa/imagenet-1k-ipc{ipc}" for ipc in (10, 50, 100)),
     *(f"{family}/{data}-ipc{ipc}" for family in ("psm", "psm+") for ipc in (1, 10, 50)
       for data in ("cifar10", "cifar100", "tiny-imagenet", "imagenet-1k") if (data, ipc) != ("imagenet-1k", 1)),
     "lpld/tiny-imagenet-ipc50", "lpld/tiny-imagenet-ipc100",
@@ -67,7 +71,9 @@ def test_labels_are_drawn_as_the_protocol_trains(name):
     protocol = recipe.evaluate.protocol
     labels = PROTOCOL_LABELS[protocol.name]
     longer = name == "edc/tiny-imagenet-ipc1"  # its students train for 1000 epochs
-    by_row = recipe.method in ("rded", "fadrm", "lpld") or "++" in name  # their papers have a table of these settings
+    by_row = (
+        recipe.method in ("rded", "fadrm", "lpld", "cvdd") or "++" in name
+    )  # their papers have a table of these settings
     whole = recipe.method == "rded" and recipe.data.size < 224
     views = labels.views.changed(min_scale=1.0, patch_shuffle=1) if whole else labels.views
     if name.startswith("tesla/digits"):  # a mirrored digit is another sign
@@ -318,6 +324,55 @@ def test_published_settings_of_the_methods_that_start_from_patches():
     lpld = recipe_named("lpld/imagenet-1k-ipc50")
     assert (lpld.recover.target, lpld.relabel.epochs, lpld.relabel.pool_epochs) == ("class", 300, 8)
     assert recipe_named("sre2l++/cifar100-ipc10").recover.start == "patches"
+
+
+def test_published_settings_of_cvdd():
+    """Priors are in the order of members; one pair at one image per class, each pair once at ten, random at fifty."""
+    one, ten, fifty = (recipe_named(f"cvdd/tiny-imagenet-ipc{ipc}").recover for ipc in (1, 10, 50))
+    assert (one.members, one.priors, ten.members, ten.priors) == (
+        (0, 3),
+        (46.5, 44.8),
+        (),
+        (46.5, 28.3, 43.6, 44.8, 41.5),
+    )
+    assert (ten.voters_chosen, fifty.voters_chosen, ten.voters, ten.prior_temperature) == ("in-turn", "random", 2, 5.0)
+    assert recipe_named("cvdd/cifar10-ipc1").recover.priors == (67.6, 67.4)
+    for dataset in ("cifar10", "cifar100", "tiny-imagenet", "imagenet-1k"):
+        recipe = recipe_named(f"cvdd/{dataset}-ipc10")
+        labelling, config = recipe.relabel.committee, recipe.recover
+        assert (labelling.policy, labelling.prior_temperature, labelling.members) == ("weighted", 10.0, ())
+        assert labelling.priors == config.priors
+        assert len(recipe.squeeze.each) == 5
+        assert (config.iterations, config.learning_rate, config.bn_weight) == (4000, 0.25, 0.01)
+        config.members_of(5)
+    stretches = [
+        recipe_named(f"cvdd/{data}-ipc10").evaluate.protocol.training.cosine_stretch
+        for data in ("cifar100", "tiny-imagenet")
+    ]
+    assert stretches == [2.0, 1.0]
+
+
+def test_published_settings_of_dwa():
+    """Table of reference: learning rate, iterations, weight of the variance, steps, whether these add up."""
+    table = {
+        "dwa/cifar100-ipc50": (0.25, 1000, 11.0, 12, False),
+        "dwa/tiny-imagenet-ipc50": (0.1, 2000, 11.0, 12, False),
+        "dwa/imagenet-1k-ipc50": (0.25, 2000, 2.0, 15, True),
+    }
+    for name, expected in table.items():
+        config = recipe_named(name).recover
+        found = (
+            config.learning_rate,
+            config.iterations,
+            config.variance_weight,
+            config.adjust_steps,
+            config.adjust_onwards,
+        )
+        assert found == expected, name
+        assert (config.start, config.adjust_length, config.bn_weight) == ("real", 0.015, 0.01)
+    tiny = recipe_named("dwa/tiny-imagenet-ipc50")
+    assert (tiny.recover.unit_classes, tiny.evaluate.protocol) == (200, PROTOCOLS["dwa-tiny"])
+    assert (tiny.evaluate.protocol.temperature, tiny.relabel.mix.kind) == (1.0, "cutmix")
 
 
 def test_psm_is_fadrm_with_difficulty_groups_and_its_own_teachers():

@@ -292,3 +292,24 @@ def test_patches_at_another_size_are_refused():
     term = statistics.statistics_of(task, cda.Config(observe=("patches",)))
     with pytest.raises(AttarError, match="leave --recover.view-sizes at 1.0"):
         term.constants(task, 0, Observed(module, torch.zeros(2, 3, 20, 20), taps=term.taps))
+
+
+def test_variances_have_a_weight_of_their_own():
+    """The distance of DWA, written out: means once, variances eleven times."""
+    stream = torch.Generator().manual_seed(5)
+    mean, variance, target_mean, target_variance = torch.rand(4, 2, 6, generator=stream)
+    layer_of = torch.eye(2).repeat_interleave(3, dim=0)
+    weights = torch.tensor([10.0, 1.0])
+    found = statistics.distance(mean, variance, target_mean, target_variance, layer_of, weights, 11.0)
+    for unit in range(2):
+        expected = sum(
+            float(weight)
+            * (
+                (mean[unit, own] - target_mean[unit, own]).norm()
+                + 11.0 * (variance[unit, own] - target_variance[unit, own]).norm()
+            )
+            for weight, own in zip(weights, (slice(3), slice(3, 6)), strict=True)
+        )
+        assert found[unit].item() == pytest.approx(float(expected), rel=1e-5)
+    config = cda.Config(variance_weight=11.0)
+    assert statistics.statistics_of(task_of(resnet()), config).variance_weight == 11.0

@@ -5,23 +5,21 @@ from typing import Any, Literal
 
 import pydantic
 
-from attar.core.config import Config
 from attar.ops.choices import LabelPolicy
+from attar.ops.votes import Votes
 
 Stem = Literal["auto", "small", "standard"]
 """First layers of a torchvision ResNet."""
 
 
-class CommitteeChoice(Config):
+class CommitteeChoice(Votes):
     """Which teachers label, and how their logits are combined into one label."""
 
     members: tuple[pydantic.NonNegativeInt, ...] = ()
     """Numbers of the teachers that label, in the order of squeeze.members, from 0; empty: all teachers."""
     policy: LabelPolicy = "mean"
-    """How logits are combined. 'mean'; 'weighted': mean with the given weights; 'norm-balanced': mean after each
-    teacher's logits are scaled to the same norm."""
-    weights: tuple[pydantic.PositiveFloat, ...] = ()
-    """Weights of the teachers for the policy 'weighted', in the order of members."""
+    """How logits are combined. 'mean'; 'weighted': mean with the given weights, or those that follow from priors;
+    'norm-balanced': mean after each teacher's logits are scaled to the same norm."""
     batchnorm: Literal["eval", "train"] = "eval"
     """Statistics that BatchNorm uses to label. 'eval': the teacher's running statistics; 'train': those of the batch
     that is labelled (SRe2L++)."""
@@ -39,8 +37,8 @@ class CommitteeChoice(Config):
         return value
 
     def idle(self) -> set[str]:
-        """Return the batch size if running statistics are used."""
-        return {"batchnorm_batch"} if self.batchnorm == "eval" else set()
+        """Return the batch size if running statistics are used, and weights that the policy ignores."""
+        return ({"batchnorm_batch"} if self.batchnorm == "eval" else set()) | self.idle_votes(self.policy)
 
 
 def upgraded_committee(made: Mapping[str, Any]) -> dict[str, Any]:

@@ -18,6 +18,9 @@ from attar.models.teacher import Teacher
 from attar.ops.combine import combine
 from attar.store import sealed
 
+GROUP = "--relabel.committee"
+"""Prefix of a committee's settings on the command line."""
+
 
 class Committee:
     """Teachers on a device; their logits are combined by the policy of ``choice``."""
@@ -30,11 +33,15 @@ class Committee:
     ) -> None:
         """``members`` are the chosen teachers, in the order of the weights; ``choice.members`` is ignored.
 
-        Raises AttarError when the number of weights differs from that of the teachers.
+        Raises AttarError when the number of weights differs from that of the teachers, or when a weight needs an
+        accuracy that is not known.
         """
         check_weights(choice, len(members))
         self.members = tuple(members)
         self.choice = choice
+        self._weights = tuple[float, ...]()
+        if choice.policy == "weighted":
+            self._weights = choice.weights_of([one.accuracy for one in members], GROUP)
         if self.by_batch:
             self._labelling = tuple(dataclasses.replace(one, module=batch_normalised(one.module)) for one in members)
         else:
@@ -73,7 +80,7 @@ class Committee:
 
     def _combined(self, images: Tensor) -> Float[Tensor, "image class"]:
         logits = [teacher.logits(images) for teacher in self._labelling]
-        return logits[0] if len(logits) == 1 else combine(logits, self.choice.policy, self.choice.weights)
+        return logits[0] if len(logits) == 1 else combine(logits, self.choice.policy, self._weights)
 
     def save(self, folder: Path) -> None:
         """Write the teachers into numbered folders."""
@@ -134,14 +141,5 @@ def batch_normalised(network: nn.Module) -> nn.Module:
 
 
 def check_weights(choice: CommitteeChoice, num_teachers: int) -> None:
-    """Raise AttarError when there is not one weight for each teacher, or when the policy ignores weights."""
-    count = len(choice.weights)
-    if choice.policy == "weighted" and count != num_teachers:
-        raise AttarError(
-            f"--relabel.committee.weights has {count} weights for {num_teachers} teachers; set one for each teacher."
-        )
-    if choice.policy != "weighted" and count:
-        raise AttarError(
-            "--relabel.committee.weights is only used with --relabel.committee.policy weighted; add that, or leave "
-            "the weights out."
-        )
+    """Raise AttarError when there is not one weight or prior for each teacher, or when the policy ignores weights."""
+    choice.refuse_unfit(choice.policy, num_teachers, GROUP, f"{GROUP}.policy")

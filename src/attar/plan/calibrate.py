@@ -140,7 +140,7 @@ def labels_epoch_seconds(work: Work) -> float:
     """Return the seconds of one epoch of labelling the distilled images."""
     config, size, stream = work.relabel, work.size, generator(0, "labels")
     asked = choose(len(work.squeeze.each), config.committee.members, "--relabel.committee.members")
-    choice = config.committee.changed(policy="mean", weights=())
+    choice = config.committee.changed(policy="mean", weights=(), priors=())
     committee = Committee([untrained_teacher(work, index) for index in asked], choice, work.device.device)
 
     def label(count: int, pace: Pace) -> None:

@@ -69,7 +69,8 @@ def measure(work: Work) -> RecoverCost:
             for index in work.recover.members_of(len(work.squeeze.each)):
                 teacher = untrained_teacher(work, index)
                 check_network(teacher.module, teacher.architecture, work.method, work.recover)
-                networks.append(Network(teacher.module, teacher.normalisation, device.precision, compiler))
+                accuracy = 1.0  # of an untrained teacher; weights that follow from it alter no time
+                networks.append(Network(teacher.module, teacher.normalisation, device.precision, compiler, accuracy))
             timer = _iterate(work, tuple(networks))
     except (RuntimeError, MemoryError) as error:
         if not out_of_memory(error):

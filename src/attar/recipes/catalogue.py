@@ -5,7 +5,7 @@ from typing import Any
 
 from attar.core import plugin
 from attar.core.errors import AttarError
-from attar.recipes import cda, cim, digits, dm, edc, fadrm, lpld, mtt, ncfm, psm, rded, sre2l, tesla
+from attar.recipes import cda, cim, cvdd, digits, dm, dwa, edc, fadrm, lpld, mtt, ncfm, psm, rded, sre2l, tesla
 from attar.recipes.recipe import BuiltInRecipe, Recipe, from_yaml
 
 ENTRIES: dict[str, BuiltInRecipe] = {
@@ -16,6 +16,8 @@ ENTRIES: dict[str, BuiltInRecipe] = {
     **fadrm.RECIPES,
     **psm.RECIPES,
     **lpld.RECIPES,
+    **cvdd.RECIPES,
+    **dwa.RECIPES,
     **cim.RECIPES,
     **dm.RECIPES,
     **ncfm.RECIPES,

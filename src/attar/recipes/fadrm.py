@@ -11,7 +11,7 @@ from typing import Any
 from attar.methods.fadrm import Config
 from attar.recipes import settings
 from attar.recipes.recipe import BuiltInRecipe
-from attar.recipes.settings import Setting, entry, smoothed
+from attar.recipes.settings import Setting, entry, smoothed, with_training
 from attar.stages.choices import Member
 from attar.stages.protocols import Protocol
 
@@ -25,12 +25,6 @@ IMAGENET_1K = Config(block_sizes=(200 / 224, 1.0, 200 / 224, 1.0), jitter=32, **
 FOUR = ("resnet18", "densenet121", "shufflenet_v2_x0_5", "mobilenet_v2")
 _COST = "0.47 s per image on an RTX 4090 at 224 pixels, measured by the authors"
 _COST_PLUS = "1.09 s per image on an RTX 4090 at 224 pixels, measured by the authors"
-
-
-def with_training(setting: Setting, **training: Any) -> Setting:
-    """Return the dataset with other settings of the teachers' training."""
-    squeeze = setting.squeeze
-    return replace(setting, squeeze=squeeze.changed(training=squeeze.training.changed(**training)))
 
 
 CIFAR100 = with_training(settings.CIFAR100, optimizer="adamw", learning_rate=1e-3, weight_decay=1e-4, batch_size=512)

@@ -11,9 +11,9 @@ from typing import Any
 
 from attar.methods.fadrm import Config
 from attar.recipes import fadrm, settings
-from attar.recipes.fadrm import several, with_training
+from attar.recipes.fadrm import several
 from attar.recipes.recipe import BuiltInRecipe
-from attar.recipes.settings import Setting, entry, smoothed
+from attar.recipes.settings import Setting, entry, smoothed, with_training
 from attar.stages.protocols import Protocol
 
 _ADAM = {"optimizer": "adamw", "learning_rate": 1e-3, "weight_decay": 1e-4, "batch_size": 512}

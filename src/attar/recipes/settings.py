@@ -84,6 +84,12 @@ def entry(
     return BuiltInRecipe(aim, cost, lambda: setting.recipe(name, method or family, kept, protocol, labels))
 
 
+def with_training(setting: Setting, **training: Any) -> Setting:
+    """Return the dataset with other settings of the teachers' training."""
+    squeeze = setting.squeeze
+    return replace(setting, squeeze=squeeze.changed(training=squeeze.training.changed(**training)))
+
+
 def with_convnet(setting: Setting, architecture: str) -> Setting:
     """Return the dataset as papers on matching use it: a ConvNet learns from all real images and from the small sets.
 

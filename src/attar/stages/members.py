@@ -78,7 +78,12 @@ def parents(space: Workspace, members: Sequence[int]) -> dict[str, str]:
 def answers_sha256(space: Workspace, choice: CommitteeChoice) -> str:
     """Return a hash of a committee's answers: its weights and, for several teachers, how they are combined."""
     known = weights_sha256(space, of_labels(space, choice))
-    return known[0] if len(known) == 1 else digest([list(known), choice.policy, list(choice.weights)])
+    if len(known) == 1:
+        return known[0]
+    combined = [list(known), choice.policy, list(choice.weights)]
+    if choice.policy == "weighted" and not choice.weights:  # accuracies follow from the teachers' weights
+        combined += [list(choice.priors), choice.prior_temperature]
+    return digest(combined)
 
 
 def teacher(space: Workspace, index: int) -> Teacher:

@@ -202,6 +202,14 @@ _BUILT_IN = (
         ),
         mix=MixChoice(kind="none"),
     ),
+    # DWA's Tiny-ImageNet script (arXiv 2409.17612): its temperature is 1 and its images are mixed.
+    _with_labels(
+        Protocol(
+            name="dwa-tiny",
+            training=Optimisation(epochs=200, batch_size=64, learning_rate=0.2, weight_decay=1e-4, warmup_epochs=5),
+            temperature=1.0,
+        )
+    ),
     # SRe2L's CIFAR-100 script.
     _with_labels(
         Protocol(name="cifar", training=_ADAMW.changed(epochs=400), temperature=30.0),

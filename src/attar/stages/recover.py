@@ -22,7 +22,7 @@ from attar.core.randomness import generator
 from attar.models import build
 from attar.models.teacher import Teacher
 from attar.ops.pixels import grid
-from attar.stages import assemble, members, method_code, prepare
+from attar.stages import assemble, earlier, members, method_code, prepare
 from attar.stages import experts as trajectories
 from attar.stages.choices import Experts
 from attar.stages.experts import TrainedExperts
@@ -241,7 +241,7 @@ class _Making:
         self._experts = experts
         self._space, self._device, self._module, self._config = space, device, module, config
         self._networks, self._real, self._tables = networks, real, tables
-        self._stage, self._log = stage, log
+        self._stage, self._log, self._todo = stage, log, todo
         self._first, self._alike = todo[0][0], Counter(map(_shape, todo))
         self._most = config.parallel_units
         self._iterations = num_iterations(config.cost(unit_shape(self._first, space.choice.size, len(networks))))
@@ -308,6 +308,7 @@ class _Making:
             real=self._real,
             table=self._tables,
             checkpoint=checkpoint,
+            earlier=lambda: earlier.tasks(task, group, self._todo, seed),
             experts=self._experts,
         )
         try:
@@ -327,7 +328,7 @@ def network_of(teacher: Teacher, device: Device, log: Log) -> Network:
         log.event("execution", precision=device.precision, why=device.why, compilation=line)
 
     compiler = Compiler(device.compile, device.device.type, say, lambda line: log.warn(f"recover {line}"))
-    return Network(teacher.module, teacher.normalisation, device.precision, compiler)
+    return Network(teacher.module, teacher.normalisation, device.precision, compiler, teacher.accuracy)
 
 
 def _half(group: tuple[Unit, ...], config: MethodConfig, log: Log) -> int:

@@ -15,6 +15,7 @@ import pydantic
 
 from attar.core.errors import AttarError
 from attar.ops.choices import AUGMENTATIONS, Augmentation, Combination
+from attar.ops.votes import Votes
 from attar.synthesis.curriculum import Curriculum
 from attar.synthesis.method import MethodConfig, Needs, Stretch, UnitShape
 
@@ -22,7 +23,7 @@ Start = Literal["noise", "real", "patches", "easiest", "hardest"]
 PatchRule = Literal["lowest", "medium"]
 Observe = Literal["batchnorm", "convolution", "patches", "tokens"]
 Target = Literal["running", "collected", "class", "mixed", "group"]
-Policy = Literal["one", "round-robin", "random", "mean"]
+Policy = Literal["one", "round-robin", "random", "mean", "weighted"]
 
 
 class Pixels(MethodConfig):
@@ -124,6 +125,8 @@ class Statistics(MethodConfig):
     statistics_momentum: float = pydantic.Field(default=0.0, ge=0, lt=1)
     """Momentum of a moving average of the statistics over iterations, which is compared with the target; 0: compare the
     current statistics."""
+    variance_weight: float = pydantic.Field(default=1.0, ge=0)
+    """Weight of the distance of variances against that of means (DWA)."""
     statistics_images: int = pydantic.Field(default=0, ge=0)
     """Random real images per class from which statistics are collected, for targets other than 'group'; 0: all."""
     group_passes: int = pydantic.Field(default=0, ge=0)
@@ -224,15 +227,16 @@ class Starts(Patches):
         return super().needs() | Needs(real_images=real, stores_real_pixels=real, batchnorm=self.uses_groups())
 
 
-class Teachers(MethodConfig):
-    """Choose which teachers of a committee are used, and in which order."""
+class Teachers(Votes, MethodConfig, defaults={"prior_temperature": 5.0}):
+    """Choose which teachers of a committee are used, in which order and with which weights."""
 
     members: tuple[Annotated[int, pydantic.Field(ge=0)], ...] = ()
     """Numbers of the teachers to use, in the order of squeeze.members, from 0; empty: all teachers, or only the first
     when committee is 'one'."""
     committee: Policy = "one"
     """How teachers take turns. 'one': only the first; 'round-robin': one per iteration, in order; 'random': one per
-    iteration, drawn at random; 'mean': all in every iteration, with the mean of their losses."""
+    iteration, drawn at random; 'mean': all in every iteration, with the mean of their losses; 'weighted': the same,
+    with the mean weighted by weights or priors."""
 
     @pydantic.field_validator("members")
     @classmethod
@@ -242,12 +246,16 @@ class Teachers(MethodConfig):
             raise ValueError(f"teacher {twice} is named twice; name each once")
         return value
 
+    def idle(self) -> set[str]:
+        """Settings of the weights, which have no effect without the policy 'weighted'."""
+        return super().idle() | self.idle_votes(self.committee)
+
     def needs(self) -> Needs:
         """Several teachers, if they take turns."""
         return super().needs() | Needs(teachers="one" if self.committee == "one" else "several")
 
     def members_of(self, num_teachers: int) -> tuple[int, ...]:
-        """The teachers that are used, by index; raises AttarError when one does not exist."""
+        """The teachers that are used, by index; raises AttarError when one does not exist, or weights do not fit."""
         beyond = next((member for member in self.members if member >= num_teachers), None)
         if beyond is not None:
             raise AttarError(
@@ -255,15 +263,15 @@ class Teachers(MethodConfig):
                 f"{'only teacher 0' if num_teachers == 1 else f'teachers 0 to {num_teachers - 1}'}; add it to "
                 f"--squeeze.members."
             )
-        if self.committee == "one":
-            return self.members[:1] or (0,)
-        return self.members or tuple(range(num_teachers))
+        found = self.members or tuple(range(num_teachers))
+        self.refuse_unfit(self.committee, len(found), "--recover", "--recover.committee")
+        return found[:1] if self.committee == "one" else found
 
     def passes(self, num_teachers: int) -> tuple[float, ...]:
         """Passes through each teacher in one iteration, by the order in which they take turns."""
         if self.committee == "one":
             return super().passes(num_teachers)
-        return (1.0 if self.committee == "mean" else 1 / num_teachers,) * num_teachers
+        return (1.0 if self.committee in ("mean", "weighted") else 1 / num_teachers,) * num_teachers
 
 
 class Blocks(Pixels):

@@ -1,5 +1,6 @@
 """Committees: which teachers are used in an iteration, for which units, and with what weight."""
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
@@ -9,6 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from attar.synthesis.choices import Teachers
+from attar.synthesis.committee_choices import Voters
 from attar.synthesis.task import Task
 
 
@@ -79,6 +81,59 @@ class Mean:
         return tuple(Share(teacher, weight=weight) for teacher in range(self.num_teachers))
 
 
+@dataclass(frozen=True, eq=False)
+class Weighted:
+    """Several teachers in every iteration, with a weighted mean of their losses (CV-DD, arXiv 2501.07575, section 3).
+
+    Each unit has its own weights, so units that are optimised by other teachers can share a batch.
+    """
+
+    shares: tuple[Share, ...]
+
+    @classmethod
+    def of(cls, weights: Float[Tensor, "unit teacher"]) -> "Weighted":
+        """``weights`` are those of each unit; a teacher with weight 0 does not see the unit."""
+        shares = list[Share]()
+        for teacher, own in enumerate(weights.T):
+            units = own.nonzero()[:, 0]
+            if len(units):
+                shares.append(Share(teacher, None if len(units) == len(own) else units, own[units]))
+        return cls(tuple(shares))
+
+    def turn(self, iteration: int) -> Sequence[Share]:
+        """Each teacher with its units."""
+        return self.shares
+
+
+def voters_of(task: Task, config: Voters) -> list[tuple[int, ...]]:
+    """Return the teachers that optimise each unit; they depend on its slots only, so classes of a slot share them."""
+    count, number = len(task.teachers), min(config.voters, len(task.teachers)) or len(task.teachers)
+    groups, found = list(itertools.combinations(range(count), number)), list[tuple[int, ...]]()
+    for slots in task.slots.split(list(task.unit_sizes)):
+        block = int(slots.min()) // config.unit_slots
+        if config.voters_chosen == "random":
+            drawn = torch.randperm(count, generator=task.shared_stream("voters", block))[:number]
+            found.append(tuple(sorted(drawn.tolist())))
+        else:
+            found.append(groups[block % len(groups)])
+    return found
+
+
+def unit_weights(task: Task, config: Teachers) -> Float[Tensor, "unit teacher"]:
+    """Return the weights of all teachers for each unit, with the sum 1; 0 for those that do not see the unit."""
+    count = len(task.teachers)
+    weights = torch.full((len(task.unit_sizes), count), 1 / count, dtype=torch.float64)
+    if config.committee == "weighted":
+        accuracies = [teacher.accuracy for teacher in task.teachers]
+        weights[:] = torch.tensor(config.weights_of(accuracies, "--recover"), dtype=torch.float64)
+    if isinstance(config, Voters):
+        asked = torch.zeros_like(weights)
+        for unit, voters in enumerate(voters_of(task, config)):
+            asked[unit, list(voters)] = 1
+        weights = weights * asked
+    return (weights / weights.sum(1, keepdim=True)).float().to(task.device)
+
+
 def committee_of(task: Task, config: Teachers) -> Committee:
     """Return the configured committee of the task's teachers."""
     count = len(task.teachers)
@@ -88,4 +143,6 @@ def committee_of(task: Task, config: Teachers) -> Committee:
         return RoundRobin(count)
     if config.committee == "random":
         return Drawn(task)
+    if config.committee == "weighted" or isinstance(config, Voters):
+        return Weighted.of(unit_weights(task, config))
     return Mean(count, len(task.unit_sizes), task.device)

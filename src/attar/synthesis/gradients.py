@@ -50,6 +50,7 @@ class Gradients:
         """Units of the pixels."""
         self._parts: dict[tuple[int, int | None], _Part] = {}
         self._states: dict[int, tuple[State, ...]] = {}
+        self._calls: dict[tuple[int, Size, Size], float] = {}
 
     def prepare(self, stretches: Sequence[Stretch], sizes: Sequence[Size], shown: Sequence[Size]) -> None:
         """Prepare all functions for pixels of these sizes, with views of these sizes.
@@ -64,6 +65,8 @@ class Gradients:
                 if passes:
                     key = (teacher, count, size, seen)
                     calls[key] = calls.get(key, 0) + stretch.iterations * passes
+        for (teacher, _, size, seen), number in calls.items():
+            self._calls[teacher, size, seen] = self._calls.get((teacher, size, seen), 0) + number
         for key, number in calls.items():
             self._function(*key, number)
 
@@ -95,7 +98,9 @@ class Gradients:
         part, teacher = self._part(share, slots), share.teacher
         own = pixels if part.images is None else pixels[part.images]
         records = _records(drawn, part, len(self._task.unit_sizes), self._canvas.shown)
-        function = self._function(teacher, len(part.labels), (pixels.shape[-2], pixels.shape[-1]), shown)
+        size = (pixels.shape[-2], pixels.shape[-1])
+        calls = self._calls.get((teacher, size, shown), 1.0)  # read if the teacher sees some of the units only
+        function = self._function(teacher, len(part.labels), size, shown, calls)
         states = self._states.get(teacher)
         if states is None:
             states = self._objective(teacher).begin(part.task, teacher)

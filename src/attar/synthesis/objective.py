@@ -60,6 +60,10 @@ class Objective(nn.Module):
         """Return the terms' states before the first iteration."""
         return tuple(term.begin(task, teacher, self.observed) for term in self.terms)
 
+    def refresh(self, network: nn.Module) -> None:
+        """Copy the weights of a network of the teacher's structure, in place."""
+        self.observed.refresh(network)
+
     def forward(
         self,
         pixels: Images,

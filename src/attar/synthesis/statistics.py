@@ -47,6 +47,8 @@ class Distance(Stateless):
     """
     within: bool = False
     """For the target 'class', use the mean of the variances within each image as the variance."""
+    variance_weight: float = 1.0
+    """Weight of the distance of variances against that of means (DWA, arXiv 2409.17612)."""
     name = "bn_distance"
 
     @property
@@ -108,6 +110,7 @@ class Distance(Stateless):
                     constants[f"{tap.kind}.{target}.variance"],
                     constants[f"{tap.kind}.layer_of"],
                     constants[f"{tap.kind}.weights"],
+                    self.variance_weight,
                 )
                 away = away if share == 1.0 else share * away
                 total = away if total is None else total + away
@@ -148,15 +151,17 @@ def distance(
     target_variance: Float[Tensor, "*target channel"],
     layer_of: Float[Tensor, "channel layer"],
     weights: Float[Tensor, " layer"],
+    variance_weight: float = 1.0,
 ) -> PerUnit:
     """Return each unit's weighted sum over layers of |mean - target mean|_2 + |variance - target variance|_2.
 
-    Means are relative to the layout's centre; without a target mean, the centre is the target. Source: SRe2L (arXiv
-    2306.13092), equation 6.
+    ``variance_weight`` is a factor on the second norm. Means are relative to the layout's centre; without a target
+    mean, the centre is the target. Source: SRe2L (arXiv 2306.13092), equation 6.
     """
     parts = (mean if target_mean is None else mean - target_mean, variance - target_variance)
     norms = [(part.square() @ layer_of).clamp_min(1e-30).sqrt() for part in parts]
-    return (norms[0] + norms[1]) @ weights
+    spread = norms[1] if variance_weight == 1.0 else variance_weight * norms[1]
+    return (norms[0] + spread) @ weights
 
 
 def layer_weights(layouts: Sequence[Layout], first_multiplier: float) -> list[Float[Tensor, " layer"]]:
@@ -188,6 +193,7 @@ def statistics_of(task: Task, config: Statistics) -> Distance:
         first_multiplier=config.first_bn_multiplier,
         momentum=config.statistics_momentum,
         within=config.class_variance == "within",
+        variance_weight=config.variance_weight,
     )
 
 

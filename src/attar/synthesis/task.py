@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Any, Literal, Protocol, TypeVar, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int, UInt8
@@ -15,6 +15,15 @@ from attar.synthesis.method import MethodConfig, Preparation
 K = TypeVar("K")
 
 
+@runtime_checkable
+class Refreshed(Protocol):
+    """Something made from a network that can take over its present weights."""
+
+    def refresh(self, network: nn.Module) -> None:
+        """Copy the weights of a network of the same structure, in place."""
+        ...
+
+
 @dataclass(frozen=True)
 class Network:
     """A frozen teacher in evaluation mode, with its input normalisation and precision."""
@@ -24,6 +33,8 @@ class Network:
     precision: Literal["fp32", "bf16"] = "fp32"
     """Precision of the network; losses, statistics and pixels are always float32."""
     compiler: Compiler = field(default_factory=Compiler)
+    accuracy: float | None = None
+    """Top-1 on real validation images, as a fraction, if it is known."""
     _kept: dict[Hashable, Any] = field(default_factory=dict, repr=False, compare=False)
 
     def kept(self, key: Hashable, make: Callable[[], K]) -> K:
@@ -31,6 +42,12 @@ class Network:
         if key not in self._kept:
             self._kept[key] = make()
         return self._kept[key]
+
+    def refresh(self) -> None:
+        """Bring everything that is kept up to date with weights that were changed in place."""
+        for kept in self._kept.values():
+            if isinstance(kept, Refreshed):
+                kept.refresh(self.module)
 
 
 class RealImages(Protocol):
