@@ -78,7 +78,10 @@ REFUSED: list[tuple[nn.Module, str]] = [
     (Net(lambda x, y: y.softmax(1)), r"returns probabilities.*softmax.*return the logits"),
     (Net(lambda x, y: (x, y.softmax(1))), r"returns probabilities"),
     (Net(lambda x, y: undefined), "fails on images of 8 and of .* .name 'undefined'"),  # noqa: F821 # pyright: ignore[reportUndefinedVariable]
-    (nn.Sequential(nn.Conv2d(3, 4, 20), nn.AdaptiveAvgPool2d(1), nn.Flatten()), r"8 x 8 .*--data.size \(for example 28\)"),
+    (
+        nn.Sequential(nn.Conv2d(3, 4, 20), nn.AdaptiveAvgPool2d(1), nn.Flatten()),
+        r"8 x 8 .*--data.size \(for example 28\)",
+    ),
 ]
 
 
