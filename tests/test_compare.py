@@ -45,7 +45,7 @@ def test_a_comparison_from_start_to_end(tmp_path, monkeypatch, capsys):
         main([*COMMAND, "--out", str(out)])
     said = capsys.readouterr()
     assert end.value.code == 2
-    assert "attar: 1 of 4 runs failed: rded:soft (ValueError: no luck); mend it" in said.err
+    assert "attar: 1 of 4 runs failed: rded:soft (ValueError: no luck); fix it" in said.err
     assert "impossible: one image per class takes 4.42 kB" in said.err
     assert states(out) == {
         "random-hard-4kB": "impossible",
