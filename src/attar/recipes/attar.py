@@ -50,5 +50,5 @@ RECIPES = {
         cost="see docs/methods.md",
         build=lambda ipc=ipc, epochs=epochs: _cifar10(ipc, epochs),
     )
-    for ipc, epochs in ((1, 1000), (10, 300), (50, 60))
+    for ipc, epochs in ((1, 1000), (10, 200), (50, 40))
 }
