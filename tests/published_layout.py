@@ -76,7 +76,7 @@ def write(
         for epoch, listed in enumerate(batches(len(folder), BATCH_SIZE, num_epochs)):
             (target / f"epoch_{epoch}").mkdir(parents=True)
             for number, index in enumerate(listed):
-                pictures, crops, flips = zip(*[_looked_at(folder, at) for at in index], strict=True)
+                pictures, crops, flips = zip(*[_augmented(folder, at) for at in index], strict=True)
                 mixed, partner, share, box = _mixed(torch.stack(pictures), kind, draws)
                 logits = teacher(mixed).half()
                 coords = default_collate([torch.tensor(crop) / torch.tensor([SIZE, SIZE] * 2) for crop in crops])
@@ -97,7 +97,7 @@ def write(
     return told
 
 
-def _looked_at(folder: ImageFolder, at: int) -> tuple[Tensor, tuple[int, int, int, int], bool]:
+def _augmented(folder: ImageFolder, at: int) -> tuple[Tensor, tuple[int, int, int, int], bool]:
     picture = folder[at][0]
     crop = RandomResizedCrop.get_params(picture, [0.08, 1.0], [3 / 4, 4 / 3])
     flip = bool(torch.rand(1) < 0.5)

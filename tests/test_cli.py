@@ -324,7 +324,7 @@ def test_a_report_of_dd_rankings_scores_says_what_it_lacks(mini_run, tmp_path, c
     main(["report", str(mini_run), "--ranking", "--csv", str(tmp_path / "ranking.csv")])
     said = capsys.readouterr().out
     assert "LRS" in said
-    assert "full distilled-noaug random-noaug (what is trained already is kept)" in said
+    assert "full distilled-noaug random-noaug (trained students are kept)" in said
     assert (tmp_path / "ranking.csv").read_text().startswith("run,student,protocol,weight,hlr_mean")
 
 

@@ -45,7 +45,7 @@ def test_a_comparison_from_start_to_end(tmp_path, monkeypatch, capsys):
         main([*COMMAND, "--out", str(out)])
     said = capsys.readouterr()
     assert end.value.code == 2
-    assert "attar: 1 of 4 runs failed: rded:soft (ValueError: no luck); mend it" in said.err
+    assert "attar: 1 of 4 runs failed: rded:soft (ValueError: no luck); fix it" in said.err
     assert "impossible: one image per class takes 4.42 kB" in said.err
     assert states(out) == {
         "random-hard-4kB": "impossible",
@@ -103,6 +103,13 @@ def test_mistakes_end_with_a_sentence(tmp_path, capsys, words, sentence):
     assert end.value.code == 2
     assert sentence in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_a_file_is_no_folder_for_results(tmp_path, capsys):
+    (tmp_path / "out").write_text("")
+    with pytest.raises(SystemExit):
+        main(["compare", "digits", "--methods", "dm", "--budgets", "10kB", "--out", str(tmp_path / "out")])
+    assert "is a file; give a folder" in capsys.readouterr().err
 
 
 def test_a_folder_is_needed(capsys):

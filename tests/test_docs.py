@@ -41,7 +41,7 @@ def test_the_method_in_the_guide_works(mini_run, tmp_path, monkeypatch):
     from attar.store import units
     from conftest import mini_recipe
 
-    (block,) = code_blocks(ROOT / "docs" / "methods.md")
+    (block,) = code_blocks(ROOT / "docs" / "add-a-method.md")
     (tmp_path / "guide").mkdir()
     (tmp_path / "guide" / "whole_images.py").write_text(block)
     monkeypatch.syspath_prepend(tmp_path)

@@ -1,7 +1,7 @@
 """attar distils image-classification datasets: a few synthetic images per class plus soft labels.
 
-``attar.run(recipe, out)`` makes a distilled dataset, ``attar.load(folder)`` opens one. What is named here is imported
-when it is first used, so that ``import attar`` is quick.
+``attar.run(recipe, out)`` makes a distilled dataset, ``attar.load(folder)`` opens one. The names below are imported
+when they are first used, so that ``import attar`` is fast.
 """
 
 import importlib

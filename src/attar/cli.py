@@ -50,7 +50,7 @@ KINDS = ("recipes", "methods", "datasets", "models", "protocols")
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run one verb. Errors that the user can mend end with one sentence and exit code 2."""
+    """Run one verb. Errors that the user can fix end with one sentence and exit code 2."""
     is_program = arguments is None
     arguments = sys.argv[1:] if arguments is None else arguments
     if is_program:
@@ -199,6 +199,8 @@ def _compare(arguments: list[str]) -> None:
     budgets = budgets_of(listed.get("--budgets", ()))
     if not given.out and not given.plan:
         raise AttarError("'attar compare' needs a folder for its results; add --out runs/compared, or --plan.")
+    if Path(given.out).is_file():
+        raise AttarError(f"--out {given.out} is a file; give a folder, which may not exist yet.")
     from attar import compare
     from attar.core.console import SafeConsole
     from attar.core.log import Log
@@ -219,13 +221,13 @@ def _compare(arguments: list[str]) -> None:
     compare.print_results(lines, out, console)
     if failed:
         raise AttarError(
-            f"{len(failed)} of {len(cells)} runs failed: {failed[0].title} ({failed[0].why.rstrip('.')}); mend it and "
+            f"{len(failed)} of {len(cells)} runs failed: {failed[0].title} ({failed[0].why.rstrip('.')}); fix it and "
             f"run the same command again, which keeps the others."
         )
 
 
 class _Parser(argparse.ArgumentParser):
-    """Argument parser whose errors are one sentence, as those of the other verbs."""
+    """Argument parser whose errors are one sentence, like those of the other verbs."""
 
     def error(self, message: str) -> NoReturn:
         raise AttarError(f"'{self.prog}': {message}; see '{self.prog} --help'.")
@@ -273,7 +275,7 @@ def _evaluated(runs: list[Path]) -> list[Path]:
     found = [run for run in dict.fromkeys(runs) if (run / "evaluate" / "manifest.json").is_file()]
     if not found:
         raise AttarError(
-            f"None of {', '.join(map(str, runs))} is evaluated; run 'attar evaluate' with that --out first."
+            f"None of {', '.join(map(str, runs))} is evaluated; run 'attar evaluate' with this --out first."
         )
     for run in runs:
         if run not in found:
@@ -354,7 +356,7 @@ def _print_tables(runs: list[Path], rows: list[Any]) -> None:
     if not console.is_terminal:
         console.width = 160  # a file or a pipe does not wrap
     students, judged = sorted({row.student for row in rows}), table.protocols(rows)
-    by = {0: "", 1: f"protocol {' '.join(judged)}; "}.get(len(judged), "protocols as named; ")
+    by = {0: "", 1: f"protocol {' '.join(judged)}; "}.get(len(judged), "protocols as in the table; ")
     console.print(
         f"Students {', '.join(students)}; {by}real validation images, last epoch, "
         "mean ± standard deviation over n seeds",
@@ -390,7 +392,7 @@ def _print_rankings(runs: list[Path], path: Path | None) -> None:
 
 
 def _fail(sentence: str, code: int = 2) -> NoReturn:
-    """Print the sentence, in one of several processes only, and end with the exit code."""
+    """Print the sentence, in only one of several processes, and end with the exit code."""
     if interruption.should_report(code):
         print(f"attar: {one_line(sentence)}", file=sys.stderr)
     raise SystemExit(code)

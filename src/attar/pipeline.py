@@ -164,16 +164,16 @@ def _check(space: Workspace, recipe: Recipe[Any], wanted: Sequence[Stage]) -> No
 
 
 def _check_learned(space: Workspace, recipe: Recipe[Any]) -> None:
-    """Refuse labels that the method will not make, and warn of a learning rate that it will not learn."""
+    """Raise AttarError if the method does not make the labels that relabel uses; warn if it learns no learning rate."""
     learns = recipe.recover.learns()
     if recipe.relabel.mode == "given" and SOFT_LABELS not in learns:
         raise AttarError(
-            f"The method {recipe.method} makes no soft labels with its images; use --relabel.mode stored, or let it "
-            f"make some (--method tesla with --recover.labels learned)."
+            f"The method {recipe.method} learns no soft labels with its images; use --relabel.mode stored, or a method "
+            f"that learns labels (--method tesla with --recover.labels learned)."
         )
     if recipe.evaluate.protocol.learned_rate and STUDENT_RATE not in learns:
         space.log.warn(
-            f"the method {recipe.method} learns no learning rate for students; they train with the protocol's own"
+            f"the method {recipe.method} learns no learning rate for students; they use the protocol's learning rate"
         )
 
 

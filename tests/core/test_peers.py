@@ -97,26 +97,26 @@ def test_a_killed_process_ends_the_other_with_one_sentence(body: Body, killed: i
 
 def errs(rank: int, folder: Path) -> None:
     if rank == 1:
-        raise AttarError("This is wrong; mend it.")
+        raise AttarError("This is wrong; fix it.")
     time.sleep(60)
 
 
 def all_err(rank: int, folder: Path) -> None:
-    raise AttarError("This is wrong; mend it.")
+    raise AttarError("This is wrong; fix it.")
 
 
 @pytest.mark.parametrize("body", [errs, all_err])
 def test_what_the_user_can_mend_is_said_once_and_all_end_with_code_2(body: Body, tmp_path: Path):
     codes, said = ended(launch(body, tmp_path, 3), tmp_path)
     assert codes == [2, 2, 2]
-    assert said == "attar: This is wrong; mend it.\n"
+    assert said == "attar: This is wrong; fix it.\n"
 
 
 @pytest.mark.parametrize("attempt", range(5))
 def test_no_answer_is_lost_when_many_err_at_once(attempt: int, tmp_path: Path):
     codes, said = ended(launch(all_err, tmp_path, 6), tmp_path)
     assert codes == [2] * 6
-    assert said == "attar: This is wrong; mend it.\n"
+    assert said == "attar: This is wrong; fix it.\n"
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])

@@ -49,7 +49,7 @@ def test_links_are_followed_once(tmp_path: Path, class_folders: Make) -> None:
     (tmp_path / "store" / "a" / "loop").symlink_to(tmp_path / "store" / "a")
     assert scan(listed_classes(tmp_path / "set")["a"]).count == 2
     (tmp_path / "set" / "b").symlink_to(tmp_path / "nowhere")
-    with pytest.raises(AttarError, match=r"set/b is a link that leads nowhere; mend or remove it\."):
+    with pytest.raises(AttarError, match=r"set/b is a link that leads nowhere; repair or remove it\."):
         listed_classes(tmp_path / "set")
 
 
@@ -117,5 +117,5 @@ def test_a_folder_that_cannot_be_read_is_named(
         return listing(path)
 
     monkeypatch.setattr(os, "scandir", refusing)
-    with pytest.raises(AttarError, match=r"/b cannot be read \(Permission denied\); mend its permissions\."):
+    with pytest.raises(AttarError, match=r"/b cannot be read \(Permission denied\); fix its permissions\."):
         layout.read(tmp_path, log)

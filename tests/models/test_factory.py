@@ -91,9 +91,9 @@ def test_a_fault_in_the_file_is_told_by_its_line(working_folder: Path):
 def test_what_an_own_network_returns_is_checked_before_it_is_trained(working_folder: Path):
     with pytest.raises(AttarError, match=r"nets_of_mine:Soft returns probabilities"):
         check_forward(build("nets_of_mine:Soft", 5, 8, seed=0), 8, 5, name="nets_of_mine:Soft")
-    with pytest.raises(AttarError, match=r"pair returns a tuple .*return the logits alone, .* images x 5"):
+    with pytest.raises(AttarError, match=r"pair returns a tuple .*return only the logits, .* images x 5"):
         check_forward(build("nets_of_mine:pair", 5, 8, seed=0), 8, 5, name="pair")
-    with pytest.raises(AttarError, match=r"5 outputs and the data 6 classes"):
+    with pytest.raises(AttarError, match=r"5 outputs, but the data have 6 classes"):
         check_forward(build("nets_of_mine:Fixed", 6, 8, seed=0), 8, 6)
 
 

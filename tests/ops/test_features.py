@@ -95,8 +95,8 @@ def test_tokens_are_averaged():
 @pytest.mark.parametrize(
     ("layers", "reason"),
     [
-        (lambda: (nn.Flatten(), nn.Linear(3072, 5), nn.LayerNorm(5)), "a LayerNorm, is no linear classifier"),
-        (lambda: (nn.Linear(32, 2), nn.Flatten()), "a Linear, is no linear classifier"),
+        (lambda: (nn.Flatten(), nn.Linear(3072, 5), nn.LayerNorm(5)), "a LayerNorm, is not a linear classifier"),
+        (lambda: (nn.Linear(32, 2), nn.Flatten()), "a Linear, is not a linear classifier"),
         (lambda: (nn.Flatten(),), "no layer with weights"),
     ],
 )

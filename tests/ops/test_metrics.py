@@ -98,7 +98,7 @@ def test_images_without_a_number_are_counted():
 def test_a_teacher_without_numbers_is_refused():
     logits, labels = drawn(20, 3)
     logits[4:6] = math.nan
-    with pytest.raises(AttarError, match=r"logits of 2 of 20 validation images are not numbers"):
+    with pytest.raises(AttarError, match=r"logits are NaN for 2 of 20 validation images"):
         accuracy(lambda shown: shown, [(logits, labels)])
 
 

@@ -59,19 +59,19 @@ def test_scores_are_of_fractions_and_not_of_per_cents_as_in_the_package():
 
 @pytest.mark.parametrize("value", [65.0, 100.0])
 def test_per_cents_are_refused_with_a_hint(value):
-    with pytest.raises(ValueError, match="distilled_hard is an accuracy in .* per cents: divide by 100"):
+    with pytest.raises(ValueError, match="distilled_hard must be an accuracy in .* a percentage: divide by 100"):
         ranking.hard_label_recovery(0.9, value)
-    with pytest.raises(ValueError, match="per cents: divide by 100"):
+    with pytest.raises(ValueError, match="a percentage: divide by 100"):
         ranking.improvement_over_random(value, 0.5)
-    with pytest.raises(ValueError, match="improvement is a difference .* per cents"):
+    with pytest.raises(ValueError, match="improvement must be a difference .* percentage"):
         ranking.label_robust_score(-value, 0.1)
-    with pytest.raises(ValueError, match="plain is a difference .* per cents"):
+    with pytest.raises(ValueError, match="plain must be a difference .* percentage"):
         ranking.augmentation_robust_score(0.1, value)
 
 
 @pytest.mark.parametrize("value", [-0.01, math.nan, 101.0])
 def test_what_is_no_accuracy_is_refused(value):
-    with pytest.raises(ValueError, match=r"real_hard is an accuracy in \[0, 1\], not"):
+    with pytest.raises(ValueError, match=r"real_hard must be an accuracy in \[0, 1\], not"):
         ranking.hard_label_recovery(value, 0.5)
 
 

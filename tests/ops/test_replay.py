@@ -138,8 +138,8 @@ def test_an_epoch_shows_what_its_batches_show(kind: str, pooled: bool, room: int
     if pooled and records.mix is not None:
         records = Records(records.look, records.mix, other.look)
     epoch, num_made = replay.ShownEpoch(images, records, room_bytes=room), []
-    made = replay._looked_at
-    monkeypatch.setattr(replay, "_looked_at", lambda *given: num_made.append(len(given[1])) or made(*given))
+    made = replay._augmented
+    monkeypatch.setattr(replay, "_augmented", lambda *given: num_made.append(len(given[1])) or made(*given))
     batches = torch.randperm(30, generator=stream(3)).split(7)
     shown = [epoch.show(index) for index in batches]
     assert sum(num_made) == (60 if kind != "none" and (pooled or not room) else 30)

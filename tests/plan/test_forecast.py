@@ -101,7 +101,7 @@ def test_memory_that_is_not_known_is_not_made_up(monkeypatch):
 def test_random_images_take_no_time_and_are_their_own_comparison():
     random = mini_recipe().with_method("random")
     found = told(method="random", recover=random.recover)
-    assert found["Recover"] == "negligible, for real images are taken as they are"
+    assert found["Recover"] == "negligible, because real images are only copied"
     assert found["Relabel"] == "about 18 s (6 epochs of 20 images, and of 2 baselines)"
     # distilled and random are one set: of nine rows, six are trained apart on little.
     assert "7 x 3 epochs of 20 images" in found["Evaluate"]
@@ -146,7 +146,7 @@ def test_a_stage_that_cannot_be_measured_says_why_and_the_others_go_on(monkeypat
     monkeypatch.setattr(calibrate, "full_epoch_seconds", explode)
     found = told()
     assert found["Recover"] == "not known (There is no network named 'x'; did you mean y?)"
-    assert found["Squeeze"] == found["Evaluate"] == "not known (there is not memory enough)"
+    assert found["Squeeze"] == found["Evaluate"] == "not known (there is not enough memory)"
     assert found["Relabel"].startswith("about 24 s")
     assert found["Altogether"] == "more than about 24 s, in one process"
 
@@ -162,12 +162,12 @@ def test_other_errors_are_not_hidden(monkeypatch):
 
 def test_imported_weights_need_no_training():
     found = told(squeeze=mini_recipe().squeeze.changed(weights="IMAGENET1K_V1"))
-    assert found["Squeeze"] == "no training, for weights are imported (IMAGENET1K_V1)"
+    assert found["Squeeze"] == "no training, because weights are imported (IMAGENET1K_V1)"
 
 
 def test_labels_that_are_asked_for_in_training_are_counted_there():
     found = told(relabel=mini_recipe().relabel.changed(mode="online"))
-    assert found["Relabel"] == "nothing, for the teacher is asked while students train"
+    assert found["Relabel"] == "nothing, because the teacher labels while students train"
     # 2 seeds x (4 rows x 3 epochs x 1 s and 9 rows x 3 epochs x 2 s and 4 epochs x 60 s), and 2 x 70 s
     assert found["Evaluate"].startswith("about 13 min ")
     alone = mini_recipe().evaluate.changed(rows=("distilled",))

@@ -134,7 +134,7 @@ def test_a_method_that_tells_nothing_cannot_be_measured(pretend, monkeypatch):
     work, _ = pretend(lambda iteration, config: 0.0)
     monkeypatch.setattr(sys.modules["pretended.method"], "recover", lambda task, config: torch.zeros(1))
     with pytest.raises(
-        AttarError, match=r"'pretended.method' declares iterations in Config.cost\(\) and does not report them"
+        AttarError, match=r"'pretended.method' declares iterations in Config.cost\(\) but does not report them"
     ):
         recover_cost.measure(work)
 
@@ -145,7 +145,7 @@ def test_memory_that_does_not_suffice_is_a_sentence(pretend, monkeypatch):
 
     work, _ = pretend(lambda iteration, config: 0.0)
     monkeypatch.setattr(sys.modules["pretended.method"], "recover", explode)
-    with pytest.raises(AttarError, match="not memory enough for 2 units side by side; lower --recover.parallel-units"):
+    with pytest.raises(AttarError, match="not enough memory for 2 units side by side; lower --recover.parallel-units"):
         recover_cost.measure(work)
 
 

@@ -78,7 +78,7 @@ def test_the_rows_of_today_give_the_improvement_and_say_what_is_missing(tmp_path
     assert sentence == (
         "run: HLR, LRS and ARS need the rows distilled-hard, distilled-noaug and random-noaug; add them with "
         "--evaluate.rows distilled random-soft random-hard full distilled-hard distilled-noaug random-noaug "
-        "(what is trained already is kept)."
+        "(trained students are kept)."
     )
 
 
@@ -132,7 +132,7 @@ def test_a_teacher_of_another_network_does_not(tmp_path):
 def test_a_row_asked_for_and_not_made_is_not_asked_for_again(tmp_path):
     run = write(tmp_path / "run", scores(["distilled", "distilled-hard", "full"]), rows=FIVE)
     sentences = ranking.hints(ranking.rankings(run))
-    assert any("row random-soft was asked for but never made" in sentence for sentence in sentences)
+    assert any("row random-soft was requested but never made" in sentence for sentence in sentences)
     assert not any("need the rows random-soft" in sentence for sentence in sentences)
 
 

@@ -294,15 +294,15 @@ def test_runs_of_one_name_are_told_apart(tmp_path):
     assert table.names_of(runs) == {runs[0]: str(runs[0]), runs[1]: str(runs[1]), runs[2]: "other"}
 
 
-UNKNOWN = "may hold parts of them: attar does not know how they were made. This set"
+UNKNOWN = "and may contain parts of them. This set"
 
 
 @pytest.mark.parametrize(
     ("method", "settings", "words"),
     [
         ("cda", {"ipc": 2}, "Distilled images can show what a teacher remembers of its training images. This set"),
-        ("random", {"ipc": 2}, "Its images *are* real training images, or hold parts of them. This set"),
-        ("kcentre", {"ipc": 2}, "Its images *are* real training images, or hold parts of them. This set"),
+        ("random", {"ipc": 2}, "Its images *are* real training images, or contain parts of them. This set"),
+        ("kcentre", {"ipc": 2}, "Its images *are* real training images, or contain parts of them. This set"),
         (
             "imported",
             {"ipc": 2, "images": "0"},

@@ -1,4 +1,4 @@
-"""stages/folder.py: what is missing or damaged is made again or refused with the mend; what no plan explains is too."""
+"""stages/folder.py: missing and damaged files are rebuilt or refused, and so are files without a plan."""
 
 import errno
 import json

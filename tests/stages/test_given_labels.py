@@ -86,7 +86,7 @@ def test_labels_that_a_method_does_not_make_are_refused_before_a_teacher_is_trai
     recipe = mini_recipe()
     recipe = recipe.changed(relabel=recipe.relabel.changed(mode="given"))
     with pytest.raises(
-        AttarError, match=r"^The method cda makes no soft labels with its images; use --relabel.mode stored"
+        AttarError, match=r"^The method cda learns no soft labels with its images; use --relabel.mode stored"
     ):
         attar.run(recipe, tmp_path / "run", quiet=True)
     assert not (tmp_path / "run" / "squeeze").exists()

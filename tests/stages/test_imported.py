@@ -161,7 +161,7 @@ def test_a_teacher_from_python_is_named_in_the_recipe(mini_run: Path, tmp_path: 
     assert written.squeeze.architecture == f"python:{Wrapped.__module__}.Wrapped"
     squeeze(written, tmp_path / "run", teacher=wrapped(mini_run))  # the same work
     for out in ("other", "run"):
-        with pytest.raises(AttarError, match=r"given from Python \(.*Wrapped\); pass it again, .*teacher=module"):
+        with pytest.raises(AttarError, match=r"passed from Python \(.*Wrapped\); pass it again with .*teacher=module"):
             squeeze(written, tmp_path / out)
 
 

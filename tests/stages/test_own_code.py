@@ -114,5 +114,5 @@ def test_a_module_of_the_callers_keeps_its_own_weights(tmp_path: Path):
     with pytest.raises(AttarError, match=r"pass it from Python: attar\.load\(folder, teacher=module\)"):
         next(iter(attar.load(tmp_path / "run" / "distilled").batches(epoch=0, batch_size=5)))
     written = recipe.changed(squeeze=recipe.squeeze.changed(architecture=teachers.name_of_module(other)))
-    with pytest.raises(AttarError, match="was given from Python .* pass it again"):
+    with pytest.raises(AttarError, match="was passed from Python .* pass it again"):
         pipeline.run(written, tmp_path / "run", quiet=True)

@@ -13,15 +13,15 @@ VALUE = {"name": "a", "list": [1, 2.5, None], "inner": {"é": "\x00"}}
 
 def test_what_was_sealed_comes_back_without_its_seal(tmp_path: Path):
     sealed.write_json(tmp_path / "a.json", VALUE)
-    assert sealed.read_json(tmp_path / "a.json", "mend") == VALUE
+    assert sealed.read_json(tmp_path / "a.json", "fix") == VALUE
     assert json.loads((tmp_path / "a.json").read_text()).keys() == {*VALUE, "sha256"}
 
 
 def test_json_from_before_there_were_seals_is_read(tmp_path: Path):
     atomic.write_json(tmp_path / "a.json", VALUE | {"images_sha256": "ab" * 32})
-    assert sealed.read_json(tmp_path / "a.json", "mend")["name"] == "a"
+    assert sealed.read_json(tmp_path / "a.json", "fix")["name"] == "a"
     with pytest.raises(FileNotFoundError):
-        sealed.read_json(tmp_path / "b.json", "mend")
+        sealed.read_json(tmp_path / "b.json", "fix")
 
 
 def test_no_flipped_bit_goes_unnoticed(tmp_path: Path):
@@ -34,11 +34,11 @@ def test_no_flipped_bit_goes_unnoticed(tmp_path: Path):
         damaged[place // 8] ^= 1 << place % 8
         path.write_bytes(damaged)
         try:
-            assert sealed.read_json(path, "mend") == VALUE
+            assert sealed.read_json(path, "fix") == VALUE
         except AttarError as error:
             said.add(str(error))
     assert len(said) > 10
-    assert all(text.startswith(f"{path} is damaged") and text.endswith("; mend.") for text in said)
+    assert all(text.startswith(f"{path} is damaged") and text.endswith("; fix.") for text in said)
 
 
 def files(folder: Path) -> dict[str, sealed.SealedFile]:

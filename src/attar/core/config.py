@@ -215,12 +215,12 @@ def explain(error: pydantic.ValidationError, where: str, model: type[pydantic.Ba
     key = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
         near = difflib.get_close_matches(key, list(field_paths(model)), n=1, cutoff=0.5)
-        mend = f"did you mean '{near[0]}'?" if near else "remove it; 'attar show RECIPE' prints all keys."
-        return f"{where} has the unknown key '{key}'; {mend}"
+        fix = f"did you mean '{near[0]}'?" if near else "remove it; 'attar show RECIPE' prints all keys."
+        return f"{where} has the unknown key '{key}'; {fix}"
     if first["type"] == "missing":
         return f"{where} lacks the key '{key}'; add it, or start from 'attar show RECIPE > mine.yaml'."
-    mend = "; put it in quotes" if first["type"] == "string_type" else ""
-    return f"{where}: {worded(first, key)}{mend}."
+    fix = "; put it in quotes" if first["type"] == "string_type" else ""
+    return f"{where}: {worded(first, key)}{fix}."
 
 
 def worded(fault: Mapping[str, Any], name: str) -> str:

@@ -188,5 +188,5 @@ def _refuse_outside(numbers: np.ndarray, count: int, where: str) -> None:
     if len(numbers) and numbers[-1] >= count:
         raise AttarError(
             f"{where} has the label {numbers[-1]}, but its metadata name the classes 0 to {count - 1}; "
-            f"mend the labels or the names."
+            f"fix the labels or the names."
         )

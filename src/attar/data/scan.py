@@ -52,7 +52,7 @@ def class_folders(path: Path) -> dict[str, Path]:
     for entry in listed(path):
         if not _is_folder(entry):
             if entry.is_symlink() and not Path(entry.path).exists() and _ending(entry.name) not in ENDINGS + _BESIDE:
-                raise AttarError(f"{entry.path} is a link that leads nowhere; mend or remove it.")
+                raise AttarError(f"{entry.path} is a link that leads nowhere; repair or remove it.")
             continue
         try:
             entry.name.encode()
@@ -82,7 +82,7 @@ def listed(folder: Path) -> list[os.DirEntry[str]]:
         with os.scandir(folder) as entries:
             return [entry for entry in entries if not entry.name.startswith(".")]
     except OSError as error:
-        raise AttarError(f"{folder} cannot be read ({error.strerror}); mend its permissions.") from None
+        raise AttarError(f"{folder} cannot be read ({error.strerror}); fix its permissions.") from None
 
 
 def is_results(folder: Path) -> bool:

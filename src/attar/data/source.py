@@ -111,7 +111,7 @@ class Found:
     titles: dict[str, str] = field(default_factory=dict)
     licence: str = "unknown"
     faults: dict[str, str] = field(default_factory=dict)
-    """Class without training images to the sentence that says why and how to mend it; other such classes have none."""
+    """Class without training images to the sentence that says why and how to fix it; other such classes have none."""
 
 
 @dataclass(frozen=True)

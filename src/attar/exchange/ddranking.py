@@ -257,7 +257,7 @@ def prepared(mode):
     return config
 
 
-def mend(mode, config, results):
+def work_around(mode, config, results):
     metric = METRICS[mode]
     sys.modules[metric.__module__].save_results = lambda found, path: results.update(found)  # 'hard' fails to write
     if config.get("full_data_percent") is not None:
@@ -271,7 +271,7 @@ def mend(mode, config, results):
 def main(mode):
     os.chdir(Path(__file__).parent)
     config, results = prepared(mode), {}
-    mend(mode, config, results)
+    work_around(mode, config, results)
     METRICS[mode](config).compute_metrics(image_path="./images", syn_lr=config.get("default_lr"))
     first, second, _ = results.values()
     sign = 1 if mode == "augmentation" else -1  # hard-label recovery, the first, counts against a set

@@ -1,4 +1,4 @@
-"""Networks by name: attar's own, torchvision's, timm's, and factories in code outside."""
+"""Build networks by name: attar's own, torchvision's, timm's, and those of the user's own code."""
 
 import difflib
 import fnmatch
@@ -11,30 +11,30 @@ from torchvision.models import get_model, get_model_builder, list_models
 from attar.core import plugin
 from attar.core.errors import AttarError
 from attar.core.randomness import seed_of, seeded
-from attar.models import answers, factory
+from attar.models import factory, network_output
 from attar.models.choices import Stem
 from attar.models.small import NETWORKS
 
 Source = Literal["attar", "torchvision", "timm", "factory"]
 
 HUB_PREFIXES = ("hf-hub:", "hf_hub:")
-"""How timm writes the name of a network that lies on the Hugging Face Hub."""
+"""Prefixes of timm's names for networks on the Hugging Face Hub."""
 LARGEST_SMALL_IMAGE = 112
-"""Side in pixels up to which 'auto' takes the small stem for a ResNet: the standard one shrinks an image fourfold at
-once."""
+"""Largest image side in pixels for which 'auto' gives a ResNet the small stem; the standard stem shrinks images
+fourfold."""
 _STEMS = ("resnet", "densenet", "mobilenetv2", "shufflenetv2", "efficientnet")
 """Modules of ``torchvision.models`` whose networks can have a small stem."""
 
 
 def build(name: str, num_classes: int, image_size: int, *, stem: Stem = "auto", seed: int) -> nn.Module:
-    """The network of this name, on the CPU, with fresh weights that depend on ``seed`` and ``name`` alone.
+    """Build the network of this name on the CPU, with random weights that depend only on ``seed`` and ``name``.
 
-    ``name`` is looked up among attar's own networks, then torchvision's, then timm's; 'torchvision/NAME' and
-    'timm/NAME' say which, 'hf-hub:timm/NAME' is 'timm/NAME', and 'package.module:factory' is code outside (see
-    ``factory.call``). ``image_size`` is the side in pixels. The small stem is a first convolution of stride 1
-    (3x3 in ResNets and DenseNets) and no pooling after it, for torchvision's ResNets, DenseNets, MobileNetV2s,
-    ShuffleNetV2s and EfficientNets. Raises AttarError on an unknown name and on a network that cannot be built for
-    these images.
+    ``name`` is searched in attar's own networks, then in torchvision's, then in timm's. 'torchvision/NAME' and
+    'timm/NAME' select one of them, 'hf-hub:timm/NAME' means 'timm/NAME', and 'package.module:factory' is the user's own
+    code (see ``factory.call``). ``image_size`` is the side in pixels. The small stem is a first convolution of stride 1
+    (3x3 in ResNets and DenseNets) without pooling after it, for torchvision's ResNets, DenseNets, MobileNetV2s,
+    ShuffleNetV2s and EfficientNets. Raises AttarError on an unknown name, and if the network cannot be built for these
+    images.
     """
     name = plain_name(name)
     source, bare = locate(name)
@@ -47,14 +47,14 @@ def build(name: str, num_classes: int, image_size: int, *, stem: Stem = "auto", 
         try:
             module = (_from_torchvision if source == "torchvision" else _from_timm)(bare, num_classes, image_size)
         except (AssertionError, RuntimeError, TypeError, ValueError) as error:
-            raise answers.unfit(name, image_size, error) from error
+            raise network_output.size_error(name, image_size, error) from error
         if small:
             _make_stem_small(module)
     return module
 
 
 def available(pattern: str = "") -> list[str]:
-    """Names that ``build`` knows, attar's own first; ``pattern`` is a part of the name, or has wildcards (``*?[``)."""
+    """Return the names that ``build`` knows, attar's first; ``pattern`` is a substring or has wildcards (``*?[``)."""
     import timm
 
     own, vision = list(NETWORKS), [f"torchvision/{name}" for name in list_models(torchvision.models)]
@@ -69,26 +69,27 @@ def available(pattern: str = "") -> list[str]:
 
 
 def check_forward(module: nn.Module, image_size: int, num_classes: int, *, name: str = "") -> None:
-    """Raise AttarError unless the network turns two square images of this side into ``num_classes`` logits each.
+    """Raise AttarError unless the network returns ``num_classes`` logits for each of two square images of this side.
 
-    Runs on a copy, so that neither its mode, its statistics nor its caches change; ``name`` is for the error.
+    Uses a copy, so that the network's mode, statistics and caches do not change; ``name`` is for the error.
     """
     name = name or type(module).__name__
-    answer = answers.probe(module, image_size, name)
+    answer = network_output.probe(module, image_size, name)
     if not isinstance(answer, Tensor):
         raise AttarError(
-            f"{name} returns {answers.described(answer)}; return the logits alone, a tensor of images x {num_classes}."
+            f"{name} returns {network_output.described(answer)}; return only the logits, a tensor of images x "
+            f"{num_classes}."
         )
     if tuple(answer.shape) != (2, num_classes):
-        raise answers.other_shape(answer, num_classes, name)
-    if answers.are_probabilities(answer):
-        raise answers.ends_in_softmax(name)
+        raise network_output.shape_error(answer, num_classes, name)
+    if network_output.are_probabilities(answer):
+        raise network_output.softmax_error(name)
 
 
 def batchnorm_layers(module: nn.Module) -> list[nn.Module]:
-    """The 2d BatchNorm layers that keep running statistics, in the order of registration.
+    """Return the 2d BatchNorm layers with running statistics, in the order of registration.
 
-    timm's ``BatchNormAct2d`` is one of them, being a ``BatchNorm2d`` with the activation inside.
+    This includes timm's ``BatchNormAct2d``, a ``BatchNorm2d`` that contains the activation.
     """
     return [
         layer
@@ -98,20 +99,20 @@ def batchnorm_layers(module: nn.Module) -> list[nn.Module]:
 
 
 def has_batchnorm(module: nn.Module) -> bool:
-    """Whether there are BatchNorm statistics to match."""
+    """Return whether the network has BatchNorm statistics to match."""
     return bool(batchnorm_layers(module))
 
 
 def resolve_stem(name: str, image_size: int, stem: Stem) -> Literal["small", "standard"]:
-    """Which stem ``build`` gives this network: 'auto' is small for ResNets and small images alone.
+    """Return the stem that ``build`` gives this network; 'auto' is small only for ResNets with small images.
 
-    Raises AttarError when a small stem is asked for and there is none.
+    Raises AttarError when a small stem is requested but the network cannot have one.
     """
     source, bare = locate(name)
     family = get_model_builder(bare).__module__.rpartition(".")[2] if source == "torchvision" else ""
     if stem == "small" and family not in _STEMS:
         raise AttarError(
-            f"{name} has no stem to make small; leave the stem at auto, or choose a torchvision ResNet, DenseNet, "
+            f"{name} cannot have a small stem; set the stem to auto, or choose a torchvision ResNet, DenseNet, "
             f"MobileNetV2, ShuffleNetV2 or EfficientNet."
         )
     small = stem == "small" or (stem == "auto" and family == "resnet" and image_size <= LARGEST_SMALL_IMAGE)
@@ -119,7 +120,7 @@ def resolve_stem(name: str, image_size: int, stem: Stem) -> Literal["small", "st
 
 
 def locate(name: str) -> tuple[Source, str]:
-    """Where a network comes from and its name there; raises AttarError, with the nearest names, when nowhere."""
+    """Return a network's source and its name there; raises AttarError with similar names if it is unknown."""
     name = plain_name(name)
     prefix, slash, bare = name.partition("/")
     if slash and prefix in ("torchvision", "timm"):
@@ -139,30 +140,30 @@ def locate(name: str) -> tuple[Source, str]:
     if not slash:
         known = list(dict.fromkeys(known_name.rpartition("/")[2] for known_name in known))
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
-    raise plugin.unknown("network", name, near or NETWORKS)  # a thousand names would not be a mend
+    raise plugin.unknown("network", name, near or NETWORKS)  # listing a thousand names would not help
 
 
 def plain_name(name: str) -> str:
-    """A network's name without timm's prefix for the Hugging Face Hub; raises AttarError on another owner than timm."""
+    """Return a network's name without timm's prefix for the Hugging Face Hub; raises AttarError for other owners."""
     for prefix in HUB_PREFIXES:
         if name.startswith(prefix):
             plain = name.removeprefix(prefix)
             if not plain.startswith("timm/"):
                 raise AttarError(
-                    f"{name} is not among timm's own networks on the Hub; download its weights, and give the network's "
-                    "name with --squeeze.architecture and the file with --squeeze.weights."
+                    f"{name} is not one of timm's own networks on the Hub; download its weights, then name the network "
+                    "with --squeeze.architecture and the file with --squeeze.weights."
                 )
             return plain
     return name
 
 
 def is_outside(name: str) -> bool:
-    """Whether a network's name is the path of code outside attar: only what a user typed may be built by it."""
+    """Return whether a network's name refers to code outside attar; such names are used only if the user typed them."""
     return ":" in name
 
 
 def timm_arguments(name: str, image_size: int) -> dict[str, Any]:
-    """Arguments for a timm network: the image size where its weights depend on it, as in ViTs."""
+    """Return the arguments for a timm network: the image size, if its weights depend on it as in ViTs."""
     from timm.models import get_pretrained_cfg
 
     config = get_pretrained_cfg(name)
@@ -193,7 +194,7 @@ def _timm_knows(name: str) -> bool:
 
 
 def _make_stem_small(module: nn.Module) -> None:
-    """Give the first convolution stride 1 and take away the pooling after it, as for CIFAR."""
+    """Set the first convolution's stride to 1 and remove the pooling after it, as for CIFAR."""
     layers: dict[str, Any] = dict(module.named_modules())
     for name in ("conv1", "features.conv0"):
         if isinstance(layers.get(name), nn.Conv2d):  # ResNet and DenseNet, 7x7

@@ -32,16 +32,16 @@ class CommitteeChoice(Votes):
         twice = next((index for index in value if value.count(index) > 1), None)
         if twice is not None:
             raise ValueError(
-                f"teacher {twice} is named twice; name each once; to count one more than the others, set weights"
+                f"teacher {twice} is named twice; name each once, and use weights to give one more influence"
             )
         return value
 
     def idle(self) -> set[str]:
-        """The batch size, which has no effect with running statistics, and weights that the policy does not use."""
+        """Return the batch size if running statistics are used, and weights that the policy ignores."""
         return ({"batchnorm_batch"} if self.batchnorm == "eval" else set()) | self.idle_votes(self.policy)
 
 
-def upgraded_committee(former: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a committee's settings under their names of today; ``former`` has those used until 26 November 2026."""
+def upgraded_committee(made: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a committee's settings under today's names; ``made`` may have the names used until 26 November 2026."""
     renamed = {"ensemble": "policy", "teacher_weights": "weights"}
-    return {renamed.get(key, key): value for key, value in former.items()}
+    return {renamed.get(key, key): value for key, value in made.items()}

@@ -1,4 +1,4 @@
-"""The names of a network's outputs, as trainers leave them in checkpoints and on modules."""
+"""Find the class names of a network's outputs in checkpoints and on modules."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -14,18 +14,18 @@ _KEYS = (
     "label2id",
     "categories",
 )
-"""Where names are: torchvision's datasets, attar and fastai, tutorials, Hugging Face, torchvision's weights."""
+"""Keys for class names: of torchvision's datasets, attar, fastai, tutorials, Hugging Face and torchvision's weights."""
 _BY_INDEX = ("idx_to_class", "id2label")
-"""Those whose keys are indices and whose values are names."""
-_ROOMS = ("hyper_parameters", "hparams", "meta", "metadata", "config")
-"""Mappings of a checkpoint in which these are looked for next."""
+"""Keys of mappings from index to name."""
+_NESTED = ("hyper_parameters", "hparams", "meta", "metadata", "config")
+"""Mappings in a checkpoint that may contain these keys."""
 
 
 def in_content(content: Any) -> tuple[str, ...] | None:
-    """The names in the order of the outputs, from a checkpoint's plain values; None where it has none."""
+    """Return the names in the order of the outputs, from a checkpoint's plain values; None if it has none."""
     if not isinstance(content, Mapping):
         return None
-    for place in (content, *(content.get(room) for room in _ROOMS)):
+    for place in (content, *(content.get(key) for key in _NESTED)):
         if isinstance(place, Mapping):
             for key in _KEYS:
                 if names := _ordered(key, place.get(key)):
@@ -34,7 +34,7 @@ def in_content(content: Any) -> tuple[str, ...] | None:
 
 
 def of_module(module: object) -> tuple[str, ...] | None:
-    """The names that a network carries as an attribute (``class_to_idx``, ``classes``, ``config.id2label``)."""
+    """Return the names from a network's attributes (``class_to_idx``, ``classes``, ``config.id2label``)."""
     for place in (module, getattr(module, "config", None)):
         for key in _KEYS:
             if names := _ordered(key, getattr(place, key, None)):
@@ -43,25 +43,25 @@ def of_module(module: object) -> tuple[str, ...] | None:
 
 
 def in_terms_of(names: tuple[str, ...], classes: Iterable[str], titles: Mapping[str, str]) -> tuple[str, ...]:
-    """The names as the data write them, where every class of the data is among them under its own name or its title.
+    """Return the names in the data's spelling, if they include every class of the data by its name or its title.
 
-    ``titles`` says what classes are called in English. Upper case, underscores and hyphens make no difference. Names
-    that fit otherwise come back as they are.
+    ``titles`` are the English names of classes. Case, underscores and hyphens are ignored. Otherwise returns the names
+    unchanged.
     """
     known, wanted = set(names), tuple(classes)
     if known.issuperset(wanted):
         return names
-    for written in (wanted, tuple(titles.get(name, name) for name in wanted)):
-        meant = {_plain(text): name for text, name in zip(written, wanted, strict=True)}
-        if len(meant) == len(wanted) and len({_plain(name) for name in names}) == len(names):
-            renamed = tuple(meant.get(_plain(name), name) for name in names)
+    for spelling in (wanted, tuple(titles.get(name, name) for name in wanted)):
+        known_as = {_plain(text): name for text, name in zip(spelling, wanted, strict=True)}
+        if len(known_as) == len(wanted) and len({_plain(name) for name in names}) == len(names):
+            renamed = tuple(known_as.get(_plain(name), name) for name in names)
             if set(renamed).issuperset(wanted) and len(set(renamed)) == len(names):
                 return renamed
     return names
 
 
 def are_numbers(names: tuple[str, ...]) -> bool:
-    """Whether names say no more than the outputs' numbers ('0', '1', ... or 'LABEL_0', 'LABEL_1', ...)."""
+    """Return whether names are only the outputs' numbers ('0', '1', ... or 'LABEL_0', 'LABEL_1', ...)."""
     return names in {tuple(f"{prefix}{index}" for index in range(len(names))) for prefix in ("", "LABEL_", "class_")}
 
 
@@ -70,7 +70,7 @@ def _plain(name: str) -> str:
 
 
 def _ordered(key: str, value: Any) -> tuple[str, ...] | None:
-    """Names by output: a list of distinct names, or a mapping between names and 0, 1, ..."""
+    """Return names in the order of the outputs, from a list of distinct names or a mapping of names and indices."""
     if isinstance(value, Mapping):
         value = _by_index(key, value)
     if not isinstance(value, list | tuple) or not value:
@@ -82,7 +82,7 @@ def _ordered(key: str, value: Any) -> tuple[str, ...] | None:
 
 
 def _by_index(key: str, value: Mapping[Any, Any]) -> list[Any] | None:
-    """The names of a mapping in order; where both directions are possible, ``key`` says which it is."""
+    """Return the names of a mapping in order; if both directions are possible, ``key`` decides."""
     directions = [[(index, name) for name, index in value.items()], list(value.items())]
     for pairs in directions[1:] if key in _BY_INDEX else directions:
         numbered = [(_number(index), name) for index, name in pairs]
@@ -92,7 +92,7 @@ def _by_index(key: str, value: Mapping[Any, Any]) -> list[Any] | None:
 
 
 def _number(value: Any) -> int:
-    """An index, which JSON writes as text; -1 for anything else."""
+    """Return an index, which may be text as in JSON; -1 for anything else."""
     if isinstance(value, int) and not isinstance(value, bool):
         return value
     return int(value) if isinstance(value, str) and value.isdecimal() and value.isascii() else -1

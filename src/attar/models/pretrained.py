@@ -1,4 +1,4 @@
-"""Networks with weights that someone else trained: torchvision's, timm's, or a local checkpoint's."""
+"""Load pretrained networks: with torchvision's or timm's weights, or from a local checkpoint."""
 
 import pkgutil
 from dataclasses import dataclass
@@ -24,35 +24,35 @@ _SUBSETS = {
     21843: "imagenet-21k-goog",
 }
 _WINTER21 = 10450
-"""Classes of ImageNet-21K-P made from the Winter 2021 release; timm has the list but no name for it."""
+"""Number of classes of ImageNet-21K-P from the Winter 2021 release; timm has its class list but no name for it."""
 
 
 @dataclass(frozen=True)
 class Pretrained:
-    """A network with its weights, and what is known of them."""
+    """A network with its weights, and facts about them."""
 
     module: nn.Module
     architecture: str
-    """The name under which ``build`` makes the same network."""
+    """The name with which ``build`` makes the same network."""
     stem: Literal["small", "standard"]
-    """The stem that the weights have."""
+    """The stem of the weights."""
     classes: tuple[str, ...] | None
-    """Names of all its logits, in order: WordNet ids for ImageNet; None when the weights don't say."""
+    """Names of all its logits, in order: WordNet ids for ImageNet; None if unknown."""
     normalisation: Normalisation | None
-    """Of its input; None when the weights don't say."""
+    """Normalisation of its input; None if unknown."""
     image_size: int | None
-    """Side in pixels of the images it takes, or was trained for where it takes any; None when the weights don't say.
+    """Side of its input images in pixels; that of its training images if it takes any size; None if unknown.
 
-    ``build`` with this architecture, stem and size makes a network that these weights fit.
+    ``build`` with this architecture, stem and size makes a network that fits these weights.
     """
 
 
 def pretrained(name: str, weights: str, num_classes: int, image_size: int, stem: build.Stem) -> Pretrained:
-    """The network ``name`` with ``weights``: a path, torchvision's ('IMAGENET1K_V1'), 'pretrained' or a timm tag.
+    """Load the network ``name`` with ``weights``: a path, torchvision's ('IMAGENET1K_V1'), 'pretrained' or a timm tag.
 
-    Published weights keep the classes they were trained on, whatever ``num_classes`` is (see ``teacher.aligned``).
-    A local checkpoint has the classes it names, else ``num_classes``. Raises AttarError on unknown weights, on a
-    failed download, and on a checkpoint that does not fit.
+    Published weights keep the classes of their training, whatever ``num_classes`` is (see ``teacher.aligned``). A local
+    checkpoint has the classes that it names; if it names none, ``num_classes`` classes. Raises AttarError on unknown
+    weights, on a failed download, and on a checkpoint that does not fit.
     """
     name = build.plain_name(name)
     if is_local(weights):
@@ -65,7 +65,7 @@ def pretrained(name: str, weights: str, num_classes: int, image_size: int, stem:
         known = [*published, *tags]
         if known:
             raise plugin.unknown(f"set of weights for {name}", weights, known)
-        raise AttarError(f"{name} has no published weights; give a local file with --squeeze.weights PATH.")
+        raise AttarError(f"{name} has no published weights; use a local file with --squeeze.weights PATH.")
     if stem == "small":
         raise AttarError(f"The weights '{weights}' have the standard stem; set --squeeze.stem standard or auto.")
     with seeded(0):
@@ -75,27 +75,27 @@ def pretrained(name: str, weights: str, num_classes: int, image_size: int, stem:
             return _from_timm(bare, weights, image_size)
         except AttarError:
             raise
-        except Exception as error:  # three download libraries, each with errors of its own
+        except Exception as error:  # three download libraries, each with its own errors
             raise AttarError(
                 f"Cannot download the weights '{weights}' of {name} ({first_line(error)}); "
-                "give a local file with --squeeze.weights PATH."
+                "use a local file with --squeeze.weights PATH."
             ) from error
 
 
 def is_local(weights: str) -> bool:
-    """Whether this names a file and not published weights; raises AttarError when it names a network."""
+    """Return whether this is a file and not the name of published weights; raises AttarError if it names a network."""
     path = Path(weights).expanduser()
     plain = build.plain_name(weights)
     if not path.exists() and (plain != weights or plain.startswith("timm/")):
         raise AttarError(
-            f"'{weights}' names a network and no weights; write --squeeze.architecture {plain} "
+            f"'{weights}' is the name of a network, not of weights; write --squeeze.architecture {plain} "
             "--squeeze.weights pretrained."
         )
     return path.suffix in _SUFFIXES or "/" in weights or path.is_file()
 
 
 def imagenet_classes(count: int) -> tuple[str, ...] | None:
-    """The WordNet ids of the ImageNet variant with ``count`` classes, in the usual order; None if there is none."""
+    """Return the WordNet ids of the ImageNet variant with ``count`` classes, in the usual order; None if unknown."""
     from timm.data.imagenet_info import ImageNetInfo
 
     if count == _WINTER21:
@@ -128,7 +128,7 @@ def _from_torchvision(name: str, weights: WeightsEnum) -> Pretrained:
     presets = weights.transforms()
     normalisation = Normalisation(_three(presets.mean), _three(presets.std))
     if isinstance(module, GoogLeNet | Inception3):
-        # These two undo ImageNet's normalisation inside the network; build() leaves that out.
+        # These two networks convert from ImageNet's normalisation themselves; build() makes them without this step.
         module.transform_input = False
         normalisation = Normalisation((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
         module.aux_logits = False
@@ -166,7 +166,7 @@ def _torchvision_weights(name: str) -> dict[str, WeightsEnum]:
 
 
 def _timm_tags(name: str) -> list[str]:
-    """'pretrained' and the tags of a timm network, when there are any weights."""
+    """Return 'pretrained' and the tags of a timm network if it has published weights."""
     import timm
     from timm.models import get_arch_pretrained_cfgs
 

@@ -11,46 +11,46 @@ from attar.core.errors import AttarError
 from attar.store.weights import read_metadata
 
 KEY = "teacher"
-"""The metadata of a teacher's safetensors file under which its record is repeated."""
+"""Metadata key for a copy of the record in the teacher's safetensors file."""
 
 
 class Record(Config):
-    """Everything about a teacher but its weights."""
+    """All facts about a teacher except its weights."""
 
     version: Literal[1] = 1
-    """Of this format."""
+    """Version of this format."""
     architecture: str
-    """The network's name for ``build``, or 'python:...' for a caller's own module."""
+    """The network's name for ``build``, or 'python:...' for the user's own module."""
     stem: Literal["small", "standard"]
-    """The stem it was built with."""
+    """The network's stem."""
     image_size: int = pydantic.Field(ge=1, le=2**14)
     """Side of its input images in pixels."""
     classes: tuple[str, ...]
-    """Names of the logits that it returns, in order."""
+    """Names of the teacher's logits, in order."""
     outputs: tuple[str, ...] | None = None
-    """Names of all logits of the network below, where the teacher returns a selection of them."""
+    """Names of all logits of its network, if the teacher selects some of them."""
     mean: tuple[float, float, float]
-    """Of its input's normalisation."""
+    """Mean of its input's normalisation."""
     std: tuple[pydantic.PositiveFloat, pydantic.PositiveFloat, pydantic.PositiveFloat]
-    """Of its input's normalisation."""
+    """Standard deviation of its input's normalisation."""
     accuracy: float | None = pydantic.Field(default=None, ge=0, le=1)
     """Top-1 on real validation images, as a fraction."""
     extra: dict[str, Any] = pydantic.Field(default_factory=dict)
-    """Plain values that its maker wants kept."""
+    """Further plain values."""
 
 
 def parse(text: str | bytes, path: Path) -> Record:
-    """Read a record; ``path`` is the file it is from, for the AttarError that a faulty one raises."""
+    """Read a record; ``path`` is its file. Raises AttarError when the record is invalid."""
     try:
         return Record.model_validate(json.loads(text))
     except (ValueError, RecursionError, pydantic.ValidationError) as error:
         reason = error.errors()[0]["msg"] if isinstance(error, pydantic.ValidationError) else error
         raise AttarError(
-            f"{path} holds no teacher's record that this version reads ({reason}); squeeze again."
+            f"{path} holds no teacher record that this version of attar can read ({reason}); squeeze again."
         ) from error
 
 
 def of_weights(path: Path) -> Record | None:
-    """The record inside a teacher's weights; None in a safetensors file of other origin."""
+    """Return the record in a teacher's weights file; None for other safetensors files."""
     text = read_metadata(path).get(KEY)
     return None if text is None else parse(text, path)

@@ -36,8 +36,8 @@ class Block(nn.Module):
 class SmallResNet(nn.Module):
     """ResNet for small images (He et al., 2016, arXiv 1512.03385, section 4.2): three stages, 6n + 2 layers deep.
 
-    Shortcuts that change shape are projections (the paper's option B; its CIFAR table uses option A, zero padding):
-    they carry BatchNorm statistics of their own. Weights are drawn as in the paper (He et al., 2015, fan-out).
+    Shortcuts that change the shape are projections with their own BatchNorm (the paper's option B; its CIFAR table uses
+    option A, zero padding). Weights are initialised as in the paper (He et al., 2015, fan-out).
     """
 
     def __init__(self, depth: int, num_classes: int) -> None:
@@ -60,7 +60,7 @@ class SmallResNet(nn.Module):
 
 
 class WideBlock(nn.Module):
-    """Pre-activation block of a wide ResNet: where the shape changes, the shortcut projects the activated input."""
+    """Pre-activation block of a wide ResNet; if the shape changes, the shortcut projects the activated input."""
 
     def __init__(self, channels_in: int, channels_out: int, stride: int) -> None:
         super().__init__()
@@ -81,8 +81,11 @@ class WideBlock(nn.Module):
 
 
 class WideResNet(nn.Module):
-    """Wide ResNet for small images (Zagoruyko and Komodakis, 2016, arXiv 1605.07146): three stages, 6n + 4 layers deep,
-    ``widen`` times as wide as a ResNet. No dropout. Weights are drawn as in He et al., 2015, fan-out."""
+    """Wide ResNet for small images (Zagoruyko and Komodakis, 2016, arXiv 1605.07146).
+
+    It has three stages and 6n + 4 layers, and is ``widen`` times as wide as a ResNet. No dropout. Weights are
+    initialised as in He et al., 2015, fan-out.
+    """
 
     def __init__(self, depth: int, widen: int, num_classes: int) -> None:
         super().__init__()
@@ -105,12 +108,12 @@ class WideResNet(nn.Module):
 
 
 class ConvNet(nn.Module):
-    """The ConvNet of dataset condensation (Gidaris and Komodakis, 2018, arXiv 1804.09458; Zhao et al., 2021,
-    arXiv 2006.05929): ``depth`` blocks of convolution, normalisation, ReLU and pooling, then one layer.
+    """The ConvNet of dataset condensation: ``depth`` blocks of convolution, normalisation, ReLU and pooling, one layer.
 
-    ``norm`` is BatchNorm, or InstanceNorm as in the papers that match gradients, distributions and trajectories. The
-    last map is flattened, so the final layer's size follows ``image_size``, the side of the images in pixels. Pooling
-    stops at a map of 1x1; images of another size than ``image_size`` are averaged down to the same map.
+    ``norm`` is BatchNorm, or InstanceNorm as in papers that match gradients, distributions and trajectories. The last
+    map is flattened, so the last layer's size depends on ``image_size``, the side of the images in pixels. Pooling
+    stops at a map of 1x1; the maps of images of other sizes are averaged to the same size. Source: Gidaris and
+    Komodakis, 2018, arXiv 1804.09458; Zhao et al., 2021, arXiv 2006.05929.
     """
 
     def __init__(
@@ -141,7 +144,7 @@ class ConvNet(nn.Module):
 
 
 def _norm(kind: Literal["batch", "instance"], width: int) -> nn.Module:
-    # One group per channel is InstanceNorm, and takes maps of one pixel.
+    # One group per channel is InstanceNorm; unlike nn.InstanceNorm2d it accepts maps of one pixel.
     return nn.BatchNorm2d(width) if kind == "batch" else nn.GroupNorm(width, width)
 
 
@@ -172,4 +175,4 @@ NETWORKS: dict[str, Callable[[int, int], nn.Module]] = {
     "convnet3_w64": functools.partial(_convnet, depth=3, width=64),
     **{f"convnet{depth}_in": functools.partial(_convnet, depth=depth, norm="instance") for depth in range(1, 7)},
 }
-"""Name to factory; a factory takes the number of classes and the side of the images in pixels."""
+"""Factories by name; a factory takes the number of classes and the side of the images in pixels."""

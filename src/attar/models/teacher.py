@@ -1,4 +1,4 @@
-"""Teachers: a frozen network with the names of its classes, its normalisation and its accuracy on real images."""
+"""Teachers: frozen networks with their class names, normalisation and accuracy on real images."""
 
 import copy
 import dataclasses
@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from attar.core.errors import AttarError
-from attar.models import answers, record
+from attar.models import network_output, record
 from attar.models.build import build, is_outside
 from attar.models.factory import PYTHON
 from attar.models.foreign import load_into, numbers_in, refuse_not_finite
@@ -26,10 +26,10 @@ WEIGHTS, RECORD = "teacher.safetensors", "teacher.json"
 
 
 class Selection(nn.Module):
-    """Wraps a network and picks some of its logits, in a given order."""
+    """Wraps a network and returns some of its logits, in a given order."""
 
     def __init__(self, network: nn.Module, outputs: tuple[str, ...], classes: tuple[str, ...]) -> None:
-        """``outputs`` names the network's logits, ``classes`` those to return."""
+        """``outputs`` are the names of the network's logits, ``classes`` those of the logits to return."""
         super().__init__()
         self.network = network
         self.outputs = outputs
@@ -44,41 +44,41 @@ class Selection(nn.Module):
 
 @dataclass(frozen=True)
 class Teacher:
-    """A network that labels images; making one puts it in evaluation mode and freezes its weights."""
+    """A network that labels images; its module is put in evaluation mode and its weights are frozen."""
 
     module: nn.Module
     """Takes normalised images, returns one logit per class."""
     architecture: str
-    """Its name for ``build``, or 'python:MODULE.CLASS' for a caller's own network."""
+    """Its name for ``build``, or 'python:MODULE.CLASS' for the user's own network."""
     stem: Literal["small", "standard"]
-    """The stem it was built with."""
+    """Its stem."""
     classes: tuple[str, ...]
     """Names of the logits, in order."""
     normalisation: Normalisation
-    """What its input expects."""
+    """Normalisation of its input."""
     image_size: int
     """Side of its input images in pixels."""
     accuracy: float | None = None
     """Top-1 on real validation images, as a fraction."""
     extra: dict[str, Any] = field(default_factory=dict)
-    """Plain values to keep with it."""
+    """Further plain values."""
 
     def __post_init__(self) -> None:
         if len(set(self.classes)) < len(self.classes):
             twice = next(name for name in self.classes if self.classes.count(name) > 1)
-            raise AttarError(f"The teacher has two classes named '{twice}'; give every class a name of its own.")
+            raise AttarError(f"The teacher has two classes named '{twice}'; give every class a unique name.")
         self.module.eval().requires_grad_(False)
 
     def logits(self, images: Float[Tensor, "image 3 height width"]) -> Float[Tensor, "image class"]:
-        """Float32 logits of images in [0, 1]; gradients reach the images."""
+        """Return float32 logits of images in [0, 1]; gradients flow to the images."""
         return self.module(self.normalisation.apply(images)).float()
 
     def save(self, folder: Path) -> None:
-        """Write ``teacher.safetensors``, complete in itself, and ``teacher.json``, last."""
+        """Write ``teacher.safetensors``, which contains the record, too, and then ``teacher.json``."""
         network, outputs = self.module, None
         if isinstance(network, Selection):
             network, outputs = network.network, network.outputs
-        if isinstance(network, answers.Logits):
+        if isinstance(network, network_output.Logits):
             network = network.network
         described = record.Record(
             architecture=self.architecture,
@@ -98,25 +98,25 @@ class Teacher:
 def load(
     folder: Path, module: nn.Module | None = None, *, factories: Collection[str] = (), weights_sha256: str = ""
 ) -> Teacher:
-    """The teacher that ``Teacher.save`` wrote, on the CPU.
+    """Load a teacher written by ``Teacher.save``, on the CPU.
 
     Its network is built by name, or is a copy of ``module`` with these weights. ``factories`` are the paths
-    (package.module:factory) that the user typed: a record that names any other code is refused, and nothing of it is
-    imported. ``weights_sha256`` is what the file of weights must have, where that is known. Raises AttarError when the
-    folder holds no whole teacher, or one of the caller's own network and ``module`` is missing.
+    (package.module:factory) that the user typed; a record that names any other code is refused without importing it.
+    ``weights_sha256`` is the hash that the weights file must have, if known. Raises AttarError when the folder holds no
+    complete teacher, or when the teacher is the user's own network and ``module`` is missing.
     """
     path = folder / RECORD
     if not path.is_file():
-        raise AttarError(f"{folder} holds no finished teacher, for {RECORD} is missing; run squeeze.")
+        raise AttarError(f"{folder} holds no finished teacher: {RECORD} is missing; run squeeze.")
     described = record.parse(path.read_bytes(), path)
     if weights_sha256 and (folder / WEIGHTS).is_file() and sealed.sha256_of(folder / WEIGHTS) != weights_sha256:
         raise AttarError(
-            f"{folder / WEIGHTS} is damaged or another teacher's (its SHA-256 is not the one that was written down); "
-            f"copy it there again, or delete the folder {folder} and run the same command again, which makes it again."
+            f"{folder / WEIGHTS} is damaged or belongs to another teacher (its SHA-256 differs from the recorded one); "
+            f"copy it again, or delete the folder {folder} and run the same command again to rebuild it."
         )
     state, metadata = load_weights(folder / WEIGHTS)
     if record.parse(metadata.get(record.KEY, "{}"), folder / WEIGHTS) != described:
-        raise AttarError(f"{WEIGHTS} and {RECORD} in {folder} are of two different teachers; squeeze again.")
+        raise AttarError(f"{WEIGHTS} and {RECORD} in {folder} belong to different teachers; squeeze again.")
     outputs = described.outputs or described.classes
     own = module is not None
     if module is None:
@@ -129,10 +129,10 @@ def load(
         refuse_untyped(described.architecture, path, factories)
         module = build(described.architecture, len(outputs), described.image_size, stem=described.stem, seed=0)
     else:
-        module = copy.deepcopy(module)  # the caller's own stays as it is
+        module = copy.deepcopy(module)  # do not change the user's own module
     load_into(module, state, folder / WEIGHTS)
     if own:
-        module = answers.understood(module, len(outputs), described.image_size)
+        module = network_output.logits_only(module, len(outputs), described.image_size)
     if described.outputs is not None:
         module = Selection(module, described.outputs, described.classes)
     return Teacher(
@@ -151,34 +151,34 @@ def refuse_untyped(architecture: str, path: Path, factories: Collection[str]) ->
     """Raise AttarError when the record at ``path`` names code outside attar that the user did not type."""
     if is_outside(architecture) and architecture not in factories:
         raise AttarError(
-            f"{path} names the network '{architecture}', which is code outside attar, and no file may name code; it "
-            f"was not run. Where you trust it, name it yourself: --squeeze.architecture {architecture}, or from Python "
+            f"{path} names the network '{architecture}', which is code outside attar. attar runs such code only if you "
+            f"name it yourself; if you trust it, add --squeeze.architecture {architecture}, or from Python use "
             f"attar.load(folder, factories=['{architecture}']) or attar.load(folder, teacher=module)."
         )
 
 
 def of_module(module: nn.Module, classes: Sequence[str], normalisation: Normalisation, image_size: int) -> Teacher:
-    """A teacher from a caller's own network, which is frozen.
+    """Make a teacher from the user's own network, and freeze the network.
 
-    Logits are taken out of what it returns, and half precision becomes float32, on a copy (see
-    ``answers.understood``). Raises AttarError when it does not turn images of this side, in pixels, into one logit per
-    class, or its weights are not finite.
+    Takes the logits out of its output, and converts half precision to float32 on a copy (see
+    ``network_output.logits_only``). Raises AttarError when it does not return one logit per class for images of this
+    side in pixels, or when its weights are not finite.
     """
     refuse_not_finite(numbers_in(module), f"The teacher {type(module).__name__}")
-    understood = answers.understood(module, len(classes), image_size)
-    return Teacher(understood, name_of_module(module), "standard", tuple(classes), normalisation, image_size)
+    network = network_output.logits_only(module, len(classes), image_size)
+    return Teacher(network, name_of_module(module), "standard", tuple(classes), normalisation, image_size)
 
 
 def name_of_module(module: nn.Module) -> str:
-    """The architecture of a caller's own network, as 'python:MODULE.CLASS'."""
+    """Return the architecture of the user's own network, as 'python:MODULE.CLASS'."""
     return f"{PYTHON}{type(module).__module__}.{type(module).__qualname__}"
 
 
 def aligned(teacher: Teacher, classes: Sequence[str]) -> Teacher:
-    """A teacher that answers in these classes and this order: the same one, or one that selects from its logits.
+    """Return a teacher whose logits are these classes in this order: the same one, or one that selects its logits.
 
-    Raises AttarError on a class that the teacher does not know. The accuracy is that of the old classes, so it is
-    dropped when they change.
+    Raises AttarError on a class that the teacher does not know. If the classes change, the accuracy is dropped, because
+    it was measured on the old ones.
     """
     wanted = tuple(classes)
     if wanted == teacher.classes:
@@ -189,7 +189,7 @@ def aligned(teacher: Teacher, classes: Sequence[str]) -> Teacher:
             example = ", ".join(teacher.classes[:3])
             raise AttarError(
                 f"The teacher {teacher.architecture} does not know the class '{name}' (its classes are like {example});"
-                " name the data's classes as the teacher does, or train a teacher on this data."
+                " use the teacher's class names in the data, or train a teacher on this data."
             )
     network, outputs = teacher.module, teacher.classes
     if isinstance(network, Selection):
@@ -201,13 +201,13 @@ def accuracy(
     logits: Callable[[Tensor], Tensor],
     batches: Iterable[tuple[Float[Tensor, "image 3 height width"], Int[Tensor, "image"]]],  # noqa: F821
 ) -> tuple[float, float]:
-    """Top-1 and top-5 accuracy over batches of images in [0, 1] and labels, as fractions.
+    """Return top-1 and top-5 accuracy over batches of images in [0, 1] and labels, as fractions.
 
-    ``logits`` may be ``teacher.logits``. With fewer than five classes all count as the top five. Raises AttarError
-    when there are no images, or the network gives no numbers for some.
+    ``logits`` may be ``teacher.logits``. With fewer than five classes, top-5 is 1. Raises AttarError when there are no
+    images, or when logits are NaN.
     """
     hits, total = torch.zeros(3, dtype=torch.int64), 0
-    # Not inference_mode: a network that keeps a tensor between calls could then no longer be differentiated.
+    # Not inference_mode: a network that keeps a tensor between calls could not be differentiated afterwards.
     with torch.no_grad():
         for images, labels in batches:
             scores = logits(images)
@@ -220,8 +220,8 @@ def accuracy(
         raise AttarError("There are no validation images to measure accuracy on; check the data's validation folder.")
     if num_broken := int(hits[2]):
         raise AttarError(
-            f"The teacher's logits of {num_broken} of {total} validation images are not numbers (NaN); check its "
-            f"weights and its normalisation, or train another one."
+            f"The teacher's logits are NaN for {num_broken} of {total} validation images; check its weights and its "
+            f"normalisation, or train another one."
         )
     top1, top5 = (hits[:2] / total).tolist()
     return top1, top5

@@ -1,4 +1,4 @@
-"""Further augmentation: shuffled patches (RDED) and RandAugment. Drawing and applying are separate functions."""
+"""Patch shuffling (RDED) and RandAugment. Drawing and applying are separate functions, so that draws can be stored."""
 
 from collections.abc import Callable
 
@@ -9,26 +9,26 @@ from torch import Tensor
 from attar.ops.choices import RANDAUGMENT_SCALE
 
 STRONGEST = 30
-"""Levels of strength run from 0 to this."""
+"""Highest level of strength; the lowest is 0."""
 _TRANSLATION = 150 / 331
-"""Largest translation as a part of the image's side; it and the other extremes are AutoAugment's."""
+"""Largest translation as a fraction of the image's side. This and the other maxima are AutoAugment's."""
 _DEGREES, _SHEAR, _FACTOR = 30.0, 0.3, 0.9
 
 Patches = UInt8[Tensor, "image patch"]
-"""For each place, row by row, the patch that is shown there."""
+"""Which patch is shown at each position, row by row."""
 Changes = Int8[Tensor, "image step 2"]
-"""For each step of an image the operation, and its strength with a sign where the operation has two directions."""
+"""Operation and strength of each step; the sign of the strength is the direction, if the operation has two."""
 
 
 def draw_patches(count: int, factor: int, generator: torch.Generator) -> Patches:
-    """A random order of ``factor`` x ``factor`` patches for each of ``count`` images."""
+    """Draw a random order of ``factor`` x ``factor`` patches for each of ``count`` images."""
     return torch.rand(count, factor**2, generator=generator).argsort(1).to(torch.uint8)
 
 
 def shuffle(images: Num[Tensor, "image 3 height width"], patches: Patches) -> Num[Tensor, "image 3 height width"]:
-    """Cut each image, of floats or bytes, into a square number of equal patches and show them in its order.
+    """Cut each image (floats or bytes) into a square grid of equal patches and arrange them in the image's order.
 
-    Source: RDED (Sun et al., 2024, arXiv 2312.03526). Raises ValueError where the sides don't divide into patches.
+    Source: RDED (Sun et al., 2024, arXiv 2312.03526). Raises ValueError if the sides are not multiples of the grid.
     """
     count, channels, height, width = images.shape
     factor = round(patches.shape[1] ** 0.5)
@@ -42,9 +42,10 @@ def shuffle(images: Num[Tensor, "image 3 height width"], patches: Patches) -> Nu
 
 
 def draw_changes(count: int, num_steps: int, magnitude: float, std: float, generator: torch.Generator) -> Changes:
-    """``num_steps`` random operations for each of ``count`` images.
+    """Draw ``num_steps`` random operations for each of ``count`` images.
 
-    ``magnitude`` is on a scale of 0 to 10 and varies normally with ``std``, as in timm's 'rand-m6-n2-mstd1.0'.
+    Strengths are normal with mean ``magnitude`` (0 to 10) and standard deviation ``std``, as in timm's
+    'rand-m6-n2-mstd1.0'.
     """
     operation = torch.randint(0, len(OPERATIONS), (count, num_steps), generator=generator)
     wanted = magnitude + std * torch.randn(count, num_steps, generator=generator)
@@ -54,10 +55,10 @@ def draw_changes(count: int, num_steps: int, magnitude: float, std: float, gener
 
 
 def change(images: Float[Tensor, "image 3 height width"], changes: Changes) -> Float[Tensor, "image 3 height width"]:
-    """Apply each image's operations, one after the other; images are in [0, 1].
+    """Apply each image's operations in order; images are in [0, 1].
 
-    Images that share an operation and its strength go through torchvision together. Source: RandAugment (Cubuk et al.,
-    2020, arXiv 1909.13719) with the operations and extremes of torchvision's.
+    Images with the same operation and strength are processed in one torchvision call. Source: RandAugment (Cubuk et
+    al., 2020, arXiv 1909.13719), with torchvision's operations and maxima.
     """
     shown = images.clone()
     for step in changes.cpu().unbind(1):
@@ -106,4 +107,4 @@ _OPERATIONS: dict[str, Callable[[Tensor, float], Tensor]] = {
     "equalize": lambda images, _: _plain("equalize", images),
 }
 OPERATIONS = tuple(_OPERATIONS)
-"""Names of the operations, by the number that stands for them in ``Changes``."""
+"""Names of the operations, by their number in ``Changes``."""

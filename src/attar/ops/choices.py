@@ -21,7 +21,7 @@ LabelPolicy = Literal["mean", "weighted", "norm-balanced"]
 Rounding = Literal["nearest", "truncate"]
 """How pixels in [0, 1] become bytes."""
 RANDAUGMENT_SCALE = 10
-"""The setting's value for the greatest magnitude of RandAugment, as in timm."""
+"""Largest magnitude of RandAugment that can be set, as in timm."""
 Augmentation = Literal["colour", "crop", "cutout", "flip", "scale", "rotate"]
 """Kinds of differentiable Siamese augmentation (see ``ops/dsa.py``)."""
 AUGMENTATIONS: tuple[Augmentation, ...] = ("colour", "crop", "cutout", "flip", "scale", "rotate")
@@ -38,12 +38,12 @@ class Storage(Config):
     """Interpolation that enlarges one of them to the stored image's size."""
 
     def idle(self) -> set[str]:
-        """The interpolation, which has no effect if a stored image is one image."""
+        """Return the interpolation if a stored image is one image."""
         return {"enlarge"} if self.factor == 1 else set()
 
     @property
     def num_parts(self) -> int:
-        """Images in a stored image."""
+        """Number of images in a stored image."""
         return self.factor**2
 
 
@@ -64,8 +64,7 @@ class ViewChoice(Config):
     """Mirror half of the views left to right."""
 
     def draw(self, count: int, height: int, width: int, *streams: torch.Generator) -> View:
-        """Draw ``count`` independent views of images of this size from each stream; views of a stream are
-        consecutive."""
+        """Draw ``count`` independent views of images of this size from each stream, one stream after the other."""
         from attar.ops import views
 
         return views.draw(self, count, height, width, *streams)
@@ -93,7 +92,7 @@ class LookChoice(ViewChoice):
     whole image."""
 
     def idle(self) -> set[str]:
-        """The combination, which has no effect without kinds of Siamese augmentation."""
+        """Return the combination if there is no Siamese augmentation."""
         return super().idle() | (set() if self.dsa else {"dsa_combine"})
 
 
@@ -154,7 +153,7 @@ class Codec(Config):
         return kept * (1 if num_classes <= 2**8 else 2 if num_classes <= 2**15 else 4) + spans + rest
 
     def idle(self) -> set[str]:
-        """Settings without effect: those of 'topk' if all logits are stored; the temperature if the rest is dropped."""
+        """Return the settings of 'topk' if all logits are stored, and the temperature if the rest is dropped."""
         if self.kind == "fp16":
             return {"k", "values", "remainder", "temperature"}
         return {"temperature"} if self.remainder == "drop" else set()

@@ -1,4 +1,4 @@
-"""Detect from predictions that a network's outputs are in another order than the labels."""
+"""Detect from predictions that a network's outputs are in a different class order than the labels."""
 
 from dataclasses import dataclass
 
@@ -6,30 +6,30 @@ import numpy as np
 from jaxtyping import Int
 
 _LEAST_GAIN = 0.1
-"""Part of the images that must be right only in the other order."""
+"""Minimum accuracy gain of the other order, as a fraction of the images."""
 _LEAST_KNOWLEDGE = 0.4
-"""Part of the gap between guessing and knowing that the other order must close: an untrained network closes little."""
+"""Minimum accuracy in the other order: 0 is chance, 1 is perfect. An untrained network stays below it."""
 _DEVIATIONS = 3
-"""By how many standard deviations more images must be right than wrong through the other order."""
+"""Minimum gain of the other order, in standard deviations."""
 
 
 @dataclass(frozen=True)
 class Order:
-    """Another order of the outputs, in which far more images are right."""
+    """Another order of the outputs, in which far more predictions are right."""
 
     labels: tuple[int, ...]
-    """The label that each output stands for."""
+    """The label that each output means."""
     accuracy: float
-    """Of the predictions in this order, a fraction, on images that were not used to find it."""
+    """Accuracy in this order, as a fraction, on images that were not used to find the order."""
     before: float
-    """Of the predictions as they are, on the same images."""
+    """Accuracy in the given order, on the same images."""
 
 
 def another_order(predicted: Int[np.ndarray, " image"], labels: Int[np.ndarray, " image"], num: int) -> Order | None:
-    """The order of ``num`` classes in which the predictions are much more right; None when there is no such order.
+    """Return an order of ``num`` classes in which far more predictions are right; None if there is none.
 
-    Every other image of each class is used to match outputs with labels, most frequent pairs first, and the others to
-    count, so that chance gains nothing.
+    One half of each class's images is used to match outputs with labels (most frequent pairs first), the other half to
+    measure the accuracy, so that the measurement is unbiased.
     """
     place = _place_in_class(labels)
     output_of = _matched(predicted[place % 2 == 0], labels[place % 2 == 0], num)
@@ -47,7 +47,7 @@ def another_order(predicted: Int[np.ndarray, " image"], labels: Int[np.ndarray, 
 
 
 def _place_in_class(labels: np.ndarray) -> np.ndarray:
-    """For each image, how many of its class come before it."""
+    """Return for each image how many images of its class come before it."""
     order = np.argsort(labels, kind="stable")
     ranked = labels[order]
     starts = np.searchsorted(ranked, ranked)
@@ -57,7 +57,7 @@ def _place_in_class(labels: np.ndarray) -> np.ndarray:
 
 
 def _matched(predicted: np.ndarray, labels: np.ndarray, num: int) -> np.ndarray:
-    """One output for each label, the most frequent pairs first; pairs that never occur stay in place where they can."""
+    """Assign an output to every label, most frequent pairs first; a label without pairs keeps its own if it is free."""
     pairs, counts = np.unique(labels.astype(np.int64) * num + predicted, return_counts=True)
     same = pairs // num == pairs % num
     output_of = np.full(num, -1, dtype=np.int64)

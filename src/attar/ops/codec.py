@@ -1,4 +1,4 @@
-"""Soft labels in fewer bytes: all logits in half precision, or the largest few and what is left of the rest."""
+"""Compress soft labels: store all logits in half precision, or the k largest and the total weight of the rest."""
 
 import math
 
@@ -9,7 +9,7 @@ from torch import Tensor
 from attar.ops.choices import Codec
 
 NOTHING = -3e4
-"""Stands for a class that was dropped: no share of the softmax at any temperature in use, and yet finite."""
+"""Logit of a dropped class: finite, but its softmax probability is 0 at any usual temperature."""
 _LARGEST = torch.finfo(torch.float16).max
 _LEVELS = 255
 
@@ -18,7 +18,7 @@ Parts = dict[str, Tensor]
 
 
 def encode(logits: Float[Tensor, "image class"], codec: Codec) -> Parts:
-    """Logits as stored; those beyond half precision's range are cut to it."""
+    """Return the logits as they are stored; values outside the range of half precision are clamped."""
     logits = logits.float().clamp(-_LARGEST, _LARGEST)
     if codec.kind == "fp16":
         return {"logits": logits.half()}
@@ -28,7 +28,7 @@ def encode(logits: Float[Tensor, "image class"], codec: Codec) -> Parts:
     if codec.values == "fp16":
         parts["values"] = values.half()
     else:
-        # The ends are rounded first, so that a reader's steps are the writer's.
+        # Round the range first, so that reader and writer use the same steps.
         low, high = values[:, -1:].half(), values[:, :1].half()
         step = (high.float() - low.float()).clamp_min(1e-6) / _LEVELS
         parts["values"] = ((values - low.float()) / step).round().clamp(0, _LEVELS).to(torch.uint8)
@@ -40,16 +40,16 @@ def encode(logits: Float[Tensor, "image class"], codec: Codec) -> Parts:
     return parts
 
 
-class Gathered:
-    """Encoded logits of a set of images that come in batches, so that no more than a batch of logits is ever held."""
+class EncodedLogits:
+    """Collects encoded logits of a set of images batch by batch; only one batch of plain logits is in memory."""
 
     def __init__(self, num_images: int, codec: Codec) -> None:
         self._num_images, self._codec = num_images, codec
         self.parts: Parts = {}
-        """On the CPU; whole when every image was put."""
+        """The encoded logits, on the CPU; complete after ``put`` was called for every image."""
 
     def put(self, index: Int[Tensor, " image"], logits: Float[Tensor, "image class"]) -> None:
-        """Encode the logits, on the device where they are, of the images at ``index``."""
+        """Encode the logits of the images at ``index``, on the logits' device."""
         for key, part in encode(logits, self._codec).items():
             if key not in self.parts:
                 self.parts[key] = torch.empty(self._num_images, *part.shape[1:], dtype=part.dtype)
@@ -57,9 +57,9 @@ class Gathered:
 
 
 def decode(parts: Parts, num_classes: int) -> Float[Tensor, "image class"]:
-    """Logits of all classes again, on the parts' device: half precision where all were kept, float32 else.
+    """Return logits for all classes, on the parts' device: half precision if all were stored, else float32.
 
-    A class that was dropped has the logit ``NOTHING``.
+    A dropped class has the logit ``NOTHING``.
     """
     if "logits" in parts:
         return parts["logits"]
@@ -72,7 +72,7 @@ def decode(parts: Parts, num_classes: int) -> Float[Tensor, "image class"]:
 
 
 def index_type(num_classes: int) -> torch.dtype:
-    """The type in which a class is stored."""
+    """Return the integer type in which class numbers are stored."""
     if num_classes <= 2**8:
         return torch.uint8
     return torch.int16 if num_classes <= 2**15 else torch.int32

@@ -1,4 +1,4 @@
-"""One answer from the answers of several teachers."""
+"""Combine the logits of several teachers."""
 
 from collections.abc import Sequence
 
@@ -12,11 +12,11 @@ from attar.ops.choices import LabelPolicy
 def combine(
     logits: Sequence[Float[Tensor, "image class"]], policy: LabelPolicy = "mean", weights: Sequence[float] = ()
 ) -> Float[Tensor, "image class"]:
-    """One answer from those of several teachers, float32.
+    """Combine the logits of several teachers; returns float32.
 
-    'mean': their average (EDC, arXiv 2404.13733). 'weighted': by ``weights``, one a teacher, scaled to the sum 1
-    (CV-DD, arXiv 2501.07575). 'norm-balanced': each teacher's logits of an image are first scaled to the mean of the
-    teachers' norms, so that no teacher counts for more because its logits are larger (G-VBSM, arXiv 2311.17950).
+    'mean': average (EDC, arXiv 2404.13733). 'weighted': average with ``weights``, one per teacher, scaled to the sum 1
+    (CV-DD, arXiv 2501.07575). 'norm-balanced': for each image, every teacher's logits are first scaled to the mean of
+    the teachers' norms, so that larger logits do not count more (G-VBSM, arXiv 2311.17950).
     """
     stacked = torch.stack([each.float() for each in logits])
     if policy == "weighted":

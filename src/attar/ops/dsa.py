@@ -1,8 +1,8 @@
-"""Differentiable Siamese augmentation (DSA; Zhao & Bilen, 2021, arXiv 2102.08259), drawn apart from being applied.
+"""Differentiable Siamese augmentation (DSA; Zhao & Bilen, 2021, arXiv 2102.08259). Drawing and applying are separate.
 
-A draw is eleven small whole numbers, so that it can be stored with a label, given to a compiled function as a tensor,
-and applied to real and synthetic images alike. An augmentation that was not chosen has its neutral number, which is no
-branch: one compiled graph serves every draw. The gradient of every augmentation is deterministic on a GPU too.
+A draw is eleven small integers. It can be stored with a label, passed to a compiled function as a tensor, and applied
+to real and synthetic images alike. An augmentation that is not in a draw has a neutral value, so one compiled graph
+without branches serves every draw. All gradients are deterministic, on GPUs too.
 """
 
 import math
@@ -18,11 +18,11 @@ from torch import Tensor
 from attar.ops.choices import AUGMENTATIONS, Augmentation, Combination
 
 BRIGHTNESS, CONTRAST, CROP, CUTOUT, SCALE, DEGREES = 0.5, 0.5, 0.125, 0.5, 1.2, 15.0
-"""The published strengths: greatest change of brightness in the images' units and of contrast as a factor, greatest
-shift and side of the cut-out square as parts of the image's side, greatest scale, greatest rotation."""
+"""The published maximum strengths: change of brightness (in the images' units) and of contrast (factor), shift and side
+of the cut-out square (fractions of the image's side), scale, rotation."""
 NUM_LEVELS = 11
-"""Numbers of a draw: brightness, saturation, contrast, shift down and right, row and column of the cut-out square's
-centre, mirrored or not, scale down and across, rotation. 0 is neutral, and for the square -128."""
+"""Length of a draw: brightness, saturation, contrast, shift down and right, row and column of the cut-out square's
+centre, mirrored or not, scale down and across, rotation. 0 is neutral; for the square -128 is."""
 GREATEST, UNCUT = 127, -128
 
 Levels = Int8[Tensor, "draw 11"]
@@ -40,22 +40,22 @@ _WARPS: tuple[Augmentation, ...] = ("crop", "scale", "rotate")
 
 @dataclass(frozen=True)
 class Drawn:
-    """Draws and the kinds of augmentation that they may hold."""
+    """Draws, and the kinds of augmentation that they may contain."""
 
     levels: Levels
     kinds: tuple[Augmentation, ...]
 
     def take(self, index: Tensor | slice) -> Self:
-        """The draws at these places."""
+        """Return the draws at these indices."""
         return type(self)(self.levels[index], self.kinds)
 
 
 def sample(kinds: Collection[Augmentation], combine: Combination, count: int, *streams: torch.Generator) -> Levels:
-    """``count`` independent draws from each stream, those of a stream together.
+    """Make ``count`` independent draws from each stream, one stream after the other.
 
-    ``combine`` says how many of the ``kinds`` are in a draw: 'all', 'one' of them at random as in DSA, or 'warp', which
-    is colour, cutout and flip together with one of crop, scale and rotate, as in IDC (arXiv 2205.14959) and CIM.
-    Streams are used alike whatever the kinds are.
+    ``combine`` says which of the ``kinds`` a draw contains: 'all'; 'one' at random, as in DSA; or 'warp', which is
+    colour, cutout and flip, and one of crop, scale and rotate, as in IDC (arXiv 2205.14959) and CIM. The amount of
+    random numbers does not depend on the kinds.
     """
     found = torch.cat([_draws(count, stream) for stream in streams])
     levels, picks = found[:, :NUM_LEVELS], found[:, NUM_LEVELS]
@@ -71,7 +71,7 @@ def sample(kinds: Collection[Augmentation], combine: Combination, count: int, *s
 
 
 def _draws(count: int, stream: torch.Generator) -> Float[Tensor, "draw 12"]:
-    """Levels with every augmentation in them, and a number in [0, 1) by which some are chosen."""
+    """Draw levels for every augmentation, and a number in [0, 1) that selects among them."""
     uniform = torch.rand(count, NUM_LEVELS + 1, generator=stream, dtype=torch.float64)
     levels = (uniform * (2 * GREATEST + 1)).floor() - GREATEST
     levels[:, 7] = uniform[:, 7] < 0.5
@@ -88,10 +88,10 @@ def _neutral(kind: Augmentation) -> float:
 def apply(
     images: Float[Tensor, "image channel height width"], levels: Levels, kinds: Collection[Augmentation]
 ) -> Float[Tensor, "image channel height width"]:
-    """Augment images by a draw for each, or by one draw that all share; differentiable.
+    """Augment images, with one draw per image or one draw for all; differentiable.
 
-    ``kinds`` are those that the draws were made for. What lies outside an image is 0 and brightness is added, so the
-    images should be in normalised units. Order: flip, colour, crop, scale, rotate, cutout.
+    ``kinds`` must be the kinds passed to ``sample``. Pixels outside an image are 0 and brightness is added, so images
+    should be in normalised units. Order: flip, colour, crop, scale, rotate, cutout.
     """
     level = levels.to(images.device).to(images.dtype)
     size = images.shape[-2:]
@@ -119,7 +119,7 @@ def _coloured(images: Tensor, brightness: Tensor, saturation: Tensor, contrast: 
 
 
 def _axis(shift: Float[Tensor, " draw"], stretch: Float[Tensor, " draw"], side: int) -> Float[Tensor, "draw out side"]:
-    """Weights of one axis: shifted by whole pixels, then stretched about the centre; black comes in at the edges."""
+    """Return the weights of one axis: shift by whole pixels, then stretch about the centre; edges are filled with 0."""
     most = int(side * CROP + 0.5)
     pixel = torch.arange(side, device=shift.device, dtype=shift.dtype)
     moved = pixel + _step(shift, 2 * most + 1)[:, None] - most
@@ -130,7 +130,7 @@ def _axis(shift: Float[Tensor, " draw"], stretch: Float[Tensor, " draw"], side: 
 
 
 def _uncut(centre: Float[Tensor, "draw 2"], size: torch.Size) -> Float[Tensor, "draw 1 height width"]:
-    """0 in the cut-out square, which may lie across the image's edge, and 1 elsewhere."""
+    """Return 0 in the cut-out square, which may extend beyond the image, and 1 elsewhere."""
     inside = []
     for axis, side in enumerate(size):
         length = int(side * CUTOUT + 0.5)
@@ -142,7 +142,7 @@ def _uncut(centre: Float[Tensor, "draw 2"], size: torch.Size) -> Float[Tensor, "
 
 
 def _step(level: Tensor, count: int) -> Tensor:
-    """A level as one of ``count`` whole numbers from 0 on, each as likely as another; the level 0 is the middle one."""
+    """Map a level to one of ``count`` equally likely integers, starting at 0; level 0 maps to the middle."""
     return ((level + (GREATEST + 0.5)) * (count / (2 * GREATEST + 1))).floor().clamp(0, count - 1)
 
 
@@ -153,16 +153,16 @@ def _tent(away: Tensor) -> Tensor:
 def rotate(
     images: Float[Tensor, "image channel height width"], angle: Float[Tensor, " draw"]
 ) -> Float[Tensor, "image channel height width"]:
-    """Rotate images by angles in radians, one for each or one for all; bilinear, black where nothing was.
+    """Rotate images by angles in radians, one per image or one for all; bilinear, filled with 0.
 
-    As ``torch.nn.functional.grid_sample`` rotates, whose own gradient is not deterministic on a GPU. This one gathers
-    for every pixel of the image the at most nine pixels of the result that it went into.
+    Equal to ``torch.nn.functional.grid_sample``, whose gradient is not deterministic on a GPU. The gradient here is: it
+    collects for every input pixel the (at most nine) output pixels that it contributes to.
     """
     return _Rotate.apply(images, angle.cos(), angle.sin(), False)  # type: ignore[return-value]
 
 
 class _Rotate(torch.autograd.Function):
-    """Rotation and its transpose, each the gradient of the other."""
+    """Rotation and its transpose; each is the gradient of the other."""
 
     @staticmethod
     def forward(ctx: Any, images: Tensor, cosine: Tensor, sine: Tensor, transposed: bool) -> Tensor:
@@ -177,7 +177,7 @@ class _Rotate(torch.autograd.Function):
 
 
 def _from_centre(images: Tensor) -> tuple[Tensor, Tensor]:
-    """Row and column of every pixel, seen from the middle of the image; both shaped (height, width)."""
+    """Return row and column of every pixel relative to the image's centre; both shaped (height, width)."""
     rows, columns = (
         torch.arange(side, device=images.device, dtype=images.dtype) - (side - 1) / 2 for side in images.shape[-2:]
     )
@@ -185,7 +185,7 @@ def _from_centre(images: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _turned(rows: Tensor, columns: Tensor, cosine: Tensor, sine: Tensor) -> tuple[Tensor, Tensor]:
-    """Where in the image a pixel of the rotated one comes from."""
+    """Return the source position of each pixel of the rotated image."""
     cosine, sine = cosine[:, None, None], sine[:, None, None]
     return sine * columns + cosine * rows, cosine * columns - sine * rows
 
@@ -199,10 +199,10 @@ def _sampled(images: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
 
 
 def _gathered(slopes: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
-    """The transpose of ``_sampled``: a pixel went into those of the result that come from less than one pixel away."""
+    """Transpose of ``_sampled``: a pixel contributes to output pixels whose source is less than one pixel away."""
     count, channels, height, width = slopes.shape
     rows, columns = _from_centre(slopes)
-    at_row, at_column = _turned(rows, columns, cosine, -sine)  # where the pixel itself has come to
+    at_row, at_column = _turned(rows, columns, cosine, -sine)  # where the pixel moved to
     first_row = (at_row + (height - 1) / 2 - math.sqrt(2)).ceil()
     first_column = (at_column + (width - 1) / 2 - math.sqrt(2)).ceil()
     flat, total = slopes.reshape(count, channels, height * width), torch.zeros_like(slopes)

@@ -1,4 +1,4 @@
-"""Features: what a network's classifier sees of an image, for networks of any origin."""
+"""Features: the input of a network's classifier, for networks of any origin."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -14,41 +14,41 @@ class Features:
 
     values: Float[Tensor, "image feature"]
     fallback: str = ""
-    """Why these are logits; empty when they are the classifier's input."""
+    """Why these are logits instead; empty if they are the classifier's input."""
 
 
 def penultimate(network: nn.Module, images: Float[Tensor, "image 3 height width"]) -> Features:
-    """Input of the network's last layer, float32, or the logits where that is no linear classifier.
+    """Return the input of the network's last layer in float32, or the logits if that layer is not a linear classifier.
 
-    ``images`` are normalised. The last layer is the one with weights that is called last; it must be an ``nn.Linear``
-    or a convolution of 1x1 (as SqueezeNet's) with an output for every logit at least, for a network of which only some
-    logits are taken has more. Places and tokens are averaged. Nothing of the network is changed.
+    ``images`` are normalised. The last layer is the layer with weights that is called last. It must be an ``nn.Linear``
+    or a 1x1 convolution (as in SqueezeNet) with at least one output per logit; a network of which only some logits are
+    used has more. Averages over positions and tokens. Does not change the network.
     """
     return Extractor(network)(images)
 
 
 def classifier_of(network: nn.Module, images: Float[Tensor, "image 3 height width"]) -> nn.Module | None:
-    """The network's last layer, as in ``penultimate``; None where that is no linear classifier."""
+    """Return the network's last layer, as in ``penultimate``; None if it is not a linear classifier."""
     extractor = Extractor(network)
     extractor(images)
     return extractor.classifier
 
 
 class Extractor:
-    """Penultimate features of batch after batch.
+    """Computes penultimate features batch by batch.
 
-    The first batch goes through the whole network. Later ones stop at the classifier, whose cost grows with the number
-    of classes and whose logits nobody needs; the features are the same.
+    The first batch runs through the whole network. Later ones stop before the classifier, which saves time with many
+    classes; the features are the same.
     """
 
     def __init__(self, network: nn.Module) -> None:
         self._network = network
         self.classifier: nn.Module | None = None
-        """The network's last layer, once a batch has gone through it."""
+        """The network's last layer; known after the first batch."""
         self._num_calls = 0
 
     def __call__(self, images: Float[Tensor, "image 3 height width"]) -> Features:
-        """As ``penultimate``."""
+        """Return the features, as ``penultimate`` does."""
         seen = None if self.classifier is None else self._up_to(self.classifier, images)
         return self._whole(images) if seen is None else Features(pooled(self.classifier, seen))
 
@@ -70,14 +70,14 @@ class Extractor:
             for handle in handles:
                 handle.remove()
         if not last:
-            return Features(logits.float(), "no layer with weights was seen at work")
+            return Features(logits.float(), "no layer with weights was called")
         if _num_outputs(calls[-1]) < logits.shape[1]:
-            return Features(logits.float(), f"the last layer, a {type(calls[-1]).__name__}, is no linear classifier")
+            return Features(logits.float(), f"the last layer, a {type(calls[-1]).__name__}, is not a linear classifier")
         self.classifier, self._num_calls = calls[-1], calls.count(calls[-1])
         return Features(pooled(calls[-1], last[0]))
 
     def _up_to(self, classifier: nn.Module, images: Tensor) -> Tensor | None:
-        """The input of the classifier's last call; None when the network takes another way with these images."""
+        """Return the input of the classifier's last call; None if the network calls it less often for this batch."""
         num_calls = 0
 
         def stop(_: nn.Module, inputs: tuple[Any, ...]) -> None:
@@ -98,7 +98,7 @@ class Extractor:
 
 
 class _Reached(BaseException):
-    """Ends a pass through a network; no Exception, which a network could catch."""
+    """Ends a forward pass early. It is not an Exception, because a network could catch that."""
 
     def __init__(self, seen: Tensor) -> None:
         super().__init__()
@@ -106,7 +106,7 @@ class _Reached(BaseException):
 
 
 def pooled(classifier: nn.Module | None, inputs: Tensor) -> Float[Tensor, "image feature"]:
-    """What a classifier is fed, float32, averaged over places or tokens."""
+    """Return a classifier's input in float32, averaged over positions or tokens."""
     values = inputs.float()
     if isinstance(classifier, nn.Conv2d):
         return values.mean(dim=(-2, -1))
@@ -114,7 +114,7 @@ def pooled(classifier: nn.Module | None, inputs: Tensor) -> Float[Tensor, "image
 
 
 def _num_outputs(layer: nn.Module) -> int:
-    """Of a linear classifier; 0 for other layers."""
+    """Return the number of outputs of a linear classifier; 0 for other layers."""
     if isinstance(layer, nn.Linear):
         return layer.out_features
     if isinstance(layer, nn.Conv2d) and layer.kernel_size == (1, 1):

@@ -1,4 +1,4 @@
-"""Measures of a classifier: accuracy, of all and by class, and how far its confidence can be trusted."""
+"""Metrics of a classifier: accuracy over images and by class, and calibration error."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields
@@ -16,24 +16,24 @@ NUM_BINS = 15
 
 @dataclass(frozen=True)
 class Measured:
-    """What a classifier achieves; all are fractions."""
+    """Metrics of a classifier; all are fractions."""
 
     top1: float
     top5: float
-    """With fewer than five classes all count as the top five."""
+    """With fewer than five classes it is 1 for every image with finite logits."""
     per_class: tuple[float | None, ...]
     """Top-1 of each class; None for a class without images."""
     ece: float
-    """Expected calibration error of the top class: mean distance of confidence and accuracy, over bins."""
+    """Expected calibration error: distance of confidence and accuracy in each bin, averaged with the bins' weights."""
     confidence: float
     """Mean probability of the top class."""
     num_broken: int = 0
-    """Images for which the classifier gives no numbers (NaN); they count as wrong, and as sure of nothing."""
+    """Images with NaN logits; they count as wrong, with confidence 0."""
 
 
 @dataclass(frozen=True)
 class Tally:
-    """Sums over images, on the device of their logits; tallies of batches add up to that of all."""
+    """Counts over images, on the device of their logits; add the tallies of batches to get that of all images."""
 
     images: Int[Tensor, " class"]
     hits: Int[Tensor, " class"]
@@ -46,7 +46,7 @@ class Tally:
         return type(self)(*(getattr(self, part.name) + getattr(other, part.name) for part in fields(self)))
 
     def measured(self) -> Measured:
-        """The measures; the one moment at which the device is waited for. Raises ValueError without images."""
+        """Return the metrics; only this waits for the device. Raises ValueError without images."""
         images, hits = self.images.tolist(), self.hits.tolist()
         total = sum(images)
         if not total:
@@ -64,9 +64,9 @@ class Tally:
 
 
 def tally(logits: Float[Tensor, "image class"], labels: Int[Tensor, " image"]) -> Tally:
-    """The tally of one batch, without waiting for the device.
+    """Return the tally of one batch, without waiting for the device.
 
-    Bin m of n holds confidences above (m - 1) / n up to m / n, as in Guo et al.'s equation 3.
+    Bin m of n has the confidences above (m - 1) / n up to m / n, as in equation 3 of Guo et al.
     """
     num_classes, labels = logits.shape[1], labels.to(logits.device)
     ranked = logits.topk(min(5, num_classes), dim=1).indices
@@ -75,7 +75,7 @@ def tally(logits: Float[Tensor, "image class"], labels: Int[Tensor, " image"]) -
     confidence = confidence.nan_to_num()
     right = (ranked == labels[:, None]) & ~broken[:, None]
     place = ((confidence * NUM_BINS).ceil().long() - 1).clamp(0, NUM_BINS - 1)
-    # Sums over this mask have one order, which scattered additions on a GPU have not.
+    # Sums over a mask are deterministic; scattered additions on a GPU are not.
     bins = place[:, None] == torch.arange(NUM_BINS, device=place.device)
     hit = right[:, 0].long()
     nothing = torch.zeros(num_classes, dtype=torch.int64, device=logits.device)
@@ -93,9 +93,9 @@ def measure(
     logits: Callable[[Tensor], Tensor],
     batches: Iterable[tuple[Float[Tensor, "image 3 height width"], Int[Tensor, " image"]]],
 ) -> Measured:
-    """The measures of a classifier over batches of images in [0, 1] and labels; raises AttarError without images."""
+    """Return a classifier's metrics over batches of images in [0, 1] and labels; raises AttarError without images."""
     total: Tally | None = None
-    # Not inference_mode: a network that keeps a tensor between calls could then no longer be differentiated.
+    # Not inference_mode: a network that keeps a tensor between calls could not be differentiated afterwards.
     with torch.no_grad():
         for images, labels in batches:
             found = tally(logits(images), labels)

@@ -1,4 +1,4 @@
-"""Mixing of two images: CutMix (Yun et al., 2019, arXiv 1905.04899), Mixup (Zhang et al., 2018, arXiv 1710.09412)."""
+"""Mix pairs of images: CutMix (Yun et al., 2019, arXiv 1905.04899), Mixup (Zhang et al., 2018, arXiv 1710.09412)."""
 
 from dataclasses import dataclass
 from typing import Self
@@ -13,7 +13,7 @@ from attar.ops.choices import MixChoice
 
 @dataclass(frozen=True)
 class Mix:
-    """For each image its partner, what of the partner is laid over it, and how much of itself remains."""
+    """One mixing record per image: its partner, the box taken from the partner, and the weight of the image itself."""
 
     partner: Int[Tensor, " image"]
     """Index of the image mixed in, among all images of the set."""
@@ -30,7 +30,7 @@ class Mix:
         return type(self)(self.partner.to(device), box, self.weight.to(device))
 
     def take(self, index: Tensor | slice) -> Self:
-        """The records at these places."""
+        """Return the records at these indices."""
         return type(self)(self.partner[index], None if self.box is None else self.box[index], self.weight[index])
 
 
@@ -42,9 +42,9 @@ def draw(
     generator: torch.Generator,
     order: Int[Tensor, " image"] | None = None,
 ) -> Mix | None:
-    """One record for each of ``count`` images, partners being a permutation; None when nothing is mixed.
+    """Draw one record for each of ``count`` images; the partners are a permutation. Returns None without mixing.
 
-    Where batches share a mix, ``order`` is the one in which images fall into them, by default a random one.
+    If batches share a mix, ``order`` is the order in which images fill the batches; by default it is random.
     """
     if choice.kind == "none":
         return None
@@ -88,9 +88,9 @@ def apply(
     mix: Mix,
     out: Tensor | None = None,
 ) -> Float[Tensor, "image channel height width"]:
-    """Mix each image with its partner, given in the same order (``partners[i]`` is image ``mix.partner[i]``).
+    """Mix each image with its partner; ``partners[i]`` is the image ``mix.partner[i]``.
 
-    ``out`` may be either, where it is needed no longer: new memory costs a CPU more than the mixing.
+    ``out`` may be ``images`` or ``partners`` if it is no longer needed: on a CPU new memory costs more than mixing.
     """
     mix = mix.to(images.device)
     if mix.box is None:

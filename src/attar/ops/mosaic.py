@@ -1,6 +1,6 @@
-"""Mosaics: one stored image that holds several smaller ones, which are enlarged again when they are shown.
+"""Mosaics: one stored image holds several smaller ones, which are enlarged when they are shown.
 
-From IDC (Kim et al., 2022, arXiv 2205.14959); CIM and NCFM store images like that.
+From IDC (Kim et al., 2022, arXiv 2205.14959); CIM and NCFM store images this way.
 """
 
 from dataclasses import dataclass
@@ -16,31 +16,31 @@ from attar.ops.pixels import from_bytes
 from attar.ops.views import View
 
 WHOLE = 0
-"""Stands for the whole stored image; its parts are 1, 2, ... row by row."""
+"""Number of the whole stored image; its parts are 1, 2, ... row by row."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """What is shown of each stored image: a record for each, and how images are stored."""
+    """Which part of each stored image is shown, and how images are stored."""
 
     number: UInt8[Tensor, " image"]
-    """0 for the whole image, else one of its parts, counted from 1 row by row."""
+    """0 for the whole image, else the number of the part, counted from 1 row by row."""
     storage: Storage
 
     def take(self, index: Tensor | slice) -> Self:
-        """The records at these places."""
+        """Return the records at these indices."""
         return type(self)(self.number[index], self.storage)
 
 
 def draw(storage: Storage, probability: float, count: int, generator: torch.Generator) -> Part:
-    """For each of ``count`` images a part of it with this probability, each as likely as another, else the whole."""
+    """Draw for each of ``count`` images a random part with this probability, otherwise the whole image."""
     part = torch.randint(1, storage.num_parts + 1, (count,), generator=generator)
     shown = torch.rand(count, generator=generator) < probability
     return Part(torch.where(shown, part, WHOLE).to(torch.uint8), storage)
 
 
 def boxes(number: UInt8[Tensor, " image"], factor: int, height: int, width: int) -> Int[Tensor, "image 4"]:
-    """Top, left, height and width of these parts in a stored image of this size."""
+    """Return top, left, height and width of these parts in a stored image of this size."""
     place = number.to(torch.int64) - 1
     row, column = place.div(factor, rounding_mode="floor"), place % factor
     part = torch.stack(
@@ -58,9 +58,9 @@ def boxes(number: UInt8[Tensor, " image"], factor: int, height: int, width: int)
 def pack(
     images: Num[Tensor, "image part channel height width"], factor: int
 ) -> Num[Tensor, "image channel height width"]:
-    """Shrink ``factor`` x ``factor`` images to the nearest pixel and lay them side by side, row by row.
+    """Shrink ``factor`` x ``factor`` images by nearest-pixel sampling and arrange them row by row in one image.
 
-    Raises ValueError where the sides don't divide into parts.
+    Raises ValueError if the sides are not multiples of ``factor``.
     """
     count, _, channels, height, width = images.shape
     _refuse_remainder(factor, height, width)
@@ -71,9 +71,9 @@ def pack(
 def unpack(
     images: Float[Tensor, "image channel height width"], storage: Storage
 ) -> Float[Tensor, "image part channel height width"]:
-    """All parts of stored images, enlarged to the size of the whole; differentiable, in a deterministic way.
+    """Return all parts of stored images, enlarged to the size of the whole; differentiable and deterministic.
 
-    Raises ValueError where the sides don't divide into parts.
+    Raises ValueError if the sides are not multiples of the factor.
     """
     (count, channels, height, width), factor = images.shape, storage.factor
     if factor == 1:
@@ -90,16 +90,16 @@ def unpack(
 
 
 def decoded(images: UInt8[Tensor, "image 3 height width"], storage: Storage) -> Float[Tensor, "shown 3 height width"]:
-    """All images that a set holds, in [0, 1]: the parts of its stored images, those of one image together."""
+    """Return all images of a set in [0, 1]: the parts of its stored images, one stored image after the other."""
     return unpack(from_bytes(images), storage).flatten(0, 1)
 
 
 def show(
     images: UInt8[Tensor, "all 3 height width"], index: Int[Tensor, " image"], part: Part
 ) -> Float[Tensor, "image 3 height width"]:
-    """The whole or an enlarged part of each image at ``index``, in [0, 1]; many times as fast as ``unpack``.
+    """Show the whole or an enlarged part of each image at ``index``, in [0, 1]; much faster than ``unpack``.
 
-    ``part`` has a record for each of ``index``, on the CPU.
+    ``part`` has one record per entry of ``index``, on the CPU.
     """
     height, width = images.shape[-2:]
     factor, number = part.storage.factor, part.number

@@ -1,4 +1,4 @@
-"""How much work a network is, counted from the shapes of its convolutions and matrix products."""
+"""Count a network's floating-point operations from the shapes of its convolutions and matrix products."""
 
 import torch
 from torch import nn
@@ -6,10 +6,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 
 def forward_operations(network: nn.Module, image_size: int) -> float:
-    """Floating-point operations of one image's forward pass; a multiplication and its addition count as two.
+    """Return the floating-point operations of one image's forward pass; a multiply-add counts as two.
 
-    ``image_size`` is the side in pixels. Training an image takes about three times as many. The network is run once
-    on two black images, in evaluation mode, and left in the mode it was in.
+    ``image_size`` is the side in pixels. Training on an image takes about three times as many. Runs the network once on
+    two black images in evaluation mode, and restores its mode.
     """
     weight = next(network.parameters())
     images = torch.zeros(2, 3, image_size, image_size, device=weight.device, dtype=weight.dtype)

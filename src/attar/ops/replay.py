@@ -1,4 +1,4 @@
-"""Show images of a small set so that teacher and student see exactly the same view."""
+"""Draw views of a small set's images and replay them, so that teacher and student see exactly the same view."""
 
 import itertools
 from collections.abc import Iterator
@@ -18,30 +18,30 @@ from attar.ops.pixels import Normalisation
 from attar.ops.views import View
 
 ROOM_BYTES = 2**30
-"""Room for the views of all images of an epoch."""
+"""Memory limit for the views of all images of an epoch."""
 NORMAL = Normalisation((0.45, 0.45, 0.45), (0.225, 0.225, 0.225))
-"""Units in which views get Siamese augmentation, about those of photographs: its black is a mid grey, as published."""
+"""Normalisation for Siamese augmentation, close to that of photographs: its fill value is mid grey, as published."""
 
 
 @dataclass(frozen=True)
 class Look:
-    """How each image alone is shown; a record for each."""
+    """All augmentation of each single image, before mixing; one record per image."""
 
     view: View
     patches: Patches | None = None
-    """Order of the patches, before cropping; None: whole."""
+    """Order of the shuffled patches, applied before cropping; None: no shuffling."""
     changes: Changes | None = None
-    """RandAugment, after cropping; None: nothing."""
+    """RandAugment operations, applied after cropping; None: no RandAugment."""
     part: Part | None = None
-    """Which part of a stored image that holds several is shown, before everything else; None: the whole."""
+    """Which part of a stored image is shown, applied first; None: stored images hold one image each."""
     siamese: dsa.Drawn | None = None
-    """Differentiable Siamese augmentation, after everything else; None: nothing."""
+    """Differentiable Siamese augmentation, applied last; None: no such augmentation."""
 
     def __len__(self) -> int:
         return len(self.view)
 
     def take(self, index: Tensor | slice) -> Self:
-        """The records at these places."""
+        """Return the records at these indices."""
         return type(self)(
             self.view.take(index),
             None if self.patches is None else self.patches[index],
@@ -51,7 +51,7 @@ class Look:
         )
 
     def tensors(self) -> tuple[Tensor | None, ...]:
-        """All that differs from image to image."""
+        """Return all tensors of the records."""
         part = None if self.part is None else self.part.number
         levels = None if self.siamese is None else self.siamese.levels
         return *self.view.parts(), self.patches, self.changes, part, levels
@@ -59,12 +59,12 @@ class Look:
 
 @dataclass(frozen=True)
 class Records:
-    """What is shown of each image of a set in one epoch, on the CPU: its own look, and what is mixed into it."""
+    """The augmentation and mixing of each image of a set in one epoch, on the CPU."""
 
     look: Look
     mix: Mix | None = None
     partner_look: Look | None = None
-    """How the partner of each image is looked at; goes with ``mix``."""
+    """The augmentation of each image's partner; set together with ``mix``."""
 
     def __len__(self) -> int:
         return len(self.look)
@@ -79,10 +79,10 @@ def draw(
     order: Int[Tensor, " image"] | None = None,
     storage: Storage = PLAIN,
 ) -> Records:
-    """One epoch's records of a set of images, partners being looked at as they are themselves.
+    """Draw one epoch's records of a set of images; a partner has the same augmentation as in its own record.
 
-    ``order`` is the one in which images fall into batches that share a mix, where ``mix`` wants that. ``storage`` says
-    how the set's images are decoded.
+    If batches share a mix, ``order`` is the order in which images fill the batches. ``storage`` says how the set's
+    images are decoded.
     """
     view = looks.draw(num_images, *size, generator)
     mixed = mix.draw(num_images, *size, generator, order)
@@ -104,10 +104,10 @@ def draw(
 def published_orders(
     labels: Int[Tensor, " image"], slots: Int[Tensor, " image"], seed: int = 42
 ) -> Iterator[Int[Tensor, " image"]]:
-    """The order in which the published FKD scripts take the images of a set, epoch after epoch without an end.
+    """Yield the order of the images in each epoch of the published FKD scripts, endlessly.
 
-    They count images as torchvision's ImageFolder does, class by class and in a class slot by slot, and draw from one
-    generator for all epochs; PyTorch's RandomSampler takes a second, unused permutation at the end of each.
+    The scripts number images as torchvision's ImageFolder does: by class, then by slot. They use one generator for all
+    epochs; PyTorch's RandomSampler draws a second, unused permutation at the end of each epoch.
     """
     counted = (labels.to(torch.int64) * (int(slots.max()) + 1) + slots).argsort(stable=True)
     generator = torch.Generator().manual_seed(seed)
@@ -119,7 +119,7 @@ def published_orders(
 def published_order(
     labels: Int[Tensor, " image"], slots: Int[Tensor, " image"], epoch: int, seed: int = 42
 ) -> Int[Tensor, " image"]:
-    """One epoch's of ``published_orders``."""
+    """Return the order of one epoch from ``published_orders``."""
     return next(itertools.islice(published_orders(labels, slots, seed), epoch, None))
 
 
@@ -129,20 +129,20 @@ def show(
     records: Records,
     device: torch.device | None = None,
 ) -> Float[Tensor, "image 3 height width"]:
-    """What is shown of the images at ``index``; in [0, 1], on ``device``, by default the images'.
+    """Return the augmented and mixed images at ``index``, in [0, 1], on ``device`` (default: the images' device).
 
-    Where images lie elsewhere than on ``device``, only those that are shown are sent over, as bytes.
+    If the images are on another device, only those that are needed are moved, as bytes.
     """
     device = images.device if device is None else device
-    own = _looked_at(images, index, records.look.take(index), device)
+    own = _augmented(images, index, records.look.take(index), device)
     if records.mix is None or records.partner_look is None:
         return own
     mix = records.mix.take(index)
-    return mixing.apply(own, _looked_at(images, mix.partner, records.partner_look.take(index), device), mix, out=own)
+    return mixing.apply(own, _augmented(images, mix.partner, records.partner_look.take(index), device), mix, out=own)
 
 
 class ShownEpoch:
-    """Batches of one epoch's views; a view that is both shown and mixed into another image is computed once."""
+    """Yields batches of one epoch's views; computes a view once even if it is also mixed into another image."""
 
     def __init__(
         self,
@@ -151,18 +151,18 @@ class ShownEpoch:
         device: torch.device | None = None,
         room_bytes: int = ROOM_BYTES,
     ) -> None:
-        """Views are kept on ``device`` if those of all images take no more than ``room_bytes`` there."""
+        """Keeps views on ``device`` if the views of all images take at most ``room_bytes``."""
         self._images, self._records = images, records
         self._device = images.device if device is None else device
         self._views: Tensor | None = None
         size = images[0].numel() * 4
         if records.mix is not None and _alike(records, records.mix.partner) and len(images) * size <= room_bytes:
             self._views = torch.empty(images.shape, device=self._device)
-            self._place = torch.full((len(images),), -1)  # views lie in the order in which they are made
+            self._place = torch.full((len(images),), -1)  # views are stored in the order in which they are made
             self._num_made = 0
 
     def show(self, index: Int[Tensor, " image"]) -> Float[Tensor, "image 3 height width"]:
-        """What is shown of the images at ``index``; bit by bit as the function of this name shows it."""
+        """Return the augmented and mixed images at ``index``, bit for bit equal to the function ``show``."""
         if self._views is None or self._records.mix is None:
             return show(self._images, index, self._records, self._device)
         mix = self._records.mix.take(index)
@@ -171,7 +171,7 @@ class ShownEpoch:
         if len(missing):
             room = slice(self._num_made, self._num_made + len(missing))
             look = self._records.look.take(missing)
-            _looked_at(self._images, missing, look, self._device, self._views[room])
+            _augmented(self._images, missing, look, self._device, self._views[room])
             self._place[missing] = torch.arange(room.start, room.stop)
             self._num_made = room.stop
         places = (self._place[each].to(self._device) for each in (index, mix.partner))
@@ -180,7 +180,7 @@ class ShownEpoch:
 
 
 def _alike(records: Records, partner: Int[Tensor, " image"]) -> bool:
-    """Whether partners are looked at as they are themselves in this epoch: not so in a pool."""
+    """Return whether every partner has the same augmentation as in its own record; in a pool this is not so."""
     if records.partner_look is None:
         return False
     pairs = zip(records.look.take(partner).tensors(), records.partner_look.tensors(), strict=True)
@@ -189,7 +189,7 @@ def _alike(records: Records, partner: Int[Tensor, " image"]) -> bool:
     )
 
 
-def _looked_at(
+def _augmented(
     images: UInt8[Tensor, "all 3 height width"],
     index: Int[Tensor, " image"],
     look: Look,
@@ -217,5 +217,5 @@ def _looked_at(
 
 
 def _is_whole(view: View, size: torch.Size) -> bool:
-    """Whether these views are the images as they are, so that applying them would copy every pixel."""
+    """Return whether these views are the unchanged images, so that applying them is not needed."""
     return bool((view.box == torch.tensor([0, 0, *size])).all()) and not (view.flip.any() or view.shift.any())

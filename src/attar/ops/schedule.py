@@ -1,4 +1,4 @@
-"""Learning rates over time."""
+"""Learning-rate schedules."""
 
 import math
 from typing import Literal
@@ -11,9 +11,9 @@ Schedule = Literal[
 def cosine(
     base: float, step: int, steps: int, warmup_steps: int = 0, warmup_start: float = 0.01, stretch: float = 1.0
 ) -> float:
-    """Linear rise from ``warmup_start * base`` over ``warmup_steps``, then half a cosine from ``base`` towards 0.
+    """Return a linear warm-up from ``warmup_start * base`` over ``warmup_steps``, then half a cosine to 0.
 
-    ``stretch`` draws the cosine out beyond the end of training, which then stops above 0: at half of ``base`` for a
+    ``stretch`` extends the cosine beyond the end of training, so that training ends above 0: at half of ``base`` with a
     stretch of 2 (RDED, arXiv 2312.03526; EDC's zeta, arXiv 2404.13733).
     """
     if step < warmup_steps:
@@ -23,9 +23,9 @@ def cosine(
 
 
 def cosine_linear(base: float, step: int, steps: int, warmup_steps: int = 0, stretch: float = 1.0) -> float:
-    """``cosine`` until 5/6 of training, then a line to 0 that starts at a sixth of what the cosine had come to.
+    """Return ``cosine`` until 5/6 of training, then a line to 0 that starts at a sixth of the cosine's last value.
 
-    The sudden fall to a sixth is in EDC's published code, where this is the schedule 'cos2'.
+    The drop to a sixth is in EDC's published code, where this schedule is called 'cos2'.
     """
     done, whole = step - warmup_steps, max(1, steps - warmup_steps)
     if 6 * done <= 5 * whole:
@@ -34,9 +34,9 @@ def cosine_linear(base: float, step: int, steps: int, warmup_steps: int = 0, str
 
 
 def multistep(base: float, step: int, steps: int, warmup_steps: int = 0) -> float:
-    """``base``, a fifth of it from 2/3 of training on, and a fifth of that from 5/6 on; the rise is as for ``cosine``.
+    """Return ``base``, a fifth of it from 2/3 of training and 1/25 from 5/6; warm-up as in ``cosine``.
 
-    The schedule of students in CIM (arXiv 2607.00916).
+    Students in CIM (arXiv 2607.00916) use it.
     """
     if step < warmup_steps:
         return cosine(base, step, steps, warmup_steps)
@@ -45,9 +45,9 @@ def multistep(base: float, step: int, steps: int, warmup_steps: int = 0) -> floa
 
 
 def multistep_halves(base: float, step: int, steps: int, warmup_steps: int = 0) -> float:
-    """``base``, halved at 4/5, at 9/10 and at 19/20 of training; the rise is as for ``cosine``.
+    """Return ``base``, halved at 4/5, at 9/10 and at 19/20 of training; warm-up as in ``cosine``.
 
-    The schedule of students on CIFAR-10 in EDC (arXiv 2404.13733).
+    Students on CIFAR-10 in EDC (arXiv 2404.13733) use it.
     """
     if step < warmup_steps:
         return cosine(base, step, steps, warmup_steps)
@@ -56,9 +56,9 @@ def multistep_halves(base: float, step: int, steps: int, warmup_steps: int = 0) 
 
 
 def fifths_halves(base: float, step: int, steps: int, warmup_steps: int = 0) -> float:
-    """``base``, halved at each fifth of training; the rise is as for ``cosine``.
+    """Return ``base``, halved after each fifth of training; warm-up as in ``cosine``.
 
-    The schedule of students in NCFM (arXiv 2502.20653).
+    Students in NCFM (arXiv 2502.20653) use it.
     """
     if step < warmup_steps:
         return cosine(base, step, steps, warmup_steps)
@@ -66,10 +66,10 @@ def fifths_halves(base: float, step: int, steps: int, warmup_steps: int = 0) -> 
 
 
 def step_tenth(base: float, step: int, steps: int, warmup_steps: int = 0) -> float:
-    """``base``, and a tenth of it from the middle of training on; the rise is as for ``cosine``.
+    """Return ``base``, and a tenth of it from the middle of training; warm-up as in ``cosine``.
 
-    The schedule of students in dataset condensation (DC, arXiv 2006.05929; DM, arXiv 2110.04181; MTT, arXiv
-    2203.11932), whose code waits one epoch longer.
+    Students in dataset condensation (DC, arXiv 2006.05929; DM, arXiv 2110.04181; MTT, arXiv 2203.11932) use it; their
+    code lowers the rate one epoch later.
     """
     if step < warmup_steps:
         return cosine(base, step, steps, warmup_steps)
@@ -77,14 +77,14 @@ def step_tenth(base: float, step: int, steps: int, warmup_steps: int = 0) -> flo
 
 
 def constant(base: float, step: int, warmup_steps: int = 0) -> float:
-    """``base``, after a rise over ``warmup_steps`` as for ``cosine``."""
+    """Return ``base`` after a warm-up as in ``cosine``."""
     return cosine(base, min(step, warmup_steps), warmup_steps + 1, warmup_steps)
 
 
 def learning_rate(
     schedule: Schedule, base: float, step: int, steps: int, warmup_steps: int = 0, stretch: float = 1.0
 ) -> float:
-    """The learning rate of ``step`` (0-based) in a training of ``steps``."""
+    """Return the learning rate of ``step`` (0-based) in a training of ``steps``."""
     if schedule == "constant":
         return constant(base, step, warmup_steps)
     if schedule == "multistep":

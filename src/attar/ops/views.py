@@ -1,12 +1,12 @@
-"""Views: crop, resize, flip and circular jitter, drawn apart from being applied so that a stored view can be replayed.
+"""Views: crop, resize, flip and circular shift. Drawing and applying are separate, so that views can be replayed.
 
-A view is two small matrices: bilinear interpolation, mirroring and rolling of an axis are linear in the pixels of that
-axis, so a view of an image is ``rows @ image @ columns.T``. Views may differ per image, the gradient is again two
-matrix products and therefore deterministic, and another output size is only another shape: what is shown smaller is
-averaged, so that every pixel has its part in it and in the gradient.
+A view is two small matrices. Bilinear interpolation, mirroring and rolling of an axis are linear in the pixels of that
+axis, so a view of an image is ``rows @ image @ columns.T``. Views may differ per image and have any output size. The
+gradient is two matrix products, too, and so deterministic. Shrinking averages pixels, so that every pixel contributes
+to the result and to the gradient.
 
-Where no gradient is wanted and nothing is shrunk, all but two weights of a row are zero: ``apply_to_bytes`` fetches
-those two pixels instead of multiplying by zeros.
+If no gradient is needed and nothing is shrunk, a row has only two weights that are not zero. ``apply_to_bytes`` then
+reads those two pixels instead of multiplying matrices.
 """
 
 from dataclasses import dataclass
@@ -22,17 +22,17 @@ from attar.ops.pixels import from_bytes
 RATIO = (3 / 4, 4 / 3)
 ATTEMPTS = 10
 CACHED_VALUES = 2**19
-"""Pixel values that a CPU works on at a time: about what its cache holds."""
+"""Pixel values that a CPU processes at a time: about the size of its cache."""
 
 
 @dataclass(frozen=True)
 class View:
-    """Views of n images, or one view (n = 1) that a whole batch shares."""
+    """Views of n images, or one view (n = 1) for a whole batch."""
 
     box: Int[Tensor, "view 4"]
-    """Top, left, height, width in source pixels; may reach outside the image, where there is black."""
+    """Top, left, height, width in source pixels; may extend beyond the image, where pixels are black."""
     flip: Bool[Tensor, " view"]
-    """Mirrored left to right, after cropping."""
+    """Whether to mirror left to right, after cropping."""
     shift: Int[Tensor, "view 2"]
     """Circular shift down and right in output pixels, after flipping."""
 
@@ -43,31 +43,31 @@ class View:
         return type(self)(self.box.to(device), self.flip.to(device), self.shift.to(device))
 
     def parts(self) -> tuple[Int[Tensor, "view 4"], Bool[Tensor, " view"], Int[Tensor, "view 2"]]:
-        """Box, flip and shift."""
+        """Return box, flip and shift."""
         return self.box, self.flip, self.shift
 
     def take(self, index: Tensor | slice) -> Self:
-        """The views at these places."""
+        """Return the views at these indices."""
         return type(self)(self.box[index], self.flip[index], self.shift[index])
 
     def scaled(self, planned: tuple[int, int], size: tuple[int, int]) -> Self:
-        """The same views for an output of another height and width than planned: the shift is the same part of it.
+        """Return the same views for another output size than planned: the shift scales with the size.
 
-        To the nearest whole pixel, for a roll by less would blend opposite edges of the image.
+        It is rounded to whole pixels, because a fractional roll would blend opposite edges of the image.
         """
         ratio = torch.tensor(size, dtype=torch.float64) / torch.tensor(planned)
         return type(self)(self.box, self.flip, (self.shift * ratio.to(self.shift.device)).round().to(torch.int64))
 
 
 def whole(height: int, width: int) -> View:
-    """All of an image of this size, as it is: one view for a whole batch."""
+    """Return the unchanged view of images of this size, one for a whole batch."""
     return View(
         torch.tensor([[0, 0, height, width]]), torch.zeros(1, dtype=torch.bool), torch.zeros(1, 2, dtype=torch.int64)
     )
 
 
 def draw(choice: ViewChoice, count: int, height: int, width: int, *streams: torch.Generator) -> View:
-    """``count`` independent views of images of this size from each stream, those of a stream together."""
+    """Draw ``count`` independent views of images of this size from each stream, one stream after the other."""
     total = count * len(streams)
     if choice.crop == "resized":
         box = resized_boxes(count, height, width, (choice.min_scale, 1.0), *streams)
@@ -87,9 +87,9 @@ def draw(choice: ViewChoice, count: int, height: int, width: int, *streams: torc
 def resized_boxes(
     count: int, height: int, width: int, scale: tuple[float, float], *streams: torch.Generator
 ) -> Int[Tensor, "view 4"]:
-    """Boxes distributed as torchvision's RandomResizedCrop draws them: area uniform in ``scale``, log-uniform ratio.
+    """Draw boxes as torchvision's RandomResizedCrop does: area uniform in ``scale``, ratio log-uniform in 3/4 to 4/3.
 
-    Of ten attempts the first that fits is taken, else the largest central box whose ratio is within 3/4 to 4/3.
+    It takes the first of ten attempts that fits into the image, else the largest central box with such a ratio.
     """
 
     def uniform(*shape: int) -> Tensor:
@@ -117,11 +117,11 @@ def apply(
     size: tuple[int, int] | None = None,
     view_of: Int[Tensor, " image"] | None = None,
 ) -> Float[Tensor, "image channel out_height out_width"]:
-    """The views of images: ``len(view)`` equals the number of images, or is 1 and shared, or ``view_of`` names each's.
+    """Return views of images: one view per image, one view for all, or the view number ``view_of[i]`` for image i.
 
     ``size`` is the output's height and width, by default the input's. Equal to torchvision's ``resized_crop`` with
-    ``antialias=True``: bilinear, and along an axis where the crop is larger than the output, a weighted average. Where
-    it is not larger, antialiasing changes nothing.
+    ``antialias=True``: bilinear, with a weighted average along an axis that shrinks. Without shrinking, antialiasing
+    has no effect.
     """
     height, width = images.shape[-2:]
     out_height, out_width = size or (height, width)
@@ -137,14 +137,14 @@ def apply_to_bytes(
     view: View,
     out: Float[Tensor, "image channel height width"] | None = None,
 ) -> Float[Tensor, "image channel height width"]:
-    """``apply`` to the images at ``index``, without a gradient, many times as fast; values in [0, 1].
+    """Apply views to the images at ``index`` much faster than ``apply``, without a gradient; values in [0, 1].
 
-    ``view`` has a record for each of ``index``. Equal to ``apply(from_bytes(images[index]), view)`` but for the last
-    bit, and exact where a view is a copy of pixels. Keep ``view`` on the CPU, or a GPU is waited for. ``out`` is
-    memory for the result.
+    ``view`` has one record per entry of ``index``; keep it on the CPU, otherwise this waits for the GPU. Equal to
+    ``apply(from_bytes(images[index]), view)`` except for rounding of the last bit, and exact if a view only copies
+    pixels. ``out`` is memory for the result.
     """
     height, width = images.shape[-2:]
-    if bool((view.box[:, 2:] > view.box.new_tensor([height, width])).any()):  # it shrinks something
+    if bool((view.box[:, 2:] > view.box.new_tensor([height, width])).any()):  # some view shrinks
         seen = apply(from_bytes(images[index.to(images.device)]), view)
         return seen if out is None else out.copy_(seen)
     index, (box, flip, shift) = index.to(images.device), view.to(images.device).parts()
@@ -161,7 +161,7 @@ def apply_to_bytes(
 
 
 def _interpolate(images: Tensor, index: Tensor, neighbours: list[Tensor], shown: Tensor) -> None:
-    """Write the views into ``shown``: between two rows of the source first, then between two columns of that."""
+    """Write the views into ``shown``: interpolate between two rows of the source, then between two columns."""
     rows, row_weights, columns, column_weights = neighbours
     channels, height, width = images.shape[1:]
     every_row = images.reshape(-1, width)
@@ -175,14 +175,14 @@ def _interpolate(images: Tensor, index: Tensor, neighbours: list[Tensor], shown:
     stretched.addcmul_(fetched(1), row_weights[1][:, None, :, None])
     torch.gather(stretched, 3, columns[0][:, None, None].expand_as(shown), out=shown)
     shown.mul_(column_weights[0][:, None, None])
-    beside = stretched.gather(3, columns[1][:, None, None].expand_as(shown))
-    shown.addcmul_(beside, column_weights[1][:, None, None]).div_(255)
+    neighbour = stretched.gather(3, columns[1][:, None, None].expand_as(shown))
+    shown.addcmul_(neighbour, column_weights[1][:, None, None]).div_(255)
 
 
 def _neighbours(start: Tensor, extent: Tensor, shift: Tensor, mirror: Tensor, side: int) -> tuple[Tensor, Tensor]:
-    """The two source pixels around each output pixel of one axis and their weights, both shaped (2, view, side).
+    """Return the two source pixels around each output pixel of one axis and their weights, both (2, view, side).
 
-    The weights are those of ``_axis_weights`` that are not zero, to rounding.
+    The weights equal the non-zero weights of ``_axis_weights``, except for rounding.
     """
     position = _positions(extent, shift, mirror, side)
     left = position.floor()
@@ -196,7 +196,7 @@ def _neighbours(start: Tensor, extent: Tensor, shift: Tensor, mirror: Tensor, si
 def matrices(
     view: View, source: tuple[int, int], target: tuple[int, int]
 ) -> tuple[Float[Tensor, "view out_height height"], Float[Tensor, "view out_width width"]]:
-    """The two weight matrices of each view, for the rows and for the columns."""
+    """Return the two weight matrices of each view, for rows and columns."""
     top, left, height, width = view.box.unbind(1)
     down, right = view.shift.unbind(1)
     never = torch.zeros_like(view.flip)
@@ -214,28 +214,28 @@ def _axis_weights(
     source: int,
     target: int,
 ) -> Float[Tensor, "view target source"]:
-    """Bilinear weights of one axis: a tent around each output pixel's position in the source.
+    """Return the bilinear weights of one axis: a tent function around each output pixel's position in the source.
 
-    It reaches one source pixel to either side, or as many as an output pixel covers, where the crop is shrunk.
+    Its half-width is one source pixel, or the number of source pixels per output pixel if the crop shrinks.
     """
     device = start.device
     length = extent[:, None].to(torch.float32)
     position = _positions(extent, shift, mirror, target)
-    # Exactly 1 where nothing shrinks, for stored labels are replayed bit by bit; the tent's sum is then 1 as well.
+    # Exactly 1 without shrinking, because stored labels are replayed bit for bit; the tent's sum is then 1, too.
     reach = torch.where((extent > target)[:, None], length / target, 1.0)
     peak = 1 / _tent_sum(position, length, reach)
     source_pixel = torch.arange(source, device=device)
     away = ((position + start[:, None])[..., None] - source_pixel).abs()
     weights = (peak[..., None] - away * (peak / reach)[..., None]).clamp_min(0)
     past_start = source_pixel - start[:, None]
-    cropped = (past_start >= 0) & (past_start < extent[:, None])  # a wide kernel must not reach outside the crop
+    cropped = (past_start >= 0) & (past_start < extent[:, None])  # a wide kernel must not use pixels outside the crop
     return torch.where(cropped[:, None], weights, 0.0)
 
 
 def _positions(
     extent: Int[Tensor, " view"], shift: Int[Tensor, " view"], mirror: Bool[Tensor, " view"], target: int
 ) -> Float[Tensor, "view target"]:
-    """Where in the crop each output pixel of one axis lies, in source pixels."""
+    """Return the position of each output pixel of one axis in the crop, in source pixels."""
     place = (torch.arange(target, device=extent.device) - shift[:, None]) % target  # undo the roll
     place = torch.where(mirror[:, None], target - 1 - place, place)
     length = extent[:, None].to(torch.float32)
@@ -245,16 +245,20 @@ def _positions(
 def _tent_sum(
     position: Float[Tensor, "view target"], length: Float[Tensor, "view 1"], reach: Float[Tensor, "view 1"]
 ) -> Float[Tensor, "view target"]:
-    """Sum of a tent of height one over all pixels of the crop, those outside the image too: they are black, and an
-    average over the others alone would brighten the image's edge.
+    """Return the sum of a tent of height one over all pixels of the crop.
+
+    Pixels outside the image count, too: they are black, and leaving them out would brighten the image's edge.
     """
-    left = position.floor()  # of the two pixels around the position; weights fall linearly from there
+    left = position.floor()  # the left one of the two nearest pixels; weights decrease linearly from there
     to_left = position - left
     return _ramp_sum(to_left, left + 1, reach) + _ramp_sum(1 - to_left, length - 1 - left, reach)
 
 
 def _ramp_sum(nearest: Tensor, available: Tensor, reach: Tensor) -> Tensor:
-    """Sum of ``1 - distance / reach`` over pixels one apart from the nearest on, as far as they reach or there are."""
+    """Return the sum of ``1 - distance / reach`` over pixels at distances ``nearest``, ``nearest + 1``, ...
+
+    It ends at ``reach`` or after the ``available`` pixels.
+    """
     count = (reach - nearest).ceil().minimum(available)
     return count * (1 - (nearest + (count - 1) / 2) / reach)
 

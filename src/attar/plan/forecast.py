@@ -70,9 +70,9 @@ def made(work: Work) -> list[str]:
 def _labels(work: Work) -> str:
     config = work.relabel
     if config.mode == "online":
-        return "Soft labels: online, by the teacher, which is kept with the images"
+        return "Soft labels: online, by the teacher, which is stored with the images"
     if config.mode == "given":
-        return "Soft labels: made by the method with the images, one for all views of an image"
+        return "Soft labels: learned by the method with the images, one for all views of an image"
     storage = PLAIN if work.method == IMPORTED else work.recover.storage()
     needed = readable_bytes(label_choice.planned_bytes(work.num_images, len(work.counts), config, storage))
     num_sets = len(baselines(work))
@@ -115,7 +115,7 @@ def _attempt(estimate: Callable[[Work], Estimate], work: Work) -> Estimate:
     except (RuntimeError, MemoryError) as error:
         if not out_of_memory(error):
             raise
-        return None, "not known (there is not memory enough)"
+        return None, "not known (there is not enough memory)"
 
 
 def _about(seconds: float, of: str) -> Estimate:
@@ -128,7 +128,7 @@ def _squeeze(work: Work) -> Estimate:
     experts, with_experts = _experts(work)
     if not trained and not experts:
         named = ", ".join(config.weights for config in work.squeeze.each)
-        return 0.0, f"no training, for weights are imported ({named})"
+        return 0.0, f"no training, because weights are imported ({named})"
     seconds = sum(
         config.training.epochs * calibrate.full_epoch_seconds(work, config.architecture, config.stem, config)
         for config in trained
@@ -153,9 +153,9 @@ def _experts(work: Work) -> tuple[float, str]:
 def _recover(work: Work) -> Estimate:
     iterations = work.iterations
     if work.method == IMPORTED:
-        return 0.0, "nothing, for the images are made elsewhere"
+        return 0.0, "nothing, because the images are made elsewhere"
     if not iterations and work.method == "random":
-        return 0.0, "negligible, for real images are taken as they are"
+        return 0.0, "negligible, because real images are only copied"
     if not iterations and work.method in REAL_SETS:
         return _about(_looking_seconds(work), f"the teacher looks at {sum(work.counts):,} images")
     if not iterations:
@@ -193,8 +193,8 @@ def _relabel(work: Work) -> Estimate:
         of.append(f"{'and ' if of else ''}1 epoch without augmentation of {plain} set{'s' if plain > 1 else ''}")
     if not of:
         if config.mode == "given":
-            return 0.0, "nothing, for the method makes the labels"
-        return 0.0, "nothing, for the teacher is asked while students train"
+            return 0.0, "nothing, because the method makes the labels"
+        return 0.0, "nothing, because the teacher labels while students train"
     return _about(seconds, ", ".join(of))
 
 

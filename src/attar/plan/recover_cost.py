@@ -76,7 +76,7 @@ def measure(work: Work) -> RecoverCost:
         if not out_of_memory(error):
             raise
         few = f"for {len(work.groups[0])} units side by side; lower --recover.parallel-units or --recover.unit-classes"
-        raise AttarError(f"there is not memory enough {few}") from None
+        raise AttarError(f"there is not enough memory {few}") from None
     return RecoverCost(
         step_seconds=sum(each.iterations * timer.step_seconds(each) for each in work.stretches) / work.iterations,
         preparation_seconds=timer.preparation_seconds(),
@@ -96,7 +96,7 @@ _REHEARSED_IMAGES = 16
 
 
 class _Timer:
-    """Measures some iterations of each stretch, once per shape, and then makes the method go on to the next stretch."""
+    """Measures some iterations of each stretch, once per shape, and then makes the method skip to the next stretch."""
 
     def __init__(self, work: Work) -> None:
         self.prepare_seconds = 0.0
@@ -112,7 +112,7 @@ class _Timer:
             self.paces[stretch.shape()] = self._work.pace(SECONDS, steps)
 
     def step(self, iteration: int, images: Callable[[], Tensor], **metrics: Tensor) -> bool:
-        """Return True when this stretch is measured, which makes the method go on to the next one."""
+        """Return True when this stretch is measured, which makes the method skip to the next one."""
         stretch = self._stretches[self._number]
         self._since += 1
         known = not self._measures or (
@@ -200,7 +200,7 @@ def _iterate(work: Work, networks: tuple[Network, ...]) -> _Timer:
     with contextlib.suppress(_Enough):
         module.recover(task, work.recover)
     if not all(pace.times for pace in timer.paces.values()):
-        raise AttarError(f"the method '{work.method}' declares iterations in Config.cost() and does not report them")
+        raise AttarError(f"the method '{work.method}' declares iterations in Config.cost() but does not report them")
     return timer
 
 

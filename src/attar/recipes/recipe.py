@@ -155,7 +155,7 @@ def from_yaml(path: Path) -> Recipe[Any]:
     try:
         values = raw_yaml.load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise AttarError(f"{path} is not valid YAML ({' '.join(str(error).split())}); mend it.") from None
+        raise AttarError(f"{path} is not valid YAML ({' '.join(str(error).split())}); fix it.") from None
     except OSError as error:
         raise AttarError(f"{path} cannot be read ({error.strerror}).") from None
     if not isinstance(values, dict):

@@ -38,19 +38,19 @@ for images, targets in distilled.batches(epoch=0, batch_size=128, device="cpu"):
     loss = distilled.loss(model(images), targets)
 ```
 
-To open the images without their soft labels, use `datasets.load_dataset("this folder")`. Where students
-trained with hard labels too, the table below says what soft labels are worth.
+To open the images without their soft labels, use `datasets.load_dataset("this folder")`. If the table below has
+rows with hard labels, compare them to see the gain from soft labels.
 
 ## Scores
 
 {scores}
 
 Last epoch, mean ± sample standard deviation over n seeds, on the real validation images; protocol {protocol}.
-"Random real" is the same number of real training images, drawn at random; "herding" and "k-centre" choose that number
-by the teacher's features. Top-1 is the accuracy over all validation images; class mean is the mean of the accuracies of
-the classes. ECE is the expected calibration error. Seconds are wall-clock seconds, added over all processes: to train
-all teachers ("-" if one was imported), to make or choose the images, to label them, and to train one student. The
-machine may have done other work at the same time.
+"Random real" is the same number of real training images, drawn at random; "herding" and "k-centre" choose the same
+number by the teacher's features. Top-1 is the accuracy over all validation images; class mean is the mean of the
+accuracies of the classes. ECE is the expected calibration error. Seconds are wall-clock seconds, summed over all
+processes: to train all teachers ("-" if one was imported), to make or choose the images, to label them, and to train
+one student. Other work on the machine at the same time increases them.
 {cores}
 ## Size
 
@@ -67,10 +67,10 @@ The licence of the source applies: {licence}. {privacy} This set does not protec
 
 
 _PRIVACY = {
-    True: "Its images *are* real training images, or hold parts of them.",
+    True: "Its images *are* real training images, or contain parts of them.",
     False: "Distilled images can show what a teacher remembers of its training images.",
-    None: "Its images can show what a teacher remembers of its training images, and may hold parts of them: attar does "
-    "not know how they were made.",
+    None: "attar does not know how its images were made: they can show what a teacher remembers of its training "
+    "images, and may contain parts of them.",
 }
 """Privacy sentence, by whether the images hold pixels of real photographs; None: unknown."""
 
@@ -109,7 +109,7 @@ def text(info: DatasetInfo, table: list[Line]) -> str:
 _LABEL_NAMES = {
     "stored": "stored labels",
     "online": "the teacher (labels are made online)",
-    "given": "labels that the method made with the images",
+    "given": "labels that the method learned with the images",
 }
 
 
@@ -135,8 +135,8 @@ def _decoding(info: DatasetInfo) -> str:
     how = "to the nearest pixel" if enlarge == "nearest" else "bilinearly"
     return (
         f"\nEach stored image holds {factor} x {factor} images of its class side by side. `distilled.batches` shows "
-        f"the whole or one of them, enlarged {how}. Bytes and images per class count stored images, and baselines "
-        f"have as many real images as there are stored ones.\n"
+        f"the whole stored image or one of them, enlarged {how}. Bytes and images per class count stored images. "
+        f"Baselines have as many real images as there are stored images.\n"
     )
 
 

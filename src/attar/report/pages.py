@@ -18,7 +18,7 @@ def write_all(run: Path, lines: list[Line], folder: Path) -> None:
         atomic.write_text(side_by_side, architectures.as_csv(lines))
     else:
         side_by_side.unlink(missing_ok=True)  # left by an earlier evaluation with more students
-    costs = f"{elapsed(run)}. The columns of seconds are wall seconds; table.csv has both."
+    costs = f"{elapsed(run)}. The table's columns of seconds are wall seconds; table.csv has both."
     parts = [tables(lines), costs, markdown(per_class.extremes(run)) + "."]
     atomic.write_text(folder / "table.md", "\n\n".join(part.strip() for part in parts) + "\n")
 

@@ -16,7 +16,7 @@ _SHOWN = 3
 
 
 def as_csv(run: Path) -> str:
-    """Return a line per row, student and class, in per cent of the class's validation images."""
+    """Return the accuracies as CSV, in percent: one line per row, student and class."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(_COLUMNS)
@@ -61,7 +61,7 @@ def _groups(content: PerClass) -> Iterator[tuple[tuple[Row, str], list[tuple[flo
 
 
 def _by_class(content: PerClass, seeds: list[tuple[float | None, ...]]) -> Iterator[tuple[str, list[float]]]:
-    """Return each class that has validation images, with its accuracy for every seed, in per cent."""
+    """Return each class that has validation images, with its accuracy for every seed, in percent."""
     for name, values in zip(content.classes, zip(*seeds, strict=True), strict=True):
         known = [100 * value for value in values if value is not None]
         if known:

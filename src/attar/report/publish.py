@@ -9,8 +9,10 @@ from attar.stages.run import Run, Stage
 
 
 def publish(out: Path, stages: Collection[Stage]) -> list[Line]:
-    """Write the files that these stages of the run in ``out`` changed; returns the result table, empty before
-    evaluate."""
+    """Write the files that these stages of the run in ``out`` changed; returns the result table.
+
+    The table is empty if the run is not evaluated.
+    """
     run, lines = Run(out), list[Line]()
     if run.is_done("evaluate"):
         lines = table.lines(out)

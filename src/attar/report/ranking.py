@@ -37,7 +37,8 @@ ROWS = {
 HARD_ROWS = ROWS | {"random": (RANDOM_HARD, RANDOM), "distilled_hard": (DISTILLED_HARD, DISTILLED)}
 """The same for a protocol without soft labels: its distilled row is already trained with hard labels."""
 TEACHER = "the teacher"
-"""Protocol of the row of all real images if it shows the teacher itself: one score, compared with every seed."""
+"""Protocol of the row of all real images if it shows the teacher itself; its single score is compared with every
+seed."""
 
 Accuracies = Mapping[str, float]
 """Top-1 of one seed, by key of ROWS."""
@@ -65,7 +66,7 @@ class Ranking:
     hlr: RankingScore | None
     """Hard-label recovery: accuracy lost relative to all real images; smaller is better."""
     ior: RankingScore | None
-    """Improvement over random real images by the same recipe."""
+    """Improvement over random real images with the same training."""
     lrs: RankingScore | None
     """Label-robust score, in [0, 1]."""
     ars: RankingScore | None
@@ -159,8 +160,7 @@ def _ranking(
 def _by_seed(
     rows: Iterable[Row], student: str, protocol: str, scores: list[Accuracy], seeds: list[int]
 ) -> dict[int, float]:
-    """Return top-1 by seed of the first of these rows that exists, with this protocol or else the row's only
-    protocol."""
+    """Return top-1 by seed of the first of these rows that exists, with this protocol or the row's only protocol."""
     for row in rows:
         of_row = [score for score in scores if score.row == row and score.student == student]
         protocols = {score.protocol for score in of_row}
@@ -191,18 +191,18 @@ def hints(table: list[Ranking]) -> list[str]:
         if new:
             sentences.append(
                 f"{run}: {_needing(lost)} the {_rows(new)}; add them with --evaluate.rows "
-                f"{' '.join([*asked, *new])} (what is trained already is kept)."
+                f"{' '.join([*asked, *new])} (trained students are kept)."
             )
         if "full" in missing and "full" in asked:
             sentences.append(
-                f"{run}: {_needing(lost)} the student itself trained on all real images, and the row full shows "
+                f"{run}: {_needing(lost)} the student itself trained on all real images, but the row full shows "
                 "another network; add --evaluate.full-data train."
             )
         failed = [row for row in missing if row in asked and row != "full"]
         if failed:
             sentences.append(
-                f"{run}: the {_rows(failed)} {'was' if len(failed) == 1 else 'were'} asked for but never made: a class "
-                "may have too few real images to draw from; lower --recover.ipc."
+                f"{run}: the {_rows(failed)} {'was' if len(failed) == 1 else 'were'} requested but never made: a class "
+                "may have too few real images; lower --recover.ipc."
             )
         if lost and not missing:
             sentences.append(f"{run}: {_needing(lost)} rows of the same seeds; run 'attar evaluate' again.")

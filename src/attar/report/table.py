@@ -31,7 +31,7 @@ BY_CLASS = "class mean %"
 
 @dataclass(frozen=True)
 class Line:
-    """One line of a result table; accuracies are in per cent, of the last epoch."""
+    """One line of a result table; accuracies are in percent, after the last epoch."""
 
     run: str
     row: str
@@ -56,9 +56,9 @@ class Line:
     num_unmeasured: int
     """Classes without validation images."""
     ece_mean: float | None
-    """Expected calibration error, per cent."""
+    """Expected calibration error, in percent."""
     confidence_mean: float | None
-    """Mean probability of the student's top prediction, in per cent."""
+    """Mean probability of the student's top prediction, in percent."""
     teacher_agreement: float | None
     """Fraction of the images that the teacher assigns to their class."""
     num_images: int
@@ -149,7 +149,7 @@ def as_markdown(table: list[Line]) -> str:
 
 
 def markdown(header: list[str], rows: list[list[str]], left: int = 2) -> str:
-    """Return cells as a Markdown table; all columns after the first ``left`` are aligned to the right."""
+    """Return cells as a Markdown table; columns after the first ``left`` are right-aligned."""
     shown = [[printable.markdown(cell) for cell in cells] for cells in (header, *rows)]
     aligned = ["---" if place < left else "---:" for place in range(len(header))]
     return "\n".join("| " + " | ".join(cells) + " |" for cells in [shown[0], aligned, *shown[1:]]) + "\n"
@@ -175,7 +175,7 @@ def notes(table: list[Line]) -> list[str]:
     found = []
     if any(line.num_diverged for line in table):
         found.append(
-            "n: students in the mean, of those trained; the others diverged (their weights or logits are no numbers)."
+            "n: students in the mean, of those trained; the others diverged (NaN or infinite weights or logits)."
         )
     unmeasured = {(line.num_unmeasured, line.num_classes) for line in table if line.num_unmeasured}
     if unmeasured:
@@ -184,7 +184,7 @@ def notes(table: list[Line]) -> list[str]:
     if same := [line for line in table if line.row == str(EQUAL_BYTES)]:
         found.append(
             "'Real, as many bytes': as many random real images as fit into the bytes of the distilled images and "
-            "labels, with hard labels, trained for as many steps."
+            "labels, with hard labels, trained for the same number of steps."
             + (" 'All': every real image fits." if any(line.all_real for line in same) else "")
         )
     return found
@@ -196,7 +196,7 @@ def width_of(header: list[str], rows: list[list[str]]) -> int:
 
 
 def grid(header: list[str], rows: list[list[str]]) -> Table:
-    """Return cells as a table for a terminal; columns of numbers are aligned to the right."""
+    """Return cells as a table for a terminal; columns of numbers are right-aligned."""
     shown = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     for name in header:
         shown.add_column(escape(name), justify="left" if name in _WORDS else "right", no_wrap=True)

@@ -34,7 +34,7 @@ def assemble(config: MethodConfig, classes: tuple[str, ...], todo: Groups, stage
                 if result.learned and sum(map(len, todo)) > 1:
                     raise AttarError(
                         "The method learns numbers for the whole set, so separate units would contradict one "
-                        'another; return Needs(unit="set") from its needs() (see docs/methods.md).'
+                        'another; return Needs(unit="set") from its needs() (see docs/add-a-method.md).'
                     )
                 learned.update(result.learned)
                 labels.append(result.soft_labels)
@@ -47,7 +47,7 @@ def assemble(config: MethodConfig, classes: tuple[str, ...], todo: Groups, stage
     known = [part for part in labels if part is not None]
     if len(known) not in (0, len(labels)):
         raise AttarError(
-            "The method returned soft labels for some units only; return them for all (see docs/methods.md)."
+            "The method returned soft labels for some units only; return them for all (see docs/add-a-method.md)."
         )
     if known:
         learned_labels.save(out / learned_labels.FILE, torch.cat(known), images_sha256)

@@ -267,15 +267,15 @@ class _Diverged(Exception):  # noqa: N818
 
 def _divergence(config: Evaluate, job: ScoreFile, reason: str) -> str:
     """Return the warning for a student that diverged: where, what the table shows, and what to change."""
-    mend = "lower --evaluate.protocol.training.learning-rate"
+    fix = "lower --evaluate.protocol.training.learning-rate"
     if job.row == FULL:
-        mend = "lower --squeeze.training.learning-rate in a run of its own, or use --evaluate.full-data teacher"
+        fix = "lower --squeeze.training.learning-rate in a run of its own, or use --evaluate.full-data teacher"
     elif config.protocol.learned_rate and job.row.images == DISTILLED.images:
-        mend = "train with the protocol's own rate, --evaluate.protocol.no-learned-rate"
+        fix = "train with the protocol's own rate, --evaluate.protocol.no-learned-rate"
     elif config.protocol.training_of(job.student) != config.protocol.training:
-        mend = f"lower the rate of {job.student} in --evaluate.protocol.learning-rates"
+        fix = f"lower the rate of {job.student} in --evaluate.protocol.learning-rates"
     who = f"the student {job.student} of the row {job.row} with seed {job.seed}"
-    return f"{who} {reason}; the table marks it and leaves it out of the mean; {mend}"
+    return f"{who} {reason}; the table marks it and leaves it out of the mean; {fix}"
 
 
 def _fit_small(

@@ -12,7 +12,7 @@ from attar.stages.rows import Row
 
 PER_CLASS = "per-class.json"
 AGAIN = "run 'attar evaluate' with the same --out, which writes it again"
-"""The mend of a damaged evaluation."""
+"""What to do about a damaged evaluation, for error sentences."""
 
 Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from attar.core.errors import AttarError
-from attar.models import answers
+from attar.models import network_output
 from attar.models import teacher as teachers
 from attar.models.teacher import Teacher
 from attar.ops.class_order import another_order
@@ -48,7 +48,7 @@ class _Answers:
         self.predicted.append(logits.argmax(1).cpu())
         inside = bool((logits >= 0).all()) and bool((logits <= 1).all())
         self._within &= inside
-        self._sums = self._sums and inside and answers.are_probabilities(logits)
+        self._sums = self._sums and inside and network_output.are_probabilities(logits)
         return logits
 
     def seen(self, batches: Iterable[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
@@ -61,7 +61,7 @@ class _Answers:
         """Refuse probabilities; warn when the outputs may come from a sigmoid."""
         name = self._teacher.architecture
         if self._sums:
-            raise answers.ends_in_softmax(f"The teacher {name}")
+            raise network_output.softmax_error(f"The teacher {name}")
         if self._within:
             space.log.warn(
                 f"all outputs of the teacher {name} lie between 0 and 1; if it ends in a sigmoid, make it return "
@@ -104,11 +104,11 @@ def _refuse_another_order(space: Workspace, teacher: Teacher, predicted: Tensor,
     listed = ", ".join(classes[label] for label in found.labels[:_SHOWN])
     listed += ", ..." if len(classes) > _SHOWN else ""
     own = teacher.architecture.startswith("python:")
-    mend = "set them on the module as 'classes'" if own else "save them beside the weights as 'classes'"
+    fix = "set them on the module as 'classes'" if own else "save them beside the weights as 'classes'"
     raise AttarError(
         f"The teacher {teacher.architecture} has its outputs in another order than the data's classes: "
         f"its accuracy on real validation images is {found.before:.1%} in the data's order, and {found.accuracy:.1%} "
-        f"if its outputs are {listed}; {mend}, the list of the names in the order of the outputs."
+        f"if its outputs are {listed}; {fix}, the list of the names in the order of the outputs."
     )
 
 

@@ -180,10 +180,8 @@ def _fitting(split: Split, row: int, size: int) -> Any:
         raise _unreadable(error) from None
     if picture.size != (size, size):
         width, height = picture.size
-        mend = f"use --data.size {width}" if width == height else "attar's images are square, so crop them"
-        raise AttarError(
-            f"{split.where(row)} has {width}x{height} pixels, but the data are prepared at {size}; {mend}."
-        )
+        fix = f"use --data.size {width}" if width == height else "attar's images are square, so crop them"
+        raise AttarError(f"{split.where(row)} has {width}x{height} pixels, but the data are prepared at {size}; {fix}.")
     encoded = split.encoded(row)
     if encoded is not None and _is_plain(encoded):
         return encoded

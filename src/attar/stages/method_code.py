@@ -14,7 +14,7 @@ from attar.stages.methods import METHODS
 from attar.synthesis.method import MethodConfig
 from attar.synthesis.task import RealImages, Recovered
 
-GUIDE = "see docs/methods.md"
+GUIDE = "see docs/add-a-method.md"
 _ROUNDING = 1e-3
 """Largest excess of a pixel over [0, 1] that counts as rounding."""
 

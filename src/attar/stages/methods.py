@@ -18,11 +18,11 @@ def method_named(name: str) -> Any:
     missing = [part for part in ("Config", "recover") if not hasattr(module, part)]
     if missing:
         raise AttarError(
-            f"The module '{name}' is not a method: it lacks {' and '.join(missing)} (see docs/methods.md)."
+            f"The module '{name}' is not a method: it lacks {' and '.join(missing)} (see docs/add-a-method.md)."
         )
     if not (isinstance(module.Config, type) and issubclass(module.Config, MethodConfig)):
         raise AttarError(
             f"The Config of the method '{name}' is no configuration; derive it from "
-            f"attar.synthesis.method.MethodConfig (see docs/methods.md)."
+            f"attar.synthesis.method.MethodConfig (see docs/add-a-method.md)."
         )
     return module

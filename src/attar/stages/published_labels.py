@@ -10,7 +10,7 @@ from torch import Tensor
 
 from attar.core.errors import AttarError
 from attar.ops import replay
-from attar.ops.codec import Codec, Gathered
+from attar.ops.codec import Codec, EncodedLogits
 from attar.ops.mixing import Mix, MixChoice
 from attar.ops.replay import Look, LookChoice, Records
 from attar.ops.views import View
@@ -90,7 +90,7 @@ class PublishedLabels:
         layout, count = self.layout, self.layout.num_images
         box, flip = torch.empty(count, 4, dtype=torch.int64), torch.empty(count, dtype=torch.bool)
         partner, mix_box = torch.empty(count, dtype=torch.int64), torch.empty(count, 4, dtype=torch.int64)
-        weight, answers = torch.empty(count), Gathered(count, codec)
+        weight, answers = torch.empty(count), EncodedLogits(count, codec)
         for path, found, index in self._batches(epoch):
             self._refuse_swapped(found, index, path)
             box[index], flip[index] = self._boxes(found, path), found.flip

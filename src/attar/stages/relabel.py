@@ -16,7 +16,7 @@ from attar.models import committee as committees
 from attar.models.committee import Committee
 from attar.ops import replay
 from attar.ops.choices import Storage
-from attar.ops.codec import Gathered
+from attar.ops.codec import EncodedLogits
 from attar.stages import members
 from attar.stages.distilled import INFO, DatasetInfo, LabelInfo, TeacherInfo, write_info
 from attar.stages.folder import MANIFEST, StageFolder, logged, manifest_of
@@ -159,7 +159,7 @@ def label_epoch(
     if committee.by_batch:  # which images share a batch is part of the result, and classes must be mixed in it
         asked = torch.randperm(header.num_images, generator=stream)
         batch_size = max(1, batch_size // committee.batch) * committee.batch
-    answers, shown = Gathered(header.num_images, header.codec), replay.ShownEpoch(images.images, records, device)
+    answers, shown = EncodedLogits(header.num_images, header.codec), replay.ShownEpoch(images.images, records, device)
     with torch.inference_mode():
         for index in committees.batches(asked, batch_size):
             answers.put(index, committee.logits(shown.show(index)))

@@ -129,16 +129,16 @@ class ScoreFile:
 
     def read(self, num_classes: int) -> dict[str, Any]:
         """Read the file; raises AttarError when it is damaged, impossible, or of another student."""
-        mend = "delete it and run the same command again to train its student again"
+        fix = "delete it and run the same command again to train its student again"
         try:
-            content = sealed.read_json(self.path, mend)
+            content = sealed.read_json(self.path, fix)
             kept = _Kept.model_validate(content.get("score"))
         except FileNotFoundError:
             raise AttarError(f"{self.path} is missing; run the same command again to train its student.") from None
         except pydantic.ValidationError as error:
-            raise AttarError(f"{self.path} is damaged ({first_fault(error)}); {mend}.") from None
+            raise AttarError(f"{self.path} is damaged ({first_fault(error)}); {fix}.") from None
         if fault := self._fault(kept, content.get("identity", self.identity), num_classes):
-            raise AttarError(f"{self.path} is damaged ({fault}); {mend}.")
+            raise AttarError(f"{self.path} is damaged ({fault}); {fix}.")
         # Written before divergence was marked: a loss is no number, and a student that is sure of nothing answers none.
         losses = content.get("losses") or ()
         broken = any(isinstance(loss, float) and not math.isfinite(loss) for loss in losses)

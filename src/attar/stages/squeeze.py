@@ -142,7 +142,7 @@ def _seed(space: Workspace, index: int) -> int:
 def _place(space: Workspace, config: Squeeze, index: int) -> _Place:
     module = space.modules[index] if space.modules else None
     if module is None and config.architecture.startswith(factory.PYTHON):
-        raise factory.not_given(config.architecture)
+        raise factory.not_passed(config.architecture)
     out = members.folder_of(space.out / "squeeze", index, space.num_teachers)
     request, parents = _identity(space, config, out, index, module)
     return _Place(index, config, StageFolder(out, "squeeze", request, parents, again=False), module)

@@ -106,11 +106,11 @@ def refuse_fewer(name: str, count: int, ipc: int, each: int = 1) -> None:
     if ipc * each <= count:
         return
     if count < each:
-        mend = "add images to the class, or use another method"
+        fix = "add images to the class, or use another method"
     else:
-        mend = f"use --recover.ipc {count // each} or less"
+        fix = f"use --recover.ipc {count // each} or less"
     apiece = f" ({each} for each image)" if each > 1 else ""
-    raise AttarError(f"Class '{name}' has {count} training images but {ipc * each} are needed{apiece}; {mend}.")
+    raise AttarError(f"Class '{name}' has {count} training images but {ipc * each} are needed{apiece}; {fix}.")
 
 
 def _real(task: Task) -> RealImages:
