@@ -105,6 +105,13 @@ def test_mistakes_end_with_a_sentence(tmp_path, capsys, words, sentence):
     assert not (tmp_path / "out").exists()
 
 
+def test_a_file_is_no_folder_for_results(tmp_path, capsys):
+    (tmp_path / "out").write_text("")
+    with pytest.raises(SystemExit):
+        main(["compare", "digits", "--methods", "dm", "--budgets", "10kB", "--out", str(tmp_path / "out")])
+    assert "is a file; give a folder" in capsys.readouterr().err
+
+
 def test_a_folder_is_needed(capsys):
     with pytest.raises(SystemExit):
         main(["compare", "digits", "--methods", "dm", "--budgets", "10kB"])

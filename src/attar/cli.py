@@ -199,6 +199,8 @@ def _compare(arguments: list[str]) -> None:
     budgets = budgets_of(listed.get("--budgets", ()))
     if not given.out and not given.plan:
         raise AttarError("'attar compare' needs a folder for its results; add --out runs/compared, or --plan.")
+    if Path(given.out).is_file():
+        raise AttarError(f"--out {given.out} is a file; give a folder, which may not exist yet.")
     from attar import compare
     from attar.core.console import SafeConsole
     from attar.core.log import Log

@@ -64,3 +64,10 @@ def test_real_images_are_limited_by_the_smallest_class(tmp_path):
     choice = sizes_of(tmp_path, mini_recipe().with_method("random")).choose(10**7)
     assert choice.why == f"the class '8' has {choice.ipc} real images"
     assert choice.most_bytes < 10**7
+
+
+def test_settings_of_the_method_limit_its_images(tmp_path):
+    recipe = mini_recipe().with_method("rded")
+    choice = sizes_of(tmp_path, recipe.changed(recover=recipe.recover.changed(patch_pool=3))).choose(10**6)
+    assert choice.ipc == 3
+    assert "patch_pool (3) is smaller than the number of patches per class (4)" in choice.why

@@ -8,8 +8,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import pydantic
 import torch
 
+from attar.core.config import worded
 from attar.core.log import readable_bytes
 from attar.core.randomness import generator
 from attar.ops.choices import Storage
@@ -83,9 +85,9 @@ class Sizes:
         """Return the most images per class whose files take at most ``budget`` bytes."""
         most, why = self._limit()
         upper = min(most, budget // (self._num_classes * self._least) + 1)
-        ipc = _last_fitting(lambda ipc: self.most_bytes(ipc) <= budget, upper)
-        if ipc == most:
-            return Choice(ipc, ipc * self._num_classes, self.most_bytes(ipc), why)
+        ipc = _last_fitting(lambda ipc: not self._refusal(ipc) and self.most_bytes(ipc) <= budget, upper)
+        if refusal := why if ipc == most else self._refusal(ipc + 1):
+            return Choice(ipc, ipc * self._num_classes, self.most_bytes(max(ipc, 1)), refusal)
         over = readable_bytes(self.most_bytes(ipc + 1))
         why = f"{ipc + 1} per class would take {over}" if ipc else f"one image per class takes {over}"
         return Choice(ipc, ipc * self._num_classes, self.most_bytes(max(ipc, 1)), why)
@@ -97,6 +99,14 @@ class Sizes:
             return 10**9, ""
         name, count = baselines.fewest(self._space)
         return count // taken, f"the class '{name}' has {count} real images"
+
+    def _refusal(self, ipc: int) -> str:
+        """Return why the method's settings do not allow as many images per class; '' if they do."""
+        try:
+            self._config.changed(ipc=ipc, ipc_start=0)
+        except pydantic.ValidationError as error:
+            return worded(error.errors()[0], "")
+        return ""
 
     @property
     def _least(self) -> int:

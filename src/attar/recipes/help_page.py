@@ -95,7 +95,7 @@ def page(recipe: Recipe[Any], verb: str, name: str, section: str, width: int) ->
     if name in ENTRIES:
         lines += _wrapped(f"Aims at: {ENTRIES[name].aim}", width)
         lines += [*_wrapped(f"Cost: {ENTRIES[name].cost}", width), ""]
-    lines += ["Settings that people change most:", "", *_frequent(recipe, fields, width), ""]
+    lines += ["Settings that people change most:", "", *_frequent(recipe, verb, fields, width), ""]
     lines += _wrapped(f"For all settings: '{command} --help all'", width)
     lines += [*_wrapped(f"For one of the sections below: '{command} --help recover'", width), ""]
     lines += [*_wrapped(RULES, width), "", "Options:", "", *_options(verb, width), ""]
@@ -111,8 +111,9 @@ def _out(verb: str) -> str:
     return "" if verb == "show" else f"{several} --out FOLDER"
 
 
-def _frequent(recipe: Recipe[Any], fields: Iterable[Field], width: int) -> list[str]:
-    by_key = {field.key: field for field in fields}
+def _frequent(recipe: Recipe[Any], verb: str, fields: Iterable[Field], width: int) -> list[str]:
+    chosen = ("recover.ipc",) if verb == "compare" else ()  # by the budgets
+    by_key = {field.key: field for field in fields if field.key not in chosen}
     return [line for key in FREQUENT if key in by_key for line in _setting(recipe, by_key[key], width)]
 
 
