@@ -80,7 +80,7 @@ def test_labels_are_drawn_as_the_protocol_trains(name):
     labels = PROTOCOL_LABELS[protocol.name]
     longer = name == "edc/tiny-imagenet-ipc1"  # its students train for 1000 epochs
     by_row = (
-        recipe.method in ("rded", "fadrm", "lpld", "cvdd", "delt") or "++" in name
+        recipe.method in ("attar", "rded", "fadrm", "lpld", "cvdd", "delt") or "++" in name
     )  # their papers have a table of these settings
     whole = recipe.method == "rded" and recipe.data.size < 224
     views = labels.views.changed(min_scale=1.0, patch_shuffle=1) if whole else labels.views
