@@ -14,6 +14,10 @@ from attar.recipes.recipe import from_mapping, from_yaml, recipe
 from attar.stages.label_choice import Relabel
 from attar.stages.protocols import PROTOCOL_LABELS, PROTOCOLS
 
+GVBSM = (
+    *("cifar10-ipc10", "cifar10-ipc50", "cifar100-ipc1", "cifar100-ipc10", "cifar100-ipc50"),
+    *("tiny-imagenet-ipc50", "tiny-imagenet-ipc100", "imagenet-1k-ipc10", "imagenet-1k-ipc50", "imagenet-1k-ipc100"),
+)
 WANTED = {
     "digits", "dm/digits-ipc1", "dm/digits-ipc10",
     *(f"{method}/{rest}" for method in ("cda", "sre2l") for rest in (
@@ -35,6 +39,9 @@ WANTED = {
     *(f"lpld/imagenet-1k-ipc{ipc}" for ipc in (10, 50, 100, 200)),
     *(f"edc/{name}-ipc{ipc}" for name in ("cifar10", "cifar100", "tiny-imagenet") for ipc in (1, 10, 50)),
     *(f"edc/imagenet-1k-ipc{ipc}" for ipc in (1, 10, 20, 30, 40, 50)),
+    *(f"gvbsm/{cell}" for cell in GVBSM),
+    *(f"delt/{data}-ipc{ipc}" for data in ("cifar10", "tiny-imagenet") for ipc in (1, 10, 50)),
+    *(f"delt/imagenet-1k-ipc{ipc}" for ipc in (10, 50, 100)),
     *(f"cim/{dataset}-ipc{ipc}" for dataset in ("cifar10", "cifar100", "tiny-imagenet") for ipc in (1, 10, 50)),
     *(f"cim/imagenet-1k-ipc{ipc}" for ipc in (1, 10, 50, 100)),
     *(f"mtt/{cell}" for cell in mtt.CELLS),
@@ -72,7 +79,7 @@ def test_labels_are_drawn_as_the_protocol_trains(name):
     labels = PROTOCOL_LABELS[protocol.name]
     longer = name == "edc/tiny-imagenet-ipc1"  # its students train for 1000 epochs
     by_row = (
-        recipe.method in ("rded", "fadrm", "lpld", "cvdd") or "++" in name
+        recipe.method in ("rded", "fadrm", "lpld", "cvdd", "delt") or "++" in name
     )  # their papers have a table of these settings
     whole = recipe.method == "rded" and recipe.data.size < 224
     views = labels.views.changed(min_scale=1.0, patch_shuffle=1) if whole else labels.views
@@ -324,6 +331,52 @@ def test_published_settings_of_the_methods_that_start_from_patches():
     lpld = recipe_named("lpld/imagenet-1k-ipc50")
     assert (lpld.recover.target, lpld.relabel.epochs, lpld.relabel.pool_epochs) == ("class", 300, 8)
     assert recipe_named("sre2l++/cifar100-ipc10").recover.start == "patches"
+
+
+def test_published_settings_of_gvbsm():
+    """Table of reference: step size, moving average, layers left out, side of a patch, crop, unit, teachers."""
+    table = {
+        "gvbsm/cifar10-ipc10": (0.05, 0.8, 0.4, 4, "padded", (10, 10), 5),
+        "gvbsm/cifar100-ipc1": (0.05, 0.8, 0.4, 4, "padded", (100, 1), 5),
+        "gvbsm/cifar100-ipc50": (0.05, 0.8, 0.4, 4, "padded", (2, 50), 5),
+        "gvbsm/tiny-imagenet-ipc50": (0.05, 0.8, 0.4, 4, "padded", (2, 50), 5),
+        "gvbsm/imagenet-1k-ipc10": (0.1, 0.4, 0.0, 16, "resized", (8, 10), 4),
+    }
+    for name, expected in table.items():
+        found, config = recipe_named(name), recipe_named(name).recover
+        unit = (config.unit_classes, config.unit_slots)
+        own = (config.learning_rate, config.statistics_momentum, config.drop_layers, config.patch_side, config.crop)
+        assert (*own, unit, len(found.squeeze.each)) == expected, name
+        assert (config.start, config.target, config.committee, config.jitter) == ("noise", "running", "round-robin", 32)
+        assert (config.iterations, config.diversity_weight, config.diversity_products) == (4000, 1.0, "sum")
+        balanced = "norm-balanced" if "imagenet-1k" in name else "mean"
+        assert (found.relabel.mode, found.relabel.committee.policy) == ("stored", balanced)
+    epochs = [each.training.epochs for each in recipe_named("gvbsm/cifar10-ipc10").squeeze.each]
+    assert epochs == [5] * 5
+
+
+def test_published_settings_of_delt():
+    """Table of reference: unit, batch of students, real images that are ranked."""
+    table = {
+        "delt/cifar10-ipc1": ((10, 1), 10, 5000),
+        "delt/cifar10-ipc10": ((10, 10), 50, 5000),
+        "delt/cifar10-ipc50": ((2, 50), 100, 5000),
+        "delt/tiny-imagenet-ipc1": ((100, 1), 100, 500),
+        "delt/imagenet-1k-ipc10": ((10, 10), 100, 1300),
+        "delt/imagenet-1k-ipc100": ((1, 100), 200, 1300),
+    }
+    for name, expected in table.items():
+        found, config = recipe_named(name), recipe_named(name).recover
+        unit = (config.unit_classes, config.unit_slots)
+        assert (unit, found.evaluate.protocol.training.batch_size, config.patch_pool) == expected, name
+        assert (config.iterations, config.rounds, config.round_iterations, config.late_rates) == (
+            4000,
+            8,
+            500,
+            "shared",
+        )
+        assert (config.learning_rate, config.bn_weight, config.jitter, config.min_crop) == (0.25, 0.01, 0, 0.08)
+        assert (config.start, config.patch_rule, config.patch_crops) == ("patches", "medium", 0)
 
 
 def test_published_settings_of_cvdd():

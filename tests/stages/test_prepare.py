@@ -114,6 +114,13 @@ def test_a_step_may_be_made_once_and_by_slot(tmp_path: Path):
     assert table("numbers.numbers", teacher=1).shape == (5, 2)
 
 
+def test_a_step_with_long_rows_is_shared_out_row_by_row(tmp_path: Path):
+    step = Step()
+    table, _ = run(tmp_path, step.preparation(per_teacher=False, rows="slot", rows_per_job=2))
+    assert step.made == [(0, [0, 1]), (0, [2, 3]), (0, [4])]
+    assert table("numbers.counts").tolist() == [1, 2, 3, 4, 5]
+
+
 def test_a_killed_run_keeps_its_parts_and_ends_with_the_same_bytes(tmp_path: Path):
     killed, whole = tmp_path / "killed", tmp_path / "whole"
     run(whole, Step().preparation())

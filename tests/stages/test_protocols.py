@@ -22,6 +22,7 @@ TRAINING = {
     "cda": (1, "adamw", 1e-3, 0.01, 300, 128, 1, "cosine", 1.0, "step", 0.0, 0),
     "sre2l": (1, "adamw", 1e-3, 0.01, 300, 1024, 2, "cosine", 1.0, "step", 0.0, 0),
     "tiny": (1, "sgd", 0.2, 1e-4, 100, 256, 1, "cosine", 1.0, "step", 0.0, 5),
+    "dwa-tiny": (1, "sgd", 0.2, 1e-4, 200, 64, 1, "cosine", 1.0, "step", 0.0, 5),
     "cifar": (1, "adamw", 1e-3, 0.01, 400, 128, 1, "cosine", 1.0, "step", 0.0, 0),
     "imagenet-21k": (1, "adamw", 2e-3, 0.01, 300, 32, 1, "cosine", 1.0, "step", 0.0, 0),
     "hard-label": (1, "adamw", 1e-3, 0.01, 300, 128, 1, "cosine", 1.0, "step", 0.0, 0),
@@ -30,6 +31,11 @@ TRAINING = {
     "edc-cifar10": (1, "adamw", 1e-3, 0.01, 1000, 25, 1, "multistep-halves", 1.0, "epoch", 0.99, 0),
     "edc-cifar100": (1, "adamw", 1e-3, 0.01, 1000, 50, 1, "cosine-linear", 2.0, "epoch", 0.99, 0),
     "edc-tiny": (1, "adamw", 1e-3, 0.01, 300, 100, 1, "cosine", 2.0, "epoch", 0.99, 0),
+    "gvbsm": (1, "adamw", 1e-3, 0.01, 300, 1024, 1, "cosine", 1.0, "epoch", 0.0, 0),
+    "gvbsm-tiny": (1, "sgd", 0.1, 5e-4, 100, 100, 2, "cosine", 1.0, "epoch", 0.0, 0),
+    "gvbsm-cifar100": (1, "sgd", 0.1, 5e-4, 1000, 64, 1, "cosine", 1.0, "epoch", 0.0, 0),
+    "gvbsm-cifar10": (1, "adamw", 1e-3, 0.0, 1000, 100, 1, "cosine", 1.0, "epoch", 0.0, 0),
+    "delt": (1, "adamw", 1e-3, 0.01, 300, 100, 1, "cosine", 2.0, "epoch", 0.0, 0),
     "sre2l++": (1, "adamw", 1e-3, 0.01, 300, 16, 2, "cosine", 2.0, "epoch", 0.0, 0),
     "rd3": (1, "adamw", 1e-3, 0.01, 400, 50, 1, "cosine", 1.0, "epoch", 0.0, 0),
     "cim": (1, "adamw", 1e-3, 1e-4, 1000, 50, 1, "multistep", 1.0, "epoch", 0.0, 0),
@@ -51,6 +57,7 @@ SEEING = {
     "cda": ("soft", 20.0, False, 0.0, "resized", 0.08, True, 1, "cutmix", 1.0, "eval"),
     "sre2l": ("soft", 20.0, False, 0.0, "resized", 0.08, True, 1, "cutmix", 1.0, "eval"),
     "tiny": ("soft", 20.0, True, 0.0, "resized", 0.08, True, 1, "none", 1.0, "eval"),
+    "dwa-tiny": ("soft", 1.0, False, 0.0, "resized", 0.08, True, 1, "cutmix", 1.0, "eval"),
     "cifar": ("soft", 30.0, False, 0.0, "padded", 0.08, True, 1, "mixup", 0.8, "eval"),
     "imagenet-21k": ("soft", 20.0, False, 0.0, "resized", 0.08, True, 1, "none", 1.0, "eval"),
     "hard-label": ("hard", 20.0, False, 0.0, "resized", 0.08, True, 1, "cutmix", 1.0, "eval"),
@@ -59,6 +66,14 @@ SEEING = {
     "edc-cifar10": ("mse", 20.0, False, 0.025, "resized", 0.08, True, 1, "cutmix", 1.0, "eval"),
     "edc-cifar100": ("mse", 20.0, False, 0.025, "resized", 0.5, True, 1, "cutmix", 1.0, "eval"),
     "edc-tiny": ("mse", 20.0, False, 0.025, "resized", 0.5, True, 1, "cutmix", 1.0, "eval"),
+    **{
+        name: ("mse", 20.0, False, weight, "resized", 0.08, True, 1, "cutmix", 1.0, "eval")
+        for name, weight in (
+            *(("gvbsm", 0.1), ("gvbsm-tiny", 0.1)),
+            *(("gvbsm-cifar100", 0.15), ("gvbsm-cifar10", 0.15)),
+        )
+    },
+    "delt": ("soft", 20.0, False, 0.0, "resized", 0.25, True, 1, "cutmix", 1.0, "eval"),
     "sre2l++": ("soft", 20.0, False, 0.0, "resized", 0.08, True, 1, "cutmix", 1.0, "train"),
     "rd3": ("soft", 20.0, False, 0.0, "resized", 0.5, True, 2, "cutmix", 1.0, "eval"),
     **dict.fromkeys(
@@ -89,7 +104,9 @@ def test_how_a_protocol_trains(name: str):
         how.accumulation_steps, how.schedule, how.cosine_stretch, how.rate_moves, how.ema_decay, how.warmup_epochs,
     ) == TRAINING[name]  # fmt: skip
     assert (how.betas, how.momentum) == ((0.9, 0.999), 0.9)
-    assert how.decay_norms == (name in ("tiny", "dm", "mtt") or name.startswith("ncfm") or name.startswith("cim"))
+    assert how.decay_norms == (
+        name in ("tiny", "dwa-tiny", "dm", "mtt") or name.startswith("ncfm") or name.startswith("cim")
+    )
     assert protocol.label_smoothing == 0
     assert (labels_named(name).epochs, labels_named(name).temperature) == (how.epochs, protocol.temperature)
 
@@ -104,7 +121,7 @@ def test_what_a_protocol_shows_and_asks_for(name: str):
         views.min_scale, views.flip, views.patch_shuffle, mix.kind, mix.alpha, labels.batchnorm,
     ) == SEEING[name]  # fmt: skip
     assert labels.batchnorm_batch == 8
-    assert views.randaugment_ops == (2 if name.startswith("edc-") else 0)
+    assert views.randaugment_ops == (2 if name.startswith("edc-") or name == "delt" else 0)
     assert views.padding == (1 if name == "digits" else 4)
     siamese = {
         "cim": (AUGMENTATIONS, "warp"),

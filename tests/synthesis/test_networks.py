@@ -29,6 +29,7 @@ def test_random_weights_are_spread_as_pytorchs_own():
     bare = Bare(lambda: ConvNet(2, 10, 16, width=64, norm="instance"))
     weights = bare.random(torch.Generator().manual_seed(1))
     with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
         network = ConvNet(2, 10, 16, width=64, norm="instance")
     parts = weights.split([weight.numel() for weight in network.parameters()])
     for (name, weight), part in zip(network.named_parameters(), parts, strict=True):

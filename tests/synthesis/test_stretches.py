@@ -227,7 +227,9 @@ class Brightest(nn.Module):
         return torch.stack([light, 0 * light, 0 * light], 1)
 
 
-@pytest.mark.parametrize(("rule", "order"), [("lowest", [8, 7, 6, 5]), ("medium", [4, 5, 3, 6])])
+@pytest.mark.parametrize(
+    ("rule", "order"), [("lowest", [8, 7, 6, 5]), ("medium", [4, 5, 3, 6]), ("highest", [0, 1, 2, 3])]
+)
 def test_patches_are_ranked_by_what_the_teacher_makes_of_them(rule: str, order: list[int]):
     config = Patches(patch_rule=rule, tiles=2, ipc=1)  # type: ignore[arg-type]
     scoring, real = Network(Brightest(), NORMALISATION), RealByNumber()

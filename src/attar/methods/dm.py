@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from attar.synthesis.choices import Matching
+from attar.synthesis.matching_choices import Matching
 
 if TYPE_CHECKING:
     from attar.synthesis.task import Recovered, Task

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal
 import pydantic
 
 from attar.ops.choices import Combination, Storage
-from attar.synthesis.choices import Matching
+from attar.synthesis.matching_choices import Matching
 from attar.synthesis.method import Needs, Stretch, UnitShape
 
 if TYPE_CHECKING:

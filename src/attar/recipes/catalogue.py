@@ -5,7 +5,25 @@ from typing import Any
 
 from attar.core import plugin
 from attar.core.errors import AttarError
-from attar.recipes import cda, cim, cvdd, digits, dm, dwa, edc, fadrm, lpld, mtt, ncfm, psm, rded, sre2l, tesla
+from attar.recipes import (
+    cda,
+    cim,
+    cvdd,
+    delt,
+    digits,
+    dm,
+    dwa,
+    edc,
+    fadrm,
+    gvbsm,
+    lpld,
+    mtt,
+    ncfm,
+    psm,
+    rded,
+    sre2l,
+    tesla,
+)
 from attar.recipes.recipe import BuiltInRecipe, Recipe, from_yaml
 
 ENTRIES: dict[str, BuiltInRecipe] = {
@@ -22,6 +40,8 @@ ENTRIES: dict[str, BuiltInRecipe] = {
     **dm.RECIPES,
     **ncfm.RECIPES,
     **edc.RECIPES,
+    **gvbsm.RECIPES,
+    **delt.RECIPES,
     **mtt.RECIPES,
     **tesla.RECIPES,
 }

@@ -17,7 +17,7 @@ from attar.training.choices import Optimisation
 
 # Both CIFAR sets are normalised by the statistics of CIFAR-100.
 _MEAN, _STD = (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)
-_SMALL = (
+SMALL_COMMITTEE = (
     Member(architecture="resnet18"),
     Member(architecture="convnet3"),
     Member(architecture="mobilenet_v2", stem="small"),
@@ -56,7 +56,7 @@ def _cifar10(ipc: int) -> Recipe[Config]:
         ipc=ipc, unit_classes=10 if ipc == 1 else 1, unit_slots=1 if ipc == 1 else 10, iterations=75, min_crop=0.08,
         parallel_units=10 if ipc > 1 else 1, **PAPER_STORAGE,
     )  # fmt: skip
-    squeeze = Squeeze(training=_cifar_training(1), views=ViewChoice(crop="padded"), members=_SMALL)
+    squeeze = Squeeze(training=_cifar_training(1), views=ViewChoice(crop="padded"), members=SMALL_COMMITTEE)
     protocol = PROTOCOLS["edc-cifar10"]
     data = DataChoice(source="cifar10", size=32, mean=_MEAN, std=_STD)
     return _recipe(f"edc/cifar10-ipc{ipc}", data, squeeze, config, protocol, ())
@@ -64,7 +64,7 @@ def _cifar10(ipc: int) -> Recipe[Config]:
 
 def _cifar100(ipc: int) -> Recipe[Config]:
     config = Config(ipc=ipc, **_hundred(ipc))
-    squeeze = Squeeze(training=_cifar_training(41), views=ViewChoice(crop="padded"), members=_SMALL)
+    squeeze = Squeeze(training=_cifar_training(41), views=ViewChoice(crop="padded"), members=SMALL_COMMITTEE)
     protocol = PROTOCOLS["edc-cifar100"]
     data = DataChoice(source="cifar100", size=32, mean=_MEAN, std=_STD)
     return _recipe(f"edc/cifar100-ipc{ipc}", data, squeeze, config, protocol, (0, 1, 2, 3, 4))
@@ -72,7 +72,7 @@ def _cifar100(ipc: int) -> Recipe[Config]:
 
 def _tiny(ipc: int) -> Recipe[Config]:
     training = Optimisation(epochs=50, batch_size=128, learning_rate=0.1, weight_decay=0.0)
-    squeeze = Squeeze(training=training, views=ViewChoice(crop="padded", padding=8), members=_SMALL[:5])
+    squeeze = Squeeze(training=training, views=ViewChoice(crop="padded", padding=8), members=SMALL_COMMITTEE[:5])
     protocol = PROTOCOLS["edc-tiny"]
     if ipc == 1:
         protocol = protocol.changed(training=protocol.training.changed(epochs=1000))

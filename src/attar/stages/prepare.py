@@ -28,7 +28,7 @@ from attar.synthesis.method import Preparation
 from attar.synthesis.task import Context, MethodConfig, Network, RealImages
 
 ROWS = 50
-"""Rows per job and file, independent of the number of processes."""
+"""Rows per job and file, independent of the number of processes, unless the step has a number of its own."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,7 @@ class _Table:
     folder: Path
     identity: str
     num_rows: int
+    rows_per_job: int = 0
 
     @property
     def rows(self) -> range:
@@ -47,7 +48,8 @@ class _Table:
     @property
     def blocks(self) -> list[range]:
         """Blocks of rows, one per job."""
-        return [range(start, min(start + ROWS, self.num_rows)) for start in range(0, self.num_rows, ROWS)]
+        each = self.rows_per_job or ROWS
+        return [range(start, min(start + each, self.num_rows)) for start in range(0, self.num_rows, each)]
 
     def is_whole(self, rows: range, warn: Callable[[str], None], finished: bool = False) -> bool:
         """Return whether these rows, or the finished tables, are complete; warns about a file to be made again."""
@@ -119,7 +121,9 @@ def run(
             data = [space.choice.identity(), space.real.fingerprint]
             identity = digest([step.name, read, data, space.seed, network.precision, weights[number]])
             num_rows = real.num_classes if step.rows == "class" else config.ipc
-            table = _Table(space.out / "prepared" / f"{step.name}-{identity[:16]}", identity, num_rows)
+            table = _Table(
+                space.out / "prepared" / f"{step.name}-{identity[:16]}", identity, num_rows, step.rows_per_job
+            )
             context = Context(
                 rows=table.rows,
                 teacher=network,

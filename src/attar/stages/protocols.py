@@ -149,6 +149,16 @@ _ADAMW = Optimisation(
 )
 
 _RDED = _ADAMW.changed(batch_size=100, cosine_stretch=2.0, rate_moves="epoch")
+_RATES_OF_RDED = (
+    ("vgg11*", 5e-4),
+    ("efficientnet_b0", 2e-3),
+    ("mobilenet_v2", 2.5e-3),
+    ("mobilenetv2_100", 2.5e-3),
+    ("alexnet", 1e-4),
+    ("vit_*", 1e-4),
+    ("swin_*", 1e-4),
+)
+_SGD: dict[str, Any] = {"optimizer": "sgd", "learning_rate": 0.1, "momentum": 0.9, "weight_decay": 5e-4}
 _HALVES = LookChoice(min_scale=0.5, patch_shuffle=2)
 
 _CUTMIX = MixChoice(kind="cutmix")
@@ -231,15 +241,7 @@ _BUILT_IN = (
         Protocol(
             name="rded",
             training=_RDED,
-            learning_rates=(
-                ("vgg11*", 5e-4),
-                ("efficientnet_b0", 2e-3),
-                ("mobilenet_v2", 2.5e-3),
-                ("mobilenetv2_100", 2.5e-3),
-                ("alexnet", 1e-4),
-                ("vit_*", 1e-4),
-                ("swin_*", 1e-4),
-            ),
+            learning_rates=_RATES_OF_RDED,
         ),
         views=_HALVES,
     ),
@@ -253,6 +255,30 @@ _BUILT_IN = (
     _edc_small("edc-cifar10", 0.08, epochs=1000, batch_size=25, schedule="multistep-halves", cosine_stretch=1.0),
     _edc_small("edc-cifar100", 0.5, epochs=1000, batch_size=50, schedule="cosine-linear"),
     _edc_small("edc-tiny", 0.5),
+    # G-VBSM (arXiv 2311.17950) on ImageNet-1K, Tiny-ImageNet, CIFAR-100 and CIFAR-10: logits as they are, and
+    # cross-entropy with the class of the unmixed image.
+    *(
+        _with_labels(
+            Protocol(
+                name=name,
+                training=_ADAMW.changed(rate_moves="epoch", **training),
+                loss="mse",
+                hard_weight=hard_weight,
+                hard_classes="own",
+            )
+        )
+        for name, hard_weight, training in (
+            ("gvbsm", 0.1, {"batch_size": 1024}),
+            ("gvbsm-tiny", 0.1, {"epochs": 100, "batch_size": 100, "accumulation_steps": 2} | _SGD),
+            ("gvbsm-cifar100", 0.15, {"epochs": 1000, "batch_size": 64} | _SGD),
+            ("gvbsm-cifar10", 0.15, {"epochs": 1000, "batch_size": 100, "weight_decay": 0.0}),
+        )
+    ),
+    # DELT (arXiv 2411.19946): RDED's students with RandAugment, and whole images in place of shuffled patches.
+    _with_labels(
+        Protocol(name="delt", training=_RDED, learning_rates=_RATES_OF_RDED),
+        views=LookChoice(min_scale=0.25, randaugment_ops=2, randaugment_magnitude=6.0, randaugment_std=1.0),
+    ),
     # SRe2L++ (CV-DD, arXiv 2501.07575) on ImageNet-1K at 1 and 10 images per class; at 50 the stretch is 1. Its
     # label batches of 16 go through the teacher in halves.
     _with_labels(

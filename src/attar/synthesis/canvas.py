@@ -9,7 +9,8 @@ from torch import Tensor
 from attar.ops import mosaic
 from attar.ops.choices import Storage
 from attar.ops.pixels import Normalisation
-from attar.synthesis.choices import Matching, Pixels
+from attar.synthesis.choices import Pixels
+from attar.synthesis.matching_choices import Matching
 
 Images = Float[Tensor, "image channel height width"]
 

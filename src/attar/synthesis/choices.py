@@ -1,26 +1,24 @@
 """Groups of settings to compose a method from, as in ``class Config(Pixels, Crops, Statistics, Starts)``.
 
 Each group adds to the method's ``needs`` and ``cost``. The code behind a group is in the file of its name:
-``optimise.py``, ``views.py``, ``statistics.py``, ``starts.py``, ``committee.py``, ``stretches.py``, ``matching.py``,
-``coreset.py``. Nothing here imports PyTorch.
+``optimise.py``, ``views.py``, ``statistics.py``, ``diversity.py``, ``starts.py``, ``committee.py``, ``stretches.py``,
+``coreset.py``. Those of methods that match distributions are in ``matching_choices.py``, those of methods that match
+trajectories in ``trajectory_choices.py``. Nothing here imports PyTorch.
 """
 
 from __future__ import annotations
 
-import math
-from dataclasses import replace
 from typing import Annotated, Literal, Self
 
 import pydantic
 
 from attar.core.errors import AttarError
-from attar.ops.choices import AUGMENTATIONS, Augmentation, Combination
 from attar.ops.votes import Votes
 from attar.synthesis.curriculum import Curriculum
 from attar.synthesis.method import MethodConfig, Needs, Stretch, UnitShape
 
 Start = Literal["noise", "real", "patches", "easiest", "hardest"]
-PatchRule = Literal["lowest", "medium"]
+PatchRule = Literal["lowest", "medium", "highest"]
 Observe = Literal["batchnorm", "convolution", "patches", "tokens"]
 Target = Literal["running", "collected", "class", "mixed", "group"]
 Policy = Literal["one", "round-robin", "random", "mean", "weighted"]
@@ -77,8 +75,11 @@ class Pixels(MethodConfig):
 class Crops(MethodConfig):
     """Show the images to the teacher through random crops, flips and shifts."""
 
-    crop: Literal["resized", "none"] = "resized"
-    """'resized': show the teacher random resized crops; 'none': show it the whole image."""
+    crop: Literal["resized", "padded", "none"] = "resized"
+    """'resized': show the teacher random resized crops; 'padded': crops of the image's own size, of the image with a
+    border; 'none': show the whole image."""
+    padding: int = pydantic.Field(default=4, ge=0)
+    """Width in pixels of the border of padded crops."""
     min_crop: float = pydantic.Field(default=0.08, gt=0, le=1)
     """Smallest area of a crop, as a fraction of the image."""
     flip: bool = True
@@ -89,6 +90,10 @@ class Crops(MethodConfig):
     """Shift by -jitter to jitter, not only 0 to jitter."""
     views_per_image: bool = False
     """Draw one view per image; False: one view for the whole unit, as in the published scripts."""
+
+    def idle(self) -> set[str]:
+        """The border, which has no effect for other crops."""
+        return super().idle() | (set() if self.crop == "padded" else {"padding"})
 
 
 class Curricula(Crops):
@@ -129,6 +134,9 @@ class Statistics(MethodConfig):
     """Weight of the distance of variances against that of means (DWA)."""
     statistics_images: int = pydantic.Field(default=0, ge=0)
     """Random real images per class from which statistics are collected, for targets other than 'group'; 0: all."""
+    drop_layers: float = pydantic.Field(default=0.0, ge=0, lt=1)
+    """Share of the convolutions, drawn anew in each iteration, whose statistics are left out (G-VBSM). BatchNorm layers
+    always count."""
     group_passes: int = pydantic.Field(default=0, ge=0)
     """How a group's statistics are measured. 0: exactly, with the teacher in evaluation mode; otherwise as moving
     averages of BatchNorm in training mode, after so many passes through the group (PSM)."""
@@ -162,13 +170,29 @@ class Statistics(MethodConfig):
         return ("bn_distance", *super().metrics())
 
 
+class Diverse(MethodConfig):
+    """Keep the images of a class different from one another (data densification of G-VBSM)."""
+
+    diversity_weight: float = pydantic.Field(default=1.0, ge=0)
+    """Weight of the term; 0: leave it out."""
+    diversity_temperature: float = pydantic.Field(default=4.0, gt=0)
+    """Temperature at which the eigenvalues of a class's images are the target for their softmax."""
+    diversity_products: Literal["sum", "mean"] = "sum"
+    """Products of two images, whose eigenvalues are compared. 'sum': over all pixels, as in the released code, where
+    the largest eigenvalue is so large that the term is nearly always 0; 'mean': over pixels, which makes it count."""
+
+    def metrics(self) -> tuple[str, ...]:
+        """The term, if it is not left out."""
+        return (*(["diversity"] if self.diversity_weight else []), *super().metrics())
+
+
 class Patches(MethodConfig):
     """Choose patches of real images by a teacher's score."""
 
     patch_rule: PatchRule = "medium"
     """Which patches of a class to take. 'lowest': those with the lowest cross-entropy (RDED); 'medium': those in the
-    middle of the ranking by the teacher's probability of their class (SRe2L++ and FADRM, whose exact rule is
-    unpublished; this one is attar's)."""
+    middle of the ranking by the teacher's probability of their class (DELT; SRe2L++ and FADRM, whose exact rule is
+    unpublished); 'highest': those with the highest cross-entropy."""
     patch_pool: int = pydantic.Field(default=300, ge=1)
     """Random real images per class from which patches are chosen; a smaller class is used whole."""
     patch_crops: int = pydantic.Field(default=5, ge=0)
@@ -309,15 +333,19 @@ class EarlyLate(Pixels):
 
     rounds: int = pydantic.Field(default=8, ge=1)
     """Groups into which a unit's slots are divided; at most as many as there are slots."""
-    round_iterations: int = pydantic.Field(default=500, ge=1)
-    """Iterations after which the next group joins."""
+    round_iterations: int = pydantic.Field(default=0, ge=0)
+    """Iterations after which the next group joins; 0: the iterations divided by the rounds."""
+    late_rates: Literal["shared", "own"] = "shared"
+    """Learning rate of groups that join late. 'shared': that of all images, which falls over all iterations, as in the
+    released code; 'own': it begins at learning_rate and falls over the iterations that are left."""
 
     def cost(self, unit: UnitShape) -> tuple[Stretch, ...]:
         """A stretch for each group: all that have joined take part."""
-        rounds = min(self.rounds, unit.num_slots)
-        passes, last = self.passes(unit.num_teachers), self.iterations - (rounds - 1) * self.round_iterations
-        joined = [-(-unit.num_slots * (place + 1) // rounds) for place in range(rounds)]
-        counts = [self.round_iterations] * (rounds - 1) + [last]
+        rounds = min(self.rounds, unit.num_slots, self.iterations)
+        each = self.round_iterations or self.iterations // min(self.rounds, self.iterations)
+        passes, (few, more) = self.passes(unit.num_teachers), divmod(unit.num_slots, rounds)
+        joined = [few * (place + 1) + min(more, place + 1) for place in range(rounds)]
+        counts = [each] * (rounds - 1) + [self.iterations - (rounds - 1) * each]
         return tuple(Stretch(count, slots=slots, teachers=passes) for count, slots in zip(counts, joined, strict=True))
 
     @pydantic.model_validator(mode="after")
@@ -328,56 +356,6 @@ class EarlyLate(Pixels):
                 f"{self.iterations} iterations"
             )
         return self
-
-
-class Matching(MethodConfig):
-    """Match stored with real images of each class, through a ConvNet that is another one in each iteration."""
-
-    iterations: int = pydantic.Field(default=20_000, ge=1)
-    """Optimisation steps of each unit."""
-    image_learning_rate: float = pydantic.Field(default=1.0, gt=0)
-    """Step size for pixels, in units of the teacher's normalised input; for mosaics in units of [0, 1] pixels."""
-    momentum: float = pydantic.Field(default=0.5, ge=0, lt=1)
-    """Momentum of the steps."""
-    real_batch: int = pydantic.Field(default=256, ge=1)
-    """Random real images of each class in an iteration; a smaller class is used whole."""
-    dsa: tuple[Augmentation, ...] = AUGMENTATIONS
-    """Kinds of differentiable Siamese augmentation (arXiv 2102.08259) of real and stored images alike: one draw for
-    each class in an iteration."""
-    flip: bool = True
-    """Let the augmentation mirror images. Turn it off when a mirrored object means something else (digits)."""
-    network_depth: int = pydantic.Field(default=0, ge=0, le=8)
-    """Blocks of the ConvNets; 0: 3 at 32 pixels, one more or less for each doubling or halving of the side, at least 2;
-    ncfm takes those of the experts."""
-    network_width: int = pydantic.Field(default=128, ge=1)
-    """Channels of the ConvNets."""
-    grey: bool = False
-    """Optimise grey images, for grey data: one value per pixel, copied to all three channels."""
-
-    def needs(self) -> Needs:
-        """Real images, and all slots of a class in one unit; no teacher."""
-        needs = super().needs() | Needs(real_images=True, stores_real_pixels=True, unit="slots")
-        return replace(needs, teachers="none")
-
-    def kinds(self) -> tuple[Augmentation, ...]:
-        """Kinds of augmentation that are drawn."""
-        return tuple(kind for kind in self.dsa if kind != "flip" or self.flip)
-
-    def combination(self) -> Combination:
-        """How the kinds are combined in a draw: one of them at random, as in DSA."""
-        return "one"
-
-    def depth(self, size: int) -> int:
-        """Blocks of the ConvNets for images of this side in pixels."""
-        return self.network_depth or max(2, 3 + math.ceil(math.log2(size / 32)))
-
-    def cost(self, unit: UnitShape) -> tuple[Stretch, ...]:
-        """One stretch; the teachers are not used."""
-        return (Stretch(self.iterations, teachers=(0.0,) * unit.num_teachers),)
-
-    def metrics(self) -> tuple[str, ...]:
-        """The mean distance of a unit's classes."""
-        return ("loss", *super().metrics())
 
 
 class Coreset(MethodConfig):

@@ -46,6 +46,7 @@ def preparations(config: Any) -> tuple[Preparation, ...]:
             measured,
             reads=(ORDER, "ipc", "observe", "patch_side", "group_passes", "group_batch"),
             rows="slot",
+            rows_per_job=1,
             num_shown=lambda config, count: count * max(1, config.group_passes),
         ),
     )

@@ -9,7 +9,7 @@ from torch import Tensor
 from attar.ops import schedule
 from attar.ops.pixels import Normalisation
 from attar.synthesis.canvas import Images
-from attar.synthesis.choices import Pixels
+from attar.synthesis.choices import EarlyLate, Pixels
 from attar.synthesis.terms import State
 
 _ADAM = ("step", "exp_avg", "exp_avg_sq")
@@ -20,7 +20,7 @@ class _Group:
     places: Int[Tensor, " part"] | None
     """Indices of the task's images; None: all."""
     since: int
-    """Iteration at which they joined; their learning rate falls from then on."""
+    """Iteration from which on their learning rate falls."""
     start: Tensor
     pixels: Tensor
     adam: torch.optim.Adam
@@ -32,6 +32,7 @@ class Leaves:
     def __init__(self, start: Images, config: Pixels, units: Normalisation, total: int) -> None:
         """``units`` are the units of the pixels; ``total`` is the number of planned iterations."""
         self._config, self._total = config, total
+        self._shared = isinstance(config, EarlyLate) and config.late_rates == "shared"
         self._resting = start
         self._low, self._high = (edge[:, : start.shape[1]] for edge in units.bounds(start))
         self._groups: list[_Group] = []
@@ -61,9 +62,12 @@ class Leaves:
     def _group(self, places: Tensor | None, since: int, images: Images) -> _Group:
         start, pixels = images.detach(), images.detach().clone().requires_grad_()
         rate, betas = self._config.learning_rate, self._config.betas
-        return _Group(
-            places, since, start, pixels, torch.optim.Adam([pixels], lr=rate, betas=betas, eps=1e-8, fused=True)
-        )
+        adam = torch.optim.Adam([pixels], lr=rate, betas=betas, eps=1e-8, fused=True)
+        if self._shared and since:  # one optimiser for all: it has counted steps in which these images had no gradient
+            steps = torch.tensor(float(since), device=pixels.device)
+            zeros = {name: torch.zeros_like(pixels) for name in _ADAM[1:]}
+            adam.state[pixels] = {"step": steps, **zeros}
+        return _Group(places, 0 if self._shared else since, start, pixels, adam)
 
     def taking_part(self) -> Images:
         """Return the images that take part, in the task's order."""

@@ -20,7 +20,7 @@ from attar.ops import dsa
 from attar.ops.choices import Augmentation, Combination
 from attar.ops.pixels import Normalisation, from_bytes
 from attar.synthesis.canvas import Canvas, Images
-from attar.synthesis.choices import Matching
+from attar.synthesis.matching_choices import Matching
 from attar.synthesis.networks import Bare, Weights
 from attar.synthesis.optimise import shape_of
 from attar.synthesis.task import Network, RealImages, Task

@@ -114,6 +114,8 @@ class Preparation:
     """Whether a row belongs to a class or to a slot."""
     per_teacher: bool = True
     """True: make the tables once per teacher; False: once in all."""
+    rows_per_job: int = 0
+    """Rows that one process makes and stores together, for steps whose rows take long; 0: attar chooses."""
     applies: Callable[[Any, Any], bool] = lambda config, network: True
     """Function of the configuration and a teacher's network: whether this teacher needs the tables."""
     num_shown: Callable[[Any, int], int] = lambda config, count: count

@@ -104,8 +104,8 @@ def ranked(context: Context, config: Any) -> dict[str, Tensor]:
     """For each class, rank the pool's images and return a crop of each; the tables are described at ``STEP``.
 
     Every image of the pool keeps its crop with the lowest cross-entropy. 'lowest' ranks these crops from the lowest
-    cross-entropy upwards (RDED, arXiv 2312.03526, section 4.2). 'medium' ranks them by distance from the median rank of
-    the true class's probability.
+    cross-entropy upwards (RDED, arXiv 2312.03526, section 4.2), 'highest' from the highest downwards. 'medium' ranks
+    them by distance from the median rank of the true class's probability (DELT, arXiv 2411.19946).
     """
     places = torch.full((len(context.rows), config.patch_pool), -1)
     boxes = torch.zeros(len(context.rows), config.patch_pool, 4, dtype=torch.int64)
@@ -115,7 +115,7 @@ def ranked(context: Context, config: Any) -> dict[str, Tensor]:
         drawn = crops(context.size, len(pool), config.patch_crops, context.stream("crops", name))
         entropy = _cross_entropy(context, label, pool, drawn, tile_size(context.size, config.tiles))
         lowest, best = entropy.min(1)
-        order = lowest.argsort(stable=True)
+        order = lowest.argsort(descending=config.patch_rule == "highest", stable=True)
         if config.patch_rule == "medium":  # cross-entropy ranks images as probability does, in reverse
             rank = torch.arange(len(order))
             order = order[(rank - (len(order) - 1) / 2).abs().argsort(stable=True)]

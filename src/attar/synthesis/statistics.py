@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from attar.core.errors import AttarError
 from attar.ops.pixels import from_bytes
 from attar.synthesis import difficulty
-from attar.synthesis.choices import Statistics
+from attar.synthesis.choices import Pixels, Statistics
 from attar.synthesis.method import Preparation
 from attar.synthesis.observed import Observed
 from attar.synthesis.taps import NAMES, Kind, Layout, Tap, is_observable, taps_of
@@ -47,6 +47,10 @@ class Distance(Stateless):
     """
     within: bool = False
     """For the target 'class', use the mean of the variances within each image as the variance."""
+    drop: float = 0.0
+    """Probability with which the statistics of a convolution are left out of an iteration (G-VBSM)."""
+    turns: int = 0
+    """Iterations for which that is drawn."""
     variance_weight: float = 1.0
     """Weight of the distance of variances against that of means (DWA, arXiv 2409.17612)."""
     name = "bn_distance"
@@ -59,7 +63,8 @@ class Distance(Stateless):
     def constants(self, task: Task, teacher: int, observed: Observed) -> State:
         """Return targets (unit or 1, channel) about the layout's centre, each channel's layer, and the layers'
         weights."""
-        return self._constants(observed, lambda target, tap, layout: self._target(target, tap, layout, task, teacher))
+        found = self._constants(observed, lambda target, tap, layout: self._target(target, tap, layout, task, teacher))
+        return found | self._kept(task, teacher, observed)
 
     def constants_of(self, observed: Observed) -> State:
         """Return the constants of the target 'running', which are the same for all tasks."""
@@ -82,12 +87,14 @@ class Distance(Stateless):
     def begin(self, task: Task, teacher: int, observed: Observed) -> State:
         """Return the start of the moving averages: zero sums of means and variances (unit, channel), and their
         weight."""
+        state: State = {"turn": torch.zeros(1, dtype=torch.int64, device=task.device)} if self.drop else {}
         if not self.momentum:
-            return {}
-        state: State = {"weight": torch.zeros((), device=task.device)}
+            return state
+        state["weight"] = torch.zeros((), device=task.device)
         for tap in self.taps:
             shape = (len(task.unit_sizes), observed.layouts[tap].num_channels)
-            state |= {f"{tap.kind}.{part}": torch.zeros(shape, device=task.device) for part in ("mean", "variance")}
+            parts = ("mean", "variance", "weight") if self._drops(tap) else ("mean", "variance")
+            state |= {f"{tap.kind}.{part}": torch.zeros(shape, device=task.device) for part in parts}
         return state
 
     def __call__(self, seen: Seen, batch: UnitBatch, constants: State, state: State) -> tuple[PerUnit, State]:
@@ -95,13 +102,20 @@ class Distance(Stateless):
         after, total = dict(state), None
         if self.momentum:
             after["weight"] = self.momentum * state["weight"] + (1 - self.momentum)
+        if self.drop:
+            after["turn"] = state["turn"] + 1
         for tap in self.taps:
+            kept = constants[f"{tap.kind}.kept"].index_select(1, state["turn"])[:, 0] if self._drops(tap) else None
             moments = seen.moments[tap]
             mean, square = batch.average @ moments.first, batch.average @ moments.second
             variance = square - mean.square()
             if self.momentum:
-                mean = self._averaged(f"{tap.kind}.mean", mean, after)
-                variance = self._averaged(f"{tap.kind}.variance", variance, after)
+                weight, takes_part = after["weight"], None
+                if kept is not None:
+                    takes_part = kept @ constants[f"{tap.kind}.layer_of"].T  # (unit, channel)
+                    weight = self._moved(f"{tap.kind}.weight", torch.ones_like(mean), after, takes_part)
+                mean = self._averaged(f"{tap.kind}.mean", mean, after, weight, takes_part)
+                variance = self._averaged(f"{tap.kind}.variance", variance, after, weight, takes_part)
             for target, share in self.targets:
                 away = distance(
                     mean,
@@ -109,7 +123,7 @@ class Distance(Stateless):
                     constants.get(f"{tap.kind}.{target}.mean"),
                     constants[f"{tap.kind}.{target}.variance"],
                     constants[f"{tap.kind}.layer_of"],
-                    constants[f"{tap.kind}.weights"],
+                    constants[f"{tap.kind}.weights"] if kept is None else kept * constants[f"{tap.kind}.weights"],
                     self.variance_weight,
                 )
                 away = away if share == 1.0 else share * away
@@ -117,10 +131,32 @@ class Distance(Stateless):
         assert total is not None  # one tap and one target at least
         return total, after
 
-    def _averaged(self, key: str, now: Tensor, after: State) -> Tensor:
+    def _averaged(self, key: str, now: Tensor, after: State, weight: Tensor, takes_part: Tensor | None) -> Tensor:
         """Return the moving average, which starts at the first value, with the gradient of the current value."""
-        after[key] = self.momentum * after[key] + (1 - self.momentum) * now.detach()
-        return after[key] / after["weight"] + now - now.detach()
+        moved = self._moved(key, now.detach(), after, takes_part)
+        return moved / (weight if takes_part is None else weight.clamp_min(1e-30)) + now - now.detach()
+
+    def _moved(self, key: str, now: Tensor, after: State, takes_part: Tensor | None) -> Tensor:
+        """Move a sum of the state towards the current value, where it takes part; returns it."""
+        moved = self.momentum * after[key] + (1 - self.momentum) * now
+        after[key] = moved if takes_part is None else torch.where(takes_part > 0, moved, after[key])
+        return after[key]
+
+    def _drops(self, tap: Tap) -> bool:
+        return bool(self.drop) and tap.kind in ("convolution", "patches")
+
+    def _kept(self, task: Task, teacher: int, observed: Observed) -> State:
+        """Return 'KIND.kept' (unit, turn, layer): 1 where a layer takes part, the same for both kinds of statistics."""
+        layouts = {tap: observed.layouts[tap] for tap in self.taps if self._drops(tap)}
+        places = sorted({place for layout in layouts.values() for place in layout.places})
+        if not places:
+            return {}
+        drawn = [torch.rand(self.turns, len(places), generator=each) for each in task.streams("drop", teacher)]
+        kept = (torch.stack(drawn) >= self.drop).float().to(task.device)
+        return {
+            f"{tap.kind}.kept": kept[..., [places.index(place) for place in layout.places]]
+            for tap, layout in layouts.items()
+        }
 
     def _target(
         self, target: Target, tap: Tap, layout: Layout, task: Task, teacher: int
@@ -150,18 +186,20 @@ def distance(
     target_mean: Float[Tensor, "target channel"] | None,
     target_variance: Float[Tensor, "*target channel"],
     layer_of: Float[Tensor, "channel layer"],
-    weights: Float[Tensor, " layer"],
+    weights: Float[Tensor, "*unit layer"],
     variance_weight: float = 1.0,
 ) -> PerUnit:
     """Return each unit's weighted sum over layers of |mean - target mean|_2 + |variance - target variance|_2.
 
-    ``variance_weight`` is a factor on the second norm. Means are relative to the layout's centre; without a target
-    mean, the centre is the target. Source: SRe2L (arXiv 2306.13092), equation 6.
+    ``weights`` are the same for all units, or each unit's own; ``variance_weight`` is a factor on the second norm.
+    Means are relative to the layout's centre; without a target mean, the centre is the target. Source: SRe2L (arXiv
+    2306.13092), equation 6.
     """
     parts = (mean if target_mean is None else mean - target_mean, variance - target_variance)
     norms = [(part.square() @ layer_of).clamp_min(1e-30).sqrt() for part in parts]
     spread = norms[1] if variance_weight == 1.0 else variance_weight * norms[1]
-    return (norms[0] + spread) @ weights
+    both = norms[0] + spread
+    return both @ weights if weights.ndim == 1 else (both * weights).sum(1)
 
 
 def layer_weights(layouts: Sequence[Layout], first_multiplier: float) -> list[Float[Tensor, " layer"]]:
@@ -193,6 +231,8 @@ def statistics_of(task: Task, config: Statistics) -> Distance:
         first_multiplier=config.first_bn_multiplier,
         momentum=config.statistics_momentum,
         within=config.class_variance == "within",
+        drop=config.drop_layers,
+        turns=config.iterations if config.drop_layers and isinstance(config, Pixels) else 0,
         variance_weight=config.variance_weight,
     )
 

@@ -106,7 +106,7 @@ class RandomCrops(Whole):
         config, smallest = self._config, self._config.min_crop
         if isinstance(config, Curricula):
             smallest = lower_bound(iteration, self._iterations, config.curriculum, config.milestone, smallest)
-        choice = views.ViewChoice(crop=config.crop, min_scale=smallest, flip=config.flip)
+        choice = views.ViewChoice(crop=config.crop, min_scale=smallest, padding=config.padding, flip=config.flip)
         view = self._drawn(choice, pixels)
         return view.scaled(self._full, shown).parts()
 
