@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from attar.core.compiling import Compiler
 from attar.methods import dwa
 from attar.synthesis import adjustment
 from attar.synthesis.observed import Observed
@@ -85,6 +86,20 @@ def test_one_copy_serves_all_units_and_is_begun_anew_for_each():
     for observed in kept:
         fresh = Observed(changed[1].module, images, "fp32", tuple(observed.layouts))
         torch.testing.assert_close(observed(images)[0], fresh(images)[0])
+
+
+def test_a_copy_with_other_weights_is_not_compiled_again(monkeypatch: pytest.MonkeyPatch):
+    """Compiled code serves the next unit, and computes with its weights."""
+    real = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda made, **_: real(made, backend="eager", dynamic=False, fullgraph=True))
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    teacher = Network(formula_network(NUM_CLASSES), NORMALISATION, compiler=Compiler("on"))
+    dwa.recover(digits_task(0, teacher), config_of())
+    graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+    again = dwa.recover(digits_task(1, teacher), config_of()).images
+    assert graphs == torch._dynamo.utils.counters["stats"]["unique_graphs"] > 0
+    torch.testing.assert_close(again, dwa.recover(digits_task(1), config_of()).images, rtol=0, atol=1e-4)
 
 
 def test_adjustments_of_the_classes_before_add_up_on_request():

@@ -23,7 +23,7 @@ from attar.synthesis.terms import CrossEntropy
 from attar.synthesis.views import Whole
 from formula import Curves
 
-NORMALISATIONS = tuple(Normalisation((mean,) * 3, (0.3,) * 3) for mean in (0.5, 0.4, 0.45))
+NORMALISATIONS = tuple(Normalisation((mean, mean, mean), (0.3, 0.3, 0.3)) for mean in (0.5, 0.4, 0.45))
 SIDE, NUM_CLASSES = 8, 3
 
 

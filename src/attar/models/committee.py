@@ -40,7 +40,7 @@ class Committee:
         self.members = tuple(members)
         self.choice = choice
         self._weights = tuple[float, ...]()
-        if choice.policy == "weighted":
+        if choice.policy == "weighted" and len(members) > 1:
             self._weights = choice.weights_of([one.accuracy for one in members], GROUP)
         if self.by_batch:
             self._labelling = tuple(dataclasses.replace(one, module=batch_normalised(one.module)) for one in members)
