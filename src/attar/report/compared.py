@@ -70,6 +70,8 @@ class Line:
     """Wall seconds of training one student."""
     device_seconds: float | None = None
     """Sum of all seconds that are known: teachers, images, labels and one student."""
+    processor_seconds: float | None = None
+    """The same sum in processor core seconds, which a busy machine does not lengthen; None if a part is not known."""
     real_train_seconds: float | None = None
 
     @property
@@ -93,6 +95,11 @@ def _measured(planned: Line, line: table.Line, found: Sequence[table.Line], asks
     real, full = of(EQUAL_BYTES), of(FULL)
     teacher = line.teacher_seconds if asks_teacher else 0.0
     spent = [seconds for seconds in (teacher, line.images_seconds, line.labels_seconds) if seconds is not None]
+    cores = (
+        line.teacher_processor_seconds if asks_teacher else 0.0,
+        *(line.images_processor_seconds, line.labels_processor_seconds, line.train_processor_seconds),
+    )
+    known = [seconds for seconds in cores if seconds is not None]
     return Line(
         **{field: getattr(planned, field) for field in _PLANNED},
         state="done",
@@ -116,6 +123,7 @@ def _measured(planned: Line, line: table.Line, found: Sequence[table.Line], asks
         labels_seconds=line.labels_seconds,
         train_seconds=line.train_seconds,
         device_seconds=round(sum(spent) + line.train_seconds, 3),
+        processor_seconds=round(sum(known), 3) if len(known) == len(cores) else None,
         real_train_seconds=real and real.train_seconds,
     )
 
@@ -180,6 +188,7 @@ def cells(lines: Sequence[Line]) -> tuple[list[str], list[list[str]]]:
         "their top-1 %": lambda line: table.percent(line.real_top1_mean, line.real_top1_std),
         "gain": _gain,
         "device s": lambda line: f"{line.device_seconds or 0:.3g}",
+        "core s": lambda line: "-" if line.processor_seconds is None else f"{line.processor_seconds:.3g}",
     }
     done = [line for line in lines if line.state == "done"]
     if len({line.student for line in done}) < 2:
@@ -191,7 +200,8 @@ def notes(lines: Sequence[Line]) -> list[str]:
     """Return notes below the table: what the columns mean, what all real images have, and what there is not."""
     found = [
         "Bytes: images and labels as stored. Real images: as many as fit into the same bytes, with hard labels. "
-        "Device s: wall seconds of teachers (if the method or its labels need them), images, labels and one student."
+        "Device s: wall seconds of teachers (if the method or its labels need them), images, labels and one student; "
+        "core s: the same in seconds of processor cores, without waiting."
     ]
     if full := sorted({(line.student, line.full_top1_mean) for line in lines if line.full_top1_mean is not None}):
         every = ", ".join(f"{mean:.1f} % ({student})" for student, mean in full)
