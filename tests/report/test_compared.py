@@ -18,11 +18,11 @@ LOST = replace(DM, state="failed", why="The disk is full.")
 
 
 def test_the_table_says_what_there_is_and_what_is_not():
-    text = compared.as_markdown([DM, MORE, NONE, LOST])
+    text = compared.as_markdown([DM, MORE, NONE, replace(NONE, budget_bytes=32_000), LOST])
     assert "| dm:hard | 16 kB | 14 kB | 40 | 90.0 ± 1.0 | 3 | 55 | 80.5 ± 2.0 | +9.5 | 12 | 11 |" in text
     assert "All real images: 99.0 % (convnet3)." in text
     assert "dm:hard takes 33 kB, more than its budget." in text
-    assert "cda:soft at 16 kB is impossible: one image per class takes 63 kB." in text
+    assert "cda:soft at 16 kB and 32 kB is impossible: one image per class takes 63 kB." in text
     assert "dm:hard at 16 kB failed: The disk is full." in text
 
 

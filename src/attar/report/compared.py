@@ -187,8 +187,8 @@ def cells(lines: Sequence[Line]) -> tuple[list[str], list[list[str]]]:
         "real images": lambda line: "-" if line.real_num_images is None else str(line.real_num_images),
         "their top-1 %": lambda line: table.percent(line.real_top1_mean, line.real_top1_std),
         "gain": _gain,
-        "device s": lambda line: f"{line.device_seconds or 0:.3g}",
-        "core s": lambda line: "-" if line.processor_seconds is None else f"{line.processor_seconds:.3g}",
+        "device s": lambda line: f"{line.device_seconds or 0:,.0f}",
+        "core s": lambda line: "-" if line.processor_seconds is None else f"{line.processor_seconds:,.0f}",
     }
     done = [line for line in lines if line.state == "done"]
     if len({line.student for line in done}) < 2:
@@ -211,11 +211,17 @@ def notes(lines: Sequence[Line]) -> list[str]:
         found.append("The time of teachers that were trained elsewhere is not known and not counted.")
     over = [line for line in done if (line.total_bytes or 0) > line.budget_bytes]
     found += [f"{line.title} takes {readable_bytes(line.total_bytes or 0)}, more than its budget." for line in over]
+    missing: dict[tuple[str, State, str], list[str]] = {}
     for line in lines:
         if line.state != "done":
             reason = "" if line.state == "to do" else f": {line.why.rstrip('.')}"
-            found.append(f"{line.title} at {readable_bytes(line.budget_bytes)} {_WORDS[line.state]}{reason}.")
+            missing.setdefault((line.title, line.state, reason), []).append(readable_bytes(line.budget_bytes))
+    found += [f"{title} at {_listed(at)} {_WORDS[state]}{why}." for (title, state, why), at in missing.items()]
     return found
+
+
+def _listed(words: Sequence[str]) -> str:
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
 
 
 def _gain(line: Line) -> str:
@@ -246,7 +252,7 @@ def _figure(
     from matplotlib.figure import Figure
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-    figure = Figure(figsize=(6.4, 4.4), layout="constrained")
+    figure = Figure(figsize=(8.4, 4.4), layout="constrained")
     plot = figure.subplots()
     several = len({line.student for line in done}) > 1
     for place, (title, student) in enumerate(dict.fromkeys((line.title, line.student) for line in done)):
@@ -269,7 +275,7 @@ def _figure(
     plot.set_xlabel(label)
     plot.set_ylabel("top-1 %, mean ± standard deviation over students")
     plot.grid(alpha=0.3, which="both", linewidth=0.5)
-    plot.legend(fontsize=8)
+    figure.legend(fontsize=8, loc="outside right upper")
     return figure
 
 
