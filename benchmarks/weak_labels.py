@@ -1,10 +1,10 @@
-"""Images under labels of weak teachers on CIFAR-10: chosen and briefly optimised photographs against random ones.
+"""attar's own recipe on CIFAR-10, part by part: images of several kinds under labels of the same weak teachers.
 
-    python benchmarks/weak_labels.py FOLDER --out runs/weak --images random lowest brief --ipc 10 --epochs 300 --seeds 3
+    python benchmarks/weak_labels.py FOLDER --out runs/weak --images random attar lowest --ipc 10 --seeds 3
 
-FOLDER holds CIFAR-10 as Parquet files. Teachers are three ConvNets of width 64, trained for six, six and one epoch;
-students are the same network, with labels made during training. Accuracy is on images held out of the training split.
-Runs go on where they stopped, and share the teachers.
+FOLDER holds CIFAR-10 as Parquet files. Teachers, students and protocol are those of attar/cifar10-ipc10; --epochs
+changes how long students train. Accuracy is on the validation images, or with --held-out on a tenth of the training
+images, which nothing is trained on: choose by that. Runs go on where they stopped, and share the teachers.
 """
 
 import argparse
@@ -21,63 +21,52 @@ from attar.recipes.catalogue import recipe_named
 from attar.recipes.recipe import Recipe
 from attar.report.table import Line
 
-NETWORK = "convnet3_w64"
-TEACHER_EPOCHS = (6, 6, 1)
-_CHOSEN = {"patch_rule": "lowest", "patch_crops": 0}
-_BRIEF = {
-    "iterations": 100,
-    "observe": ("batchnorm",),
-    "target": "running",
-    "statistics_momentum": 0.0,
-    "views_per_image": True,
-    "min_crop": 0.5,
-    "bn_weight": 0.01,
-    "learning_rate": 0.05,
-    "image_format": "png",
-    "rounding": "nearest",
-}
+_LOWEST = {"patch_rule": "lowest", "patch_crops": 0}
 WAYS: dict[str, tuple[str, dict[str, Any]]] = {
     "random": ("random", {}),
-    "lowest": ("rded", _CHOSEN),
-    "brief": ("edc", {"start": "real"} | _BRIEF),
-    "brief-lowest": ("edc", {"start": "patches"} | _CHOSEN | _BRIEF),
+    "lowest": ("rded", _LOWEST),
+    "attar": ("attar", {}),
+    "statistics": (
+        "edc",
+        {
+            "iterations": 100,
+            "learning_rate": 0.05,
+            "observe": ("batchnorm",),
+            "target": "running",
+            "statistics_momentum": 0.0,
+            "views_per_image": True,
+            "bn_weight": 0.01,
+        },
+    ),
+    "one-teacher": ("attar", {"committee": "one"}),
+    "mean": ("attar", {"committee": "mean"}),
+    "shared-views": ("attar", {"views_per_image": False}),
+    "small-crops": ("attar", {"min_crop": 0.08}),
+    "long": ("attar", {"iterations": 1000}),
+    "noise": ("attar", {"start": "noise"}),
+    "from-lowest": ("attar", {"start": "patches"} | _LOWEST),
 }
-"""Method and settings of each kind of images."""
+"""Method and settings of each kind of images: 'attar' is the recipe, those below it change one part."""
 
 
-def base(data: Path, epochs: int, seeds: int) -> Recipe[Any]:
-    """EDC's recipe for CIFAR-10 with the weak teachers, and with labels made while students train."""
-    recipe = recipe_named("edc/cifar10-ipc10")
-    training = {
-        "batch_size": 128,
-        "learning_rate": 0.1,
-        "schedule": "cosine",
-        "weight_decay": 5e-4,
-        "warmup_epochs": 0.5,
-    }
-    teachers = {
-        "architecture": NETWORK,
-        "training": {"epochs": 6} | training,
-        "views": {"crop": "padded"},
-        "members": [{"training": {"epochs": count}} for count in TEACHER_EPOCHS],
-    }
+def base(data: Path, ipc: int, epochs: int | None, seeds: int, held_out: bool) -> Recipe[Any]:
+    """The recipe with the distilled row alone."""
+    recipe = recipe_named(f"attar/cifar10-ipc{ipc}")
     protocol = recipe.evaluate.protocol
+    epochs = epochs or protocol.training.epochs
     protocol = protocol.changed(training=protocol.training.changed(epochs=epochs))
-    judging = recipe.evaluate.changed(protocol=protocol, students=(NETWORK,), num_seeds=seeds, rows=("distilled",))
     return recipe.changed(
-        data=recipe.data.changed(source=str(data), validate_on="train", resident="on"),
-        squeeze=teachers,
-        relabel=recipe.relabel.changed(mode="online", epochs=epochs),
-        evaluate=judging,
+        data=recipe.data.changed(source=str(data), validate_on="train" if held_out else "val"),
+        relabel=recipe.relabel.changed(epochs=epochs),
+        evaluate=recipe.evaluate.changed(protocol=protocol, num_seeds=seeds, rows=("distilled",)),
     )
 
 
-def judged(recipe: Recipe[Any], way: str, ipc: int, teachers: Path, out: Path) -> Line:
+def judged(recipe: Recipe[Any], way: str, teachers: Path, out: Path) -> Line:
     """Make the images of one kind and train students on them; the first line of the run's table."""
     method, settings = WAYS[way]
-    members = [{"weights": str(teachers / str(place))} for place in range(len(TEACHER_EPOCHS))]
-    recipe = recipe.changed(squeeze={"architecture": NETWORK, "members": members}).with_method(method)
-    settings = {"ipc": ipc, "unit_classes": 10, "unit_slots": ipc, "parallel_units": 1} | settings
+    members = [{"weights": str(teachers / str(place))} for place in range(len(recipe.squeeze.members))]
+    recipe = recipe.changed(squeeze=recipe.squeeze.changed(members=members)).with_method(method)
     return attar.run(recipe.changed(recover=recipe.recover.changed(**settings)), out).table[0]
 
 
@@ -87,17 +76,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("data", type=Path, help="folder of CIFAR-10's Parquet files")
     parser.add_argument("--out", type=Path, default=Path("runs/weak"))
     parser.add_argument("--images", nargs="+", choices=WAYS, default=list(WAYS))
-    parser.add_argument("--ipc", type=int, default=10)
-    parser.add_argument("--epochs", type=int, default=300)
+    parser.add_argument("--ipc", type=int, default=10, choices=(1, 10, 50))
+    parser.add_argument("--epochs", type=int, help="of the students; by default the recipe's")
+    parser.add_argument("--held-out", action="store_true", help="judge on training images that nothing is trained on")
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--csv", type=Path, help="file that the lines are added to")
     asked = parser.parse_args(arguments)
     try:
-        recipe = base(asked.data, asked.epochs, asked.seeds)
+        recipe = base(asked.data, asked.ipc, asked.epochs, asked.seeds, asked.held_out)
         attar.run(recipe, asked.out / "teachers", stage="squeeze")
         for way in asked.images:
-            folder = asked.out / f"{way}-ipc{asked.ipc}-{asked.epochs}"
-            line = judged(recipe, way, asked.ipc, asked.out / "teachers" / "squeeze", folder)
+            epochs = recipe.evaluate.protocol.training.epochs
+            folder = asked.out / f"{way}-ipc{asked.ipc}-{epochs}"
+            line = judged(recipe, way, asked.out / "teachers" / "squeeze", folder)
             spread = "" if line.top1_std is None else f" ± {line.top1_std:.1f}"
             print(f"{way:<14} {line.top1_mean:.1f}{spread} (n = {line.num_seeds})", flush=True)
             if asked.csv:

@@ -60,7 +60,7 @@ def test_chosen_classes(tmp_path: Path, class_folders: Make, log: Log) -> None:
     assert places(real.val) == ["a_0.png", "c_0.png", "c_1.png", "c_2.png"]
     assert open_folder(tmp_path, log, num_classes=2).classes == ("a", "b")
     assert open_folder(tmp_path, log, num_classes=3).fingerprint == open_folder(tmp_path, log).fingerprint
-    with pytest.raises(AttarError, match=rf"There is no class of '{tmp_path}' named 'dog'; there are a, b, c\."):
+    with pytest.raises(AttarError, match=rf"There is no class of '{tmp_path}' named 'dog'; known names: a, b, c\."):
         open_folder(tmp_path, log, classes=("a", "dog"))
     with pytest.raises(AttarError, match=r"has 3 classes, fewer than --data.num-classes 4\."):
         open_folder(tmp_path, log, num_classes=4)

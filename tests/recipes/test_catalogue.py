@@ -19,6 +19,7 @@ GVBSM = (
     *("tiny-imagenet-ipc50", "tiny-imagenet-ipc100", "imagenet-1k-ipc10", "imagenet-1k-ipc50", "imagenet-1k-ipc100"),
 )
 WANTED = {
+    *(f"attar/cifar10-ipc{ipc}" for ipc in (1, 10, 50)),
     "digits", "dm/digits-ipc1", "dm/digits-ipc10",
     *(f"{method}/{rest}" for method in ("cda", "sre2l") for rest in (
         "tiny-imagenet-ipc10", "tiny-imagenet-ipc50", "tiny-imagenet-ipc100",
@@ -79,7 +80,7 @@ def test_labels_are_drawn_as_the_protocol_trains(name):
     labels = PROTOCOL_LABELS[protocol.name]
     longer = name == "edc/tiny-imagenet-ipc1"  # its students train for 1000 epochs
     by_row = (
-        recipe.method in ("rded", "fadrm", "lpld", "cvdd", "delt") or "++" in name
+        recipe.method in ("attar", "rded", "fadrm", "lpld", "cvdd", "delt") or "++" in name
     )  # their papers have a table of these settings
     whole = recipe.method == "rded" and recipe.data.size < 224
     views = labels.views.changed(min_scale=1.0, patch_shuffle=1) if whole else labels.views

@@ -99,6 +99,14 @@ def test_all_real_images_where_they_fit_and_the_table_says_so(finished, monkeypa
     assert "real, as many bytes: all" in (finished / "report" / "table.md").read_text()
 
 
+def test_the_labels_of_the_distilled_set_may_be_a_pool(recovered):
+    recipe = recipe_of(rows=("distilled", "equal-bytes"))
+    table = pipeline.run(recipe.changed(relabel=recipe.relabel.changed(pool_epochs=2)), recovered, quiet=True).table
+    distilled, real = table
+    assert distilled.label_bytes > 0 == real.label_bytes
+    assert real.image_bytes <= distilled.image_bytes + distilled.label_bytes
+
+
 def test_too_few_bytes_leave_the_row_out(finished, monkeypatch, warnings):
     monkeypatch.setattr(equal_bytes, "budget", lambda *_: 1000)
     assert [line.row for line in judge(finished, recipe_of(rows=("distilled", "equal-bytes")))] == ["distilled"]

@@ -5,6 +5,7 @@ from typing import Any
 
 from attar.core import plugin
 from attar.core.errors import AttarError
+from attar.recipes import attar as own
 from attar.recipes import (
     cda,
     cim,
@@ -28,6 +29,7 @@ from attar.recipes.recipe import BuiltInRecipe, Recipe, from_yaml
 
 ENTRIES: dict[str, BuiltInRecipe] = {
     **digits.RECIPES,
+    **own.RECIPES,
     **cda.RECIPES,
     **sre2l.RECIPES,
     **rded.RECIPES,

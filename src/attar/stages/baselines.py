@@ -185,7 +185,7 @@ def _equal_bytes(space: Workspace, config: MethodConfig, labelling: Relabel, jud
     Their folder's name contains a hash in a run of its own, too, because a set of other bytes is another set. Their
     views are those of the other rows, and no soft label is stored.
     """
-    labelling = labelling.changed(mode="online")
+    labelling = labelling.changed(mode="online", pool_epochs=0)
     num_bytes = equal_bytes.budget(read_info(space.out / "distilled"), judging)
     identity = _known_by(space, equal_bytes.settings(config, num_bytes), labelling)
     home = (shared_folder(judging) or space.out / "baselines") / f"{EQUAL_BYTES}-{identity}"

@@ -255,6 +255,18 @@ _BUILT_IN = (
     _edc_small("edc-cifar10", 0.08, epochs=1000, batch_size=25, schedule="multistep-halves", cosine_stretch=1.0),
     _edc_small("edc-cifar100", 0.5, epochs=1000, batch_size=50, schedule="cosine-linear"),
     _edc_small("edc-tiny", 0.5),
+    # attar's for small images: EDC's loss, averages and small batches, without RandAugment.
+    _with_labels(
+        Protocol(
+            name="attar-small",
+            training=_RDED.changed(
+                batch_size=25, schedule="multistep-halves", cosine_stretch=1.0, ema_decay=0.99, rate_moves="epoch"
+            ),
+            loss="mse",
+            hard_weight=0.025,
+            hard_classes="own",
+        )
+    ),
     # G-VBSM (arXiv 2311.17950) on ImageNet-1K, Tiny-ImageNet, CIFAR-100 and CIFAR-10: logits as they are, and
     # cross-entropy with the class of the unmixed image.
     *(

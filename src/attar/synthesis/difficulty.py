@@ -14,6 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from attar.ops.pixels import from_bytes
+from attar.synthesis.choices import Statistics
 from attar.synthesis.coreset import gather
 from attar.synthesis.method import Preparation
 from attar.synthesis.observed import BATCHNORM, Observed
@@ -37,7 +38,7 @@ def preparations(config: Any) -> tuple[Preparation, ...]:
         Preparation(SCORE, scored),
         Preparation(ORDER, ordered, reads=(SCORE,), per_teacher=False, num_shown=lambda config, count: 0),
     )
-    if config.target != "group":
+    if not isinstance(config, Statistics) or config.target != "group":
         return ranking
     return (
         *ranking,
