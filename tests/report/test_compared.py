@@ -10,7 +10,7 @@ DM = Line(
     student="convnet3", num_images=40, image_bytes=14_000, label_bytes=0, total_bytes=14_000, top1_mean=90.0,
     top1_std=1.0, num_seeds=3, real_num_images=55, real_bytes=13_900, real_top1_mean=80.5, real_top1_std=2.0,
     full_top1_mean=99.0, teacher_seconds=0.0, images_seconds=10.0, labels_seconds=0.0, train_seconds=2.0,
-    device_seconds=12.0, real_train_seconds=2.0,
+    device_seconds=12.0, processor_seconds=11.0, real_train_seconds=2.0,
 )  # fmt: skip
 MORE = replace(DM, budget_bytes=32_000, total_bytes=33_000, real_bytes=32_500, device_seconds=20.0)
 NONE = replace(DM, method="cda", labels="soft", state="impossible", why="one image per class takes 63 kB", ipc=0)
@@ -18,11 +18,11 @@ LOST = replace(DM, state="failed", why="The disk is full.")
 
 
 def test_the_table_says_what_there_is_and_what_is_not():
-    text = compared.as_markdown([DM, MORE, NONE, LOST])
-    assert "| dm:hard | 16 kB | 14 kB | 40 | 90.0 ± 1.0 | 3 | 55 | 80.5 ± 2.0 | +9.5 | 12 |" in text
+    text = compared.as_markdown([DM, MORE, NONE, replace(NONE, budget_bytes=32_000), LOST])
+    assert "| dm:hard | 16 kB | 14 kB | 40 | 90.0 ± 1.0 | 3 | 55 | 80.5 ± 2.0 | +9.5 | 12 | 11 |" in text
     assert "All real images: 99.0 % (convnet3)." in text
     assert "dm:hard takes 33 kB, more than its budget." in text
-    assert "cda:soft at 16 kB is impossible: one image per class takes 63 kB." in text
+    assert "cda:soft at 16 kB and 32 kB is impossible: one image per class takes 63 kB." in text
     assert "dm:hard at 16 kB failed: The disk is full." in text
 
 

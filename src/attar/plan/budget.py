@@ -89,7 +89,7 @@ class Sizes:
         if refusal := why if ipc == most else self._refusal(ipc + 1):
             return Choice(ipc, ipc * self._num_classes, self.most_bytes(max(ipc, 1)), refusal)
         over = readable_bytes(self.most_bytes(ipc + 1))
-        why = f"{ipc + 1} per class would take {over}" if ipc else f"one image per class takes {over}"
+        why = f"{ipc + 1} per class would take up to {over}" if ipc else f"one image per class takes up to {over}"
         return Choice(ipc, ipc * self._num_classes, self.most_bytes(max(ipc, 1)), why)
 
     def _limit(self) -> tuple[int, str]:

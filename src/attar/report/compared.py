@@ -70,6 +70,8 @@ class Line:
     """Wall seconds of training one student."""
     device_seconds: float | None = None
     """Sum of all seconds that are known: teachers, images, labels and one student."""
+    processor_seconds: float | None = None
+    """The same sum in processor core seconds, which a busy machine does not lengthen; None if a part is not known."""
     real_train_seconds: float | None = None
 
     @property
@@ -93,6 +95,11 @@ def _measured(planned: Line, line: table.Line, found: Sequence[table.Line], asks
     real, full = of(EQUAL_BYTES), of(FULL)
     teacher = line.teacher_seconds if asks_teacher else 0.0
     spent = [seconds for seconds in (teacher, line.images_seconds, line.labels_seconds) if seconds is not None]
+    cores = (
+        line.teacher_processor_seconds if asks_teacher else 0.0,
+        *(line.images_processor_seconds, line.labels_processor_seconds, line.train_processor_seconds),
+    )
+    known = [seconds for seconds in cores if seconds is not None]
     return Line(
         **{field: getattr(planned, field) for field in _PLANNED},
         state="done",
@@ -116,6 +123,7 @@ def _measured(planned: Line, line: table.Line, found: Sequence[table.Line], asks
         labels_seconds=line.labels_seconds,
         train_seconds=line.train_seconds,
         device_seconds=round(sum(spent) + line.train_seconds, 3),
+        processor_seconds=round(sum(known), 3) if len(known) == len(cores) else None,
         real_train_seconds=real and real.train_seconds,
     )
 
@@ -179,7 +187,8 @@ def cells(lines: Sequence[Line]) -> tuple[list[str], list[list[str]]]:
         "real images": lambda line: "-" if line.real_num_images is None else str(line.real_num_images),
         "their top-1 %": lambda line: table.percent(line.real_top1_mean, line.real_top1_std),
         "gain": _gain,
-        "device s": lambda line: f"{line.device_seconds or 0:.3g}",
+        "device s": lambda line: f"{line.device_seconds or 0:,.0f}",
+        "core s": lambda line: "-" if line.processor_seconds is None else f"{line.processor_seconds:,.0f}",
     }
     done = [line for line in lines if line.state == "done"]
     if len({line.student for line in done}) < 2:
@@ -191,7 +200,8 @@ def notes(lines: Sequence[Line]) -> list[str]:
     """Return notes below the table: what the columns mean, what all real images have, and what there is not."""
     found = [
         "Bytes: images and labels as stored. Real images: as many as fit into the same bytes, with hard labels. "
-        "Device s: wall seconds of teachers (if the method or its labels need them), images, labels and one student."
+        "Device s: wall seconds of teachers (if the method or its labels need them), images, labels and one student; "
+        "core s: the same in seconds of processor cores, without waiting."
     ]
     if full := sorted({(line.student, line.full_top1_mean) for line in lines if line.full_top1_mean is not None}):
         every = ", ".join(f"{mean:.1f} % ({student})" for student, mean in full)
@@ -201,11 +211,17 @@ def notes(lines: Sequence[Line]) -> list[str]:
         found.append("The time of teachers that were trained elsewhere is not known and not counted.")
     over = [line for line in done if (line.total_bytes or 0) > line.budget_bytes]
     found += [f"{line.title} takes {readable_bytes(line.total_bytes or 0)}, more than its budget." for line in over]
+    missing: dict[tuple[str, State, str], list[str]] = {}
     for line in lines:
         if line.state != "done":
             reason = "" if line.state == "to do" else f": {line.why.rstrip('.')}"
-            found.append(f"{line.title} at {readable_bytes(line.budget_bytes)} {_WORDS[line.state]}{reason}.")
+            missing.setdefault((line.title, line.state, reason), []).append(readable_bytes(line.budget_bytes))
+    found += [f"{title} at {_listed(at)} {_WORDS[state]}{why}." for (title, state, why), at in missing.items()]
     return found
+
+
+def _listed(words: Sequence[str]) -> str:
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
 
 
 def _gain(line: Line) -> str:
@@ -236,7 +252,7 @@ def _figure(
     from matplotlib.figure import Figure
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-    figure = Figure(figsize=(6.4, 4.4), layout="constrained")
+    figure = Figure(figsize=(8.4, 4.4), layout="constrained")
     plot = figure.subplots()
     several = len({line.student for line in done}) > 1
     for place, (title, student) in enumerate(dict.fromkeys((line.title, line.student) for line in done)):
@@ -259,7 +275,7 @@ def _figure(
     plot.set_xlabel(label)
     plot.set_ylabel("top-1 %, mean ± standard deviation over students")
     plot.grid(alpha=0.3, which="both", linewidth=0.5)
-    plot.legend(fontsize=8)
+    figure.legend(fontsize=8, loc="outside right upper")
     return figure
 
 
