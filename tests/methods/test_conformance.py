@@ -217,6 +217,18 @@ def test_its_cost_is_what_it_does(module: Any):
         assert metrics.keys() == set(config.metrics())
 
 
+# Tracing takes seconds. These methods compile nothing that one of the other methods does not.
+ALREADY_TRACED = ("attar", "cda", "cvdd", "delt", "fadrm", "lpld")
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        pytest.param(name, marks=[pytest.mark.slow] if name in ALREADY_TRACED else [])
+        for name in plugin.names_in("attar.methods")
+    ],
+    indirect=True,
+)
 def test_what_it_compiles_is_one_graph(module: Any, monkeypatch: pytest.MonkeyPatch):
     """A break in the graph is silent, and costs kernels and launches; the eager backend traces without compiling."""
     real, traced = torch.compile, list[Any]()

@@ -61,7 +61,7 @@ def _adjusted(teacher: Network, seen: list[tuple[Tensor, Tensor]], config: Any) 
     with torch.no_grad():
         for name, weight in changed.module.named_parameters():
             weight.copy_(weights[name])
-    changed.refresh()
+    changed.weights_changed()
     return changed
 
 

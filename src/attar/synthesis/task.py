@@ -16,7 +16,7 @@ K = TypeVar("K")
 
 
 @runtime_checkable
-class Refreshed(Protocol):
+class Refreshable(Protocol):
     """Something made from a network that can take over its present weights."""
 
     def refresh(self, network: nn.Module) -> None:
@@ -43,10 +43,10 @@ class Network:
             self._kept[key] = make()
         return self._kept[key]
 
-    def refresh(self) -> None:
+    def weights_changed(self) -> None:
         """Bring everything that is kept up to date with weights that were changed in place."""
         for kept in self._kept.values():
-            if isinstance(kept, Refreshed):
+            if isinstance(kept, Refreshable):
                 kept.refresh(self.module)
 
 
