@@ -44,11 +44,14 @@ def _cifar10(ipc: int, epochs: int) -> Recipe[Any]:
     )
 
 
+_FOUND = {1: (1000, "45.5", "43.7"), 10: (200, "60.6", "57.3"), 50: (40, "62.3", "58.7")}
+"""By images per class: epochs of the students; top-1 % that was found, and that of random real images with the same labels."""
+
 RECIPES = {
     f"attar/cifar10-ipc{ipc}": BuiltInRecipe(
-        aim="attar's own; no published row",
-        cost="see docs/methods.md",
+        aim=f"attar's own, no published row: {ours} % with a ConvNet of width 64 (random real images: {random} %)",
+        cost="11 minutes of one CPU core for the teachers, seconds for the images, about a minute for each student",
         build=lambda ipc=ipc, epochs=epochs: _cifar10(ipc, epochs),
     )
-    for ipc, epochs in ((1, 1000), (10, 200), (50, 40))
+    for ipc, (epochs, ours, random) in _FOUND.items()
 }
