@@ -217,14 +217,14 @@ def test_its_cost_is_what_it_does(module: Any):
         assert metrics.keys() == set(config.metrics())
 
 
-# Tracing takes seconds. These methods compile nothing that one of the other methods does not.
-ALREADY_TRACED = ("attar", "cda", "cvdd", "delt", "fadrm", "lpld")
+# Tracing takes seconds. These methods share their loop and most of their terms with edc or dm.
+TRACED_SLOWLY = ("attar", "cda", "cim", "cvdd", "delt", "dwa", "fadrm", "gvbsm", "lpld", "ncfm", "sre2l")
 
 
 @pytest.mark.parametrize(
     "module",
     [
-        pytest.param(name, marks=[pytest.mark.slow] if name in ALREADY_TRACED else [])
+        pytest.param(name, marks=[pytest.mark.slow] if name in TRACED_SLOWLY else [])
         for name in plugin.names_in("attar.methods")
     ],
     indirect=True,

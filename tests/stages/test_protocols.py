@@ -29,6 +29,7 @@ TRAINING = {
     "rded": (1, "adamw", 1e-3, 0.01, 300, 100, 1, "cosine", 2.0, "epoch", 0.0, 0),
     "edc": (1, "adamw", 1e-3, 0.01, 300, 100, 1, "cosine", 2.0, "epoch", 0.99, 0),
     "edc-cifar10": (1, "adamw", 1e-3, 0.01, 1000, 25, 1, "multistep-halves", 1.0, "epoch", 0.99, 0),
+    "attar-small": (1, "adamw", 1e-3, 0.01, 300, 25, 1, "multistep-halves", 1.0, "epoch", 0.99, 0),
     "edc-cifar100": (1, "adamw", 1e-3, 0.01, 1000, 50, 1, "cosine-linear", 2.0, "epoch", 0.99, 0),
     "edc-tiny": (1, "adamw", 1e-3, 0.01, 300, 100, 1, "cosine", 2.0, "epoch", 0.99, 0),
     "gvbsm": (1, "adamw", 1e-3, 0.01, 300, 1024, 1, "cosine", 1.0, "epoch", 0.0, 0),
@@ -64,6 +65,7 @@ SEEING = {
     "rded": ("soft", 20.0, False, 0.0, "resized", 0.5, True, 2, "cutmix", 1.0, "eval"),
     "edc": ("mse", 20.0, False, 0.025, "resized", 0.5, True, 1, "cutmix", 1.0, "eval"),
     "edc-cifar10": ("mse", 20.0, False, 0.025, "resized", 0.08, True, 1, "cutmix", 1.0, "eval"),
+    "attar-small": ("mse", 20.0, False, 0.025, "resized", 0.08, True, 1, "cutmix", 1.0, "eval"),
     "edc-cifar100": ("mse", 20.0, False, 0.025, "resized", 0.5, True, 1, "cutmix", 1.0, "eval"),
     "edc-tiny": ("mse", 20.0, False, 0.025, "resized", 0.5, True, 1, "cutmix", 1.0, "eval"),
     **{
