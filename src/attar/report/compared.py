@@ -1,9 +1,7 @@
 """Tables and figures of a comparison: accuracy against bytes and seconds, with real images as the line to beat."""
 
-import csv
-import io
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -150,11 +148,7 @@ def has_figures(folder: Path) -> bool:
 
 def as_csv(lines: Sequence[Line]) -> str:
     """Return all columns as CSV."""
-    buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, [field.name for field in fields(Line)], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(asdict(line) for line in lines)
-    return buffer.getvalue()
+    return table.csv_of(Line, lines)
 
 
 def as_markdown(lines: Sequence[Line]) -> str:

@@ -6,6 +6,7 @@ import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.markup import escape
@@ -136,10 +137,15 @@ def protocols(table: list[Line]) -> list[str]:
 
 def as_csv(table: list[Line]) -> str:
     """Return the table as CSV, with all columns."""
+    return csv_of(Line, table)
+
+
+def csv_of(kind: Any, lines: Sequence[Any]) -> str:
+    """Return dataclasses of one kind as CSV: a column for each field, a row for each of them."""
     buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, [field.name for field in fields(Line)], lineterminator="\n")
+    writer = csv.DictWriter(buffer, [field.name for field in fields(kind)], lineterminator="\n")
     writer.writeheader()
-    writer.writerows(asdict(line) for line in table)
+    writer.writerows(asdict(line) for line in lines)
     return buffer.getvalue()
 
 

@@ -100,7 +100,7 @@ class Evaluation(pydantic.BaseModel):
     def _rows_known(self) -> "Evaluation":
         stranger = next((score.row for score in self.scores if score.row not in self.rows), None)
         if stranger is not None:
-            raise ValueError(f"nothing is said of the row '{stranger}'")
+            raise ValueError(f"a score belongs to the row '{stranger}', which 'rows' does not list")
         return self
 
 
