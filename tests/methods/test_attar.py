@@ -65,3 +65,8 @@ def test_golden_losses(choices: dict[str, Any], golden: list[float]):
     task, curves = task_of(attar, config, num_teachers=2, num_slots=2)
     attar.recover(task, config)
     assert [loss for (loss,) in curves.losses] == pytest.approx(golden, rel=1e-3)
+
+
+def test_images_that_teachers_in_turn_made_by_default_are_not_taken_for_those_of_one():
+    made = {"ipc": 10}
+    assert attar.Config(ipc=10).unlike(made) == ["the defaults of these settings changed"]

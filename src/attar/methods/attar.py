@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from attar.synthesis.choices import Crops, Pixels, Starts, Teachers
 
@@ -34,6 +34,8 @@ class Config(
     Statistics of layers and further teachers are left out on purpose: they cost accuracy under soft labels
     (docs/methods.md has the measurements). Each image is seen through a crop of its own.
     """
+
+    revision: ClassVar[int] = 2
 
 
 def prepare(config: Config) -> Sequence[Preparation]:

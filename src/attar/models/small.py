@@ -174,5 +174,6 @@ NETWORKS: dict[str, Callable[[int, int], nn.Module]] = {
     "convnet3_w32": functools.partial(_convnet, depth=3, width=32),
     **{f"convnet{depth}_w64": functools.partial(_convnet, depth=depth, width=64) for depth in (3, 4, 5)},
     **{f"convnet{depth}_in": functools.partial(_convnet, depth=depth, norm="instance") for depth in range(1, 7)},
+    "convnet3_w64_in": functools.partial(_convnet, depth=3, width=64, norm="instance"),
 }
 """Factories by name; a factory takes the number of classes and the side of the images in pixels."""
