@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from attar.core.errors import AttarError
-    from attar.pipeline import Result, run
+    from attar.pipeline import Result, run, split
     from attar.recipes.catalogue import recipe_named as recipe
     from attar.recipes.recipe import Recipe
     from attar.stages.distilled import Distilled, load
 
 __version__ = "0.1.0"
-__all__ = ["AttarError", "Distilled", "Recipe", "Result", "load", "recipe", "run"]
+__all__ = ["AttarError", "Distilled", "Recipe", "Result", "load", "recipe", "run", "split"]
 
 _HOMES = {
     "AttarError": ("attar.core.errors", "AttarError"),
@@ -25,6 +25,7 @@ _HOMES = {
     "load": ("attar.stages.distilled", "load"),
     "recipe": ("attar.recipes.catalogue", "recipe_named"),
     "run": ("attar.pipeline", "run"),
+    "split": ("attar.pipeline", "split"),
 }
 
 

@@ -30,6 +30,8 @@ usage: attar VERB ...
       Turn real data into a distilled dataset and its scores: all four stages.
   attar plan PICTURES|RECIPE [SETTINGS]
       Say what would be made, in which time and memory, and run nothing.
+  attar split PICTURES|RECIPE [SETTINGS] > split.csv
+      List every real picture with its class and whether it is for training or validation.
   attar show RECIPE [--plan] [SETTINGS]
       Print the recipe with every setting, as YAML.
   attar squeeze|recover|relabel|evaluate RECIPE --out FOLDER [SETTINGS]
@@ -96,6 +98,8 @@ def _dispatch(arguments: list[str]) -> None:
         _show(rest)
     elif verb == "plan":
         _plan(rest)
+    elif verb == "split":
+        _split_of_data(rest)
     elif verb == "compare":
         _compare(rest)
     elif continues:
@@ -106,7 +110,9 @@ def _dispatch(arguments: list[str]) -> None:
         _export(rest)
     else:
         raise plugin.unknown(
-            "verb", verb, ("list", "show", "plan", "run", *STAGES, "compare", "report", "export", "--help", "--version")
+            "verb",
+            verb,
+            ("list", "show", "plan", "split", "run", *STAGES, "compare", "report", "export", "--help", "--version"),
         )
 
 
@@ -181,6 +187,14 @@ def _plan(arguments: list[str]) -> None:
     from attar import pipeline
 
     print(pipeline.plan(recipe, quiet=given.quiet))
+
+
+def _split_of_data(arguments: list[str]) -> None:
+    recipe, _, given = _recipe("split", arguments)
+    from attar.core.log import Log
+    from attar.data import listing
+
+    listing.write_csv(listing.listing(recipe.data, recipe.seed, Log(quiet=given.quiet)), sys.stdout)
 
 
 def _run(verb: str, arguments: list[str]) -> None:
@@ -333,8 +347,8 @@ def _recipe(verb: str, arguments: list[str]) -> tuple["Recipe[Any]", str, "Argum
     given = _split(verb, arguments)
     if given.plan and verb != "show":
         raise AttarError(f"'attar {verb}' has no --plan; use 'attar plan {given.recipe}' to estimate time and memory.")
-    if given.out and verb == "show":
-        raise AttarError("'attar show' has no --out; redirect its output to a file instead.")
+    if given.out and verb in ("show", "split"):
+        raise AttarError(f"'attar {verb}' has no --out; redirect its output to a file instead.")
     if given.help is not None:
         recipe = begin.help_recipe(verb, given)
         _print_and_end(help_page.page(recipe, verb, given.recipe, given.help, _width()))
