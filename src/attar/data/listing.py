@@ -2,12 +2,13 @@
 
 import csv
 from collections.abc import Iterator
-from dataclasses import astuple, dataclass, fields
+from dataclasses import dataclass, fields
 from typing import Literal, TextIO
 
 from attar.core.log import Log
 from attar.data.choice import DataChoice
 from attar.data.load import load
+from attar.data.source import Split
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,8 @@ def listing(choice: DataChoice, seed: int, log: Log) -> Iterator[Listed]:
     of a recipe with the same values has the same split.
     """
     real = load(choice, seed, log)
-    for name, split in (("train", real.train), ("val", real.val)):
+    halves: tuple[tuple[Literal["train", "val"], Split], ...] = (("train", real.train), ("val", real.val))
+    for name, split in halves:
         for index, label in enumerate(split.labels.tolist()):
             yield Listed(name, real.classes[label], split.where(index))
 
@@ -38,4 +40,4 @@ def write_csv(rows: Iterator[Listed], file: TextIO) -> None:
     """Write the list as CSV, with a header."""
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(field.name for field in fields(Listed))
-    writer.writerows(map(astuple, rows))
+    writer.writerows([row.split, row.class_name, row.file] for row in rows)

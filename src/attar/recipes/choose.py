@@ -99,6 +99,7 @@ def choose(source: str, found: Survey, wishes: Wishes) -> Chosen:
         Reason("images per class", f"{made.ipc} ({made.num_images} images)", why_ipc),
         reasons.stored(made),
         reasons.students(made),
+        reasons.time(made, wishes.speed, "GPU" if wishes.gpu else "CPU"),
     )
     return Chosen(whole, told, reasons.warnings(made, wishes.budget))
 
@@ -232,7 +233,7 @@ def _recipe(
     )
     return recipe(
         name=_name(source),
-        method="attar" if soft else "dm",
+        method=made.method,
         data=DataChoice(source=source, size=made.size, holdout=holdout, classes=classes),
         squeeze=Squeeze(
             architecture=made.network.name,
@@ -263,7 +264,7 @@ def _method(made: ChosenSet, mirrored: bool, grey: bool) -> MethodConfig:
     stored: dict[str, Any] = {"image_format": network_cost.format_for(made.size), "jpeg_quality": 90}
     shared = {"ipc": made.ipc, "iterations": made.iterations, "flip": mirrored, "grey": grey, **stored}
     most = 100 if made.gpu else 10
-    if made.labels == "soft":
+    if made.method == "attar":
         return own.Config(
             **shared, unit_classes=min(len(made.classes), most), unit_slots=min(made.ipc, 10), committee="one"
         )
