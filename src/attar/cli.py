@@ -24,8 +24,11 @@ USAGE = """\
 usage: attar VERB ...
 
   attar list recipes|methods|datasets|models|protocols [PATTERN]
+  attar run PICTURES --out FOLDER [--budget 5MB] [--ipc 10]
+                                  distil your own pictures, or hf:ORG/NAME
   attar run RECIPE --out FOLDER   turn real data into a distilled set and scores
-  attar show RECIPE [--plan]      print the recipe; --plan: bytes, time, memory
+  attar plan PICTURES|RECIPE      what would be made, in which time and memory
+  attar show RECIPE               print the recipe with every setting
   attar squeeze|recover|relabel|evaluate RECIPE --out FOLDER
                                   run one stage
   attar compare RECIPE --methods NAME ... --budgets SIZE ... --out FOLDER
@@ -90,6 +93,8 @@ def _dispatch(arguments: list[str]) -> None:
         _list(rest)
     elif verb == "show":
         _show(rest)
+    elif verb == "plan":
+        _plan(rest)
     elif verb == "compare":
         _compare(rest)
     elif continues:
@@ -101,7 +106,7 @@ def _dispatch(arguments: list[str]) -> None:
     elif verb in VERBS:
         importlib.import_module(VERBS[verb]).main(rest)
     else:
-        verbs = ("list", "show", "run", *STAGES, "compare", "report", "export", *VERBS, "--help", "--version")
+        verbs = ("list", "show", "plan", "run", *STAGES, "compare", "report", "export", *VERBS, "--help", "--version")
         raise plugin.unknown("verb", verb, verbs)
 
 
@@ -163,10 +168,7 @@ def _protocol_line(protocol: "Protocol", labels: "ProtocolLabels") -> str:
 
 
 def _show(arguments: list[str]) -> None:
-    from attar.recipes.catalogue import header_of
-
-    recipe, given = _recipe("show", arguments)
-    header = header_of(recipe.name)
+    recipe, header, given = _recipe("show", arguments)
     if given.plan:
         from attar import pipeline
 
@@ -174,8 +176,18 @@ def _show(arguments: list[str]) -> None:
     print(recipe.to_yaml(header), end="")
 
 
+def _plan(arguments: list[str]) -> None:
+    recipe, _, given = _recipe("plan", arguments)
+    from attar import pipeline
+
+    print(pipeline.plan(recipe, quiet=given.quiet))
+
+
 def _run(verb: str, arguments: list[str]) -> None:
-    recipe, given = _recipe(verb, arguments)
+    if "--plan" in arguments and verb == "run":
+        _plan([word for word in arguments if word != "--plan"])
+        return
+    recipe, _, given = _recipe(verb, arguments)
     if not given.out:
         raise AttarError(f"'attar {verb}' needs a folder for its results; add --out runs/{recipe.name}.")
     from attar import pipeline
@@ -299,23 +311,23 @@ def _export(arguments: list[str]) -> None:
         print(one_line(line))
 
 
-def _recipe(verb: str, arguments: list[str]) -> tuple["Recipe[Any]", "Arguments"]:
-    """Return the recipe changed by the settings, and the other arguments; prints help and ends if it is requested."""
+def _recipe(verb: str, arguments: list[str]) -> tuple["Recipe[Any]", str, "Arguments"]:
+    """Return the recipe changed by the settings, its header and all arguments; prints help and ends if it is requested.
+
+    For a dataset in place of a recipe, a recipe is chosen.
+    """
+    from attar import begin
     from attar.recipes import help_page
-    from attar.recipes.arguments import changed_by
-    from attar.recipes.catalogue import recipe_named
 
     given = _split(verb, arguments)
     if given.plan and verb != "show":
-        raise AttarError(
-            f"'attar {verb}' has no --plan; use 'attar show {given.recipe} --plan' to estimate time and memory."
-        )
+        raise AttarError(f"'attar {verb}' has no --plan; use 'attar plan {given.recipe}' to estimate time and memory.")
     if given.out and verb == "show":
         raise AttarError("'attar show' has no --out; redirect its output to a file instead.")
-    recipe = changed_by(recipe_named(given.recipe), given.settings, f"attar {verb} {given.recipe}")
     if given.help is not None:
+        recipe = begin.help_recipe(verb, given)
         _print_and_end(help_page.page(recipe, verb, given.recipe, given.help, _width()))
-    return recipe, given
+    return *begin.recipe_of(verb, given), given
 
 
 def _split(verb: str, arguments: list[str]) -> "Arguments":
