@@ -1,4 +1,5 @@
 import contextlib
+import functools
 import json
 import os
 import signal
@@ -105,7 +106,9 @@ def test_a_file_is_refused(tmp_path):
 def test_it_waits_for_a_run_and_ctrl_c_ends_it_quietly(tmp_path):
     run = tmp_path / "later"
     command = [sys.executable, "-u", "-m", "attar", "watch", str(run)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as watching:
+    heeds = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a background job's tests ignore it
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, **pipes, text=True, preexec_fn=heeds) as watching:
         assert watching.stdout is not None
         assert watching.stderr is not None
         try:
