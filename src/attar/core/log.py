@@ -58,7 +58,7 @@ class ProgressState:
     done: float = 0
     note: str = ""
     unit: str = ""
-    began: float = field(default_factory=time.monotonic)
+    began: float = field(default_factory=lambda: time.monotonic())
     before: float = 0
     """Steps that were finished before this run began."""
     values: Mapping[str, float] = field(default_factory=dict)
