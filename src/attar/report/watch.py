@@ -232,7 +232,7 @@ def _rate(rate: float) -> str:
 
 
 def _curves(stage: StageProgress) -> list[tuple[str, Sequence[float]]]:
-    return list(stage.curves.items())[:CURVES_SHOWN]
+    return [(name, list(curve)) for name, curve in stage.curves.items()][:CURVES_SHOWN]
 
 
 def _last(curve: Sequence[float]) -> str:
