@@ -231,7 +231,7 @@ def _rate(rate: float) -> str:
     return f"{rate:,.0f}" if rate >= 100 else f"{rate:.3g}"
 
 
-def _curves(stage: StageProgress) -> list[tuple[str, Sequence[float]]]:
+def _curves(stage: StageProgress) -> list[tuple[str, list[float]]]:
     return [(name, list(curve)) for name, curve in stage.curves.items()][:CURVES_SHOWN]
 
 
