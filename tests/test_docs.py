@@ -81,6 +81,13 @@ def test_the_split_is_listed_as_the_page_says():
     assert (len(names["training"]), len(names["rows"])) == (1438, 1797)
 
 
+def test_a_recipe_is_chosen_as_the_page_says(capsys):
+    names = {}
+    exec(code_blocks(ROOT / "docs" / "your-own-pictures.md")[0], names)
+    assert (names["recipe"].method, names["recipe"].data.source, names["recipe"].seed) == ("dm", "digits", 1)
+    assert "input size 8 x 8 pixels the size of all pictures" in capsys.readouterr().out
+
+
 def test_the_own_network_in_the_guide_is_built(tmp_path, monkeypatch):
     block = code_blocks(ROOT / "docs" / "data.md")[2]
     (tmp_path / "mynets.py").write_text(block)

@@ -8,6 +8,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from attar.begin import choose_for as choose
     from attar.core.errors import AttarError
     from attar.pipeline import Result, run, split
     from attar.recipes.catalogue import recipe_named as recipe
@@ -15,13 +16,14 @@ if TYPE_CHECKING:
     from attar.stages.distilled import Distilled, load
 
 __version__ = "0.1.0"
-__all__ = ["AttarError", "Distilled", "Recipe", "Result", "load", "recipe", "run", "split"]
+__all__ = ["AttarError", "Distilled", "Recipe", "Result", "choose", "load", "recipe", "run", "split"]
 
 _HOMES = {
     "AttarError": ("attar.core.errors", "AttarError"),
     "Distilled": ("attar.stages.distilled", "Distilled"),
     "Recipe": ("attar.recipes.recipe", "Recipe"),
     "Result": ("attar.pipeline", "Result"),
+    "choose": ("attar.begin", "choose_for"),
     "load": ("attar.stages.distilled", "load"),
     "recipe": ("attar.recipes.catalogue", "recipe_named"),
     "run": ("attar.pipeline", "run"),

@@ -113,6 +113,15 @@ def _keep(path: Path, text: str, console: Console) -> None:
     console.print(f"This recipe is in {path}: change it and run it.", markup=False, soft_wrap=True)
 
 
+def choose_for(source: Path | str, *, budget: str = "", ipc: int | None = None) -> Chosen:
+    """Look at a dataset (a folder, hf:ORG/NAME or a known name) and choose a recipe for it, with reasons.
+
+    ``budget`` is a size such as '5MB' that images and labels may take together, ``ipc`` the images per class. Change
+    ``.recipe`` by ``.recipe.changed(...)``, and give it to ``attar.run``. Raises AttarError as ``attar run`` does.
+    """
+    return chosen(Arguments(str(source), budget=budget, ipc="" if ipc is None else str(ipc)))
+
+
 def chosen(given: Arguments) -> Chosen:
     """Look at the pictures and choose a recipe; settings of data and device count."""
     import torch

@@ -110,6 +110,13 @@ def test_the_smallest_class_limits_the_images_per_class():
     assert "you asked for 20" in why(chosen(found(9, 300, 500), ipc=20), "images per class")
 
 
+@pytest.mark.parametrize(("count", "ipc"), [(6, 1), (20, 3), (50, 8), (100, 10)])
+def test_a_small_set_is_not_distilled_to_itself(count: int, ipc: int):
+    choice = chosen(found(count, count))
+    assert choice.recipe.recover.ipc == ipc
+    assert ("the usual number" if ipc == IPC else "training pictures in the mean") in why(choice, "images per class")
+
+
 def test_classes_with_hardly_any_picture_are_left_out_unless_they_are_asked_for():
     survey = found(4, 300, 500)
     choice = chosen(survey)

@@ -33,6 +33,8 @@ FEW = 5000
 """With fewer pictures a fifth of each class is held out for validation, else a tenth."""
 IPC = 10
 """Images per class without a budget."""
+SHARE = 5
+"""Without a budget the set has no more than one in so many training pictures."""
 MINUTES = 45
 """Minutes that a run may take, about; a smaller size is chosen where it would take longer."""
 _SIDED = {"left", "right", "clockwise", "anticlockwise", "counterclockwise", "digit", "digits", "letter", "letters"}
@@ -181,8 +183,15 @@ def _ipc(made: ChosenSet, smallest: int, wishes: Wishes) -> tuple[int, str]:
             return wishes.ipc, "as you asked"
         return smallest, f"you asked for {wishes.ipc}, but the smallest class has {smallest} training pictures"
     if wishes.budget is None:
-        few = f"the smallest class has {smallest} training pictures"
-        return (IPC, "the usual number; --ipc or --budget changes it") if smallest >= IPC else (smallest, few)
+        mean = made.num_train // len(made.classes)
+        usual = "the usual number; --ipc or --budget changes it"
+        reason = {
+            IPC: usual,
+            smallest: f"the smallest class has {smallest} training pictures",
+            max(1, mean // SHARE): f"a class has {mean} training pictures in the mean; --ipc or --budget changes it",
+        }
+        ipc = min(reason)
+        return ipc, usual if ipc == IPC else reason[ipc]
     most = min(smallest, wishes.ipc or smallest)
     fits = [ipc for ipc in range(most + 1) if replace(made, ipc=ipc).num_bytes <= wishes.budget]
     ipc = fits[-1] if fits else 0
