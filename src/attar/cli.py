@@ -1,8 +1,6 @@
 """The command line: verbs and their options. PyTorch is imported only by verbs that need it."""
 
-import argparse
 import errno
-import importlib
 import os
 import shutil
 import sys
@@ -13,7 +11,9 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from attar.core import interruption, plugin, ranks
 from attar.core.errors import AttarError
 from attar.core.interruption import Interrupted
+from attar.core.parser import Parser
 from attar.core.printable import one_line
+from attar.exchange import sharing
 
 if TYPE_CHECKING:
     from attar.recipes.arguments import Arguments
@@ -36,12 +36,13 @@ usage: attar VERB ...
       Print the tables of finished runs, and draw their pictures.
   attar export LAYOUT FOLDER --out FOLDER
       Write a finished run in the layout of another tool.
+  attar push FOLDER ORG/NAME [--private]
+  attar pull ORG/NAME --out FOLDER
+      Share a distilled set on the Hugging Face Hub, or download one.
 
 'attar VERB --help' explains a verb, 'attar run RECIPE --help' the settings.
 """
 STAGES = ("squeeze", "recover", "relabel", "evaluate")
-LAYOUTS = {"ddranking": "attar.exchange.ddranking", "fkd": "attar.exchange.fkd_files"}
-"""Layouts of 'attar export', and their modules: each has ``export(run, out)``, which returns lines to print."""
 WIDEST_HELP = 100
 """Longest line of a help page, in characters."""
 _CROPS = {"resized": "random resized crops", "padded": "padded crops", "none": "whole images"}
@@ -96,12 +97,12 @@ def _dispatch(arguments: list[str]) -> None:
         _run(verb, rest)
     elif verb == "report":
         _report(rest)
-    elif verb == "export":
-        _export(rest)
+    elif verb in sharing.VERBS:
+        for line in sharing.VERBS[verb](rest):
+            print(one_line(line))
     else:
-        raise plugin.unknown(
-            "verb", verb, ("list", "show", "run", *STAGES, "compare", "report", "export", "--help", "--version")
-        )
+        verbs = ("list", "show", "run", *STAGES, "compare", "report", *sharing.VERBS, "--help", "--version")
+        raise plugin.unknown("verb", verb, verbs)
 
 
 def _list(arguments: list[str]) -> None:
@@ -226,17 +227,8 @@ def _compare(arguments: list[str]) -> None:
         )
 
 
-class _Parser(argparse.ArgumentParser):
-    """Argument parser whose errors are one sentence, like those of the other verbs."""
-
-    def error(self, message: str) -> NoReturn:
-        raise AttarError(f"'{self.prog}': {message}; see '{self.prog} --help'.")
-
-
 def _report(arguments: list[str]) -> None:
-    parser = _Parser(
-        prog="attar report", description="Print tables of finished runs, and draw their pictures.", allow_abbrev=False
-    )
+    parser = Parser("attar report", "Print tables of finished runs, and draw their pictures.")
     parser.add_argument("runs", nargs="+", type=Path, metavar="FOLDER", help="the --out folder of a run")
     parser.add_argument(
         "--csv",
@@ -281,32 +273,6 @@ def _evaluated(runs: list[Path]) -> list[Path]:
         if run not in found:
             print(f"attar: {one_line(str(run))} is left out, because it is not evaluated", file=sys.stderr)
     return found
-
-
-def _export(arguments: list[str]) -> None:
-    parser = _Parser(
-        prog="attar export", description="Write a finished run in the layout of another tool.", allow_abbrev=False
-    )
-    parser.add_argument("layout", metavar="LAYOUT", help=" or ".join(LAYOUTS))
-    parser.add_argument("run", type=Path, metavar="FOLDER", help="the --out folder of a run")
-    parser.add_argument("--out", type=Path, default=None, metavar="FOLDER", help="the new folder to write")
-    parser.add_argument(
-        "--batch-size",
-        type=int,
-        default=None,
-        metavar="N",
-        help="layout fkd only: images per file of labels; default: the batch size that the labels were made for",
-    )
-    options = parser.parse_intermixed_args(arguments)
-    if options.layout not in LAYOUTS:
-        raise plugin.unknown("layout", options.layout, LAYOUTS)
-    if options.out is None:
-        raise AttarError(f"'attar export {options.layout}' needs a folder to write; add --out FOLDER.")
-    if options.batch_size is not None and options.layout != "fkd":
-        raise AttarError(f"The layout '{options.layout}' has no batches; leave out --batch-size.")
-    choices = {} if options.batch_size is None else {"batch_size": options.batch_size}
-    for line in importlib.import_module(LAYOUTS[options.layout]).export(options.run, options.out, **choices):
-        print(one_line(line))
 
 
 def _recipe(verb: str, arguments: list[str]) -> tuple["Recipe[Any]", "Arguments"]:

@@ -190,7 +190,7 @@ def test_a_hub_id_without_a_network_is_one_sentence(monkeypatch):
         raise ConnectionError("no route\nto host")
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", offline)
-    with pytest.raises(AttarError, match=r"Cannot fetch 'org/name' from the Hub \(no route\)"):
+    with pytest.raises(AttarError, match=r"The Hub cannot be reached for 'org/name' \(no route\)"):
         attar.load("hf:org/name")
 
 

@@ -17,8 +17,7 @@ from attar.data import columns, content, splits
 from attar.data.picture import Unreadable, decode
 from attar.data.source import Found, hashed
 from attar.data.titles import licence, titles
-
-PREFIX = "hf:"
+from attar.store.hub import PREFIX
 
 
 class HubRows(columns.Table):

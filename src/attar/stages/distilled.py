@@ -23,7 +23,7 @@ from attar.ops.pixels import Normalisation
 from attar.ops.replay import LookChoice, Records
 from attar.ops.targets import Targets
 from attar.stages.protocols import Protocol
-from attar.store import learned_labels, mapped, sealed
+from attar.store import hub, learned_labels, mapped, sealed
 from attar.store.labels import HEADER, LabelStore
 
 INFO = "dataset.json"
@@ -306,20 +306,35 @@ def load(
     folder: Path | str,
     teacher: torch.nn.Module | Sequence[torch.nn.Module] | None = None,
     factories: Collection[str] = (),
+    revision: str = "",
 ) -> Distilled:
-    """Open a distilled dataset: a folder, or ``hf:ORG/NAME`` on the Hugging Face Hub.
+    """Open a distilled dataset: its folder, the folder of its run, or ``ORG/NAME`` on the Hugging Face Hub.
+
+    A folder on this machine goes before a dataset of the same name on the Hub; ``hf:ORG/NAME`` always means the Hub.
+    ``revision`` is a branch, tag or commit there. Downloads are kept in the Hub's cache.
 
     No code in the set is run. If a network outside attar makes its online labels and you trust that network, name it in
     ``factories`` (``["package.module:factory"]``), or pass the network as ``teacher`` (a list for a committee); its
-    weights are loaded from the set.
+    weights are loaded from the set. Raises AttarError when the set cannot be had, is incomplete or damaged.
     """
-    if isinstance(folder, str) and folder.startswith("hf:"):
-        import huggingface_hub
+    return Distilled(_folder_of(folder, revision), teacher, factories)
 
-        name = folder.removeprefix("hf:")
-        try:
-            folder = huggingface_hub.snapshot_download(name, repo_type="dataset")
-        except Exception as error:  # the Hub's client raises many kinds; all mean that it could not be had
-            reason = str(error).splitlines()[0]
-            raise AttarError(f"Cannot fetch '{name}' from the Hub ({reason}); give a local folder instead.") from None
-    return Distilled(folder, teacher, factories)
+
+def _folder_of(place: Path | str, revision: str) -> Path:
+    """Return the folder of a set on this machine, or download it."""
+    if not str(place).startswith(hub.PREFIX):
+        folder = Path(place).expanduser()
+        if folder.exists() or not (isinstance(place, str) and hub.is_name(place)):
+            return folder_in(folder)
+    try:
+        return hub.fetch(hub.name_in(str(place)), revision)
+    except AttarError as error:
+        if str(place).startswith(hub.PREFIX):
+            raise
+        raise AttarError(f"There is no folder '{place}'. As a dataset of the Hub: {error}") from None
+
+
+def folder_in(folder: Path) -> Path:
+    """Return the folder of the distilled set: ``folder`` itself, or the one in it if ``folder`` is a run's."""
+    inner = folder / "distilled"
+    return inner if (inner / INFO).is_file() and not (folder / INFO).is_file() else folder
