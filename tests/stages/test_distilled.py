@@ -147,7 +147,11 @@ def test_what_does_not_belong_together_is_refused(finished, mini_run):
     with pytest.raises(AttarError, match="are not those of dataset.json"):
         attar.load(folder)
     with pytest.raises(AttarError, match="not a distilled dataset"):
-        attar.load(finished)
+        attar.load(finished / "squeeze")
+
+
+def test_the_folder_of_a_run_opens_its_set(mini_run):
+    assert attar.load(mini_run).folder == attar.load(str(mini_run / "distilled")).folder == mini_run / "distilled"
 
 
 def test_a_set_from_before_there_were_hashes_opens(finished, mini_run):
