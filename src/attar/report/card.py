@@ -117,7 +117,7 @@ def _front_matter(info: DatasetInfo) -> str:
     size = next((word for limit, word in _SIZES if info.num_images < limit), "1M<n<10M")
     values = {
         "license": "other",
-        "pretty_name": printable(f"{info.source}, distilled"),
+        "pretty_name": markdown(f"{info.source}, distilled"),
         "task_categories": ["image-classification"],
         "tags": ["dataset-distillation", "attar", info.method],
         "size_categories": [size],
