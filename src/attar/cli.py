@@ -8,12 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from attar import verbs
 from attar.core import interruption, plugin, ranks
 from attar.core.errors import AttarError
 from attar.core.interruption import Interrupted
 from attar.core.parser import Parser
 from attar.core.printable import one_line
-from attar.exchange import sharing
 
 if TYPE_CHECKING:
     from attar.recipes.arguments import Arguments
@@ -103,12 +103,12 @@ def _dispatch(arguments: list[str]) -> None:
         _run(verb, rest)
     elif verb == "report":
         _report(rest)
-    elif verb in sharing.VERBS:
-        for line in sharing.VERBS[verb](rest):
+    elif verb in verbs.VERBS:
+        for line in verbs.VERBS[verb](rest):
             print(one_line(line))
     else:
-        verbs = ("list", "show", "plan", "run", *STAGES, "compare", "report", *sharing.VERBS, "--help", "--version")
-        raise plugin.unknown("verb", verb, verbs)
+        known = ("list", "show", "plan", "run", *STAGES, "compare", "report", *verbs.VERBS, "--help", "--version")
+        raise plugin.unknown("verb", verb, known)
 
 
 def _list(arguments: list[str]) -> None:

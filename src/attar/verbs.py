@@ -45,9 +45,9 @@ def _push(arguments: list[str]) -> list[str]:
     parser.add_argument("name", metavar="ORG/NAME", help="the dataset on the Hub; made if it does not exist")
     parser.add_argument("--private", action="store_true", help="make a dataset that only you and ORG can see")
     options = parser.parse_intermixed_args(arguments)
-    from attar.exchange import hub
+    from attar import share
 
-    return hub.push(options.run, options.name, options.private)
+    return share.push(options.run, options.name, options.private)
 
 
 def _pull(arguments: list[str]) -> list[str]:
@@ -60,9 +60,9 @@ def _pull(arguments: list[str]) -> list[str]:
     options = parser.parse_intermixed_args(arguments)
     if options.out is None:
         raise AttarError(f"'attar pull {options.name}' needs a folder to write; add --out FOLDER.")
-    from attar.exchange import hub
+    from attar import share
 
-    return hub.pull(options.name, options.out, options.revision)
+    return share.pull(options.name, options.out, options.revision)
 
 
 VERBS: dict[str, Callable[[list[str]], list[str]]] = {"export": _export, "push": _push, "pull": _pull}

@@ -11,11 +11,11 @@ from huggingface_hub import constants
 from huggingface_hub.utils import disable_progress_bars
 
 import attar
+import hub_server
+from attar import share
 from attar.core.errors import AttarError
-from attar.exchange import hub as sharing
 from attar.stages.distilled import read_info, write_info
 from attar.store import hub as client
-from exchange import hub_server
 
 NAME = "my-name/digits-distilled"
 
@@ -38,14 +38,14 @@ def hub(monkeypatch, tmp_path):
 
 
 def test_a_set_comes_back_bit_for_bit(mini_run, hub, tmp_path):
-    lines = sharing.push(mini_run, NAME)
+    lines = share.push(mini_run, NAME)
     files = hub.repositories[NAME].files
     assert f"datasets/{NAME}: 20 images of 10 classes" in lines[0]
     assert set(files) == {
         ".gitattributes", "README.md", "dataset.json", "recipe.yaml", "data/train-00000-of-00001.parquet",
         "labels/labels.json", "labels/epochs-00000-00005.safetensors",
     }  # fmt: skip
-    sharing.pull(NAME, tmp_path / "pulled")
+    share.pull(NAME, tmp_path / "pulled")
     here, there = attar.load(mini_run), attar.load(tmp_path / "pulled")
     again = attar.load(NAME)
     assert here.info == there.info == again.info
@@ -64,7 +64,7 @@ def test_a_set_comes_back_bit_for_bit(mini_run, hub, tmp_path):
 
 
 def test_the_card_has_what_the_viewer_and_readers_need(mini_run, hub):
-    sharing.push(mini_run, NAME)
+    share.push(mini_run, NAME)
     text = hub.repositories[NAME].files["README.md"].decode()
     front = yaml.safe_load(text.split("---\n")[1])
     assert front["configs"][0]["data_files"] == [{"split": "train", "path": "data/train-*.parquet"}]
@@ -80,7 +80,7 @@ def test_the_card_has_what_the_viewer_and_readers_need(mini_run, hub):
 
 def test_datasets_opens_what_is_pushed(mini_run, hub, tmp_path):
     datasets = pytest.importorskip("datasets", reason="the datasets package is not installed")
-    sharing.push(mini_run, NAME)
+    share.push(mini_run, NAME)
     folder = client.fetch(NAME)
     opened = datasets.load_dataset(str(folder), cache_dir=str(tmp_path / "datasets"))
     assert list(opened) == ["train"]
@@ -92,43 +92,43 @@ def test_datasets_opens_what_is_pushed(mini_run, hub, tmp_path):
 def test_an_upload_that_broke_off_continues(mini_run, hub):
     hub.break_after = 1
     with pytest.raises(AttarError, match=f"The Hub refuses to change '{NAME}'"):
-        sharing.push(mini_run, NAME)
+        share.push(mini_run, NAME)
     assert len(hub.puts) == 1
     assert set(hub.repositories[NAME].files) == {".gitattributes", "dataset.json"}
     hub.break_after = None
-    sharing.push(mini_run, NAME)
+    share.push(mini_run, NAME)
     assert len(hub.puts) == len(set(hub.puts)) == 2
     before = list(hub.puts)
-    sharing.push(mini_run, NAME)
+    share.push(mini_run, NAME)
     assert hub.puts == before
 
 
 def test_a_pull_that_broke_off_continues(mini_run, hub, tmp_path, monkeypatch):
-    sharing.push(mini_run, NAME)
+    share.push(mini_run, NAME)
     repository, out = hub.repositories[NAME], tmp_path / "pulled"
     whole = dict(repository.files)
     del repository.files["labels/labels.json"]
     with pytest.raises(AttarError, match="labels.json is missing"):
-        sharing.pull(NAME, out)
+        share.pull(NAME, out)
     repository.commit(whole)
     hub.sent.clear()
-    sharing.pull(NAME, out)
+    share.pull(NAME, out)
     assert hub.sent == ["labels/labels.json"]
     with pytest.raises(AttarError, match="exists and is not empty"):
-        sharing.pull(NAME, out)
+        share.pull(NAME, out)
 
 
 def test_what_another_set_left_is_removed(mini_run, hub):
-    sharing.push(mini_run, NAME)
+    share.push(mini_run, NAME)
     repository = hub.repositories[NAME]
     repository.commit(repository.files | {"data/train-00001-of-00002.parquet": b"old", "notes.txt": b"mine"})
-    sharing.push(mini_run, NAME)
+    share.push(mini_run, NAME)
     assert "data/train-00001-of-00002.parquet" not in repository.files
     assert repository.files["notes.txt"] == b"mine"
 
 
 def test_the_revision_of_a_set_can_be_chosen(mini_run, hub, tmp_path):
-    sharing.push(mini_run, NAME)
+    share.push(mini_run, NAME)
     repository = hub.repositories[NAME]
     first = repository.commits[-1][0]
     repository.commit({"README.md": b"gone"})
@@ -142,7 +142,7 @@ def test_the_revision_of_a_set_can_be_chosen(mini_run, hub, tmp_path):
 @pytest.mark.parametrize("name", ["digits", "a/b/c", "me/-x", "me/x--y", "me/x.git", "me/x y", "me/", "/x", "é/x"])
 def test_a_malformed_name_is_refused(mini_run, hub, name):
     with pytest.raises(AttarError, match="is not a name on the Hub"):
-        sharing.push(mini_run, name)
+        share.push(mini_run, name)
     assert not hub.repositories
 
 
@@ -150,13 +150,13 @@ def test_an_unfinished_or_damaged_set_is_refused(mini_run, hub, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(mini_run / "squeeze", run / "squeeze")
     with pytest.raises(AttarError, match="distilled is not finished; run 'attar relabel'"):
-        sharing.push(run, NAME)
+        share.push(run, NAME)
     shutil.copytree(mini_run / "distilled", run / "distilled")
     next((run / "distilled" / "labels").glob("epochs*")).unlink()
     with pytest.raises(AttarError, match="has no file epochs-00000-00005"):
-        sharing.push(run, NAME)
+        share.push(run, NAME)
     with pytest.raises(AttarError, match="is not a distilled dataset"):
-        sharing.push(tmp_path / "nothing", NAME)
+        share.push(tmp_path / "nothing", NAME)
     assert not hub.repositories
 
 
@@ -164,41 +164,41 @@ def test_no_token_no_network_and_no_rights_are_told_apart(mini_run, hub, tmp_pat
     with monkeypatch.context() as without:
         without.delenv("HF_TOKEN")
         with pytest.raises(AttarError, match="log in with 'hf auth login'"):
-            sharing.push(mini_run, NAME)
+            share.push(mini_run, NAME)
     with monkeypatch.context() as offline:
         offline.setattr(constants, "HF_HUB_OFFLINE", True)
         with pytest.raises(AttarError, match="HF_HUB_OFFLINE is set, so nothing can be sent"):
-            sharing.push(mini_run, NAME)
+            share.push(mini_run, NAME)
         with pytest.raises(AttarError, match="There is no folder '.*HF_HUB_OFFLINE is set, and .* is not whole"):
             attar.load(NAME)
     hub.refused_owner = "other"
     with pytest.raises(AttarError, match="refuses to change 'other/set'.*use a token that may write there"):
-        sharing.push(mini_run, "other/set")
+        share.push(mini_run, "other/set")
     with monkeypatch.context() as closed:
         closed.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
         with pytest.raises(AttarError, match="The Hub cannot be reached for"):
-            sharing.push(mini_run, NAME)
+            share.push(mini_run, NAME)
     with pytest.raises(AttarError, match="The Hub has no dataset 'my-name/nothing' that you may use"):
         attar.load("hf:my-name/nothing")
 
 
 def test_what_is_in_the_cache_is_loaded_offline(mini_run, hub, monkeypatch):
-    sharing.push(mini_run, NAME)
+    share.push(mini_run, NAME)
     attar.load(NAME)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     assert len(attar.load(NAME)) == 20
 
 
 def test_private_sets_stay_private(mini_run, hub, monkeypatch):
-    sharing.push(mini_run, NAME, private=True)
+    share.push(mini_run, NAME, private=True)
     assert hub.repositories[NAME].private
     monkeypatch.setenv("HF_TOKEN", "hf_somebody_else")
     with pytest.raises(AttarError, match="has no dataset"):
         attar.load(NAME)
     monkeypatch.setenv("HF_TOKEN", hub_server.TOKEN)
-    sharing.push(mini_run, "my-name/open")
+    share.push(mini_run, "my-name/open")
     with pytest.raises(AttarError, match="exists on the Hub and is public"):
-        sharing.push(mini_run, "my-name/open", private=True)
+        share.push(mini_run, "my-name/open", private=True)
 
 
 def test_a_dataset_that_is_not_attars_is_left_alone(mini_run, hub):
@@ -206,7 +206,7 @@ def test_a_dataset_that_is_not_attars_is_left_alone(mini_run, hub):
     for files in ({"data/train-00000-of-00001.parquet": b"photographs"}, {"dataset.json": b'{"classes": 3}'}):
         repository.commit(files)
         with pytest.raises(AttarError, match="holds files that attar did not write"):
-            sharing.push(mini_run, NAME)
+            share.push(mini_run, NAME)
         assert repository.files == files
 
 
@@ -217,7 +217,7 @@ def test_neither_token_nor_paths_of_this_machine_are_sent(mini_run, hub, finishe
     write_info(
         finished / "distilled", info.changed(name="~/secret/photos", recover={**info.recover, "verifier": "/x/y"})
     )
-    sharing.push(finished, NAME)
+    share.push(finished, NAME)
     sent = hub.repositories[NAME].files
     assert yaml.safe_load(sent["recipe.yaml"])["data"]["source"] == "photos"
     for data in sent.values():
@@ -230,7 +230,7 @@ def test_neither_token_nor_paths_of_this_machine_are_sent(mini_run, hub, finishe
 
 def test_a_set_without_its_run_keeps_its_card(mini_run, hub, tmp_path):
     shutil.copytree(mini_run / "distilled", tmp_path / "set")
-    sharing.push(tmp_path / "set", NAME)
+    share.push(tmp_path / "set", NAME)
     assert hub.repositories[NAME].files["README.md"] == (tmp_path / "set" / "README.md").read_bytes()
 
 
