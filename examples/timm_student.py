@@ -7,6 +7,7 @@ timm's ``train.py`` reads folders of images with hard labels. For those, write t
 probabilities in place of Mixup's targets. The first argument is what attar.load takes.
 """
 
+# pyright: reportPrivateImportUsage=false
 import argparse
 from collections.abc import Sequence
 

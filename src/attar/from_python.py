@@ -66,9 +66,14 @@ def _run(
     quiet: bool,
 ) -> Result:
     if recipe is None:
-        settings = [("--data.size", [str(size)])] if size else []
-        words = {"budget": str(budget or ""), "ipc": str(ipc or "")}
-        asked = Arguments(recipe=source, out=str(out), quiet=quiet, settings=tuple(settings), **words)
+        asked = Arguments(
+            recipe=source,
+            out=str(out),
+            budget=str(budget or ""),
+            ipc=str(ipc or ""),
+            quiet=quiet,
+            settings=(("--data.size", [str(size)]),) if size else (),
+        )
         made, _ = begin.recipe_of("run", asked)
         if teacher is not None:
             made = made.changed(squeeze=made.squeeze.changed(members=()))

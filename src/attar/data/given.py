@@ -102,7 +102,7 @@ class Items(Split):
         """Raises AttarError when two reads of an image differ."""
         self.labels, self._dataset, self._name = labels, dataset, name
         for index in _spread(len(labels), _TWICE):
-            if not np.array_equal(*(np.asarray(self.image(index)) for _ in range(2))):
+            if not np.array_equal(np.asarray(self.image(index)), np.asarray(self.image(index))):
                 raise AttarError(
                     f"Two reads of {self.where(index)} differ, so its transform augments at random; pass the dataset "
                     f"without augmentation, which attar adds itself."
