@@ -1,6 +1,7 @@
 """The command line: verbs and their options. PyTorch is imported only by verbs that need it."""
 
 import errno
+import importlib
 import os
 import shutil
 import sys
@@ -24,28 +25,27 @@ USAGE = """\
 usage: attar VERB ...
 
   attar list recipes|methods|datasets|models|protocols [PATTERN]
-  attar run PICTURES --out FOLDER [--budget 5MB] [--ipc 10] [SETTINGS]
-      Choose a recipe for your pictures (a folder or hf:ORG/NAME) and run it.
-  attar run RECIPE --out FOLDER [SETTINGS]
-      Turn real data into a distilled dataset and its scores: all four stages.
-  attar plan PICTURES|RECIPE [SETTINGS]
-      Say what would be made, in which time and memory, and run nothing.
-  attar show RECIPE [--plan] [SETTINGS]
-      Print the recipe with every setting, as YAML.
-  attar squeeze|recover|relabel|evaluate RECIPE --out FOLDER [SETTINGS]
-      Run one stage.
-  attar compare RECIPE --methods NAME ... --budgets SIZE ... --out FOLDER [--plan] [SETTINGS]
-      Run several methods at several sizes in bytes, with real images of as many bytes.
-  attar report FOLDER [FOLDER ...] [--csv FILE] [--ranking]
-      Print the tables of finished runs, and draw their pictures.
+  attar run PICTURES --out FOLDER [--budget 5MB] [--ipc 10]
+                                  distil your own pictures, or hf:ORG/NAME
+  attar run RECIPE --out FOLDER   turn real data into a distilled set and scores
+  attar plan PICTURES|RECIPE      what would be made, in which time and memory
+  attar show RECIPE               print the recipe with every setting
+  attar squeeze|recover|relabel|evaluate RECIPE --out FOLDER
+                                  run one stage
+  attar compare RECIPE --methods NAME ... --budgets SIZE ... --out FOLDER
+                                  run several methods at several sizes in bytes
+  attar watch FOLDER              show how far a run is, and its warnings
+  attar report FOLDER ...         print tables of finished runs, draw pictures
   attar export LAYOUT FOLDER --out FOLDER
-      Write a finished run in the layout of another tool.
-  attar push FOLDER ORG/NAME [--private]
+                                  write a run in the layout of another tool
+  attar push FOLDER ORG/NAME      share a set on the Hugging Face Hub
   attar pull ORG/NAME --out FOLDER
-      Share a distilled set on the Hugging Face Hub, or download one.
+                                  download a set from the Hub
 
 'attar VERB --help' explains a verb, 'attar run RECIPE --help' the settings.
 """
+VERBS = {"watch": "attar.report.watch"}
+"""Verbs in modules of their own, which have ``main(arguments)``."""
 STAGES = ("squeeze", "recover", "relabel", "evaluate")
 WIDEST_HELP = 100
 """Longest line of a help page, in characters."""
@@ -106,9 +106,11 @@ def _dispatch(arguments: list[str]) -> None:
     elif verb in verbs.VERBS:
         for line in verbs.VERBS[verb](rest):
             print(one_line(line))
+    elif verb in VERBS:
+        importlib.import_module(VERBS[verb]).main(rest)
     else:
-        known = ("list", "show", "plan", "run", *STAGES, "compare", "report", *verbs.VERBS, "--help", "--version")
-        raise plugin.unknown("verb", verb, known)
+        known = ("list", "show", "plan", "run", *STAGES, "compare", "report", *verbs.VERBS, *VERBS)
+        raise plugin.unknown("verb", verb, (*known, "--help", "--version"))
 
 
 def _list(arguments: list[str]) -> None:
