@@ -159,7 +159,7 @@ def _begun(path: Path, words: str) -> str | None:
         return None
     raise AttarError(
         f"{path.parent} was begun for '{begun}', and not for '{words}'; choose another --out, or continue it by: "
-        f"attar run {path} --out {path.parent}."
+        f"attar run {path} --out {path.parent} (--recover.ipc N adds images)."
     )
 
 
