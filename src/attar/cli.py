@@ -37,10 +37,11 @@ usage: attar VERB ...
   attar report FOLDER ...         print tables of finished runs, draw pictures
   attar export LAYOUT FOLDER --out FOLDER
                                   write a run in the layout of another tool
+  attar doctor                    show what this machine has and what stops runs
 
 'attar VERB --help' explains a verb, 'attar run RECIPE --help' the settings.
 """
-VERBS = {"watch": "attar.report.watch"}
+VERBS = {"watch": "attar.report.watch", "doctor": "attar.plan.doctor"}
 """Verbs in modules of their own, which have ``main(arguments)``."""
 STAGES = ("squeeze", "recover", "relabel", "evaluate")
 LAYOUTS = {"ddranking": "attar.exchange.ddranking", "fkd": "attar.exchange.fkd_files"}
@@ -374,6 +375,8 @@ def _print_tables(runs: list[Path], rows: list[Any]) -> None:
         console.print(about + per_class.extremes(run), soft_wrap=True, markup=False)
         words = f"{run}: {pages.elapsed(run)}; pictures and tables in {run / 'report'}"
         console.print(words, soft_wrap=True, markup=False)
+        for text in pages.warnings(run):
+            console.print(f"{about}warning: {text}", style="yellow", soft_wrap=True, markup=False)
 
 
 def _print_rankings(runs: list[Path], path: Path | None) -> None:
