@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from attar.core import plugin
 from attar.core.config import field_paths
@@ -34,6 +35,36 @@ def test_the_readmes_code_runs(mini_run, tmp_path, monkeypatch):
     assert torch.isfinite(names["loss"])
 
 
+def test_the_page_on_python_runs(mini_run, tmp_path, monkeypatch):
+    """Block after block in one program; what would take minutes is checked up to its start."""
+    import attar
+    from attar import from_python, pipeline
+
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "digits").symlink_to(mini_run)
+    for name in ("cat", "dog"):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for index in range(20):
+            Image.new("RGB", (40, 40), (index * 9, 99, 0)).save(tmp_path / "photos" / name / f"{index}.png")
+    monkeypatch.chdir(tmp_path)
+    begun = []
+
+    def run(recipe, out, **more):
+        begun.append((recipe.recover.ipc, recipe.data.source, Path(out).name))
+        return pipeline.Result(mini_run, [])
+
+    monkeypatch.setattr(attar, "run", run, raising=False)
+    monkeypatch.setattr(from_python.pipeline, "run", run)
+    names = {"model": build("convnet3", 10, 8, seed=0)}
+    with torch.random.fork_rng():
+        for block in code_blocks(ROOT / "docs" / "python.md"):
+            exec(block, names)
+    assert [source for _, source, _ in begun] == ["photos", "python:my digits", "digits"]
+    assert begun[2] == (5, "digits", "digits-5")
+    assert names["probabilities"].sum(1).allclose(torch.ones(1))
+    assert names["label"] == 0
+
+
 def test_the_method_in_the_guide_works(mini_run, tmp_path, monkeypatch):
     import shutil
 
@@ -59,8 +90,6 @@ def test_the_method_in_the_guide_works(mini_run, tmp_path, monkeypatch):
 
 
 def test_labels_in_a_table_are_sorted_as_the_page_says(tmp_path, monkeypatch):
-    from PIL import Image
-
     from attar.core.log import Log
     from attar.data import layout
 
@@ -69,14 +98,27 @@ def test_labels_in_a_table_are_sorted_as_the_page_says(tmp_path, monkeypatch):
     for name in "abc":
         Image.new("RGB", (4, 4)).save(f"train_images/{name}.png")
     Path("train.csv").write_text("image_id,label\na.png,cat\nb.png,dog\nc.png,cat\n")
-    block, _ = code_blocks(ROOT / "docs" / "data.md")
+    block = code_blocks(ROOT / "docs" / "data.md")[0]
     exec(block, {})
     found = layout.read(Path("sorted"), Log(quiet=True))
     assert (found.classes, found.train.labels.tolist()) == (("cat", "dog"), [0, 0, 1])
 
 
+def test_the_split_is_listed_as_the_page_says():
+    names: dict[str, list[str]] = {}
+    exec(code_blocks(ROOT / "docs" / "data.md")[1], names)
+    assert (len(names["training"]), len(names["rows"])) == (1438, 1797)
+
+
+def test_a_recipe_is_chosen_as_the_page_says(capsys):
+    names = {}
+    exec(code_blocks(ROOT / "docs" / "your-own-pictures.md")[0], names)
+    assert (names["recipe"].method, names["recipe"].data.source, names["recipe"].seed) == ("dm", "digits", 1)
+    assert "input size 8 x 8 pixels the size of all pictures" in capsys.readouterr().out
+
+
 def test_the_own_network_in_the_guide_is_built(tmp_path, monkeypatch):
-    _, block = code_blocks(ROOT / "docs" / "data.md")
+    block = code_blocks(ROOT / "docs" / "data.md")[2]
     (tmp_path / "mynets.py").write_text(block)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])

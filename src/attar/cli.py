@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from attar import verbs
 from attar.core import interruption, plugin, ranks
 from attar.core.errors import AttarError
 from attar.core.interruption import Interrupted
@@ -28,6 +29,7 @@ usage: attar VERB ...
                                   distil your own pictures, or hf:ORG/NAME
   attar run RECIPE --out FOLDER   turn real data into a distilled set and scores
   attar plan PICTURES|RECIPE      what would be made, in which time and memory
+  attar split PICTURES|RECIPE     which real pictures are for training, as CSV
   attar show RECIPE               print the recipe with every setting
   attar squeeze|recover|relabel|evaluate RECIPE --out FOLDER
                                   run one stage
@@ -37,6 +39,9 @@ usage: attar VERB ...
   attar report FOLDER ...         print tables of finished runs, draw pictures
   attar export LAYOUT FOLDER --out FOLDER
                                   write a run in the layout of another tool
+  attar push FOLDER ORG/NAME      share a set on the Hugging Face Hub
+  attar pull ORG/NAME --out FOLDER
+                                  download a set from the Hub
   attar doctor                    show what this machine has and what stops runs
 
 'attar VERB --help' explains a verb, 'attar run RECIPE --help' the settings.
@@ -44,8 +49,6 @@ usage: attar VERB ...
 VERBS = {"watch": "attar.report.watch", "doctor": "attar.plan.doctor"}
 """Verbs in modules of their own, which have ``main(arguments)``."""
 STAGES = ("squeeze", "recover", "relabel", "evaluate")
-LAYOUTS = {"ddranking": "attar.exchange.ddranking", "fkd": "attar.exchange.fkd_files"}
-"""Layouts of 'attar export', and their modules: each has ``export(run, out)``, which returns lines to print."""
 WIDEST_HELP = 100
 """Longest line of a help page, in characters."""
 _CROPS = {"resized": "random resized crops", "padded": "padded crops", "none": "whole images"}
@@ -96,19 +99,22 @@ def _dispatch(arguments: list[str]) -> None:
         _show(rest)
     elif verb == "plan":
         _plan(rest)
+    elif verb == "split":
+        _split_of_data(rest)
     elif verb == "compare":
         _compare(rest)
     elif continues:
         _run(verb, rest)
     elif verb == "report":
         _report(rest)
-    elif verb == "export":
-        _export(rest)
+    elif verb in verbs.VERBS:
+        for line in verbs.VERBS[verb](rest):
+            print(one_line(line))
     elif verb in VERBS:
         importlib.import_module(VERBS[verb]).main(rest)
     else:
-        verbs = ("list", "show", "plan", "run", *STAGES, "compare", "report", "export", *VERBS, "--help", "--version")
-        raise plugin.unknown("verb", verb, verbs)
+        known = ("list", "show", "plan", "split", "run", *STAGES, "compare", "report", *verbs.VERBS, *VERBS)
+        raise plugin.unknown("verb", verb, (*known, "--help", "--version"))
 
 
 def _list(arguments: list[str]) -> None:
@@ -182,6 +188,14 @@ def _plan(arguments: list[str]) -> None:
     from attar import pipeline
 
     print(pipeline.plan(recipe, quiet=given.quiet))
+
+
+def _split_of_data(arguments: list[str]) -> None:
+    recipe, _, given = _recipe("split", arguments)
+    from attar.core.log import Log
+    from attar.data import listing
+
+    listing.write_csv(listing.listing(recipe.data, recipe.seed, Log(quiet=given.quiet)), sys.stdout)
 
 
 def _run(verb: str, arguments: list[str]) -> None:
@@ -288,30 +302,6 @@ def _evaluated(runs: list[Path]) -> list[Path]:
     return found
 
 
-def _export(arguments: list[str]) -> None:
-    parser = Parser("attar export", "Write a finished run in the layout of another tool.")
-    parser.add_argument("layout", metavar="LAYOUT", help=" or ".join(LAYOUTS))
-    parser.add_argument("run", type=Path, metavar="FOLDER", help="the --out folder of a run")
-    parser.add_argument("--out", type=Path, default=None, metavar="FOLDER", help="the new folder to write")
-    parser.add_argument(
-        "--batch-size",
-        type=int,
-        default=None,
-        metavar="N",
-        help="layout fkd only: images per file of labels; default: the batch size that the labels were made for",
-    )
-    options = parser.parse_intermixed_args(arguments)
-    if options.layout not in LAYOUTS:
-        raise plugin.unknown("layout", options.layout, LAYOUTS)
-    if options.out is None:
-        raise AttarError(f"'attar export {options.layout}' needs a folder to write; add --out FOLDER.")
-    if options.batch_size is not None and options.layout != "fkd":
-        raise AttarError(f"The layout '{options.layout}' has no batches; leave out --batch-size.")
-    choices = {} if options.batch_size is None else {"batch_size": options.batch_size}
-    for line in importlib.import_module(LAYOUTS[options.layout]).export(options.run, options.out, **choices):
-        print(one_line(line))
-
-
 def _recipe(verb: str, arguments: list[str]) -> tuple["Recipe[Any]", str, "Arguments"]:
     """Return the recipe changed by the settings, its header and all arguments; prints help and ends if it is requested.
 
@@ -323,8 +313,8 @@ def _recipe(verb: str, arguments: list[str]) -> tuple["Recipe[Any]", str, "Argum
     given = _split(verb, arguments)
     if given.plan and verb != "show":
         raise AttarError(f"'attar {verb}' has no --plan; use 'attar plan {given.recipe}' to estimate time and memory.")
-    if given.out and verb == "show":
-        raise AttarError("'attar show' has no --out; redirect its output to a file instead.")
+    if given.out and verb in ("show", "split"):
+        raise AttarError(f"'attar {verb}' has no --out; redirect its output to a file instead.")
     if given.help is not None:
         recipe = begin.help_recipe(verb, given)
         _print_and_end(help_page.page(recipe, verb, given.recipe, given.help, _width()))
