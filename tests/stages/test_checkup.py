@@ -11,6 +11,7 @@ from attar import pipeline
 from attar.core.log import Log
 from attar.methods import cda, cim, dm
 from attar.ops.pixels import Normalisation
+from attar.recipes.catalogue import recipe_named
 from attar.stages import evaluate, health
 from attar.stages.checkup import UnitCheckup, examine_student
 from attar.stages.health import Health
@@ -130,3 +131,22 @@ def test_units_of_a_run_have_it_in_their_log(mini_run):
     assert all(0 <= line["teacher_confidence"] <= 1 for line in found)
     baseline = (mini_run / "baselines" / "random" / "recover" / "log.jsonl").read_text()
     assert "teacher_confidence" not in baseline
+
+
+@pytest.mark.parametrize(("weight", "found"), [(1.0, []), (300.0, ["dominant-statistics", "unsure-teacher"])])
+def test_a_run_is_warned_of_statistics_that_weigh_too_much(squeezed, weight, found):
+    recipe = mini_recipe()
+    recover = recipe.recover.changed(iterations=100, unit_slots=2, bn_weight=weight)
+    pipeline.run(recipe.changed(recover=recover), squeezed, stage="recover", quiet=True)
+    assert list(health.recorded(squeezed / "recover")) == found
+    entries = [json.loads(line) for line in (squeezed / "recover" / "log.jsonl").read_text().splitlines()]
+    assert any("view_accuracy" in entry.get("values", {}) for entry in entries if entry["event"] == "progress")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", ["digits", "dm/digits-ipc1", "dm/digits-ipc10"])
+def test_sound_runs_have_no_finding(recipe, tmp_path):
+    whole = recipe_named(recipe)
+    judged = whole.evaluate.changed(rows=("distilled", "distilled-hard"), num_seeds=1)
+    pipeline.run(whole.changed(evaluate=judged), tmp_path / "run", quiet=True)
+    assert [health.recorded(tmp_path / "run" / stage) for stage in ("recover", "evaluate")] == [{}, {}]
