@@ -1,6 +1,6 @@
 """Sphinx builds the site from the pages as they are: ``make docs``.
 
-The source folder is the repository's root, so that README.md, CHANGELOG.md and links from pages to results work unchanged.
+The source folder is the root of the repository, so that README.md and links from pages to results work unchanged.
 """
 
 import re
