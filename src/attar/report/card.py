@@ -11,6 +11,7 @@ from attar.report.pages import tables
 from attar.report.table import Line, protocols
 from attar.stages.distilled import DatasetInfo, read_info
 from attar.stages.methods import METHODS, method_named
+from attar.stages.rows import REAL_SETS
 from attar.stages.run import IMPORTED
 from attar.store import atomic
 
@@ -26,7 +27,7 @@ configs:
     path: data/train-*.parquet
 ---
 
-# {source}, distilled: {ipc} images per class
+# {source}{kind}: {ipc} {images} per class
 
 {num_images} images of {size} x {size} pixels for {num_classes} classes, {origin}, with {labels}.
 {decoding}
@@ -83,11 +84,15 @@ def write(folder: Path, table: list[Line]) -> None:
 def text(info: DatasetInfo, table: list[Line]) -> str:
     """Return the card of a distilled dataset."""
     origin = f"made from *{markdown(info.source)}* with the method `{info.method}` and attar"
-    if info.method == IMPORTED:
+    if info.method in REAL_SETS:
+        origin = f"real images that the method `{info.method}` of attar chose from *{markdown(info.source)}*"
+    elif info.method == IMPORTED:
         origin = f"made elsewhere from *{markdown(info.source)}*"
     return _TEXT.format(
         method=info.method,
         source=markdown(info.source),
+        kind="" if info.method in REAL_SETS else ", distilled",
+        images="real images" if info.method in REAL_SETS else "images",
         ipc=info.ipc,
         num_images=info.num_images,
         size=info.size,

@@ -23,6 +23,8 @@ class Recorder:
     def __init__(self, config: MethodConfig, labels: Tensor, advance: Advance, units: Sequence[Unit]) -> None:
         self.verifier: Teacher | None = None
         self.preview: Callable[[int, Tensor], None] | None = None
+        self.snapshots: tuple[int, ...] = config.snapshots
+        """Iterations after which the images are kept."""
         self._config, self._labels, self._advance, self._units = config, labels, advance, units
         self._curves: dict[str, list[Float[Tensor, " unit"]]] = {}
         self._declared = set(config.metrics())
@@ -41,7 +43,7 @@ class Recorder:
             self._curves.setdefault(name, []).append(value)
         self.num_iterations = iteration + 1
         self._advance(len(self._units), note=self._note(metrics) if self.num_iterations % 50 == 0 else "")
-        if self.num_iterations in self._config.snapshots:
+        if self.num_iterations in self.snapshots:
             self.keep(images())
 
     def keep(self, images: Tensor) -> None:
