@@ -1,4 +1,4 @@
-"""attar's own recipe on CIFAR-10, part by part: images of several kinds under labels of the same weak teachers.
+"""attar's own recipe on CIFAR-10, part by part and beside other methods, under labels of the same weak teachers.
 
     python benchmarks/weak_labels.py FOLDER --out runs/weak --images random attar lowest --ipc 10 --seeds 3
 
@@ -38,15 +38,25 @@ WAYS: dict[str, tuple[str, dict[str, Any]]] = {
             "bn_weight": 0.01,
         },
     ),
-    "one-teacher": ("attar", {"committee": "one"}),
+    "in-turn": ("attar", {"committee": "round-robin"}),
     "mean": ("attar", {"committee": "mean"}),
     "shared-views": ("attar", {"views_per_image": False}),
     "small-crops": ("attar", {"min_crop": 0.08}),
     "long": ("attar", {"iterations": 1000}),
     "noise": ("attar", {"start": "noise"}),
     "from-lowest": ("attar", {"start": "patches"} | _LOWEST),
+    "rded": ("rded", {}),
+    "herding": ("herding", {}),
+    **{
+        method: (method, {"iterations": 100})
+        for method in ("cda", "sre2l", "fadrm", "edc", "cim", "gvbsm", "delt", "cvdd", "dwa", "dm")
+    },
 }
-"""Method and settings of each kind of images: 'attar' is the recipe, those below it change one part."""
+"""Method and settings of each kind of images.
+
+'attar' is the recipe, and those up to 'from-lowest' change one part of it. The rest are other methods with the default
+settings of their files, and as many iterations as attar.
+"""
 
 
 def base(data: Path, ipc: int, epochs: int | None, seeds: int, held_out: bool) -> Recipe[Any]:

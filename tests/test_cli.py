@@ -133,7 +133,12 @@ def folders(tmp_path: Path):
         (["list", "models", "resnet", "vit"], "leave out 'vit'"),
         (["report"], "'attar report': the following arguments are required: FOLDER; see 'attar report --help'"),
         (["export", "fkd"], "'attar export': the following arguments are required: FOLDER"),
-        (["run", "hf:cifar10", "--out", "OUT"], "hf:cifar10 is a dataset, not a recipe.*--data.source hf:cifar10"),
+        (
+            ["compare", "hf:cifar10", "--methods", "dm", "--budgets", "1MB", "--out", "OUT"],
+            "hf:cifar10 is a dataset, not",
+        ),
+        (["run", "digits", "--out", "OUT", "--budget", "1MB"], "'digits' is a recipe; name a folder or hf:ORG/NAME"),
+        (["run", "digits", "--out", "OUT", "--ipc", "few"], "--recover.ipc must be a whole number, not 'few'"),
         (["show", "digits", "--seed", "-1"], "--seed"),
     ],
     ids=lambda value: " ".join(value)[:60] if isinstance(value, list) else "",
@@ -164,8 +169,8 @@ def test_a_network_without_batchnorm_is_refused_where_batchnorm_is_observed(tmp_
 
 def test_a_folder_is_no_recipe(mini_run, tmp_path, capsys):
     out = tmp_path / "out"
-    said = told(capsys, "run", str(tmp_path), "--out", str(out))
-    assert f"attar run RECIPE --data.source {tmp_path} --out FOLDER" in said
+    said = told(capsys, "compare", str(tmp_path), "--methods", "dm", "--budgets", "1MB", "--out", str(out))
+    assert f"'attar run {tmp_path} --out FOLDER' chooses a recipe for it" in said
     assert f"its recipe is {mini_run / 'recipe.yaml'}." in told(capsys, "run", str(mini_run), "--out", str(out))
     assert not out.exists()
 
@@ -372,8 +377,8 @@ def test_reports_and_exports_are_refused_in_a_sentence(mini_run, tmp_path, capsy
 
 def test_a_plan_is_shown_and_not_run(tmp_path, capsys):
     out = str(tmp_path / "out")
-    assert "use 'attar show digits --plan' to estimate time and memory" in told(
-        capsys, "run", "digits", "--out", out, "--plan"
+    assert "'attar squeeze' has no --plan; use 'attar plan digits'" in told(
+        capsys, "squeeze", "digits", "--out", out, "--plan"
     )
     assert "'attar show' has no --out" in told(capsys, "show", "digits", "--out", out)
     assert "choose one by --protocol NAME" in told(capsys, "run", "digits", "--out", out, "--evaluate.protocol", "rded")

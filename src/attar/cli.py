@@ -23,10 +23,14 @@ USAGE = """\
 usage: attar VERB ...
 
   attar list recipes|methods|datasets|models|protocols [PATTERN]
-  attar show RECIPE [--plan] [SETTINGS]
-      Print the recipe with every setting, as YAML.
+  attar run PICTURES --out FOLDER [--budget 5MB] [--ipc 10] [SETTINGS]
+      Choose a recipe for your pictures (a folder or hf:ORG/NAME) and run it.
   attar run RECIPE --out FOLDER [SETTINGS]
       Turn real data into a distilled dataset and its scores: all four stages.
+  attar plan PICTURES|RECIPE [SETTINGS]
+      Say what would be made, in which time and memory, and run nothing.
+  attar show RECIPE [--plan] [SETTINGS]
+      Print the recipe with every setting, as YAML.
   attar squeeze|recover|relabel|evaluate RECIPE --out FOLDER [SETTINGS]
       Run one stage.
   attar compare RECIPE --methods NAME ... --budgets SIZE ... --out FOLDER [--plan] [SETTINGS]
@@ -89,6 +93,8 @@ def _dispatch(arguments: list[str]) -> None:
         _list(rest)
     elif verb == "show":
         _show(rest)
+    elif verb == "plan":
+        _plan(rest)
     elif verb == "compare":
         _compare(rest)
     elif continues:
@@ -99,7 +105,7 @@ def _dispatch(arguments: list[str]) -> None:
         _export(rest)
     else:
         raise plugin.unknown(
-            "verb", verb, ("list", "show", "run", *STAGES, "compare", "report", "export", "--help", "--version")
+            "verb", verb, ("list", "show", "plan", "run", *STAGES, "compare", "report", "export", "--help", "--version")
         )
 
 
@@ -161,10 +167,7 @@ def _protocol_line(protocol: "Protocol", labels: "ProtocolLabels") -> str:
 
 
 def _show(arguments: list[str]) -> None:
-    from attar.recipes.catalogue import header_of
-
-    recipe, given = _recipe("show", arguments)
-    header = header_of(recipe.name)
+    recipe, header, given = _recipe("show", arguments)
     if given.plan:
         from attar import pipeline
 
@@ -172,8 +175,18 @@ def _show(arguments: list[str]) -> None:
     print(recipe.to_yaml(header), end="")
 
 
+def _plan(arguments: list[str]) -> None:
+    recipe, _, given = _recipe("plan", arguments)
+    from attar import pipeline
+
+    print(pipeline.plan(recipe, quiet=given.quiet))
+
+
 def _run(verb: str, arguments: list[str]) -> None:
-    recipe, given = _recipe(verb, arguments)
+    if "--plan" in arguments and verb == "run":
+        _plan([word for word in arguments if word != "--plan"])
+        return
+    recipe, _, given = _recipe(verb, arguments)
     if not given.out:
         raise AttarError(f"'attar {verb}' needs a folder for its results; add --out runs/{recipe.name}.")
     from attar import pipeline
@@ -289,23 +302,23 @@ def _export(arguments: list[str]) -> None:
         print(one_line(line))
 
 
-def _recipe(verb: str, arguments: list[str]) -> tuple["Recipe[Any]", "Arguments"]:
-    """Return the recipe changed by the settings, and the other arguments; prints help and ends if it is requested."""
+def _recipe(verb: str, arguments: list[str]) -> tuple["Recipe[Any]", str, "Arguments"]:
+    """Return the recipe changed by the settings, its header and all arguments; prints help and ends if it is requested.
+
+    For a dataset in place of a recipe, a recipe is chosen.
+    """
+    from attar import begin
     from attar.recipes import help_page
-    from attar.recipes.arguments import changed_by
-    from attar.recipes.catalogue import recipe_named
 
     given = _split(verb, arguments)
     if given.plan and verb != "show":
-        raise AttarError(
-            f"'attar {verb}' has no --plan; use 'attar show {given.recipe} --plan' to estimate time and memory."
-        )
+        raise AttarError(f"'attar {verb}' has no --plan; use 'attar plan {given.recipe}' to estimate time and memory.")
     if given.out and verb == "show":
         raise AttarError("'attar show' has no --out; redirect its output to a file instead.")
-    recipe = changed_by(recipe_named(given.recipe), given.settings, f"attar {verb} {given.recipe}")
     if given.help is not None:
+        recipe = begin.help_recipe(verb, given)
         _print_and_end(help_page.page(recipe, verb, given.recipe, given.help, _width()))
-    return recipe, given
+    return *begin.recipe_of(verb, given), given
 
 
 def _split(verb: str, arguments: list[str]) -> "Arguments":

@@ -1,4 +1,4 @@
-"""methods/attar.py: the pixels of a plain loop over teachers in turn, and losses that are frozen."""
+"""methods/attar.py: the pixels of a plain loop over one teacher or several in turn, and losses that are frozen."""
 
 import math
 from typing import Any
@@ -31,11 +31,12 @@ def plainly_moved(start: Tensor, labels: Tensor, networks: list[torch.nn.Module]
     return NORMALISATION.undo(pixels.detach())
 
 
-def test_images_are_those_of_a_plain_loop():
-    config = attar.Config(**FEW, crop="none")
+@pytest.mark.parametrize(("choices", "num_teachers"), [({}, 1), ({"committee": "round-robin"}, 3)])
+def test_images_are_those_of_a_plain_loop(choices: dict[str, Any], num_teachers: int):
+    config = attar.Config(**FEW, **choices, crop="none")
     task, curves = task_of(attar, config, num_teachers=3, num_slots=2)
     start = real(task)
-    networks = [teacher.module for teacher in task.teachers]
+    networks = [teacher.module for teacher in task.teachers][:num_teachers]
     images = attar.recover(task, config).images
     assert torch.allclose(images, plainly_moved(start, task.labels, networks, config), atol=1e-5)
     assert (images - start).abs().max() > 0.05, "they were to move"
@@ -53,7 +54,8 @@ def test_the_loss_is_cross_entropy_alone():
 @pytest.mark.parametrize(
     ("choices", "golden"),
     [
-        ({}, [1.3458, 1.6505, 1.5135, 1.8588, 1.3458, 1.7522]),
+        ({}, [1.3458, 1.2321, 1.5155, 1.3198, 1.3433, 1.2798]),
+        ({"committee": "round-robin"}, [1.3458, 1.6505, 1.5135, 1.8588, 1.3458, 1.7522]),
         ({"committee": "mean", "grey": True, "start": "hardest"}, [1.7214, 1.4912, 1.8804, 1.6489, 1.6013, 1.5228]),
     ],
 )
@@ -63,3 +65,8 @@ def test_golden_losses(choices: dict[str, Any], golden: list[float]):
     task, curves = task_of(attar, config, num_teachers=2, num_slots=2)
     attar.recover(task, config)
     assert [loss for (loss,) in curves.losses] == pytest.approx(golden, rel=1e-3)
+
+
+def test_images_that_teachers_in_turn_made_by_default_are_not_taken_for_those_of_one():
+    made = {"ipc": 10}
+    assert attar.Config(ipc=10).unlike(made) == ["the defaults of these settings changed"]

@@ -175,6 +175,15 @@ def test_it_is_decided_as_in_the_stage_whether_to_compile(mini_run, work_of):
     assert recover_cost.measure(work).compilation == said
 
 
+def test_reasons_of_a_large_committee_are_counted():
+    slow, fast = "not compiled (1 TFLOP to do: ...)", "compiled (900 TFLOP to do: ...)"
+    assert recover_cost._in_short([slow, fast]) == f"{slow}; {fast}"
+    assert recover_cost._in_short([slow] * 3).startswith("not compiled (3 networks")
+    found = RecoverCost(1.0, 1.0, 8, compilation=recover_cost._in_short([slow, fast, slow]))
+    assert found.compiled
+    assert "1 of 3 networks" in found.compilation
+
+
 def test_a_failed_compilation_is_told(monkeypatch, work_of):
     def fail(*_: Any, **__: Any) -> Any:
         raise RuntimeError("no compiler")

@@ -179,3 +179,20 @@ def test_a_setting_of_the_other_method_is_known_before_it_is_chosen():
 )  # fmt: skip
 def test_wrong_settings_are_reported_in_a_sentence(settings, sentence):
     assert sentence in refused(*settings)
+
+
+def test_labels_follow_the_epochs_of_students_unless_they_are_set():
+    def epochs(*words: str) -> tuple[int, int, int]:
+        recipe = with_settings(recipe_named("cda/tiny-imagenet-ipc50"), list(words), "attar")
+        return recipe.evaluate.protocol.training.epochs, recipe.relabel.epochs, recipe.relabel.pool_epochs
+
+    students = "--evaluate.protocol.training.epochs"
+    was = epochs()
+    assert epochs(students, "60") == (60, 60, 0)
+    assert epochs(students, "60", "--relabel.epochs", "30") == (60, 30, 0)
+    assert epochs("--protocol", "rded", students, "60") == (60, 60, 0)
+    assert epochs("--relabel.pool-epochs", "80", students, "90") == (90, 90, 80)
+    assert epochs("--evaluate.num-seeds", "1") == was
+    apart = recipe_named("cda/tiny-imagenet-ipc50")
+    apart = apart.changed(relabel=apart.relabel.changed(epochs=7))
+    assert with_settings(apart, [students, "60"], "attar").relabel.epochs == 7

@@ -19,7 +19,7 @@ GVBSM = (
     *("tiny-imagenet-ipc50", "tiny-imagenet-ipc100", "imagenet-1k-ipc10", "imagenet-1k-ipc50", "imagenet-1k-ipc100"),
 )
 WANTED = {
-    *(f"attar/cifar10-ipc{ipc}" for ipc in (1, 10, 50)),
+    *(f"attar/cifar10-ipc{ipc}{labels}" for ipc in (1, 10, 50) for labels in ("", "-hard")),
     "digits", "dm/digits-ipc1", "dm/digits-ipc10",
     *(f"{method}/{rest}" for method in ("cda", "sre2l") for rest in (
         "tiny-imagenet-ipc10", "tiny-imagenet-ipc50", "tiny-imagenet-ipc100",

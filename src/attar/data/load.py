@@ -25,15 +25,15 @@ def load(choice: DataChoice, seed: int, log: Log) -> RealData:
 
     Raises AttarError when it is missing, or its files or classes are not as they should be.
     """
-    found = _find(choice, log)
+    found = find(choice, log)
     if len(found.classes) < 2:
         raise AttarError(f"'{choice.source}' has a single class ({', '.join(found.classes)}); two or more are needed.")
-    labels = _kept(choice, found.classes)
+    labels = kept(choice, found.classes)
     classes = tuple(found.classes[label] for label in labels)
-    train = _of_classes(found.train, labels)
+    train = of_classes(found.train, labels)
     _refuse_empty(choice.source, classes, train, found.faults)
     if found.val is not None:
-        val = _of_classes(found.val, labels)
+        val = of_classes(found.val, labels)
     elif choice.source == "digits":
         train, val = _held_out(train, classes, DIGITS_HOLDOUT, 0)
     else:
@@ -57,7 +57,8 @@ def load(choice: DataChoice, seed: int, log: Log) -> RealData:
     )
 
 
-def _find(choice: DataChoice, log: Log) -> Found:
+def find(choice: DataChoice, log: Log) -> Found:
+    """The dataset that ``choice.source`` names, before classes are chosen; raises AttarError when it is missing."""
     source = choice.source
     if source in named.KNOWN:
         return named.read(source, choice.root, log)
@@ -81,7 +82,7 @@ def _name(source: str) -> str:
     return Path(source).expanduser().resolve().name
 
 
-def _kept(choice: DataChoice, classes: tuple[str, ...]) -> list[int]:
+def kept(choice: DataChoice, classes: tuple[str, ...]) -> list[int]:
     """The labels of the chosen classes, ascending."""
     known = set(classes)
     for name in choice.classes:
@@ -101,7 +102,7 @@ def _kept(choice: DataChoice, classes: tuple[str, ...]) -> list[int]:
     return labels
 
 
-def _of_classes(split: Split, labels: list[int]) -> Split:
+def of_classes(split: Split, labels: list[int]) -> Split:
     """The images with these labels, labelled by their places in the list."""
     place = np.full(1 + max(int(split.labels.max(initial=0)), *labels), -1)
     place[labels] = np.arange(len(labels))

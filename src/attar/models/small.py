@@ -172,7 +172,8 @@ NETWORKS: dict[str, Callable[[int, int], nn.Module]] = {
     "wrn_16_2": functools.partial(_wide_resnet, depth=16, widen=2),
     **{f"convnet{depth}": functools.partial(_convnet, depth=depth) for depth in range(1, 9)},
     "convnet3_w32": functools.partial(_convnet, depth=3, width=32),
-    "convnet3_w64": functools.partial(_convnet, depth=3, width=64),
+    **{f"convnet{depth}_w64": functools.partial(_convnet, depth=depth, width=64) for depth in (3, 4, 5)},
     **{f"convnet{depth}_in": functools.partial(_convnet, depth=depth, norm="instance") for depth in range(1, 7)},
+    "convnet3_w64_in": functools.partial(_convnet, depth=3, width=64, norm="instance"),
 }
 """Factories by name; a factory takes the number of classes and the side of the images in pixels."""

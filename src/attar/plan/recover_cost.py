@@ -81,10 +81,20 @@ def measure(work: Work) -> RecoverCost:
         step_seconds=sum(each.iterations * timer.step_seconds(each) for each in work.stretches) / work.iterations,
         preparation_seconds=timer.preparation_seconds(),
         num_images=sum(shape_of(work.groups[0])),
-        compilation=compiler.reason(0) if compiler.failed else "; ".join(said),
+        compilation=compiler.reason(0) if compiler.failed else _in_short(list(said)),
         memory_bytes=peak.num_bytes,
         prepare_seconds=timer.prepare_seconds,
     )
+
+
+def _in_short(reasons: list[str]) -> str:
+    """Return the reasons of a few networks as they are, those of a large committee as a count."""
+    if len(reasons) <= 2:
+        return "; ".join(reasons)
+    num_compiled = sum(reason.startswith("compiled") for reason in reasons)
+    if not num_compiled:
+        return f"not compiled ({len(reasons)} networks, and for each of them it would take longer than it saves)"
+    return f"compiled for {num_compiled} of {len(reasons)} networks, where that saves time"
 
 
 class _Enough(Exception):  # noqa: N818

@@ -16,12 +16,15 @@ from attar.recipes.fields import Field, by_name, fields_of, key_of, no_value, on
 from attar.recipes.recipe import Recipe, recipe_type
 from attar.stages.methods import METHODS, method_named
 
+_STUDENT_EPOCHS, _LABEL_EPOCHS = "evaluate.protocol.training.epochs", "relabel.epochs"
 Pair = tuple[str, list[str]]
 """A flag as typed, without '=', and its values."""
 _SWITCH_WORDS = {"true", "false", "yes", "no", "on", "off", "t", "f", "y", "n", "1", "0"}
 _NUMBER = re.compile(r"-(\d|\.\d|inf|nan)", re.IGNORECASE)
 _SEVERAL = ("--methods", "--budgets")
 """Options of 'attar compare' that take every word up to the next flag."""
+_OPTIONS = ("--out", "--budget", "--ipc")
+"""Options of a verb with one value."""
 _BEFORE_SETTINGS = ("--method", "--protocol")
 """These two flags replace whole groups of settings, so they are applied before other settings, in any typed order."""
 
@@ -34,6 +37,10 @@ class Arguments:
     """The recipe as typed; empty if only help is requested."""
     out: str = ""
     """The value of ``--out``."""
+    budget: str = ""
+    """The value of ``--budget``."""
+    ipc: str = ""
+    """The value of ``--ipc``."""
     quiet: bool = False
     plan: bool = False
     help: str | None = None
@@ -54,8 +61,8 @@ def split(verb: str, words: list[str]) -> Arguments:
     for flag, values in _pairs(words, _all if recipe_first else _own):
         if not flag:
             names += values
-        elif flag == "--out":
-            found["out"] = one_value(flag, values)
+        elif flag in _OPTIONS:
+            found[flag.removeprefix("--")] = one_value(flag, values)
         elif flag in ("--quiet", "--plan"):
             no_value(flag, values)
             found[flag.removeprefix("--")] = True
@@ -103,7 +110,29 @@ def changed_by(recipe: Recipe[Any], pairs: Iterable[Pair], prog: str) -> Recipe[
         raise AttarError(_fault(error, ("recover",), prog)) from None
     if "--protocol" in first:
         recipe = recipe.with_protocol(first["--protocol"])
-    return _changed(recipe, tree, (), prog)
+    return _changed(recipe, _with_labels(recipe, tree), (), prog)
+
+
+def labels_follow(before: Recipe[Any], after: Recipe[Any], pairs: Iterable[Pair]) -> str:
+    """Return a sentence if the epochs of labels were changed with those of students; '' if they were not."""
+    was, now = before.relabel.epochs, after.relabel.epochs
+    typed = {key_of(flag) for flag, _ in pairs}
+    if was == now or _STUDENT_EPOCHS not in typed or typed & {_LABEL_EPOCHS, "protocol"}:
+        return ""
+    return f"labels are made for {now} epochs, not {was}, as students train; --relabel.epochs chooses another number"
+
+
+def _with_labels(recipe: Recipe[Any], tree: dict[str, Any]) -> dict[str, Any]:
+    """Add to typed settings that labels are made for as many epochs as students train, if that was so before.
+
+    A pool of labels that is larger than that becomes as large. Epochs of labels that are typed count.
+    """
+    epochs = tree.get("evaluate", {}).get("protocol", {}).get("training", {}).get("epochs")
+    labels, was = tree.get("relabel", {}), recipe.evaluate.protocol.training.epochs
+    if epochs is None or "epochs" in labels or recipe.relabel.epochs != was or not str(epochs).isdecimal():
+        return tree
+    pool = {} if "pool_epochs" in labels else {"pool_epochs": min(recipe.relabel.pool_epochs, int(epochs))}
+    return {**tree, "relabel": {**labels, "epochs": epochs, **pool}}
 
 
 def _tree(pairs: Iterable[Pair], kind: type[Recipe[Any]], method: str, prog: str) -> dict[str, Any]:

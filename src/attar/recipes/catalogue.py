@@ -52,8 +52,7 @@ ENTRIES: dict[str, BuiltInRecipe] = {
 def recipe_named(name: str) -> Recipe[Any]:
     """Return the built-in recipe of this name, or the one in this YAML file.
 
-    Only this function decides what the recipe's word on the command line means. If the word is neither, also for a
-    folder or a dataset of the Hub, it raises AttarError with what to type instead.
+    If the word is neither, also for a folder or a dataset of the Hub, it raises AttarError with what to type instead.
     """
     if name in ENTRIES:
         return ENTRIES[name].build()
@@ -63,11 +62,25 @@ def recipe_named(name: str) -> Recipe[Any]:
     if path.is_dir() or name.startswith("hf:"):
         what = "a folder" if path.is_dir() else "a dataset"
         raise AttarError(
-            f"{name} is {what}, not a recipe; name a recipe first: attar run RECIPE --data.source {name} --out FOLDER."
+            f"{name} is {what}, not a recipe; 'attar run {name} --out FOLDER' chooses a recipe for it and runs it, "
+            f"'attar show {name} > mine.yaml' writes it as a file."
         )
     if name.endswith((".yaml", ".yml")) or path.is_file():
         return from_yaml(path)
     raise plugin.unknown("recipe", name, ENTRIES)
+
+
+def is_dataset(word: str) -> bool:
+    """Whether the word in place of a recipe names a dataset: a folder of pictures, hf:ORG/NAME or a known name.
+
+    A built-in recipe comes before a dataset of the same name. The folder of a run is no dataset.
+    """
+    if word in ENTRIES:
+        return False
+    from attar.data.named import KNOWN  # imports PyArrow, which recipes do not need
+
+    path = Path(word).expanduser()
+    return word.startswith("hf:") or word in KNOWN or (path.is_dir() and not (path / "recipe.yaml").is_file())
 
 
 def header_of(name: str) -> str:

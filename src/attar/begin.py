@@ -1,0 +1,181 @@
+"""Begin with pictures in place of a recipe: look at them, choose a recipe, print the reasons, and keep it as YAML."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from attar.core import ranks
+from attar.core.console import SafeConsole
+from attar.core.errors import AttarError
+from attar.core.printable import one_line
+from attar.data.survey import Survey
+from attar.recipes.arguments import Arguments, changed_by, labels_follow
+from attar.recipes.catalogue import header_of, is_dataset, recipe_named
+from attar.recipes.choose import Chosen, Wishes, choose
+from attar.recipes.compared import bytes_of
+from attar.recipes.fields import key_of
+from attar.recipes.recipe import Recipe, from_yaml
+
+FILE = "chosen.yaml"
+"""The chosen recipe in the run's folder, with the reasons as comments."""
+CPU_SPEED, GPU_SPEED = 4e10, 1e13
+"""Operations a second of one CPU thread and of a GPU, about; a run's time decides the size of the images."""
+_MOST_THREADS = 8
+_FOR = "Chosen by attar for: "
+_WIDTH = 120
+"""Columns of the table in a file or a pipe."""
+_EARLY = ("data.", "execution.")
+"""Settings that the choice depends on."""
+
+
+def help_recipe(verb: str, given: Arguments) -> Recipe[Any]:
+    """Return the recipe whose settings a help text shows; looks at no picture."""
+    base = _stand_in(given.recipe) if is_dataset(given.recipe) else recipe_named(given.recipe)
+    return changed_by(base, given.settings, f"attar {verb} {given.recipe}")
+
+
+def recipe_of(verb: str, given: Arguments) -> tuple[Recipe[Any], str]:
+    """Return the recipe that a verb's words ask for, changed by the settings, and its header.
+
+    For a dataset in place of a recipe a recipe is chosen, its reasons are printed, and it is kept in the run's folder;
+    a run that was begun with the same words keeps its recipe. Raises AttarError with one sentence.
+    """
+    from attar.core.log import Log
+
+    console, prog = Log(quiet=given.quiet).console, f"attar {verb} {given.recipe}"
+    if is_dataset(given.recipe):
+        base, header = _from_pictures(verb, given, console)
+    else:
+        given = _without_wishes(given)
+        base, header = recipe_named(given.recipe), header_of(given.recipe)
+    recipe = changed_by(base, given.settings, prog)
+    if ranks.is_first() and (sentence := labels_follow(base, recipe, given.settings)):
+        console.print(sentence, markup=False, soft_wrap=True)
+    return recipe, header
+
+
+def _without_wishes(given: Arguments) -> Arguments:
+    """Return the words after a recipe's name: --ipc is short for --recover.ipc, and --budget is refused."""
+    if given.budget:
+        raise AttarError(
+            f"--budget chooses a recipe for pictures, and '{given.recipe}' is a recipe; name a folder or hf:ORG/NAME "
+            f"instead, set --recover.ipc, or see 'attar compare --help' for budgets of recipes."
+        )
+    return replace(given, ipc="", settings=(*given.settings, ("--recover.ipc", [given.ipc]))) if given.ipc else given
+
+
+def _stand_in(source: str) -> Recipe[Any]:
+    """Return a recipe with the settings of a chosen one."""
+    found = Survey(classes=("A", "B"), counts=(500, 500), num_val=None, sizes=((64, 64),), grey=False)
+    return choose(source, found, Wishes()).recipe
+
+
+def _from_pictures(verb: str, given: Arguments, console: Console) -> tuple[Recipe[Any], str]:
+    """Return the chosen recipe, before the settings typed, and its header; prints the reasons."""
+    words = _words(given)
+    path = Path(given.out) / FILE if given.out else None
+    if path is not None and path.is_file() and (begun := _begun(path, words)) is not None:
+        if ranks.is_first():
+            console.print(f"The recipe in {path} is used, which was chosen before.", markup=False, soft_wrap=True)
+        return from_yaml(path), begun
+    found = chosen(given)
+    how = f"Change what you like, then: attar run {FILE} --out FOLDER"
+    header = f"{_FOR}{words}\n{how}\n{found.header()}"
+    if ranks.is_first():
+        if verb == "plan":
+            console = SafeConsole(highlight=False)
+        if not console.is_terminal:
+            console.width = _WIDTH
+        print_reasons(found, console)
+        if path is not None and verb != "plan":
+            _keep(path, found.recipe.to_yaml(header))
+            console.print(f"This recipe is in {path}: change it and run it.", markup=False, soft_wrap=True)
+    return found.recipe, header
+
+
+def _keep(path: Path, text: str) -> None:
+    from attar.store import atomic
+
+    if path.parent.is_file():
+        raise AttarError(f"--out {path.parent} is a file; give a folder, which may not exist yet.")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    atomic.write_text(path, text)
+
+
+def chosen(given: Arguments) -> Chosen:
+    """Look at the pictures and choose a recipe; settings of data and device count."""
+    import torch
+
+    from attar.core.device import resolve
+    from attar.core.log import Log
+    from attar.data.survey import survey
+
+    source = given.recipe
+    typed = changed_by(_stand_in(source), _early(given), f"attar run {source}")
+    data = typed.data
+    found = survey(data.changed(source=source), Log(quiet=given.quiet))
+    device = resolve(typed.execution).device
+    gpu = device.type == "cuda"
+    threads = typed.execution.threads or torch.get_num_threads()
+    asked = {key_of(flag): values for flag, values in given.settings}
+    ipc = given.ipc or " ".join(asked.get("recover.ipc", ()))
+    wishes = Wishes(
+        budget=bytes_of(given.budget) if given.budget else None,
+        ipc=_number(ipc) if ipc else None,
+        size=data.size if "data.size" in asked else None,
+        every_class="data.classes" in asked,
+        holdout=data.holdout if "data.holdout" in asked else None,
+        gpu=gpu,
+        speed=GPU_SPEED if gpu else CPU_SPEED * min(threads, _MOST_THREADS),
+    )
+    return choose(source, found, wishes)
+
+
+def print_reasons(found: Chosen, console: Console) -> None:
+    """Print the choices as a table, with the reason of each, and what the user should know."""
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    for name in ("attar chooses", "", "because"):
+        table.add_column(name, no_wrap=not name)
+    for one in found.reasons:
+        table.add_row(*(escape(one_line(cell)) for cell in (one.what, one.choice, one.why)))
+    console.print(table)
+    for sentence in found.warnings:
+        console.print(f"warning: {sentence}", markup=False, soft_wrap=True)
+
+
+def _begun(path: Path, words: str) -> str | None:
+    """Return the header of a kept recipe; None if it was chosen for other words and nothing was run with it."""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    header = [line.removeprefix("# ") for line in lines if line.startswith("# ")]
+    begun = header[0].removeprefix(_FOR) if header else ""
+    if begun == words:
+        return "\n".join(header)
+    if not any((path.parent / stage).exists() for stage in ("squeeze", "recover")):
+        return None
+    raise AttarError(
+        f"{path.parent} was begun for '{begun}', and not for '{words}'; choose another --out, or continue it by: "
+        f"attar run {path} --out {path.parent}."
+    )
+
+
+def _words(given: Arguments) -> str:
+    """Return the words that the choice depends on, as they are typed, without the device: a run may change it."""
+    options = [("--budget", given.budget), ("--ipc", given.ipc)]
+    typed = [f"{name} {value}" for name, value in options if value]
+    typed += [" ".join([flag, *values]) for flag, values in _early(given) if key_of(flag).startswith("data.")]
+    return one_line(" ".join([given.recipe, *typed]))
+
+
+def _early(given: Arguments) -> list[tuple[str, list[str]]]:
+    return [(flag, values) for flag, values in given.settings if key_of(flag).startswith(_EARLY)]
+
+
+def _number(text: str) -> int:
+    if not text.isdecimal() or not int(text):
+        raise AttarError(f"--ipc takes a number of images per class, 1 or more, not '{text}'.")
+    return int(text)

@@ -1,0 +1,83 @@
+"""A short look at a dataset before a recipe is chosen: how many pictures, of which sizes, grey or in colour."""
+
+import io
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+from attar.core.errors import AttarError
+from attar.core.log import Log
+from attar.data.choice import DataChoice
+from attar.data.picture import MOST_PIXELS, Unreadable
+from attar.data.source import Split
+
+SAMPLED = 256
+"""Pictures whose sizes are read; they are spread evenly over the dataset."""
+DECODED = 32
+"""Of these, pictures that are decoded to see whether they are grey."""
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What a look at a dataset found."""
+
+    classes: tuple[str, ...]
+    counts: tuple[int, ...]
+    """Training pictures of each class. Without a validation split they include those that are held out."""
+    num_val: int | None
+    """Pictures of the validation split; None if there is none."""
+    sizes: tuple[tuple[int, int], ...]
+    """Width and height in pixels of the sampled pictures."""
+    grey: bool
+    """Whether every decoded picture is grey."""
+
+
+def survey(choice: DataChoice, log: Log) -> Survey:
+    """Look at the dataset that ``choice`` names, at its chosen classes: reads all file names, and some of the pictures.
+
+    Raises AttarError when there is no such dataset, or no picture of it can be read.
+    """
+    from attar.data.load import find, kept, of_classes  # imports PyTorch, which the choice of a recipe does not need
+
+    found = find(choice, log)
+    labels = kept(choice, found.classes)
+    classes, split = tuple(found.classes[label] for label in labels), of_classes(found.train, labels)
+    if not len(split):
+        raise AttarError(f"'{choice.source}' has no training pictures of these classes; add some, or choose others.")
+    places = np.unique(np.linspace(0, len(split) - 1, min(SAMPLED, len(split))).round().astype(np.int64)).tolist()
+    sizes = [size for size in (_size(split, place) for place in places) if size is not None]
+    if not sizes:
+        raise AttarError(f"None of the pictures of '{choice.source}' can be read; the first is {split.where(0)}.")
+    return Survey(
+        classes=classes,
+        counts=tuple(np.bincount(split.labels, minlength=len(classes)).tolist()),
+        num_val=None if found.val is None else len(of_classes(found.val, labels)),
+        sizes=tuple(sizes),
+        grey=all(map(_is_grey, _decoded(split, places[:: max(1, len(places) // DECODED)]))),
+    )
+
+
+def _size(split: Split, place: int) -> tuple[int, int] | None:
+    """Width and height of a picture from the beginning of its file; None if it cannot be read."""
+    try:
+        encoded = split.encoded(place)
+        if encoded is None:
+            return split.image(place).size
+        with Image.open(io.BytesIO(encoded)) as picture:
+            return picture.size if picture.width * picture.height <= MOST_PIXELS else None
+    except Exception:  # damaged pictures raise errors of every kind; the run counts and names them
+        return None
+
+
+def _decoded(split: Split, places: list[int]) -> Iterator[np.ndarray]:
+    for place in places:
+        try:
+            yield np.asarray(split.image(place))
+        except Unreadable:
+            continue
+
+
+def _is_grey(pixels: np.ndarray) -> bool:
+    return bool((pixels[..., :1] == pixels).all())

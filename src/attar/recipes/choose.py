@@ -1,0 +1,280 @@
+"""Choose a whole recipe for someone's own pictures from counts and sizes; every choice has a reason.
+
+The rules follow the measurements in docs/methods.md. Nothing here reads a picture or imports PyTorch.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from statistics import median
+from typing import Any
+
+from attar.core.errors import AttarError
+from attar.core.log import readable_bytes
+from attar.data.choice import DataChoice
+from attar.data.survey import Survey
+from attar.methods import attar as own
+from attar.methods import dm
+from attar.ops.choices import ViewChoice
+from attar.recipes import network_cost, reasons
+from attar.recipes.chosen_set import FEWEST, NUM_SEEDS, TINY, ChosenSet, Labels
+from attar.recipes.network_cost import Network
+from attar.recipes.reasons import Reason
+from attar.recipes.recipe import Recipe, recipe, relabel_section
+from attar.stages import rows
+from attar.stages.choices import Evaluate, Member, Squeeze
+from attar.stages.protocols import PROTOCOLS
+from attar.synthesis.method import MethodConfig
+from attar.training.choices import Optimisation
+
+SIDES = (32, 48, 64, 96, 128, 224)
+"""Sides in pixels to choose from, for pictures that have at least as many."""
+FEW = 5000
+"""With fewer pictures a fifth of each class is held out for validation, else a tenth."""
+IPC = 10
+"""Images per class without a budget."""
+MINUTES = 45
+"""Minutes that a run may take, about; a smaller size is chosen where it would take longer."""
+_SIDED = {"left", "right", "clockwise", "anticlockwise", "counterclockwise", "digit", "digits", "letter", "letters"}
+"""Words in class names that say that a mirrored picture means something else."""
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What the user asked for, and the device that is to do it."""
+
+    budget: int | None = None
+    """Bytes that images and labels may take together."""
+    ipc: int | None = None
+    """Images per class."""
+    size: int | None = None
+    """Side of the images in pixels."""
+    holdout: float | None = None
+    """Fraction of each class to hold out for validation."""
+    every_class: bool = False
+    """Keep classes with few pictures, too."""
+    gpu: bool = False
+    speed: float = 4e10
+    """Multiplications and additions a second, about."""
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """A recipe for a dataset, with the reasons of its choices and what the user should know."""
+
+    recipe: Recipe[Any]
+    reasons: tuple[Reason, ...]
+    warnings: tuple[str, ...] = ()
+
+    def header(self) -> str:
+        """The reasons as a comment for the recipe's file."""
+        return "\n".join(f"{one.what}: {one.choice} ({one.why})" for one in self.reasons)
+
+
+def choose(source: str, found: Survey, wishes: Wishes) -> Chosen:
+    """Choose the recipe for the dataset ``source``.
+
+    Raises AttarError when fewer than two classes have enough pictures, or the budget holds no image of each class.
+    """
+    kept = [True] * len(found.classes) if wishes.every_class else _kept(found)
+    counts = [count for count, keep in zip(found.counts, kept, strict=True) if keep]
+    classes = tuple(name for name, keep in zip(found.classes, kept, strict=True) if keep)
+    holdout = wishes.holdout or (0.2 if sum(counts) < FEW else 0.1)
+    train = counts if found.num_val is not None else [_remaining(count, holdout) for count in counts]
+    made, why_size, why_labels, why_ipc = _set(found, classes, train, wishes)
+    mirrored, why_mirrored = _mirrored(found.classes)
+    views = _teacher_views(made.size, mirrored)
+    whole = _recipe(source, made, mirrored, found, views, holdout, () if all(kept) else classes)
+    told = (
+        reasons.pictures(found),
+        *reasons.left_out(found, kept),
+        reasons.validation(found, holdout, sum(counts), sum(train)),
+        Reason("input size", f"{made.size} x {made.size} pixels", why_size),
+        Reason("colour", "grey" if found.grey else "colour", reasons.why_grey(found.grey)),
+        Reason("mirrored", "yes" if mirrored else "no", why_mirrored),
+        reasons.network(made),
+        reasons.teachers(made),
+        Reason("method", whole.method, reasons.why_method(made)),
+        Reason("labels", made.labels, why_labels),
+        Reason("images per class", f"{made.ipc} ({made.num_images} images)", why_ipc),
+        reasons.stored(made),
+        reasons.students(made),
+    )
+    return Chosen(whole, told, reasons.warnings(made, wishes.budget))
+
+
+def _remaining(count: int, holdout: float) -> int:
+    """Training pictures of a class after its validation pictures are held out, as data.holdout does it."""
+    return count - min(max(1, round(holdout * count)), count - 1)
+
+
+def _kept(found: Survey) -> list[bool]:
+    """Whether each class is kept."""
+    kept = [count >= FEWEST for count in found.counts]
+    if sum(kept) < 2:
+        raise AttarError(
+            f"Only {sum(kept)} of {len(found.classes)} classes have {FEWEST} training pictures or more; add pictures, "
+            f"or name a recipe and the classes: attar run digits --data.source FOLDER --data.classes A B."
+        )
+    return kept
+
+
+def _set(
+    found: Survey, classes: tuple[str, ...], train: Sequence[int], wishes: Wishes
+) -> tuple[ChosenSet, str, str, str]:
+    """Return the set to make, and the reasons of its size, its labels and its images per class.
+
+    Sizes are tried from the largest; the first that fits the budget and the time is taken.
+    """
+    sides = [wishes.size] if wishes.size else _sides(found)
+    refused = ""
+    for side in sides:
+        made, why_labels, why_ipc = _at(network_cost.network_for(side), classes, train, wishes)
+        minutes = made.operations() / wishes.speed / 60 if made.ipc else 0.0
+        if made.ipc and (minutes <= MINUTES or side == sides[-1]):
+            return made, "as you asked" if wishes.size else reasons.why_size(found, side, refused), why_labels, why_ipc
+        if not made.ipc:
+            refused = f"at {side} the budget holds not one image per class"
+        elif not refused:
+            refused = f"{side} would take about {reasons.hours(minutes)} here"
+    least = ChosenSet(network_cost.network_for(sides[-1]), "hard", 1, classes, sum(train), wishes.gpu).num_bytes
+    raise AttarError(
+        f"{readable_bytes(wishes.budget or 0)} hold no image of each of {len(classes)} classes; the least is about "
+        f"{readable_bytes(least)}. Raise --budget."
+    )
+
+
+def _sides(found: Survey) -> list[int]:
+    """The sides to try, the largest first: none is larger than half of the pictures' shorter sides."""
+    short = int(median(min(size) for size in found.sizes))
+    if short < SIDES[0]:
+        return [max(8, short if len(set(found.sizes)) == 1 else short // 4 * 4)]
+    return [side for side in reversed(SIDES) if side <= short]
+
+
+def _at(network: Network, classes: tuple[str, ...], train: Sequence[int], wishes: Wishes) -> tuple[ChosenSet, str, str]:
+    """Return the set with images of this size, 0 per class if none fits; and why its labels and its number."""
+    soft = ChosenSet(network, "soft", 1, classes, sum(train), wishes.gpu)
+    labels, why = _labels(soft, min(wishes.ipc or IPC, min(train)), wishes.budget)
+    made = replace(soft, labels=labels)
+    ipc, why_ipc = _ipc(made, min(train), wishes)
+    return replace(made, ipc=ipc), why, why_ipc
+
+
+def _labels(soft: ChosenSet, ipc: int, budget: int | None) -> tuple[Labels, str]:
+    """Soft labels where the teachers, whose bytes count, leave room, and where real pictures would not do better."""
+    size, teachers = readable_bytes(soft.all_bytes), readable_bytes(soft.teacher_bytes)
+    if soft.size <= TINY:
+        return "hard", "for tiny pictures soft labels lost at every budget (docs/methods.md)"
+    if budget is not None and (soft.num_bytes > budget or soft.teacher_bytes > 0.8 * budget):
+        return "hard", f"the three teachers that would label take {teachers} of {readable_bytes(budget)}"
+    if replace(soft, ipc=ipc).num_bytes > soft.all_bytes / 2:
+        return "hard", f"teachers that label take {teachers}, and all real pictures only about {size}"
+    return "soft", f"three small teachers label while students train; they are stored and take {teachers}"
+
+
+def _ipc(made: ChosenSet, smallest: int, wishes: Wishes) -> tuple[int, str]:
+    """Images per class, 0 if not one fits, and the reason; no more than the smallest class has training pictures."""
+    if wishes.ipc is not None and wishes.budget is None:
+        if wishes.ipc <= smallest:
+            return wishes.ipc, "as you asked"
+        return smallest, f"you asked for {wishes.ipc}, but the smallest class has {smallest} training pictures"
+    if wishes.budget is None:
+        few = f"the smallest class has {smallest} training pictures"
+        return (IPC, "the usual number; --ipc or --budget changes it") if smallest >= IPC else (smallest, few)
+    most = min(smallest, wishes.ipc or smallest)
+    fits = [ipc for ipc in range(most + 1) if replace(made, ipc=ipc).num_bytes <= wishes.budget]
+    ipc = fits[-1] if fits else 0
+    if ipc < most:
+        over = readable_bytes(replace(made, ipc=ipc + 1).num_bytes)
+        return ipc, f"{ipc + 1} could take {over}, with a budget of {readable_bytes(wishes.budget)}"
+    return ipc, "as you asked" if most == wishes.ipc else f"the smallest class has {smallest} training pictures"
+
+
+def _mirrored(classes: Sequence[str]) -> tuple[bool, str]:
+    """Whether a mirrored picture shows the same class, as far as the class names tell."""
+    words = {word for name in classes for word in re.findall(r"[a-z]+", name.lower())}
+    if sided := sorted(words & _SIDED):
+        return False, f"a class name says '{sided[0]}'"
+    if all(len(name) == 1 for name in classes):
+        return False, "classes of one character may be digits or letters"
+    return True, "no class name speaks of sides, digits or letters; if it matters, set 'flip' to false in three places"
+
+
+def _teacher_views(size: int, mirrored: bool) -> ViewChoice:
+    return ViewChoice(crop="padded", padding=max(1, size // 8), flip=mirrored)
+
+
+def _recipe(
+    source: str,
+    made: ChosenSet,
+    mirrored: bool,
+    found: Survey,
+    views: ViewChoice,
+    holdout: float,
+    classes: tuple[str, ...],
+) -> Recipe[Any]:
+    protocol = PROTOCOLS["digits" if made.size <= TINY else "attar-small"]
+    protocol = protocol.changed(training=protocol.training.changed(epochs=made.student_epochs))
+    training = Optimisation(
+        epochs=made.teacher_epochs,
+        batch_size=made.batch_size,
+        learning_rate=0.1 if made.size > TINY else 0.05,
+        weight_decay=5e-4,
+        warmup_epochs=min(2.0, made.teacher_epochs / 12),
+    )
+    weak = {"epochs": max(1, round(made.teacher_epochs / 6)), "warmup_epochs": 0.0}
+    soft = made.labels == "soft"
+    shown = (
+        (rows.DISTILLED, rows.DISTILLED_HARD, rows.RANDOM, rows.RANDOM_HARD)
+        if soft
+        else (rows.DISTILLED_HARD, rows.RANDOM_HARD)
+    )
+    return recipe(
+        name=_name(source),
+        method="attar" if soft else "dm",
+        data=DataChoice(source=source, size=made.size, holdout=holdout, classes=classes),
+        squeeze=Squeeze(
+            architecture=made.network.name,
+            training=training,
+            views=views,
+            members=(Member(), Member(), Member(training=weak)) if soft else (),
+        ),
+        recover=_method(made, mirrored, found.grey),
+        relabel=relabel_section(
+            protocol.name,
+            {"mode": "online", "epochs": made.student_epochs, "views": _student_views(protocol.name, mirrored)},
+        ),
+        evaluate=Evaluate(
+            protocol=protocol,
+            students=(made.network.name,),
+            num_seeds=NUM_SEEDS,
+            full_data="teacher",
+            rows=(*shown, rows.EQUAL_BYTES, rows.FULL),
+        ),
+    )
+
+
+def _student_views(protocol: str, mirrored: bool) -> dict[str, Any]:
+    return {} if mirrored else {"flip": False}
+
+
+def _method(made: ChosenSet, mirrored: bool, grey: bool) -> MethodConfig:
+    stored: dict[str, Any] = {"image_format": network_cost.format_for(made.size), "jpeg_quality": 90}
+    shared = {"ipc": made.ipc, "iterations": made.iterations, "flip": mirrored, "grey": grey, **stored}
+    most = 100 if made.gpu else 10
+    if made.labels == "soft":
+        return own.Config(
+            **shared, unit_classes=min(len(made.classes), most), unit_slots=min(made.ipc, 10), committee="one"
+        )
+    return dm.Config(
+        **shared,
+        unit_classes=min(len(made.classes), most),
+        unit_slots=made.ipc,
+        real_batch=made.real_batch,
+        network_width=128 if made.gpu else 64,
+    )
+
+
+def _name(source: str) -> str:
+    return re.split(r"[/\\:]", source.rstrip("/\\"))[-1] or "pictures"

@@ -1,0 +1,92 @@
+"""The set that a chosen recipe makes: what its bytes, its time and its trainings depend on. No PyTorch."""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from attar.recipes import network_cost
+from attar.recipes.network_cost import Network
+from attar.stages.protocols import PROTOCOLS
+
+TINY = 16
+"""Up to this side pictures are treated as digits are: small shifts in place of crops and mixing of boxes."""
+FEWEST = 5
+"""A class with fewer training pictures is left out: it can be neither learned nor measured."""
+NUM_TEACHERS, NUM_SEEDS = 3, 3
+STUDENT_STEPS = 800
+"""Optimiser steps of a student, as in the recipes attar/cifar10-ipc10 and -ipc50."""
+Labels = Literal["soft", "hard"]
+
+
+@dataclass(frozen=True)
+class ChosenSet:
+    """The set that is to be made: everything that its bytes and its time depend on."""
+
+    network: Network
+    labels: Labels
+    ipc: int
+    classes: tuple[str, ...]
+    num_train: int
+    gpu: bool
+
+    @property
+    def size(self) -> int:
+        return self.network.size
+
+    @property
+    def num_images(self) -> int:
+        return self.ipc * len(self.classes)
+
+    @property
+    def teacher_bytes(self) -> int:
+        """Bytes of the teachers that label, at most."""
+        return 0 if self.labels == "hard" else NUM_TEACHERS * self.network.stored_bytes(len(self.classes))
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of images and labels, at most."""
+        return self.teacher_bytes + network_cost.set_bytes(self.num_images, self.size, self.classes)
+
+    @property
+    def all_bytes(self) -> int:
+        """Bytes of all real training pictures at this size, about."""
+        return self.num_train * network_cost.picture_bytes(self.size)
+
+    @property
+    def batch_size(self) -> int:
+        return 128 if self.num_train >= 10_000 else 64 if self.num_train >= 500 else 32
+
+    @property
+    def teacher_epochs(self) -> int:
+        """1,200 steps; from 6 epochs, which three teachers of CIFAR-10 were trained for, up to 60."""
+        least = 6 if len(self.classes) <= 20 else 12
+        return min(60, max(least, math.ceil(1200 * self.batch_size / self.num_train)))
+
+    @property
+    def student_epochs(self) -> int:
+        if self.size <= TINY:
+            return PROTOCOLS["digits"].training.epochs
+        steps = math.ceil(self.num_images / PROTOCOLS["attar-small"].training.batch_size)
+        return min(1000, max(40, round(STUDENT_STEPS / steps)))
+
+    @property
+    def iterations(self) -> int:
+        if self.labels == "soft":
+            return 1000 if self.ipc == 1 else 100
+        return 5000 if self.gpu else 1000 if self.size <= TINY else 600
+
+    @property
+    def real_batch(self) -> int:
+        return 128 if self.gpu else 64 if self.size <= TINY else 32
+
+    def operations(self) -> float:
+        """Operations of the whole run, about: a pass forward and back is three passes forward."""
+        passes = 3 * self.num_train * self.teacher_epochs * (2 + 1 / 6 if self.labels == "soft" else 1)
+        num_rows = 5 if self.labels == "soft" else 3
+        students = num_rows * NUM_SEEDS * self.student_epochs * self.num_images
+        passes += students * (3 + (NUM_TEACHERS * 0.4 if self.labels == "soft" else 0))
+        if self.labels == "soft":
+            passes += 3 * self.iterations * self.num_images
+        else:
+            passes += self.iterations * (3 * self.num_images + len(self.classes) * self.real_batch)
+        return 2 * passes * self.network.multiplications()

@@ -1,0 +1,79 @@
+"""Arithmetic and bytes of the networks that a chosen recipe uses, from their shapes. Nothing here imports PyTorch."""
+
+from dataclasses import dataclass
+
+_RECORD_BYTES = 4096
+"""Bytes at most of a stored teacher's header and description."""
+_RESNET18 = (11_300_000, 1_820_000_000)
+"""Parameters of ResNet-18 without its last layer, and its multiplications for an image of 224 pixels."""
+_JPEG_BYTES, _JPEG_SHARE = 680, 0.302
+"""Bytes of a JPEG's tables, and bytes per byte of pixels of noise at quality 90; measured from 48 to 224 pixels."""
+_PICTURE = 0.6
+"""Bytes of a photograph as a share of those of noise, about."""
+_FILE_BYTES, _ROW_BYTES, _GROUP_ROWS = 4000, 40, 256
+"""Parquet at most: a file without rows, a row without image and class name, and rows of a group."""
+_REPEATED, _TIMES = 4096, 4
+"""The first and last images of a group are written again, twice each, if they have at most so many bytes."""
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network for images of one size."""
+
+    name: str
+    size: int
+    """Side of the images in pixels."""
+    depth: int
+    """Blocks of a ConvNet; 0 for a ResNet."""
+    width: int = 64
+
+    def multiplications(self) -> float:
+        """Multiplications of one image's forward pass, without the last layer."""
+        if not self.depth:
+            return _RESNET18[1] * (self.size / 224) ** 2
+        sides = [max(1, self.size // 2**block) for block in range(self.depth)]
+        channels = [3, *[self.width] * (self.depth - 1)]
+        return sum(9 * self.width * inner * side**2 for inner, side in zip(channels, sides, strict=True))
+
+    def stored_bytes(self, num_classes: int) -> int:
+        """Bytes of the weights in float32 with their description, at most."""
+        if not self.depth:
+            return 4 * (_RESNET18[0] + 513 * num_classes) + _RECORD_BYTES
+        convolutions = 9 * 3 * self.width + (self.depth - 1) * 9 * self.width**2
+        norms = self.depth * (5 * self.width + 2)  # with the convolutions' biases and BatchNorm's counters
+        last = (self.width * max(1, self.size // 2**self.depth) ** 2 + 1) * num_classes
+        return 4 * (convolutions + norms + last) + _RECORD_BYTES
+
+
+def network_for(size: int) -> Network:
+    """The network for images of this side: a ConvNet whose last map has 4 to 7 pixels a side, or ResNet-18."""
+    if size > 160:
+        return Network("resnet18", size, depth=0)
+    depth = 3 if size <= 48 else 4 if size <= 96 else 5
+    return Network(f"convnet{depth}_w64", size, depth)
+
+
+def format_for(size: int) -> str:
+    """File format of stored images: PNG up to 32 pixels, where JPEG saves little, and JPEG above."""
+    return "png" if size <= 32 else "jpeg"
+
+
+def image_bytes(size: int) -> int:
+    """Bytes of one stored image at most: those of noise, which no encoder shortens."""
+    raw = 3 * size**2
+    if format_for(size) == "png":
+        return raw + size + 96
+    return round(_JPEG_BYTES + _JPEG_SHARE * raw)
+
+
+def picture_bytes(size: int) -> int:
+    """Bytes of one real picture of this size, about."""
+    return round(_PICTURE * image_bytes(size))
+
+
+def set_bytes(num_images: int, size: int, classes: tuple[str, ...]) -> int:
+    """Bytes of a set's image files at most."""
+    names = [len(name.encode()) for name in classes]
+    rows = num_images * (image_bytes(size) + _ROW_BYTES + max(names))
+    groups = 1 + num_images // _GROUP_ROWS
+    return _FILE_BYTES + 4 * sum(names) + 16 * len(names) + rows + groups * _TIMES * min(image_bytes(size), _REPEATED)

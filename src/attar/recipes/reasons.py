@@ -1,0 +1,131 @@
+"""Words for the choices of ``choose.py``: what was chosen, and why."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import median
+
+from attar.core.log import readable_bytes
+from attar.data.survey import Survey
+from attar.recipes import network_cost
+from attar.recipes.chosen_set import FEWEST, NUM_SEEDS, STUDENT_STEPS, TINY, ChosenSet
+
+
+@dataclass(frozen=True)
+class Reason:
+    """One choice and why it was made."""
+
+    what: str
+    choice: str
+    why: str
+
+
+def pictures(found: Survey) -> Reason:
+    counts = found.counts
+    spread = f"{min(counts):,} to {max(counts):,}" if min(counts) < max(counts) else f"{counts[0]:,}"
+    return Reason("pictures", f"{sum(counts):,}, {len(counts)} classes", f"{spread} in a class")
+
+
+def left_out(found: Survey, kept: Sequence[bool]) -> tuple[Reason, ...]:
+    names = [
+        f"{name} ({count})" for name, count, keep in zip(found.classes, found.counts, kept, strict=True) if not keep
+    ]
+    if not names:
+        return ()
+    shown = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
+    why = f"fewer than {FEWEST} pictures cannot be learned and measured; add some, or change data.classes"
+    return (Reason("left out", shown, why),)
+
+
+def validation(found: Survey, holdout: float, num_pictures: int, num_train: int) -> Reason:
+    if found.num_val is not None:
+        return Reason("validation", f"{found.num_val:,} pictures", "the dataset has a validation split")
+    return Reason(
+        "validation",
+        f"{holdout:.0%} of each class",
+        f"there is no split; {num_train:,} remain for training, {num_pictures - num_train:,} are held out",
+    )
+
+
+def why_size(found: Survey, side: int, refused: str) -> str:
+    widths, heights = zip(*found.sizes, strict=True)
+    wide, high = int(median(widths)), int(median(heights))
+    if len(set(found.sizes)) == 1 and wide == high == side:
+        return "the size of all pictures"
+    pictures = f"all are {wide} x {high}" if len(set(found.sizes)) == 1 else f"the median is {wide} x {high}"
+    cut = sorted(1 - min(size) / max(size) for size in found.sizes)[len(found.sizes) // 2]
+    square = f"; the central square is used, which cuts off {cut:.0%} of the median picture" if cut >= 0.01 else ""
+    return pictures + (f"; {refused}" if refused else "") + square
+
+
+def why_grey(grey: bool) -> str:
+    return (
+        "every picture that was decoded has equal red, green and blue"
+        if grey
+        else "at least one picture that was decoded has colours"
+    )
+
+
+def network(made: ChosenSet) -> Reason:
+    if made.network.depth:
+        words = f"{made.network.depth} blocks of width 64 suit {made.size} pixels; small, so it is fast and its bytes are few"
+        return Reason("network", made.network.name, words)
+    return Reason("network", made.network.name, "standard stem (7x7, stride 2), which suits images of 224 pixels")
+
+
+def teachers(made: ChosenSet) -> Reason:
+    epochs = made.teacher_epochs
+    steps = math.ceil(made.num_train / made.batch_size)
+    if made.labels == "hard":
+        return Reason(
+            "teacher", f"1, {epochs} epochs", f"{epochs * steps:,} steps; it is only the accuracy of all real pictures"
+        )
+    weak = max(1, round(epochs / 6))
+    return Reason(
+        "teachers",
+        f"3, of {epochs}, {epochs} and {weak} epochs",
+        f"{epochs * steps:,} steps for {made.num_train:,} pictures; the weak one labels, too",
+    )
+
+
+def why_method(made: ChosenSet) -> str:
+    if made.labels == "soft":
+        return f"real images, moved for {made.iterations} steps by the first teacher: best measured with labels of small teachers"
+    return f"real images, moved for {made.iterations:,} steps towards the mean features of the class: best measured with hard labels"
+
+
+def stored(made: ChosenSet) -> Reason:
+    kind = network_cost.format_for(made.size)
+    what = f"{kind.upper()}{', quality 90' if kind == 'jpeg' else ''}"
+    return Reason(
+        "bytes",
+        f"{what}, at most {readable_bytes(made.num_bytes)}",
+        "images and labels; all real pictures at this size take about " + readable_bytes(made.all_bytes),
+    )
+
+
+def students(made: ChosenSet) -> Reason:
+    why = (
+        "the protocol of the recipe digits"
+        if made.size <= TINY
+        else f"about {STUDENT_STEPS} steps of 25 images; more epochs bring more accuracy"
+    )
+    return Reason("students", f"{NUM_SEEDS} of {made.network.name}, {made.student_epochs} epochs", why)
+
+
+def warnings(made: ChosenSet, budget: int | None) -> tuple[str, ...]:
+    if max(made.num_bytes, budget or 0) < made.all_bytes:
+        return ()
+    if budget:
+        return (
+            f"{readable_bytes(budget)} hold all {made.num_train:,} training pictures at {made.size} pixels (about "
+            f"{readable_bytes(made.all_bytes)}): keep those, or lower --budget",
+        )
+    return (
+        f"all {made.num_train:,} training pictures take about {readable_bytes(made.all_bytes)} at {made.size} pixels, no "
+        f"more than this set: keep those, or lower --ipc",
+    )
+
+
+def hours(minutes: float) -> str:
+    return f"{minutes / 60:.0f} hours" if minutes >= 90 else f"{minutes:.0f} minutes"

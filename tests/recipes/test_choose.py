@@ -1,0 +1,181 @@
+"""Recipes for someone's own pictures, chosen from counts and sizes alone: no picture is read."""
+
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from attar.core.errors import AttarError
+from attar.data.survey import Survey
+from attar.recipes import network_cost
+from attar.recipes.choose import IPC, MINUTES, Chosen, Wishes, choose
+from attar.recipes.recipe import from_yaml
+
+
+def found(*counts: int, **changes: Any) -> Survey:
+    """A survey of classes with these numbers of colour pictures of 500 x 375 pixels, without a split."""
+    said: dict[str, Any] = {
+        "classes": tuple(f"bird{place}" for place in range(len(counts))),
+        "counts": counts,
+        "num_val": None,
+        "sizes": ((500, 375), (300, 400), (500, 375)),
+        "grey": False,
+    }
+    return Survey(**(said | changes))
+
+
+def chosen(survey: Survey, **wishes: Any) -> Chosen:
+    return choose("pictures/birds", survey, Wishes(**wishes))
+
+
+def why(choice: Chosen, what: str) -> str:
+    return next(f"{one.choice}: {one.why}" for one in choice.reasons if one.what == what)
+
+
+CIFAR = found(*[5000] * 10, sizes=((32, 32),), num_val=10_000)
+
+
+def test_cifar_gets_the_settings_of_the_recipe_that_was_measured():
+    recipe = chosen(CIFAR, gpu=False).recipe
+    assert (recipe.method, recipe.data.size, recipe.recover.ipc, recipe.recover.iterations) == ("attar", 32, 10, 100)
+    assert [one.training.epochs for one in recipe.squeeze.each] == [6, 6, 1]
+    assert recipe.squeeze.architecture == "convnet3_w64"
+    assert recipe.evaluate.protocol.name == "attar-small"
+    assert recipe.relabel.mode == "online"
+    assert recipe.evaluate.protocol.training.epochs == recipe.relabel.epochs == 200
+
+
+def test_digits_are_grey_never_mirrored_and_get_hard_labels():
+    names = tuple("0123456789")
+    choice = chosen(found(*[179] * 10, classes=names, sizes=((8, 8),), grey=True))
+    recipe = choice.recipe
+    assert (recipe.method, recipe.data.size, recipe.recover.grey) == ("dm", 8, True)
+    assert {recipe.recover.flip, recipe.squeeze.views.flip, recipe.relabel.views.flip} == {False}
+    assert {str(row) for row in recipe.evaluate.rows} == {"distilled-hard", "random-hard", "equal-bytes", "full"}
+    assert "hard" in why(choice, "labels")
+
+
+@pytest.mark.parametrize(
+    ("classes", "mirrored"),
+    [(("left hand", "right hand"), False), (("A", "b"), False), (("turn_left", "stop"), False), (("cat", "dog"), True)],
+)
+def test_class_names_tell_whether_pictures_may_be_mirrored(classes: tuple[str, ...], mirrored: bool):
+    assert chosen(found(900, 900, classes=classes)).recipe.relabel.views.flip is mirrored
+
+
+@pytest.mark.parametrize(
+    ("size", "side", "network"),
+    [((8, 8), 8, "convnet3_w64"), ((28, 28), 28, "convnet3_w64"), ((30, 41), 30, "convnet3_w64"),
+     ((64, 64), 64, "convnet4_w64"), ((100, 640), 96, "convnet4_w64"), ((130, 130), 128, "convnet5_w64"),
+     ((500, 375), 224, "resnet18")],
+)  # fmt: skip
+def test_the_network_suits_the_size_where_time_is_plenty(size: tuple[int, int], side: int, network: str):
+    recipe = chosen(found(9000, 9000, sizes=(size,)), gpu=True, speed=1e18).recipe
+    assert (recipe.data.size, recipe.squeeze.architecture, recipe.evaluate.students) == (side, network, (network,))
+
+
+def test_small_pictures_of_many_sizes_get_one_that_most_of_them_have():
+    assert chosen(found(90, 90, sizes=((21, 40), (26, 26), (31, 90)))).recipe.data.size == 24
+
+
+def test_less_time_makes_images_smaller_and_says_so():
+    survey = found(800, 800, 800)
+    slow, fast = chosen(survey, speed=1e10), chosen(survey, speed=1e13)
+    assert slow.recipe.data.size < fast.recipe.data.size
+    assert "would take about" in why(slow, "input size")
+    assert "would take" not in why(chosen(survey, size=64, speed=1e9), "input size")
+    assert chosen(survey, size=64, speed=1e9).recipe.data.size == 64
+
+
+def test_teachers_of_few_pictures_train_for_more_epochs():
+    epochs = [chosen(found(count, count)).recipe.squeeze.training.epochs for count in (40, 1000, 30_000)]
+    assert epochs[0] == 60 > epochs[1] > epochs[2] == 6
+
+
+@pytest.mark.parametrize("ipc", [1, 3, 10, 50])
+def test_students_take_about_as_many_steps_at_every_size_of_set(ipc: int):
+    recipe = chosen(CIFAR, ipc=ipc).recipe
+    training = recipe.evaluate.protocol.training
+    steps = training.epochs * -(-10 * ipc // training.batch_size)
+    assert 700 <= steps <= 900
+    assert recipe.relabel.epochs == training.epochs
+    assert recipe.recover.iterations == (1000 if ipc == 1 else 100)
+
+
+def test_the_smallest_class_limits_the_images_per_class():
+    choice = chosen(found(9, 300, 500))
+    assert choice.recipe.recover.ipc == 7  # two of nine are held out
+    assert "the smallest class has 7 training pictures" in why(choice, "images per class")
+    assert chosen(found(9, 300, 500, num_val=50)).recipe.recover.ipc == 9
+    assert "you asked for 20" in why(chosen(found(9, 300, 500), ipc=20), "images per class")
+
+
+def test_classes_with_hardly_any_picture_are_left_out_unless_they_are_asked_for():
+    survey = found(4, 300, 500)
+    choice = chosen(survey)
+    assert choice.recipe.data.classes == ("bird1", "bird2")
+    assert "bird0 (4)" in why(choice, "left out")
+    assert chosen(survey, every_class=True).recipe.data.classes == ()
+    with pytest.raises(AttarError, match="Only 1 of 2 classes have 5"):
+        chosen(found(4, 300))
+
+
+@pytest.mark.parametrize(("count", "holdout"), [(100, 0.2), (5000, 0.1)])
+def test_more_of_a_small_set_is_held_out(count: int, holdout: float):
+    assert chosen(found(count, count)).recipe.data.holdout == holdout
+
+
+@pytest.mark.parametrize("budget", [50_000, 100_000, 1_000_000, 5_000_000, 50_000_000])
+@pytest.mark.parametrize(
+    "survey", [CIFAR, found(*[900] * 5), found(31, 47, 70, 500, sizes=((64, 64),))], ids=["cifar", "birds", "uneven"]
+)
+def test_a_budget_holds_images_and_labels(survey: Survey, budget: int):
+    recipe = chosen(survey, budget=budget).recipe
+    network = network_cost.network_for(recipe.data.size)
+    num_classes, soft = len(survey.classes), recipe.method == "attar"
+    teachers = 3 * network.stored_bytes(num_classes) if soft else 0
+    images = network_cost.set_bytes(recipe.recover.ipc * num_classes, recipe.data.size, survey.classes)
+    assert teachers + images <= budget
+
+
+def test_more_bytes_bring_more_images_and_at_last_labels_by_teachers():
+    made = [chosen(CIFAR, budget=budget).recipe for budget in (100_000, 500_000, 2_000_000, 8_000_000)]
+    assert [recipe.method for recipe in made] == ["dm", "dm", "attar", "attar"]
+    assert made[0].recover.ipc < made[1].recover.ipc
+    assert made[2].recover.ipc < made[3].recover.ipc
+
+
+def test_a_budget_that_holds_nothing_is_refused_with_the_least():
+    with pytest.raises(AttarError, match=r"5 kB hold no image of each of 10 classes; the least is about .* kB"):
+        chosen(CIFAR, budget=5000)
+
+
+def test_a_warning_says_when_all_real_pictures_fit():
+    assert "hold all 144 training pictures" in chosen(found(60, 60, 60), budget=5_000_000).warnings[0]
+    assert not chosen(CIFAR, budget=5_000_000).warnings
+
+
+def test_labels_by_teachers_are_not_chosen_where_their_bytes_hold_most_pictures():
+    assert chosen(found(100, 100)).recipe.method == "dm"
+    assert chosen(found(20_000, 20_000)).recipe.method == "attar"
+
+
+def test_the_reasons_are_a_comment_in_the_file_and_the_file_is_the_recipe(tmp_path):
+    choice = chosen(found(31, 47, 70, 500))
+    path = tmp_path / "chosen.yaml"
+    path.write_text(choice.recipe.to_yaml(choice.header()))
+    assert from_yaml(path).plain() == choice.recipe.plain()
+    assert "# input size: " in path.read_text()
+    assert all(one.what and one.choice and one.why for one in choice.reasons)
+
+
+@pytest.mark.parametrize("counts", [(5, 5), (31, 800, 60), (1,) * 50 + (500,) * 3, (700,) * 200, (100_000,) * 1000])
+@pytest.mark.parametrize("gpu", [True, False])
+def test_every_choice_is_a_valid_recipe(counts: tuple[int, ...], gpu: bool):
+    try:
+        recipe = chosen(found(*counts), gpu=gpu, speed=1e13 if gpu else 4e10).recipe
+    except ValidationError as error:
+        pytest.fail(str(error))
+    assert recipe.recover.ipc <= IPC
+    assert recipe.data.size >= 32
+    assert MINUTES

@@ -1,0 +1,117 @@
+"""Beginning with pictures in place of a recipe, on the command line."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from attar import pipeline
+from attar.cli import main
+from attar.recipes.catalogue import recipe_named
+
+QUICK = ["--squeeze.training.epochs", "1", "--recover.iterations", "1", "--evaluate.num-seeds", "1"]
+QUICK += ["--evaluate.protocol.training.epochs", "1", "--execution.threads", "1", "--execution.precision", "fp32"]
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Grey pictures of three uneven classes in several sizes, none square, the second class brighter."""
+    folder, draw = tmp_path_factory.mktemp("data") / "shapes", np.random.default_rng(0)
+    for place, (name, count) in enumerate({"disc": 12, "bar": 7, "dot": 30}.items()):
+        (folder / name).mkdir(parents=True)
+        for index in range(count):
+            pixels = draw.integers(60 * place, 60 * place + 90, (9, 12 + index % 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / name / f"{index}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of one command on these pictures."""
+    out = tmp_path_factory.mktemp("runs") / "mine"
+    main(["run", str(pictures), "--out", str(out), "--ipc", "2", *QUICK])
+    return out
+
+
+def test_one_line_makes_and_measures_a_set_from_a_folder(run: Path):
+    from attar import load
+
+    distilled = load(run / "distilled")
+    assert len(distilled.info.classes) == 3
+    assert distilled.info.num_images == 6
+    assert (run / "report").is_dir()
+
+
+def test_the_choices_are_kept_as_a_recipe_that_runs(run: Path, pictures: Path):
+    path = run / "chosen.yaml"
+    text = path.read_text()
+    assert text.startswith(f"# Chosen by attar for: {pictures} --ipc 2\n")
+    assert "# images per class: 2 (6 images) (as you asked)\n" in text
+    recipe = recipe_named(str(path))
+    assert (recipe.name, recipe.data.size, recipe.recover.ipc) == ("shapes", 8, 2)
+    assert recipe.recover.iterations > 1  # what was typed beside is in recipe.yaml
+    assert yaml.safe_load((run / "recipe.yaml").read_text())["recover"]["iterations"] == 1
+
+
+def test_the_same_words_continue_and_others_are_refused(run: Path, pictures: Path, capsys: pytest.CaptureFixture[str]):
+    main(["run", str(pictures), "--out", str(run), "--ipc", "2", *QUICK])
+    assert f"The recipe in {run / 'chosen.yaml'} is used" in capsys.readouterr().err.replace("\n", "")
+    with pytest.raises(SystemExit) as end:
+        main(["run", str(pictures), "--out", str(run), "--ipc", "3", *QUICK])
+    assert end.value.code == 2
+    assert f"was begun for '{pictures} --ipc 2', and not for '{pictures} --ipc 3'" in capsys.readouterr().err
+
+
+def test_what_was_chosen_and_never_run_is_chosen_again(pictures: Path, tmp_path: Path):
+    (tmp_path / "chosen.yaml").write_text("# Chosen by attar for: something else\n")
+    main(["squeeze", str(pictures), "--out", str(tmp_path), *QUICK, "--quiet"])
+    assert str(pictures) in (tmp_path / "chosen.yaml").read_text().splitlines()[0]
+
+
+def test_show_and_plan_print_the_choices_and_write_nothing(
+    pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    main(["show", str(pictures), "--budget", "9kB"])
+    shown = capsys.readouterr()
+    assert "# validation: 20% of each class" in shown.out
+    assert "mirrored" in shown.err
+    monkeypatch.setattr(pipeline, "plan", lambda recipe, quiet: f"The plan of {recipe.method}")
+    for words in (["plan", str(pictures)], ["run", str(pictures), "--plan"], ["plan", str(pictures), "--out", "there"]):
+        main(words)
+        out = capsys.readouterr().out
+        assert "attar chooses" in out
+        assert "images per class" in out
+        assert out.endswith("The plan of dm\n")
+    main(["plan", "digits"])
+    assert capsys.readouterr().out == "The plan of cda\n"
+    assert not list(tmp_path.iterdir())
+
+
+def test_settings_of_the_data_count_in_the_choice(pictures: Path, capsys: pytest.CaptureFixture[str]):
+    main(["show", str(pictures), "--data.size", "16", "--data.classes", "dot", "disc", "--recover.ipc", "3", "--quiet"])
+    recipe = yaml.safe_load(capsys.readouterr().out)
+    assert (recipe["data"]["size"], recipe["data"]["classes"]) == (16, ["dot", "disc"])
+    assert (recipe["recover"]["ipc"], recipe["recover"]["unit_slots"]) == (3, 3)
+
+
+def test_help_looks_at_no_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit) as end:
+        main(["run", str(tmp_path), "--help"])
+    assert end.value.code == 0
+    assert "--recover.ipc" in capsys.readouterr().out
+
+
+def test_ipc_is_short_for_the_setting_of_a_recipe(capsys: pytest.CaptureFixture[str]):
+    main(["show", "digits", "--ipc", "7"])
+    assert yaml.safe_load(capsys.readouterr().out)["recover"]["ipc"] == 7
+
+
+@pytest.mark.parametrize("size", ["12", "9XB", "0kB"])
+def test_a_budget_is_a_size(size: str, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit):
+        main(["run", str(pictures), "--out", str(tmp_path / "out"), "--budget", size])
+    assert "attar: A budget " in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
