@@ -269,6 +269,13 @@ def test_help_is_printed_as_wide_as_the_terminal(arguments, wanted, capsys, monk
     assert said.err == ""
 
 
+def test_the_help_fits_a_screen(capsys):
+    main(["--help"])
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) <= 24
+    assert max(map(len, lines)) <= 80
+
+
 def test_the_usage_of_list(capsys):
     main(["list", "--help"])
     assert capsys.readouterr().out.startswith("usage: attar list recipes|methods|")

@@ -59,7 +59,7 @@ def test_importing_attar_loads_nothing_heavy():
     "arguments",
     ["list recipes", "list methods", "list datasets", "list protocols", "show cda/imagenet-1k-ipc50 --seed 1",
      "run digits --method kcentre --help", "run digits --recover.ipc 0", "run digits", "compare --help",
-     "compare digits --methods dm --budgets 1"],
+     "compare digits --methods dm --budgets 1", "watch . --once"],
 )  # fmt: skip
 def test_verbs_that_compute_nothing_load_no_network_library(arguments: str):
     code = f"""

@@ -1,6 +1,5 @@
 """The command line: verbs and their options. PyTorch is imported only by verbs that need it."""
 
-import argparse
 import errno
 import importlib
 import os
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from attar.core import interruption, plugin, ranks
 from attar.core.errors import AttarError
 from attar.core.interruption import Interrupted
+from attar.core.parser import Parser
 from attar.core.printable import one_line
 
 if TYPE_CHECKING:
@@ -23,25 +23,24 @@ USAGE = """\
 usage: attar VERB ...
 
   attar list recipes|methods|datasets|models|protocols [PATTERN]
-  attar run PICTURES --out FOLDER [--budget 5MB] [--ipc 10] [SETTINGS]
-      Choose a recipe for your pictures (a folder or hf:ORG/NAME) and run it.
-  attar run RECIPE --out FOLDER [SETTINGS]
-      Turn real data into a distilled dataset and its scores: all four stages.
-  attar plan PICTURES|RECIPE [SETTINGS]
-      Say what would be made, in which time and memory, and run nothing.
-  attar show RECIPE [--plan] [SETTINGS]
-      Print the recipe with every setting, as YAML.
-  attar squeeze|recover|relabel|evaluate RECIPE --out FOLDER [SETTINGS]
-      Run one stage.
-  attar compare RECIPE --methods NAME ... --budgets SIZE ... --out FOLDER [--plan] [SETTINGS]
-      Run several methods at several sizes in bytes, with real images of as many bytes.
-  attar report FOLDER [FOLDER ...] [--out PAGES] [--csv FILE] [--ranking]
-      Print the tables of finished runs, and write web pages with their images.
+  attar run PICTURES --out FOLDER [--budget 5MB] [--ipc 10]
+                                  distil your own pictures, or hf:ORG/NAME
+  attar run RECIPE --out FOLDER   turn real data into a distilled set and scores
+  attar plan PICTURES|RECIPE      what would be made, in which time and memory
+  attar show RECIPE               print the recipe with every setting
+  attar squeeze|recover|relabel|evaluate RECIPE --out FOLDER
+                                  run one stage
+  attar compare RECIPE --methods NAME ... --budgets SIZE ... --out FOLDER
+                                  run several methods at several sizes in bytes
+  attar watch FOLDER              show how far a run is, and its warnings
+  attar report FOLDER ...         tables, figures and web pages of finished runs
   attar export LAYOUT FOLDER --out FOLDER
-      Write a finished run in the layout of another tool.
+                                  write a run in the layout of another tool
 
 'attar VERB --help' explains a verb, 'attar run RECIPE --help' the settings.
 """
+VERBS = {"watch": "attar.report.watch"}
+"""Verbs in modules of their own, which have ``main(arguments)``."""
 STAGES = ("squeeze", "recover", "relabel", "evaluate")
 LAYOUTS = {"ddranking": "attar.exchange.ddranking", "fkd": "attar.exchange.fkd_files"}
 """Layouts of 'attar export', and their modules: each has ``export(run, out)``, which returns lines to print."""
@@ -103,10 +102,11 @@ def _dispatch(arguments: list[str]) -> None:
         _report(rest)
     elif verb == "export":
         _export(rest)
+    elif verb in VERBS:
+        importlib.import_module(VERBS[verb]).main(rest)
     else:
-        raise plugin.unknown(
-            "verb", verb, ("list", "show", "plan", "run", *STAGES, "compare", "report", "export", "--help", "--version")
-        )
+        verbs = ("list", "show", "plan", "run", *STAGES, "compare", "report", "export", *VERBS, "--help", "--version")
+        raise plugin.unknown("verb", verb, verbs)
 
 
 def _list(arguments: list[str]) -> None:
@@ -240,19 +240,8 @@ def _compare(arguments: list[str]) -> None:
         )
 
 
-class _Parser(argparse.ArgumentParser):
-    """Argument parser whose errors are one sentence, like those of the other verbs."""
-
-    def error(self, message: str) -> NoReturn:
-        raise AttarError(f"'{self.prog}': {message}; see '{self.prog} --help'.")
-
-
 def _report(arguments: list[str]) -> None:
-    parser = _Parser(
-        prog="attar report",
-        description="Print tables of finished runs, and write web pages with their images.",
-        allow_abbrev=False,
-    )
+    parser = Parser("attar report", "Print tables of finished runs, and write web pages with their images.")
     parser.add_argument("runs", nargs="+", type=Path, metavar="FOLDER", help="the --out folder of a run")
     parser.add_argument(
         "--csv",
@@ -277,9 +266,7 @@ def _report(arguments: list[str]) -> None:
 
 
 def _export(arguments: list[str]) -> None:
-    parser = _Parser(
-        prog="attar export", description="Write a finished run in the layout of another tool.", allow_abbrev=False
-    )
+    parser = Parser("attar export", "Write a finished run in the layout of another tool.")
     parser.add_argument("layout", metavar="LAYOUT", help=" or ".join(LAYOUTS))
     parser.add_argument("run", type=Path, metavar="FOLDER", help="the --out folder of a run")
     parser.add_argument("--out", type=Path, default=None, metavar="FOLDER", help="the new folder to write")

@@ -1,6 +1,7 @@
 """The pipeline: real data, teachers, images, soft labels, scores, report."""
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -73,9 +74,9 @@ def run(
     """
     if stage and stage not in STAGES:
         raise unknown("stage", stage, STAGES)
-    recipe, log = recipe_named(recipe) if isinstance(recipe, str) else recipe, Log(quiet=quiet)
+    recipe = recipe_named(recipe) if isinstance(recipe, str) else recipe
     wanted: tuple[Stage, ...] = tuple(name for name in STAGES if stage in ("", name))
-    with ranks.group(), log.heartbeat("attar"):
+    with ranks.group(), _log(Path(out), recipe, wanted, quiet) as log, log.heartbeat("attar"):
         trusted = imported.factories((member.architecture for member in recipe.squeeze.each), recipe.recover.verifier)
         modules, count = modules_of(teacher), len(recipe.squeeze.each)
         space = Workspace(Path(out), recipe.seed, recipe.data, recipe.execution, log, modules, trusted, count)
@@ -100,6 +101,25 @@ def run(
             made = made.changed(squeeze=squeeze.of_modules(made.squeeze, space.modules))
         atomic.write_text(space.out / "recipe.yaml", made.to_yaml(header_of(made.name)))
         return Result(space.out, publish(space.out, wanted))
+
+
+@contextlib.contextmanager
+def _log(out: Path, recipe: Recipe[Any], wanted: Sequence[Stage], quiet: bool) -> Iterator[Log]:
+    """Yield the run's log, which records when the run began and how it ended; a run that finds no work writes none."""
+    log = Log(out / "log.jsonl", quiet=quiet, hold=True)
+    log.event("run", recipe=recipe.name, stages=wanted, processes=ranks.world_size())
+    try:
+        yield log
+    except AttarError as error:
+        log.event("stopped", why=str(error))
+        raise
+    except KeyboardInterrupt:
+        log.event("stopped", why="Interrupted; the same command continues where it stopped.")
+        raise
+    except Exception as error:
+        log.event("stopped", why=f"{type(error).__name__}: {error}")
+        raise
+    log.event("finished")
 
 
 def plan(recipe: Recipe[Any], quiet: bool = False) -> str:

@@ -1,4 +1,5 @@
 import errno
+import itertools
 import json
 import math
 import os
@@ -148,3 +149,37 @@ def test_a_log_that_may_not_be_written_is_one_sentence(tmp_path, monkeypatch, nu
     monkeypatch.setattr(Path, "open", refuse)
     with pytest.raises(AttarError, match=rf"log.jsonl cannot be written \({os.strerror(number)}\); .*--out"):
         Log(tmp_path / "log.jsonl", quiet=True).event("epoch")
+
+
+def events(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_progress_is_in_the_file_at_its_start_now_and_then_and_at_its_end(tmp_path, monkeypatch):
+    now = 0.0
+    monkeypatch.setattr(logs.time, "monotonic", lambda: now)
+    with Log(tmp_path / "log.jsonl", quiet=True).progress("recover", 10000, 100, unit="iterations") as advance:
+        for step in range(3000):
+            now += 0.25
+            advance(1, note="early" if step < 1500 else "late", values={"loss": math.inf if step == 3 else 1.0})
+    lines = events(tmp_path / "log.jsonl")
+    first = {"event": "progress", "what": "recover", "unit": "iterations", "done": 100, "total": 10000, "before": 100}
+    assert {key: value for key, value in lines[0].items() if key != "time"} == first
+    assert lines[1]["values"] == {"loss": None}  # after a second, which four steps take
+    assert lines[1]["done"] == 104
+    assert (lines[-1]["done"], lines[-1]["note"]) == (3100, "late")
+    assert 250 < len(lines) < 350  # of 750 seconds: seldomer when the task is older than a hundred
+    gaps = [after["done"] - before["done"] for before, after in itertools.pairwise(lines)]
+    assert gaps[0] == 4
+    assert gaps[-2] in (29, 30)
+
+
+def test_held_events_are_written_when_work_begins_below(tmp_path):
+    above = Log(tmp_path / "run" / "log.jsonl", quiet=True, hold=True)
+    above.warn("early")
+    below = above.beside(tmp_path / "run" / "recover")
+    assert not (tmp_path / "run").exists()
+    below.release()
+    above.event("late")
+    assert [line["event"] for line in events(tmp_path / "run" / "log.jsonl")] == ["warning", "late"]
+    assert not (tmp_path / "run" / "recover").exists()

@@ -42,12 +42,17 @@ def test_only_what_is_not_done_is_run_and_each_job_logs_one_event(tmp_path: Path
     (tmp_path / "job1").touch()
     files.do(event="made")
     assert files.ran == ["job0", "job2"]
-    for name, event in zip(files.ran, files.events(), strict=True):
-        assert (event["event"], event["name"], event["answer"]) == ("made", name, 4)
+    begun, *events = [event for event in files.events() if event["event"] != "progress"]
+    expected = {"event": "jobs", "what": "files", "results": "jobs", "done": 1, "total": 3, "by": "made"}
+    assert {key: value for key, value in begun.items() if key != "time"} == expected
+    for name, event in zip(files.ran, events, strict=True):
+        assert (event["event"], event["name"], event["answer"], event["results"]) == ("made", name, 4, 1)
         assert event["seconds"] >= 0
         assert event["processor_seconds"] >= 0
+    num_events = len(files.events())
     files.do(event="made")
     assert len(files.ran) == 2, "what is done is not done again"
+    assert len(files.events()) == num_events, "nothing is logged when nothing is left to do"
 
 
 def test_the_bar_begins_after_what_is_done_and_ends_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

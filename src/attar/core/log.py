@@ -6,7 +6,7 @@ import json
 import math
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,10 +31,13 @@ from attar.core.errors import AttarError
 from attar.core.printable import one_line
 
 Advance = Callable[..., None]
-"""Moves a progress bar: ``advance(steps=1, note="loss 0.31")``; steps may be fractions."""
+"""Moves a progress bar: ``advance(steps=1, note="loss 0.31", values={"loss": 0.31})``; steps may be fractions."""
 OFTEN_SECONDS, SELDOM_SECONDS, OFTEN_UNTIL_SECONDS = 9.0, 60.0, 180.0
 """Seconds between progress lines without a terminal: OFTEN_SECONDS until a task is OFTEN_UNTIL_SECONDS old, then
 SELDOM_SECONDS."""
+RECORD_SECONDS, RECORD_SHARE, RECORD_MOST_SECONDS = 1.0, 0.01, 60.0
+"""Seconds between the progress events of a task in the file: RECORD_SHARE of its age, within the two bounds. So long
+runs do not fill the file."""
 
 
 class _Note(ProgressColumn):
@@ -55,9 +58,19 @@ class ProgressState:
     done: float = 0
     note: str = ""
     unit: str = ""
-    began: float = field(default_factory=time.monotonic)
+    began: float = field(default_factory=lambda: time.monotonic())
     before: float = 0
     """Steps that were finished before this run began."""
+    values: Mapping[str, float] = field(default_factory=dict)
+    """The last measured numbers, such as losses."""
+    recorded: float = -math.inf
+    """Time of the last progress event in the file."""
+
+    def due(self) -> bool:
+        """Return whether the next progress event is due."""
+        now = time.monotonic()
+        wait = min(max(RECORD_SECONDS, RECORD_SHARE * (now - self.began)), RECORD_MOST_SECONDS)
+        return now >= self.recorded + wait
 
     def line(self) -> str:
         """Return the progress as a line of text."""
@@ -139,15 +152,30 @@ class Log:
     Progress is a bar on a terminal and lines of text elsewhere. Standard output is reserved for results.
     """
 
-    def __init__(self, path: Path | None = None, *, quiet: bool = False) -> None:
-        """``path`` is the JSON-lines file to append to; ranks above 0 write to their own files, named by rank."""
+    def __init__(self, path: Path | None = None, *, quiet: bool = False, hold: bool = False) -> None:
+        """``path`` is the JSON-lines file to append to; ranks above 0 write to their own files, named by rank.
+
+        With ``hold``, events are kept in memory until ``release``, so that a run that is refused writes nothing.
+        """
+        self._held: list[str] | None = [] if hold else None
+        self._above: Log | None = None
         self.path = path if path is None or ranks.is_first() else path.with_suffix(f".rank{ranks.rank()}.jsonl")
         self.quiet = quiet or not ranks.is_first()
         self.console = SafeConsole(stderr=True, quiet=self.quiet, highlight=False)
 
     def beside(self, folder: Path) -> "Log":
         """Return a log that prints in the same way and writes its events into another folder."""
-        return Log(folder / "log.jsonl", quiet=self.quiet)
+        log = Log(folder / "log.jsonl", quiet=self.quiet)
+        log._above = self
+        return log
+
+    def release(self) -> None:
+        """Write the events that were held back, here and in the log that this one was made from."""
+        if self._above is not None:
+            self._above.release()
+        held, self._held = self._held, None
+        if held:
+            self._append("".join(held))
 
     def event(self, event: str, **values: Any) -> None:
         """Append one line to the file: the time, the event's name, its values."""
@@ -155,10 +183,17 @@ class Log:
             return
         values = {key: None if _is_not_finite(value) else value for key, value in values.items()}
         line = json.dumps({"time": round(time.time(), 3), "event": event, **values}) + "\n"
+        if self._held is None:
+            self._append(line)
+        else:
+            self._held.append(line)
+
+    def _append(self, lines: str) -> None:
+        assert self.path is not None  # else there is no event
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with self.path.open("a") as file:
-                file.write(line)
+                file.write(lines)
         except OSError as error:
             if error.errno not in (errno.EROFS, errno.EACCES, errno.EPERM):
                 raise
@@ -172,26 +207,43 @@ class Log:
         _REPORTER.last_printed = time.monotonic()
         self.console.print(one_line(text), markup=False, soft_wrap=True)
 
-    def warn(self, text: str) -> None:
-        """Print a warning and write it to the file as an event."""
+    def warn(self, text: str, **values: Any) -> None:
+        """Print a warning and write it, with the values, to the file as an event."""
         _REPORTER.last_printed = time.monotonic()
         self.console.print(f"warning: {one_line(text)}", style="yellow", markup=False, soft_wrap=True)
-        self.event("warning", text=text)
+        self.event("warning", text=text, **values)
 
     @contextlib.contextmanager
     def progress(self, what: str, total: int, done: int = 0, unit: str = "") -> Iterator[Advance]:
-        """Show progress over ``total`` steps, of which ``done`` are finished; yields the function that advances it."""
+        """Show progress over ``total`` steps, of which ``done`` are finished; yields the function that advances it.
+
+        The file gets a progress event at the start, at the end and at times between (see RECORD_SECONDS).
+        """
         state = ProgressState(what, total, done, unit=unit, before=done)
         bar, task = self._bar(state) if self._draws() else (None, None)
 
-        def advance(steps: float = 1, note: str = "") -> None:
+        def advance(steps: float = 1, note: str = "", values: Mapping[str, float] | None = None) -> None:
             state.done += steps
             state.note = note or state.note
+            state.values = values or state.values
             if bar is not None and task is not None:
                 bar.update(task, completed=state.done, note=state.note)
+            if state.due():
+                self._record(state)
 
+        self._record(state)
         with bar or self._lines(state):
             yield advance
+        self._record(state)
+
+    def _record(self, state: ProgressState) -> None:
+        """Write a progress event; the numbers only when they were measured since the last one."""
+        state.recorded = time.monotonic()
+        values, state.values = state.values, {}
+        finite = {key: value if math.isfinite(value) else None for key, value in values.items()}
+        parts = {"before": state.before, "note": state.note, "values": finite}
+        used = {key: part for key, part in parts.items() if part}
+        self.event("progress", what=state.what, unit=state.unit, done=round(state.done, 3), total=state.total, **used)
 
     @contextlib.contextmanager
     def heartbeat(self, what: str) -> Iterator[None]:

@@ -57,8 +57,9 @@ def do(
     """Run all unfinished jobs; returns when every process has finished its share.
 
     ``stage`` is the name on the progress bar, ``unit`` the name of its steps and ``results`` the name of what jobs
-    make. Each job that runs appends one ``event`` to the log: its name, its wall and CPU seconds, and the values it
-    returned. All processes must call this at the same point with the same jobs. An error in a job ends the call.
+    make. The log gets an event "jobs" with the number of results, and one ``event`` for each job that runs: its name,
+    its results, its wall and CPU seconds, and the values it returned. All processes must call this at the same point
+    with the same jobs. An error in a job ends the call.
     """
     waiting = _not_done(jobs)
     steps_done = sum(job.steps for job in jobs) - sum(job.steps for job in waiting)
@@ -66,7 +67,13 @@ def do(
     if waiting and num_open < num_results:
         log.say(f"{stage:<9} {num_results - num_open} of {num_results} {results} are there already")
 
+    if waiting:
+        log.release()
+        log.event("jobs", what=stage, results=results, done=num_results - num_open, total=num_results, by=event)
+
     def work(share: Sequence[Job]) -> None:
+        if not waiting:
+            return
         with log.progress(stage, round(steps_done + sum(job.steps for job in share)), round(steps_done), unit) as move:
             for job in share:
                 if job.done():  # another run in the same folder may have finished it meanwhile
@@ -74,7 +81,8 @@ def do(
                     continue
                 clock = Clock()
                 values = job.run(move) or {}
-                log.event(event, **({"name": job.name} | clock.elapsed().plain() | dict(values)))
+                known = {"name": job.name, "results": job.num_results} | clock.elapsed().plain()
+                log.event(event, **(known | dict(values)))
 
     (launcher or Processes()).map(waiting, work)
 

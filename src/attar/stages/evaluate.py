@@ -219,7 +219,7 @@ def _train(
 
     def after(epoch: FinishedEpoch) -> None:
         losses.append(epoch.loss)
-        advance(0, note=f"{job.row} {job.student} seed {job.seed}  loss {epoch.loss:.3f}")
+        advance(0, note=f"{job.row} {job.student} seed {job.seed}  loss {epoch.loss:.3f}", values={"loss": epoch.loss})
         if not all_finite(network):
             raise _Diverged
         if epoch.number < num_epochs:

@@ -1,6 +1,6 @@
 """Record losses and snapshots of units while a method makes them."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -15,6 +15,9 @@ from attar.stages import method_code
 from attar.store.units import Unit, UnitResult
 from attar.synthesis.method import MethodConfig
 from attar.synthesis.task import Recovered
+
+NOTE_ITERATIONS = 50
+"""Iterations between the metrics that are printed and logged; each waits for the device."""
 
 
 class Recorder:
@@ -42,7 +45,11 @@ class Recorder:
         for name, value in metrics.items():
             self._curves.setdefault(name, []).append(value)
         self.num_iterations = iteration + 1
-        self._advance(len(self._units), note=self._note(metrics) if self.num_iterations % 50 == 0 else "")
+        if self.num_iterations % NOTE_ITERATIONS:
+            self._advance(len(self._units))
+        else:
+            means = {name: float(value.mean()) for name, value in metrics.items()}
+            self._advance(len(self._units), note=self._note(means), values=means)
         if self.num_iterations in self.snapshots:
             self.keep(images())
 
@@ -106,6 +113,6 @@ class Recorder:
         self._right = {done: right.to(device) for done, right in state["right"].items()}
         self._advance(self.num_iterations * len(self._units))
 
-    def _note(self, metrics: dict[str, Any]) -> str:
-        shown = "  ".join(f"{name} {float(value.mean()):.3g}" for name, value in metrics.items())
+    def _note(self, means: Mapping[str, float]) -> str:
+        shown = "  ".join(f"{name} {value:.3g}" for name, value in means.items())
         return f"{self._units[0].name} iteration {self.num_iterations}  {shown}"
