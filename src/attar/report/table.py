@@ -186,9 +186,9 @@ def for_terminal(table: list[Line], width: int) -> Table:
     header, rows = _cells(table)
     if len({line.student for line in table if not shows_teacher(line)}) == 1:
         place = header.index("student")
-        header, rows = _without(header, place), [_without(cells, place) for cells in rows]
+        header, rows = (_without(header, place), [_without(cells, place) for cells in rows])
     shown = fitted(header, rows, width, _EXPENDABLE)
-    shown.caption, shown.caption_justify = escape("\n".join(notes(table))) or None, "left"
+    shown.caption, shown.caption_justify = (escape("\n".join(notes(table))) or None, "left")
     return shown
 
 
@@ -197,7 +197,7 @@ def fitted(header: list[str], rows: list[list[str]], width: int, expendable: Seq
     for name in expendable:
         if name in header and width_of(header, rows) > width:
             place = header.index(name)
-            header, rows = _without(header, place), [_without(cells, place) for cells in rows]
+            header, rows = (_without(header, place), [_without(cells, place) for cells in rows])
     return grid(header, rows)
 
 
@@ -270,6 +270,22 @@ def title_of(line: Line, several_runs: bool) -> str:
 def is_chosen_real(line: Line) -> bool:
     """Return whether the line's images are the run's own, and real ones that its method chose."""
     return line.row.startswith("distilled") and line.method in REAL_SETS
+
+
+def is_real(line: Line) -> bool:
+    """Return whether the line's images are real ones."""
+    return not line.row.startswith("distilled") or is_chosen_real(line)
+
+
+def held_bytes(line: Line) -> int:
+    """Return the bytes of images and labels."""
+    return line.image_bytes + line.label_bytes
+
+
+def spent_seconds(line: Line) -> float:
+    """Return the known wall seconds of teachers, images, labels and one student; at least 0.1 for a log axis."""
+    parts = (line.teacher_seconds, line.images_seconds, line.labels_seconds, line.train_seconds)
+    return max(0.1, sum(part or 0.0 for part in parts))
 
 
 def student_of(line: Line) -> str:

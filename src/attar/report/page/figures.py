@@ -17,6 +17,7 @@ _STAGES = {
     "relabel": "Soft labels (relabel)",
     "evaluate": "Students (evaluate)",
 }
+_SECONDS = "seconds: teachers, images, labels, one student"
 _MOST_BARS, _ENDS = 30, 10
 """Up to 30 classes are shown all, of more the best and the worst ten."""
 
@@ -45,7 +46,7 @@ def of_run(content: Content) -> dict[str, Any]:
         "sections": list(sections.items()),
         "trade": _trade(points, paths=False),
         "trade_names": [
-            {"name": title, "colour": number % svg.NUM_COLOURS, "hollow": _is_real(line)}
+            {"name": title, "colour": number % svg.NUM_COLOURS, "hollow": table.is_real(line)}
             for line, number, title in points
         ],
         "gallery_title": f"The {kind} images",
@@ -81,7 +82,7 @@ def of_runs(contents: Sequence[Content]) -> dict[str, Any]:
         {"name": content.name, "colour": number % svg.NUM_COLOURS, "hollow": False}
         for number, content in enumerate(contents)
     ]
-    if any(_is_real(line) for line, _, _ in points):
+    if any(table.is_real(line) for line, _, _ in points):
         legend.append({"name": "hollow: real images", "colour": 7, "hollow": True})
     return {
         "runs": [
@@ -98,10 +99,6 @@ def of_runs(contents: Sequence[Content]) -> dict[str, Any]:
 
 def _scored(lines: Sequence[Line]) -> list[Line]:
     return [line for line in lines if line.top1_mean is not None]
-
-
-def _is_real(line: Line) -> bool:
-    return not line.row.startswith("distilled") or table.is_chosen_real(line)
 
 
 def _scores(lines: list[Line], several_runs: bool) -> dict[str, Any]:
@@ -152,28 +149,18 @@ def _facts(content: Content) -> list[dict[str, str]]:
 
 def _trade(points: Sequence[tuple[Line, int, str]], paths: bool) -> list[dict[str, Any]]:
     axes: list[tuple[str, str, Callable[[Line], float], Callable[[float], str]]] = [
-        ("Accuracy against bytes", "bytes of images and labels", _held_bytes, _bytes),
-        ("Accuracy against seconds", "seconds: teachers, images, labels, one student", _spent, _plain_seconds),
+        ("Accuracy against bytes", "bytes of images and labels", table.held_bytes, _bytes),
+        ("Accuracy against seconds", _SECONDS, table.spent_seconds, _plain_seconds),
     ]  # fmt: skip
     found = []
     for title, across, value, readable in axes:
         marks = [
-            svg.Mark(value(line), line.top1_mean or 0.0, line.top1_std, one_line(name), number, _is_real(line))
+            svg.Mark(value(line), line.top1_mean or 0.0, line.top1_std, one_line(name), number, table.is_real(line))
             for line, number, name in points
         ]
         drawing = svg.marks(marks, label=title, across=across, up="top-1 %", readable=readable, paths=paths)
         found.append({"title": title, "drawing": drawing, "note": ""})
     return found if points else []
-
-
-def _held_bytes(line: Line) -> float:
-    return line.image_bytes + line.label_bytes
-
-
-def _spent(line: Line) -> float:
-    """Return the known seconds of teachers, images, labels and one student."""
-    parts = (line.teacher_seconds, line.images_seconds, line.labels_seconds, line.train_seconds)
-    return max(0.1, sum(part or 0.0 for part in parts))
 
 
 def _plain_seconds(value: float) -> str:

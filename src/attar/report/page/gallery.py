@@ -40,7 +40,8 @@ def names_of(distilled: Distilled) -> list[str]:
 def real_images(run: Path) -> RealImages | None:
     """Return the real images of the run's first baseline that can be found; None without one, or if it is damaged."""
     done = Run(run)
-    shared = str(done.asked.request.get("evaluate", {}).get("baselines") or "")
+    asked = done.asked.request.get("evaluate", {}) if done.is_done("evaluate") else {}
+    shared = str(asked.get("baselines") or "")
     homes = [run / "baselines", *([Path(shared)] if shared else [])]
     size, found = done.images.settings.get("ipc"), list[tuple[str, Path]]()
     for home in homes:
