@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from attar.core import plugin
 from attar.core.config import field_paths
@@ -34,6 +35,36 @@ def test_the_readmes_code_runs(mini_run, tmp_path, monkeypatch):
     assert torch.isfinite(names["loss"])
 
 
+def test_the_page_on_python_runs(mini_run, tmp_path, monkeypatch):
+    """Block after block in one program; what would take minutes is checked up to its start."""
+    import attar
+    from attar import from_python, pipeline
+
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "digits").symlink_to(mini_run)
+    for name in ("cat", "dog"):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for index in range(20):
+            Image.new("RGB", (40, 40), (index * 9, 99, 0)).save(tmp_path / "photos" / name / f"{index}.png")
+    monkeypatch.chdir(tmp_path)
+    begun = []
+
+    def run(recipe, out, **more):
+        begun.append((recipe.recover.ipc, recipe.data.source, Path(out).name))
+        return pipeline.Result(mini_run, [])
+
+    monkeypatch.setattr(attar, "run", run, raising=False)
+    monkeypatch.setattr(from_python.pipeline, "run", run)
+    names = {"model": build("convnet3", 10, 8, seed=0)}
+    with torch.random.fork_rng():
+        for block in code_blocks(ROOT / "docs" / "python.md"):
+            exec(block, names)
+    assert [source for _, source, _ in begun] == ["photos", "python:my digits", "digits"]
+    assert begun[2] == (5, "digits", "digits-5")
+    assert names["probabilities"].sum(1).allclose(torch.ones(1))
+    assert names["label"] == 0
+
+
 def test_the_method_in_the_guide_works(mini_run, tmp_path, monkeypatch):
     import shutil
 
@@ -59,8 +90,6 @@ def test_the_method_in_the_guide_works(mini_run, tmp_path, monkeypatch):
 
 
 def test_labels_in_a_table_are_sorted_as_the_page_says(tmp_path, monkeypatch):
-    from PIL import Image
-
     from attar.core.log import Log
     from attar.data import layout
 

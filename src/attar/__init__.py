@@ -1,7 +1,7 @@
 """attar distils image-classification datasets: a few synthetic images per class plus soft labels.
 
-``attar.run(recipe, out)`` makes a distilled dataset, ``attar.load(folder)`` opens one. The names below are imported
-when they are first used, so that ``import attar`` is fast.
+``attar.distil(dataset, out=...)`` and ``attar.run(recipe, out)`` make a distilled dataset, ``attar.load(folder)`` opens
+one. The names below are imported when they are first used, so that ``import attar`` is fast.
 """
 
 import importlib
@@ -9,19 +9,21 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from attar.core.errors import AttarError
+    from attar.from_python import distil
     from attar.pipeline import Result, run
     from attar.recipes.catalogue import recipe_named as recipe
     from attar.recipes.recipe import Recipe
     from attar.stages.distilled import Distilled, load
 
 __version__ = "0.1.0"
-__all__ = ["AttarError", "Distilled", "Recipe", "Result", "load", "recipe", "run"]
+__all__ = ["AttarError", "Distilled", "Recipe", "Result", "distil", "load", "recipe", "run"]
 
 _HOMES = {
     "AttarError": ("attar.core.errors", "AttarError"),
     "Distilled": ("attar.stages.distilled", "Distilled"),
     "Recipe": ("attar.recipes.recipe", "Recipe"),
     "Result": ("attar.pipeline", "Result"),
+    "distil": ("attar.from_python", "distil"),
     "load": ("attar.stages.distilled", "load"),
     "recipe": ("attar.recipes.catalogue", "recipe_named"),
     "run": ("attar.pipeline", "run"),

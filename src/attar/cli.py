@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from attar import verbs
 from attar.core import interruption, plugin, ranks
 from attar.core.errors import AttarError
 from attar.core.interruption import Interrupted
@@ -36,14 +37,15 @@ usage: attar VERB ...
   attar report FOLDER ...         tables, figures and web pages of finished runs
   attar export LAYOUT FOLDER --out FOLDER
                                   write a run in the layout of another tool
+  attar push FOLDER ORG/NAME      share a set on the Hugging Face Hub
+  attar pull ORG/NAME --out FOLDER
+                                  download a set from the Hub
 
 'attar VERB --help' explains a verb, 'attar run RECIPE --help' the settings.
 """
 VERBS = {"watch": "attar.report.watch"}
 """Verbs in modules of their own, which have ``main(arguments)``."""
 STAGES = ("squeeze", "recover", "relabel", "evaluate")
-LAYOUTS = {"ddranking": "attar.exchange.ddranking", "fkd": "attar.exchange.fkd_files"}
-"""Layouts of 'attar export', and their modules: each has ``export(run, out)``, which returns lines to print."""
 WIDEST_HELP = 100
 """Longest line of a help page, in characters."""
 _CROPS = {"resized": "random resized crops", "padded": "padded crops", "none": "whole images"}
@@ -100,13 +102,14 @@ def _dispatch(arguments: list[str]) -> None:
         _run(verb, rest)
     elif verb == "report":
         _report(rest)
-    elif verb == "export":
-        _export(rest)
+    elif verb in verbs.VERBS:
+        for line in verbs.VERBS[verb](rest):
+            print(one_line(line))
     elif verb in VERBS:
         importlib.import_module(VERBS[verb]).main(rest)
     else:
-        verbs = ("list", "show", "plan", "run", *STAGES, "compare", "report", "export", *VERBS, "--help", "--version")
-        raise plugin.unknown("verb", verb, verbs)
+        known = ("list", "show", "plan", "run", *STAGES, "compare", "report", *verbs.VERBS, *VERBS)
+        raise plugin.unknown("verb", verb, (*known, "--help", "--version"))
 
 
 def _list(arguments: list[str]) -> None:
@@ -263,30 +266,6 @@ def _report(arguments: list[str]) -> None:
         printed.print_rankings(options.runs, options.csv)
     else:
         printed.report(options.runs, options.csv, options.out)
-
-
-def _export(arguments: list[str]) -> None:
-    parser = Parser("attar export", "Write a finished run in the layout of another tool.")
-    parser.add_argument("layout", metavar="LAYOUT", help=" or ".join(LAYOUTS))
-    parser.add_argument("run", type=Path, metavar="FOLDER", help="the --out folder of a run")
-    parser.add_argument("--out", type=Path, default=None, metavar="FOLDER", help="the new folder to write")
-    parser.add_argument(
-        "--batch-size",
-        type=int,
-        default=None,
-        metavar="N",
-        help="layout fkd only: images per file of labels; default: the batch size that the labels were made for",
-    )
-    options = parser.parse_intermixed_args(arguments)
-    if options.layout not in LAYOUTS:
-        raise plugin.unknown("layout", options.layout, LAYOUTS)
-    if options.out is None:
-        raise AttarError(f"'attar export {options.layout}' needs a folder to write; add --out FOLDER.")
-    if options.batch_size is not None and options.layout != "fkd":
-        raise AttarError(f"The layout '{options.layout}' has no batches; leave out --batch-size.")
-    choices = {} if options.batch_size is None else {"batch_size": options.batch_size}
-    for line in importlib.import_module(LAYOUTS[options.layout]).export(options.run, options.out, **choices):
-        print(one_line(line))
 
 
 def _recipe(verb: str, arguments: list[str]) -> tuple["Recipe[Any]", str, "Arguments"]:

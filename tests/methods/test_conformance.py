@@ -274,6 +274,17 @@ def test_every_slot_is_another_image(module: Any):
         assert not torch.equal(slots[0][label], slots[1][label])
 
 
+def test_an_image_of_a_set_that_grows_does_not_depend_on_its_size(module: Any):
+    """Otherwise a set that grew would differ from one that was made at once."""
+    if not config_of(module).grows():
+        pytest.skip("sets of this method do not grow")
+    small, large = config_of(module), config_of(module, ipc=3)
+    images = [
+        module.recover(prepared(module, task_of(module, slot=1)[0], config), config).images for config in (small, large)
+    ]
+    assert torch.equal(*images)
+
+
 def test_no_global_random_state_is_touched(module: Any):
     def states() -> tuple[list[int], str, Any]:
         return torch.random.get_rng_state().tolist(), str(np.random.get_state()), python_random.getstate()

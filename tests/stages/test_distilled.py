@@ -147,7 +147,11 @@ def test_what_does_not_belong_together_is_refused(finished, mini_run):
     with pytest.raises(AttarError, match="are not those of dataset.json"):
         attar.load(folder)
     with pytest.raises(AttarError, match="not a distilled dataset"):
-        attar.load(finished)
+        attar.load(finished / "squeeze")
+
+
+def test_the_folder_of_a_run_opens_its_set(mini_run):
+    assert attar.load(mini_run).folder == attar.load(str(mini_run / "distilled")).folder == mini_run / "distilled"
 
 
 def test_a_set_from_before_there_were_hashes_opens(finished, mini_run):
@@ -190,7 +194,7 @@ def test_a_hub_id_without_a_network_is_one_sentence(monkeypatch):
         raise ConnectionError("no route\nto host")
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", offline)
-    with pytest.raises(AttarError, match=r"Cannot fetch 'org/name' from the Hub \(no route\)"):
+    with pytest.raises(AttarError, match=r"The Hub cannot be reached for 'org/name' \(no route\)"):
         attar.load("hf:org/name")
 
 

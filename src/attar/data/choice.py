@@ -7,6 +7,8 @@ import pydantic
 from attar.core.config import NO_EFFECT, Config
 
 Positive = pydantic.PositiveFloat
+IN_MEMORY = "python:"
+"""How the source of a dataset begins that a program has handed over."""
 
 
 class DataChoice(Config):

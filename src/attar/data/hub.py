@@ -17,8 +17,7 @@ from attar.data import columns, content, splits
 from attar.data.picture import Unreadable, decode
 from attar.data.source import Found, hashed
 from attar.data.titles import licence, titles
-
-PREFIX = "hf:"
+from attar.store.hub import PREFIX
 
 
 class HubRows(columns.Table):
@@ -117,7 +116,7 @@ def read_saved(path: Path, log: Log) -> Found:
         loaded = package.load_from_disk(str(path))
     except Exception as error:  # the package raises errors of many kinds
         raise AttarError(f"{path} cannot be loaded ({_first_line(error)}); save the dataset again.") from None
-    return _read(loaded, str(path), path, log)
+    return found(loaded, str(path), path, log)
 
 
 def read_hub(source: str, log: Log) -> Found:
@@ -130,19 +129,20 @@ def read_hub(source: str, log: Log) -> Found:
             f"'{source}' cannot be loaded ({_first_line(error)}); check the name and the network, "
             f"log in if access to it is restricted, or name a folder."
         ) from None
-    return _read(loaded, source, None, log)
+    return found(loaded, source, None, log)
 
 
-def _read(loaded: Any, where: str, folder: Path | None, log: Log) -> Found:
-    found: Mapping[str, Any] = loaded if isinstance(loaded, Mapping) else {"train": loaded}
-    train_name = next(iter(splits.training(found)), None)
+def found(loaded: Any, where: str, folder: Path | None, log: Log) -> Found:
+    """Return what splits of a ``datasets.Dataset`` hold; ``where`` names them in errors."""
+    parts: Mapping[str, Any] = loaded if isinstance(loaded, Mapping) else {"train": loaded}
+    train_name = next(iter(splits.training(parts)), None)
     if train_name is None:
-        raise AttarError(f"{where} has no split 'train', only {', '.join(found)}; rename the one to train on.")
-    train = HubRows(found[train_name], f"{where} ({train_name})")
-    places = {f"{where} ({name})": name for name in splits.validation(found)}
-    val = columns.first_labelled({place: partial(HubRows, found[name], place) for place, name in places.items()}, log)
+        raise AttarError(f"{where} has no split 'train', only {', '.join(parts)}; rename the one to train on.")
+    train = HubRows(parts[train_name], f"{where} ({train_name})")
+    places = {f"{where} ({name})": name for name in splits.validation(parts)}
+    val = columns.first_labelled({place: partial(HubRows, parts[name], place) for place, name in places.items()}, log)
     classes, labelled_train, labelled_val = columns.together(train, val, where)
-    terms, stated = licence(classes), getattr(found[train_name].info, "license", "") or ""
+    terms, stated = licence(classes), getattr(parts[train_name].info, "license", "") or ""
     terms = stated if terms == "unknown" and stated else terms
     return Found(classes, labelled_train, labelled_val, titles(folder, classes), terms)
 

@@ -12,8 +12,8 @@ from attar.core.errors import AttarError
 from attar.core.log import Log
 from attar.core.plugin import unknown
 from attar.core.randomness import generator
-from attar.data import balance, hub, layout, named
-from attar.data.choice import DataChoice
+from attar.data import balance, given, hub, layout, named
+from attar.data.choice import IN_MEMORY, DataChoice
 from attar.data.source import Found, RealData, Split
 
 DIGITS_HOLDOUT = 0.2
@@ -64,6 +64,8 @@ def find(choice: DataChoice, log: Log) -> Found:
         return named.read(source, choice.root, log)
     if source.startswith(hub.PREFIX):
         return hub.read_hub(source, log)
+    if source.startswith(IN_MEMORY):
+        return given.read(source)
     path = Path(source).expanduser()
     if path.is_dir():
         return layout.read(path, log)
@@ -79,6 +81,8 @@ def _name(source: str) -> str:
     """What people call the dataset: the source without folders."""
     if source in named.KNOWN or source.startswith(hub.PREFIX):
         return source.removeprefix(hub.PREFIX)
+    if source.startswith(IN_MEMORY):
+        return source.removeprefix(IN_MEMORY)
     return Path(source).expanduser().resolve().name
 
 

@@ -5,6 +5,7 @@ from typing import Any
 
 from attar.core import plugin
 from attar.core.errors import AttarError
+from attar.data.choice import IN_MEMORY
 from attar.recipes import attar as own
 from attar.recipes import (
     cda,
@@ -80,7 +81,9 @@ def is_dataset(word: str) -> bool:
     from attar.data.named import KNOWN  # imports PyArrow, which recipes do not need
 
     path = Path(word).expanduser()
-    return word.startswith("hf:") or word in KNOWN or (path.is_dir() and not (path / "recipe.yaml").is_file())
+    return (
+        word.startswith(("hf:", IN_MEMORY)) or word in KNOWN or (path.is_dir() and not (path / "recipe.yaml").is_file())
+    )
 
 
 def header_of(name: str) -> str:

@@ -1,12 +1,14 @@
 """The dataset card: the README.md that travels with a distilled dataset."""
 
+import re
 from pathlib import Path
 
 import pydantic
+import yaml
 
 from attar.core import plugin
 from attar.core.log import readable_bytes
-from attar.core.printable import markdown
+from attar.core.printable import markdown, printable
 from attar.report.pages import tables
 from attar.report.table import Line, protocols
 from attar.stages.distilled import DatasetInfo, read_info
@@ -16,17 +18,6 @@ from attar.stages.run import IMPORTED
 from attar.store import atomic
 
 _TEXT = """\
----
-license: other
-task_categories: [image-classification]
-tags: [dataset-distillation, attar, {method}]
-configs:
-- config_name: default
-  data_files:
-  - split: train
-    path: data/train-*.parquet
----
-
 # {source}{kind}: {ipc} {images} per class
 
 {num_images} images of {size} x {size} pixels for {num_classes} classes, {origin}, with {labels}.
@@ -34,12 +25,12 @@ configs:
 ```python
 import attar
 
-distilled = attar.load("this folder")
+distilled = attar.load("{place}")
 for images, targets in distilled.batches(epoch=0, batch_size=128, device="cpu"):
     loss = distilled.loss(model(images), targets)
 ```
 
-To open the images without their soft labels, use `datasets.load_dataset("this folder")`. If the table below has
+To open the images without their soft labels, use `datasets.load_dataset("{place}")`. If the table below has
 rows with hard labels, compare them to see the gain from soft labels.
 
 ## Scores
@@ -59,12 +50,21 @@ Images {image_bytes}, {label_name} {label_bytes}.
 
 ## How it was made
 
-Every setting is in `dataset.json`: recipe, seed, hashes of images and teacher, versions.
+{made}
 
 ## Licence and privacy
 
 The licence of the source applies: {licence}. {privacy} This set does not protect the privacy of people in the data.
+
+## Citation
+
+{citation}
 """
+HERE = "this folder"
+"""How the card names a set that is on no Hub."""
+_SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
+"""The Hub's words for numbers of images below a limit."""
+_ARXIV = re.compile(r"arXiv (\d{4}\.\d{4,5})")
 
 
 _PRIVACY = {
@@ -81,15 +81,20 @@ def write(folder: Path, table: list[Line]) -> None:
     atomic.write_text(folder / "README.md", text(read_info(folder), table))
 
 
-def text(info: DatasetInfo, table: list[Line]) -> str:
-    """Return the card of a distilled dataset."""
+def text(info: DatasetInfo, table: list[Line], place: str = HERE, recipe_file: str = "") -> str:
+    """Return the card of a distilled dataset; ``place`` is what a reader loads, ORG/NAME if the set is on the Hub.
+
+    ``recipe_file`` is the file next to the card that has the recipe; '' if there is none.
+    """
     origin = f"made from *{markdown(info.source)}* with the method `{info.method}` and attar"
     if info.method in REAL_SETS:
         origin = f"real images that the method `{info.method}` of attar chose from *{markdown(info.source)}*"
     elif info.method == IMPORTED:
         origin = f"made elsewhere from *{markdown(info.source)}*"
-    return _TEXT.format(
-        method=info.method,
+    return _front_matter(info) + _TEXT.format(
+        place=place,
+        made=_made(recipe_file),
+        citation=_citation(info.method),
         source=markdown(info.source),
         kind="" if info.method in REAL_SETS else ", distilled",
         images="real images" if info.method in REAL_SETS else "images",
@@ -104,11 +109,52 @@ def text(info: DatasetInfo, table: list[Line]) -> str:
         scores=tables(table).strip() if table else "Not evaluated yet.",
         protocol=markdown(", ".join(judged) if (judged := protocols(table)) else info.protocol.title()),
         image_bytes=readable_bytes(info.image_bytes),
-        label_name=_LABEL_NAMES[info.labels.mode],
+        label_name=label_name(info),
         label_bytes=readable_bytes(info.label_bytes),
         licence=markdown(info.licence),
         privacy=_PRIVACY[stores_real_pixels(info)],
     )
+
+
+def _front_matter(info: DatasetInfo) -> str:
+    """Return what the Hub reads: licence, files, and the columns that its viewer shows."""
+    names = {str(label): printable(name) for label, name in enumerate(info.classes)}
+    size = next((word for limit, word in _SIZES if info.num_images < limit), "1M<n<10M")
+    values = {
+        "license": "other",
+        "pretty_name": markdown(f"{info.source}, distilled"),
+        "task_categories": ["image-classification"],
+        "tags": ["dataset-distillation", "attar", info.method],
+        "size_categories": [size],
+        "configs": [{"config_name": "default", "data_files": [{"split": "train", "path": "data/train-*.parquet"}]}],
+        "dataset_info": {
+            "features": [
+                {"name": "image", "dtype": "image"},
+                {"name": "label", "dtype": {"class_label": {"names": names}}},
+                {"name": "slot", "dtype": "int64"},
+            ],
+            "splits": [{"name": "train", "num_bytes": info.image_bytes, "num_examples": info.num_images}],
+        },
+    }
+    return f"---\n{yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=120)}---\n\n"
+
+
+def _made(recipe_file: str) -> str:
+    """Say where the settings are."""
+    again = f"`{recipe_file}` is the recipe: `attar run {recipe_file} --out runs/again`. " if recipe_file else ""
+    return (
+        f"{again}`dataset.json` has the method's settings, the seed, versions, and the hashes of images and teachers."
+    )
+
+
+def _citation(method: str) -> str:
+    """Say whom to cite; methods outside attar are not imported, because the set may come from an untrusted source."""
+    source = "Cite the source of the images."
+    if method == IMPORTED or method not in plugin.names_in(METHODS):
+        return source
+    title = (method_named(method).__doc__ or method).strip().splitlines()[0].rstrip(".")
+    paper = _ARXIV.sub(r"[arXiv \1](https://arxiv.org/abs/\1)", title)
+    return f"Cite the method and the source of the images. {paper}. Made with attar."
 
 
 _LABEL_NAMES = {
@@ -116,6 +162,11 @@ _LABEL_NAMES = {
     "online": "the teacher (labels are made online)",
     "given": "labels that the method learned with the images",
 }
+
+
+def label_name(info: DatasetInfo) -> str:
+    """Return what the bytes of labels hold."""
+    return _LABEL_NAMES[info.labels.mode]
 
 
 def stores_real_pixels(info: DatasetInfo) -> bool | None:

@@ -1,6 +1,7 @@
 """Open a distilled dataset: images, soft labels, and the loss to train on them."""
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -23,7 +24,8 @@ from attar.ops.pixels import Normalisation
 from attar.ops.replay import LookChoice, Records
 from attar.ops.targets import Targets
 from attar.stages.protocols import Protocol
-from attar.store import learned_labels, mapped, sealed
+from attar.stages.torch_datasets import HardDataset, SoftDataset
+from attar.store import hub, learned_labels, mapped, sealed
 from attar.store.labels import HEADER, LabelStore
 
 INFO = "dataset.json"
@@ -251,25 +253,47 @@ class Distilled(torch.utils.data.Dataset[tuple[UInt8[Tensor, "3 height width"], 
         self, epoch: int, batch_size: int, device: torch.device | str, seed: int, soft: bool = True
     ) -> Iterator[tuple[Float[Tensor, "batch 3 height width"], Targets]]:
         """Yield ``batches`` before normalisation, in [0, 1]; with ``soft=False`` the targets hold classes only."""
-        stored = None if self.stored is None else self.stored.epoch(epoch)
-        records = self._drawn(epoch) if stored is None else stored.records
         order = torch.randperm(len(self), generator=generator(seed, "order", epoch))
+        shown = self.epoch(epoch, device)
+        for index in self._split(order, batch_size):
+            yield shown.take(index, soft)
+
+    def epoch(self, epoch: int, device: torch.device | str = "cpu") -> "EpochViews":
+        """Return the views and labels of one epoch, for any images in any order."""
         device = torch.empty(0, device=device).device  # 'cuda' is 'cuda:0'
         if self._placed is None or self._placed[0] != device:
             self._placed = device, mapped.placed(self.images, device)
-        shown_of = replay.ShownEpoch(self._placed[1], records, device)
-        for index in self._split(order, batch_size):
-            shown = shown_of.show(index)
-            logits = None
-            if soft and self._given is not None:
-                logits = _mixed(self._given, index, records).log().to(device)
-            elif soft:
-                logits = self._ask(shown) if stored is None else stored.logits(index, device)
-            targets = Targets(self.labels[index].to(device), logits=logits)
-            if records.mix is not None:
-                partners = self.labels[records.mix.partner[index]].to(device)
-                targets = Targets(targets.labels, partners, records.mix.weight[index].to(device), logits)
-            yield shown, targets
+        return EpochViews(self, epoch, self._placed[1], device)
+
+    def hard_dataset(self, transform: Callable[[Tensor], Any] | None = None) -> HardDataset:
+        """Return the images with their classes as a PyTorch dataset, for training without soft labels.
+
+        Items are (image, class). ``transform`` gets a uint8 image, 3 x height x width, as torchvision's transforms take
+        it; without it images are normalised floats.
+        """
+        return HardDataset(self, transform)
+
+    def soft_dataset(self, temperature: float = 1.0) -> SoftDataset:
+        """Return augmented images with the teacher's probabilities as a PyTorch dataset, for any training loop.
+
+        Items are (normalised image, probabilities at ``temperature``); call ``set_epoch`` before each epoch. Raises
+        AttarError when the teacher answers to whole batches only, so that single images have no label.
+        """
+        if self._by_batch:
+            raise AttarError(
+                "The labels of this set belong to whole batches (relabel.committee.batchnorm is 'train'); train with "
+                "distilled.batches."
+            )
+        return SoftDataset(self, temperature)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Open the set anew in another process, as workers of a DataLoader do on some systems."""
+        return type(self), (self.folder, list(self._modules) or None, self._factories)
+
+    @property
+    def _by_batch(self) -> bool:
+        """Whether a single image would get no label."""
+        return self.info.labels.mode == "online" and self.info.labels.committee.batchnorm == "train"
 
     def labelled_views(
         self, epoch: int, index: Int[Tensor, " image"]
@@ -288,8 +312,7 @@ class Distilled(torch.utils.data.Dataset[tuple[UInt8[Tensor, "3 height width"], 
         return shown, records.take(index), logits
 
     def _split(self, order: Tensor, batch_size: int) -> Sequence[Tensor]:
-        labels = self.info.labels
-        if labels.mode == "online" and labels.committee.batchnorm == "train":  # a single image would get no label
+        if self._by_batch:
             return committees.batches(order, batch_size)
         return order.split(batch_size)
 
@@ -297,16 +320,45 @@ class Distilled(torch.utils.data.Dataset[tuple[UInt8[Tensor, "3 height width"], 
         """Return the loss of the set's protocol."""
         return self.info.protocol.value(logits, targets)
 
-    def _drawn(self, epoch: int) -> Records:
+    def drawn(self, epoch: int) -> Records:
+        """Draw an epoch's views, for labels that are not stored."""
         choice, size = self.info.labels, (self.info.size, self.info.size)
         epoch %= choice.epochs
         stream = generator(self.info.seed, "relabel", "epoch", epoch)
         order = replay.published_order(self.labels, self.slots, epoch) if choice.mix.shared_by else None
         return replay.draw(len(self), size, choice.views, choice.mix, stream, order, self.info.storage)
 
-    def _ask(self, shown: Tensor) -> Float[Tensor, "batch class"]:
+    def logits(self, epoch: "EpochViews", index: Tensor, shown: Tensor) -> Float[Tensor, "batch class"]:
+        """Return the teacher's logits for these views of the images at ``index``."""
+        if self._given is not None:
+            return _mixed(self._given, index, epoch.records).log().to(shown.device)
+        if epoch.stored is not None:
+            return epoch.stored.logits(index, shown.device)
         self._committee.to(shown.device)
         return self._committee.logits(shown)
+
+
+class EpochViews:
+    """One epoch of a distilled set: how each image is shown, and what the teacher says of it."""
+
+    def __init__(
+        self, distilled: Distilled, epoch: int, images: UInt8[Tensor, "image 3 height width"], device: torch.device
+    ) -> None:
+        """``images`` may be on the device already."""
+        self._distilled, self._device = distilled, device
+        self.stored = None if distilled.stored is None else distilled.stored.epoch(epoch)
+        self.records = distilled.drawn(epoch) if self.stored is None else self.stored.records
+        self._shown = replay.ShownEpoch(images, self.records, device)
+
+    def take(self, index: Int[Tensor, " batch"], soft: bool = True) -> tuple[Float[Tensor, "batch 3 h w"], Targets]:
+        """Return views in [0, 1] and their targets; with ``soft=False`` the targets hold classes only."""
+        labels, mix, device = self._distilled.labels, self.records.mix, self._device
+        shown = self._shown.show(index)
+        targets = Targets(labels[index].to(device))
+        if mix is not None:
+            partners = labels[mix.partner[index]].to(device)
+            targets = Targets(targets.labels, partners, mix.weight[index].to(device))
+        return shown, replace(targets, logits=self._distilled.logits(self, index, shown)) if soft else targets
 
 
 def _mixed(given: Float[Tensor, "all class"], index: Tensor, records: Records) -> Float[Tensor, "batch class"]:
@@ -322,20 +374,35 @@ def load(
     folder: Path | str,
     teacher: torch.nn.Module | Sequence[torch.nn.Module] | None = None,
     factories: Collection[str] = (),
+    revision: str = "",
 ) -> Distilled:
-    """Open a distilled dataset: a folder, or ``hf:ORG/NAME`` on the Hugging Face Hub.
+    """Open a distilled dataset: its folder, the folder of its run, or ``ORG/NAME`` on the Hugging Face Hub.
+
+    A folder on this machine goes before a dataset of the same name on the Hub; ``hf:ORG/NAME`` always means the Hub.
+    ``revision`` is a branch, tag or commit there. Downloads are kept in the Hub's cache.
 
     No code in the set is run. If a network outside attar makes its online labels and you trust that network, name it in
     ``factories`` (``["package.module:factory"]``), or pass the network as ``teacher`` (a list for a committee); its
-    weights are loaded from the set.
+    weights are loaded from the set. Raises AttarError when the set cannot be had, is incomplete or damaged.
     """
-    if isinstance(folder, str) and folder.startswith("hf:"):
-        import huggingface_hub
+    return Distilled(_folder_of(folder, revision), teacher, factories)
 
-        name = folder.removeprefix("hf:")
-        try:
-            folder = huggingface_hub.snapshot_download(name, repo_type="dataset")
-        except Exception as error:  # the Hub's client raises many kinds; all mean that it could not be had
-            reason = str(error).splitlines()[0]
-            raise AttarError(f"Cannot fetch '{name}' from the Hub ({reason}); give a local folder instead.") from None
-    return Distilled(folder, teacher, factories)
+
+def _folder_of(place: Path | str, revision: str) -> Path:
+    """Return the folder of a set on this machine, or download it."""
+    if not str(place).startswith(hub.PREFIX):
+        folder = Path(place).expanduser()
+        if folder.exists() or not (isinstance(place, str) and hub.is_name(place)):
+            return folder_in(folder)
+    try:
+        return hub.fetch(hub.name_in(str(place)), revision)
+    except AttarError as error:
+        if str(place).startswith(hub.PREFIX):
+            raise
+        raise AttarError(f"There is no folder '{place}'. As a dataset of the Hub: {error}") from None
+
+
+def folder_in(folder: Path) -> Path:
+    """Return the folder of the distilled set: ``folder`` itself, or the one in it if ``folder`` is a run's."""
+    inner = folder / "distilled"
+    return inner if (inner / INFO).is_file() and not (folder / INFO).is_file() else folder

@@ -26,6 +26,8 @@ SOURCE = "source code"
 """Parent name for a source file outside attar; folders that record none are accepted."""
 FEED = "feed"
 """Part of a request that says how real images are read; folders that do not record it are accepted."""
+GROWN = "grown"
+"""Key of the smaller results that a result was grown from."""
 _PLAINLY = {
     "data": "real data that differ from the current ones",
     "teacher": "a teacher that is not the current one",
@@ -116,13 +118,32 @@ class StageFolder:
             known = _read(self.path / PLAN) or _read(self.path / MANIFEST)
         if known is None or self._changed(known) or self._stale(known):
             return digest([self.stage, self._plain(lambda one: one.identity()), self.parents])
-        return known.get("made_for") or digest([known.get("stage"), known["request"], known.get("parents", {})])
+        return known.get("made_for") or self._hash_of(known)
+
+    def _hash_of(self, known: dict[str, Any]) -> str:
+        return digest([known.get("stage"), known["request"], known.get("parents", {})])
 
     def begin(self) -> None:
         """Write the plan, so that a later run can tell whether it may continue."""
         if ranks.is_first():
             sealed.write_json(self.path / PLAN, self._asked())
         ranks.wait()
+
+    def differs_only_in(self, known: dict[str, Any], key: str) -> bool:
+        """Return whether a manifest is of this work but for the setting ``key``."""
+        changed = self._changed(known)
+        return len(changed) == 1 and changed[0].startswith(f"{key} ") and not self._stale(known)
+
+    def reopen(self, known: dict[str, Any], grown: list[dict[str, Any]]) -> None:
+        """Turn a manifest into the plan of a larger result, of which the finished files are a part."""
+        identity = known.get("made_for") or self._hash_of(known)
+        sealed.write_json(self.path / PLAN, {**self._asked(), "made_for": identity, GROWN: grown})
+        (self.path / MANIFEST).unlink()
+
+    def grown(self) -> list[dict[str, Any]]:
+        """Return what the plan, or else the manifest, says of the smaller results that this one was grown from."""
+        known = _read(self.path / PLAN) or _read(self.path / MANIFEST) or {}
+        return list(known.get(GROWN, ()))
 
     def _asked(self) -> dict[str, Any]:
         return {
@@ -132,7 +153,7 @@ class StageFolder:
             "identity": self._plain(lambda one: one.identity()),  # those that are not at their default
             "parents": self.parents,
             "made_for": self.identity,
-        }
+        } | ({GROWN: grown} if (grown := self.grown()) else {})
 
     def _plain(self, say: Callable[[Config], dict[str, Any]]) -> dict[str, Any]:
         return {key: say(value) if isinstance(value, Config) else value for key, value in self.request.items()}

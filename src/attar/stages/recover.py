@@ -22,7 +22,7 @@ from attar.core.randomness import generator
 from attar.models import build
 from attar.models.teacher import Teacher
 from attar.ops.pixels import grid
-from attar.stages import assemble, earlier, members, method_code, prepare
+from attar.stages import assemble, earlier, growth, members, method_code, prepare
 from attar.stages import experts as trajectories
 from attar.stages.choices import Experts
 from attar.stages.experts import TrainedExperts
@@ -63,8 +63,12 @@ def run(
     parents |= trajectories.parents(space, config.needs().snapshots)
     if "." in method:
         parents[SOURCE] = plugin.source_sha256(method)
-    todo = planned(len(space.real.classes), config)
-    stage = StageFolder(out, "recover", request, parents, space.log.warn, lambda: assemble.files_of(todo, out))
+    num_classes = len(space.real.classes)
+    stage = StageFolder(
+        out, "recover", request, parents, space.log.warn, lambda: assemble.files_of(planned(num_classes, config), out)
+    )
+    grown = growth.begin(stage, config, method, space.log, space.out if folder is None else None)
+    todo = planned(num_classes, config, grown)
     finished = stage.finished()
     if finished is not None:
         return finished
@@ -88,8 +92,8 @@ def run(
     return finished or manifest_of(out, "recover")
 
 
-def planned(num_classes: int, config: MethodConfig) -> list[tuple[Unit, ...]]:
-    """Return the units of a run, in groups that share a batch."""
+def planned(num_classes: int, config: MethodConfig, grown: Sequence[growth.Earlier] = ()) -> list[tuple[Unit, ...]]:
+    """Return the units of a run, in groups that share a batch; ``grown`` are the sets that it was grown from."""
     needs, unit_classes, unit_slots = config.needs(), config.unit_classes, config.unit_slots
     if needs.unit == "slots":
         unit_slots = config.ipc
@@ -98,8 +102,7 @@ def planned(num_classes: int, config: MethodConfig) -> list[tuple[Unit, ...]]:
     elif needs.unit == "set":
         unit_classes, unit_slots = num_classes, config.ipc
     todo = units.plan(num_classes, config.ipc_start, config.ipc, unit_classes, unit_slots)
-    at_once = config.parallel_units if needs.side_by_side else 1
-    return [tuple(todo[start : start + at_once]) for start in range(0, len(todo), at_once)]
+    return growth.groups(todo, grown, config.parallel_units if needs.side_by_side else 1)
 
 
 def unit_shape(unit: Unit, size: int, num_teachers: int) -> UnitShape:

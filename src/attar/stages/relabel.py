@@ -16,8 +16,8 @@ from attar.models import committee as committees
 from attar.models.committee import Committee
 from attar.ops import replay
 from attar.ops.choices import Storage
-from attar.ops.codec import EncodedLogits
-from attar.stages import members
+from attar.ops.codec import EncodedLogits, Parts
+from attar.stages import growth, members
 from attar.stages.distilled import INFO, DatasetInfo, LabelInfo, TeacherInfo, write_info
 from attar.stages.folder import MANIFEST, StageFolder, logged, manifest_of
 from attar.stages.label_choice import Relabel, refuse_full_disk
@@ -29,7 +29,7 @@ from attar.store import atomic, fkd, learned_labels, mapped, sealed
 from attar.store import images as image_files
 from attar.store import labels as label_files
 from attar.store.images import ImageSet
-from attar.store.labels import HEADER, EpochLabels, Header
+from attar.store.labels import HEADER, EpochLabels, Header, LabelStore
 
 
 def run(
@@ -45,6 +45,7 @@ def run(
     ``folder`` to read and write elsewhere, as for a baseline. Raises AttarError when the labels do not fit on the disk,
     or the folder holds other labels.
     """
+    own = folder is None
     recovered, out = recovered or space.out / "recover", folder or space.out / "distilled"
     made = images_in(recovered)
     config = config.changed(committee=members.resolved(space.num_teachers, config.committee))
@@ -81,8 +82,9 @@ def run(
         _tell_size(space, header, out)
     stage.begin()
     if config.mode == "stored":
-        asking = _asking(space, config, header, committee, images)
-        _label(space, header, asking if published is None else _reading(published, header), out)
+        keeps = own and published is None and not committee.by_batch
+        kept = growth.earlier_labels(out, recovered, header) if keeps else None
+        _label(space, header, _labelling(space, config, header, committee, images, published, kept), out)
     if ranks.is_first():
         if out.is_relative_to(space.out):  # in a shared folder another run may be writing
             atomic.sweep(out)
@@ -104,8 +106,34 @@ def run(
         result = {"image_bytes": image_bytes, "label_bytes": label_bytes, "num_images": len(images.images)}
         files.append(out / INFO)
         finished = stage.finish(result, logged(out, "labels"), space.device.describe(), files)
+        if own:
+            shutil.rmtree(out.parent / growth.BEFORE, ignore_errors=True)
     ranks.wait()
     return finished or manifest_of(out, "relabel")
+
+
+def _labelling(
+    space: Workspace,
+    config: Relabel,
+    header: Header,
+    committee: Committee,
+    images: ImageSet,
+    published: PublishedLabels | None,
+    kept: LabelStore | None,
+) -> Callable[[int, Advance], EpochLabels | Parts]:
+    """Return a function that gives the labels of one epoch: published ones, or the committee's.
+
+    ``kept`` are the labels of the first images, which are taken as they are.
+    """
+    if published is not None:
+        return _reading(published, header)
+    if kept is None:
+        return _asking(space, config, header, committee, images)
+    first = kept.header.num_images
+    space.log.say(f"relabel   the labels of the first {first:,} images are kept")
+    new = ImageSet(images.images[first:], images.labels[first:], images.slots[first:])
+    smaller = header.changed(num_images=len(new.labels))
+    return growth.added_to(kept, _asking(space, config, smaller, committee, new, ("after", first)))
 
 
 def _listed(space: Workspace, folder: Path, out: Path) -> str:
@@ -188,14 +216,22 @@ def _as_published(config: Relabel, published: PublishedLabels) -> Relabel:
 
 
 def _asking(
-    space: Workspace, config: Relabel, header: Header, committee: Committee, images: ImageSet
+    space: Workspace,
+    config: Relabel,
+    header: Header,
+    committee: Committee,
+    images: ImageSet,
+    more: tuple[str | int, ...] = (),
 ) -> Callable[[int, Advance], EpochLabels]:
-    """Return a function that labels one epoch with the committee; one epoch is one progress step."""
+    """Return a function that labels one epoch with the committee; one epoch is one progress step.
+
+    ``more`` names random streams of their own for images that are added to a set.
+    """
     device = space.device.device
     near = ImageSet(mapped.placed(images.images, device), images.labels, images.slots)
 
     def answer(epoch: int, advance: Advance) -> EpochLabels:
-        stream = space.stream("relabel", "epoch", epoch)
+        stream = space.stream("relabel", "epoch", epoch, *more)
         return label_epoch(
             near,
             committee,
@@ -221,7 +257,7 @@ def _reading(published: PublishedLabels, header: Header) -> Callable[[int, Advan
     return read
 
 
-def _label(space: Workspace, header: Header, answer: Callable[[int, Advance], EpochLabels], out: Path) -> None:
+def _label(space: Workspace, header: Header, answer: Callable[[int, Advance], EpochLabels | Parts], out: Path) -> None:
     log, folder = space.log.beside(out), out / "labels"
     warn = work.once(log.warn)
 

@@ -8,7 +8,7 @@ than students train; each time round, every image goes through its records in a 
 import functools
 import json
 import re
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -125,9 +125,9 @@ def epochs_per_file(num_images: int, one_record_bytes: int) -> int:
     return max(1, SHARD_BYTES // (num_images * one_record_bytes))
 
 
-def write_file(folder: Path, header: Header, name: str, epochs: list[EpochLabels]) -> None:
+def write_file(folder: Path, header: Header, name: str, epochs: Sequence[EpochLabels | Parts]) -> None:
     """Write one file with the records of its epochs, atomically."""
-    parts = [_parts(epoch) for epoch in epochs]
+    parts = [parts_of(epoch) if isinstance(epoch, EpochLabels) else epoch for epoch in epochs]
     tensors = {key: _stacked([part[key] for part in parts]) for key in parts[0]}
     folder.mkdir(parents=True, exist_ok=True)
     metadata = {"images_sha256": header.images_sha256, "file": name, "header": digest(header.identity())}
@@ -161,7 +161,8 @@ def _stacked(tensors: list[Tensor]) -> Tensor:
     return tensors[0][None] if len(tensors) == 1 else torch.stack(tensors)
 
 
-def _parts(epoch: EpochLabels) -> Parts:
+def parts_of(epoch: EpochLabels) -> Parts:
+    """Return an epoch as the tensors that are stored."""
     look, mix = epoch.records.look, epoch.records.mix
     parts = {"box": look.view.box.to(torch.int16), "flip": look.view.flip.to(torch.uint8)}
     if look.patches is not None:
@@ -223,6 +224,11 @@ class LabelStore:
         if self.header.pooled:
             return StoredEpoch.of(self, self._deal(around)[:, place])
         return StoredEpoch.of(self, torch.tensor([place]).expand(self.header.num_images))
+
+    def parts(self, epoch: int) -> Parts:
+        """Return the tensors of a stored epoch as they are stored."""
+        name, place = self.header.file_of(epoch)
+        return {key: part[place] for key, part in self._file(name).items()}
 
     def gather(self, key: str, stored: Int[Tensor, " record"], image: Int[Tensor, " record"]) -> Tensor | None:
         """Return one tensor of the records at these stored epochs and images; None if there is none of that name."""

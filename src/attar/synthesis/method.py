@@ -159,9 +159,10 @@ class MethodConfig(Part):
     """Settings that every method has; a method's own ``Config`` adds more."""
 
     ipc: int = pydantic.Field(default=10, ge=1)
-    """Images per class. The run makes slots ipc_start to ipc - 1 of each class."""
+    """Images per class. The run makes slots ipc_start to ipc - 1 of each class. Raise it to add images to a finished
+    run, which keeps its images."""
     ipc_start: int = pydantic.Field(default=0, ge=0)
-    """First slot to make. Use it to divide slots among machines, or to add images to an earlier set."""
+    """First slot to make. Use it to divide slots among machines. (To add images to a finished set, raise ipc.)"""
     unit_classes: int = pydantic.Field(default=100, ge=1)
     """Classes per unit of work, which are optimised together."""
     unit_slots: int = pydantic.Field(default=1, ge=1)
@@ -226,6 +227,14 @@ class MethodConfig(Part):
     def uses_groups(self) -> bool:
         """Whether real images are cut into difficulty groups, one for each image per class."""
         return False
+
+    def grows(self) -> bool:
+        """Whether images can be added to a finished set: no image depends on how many a class gets.
+
+        A method of your own that reads ``ipc`` in another way returns False.
+        """
+        together = self.needs().unit in ("slots", "set") or self.storage().factor > 1
+        return not (together or self.uses_groups() or self.learns())
 
     def learns(self) -> frozenset[str]:
         """What the method returns beside images: SOFT_LABELS, STUDENT_RATE, both or nothing."""

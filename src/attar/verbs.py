@@ -1,0 +1,69 @@
+"""The verbs that give a set to other tools and people: export, push and pull."""
+
+import importlib
+from collections.abc import Callable
+from pathlib import Path
+
+from attar.core import plugin
+from attar.core.errors import AttarError
+from attar.core.parser import Parser
+
+LAYOUTS = {"ddranking": "attar.exchange.ddranking", "fkd": "attar.exchange.fkd_files"}
+"""Layouts of 'attar export', and their modules: each has ``export(run, out)``, which returns lines to print."""
+
+
+def _export(arguments: list[str]) -> list[str]:
+    parser = Parser("attar export", "Write a finished run in the layout of another tool.")
+    parser.add_argument("layout", metavar="LAYOUT", help=" or ".join(LAYOUTS))
+    parser.add_argument("run", type=Path, metavar="FOLDER", help="the --out folder of a run")
+    parser.add_argument("--out", type=Path, default=None, metavar="FOLDER", help="the new folder to write")
+    parser.add_argument(
+        "--batch-size",
+        type=int,
+        default=None,
+        metavar="N",
+        help="layout fkd only: images per file of labels; default: the batch size that the labels were made for",
+    )
+    options = parser.parse_intermixed_args(arguments)
+    if options.layout not in LAYOUTS:
+        raise plugin.unknown("layout", options.layout, LAYOUTS)
+    if options.out is None:
+        raise AttarError(f"'attar export {options.layout}' needs a folder to write; add --out FOLDER.")
+    if options.batch_size is not None and options.layout != "fkd":
+        raise AttarError(f"The layout '{options.layout}' has no batches; leave out --batch-size.")
+    choices = {} if options.batch_size is None else {"batch_size": options.batch_size}
+    return importlib.import_module(LAYOUTS[options.layout]).export(options.run, options.out, **choices)
+
+
+def _push(arguments: list[str]) -> list[str]:
+    parser = Parser(
+        "attar push",
+        "Upload a distilled set to the Hugging Face Hub: images, labels, card and recipe. Log in with 'hf auth login', "
+        "or set HF_TOKEN. An upload that broke off continues.",
+    )
+    parser.add_argument("run", type=Path, metavar="FOLDER", help="the --out folder of a run, or a distilled folder")
+    parser.add_argument("name", metavar="ORG/NAME", help="the dataset on the Hub; made if it does not exist")
+    parser.add_argument("--private", action="store_true", help="make a dataset that only you and ORG can see")
+    options = parser.parse_intermixed_args(arguments)
+    from attar import share
+
+    return share.push(options.run, options.name, options.private)
+
+
+def _pull(arguments: list[str]) -> list[str]:
+    parser = Parser(
+        "attar pull", "Download a distilled set from the Hugging Face Hub into a folder, and check its files."
+    )
+    parser.add_argument("name", metavar="ORG/NAME", help="the dataset on the Hub")
+    parser.add_argument("--out", type=Path, default=None, metavar="FOLDER", help="the new folder to write")
+    parser.add_argument("--revision", default="", metavar="NAME", help="a branch, tag or commit; default: the newest")
+    options = parser.parse_intermixed_args(arguments)
+    if options.out is None:
+        raise AttarError(f"'attar pull {options.name}' needs a folder to write; add --out FOLDER.")
+    from attar import share
+
+    return share.pull(options.name, options.out, options.revision)
+
+
+VERBS: dict[str, Callable[[list[str]], list[str]]] = {"export": _export, "push": _push, "pull": _pull}
+"""Each takes the words after the verb, and returns lines to print."""

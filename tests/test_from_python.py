@@ -1,0 +1,91 @@
+"""attar.distil: data in memory, folders, recipes, own teachers."""
+
+import numpy as np
+import pytest
+import torch
+from sklearn.datasets import load_digits
+from torch import nn
+
+import attar
+from attar import from_python
+from attar.core.errors import AttarError
+from conftest import mini_recipe
+
+
+@pytest.fixture(scope="module")
+def digits() -> tuple[torch.Tensor, torch.Tensor]:
+    values, labels = load_digits(return_X_y=True)
+    return torch.from_numpy(values).float().reshape(-1, 1, 8, 8)[:400] / 16, torch.from_numpy(labels)[:400]
+
+
+@pytest.fixture
+def asked(monkeypatch) -> list:
+    """What would be run."""
+    found = []
+    monkeypatch.setattr(from_python.pipeline, "run", lambda recipe, out, **more: found.append((recipe, out, more)))
+    return found
+
+
+def quick() -> attar.Recipe:
+    recipe = mini_recipe()
+    return recipe.changed(evaluate=recipe.evaluate.changed(rows=("distilled",), num_seeds=1)).with_method("random")
+
+
+def test_tensors_are_distilled_and_the_call_can_be_repeated(digits, tmp_path):
+    result = attar.distil(digits, out=tmp_path / "run", recipe=quick(), ipc=3, name="my digits", quiet=True)
+    distilled = result.distilled()
+    assert len(distilled) == 30
+    assert distilled.info.source == "my digits"
+    assert distilled.classes == tuple("0123456789")
+    real = {image.numpy().tobytes() for image in (digits[0] * 255).round().to(torch.uint8).expand(-1, 3, -1, -1)}
+    assert all(image.numpy().tobytes() in real for image in distilled.images)
+    times = {path: path.stat().st_mtime_ns for path in (tmp_path / "run" / "squeeze").iterdir()}
+    attar.distil(digits, out=tmp_path / "run", recipe=quick(), ipc=3, name="my digits", quiet=True)
+    assert all(path.stat().st_mtime_ns == before for path, before in times.items())
+    other = digits[0].flip(0), digits[1]
+    with pytest.raises(AttarError, match="real data that differ"):
+        attar.distil(other, out=tmp_path / "run", recipe=quick(), ipc=3, name="my digits", quiet=True)
+
+
+def test_a_recipe_is_chosen_for_data_in_memory(digits, asked, tmp_path):
+    attar.distil(digits, out=tmp_path / "run", ipc=2, quiet=True)
+    recipe, out, _ = asked[0]
+    assert (recipe.data.source, recipe.data.size, recipe.recover.ipc) == ("python:data", 8, 2)
+    assert out == tmp_path / "run"
+    assert (tmp_path / "run" / "chosen.yaml").is_file()
+
+
+def test_a_folder_is_named_and_a_budget_is_kept(asked, tmp_path):
+    from PIL import Image
+
+    rng = np.random.default_rng(0)
+    for name in ("cat", "dog"):
+        (tmp_path / "pets" / name).mkdir(parents=True)
+        for index in range(12):
+            pixels = rng.integers(0, 256, (40, 36, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "pets" / name / f"{index}.png")
+    attar.distil(tmp_path / "pets", out=tmp_path / "run", budget="30kB", size=32, quiet=True)
+    recipe, _, _ = asked[0]
+    assert (recipe.data.source, recipe.data.size) == (str(tmp_path / "pets"), 32)
+    assert 1 <= recipe.recover.ipc < 10
+
+
+def test_own_teachers_replace_the_chosen_ones(digits, asked, tmp_path):
+    with torch.random.fork_rng():
+        network = nn.Sequential(nn.Flatten(), nn.Linear(3 * 64, 10))
+    attar.distil(digits, out=tmp_path / "run", teacher=network, ipc=1, quiet=True)
+    recipe, _, more = asked[0]
+    assert more["teacher"] is network
+    assert recipe.squeeze.members == ()
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        ({"recipe": "digits", "budget": 1000}, "budget is for the recipe that attar chooses"),
+        ({"classes": ["a"]}, "validation and classes are for data in memory"),
+    ],
+)
+def test_arguments_that_contradict_are_refused(more, words, tmp_path):
+    with pytest.raises(AttarError, match=words):
+        attar.distil("digits", out=tmp_path / "run", quiet=True, **more)
