@@ -303,7 +303,7 @@ class Distilled(torch.utils.data.Dataset[tuple[UInt8[Tensor, "3 height width"], 
         Logits of online labels are computed on a batch of these images alone. Raises AttarError as ``Distilled`` does.
         """
         stored = None if self.stored is None else self.stored.epoch(epoch)
-        records = self._drawn(epoch) if stored is None else stored.records
+        records = self.drawn(epoch) if stored is None else stored.records
         shown = replay.show(self.images, index, records)
         if self._given is not None:
             logits = _mixed(self._given, index, records).log()
