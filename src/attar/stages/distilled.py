@@ -295,22 +295,6 @@ class Distilled(torch.utils.data.Dataset[tuple[UInt8[Tensor, "3 height width"], 
         """Whether a single image would get no label."""
         return self.info.labels.mode == "online" and self.info.labels.committee.batchnorm == "train"
 
-    def labelled_views(
-        self, epoch: int, index: Int[Tensor, " image"]
-    ) -> tuple[Float[Tensor, "image 3 height width"], Records, Float[Tensor, "image class"]]:
-        """Return these images as an epoch shows them, in [0, 1], how each view was made, and the teachers' logits.
-
-        Logits of online labels are computed on a batch of these images alone. Raises AttarError as ``Distilled`` does.
-        """
-        stored = None if self.stored is None else self.stored.epoch(epoch)
-        records = self.drawn(epoch) if stored is None else stored.records
-        shown = replay.show(self.images, index, records)
-        if self._given is not None:
-            logits = _mixed(self._given, index, records).log()
-        else:
-            logits = self._ask(shown) if stored is None else stored.logits(index)
-        return shown, records.take(index), logits
-
     def _split(self, order: Tensor, batch_size: int) -> Sequence[Tensor]:
         if self._by_batch:
             return committees.batches(order, batch_size)

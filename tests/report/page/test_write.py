@@ -11,11 +11,12 @@ from typing import Any
 import pytest
 import torch
 
+from attar.models.build import build
 from attar.recipes.catalogue import recipe_named
 from attar.report import table
 from attar.report.page import gallery, labels, sheets, write
 from attar.report.page.block import of_json
-from attar.stages.distilled import Distilled
+from attar.stages.distilled import Distilled, read_info, write_info
 from attar.synthesis.method import SNAPSHOTS
 from page_material import HOSTILE, many, renamed
 
@@ -158,6 +159,18 @@ def test_labels_that_are_too_large_are_not_read(mini_run: Path, monkeypatch: pyt
     found, why = labels.blocks("labels", Distilled(mini_run / "distilled"), ["a"] * 10)
     assert not found
     assert "too large" in why
+
+
+def test_labels_made_online_are_shown_too(mini_run: Path, tmp_path: Path):
+    shutil.copytree(mini_run / "distilled", tmp_path / "set")
+    info = read_info(tmp_path / "set")
+    write_info(tmp_path / "set", info.changed(labels=info.labels.changed(mode="online")))
+    opened = Distilled(tmp_path / "set", teacher=build("convnet3", 10, 8, seed=0))
+    (block, _), why = labels.blocks("labels", opened, ["a"] * 10)
+    content = json.loads(block.text)
+    assert not why
+    assert (len(content["images"]), content["columns"]) == (10, 1 + 4)
+    assert all(0 < share <= 1 for image in content["images"] for view in image["views"] for _, share in view["top"])
 
 
 def test_chosen_real_images_and_teachers_have_their_names(mini_run: Path):

@@ -33,7 +33,7 @@ def blocks(name: str, distilled: Distilled, titles: list[str]) -> tuple[list[Blo
     epochs = range(min(views, distilled.info.labels.epochs if stored is None else stored.header.num_epochs))
     try:
         with torch.inference_mode():
-            found = [distilled.labelled_views(epoch, index) for epoch in epochs]
+            found = [_labelled(distilled, epoch, index) for epoch in epochs]
     except AttarError as error:
         return [], f"The labels cannot be shown: {error}"
     own = distilled.images[index]
@@ -58,6 +58,14 @@ def blocks(name: str, distilled: Distilled, titles: list[str]) -> tuple[list[Blo
         "images": described,
     }
     return [of_json(name, content), sheets.block(f"{name}-0", cells.flatten(0, 1), 1 + len(found), side)], ""
+
+
+def _labelled(distilled: Distilled, epoch: int, index: Tensor) -> tuple[Tensor, Records, Tensor]:
+    """Return these images as an epoch shows them, how each view was made, and the teachers' logits."""
+    opened = distilled.epoch(epoch)
+    shown, targets = opened.take(index)
+    assert targets.logits is not None  # asked for
+    return shown, opened.records.take(index), targets.logits
 
 
 def _spread(labels: Tensor, count: int) -> Tensor:
