@@ -97,6 +97,33 @@ def test_settings_of_the_data_count_in_the_choice(pictures: Path, capsys: pytest
     assert (recipe["recover"]["ipc"], recipe["recover"]["unit_slots"]) == (3, 3)
 
 
+def test_a_bad_setting_leaves_nothing(pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    out = tmp_path / "out"
+    with pytest.raises(SystemExit):
+        main(["run", str(pictures), "--out", str(out), "--recover.iterations", "0"])
+    assert "--recover.iterations" in capsys.readouterr().err
+    assert not out.exists()
+
+
+def test_the_split_is_the_one_of_the_run(run: Path, pictures: Path, capsys: pytest.CaptureFixture[str]):
+    import attar
+    from attar.core.log import Log
+    from attar.data.load import load
+
+    main(["split", str(run / "chosen.yaml"), "--quiet"])
+    lines = capsys.readouterr().out.splitlines()
+    rows = [line.split(",") for line in lines[1:]]
+    recipe = attar.recipe(str(run / "recipe.yaml"))
+    real = load(recipe.data, recipe.seed, Log(quiet=True))
+    assert lines[0] == "split,class_name,file"
+    assert [file for split, _, file in rows if split == "val"] == [real.val.where(i) for i in range(len(real.val))]
+    assert all(Path(file).parent.name == name and Path(file).is_file() for _, name, file in rows)
+    assert len({file for *_, file in rows}) == len(rows) == 49
+    assert [[one.split, one.class_name, one.file] for one in attar.split(recipe, quiet=True)] == rows
+    main(["split", str(pictures), "--quiet"])  # the same choices without a run
+    assert capsys.readouterr().out.splitlines() == lines
+
+
 def test_help_looks_at_no_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     with pytest.raises(SystemExit) as end:
         main(["run", str(tmp_path), "--help"])

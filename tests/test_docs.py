@@ -98,14 +98,27 @@ def test_labels_in_a_table_are_sorted_as_the_page_says(tmp_path, monkeypatch):
     for name in "abc":
         Image.new("RGB", (4, 4)).save(f"train_images/{name}.png")
     Path("train.csv").write_text("image_id,label\na.png,cat\nb.png,dog\nc.png,cat\n")
-    block, _ = code_blocks(ROOT / "docs" / "data.md")
+    block = code_blocks(ROOT / "docs" / "data.md")[0]
     exec(block, {})
     found = layout.read(Path("sorted"), Log(quiet=True))
     assert (found.classes, found.train.labels.tolist()) == (("cat", "dog"), [0, 0, 1])
 
 
+def test_the_split_is_listed_as_the_page_says():
+    names: dict[str, list[str]] = {}
+    exec(code_blocks(ROOT / "docs" / "data.md")[1], names)
+    assert (len(names["training"]), len(names["rows"])) == (1438, 1797)
+
+
+def test_a_recipe_is_chosen_as_the_page_says(capsys):
+    names = {}
+    exec(code_blocks(ROOT / "docs" / "your-own-pictures.md")[0], names)
+    assert (names["recipe"].method, names["recipe"].data.source, names["recipe"].seed) == ("dm", "digits", 1)
+    assert "input size 8 x 8 pixels the size of all pictures" in capsys.readouterr().out
+
+
 def test_the_own_network_in_the_guide_is_built(tmp_path, monkeypatch):
-    _, block = code_blocks(ROOT / "docs" / "data.md")
+    block = code_blocks(ROOT / "docs" / "data.md")[2]
     (tmp_path / "mynets.py").write_text(block)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])

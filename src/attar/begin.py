@@ -27,6 +27,8 @@ CPU_SPEED, GPU_SPEED = 4e10, 1e13
 """Operations a second of one CPU thread and of a GPU, about; a run's time decides the size of the images."""
 _MOST_THREADS = 8
 _FOR = "Chosen by attar for: "
+_NOTHING_MADE = ("show", "plan", "split")
+"""Verbs that make nothing."""
 _WIDTH = 120
 """Columns of the table in a file or a pipe."""
 _EARLY = ("data.", "execution.")
@@ -48,12 +50,15 @@ def recipe_of(verb: str, given: Arguments) -> tuple[Recipe[Any], str]:
     from attar.core.log import Log
 
     console, prog = Log(quiet=given.quiet).console, f"attar {verb} {given.recipe}"
+    keeps = is_dataset(given.recipe) and given.out and verb not in _NOTHING_MADE
     if is_dataset(given.recipe):
         base, header = _from_pictures(verb, given, console)
     else:
         given = _without_wishes(given)
         base, header = recipe_named(given.recipe), header_of(given.recipe)
     recipe = changed_by(base, given.settings, prog)
+    if keeps and ranks.is_first():
+        _keep(Path(given.out) / FILE, base.to_yaml(header), console)
     if ranks.is_first() and (sentence := labels_follow(base, recipe, given.settings)):
         console.print(sentence, markup=False, soft_wrap=True)
     return recipe, header
@@ -92,19 +97,29 @@ def _from_pictures(verb: str, given: Arguments, console: Console) -> tuple[Recip
         if not console.is_terminal:
             console.width = _WIDTH
         print_reasons(found, console)
-        if path is not None and verb != "plan":
-            _keep(path, found.recipe.to_yaml(header))
-            console.print(f"This recipe is in {path}: change it and run it.", markup=False, soft_wrap=True)
     return found.recipe, header
 
 
-def _keep(path: Path, text: str) -> None:
+def _keep(path: Path, text: str, console: Console) -> None:
+    """Write the chosen recipe into the run's folder, unless it is there."""
     from attar.store import atomic
 
     if path.parent.is_file():
         raise AttarError(f"--out {path.parent} is a file; give a folder, which may not exist yet.")
+    if path.is_file() and path.read_text(encoding="utf-8").startswith(text.partition("\n")[0] + "\n"):
+        return  # perhaps changed by the user since
     path.parent.mkdir(parents=True, exist_ok=True)
     atomic.write_text(path, text)
+    console.print(f"This recipe is in {path}: change it and run it.", markup=False, soft_wrap=True)
+
+
+def choose_for(source: Path | str, *, budget: str = "", ipc: int | None = None) -> Chosen:
+    """Look at a dataset (a folder, hf:ORG/NAME or a known name) and choose a recipe for it, with reasons.
+
+    ``budget`` is a size such as '5MB' that images and labels may take together, ``ipc`` the images per class. Change
+    ``.recipe`` by ``.recipe.changed(...)``, and give it to ``attar.run``. Raises AttarError as ``attar run`` does.
+    """
+    return chosen(Arguments(str(source), budget=budget, ipc="" if ipc is None else str(ipc)))
 
 
 def chosen(given: Arguments) -> Chosen:

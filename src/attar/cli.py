@@ -28,6 +28,7 @@ usage: attar VERB ...
                                   distil your own pictures, or hf:ORG/NAME
   attar run RECIPE --out FOLDER   turn real data into a distilled set and scores
   attar plan PICTURES|RECIPE      what would be made, in which time and memory
+  attar split PICTURES|RECIPE     which real pictures are for training, as CSV
   attar show RECIPE               print the recipe with every setting
   attar squeeze|recover|relabel|evaluate RECIPE --out FOLDER
                                   run one stage
@@ -96,6 +97,8 @@ def _dispatch(arguments: list[str]) -> None:
         _show(rest)
     elif verb == "plan":
         _plan(rest)
+    elif verb == "split":
+        _split_of_data(rest)
     elif verb == "compare":
         _compare(rest)
     elif continues:
@@ -108,7 +111,7 @@ def _dispatch(arguments: list[str]) -> None:
     elif verb in VERBS:
         importlib.import_module(VERBS[verb]).main(rest)
     else:
-        known = ("list", "show", "plan", "run", *STAGES, "compare", "report", *verbs.VERBS, *VERBS)
+        known = ("list", "show", "plan", "split", "run", *STAGES, "compare", "report", *verbs.VERBS, *VERBS)
         raise plugin.unknown("verb", verb, (*known, "--help", "--version"))
 
 
@@ -183,6 +186,14 @@ def _plan(arguments: list[str]) -> None:
     from attar import pipeline
 
     print(pipeline.plan(recipe, quiet=given.quiet))
+
+
+def _split_of_data(arguments: list[str]) -> None:
+    recipe, _, given = _recipe("split", arguments)
+    from attar.core.log import Log
+    from attar.data import listing
+
+    listing.write_csv(listing.listing(recipe.data, recipe.seed, Log(quiet=given.quiet)), sys.stdout)
 
 
 def _run(verb: str, arguments: list[str]) -> None:
@@ -279,8 +290,8 @@ def _recipe(verb: str, arguments: list[str]) -> tuple["Recipe[Any]", str, "Argum
     given = _split(verb, arguments)
     if given.plan and verb != "show":
         raise AttarError(f"'attar {verb}' has no --plan; use 'attar plan {given.recipe}' to estimate time and memory.")
-    if given.out and verb == "show":
-        raise AttarError("'attar show' has no --out; redirect its output to a file instead.")
+    if given.out and verb in ("show", "split"):
+        raise AttarError(f"'attar {verb}' has no --out; redirect its output to a file instead.")
     if given.help is not None:
         recipe = begin.help_recipe(verb, given)
         _print_and_end(help_page.page(recipe, verb, given.recipe, given.help, _width()))

@@ -13,6 +13,7 @@ from attar.core import ranks
 from attar.core.errors import AttarError
 from attar.core.log import Log
 from attar.core.plugin import unknown
+from attar.data.listing import Listed, listing
 from attar.data.load import load
 from attar.data.source import RealData
 from attar.models.committee import modules_of
@@ -101,6 +102,16 @@ def run(
             made = made.changed(squeeze=squeeze.of_modules(made.squeeze, space.modules))
         atomic.write_text(space.out / "recipe.yaml", made.to_yaml(header_of(made.name)))
         return Result(space.out, publish(space.out, wanted))
+
+
+def split(recipe: Recipe[Any] | str, quiet: bool = False) -> list[Listed]:
+    """Return every real picture of a recipe's data with its class and its split, training pictures first.
+
+    Train a teacher of your own on those of the split 'train': students are measured on the others. Raises AttarError
+    when the data cannot be read.
+    """
+    recipe = recipe_named(recipe) if isinstance(recipe, str) else recipe
+    return list(listing(recipe.data, recipe.seed, Log(quiet=quiet)))
 
 
 @contextlib.contextmanager

@@ -15,8 +15,9 @@ from attar.core.log import Log
 
 
 @pytest.fixture
-def log(tmp_path: Path) -> Log:
-    return Log(tmp_path / "log" / "log.jsonl", quiet=True)
+def log(tmp_path_factory: pytest.TempPathFactory) -> Log:
+    """A log whose file is not among the pictures."""
+    return Log(tmp_path_factory.mktemp("log") / "log.jsonl", quiet=True)
 
 
 @pytest.fixture

@@ -263,3 +263,47 @@ def test_results_among_the_classes_are_no_class(tmp_path: Path, class_folders: M
     found = layout.read(tmp_path, log)
     assert found.classes == ("a", "b")
     assert found.train.identity() == before.train.identity()
+
+
+def test_splits_inside_the_classes_are_splits(tmp_path: Path, class_folders: Make, log: Log) -> None:
+    class_folders(tmp_path, {"cat": 3, "dog": 2}, inner="Train")
+    class_folders(tmp_path, {"cat": 1, "dog": 2}, inner="Test", seed=50)
+    found = layout.read(tmp_path, log)
+    assert found.classes == ("cat", "dog")
+    assert found.val is not None
+    assert (found.train.labels.tolist(), found.val.labels.tolist()) == ([0, 0, 0, 1, 1], [0, 1, 1])
+    assert "Test" in found.val.where(0)
+
+
+def test_pictures_beside_papers_are_found(tmp_path: Path, class_folders: Make, log: Log) -> None:
+    class_folders(tmp_path / "images", {"cat": 3, "dog": 2})
+    (tmp_path / "attributes").mkdir()
+    (tmp_path / "attributes" / "certainties.txt").write_text("1 sure")
+    assert layout.read(tmp_path, log).classes == ("cat", "dog")
+    (tmp_path / "attributes" / "certainties.txt").unlink()  # a class that nobody has filled yet
+    assert layout.read(tmp_path, log).classes == ("attributes", "images")
+
+
+@pytest.mark.parametrize("split", ["", "train"])
+def test_domains_are_refused_with_what_to_do(tmp_path: Path, class_folders: Make, log: Log, split: str) -> None:
+    for place, domain in enumerate(("art", "photo")):
+        class_folders(
+            tmp_path / "pacs" / domain / split, dict.fromkeys(("dog", "elephant", "house"), 2), seed=9 * place
+        )
+        class_folders(tmp_path / "pacs" / domain / ("val" if split else ""), {"dog": 1}, seed=99)
+    with pytest.raises(AttarError) as error:
+        layout.read(tmp_path, log)
+    held = "splits" if split else "3 class folders (dog, elephant, ...)"
+    sentence = (
+        f"{tmp_path / 'pacs'} holds 2 folders (art, photo) with the same {held}, so they are domains and not classes"
+    )
+    assert str(error.value).startswith(sentence)
+    assert f"name one of them: {tmp_path / 'pacs' / 'art'}" in str(error.value)
+    assert layout.read(tmp_path, log, are_classes=True).classes == ("art", "photo")
+    assert len(layout.read(tmp_path / "pacs" / "photo", log).classes) == 3
+
+
+def test_classes_that_are_alike_inside_are_classes(tmp_path: Path, class_folders: Make, log: Log) -> None:
+    for place, name in enumerate(("cat", "dog", "owl")):
+        class_folders(tmp_path / name, {"day": 2, "night": 1}, seed=9 * place)
+    assert layout.read(tmp_path, log).classes == ("cat", "dog", "owl")

@@ -110,6 +110,13 @@ def test_the_smallest_class_limits_the_images_per_class():
     assert "you asked for 20" in why(chosen(found(9, 300, 500), ipc=20), "images per class")
 
 
+@pytest.mark.parametrize(("count", "ipc"), [(6, 1), (20, 3), (50, 8), (100, 10)])
+def test_a_small_set_is_not_distilled_to_itself(count: int, ipc: int):
+    choice = chosen(found(count, count))
+    assert choice.recipe.recover.ipc == ipc
+    assert ("the usual number" if ipc == IPC else "training pictures in the mean") in why(choice, "images per class")
+
+
 def test_classes_with_hardly_any_picture_are_left_out_unless_they_are_asked_for():
     survey = found(4, 300, 500)
     choice = chosen(survey)
@@ -132,7 +139,7 @@ def test_more_of_a_small_set_is_held_out(count: int, holdout: float):
 def test_a_budget_holds_images_and_labels(survey: Survey, budget: int):
     recipe = chosen(survey, budget=budget).recipe
     network = network_cost.network_for(recipe.data.size)
-    num_classes, soft = len(survey.classes), recipe.method == "attar"
+    num_classes, soft = len(survey.classes), bool(recipe.squeeze.members)
     teachers = 3 * network.stored_bytes(num_classes) if soft else 0
     images = network_cost.set_bytes(recipe.recover.ipc * num_classes, recipe.data.size, survey.classes)
     assert teachers + images <= budget
@@ -140,7 +147,9 @@ def test_a_budget_holds_images_and_labels(survey: Survey, budget: int):
 
 def test_more_bytes_bring_more_images_and_at_last_labels_by_teachers():
     made = [chosen(CIFAR, budget=budget).recipe for budget in (100_000, 500_000, 2_000_000, 8_000_000)]
-    assert [recipe.method for recipe in made] == ["dm", "dm", "attar", "attar"]
+    assert [len(recipe.squeeze.members) for recipe in made] == [0, 0, 3, 3]
+    assert chosen(CIFAR, budget=60_000).recipe.method == "dm"  # one image per class
+    assert {recipe.method for recipe in made} == {"attar"}
     assert made[0].recover.ipc < made[1].recover.ipc
     assert made[2].recover.ipc < made[3].recover.ipc
 

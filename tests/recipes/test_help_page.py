@@ -100,7 +100,10 @@ def test_a_recipe_can_be_typed_from_its_page():
 
 def test_verbs_say_which_options_they_take():
     assert "--out FOLDER" in usage("run", 80)
-    assert "--plan" not in usage("run", 80)
+    assert "--plan" in usage("run", 80)
+    assert "--plan" not in usage("squeeze", 80)
+    assert {"--budget", "--ipc"} <= set(usage("plan", 80).split())
+    assert "--budget" not in usage("compare", 80).split()
     assert "--plan" in usage("show", 80)
     assert "--out" not in usage("show", 80)
     assert "--out" not in shown("", verb="show").partition("Options:")[2]

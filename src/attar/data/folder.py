@@ -11,7 +11,7 @@ from PIL import Image
 
 from attar.core.errors import AttarError
 from attar.core.log import Log
-from attar.data import content, splits
+from attar.data import content, nesting, splits
 from attar.data.picture import Unreadable, decode
 from attar.data.scan import Entries, Scanned, class_folders, counted, is_results, pictures, scan, tell
 from attar.data.source import Found, Split, hashed
@@ -97,10 +97,11 @@ def unwrapped(path: Path, *, within_split: bool = False) -> Path:
     return unwrapped(inner, within_split=within_split)
 
 
-def read(path: Path, log: Log) -> Found | None:
+def read(path: Path, log: Log, *, are_classes: bool = False) -> Found | None:
     """A folder per class, in a training and perhaps a validation folder or without a split; None without folders.
 
-    Raises AttarError where folders named as splits hold no classes, or the validation folder has other classes.
+    ``are_classes`` says that the folders are the classes even if they look like domains. Raises AttarError where
+    folders named as splits hold no classes, the validation folder has other classes, or the folders are domains.
     """
     folders = class_folders(path)
     trains, vals = splits.training(folders), splits.validation(folders)
@@ -116,8 +117,39 @@ def read(path: Path, log: Log) -> Found | None:
         log.warn(f"{path} has no folder train/ with class folders, so {', '.join(trains + vals)} is taken as a class")
     if not folders:
         return None
+    if inner := nesting.only_one_with_classes(folders):
+        log.say(f"data      of the folders in {path}, only {inner.name} holds class folders with images, and is read")
+        return read(inner, log, are_classes=are_classes)
+    if halves := nesting.split_classes(folders):
+        log.say(f"data      the class folders in {path} hold {_halves_in_words(halves)}, which are used as splits")
+        return _read_halves(path, halves, log)
+    if not are_classes:
+        nesting.refuse_domains(path, folders)
     classes, train, faults = _read_classes(path, log)
     return Found(classes, train, None, titles(path, classes), licence(classes), faults)
+
+
+def _halves_in_words(halves: nesting.SplitClasses) -> str:
+    train, val = (next(iter(half.values())).name for half in (halves.train, halves.val))
+    return f"{train}/ and {val}/"
+
+
+def _read_halves(path: Path, halves: nesting.SplitClasses, log: Log) -> Found:
+    """Classes whose folders hold the splits."""
+    found = [{name: scan(folder) for name, folder in half.items()} for half in (halves.train, halves.val)]
+    for half, scanned in zip((halves.train, halves.val), found, strict=True):
+        tell(path, {str(folder.relative_to(path)): scanned[name] for name, folder in half.items()}, log)
+    classes = tuple(halves.train)
+    train, val = (_files(list(enumerate(half.values()))) for half in found)
+    faults = {name: _fault(halves.train[name], one) for name, one in found[0].items() if not one.parts}
+    return Found(classes, train, val if len(val) else None, titles(path, classes), licence(classes), faults)
+
+
+def _files(scanned: Sequence[tuple[int, Scanned]]) -> Files:
+    """The pictures of scanned folders, each with its label."""
+    parts = [(label, part) for label, one in scanned for part in one.parts]
+    labels = np.repeat([label for label, _ in parts], [len(files) for _, (_, files) in parts])
+    return Files([folder for _, (folder, _) in parts], [entries for _, (_, entries) in parts], labels)
 
 
 def _read_split(path: Path, folders: Mapping[str, Path], train_name: str, vals: Sequence[str], log: Log) -> Found:
@@ -177,9 +209,7 @@ def _read_classes(path: Path, log: Log) -> tuple[tuple[str, ...], Files, dict[st
     if not found:
         raise AttarError(f"{path} has no class folders; it should hold one folder of images per class.")
     _tell_order(list(found), log)
-    parts = [(label, part) for label, one in enumerate(found.values()) for part in one.parts]
-    labels = np.repeat([label for label, _ in parts], [len(files) for _, (_, files) in parts])
-    files = Files([folder for _, (folder, _) in parts], [entries for _, (_, entries) in parts], labels)
+    files = _files(list(enumerate(found.values())))
     return tuple(found), files, {name: _fault(path / name, one) for name, one in found.items() if not one.parts}
 
 

@@ -9,8 +9,11 @@ from attar.data.scan import pictures
 from attar.data.source import Found
 
 
-def read(path: Path, log: Log) -> Found:
-    """The dataset in an existing folder, in any layout that attar knows; raises AttarError when it is none of them."""
+def read(path: Path, log: Log, *, are_classes: bool = False) -> Found:
+    """The dataset in an existing folder, in any layout that attar knows; raises AttarError when it is none of them.
+
+    ``are_classes`` says that its folders are classes even if they look like domains.
+    """
     if hub.is_saved(path):
         return hub.read_saved(path, log)
     if folder.is_tiny_imagenet(path):
@@ -20,8 +23,8 @@ def read(path: Path, log: Log) -> Found:
     inner = folder.unwrapped(path)
     if inner != path:
         log.say(f"data      {path} holds nothing but {inner.relative_to(path)}, which is read")
-        return read(inner, log)
-    if found := folder.read(path, log):
+        return read(inner, log, are_classes=are_classes)
+    if found := folder.read(path, log, are_classes=are_classes):
         return found
     if pictures(path):
         raise AttarError(

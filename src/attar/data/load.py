@@ -68,7 +68,7 @@ def find(choice: DataChoice, log: Log) -> Found:
         return given.read(source)
     path = Path(source).expanduser()
     if path.is_dir():
-        return layout.read(path, log)
+        return layout.read(path, log, are_classes=bool(choice.classes))
     if path.exists():
         raise AttarError(f"{path} is a file; name the folder that holds the dataset.")
     if not re.search(r"[/\\]", source):

@@ -3,8 +3,12 @@
 import re
 from collections.abc import Iterable
 
-TRAIN_WORDS = ("train", "training")
-VAL_WORDS = ("val", "validation", "valid", "dev", "eval", "test", "testing")
+TRAIN_WORDS = ("train", "training", "trainset", "trn")
+_TEST_WORDS = ("test", "testing", "testset", "tst")
+VAL_WORDS = (
+    *("val", "validation", "valid", "valset", "validate", "dev", "devset", "eval", "evaluation", "holdout"),
+    *_TEST_WORDS,
+)
 """From the best to the last choice: where there are several, the first one is validated on."""
 _FILLERS = {
     *("image", "images", "img", "imgs", "picture", "pictures", "photo", "photos", "data", "dataset", "set", "split"),
@@ -15,10 +19,8 @@ _FILLERS = {
 
 def role(name: str) -> str:
     """The word of TRAIN_WORDS or VAL_WORDS that names this split, in any case and with fillers; "" where none does."""
-    words = re.findall(r"[a-z]+(?:\d+k)?", re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower())
-    found = [word for word in words if word in TRAIN_WORDS + VAL_WORDS]
-    rest = [word for word in words if word not in found]
-    return found[0] if len(found) == 1 and all(_is_filler(word) for word in rest) else ""
+    word, rest = _parted(name)
+    return word if all(_is_filler(other) for other in rest) else ""
 
 
 def training(names: Iterable[str]) -> list[str]:
@@ -33,13 +35,38 @@ def validation(names: Iterable[str]) -> list[str]:
 
 def is_test(name: str) -> bool:
     """Whether a split is a test set, whose labels may well be kept secret."""
-    return role(name) in ("test", "testing")
+    return _parted(name)[0] in _TEST_WORDS
 
 
 def _ranked(names: Iterable[str], words: tuple[str, ...]) -> list[str]:
-    found = [name for name in names if role(name) in words]
-    strange = {name: (name.lower() != role(name), name != role(name), name) for name in found}
-    return sorted(found, key=lambda name: (words.index(role(name)), strange[name]))
+    roles = _roles(list(names))
+    found = [name for name, word in roles.items() if word in words]
+    strange = {name: (name.lower() != roles[name], name != roles[name], name) for name in found}
+    return sorted(found, key=lambda name: (words.index(roles[name]), strange[name]))
+
+
+def _roles(names: list[str]) -> dict[str, str]:
+    """The role of each name, also of names that differ in the split's word only, as birds_train and birds_test."""
+    found = {name: role(name) for name in names}
+    if any(word in TRAIN_WORDS for word in found.values()):
+        return found
+    parted = {name: _parted(name) for name in names}
+    alike: dict[tuple[str, ...], list[str]] = {}
+    for name, (word, rest) in parted.items():
+        if word:
+            alike.setdefault(tuple(rest), []).append(name)
+    for group in alike.values():
+        words = {parted[name][0] for name in group}
+        if words & set(TRAIN_WORDS) and words & set(VAL_WORDS):
+            return found | {name: parted[name][0] for name in group}
+    return found
+
+
+def _parted(name: str) -> tuple[str, list[str]]:
+    """The only word of a name that names a split, "" if there is none or are several; and its other words."""
+    words = re.findall(r"[a-z]+(?:\d+k)?", re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower())
+    found = [word for word in words if word in TRAIN_WORDS + VAL_WORDS]
+    return (found[0] if len(found) == 1 else ""), [word for word in words if word not in found]
 
 
 def _is_filler(word: str) -> bool:

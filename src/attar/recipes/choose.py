@@ -33,6 +33,8 @@ FEW = 5000
 """With fewer pictures a fifth of each class is held out for validation, else a tenth."""
 IPC = 10
 """Images per class without a budget."""
+SHARE = 5
+"""Without a budget the set has no more than one in so many training pictures."""
 MINUTES = 45
 """Minutes that a run may take, about; a smaller size is chosen where it would take longer."""
 _SIDED = {"left", "right", "clockwise", "anticlockwise", "counterclockwise", "digit", "digits", "letter", "letters"}
@@ -99,6 +101,7 @@ def choose(source: str, found: Survey, wishes: Wishes) -> Chosen:
         Reason("images per class", f"{made.ipc} ({made.num_images} images)", why_ipc),
         reasons.stored(made),
         reasons.students(made),
+        reasons.time(made, wishes.speed, "GPU" if wishes.gpu else "CPU"),
     )
     return Chosen(whole, told, reasons.warnings(made, wishes.budget))
 
@@ -180,8 +183,15 @@ def _ipc(made: ChosenSet, smallest: int, wishes: Wishes) -> tuple[int, str]:
             return wishes.ipc, "as you asked"
         return smallest, f"you asked for {wishes.ipc}, but the smallest class has {smallest} training pictures"
     if wishes.budget is None:
-        few = f"the smallest class has {smallest} training pictures"
-        return (IPC, "the usual number; --ipc or --budget changes it") if smallest >= IPC else (smallest, few)
+        mean = made.num_train // len(made.classes)
+        usual = "the usual number; --ipc or --budget changes it"
+        reason = {
+            IPC: usual,
+            smallest: f"the smallest class has {smallest} training pictures",
+            max(1, mean // SHARE): f"a class has {mean} training pictures in the mean; --ipc or --budget changes it",
+        }
+        ipc = min(reason)
+        return ipc, usual if ipc == IPC else reason[ipc]
     most = min(smallest, wishes.ipc or smallest)
     fits = [ipc for ipc in range(most + 1) if replace(made, ipc=ipc).num_bytes <= wishes.budget]
     ipc = fits[-1] if fits else 0
@@ -232,7 +242,7 @@ def _recipe(
     )
     return recipe(
         name=_name(source),
-        method="attar" if soft else "dm",
+        method=made.method,
         data=DataChoice(source=source, size=made.size, holdout=holdout, classes=classes),
         squeeze=Squeeze(
             architecture=made.network.name,
@@ -263,7 +273,7 @@ def _method(made: ChosenSet, mirrored: bool, grey: bool) -> MethodConfig:
     stored: dict[str, Any] = {"image_format": network_cost.format_for(made.size), "jpeg_quality": 90}
     shared = {"ipc": made.ipc, "iterations": made.iterations, "flip": mirrored, "grey": grey, **stored}
     most = 100 if made.gpu else 10
-    if made.labels == "soft":
+    if made.method == "attar":
         return own.Config(
             **shared, unit_classes=min(len(made.classes), most), unit_slots=min(made.ipc, 10), committee="one"
         )

@@ -12,6 +12,8 @@ TINY = 16
 """Up to this side pictures are treated as digits are: small shifts in place of crops and mixing of boxes."""
 FEWEST = 5
 """A class with fewer training pictures is left out: it can be neither learned nor measured."""
+MANY = 10_000
+"""Training pictures from which a small teacher is good enough to move images for hard labels."""
 NUM_TEACHERS, NUM_SEEDS = 3, 3
 STUDENT_STEPS = 800
 """Optimiser steps of a student, as in the recipes attar/cifar10-ipc10 and -ipc50."""
@@ -54,7 +56,7 @@ class ChosenSet:
 
     @property
     def batch_size(self) -> int:
-        return 128 if self.num_train >= 10_000 else 64 if self.num_train >= 500 else 32
+        return 128 if self.num_train >= MANY else 64 if self.num_train >= 500 else 32
 
     @property
     def teacher_epochs(self) -> int:
@@ -70,8 +72,14 @@ class ChosenSet:
         return min(1000, max(40, round(STUDENT_STEPS / steps)))
 
     @property
+    def method(self) -> Literal["attar", "dm"]:
+        """'attar' needs labels by teachers, or teachers that many pictures have taught; else 'dm', which asks none."""
+        taught = self.size > TINY and self.num_train >= MANY and self.ipc > 1
+        return "attar" if self.labels == "soft" or taught else "dm"
+
+    @property
     def iterations(self) -> int:
-        if self.labels == "soft":
+        if self.method == "attar":
             return 1000 if self.ipc == 1 else 100
         return 5000 if self.gpu else 1000 if self.size <= TINY else 600
 
@@ -85,7 +93,7 @@ class ChosenSet:
         num_rows = 5 if self.labels == "soft" else 3
         students = num_rows * NUM_SEEDS * self.student_epochs * self.num_images
         passes += students * (3 + (NUM_TEACHERS * 0.4 if self.labels == "soft" else 0))
-        if self.labels == "soft":
+        if self.method == "attar":
             passes += 3 * self.iterations * self.num_images
         else:
             passes += self.iterations * (3 * self.num_images + len(self.classes) * self.real_batch)

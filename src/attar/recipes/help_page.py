@@ -35,6 +35,8 @@ FREQUENT = (
 """Settings that people change most. The page leaves out those that the recipe's method does not have."""
 DOES = {
     "show": "Print the recipe with every setting, as YAML.",
+    "plan": "Say what would be made, in which time and memory on this device, and make nothing.",
+    "split": "List every real picture as CSV: its split (train or val), its class and its file.",
     "run": "Turn real data into a distilled dataset and its scores: squeeze, recover, relabel and evaluate.",
     "squeeze": "Train or import the teachers: the first stage of 'attar run'.",
     "recover": "Make the images: the second stage of 'attar run'.",
@@ -45,6 +47,8 @@ DOES = {
 }
 OPTIONS = {
     "--out FOLDER": "Folder for the results. To continue an interrupted run, run the same command again.",
+    "--budget SIZE": "Only for pictures in place of a recipe: bytes that images and labels may take together, as 5MB.",
+    "--ipc N": "Images per class.",
     "--methods NAME ...": "Methods to compare: names from 'attar list methods', or recipes whose method settings are "
     "used. NAME:hard and NAME:soft choose the labels; without them, methods that need no teacher have hard labels.",
     "--budgets SIZE ...": "Sizes of images and labels together, such as 100kB 1MB. The images per class follow.",
@@ -56,7 +60,14 @@ OPTIONS = {
     "evaluate.protocol), or 'all' settings.",
 }
 _COMPARED = ("--methods NAME ...", "--budgets SIZE ...")
-_LACKS = {"show": ("--out FOLDER", *_COMPARED), "compare": ("--method NAME",)}
+_MAKES_NOTHING = ("show", "plan", "split")
+_LACKS = {
+    "show": ("--out FOLDER", *_COMPARED),
+    "run": _COMPARED,
+    "plan": ("--out FOLDER", "--plan", *_COMPARED),
+    "split": ("--out FOLDER", "--plan", *_COMPARED),
+    "compare": ("--method NAME", "--budget SIZE", "--ipc N"),
+}
 """Options that a verb does not have; other verbs lack --plan and those of 'attar compare'."""
 RULES = (
     "[Brackets] show the value in this recipe. '...' means that every word up to the next flag is a value. 'none' means "
@@ -67,15 +78,20 @@ RULES = (
 
 def usage(verb: str, width: int) -> str:
     """Return the text of ``attar VERB --help``, for a verb that takes a recipe."""
-    lines = [f"usage: attar {verb} RECIPE{_out(verb)} [OPTIONS] [SETTINGS]", "", *_wrapped(DOES[verb], width), ""]
+    what = "RECIPE" if verb == "compare" else "RECIPE|PICTURES"
+    lines = [*_wrapped(f"usage: attar {verb} {what}{_out(verb)} [OPTIONS] [SETTINGS]", width), ""]
+    lines += [*_wrapped(DOES[verb], width), ""]
     lines += [
         "  RECIPE",
         *_wrapped("A name from 'attar list recipes', or a YAML file as 'attar show' prints it.", width, 6),
     ]
+    if verb != "compare":
+        words = "A folder with a folder per class or Parquet files, hf:ORG/NAME, or a name from 'attar list datasets': "
+        lines += ["  PICTURES", *_wrapped(f"{words}attar chooses a recipe for them and says why.", width, 6)]
     lines += ["  SETTINGS", *_wrapped("Any key of the recipe, as in --recover.iterations 1000.", width, 6)]
     lines += [*_options(verb, width), ""]
     lines += _wrapped("Options and settings can be in any order. If one is typed twice, the last value counts.", width)
-    if verb != "show":
+    if verb not in _MAKES_NOTHING:
         lines += _wrapped(f"To use several processes or GPUs: torchrun --nproc-per-node N -m attar {verb} ...", width)
     return _text(lines)
 
@@ -108,7 +124,7 @@ def _text(lines: Iterable[str]) -> str:
 
 def _out(verb: str) -> str:
     several = " --methods NAME ... --budgets SIZE ..." * (verb == "compare")
-    return "" if verb == "show" else f"{several} --out FOLDER"
+    return "" if verb in _MAKES_NOTHING else f"{several} --out FOLDER"
 
 
 def _frequent(recipe: Recipe[Any], verb: str, fields: Iterable[Field], width: int) -> list[str]:

@@ -8,7 +8,8 @@ from statistics import median
 from attar.core.log import readable_bytes
 from attar.data.survey import Survey
 from attar.recipes import network_cost
-from attar.recipes.chosen_set import FEWEST, NUM_SEEDS, STUDENT_STEPS, TINY, ChosenSet
+from attar.recipes.chosen_set import FEWEST, MANY, NUM_SEEDS, TINY, ChosenSet
+from attar.stages.protocols import PROTOCOLS
 
 
 @dataclass(frozen=True)
@@ -75,23 +76,22 @@ def network(made: ChosenSet) -> Reason:
 
 def teachers(made: ChosenSet) -> Reason:
     epochs = made.teacher_epochs
-    steps = math.ceil(made.num_train / made.batch_size)
-    if made.labels == "hard":
-        return Reason(
-            "teacher", f"1, {epochs} epochs", f"{epochs * steps:,} steps; it is only the accuracy of all real pictures"
-        )
-    weak = max(1, round(epochs / 6))
-    return Reason(
-        "teachers",
-        f"3, of {epochs}, {epochs} and {weak} epochs",
-        f"{epochs * steps:,} steps for {made.num_train:,} pictures; the weak one labels, too",
-    )
+    steps = f"{epochs * math.ceil(made.num_train / made.batch_size):,} steps for {made.num_train:,} pictures"
+    if made.labels == "soft":
+        weak = max(1, round(epochs / 6))
+        return Reason("teachers", f"3, of {epochs}, {epochs} and {weak} epochs", f"{steps}; all three label")
+    does = "moves the images and " * (made.method == "attar") + "shows what all real pictures are worth"
+    return Reason("teacher", f"1, {epochs} epochs", f"{steps}; it {does}")
 
 
 def why_method(made: ChosenSet) -> str:
+    moved = f"real images, moved for {made.iterations:,} steps"
     if made.labels == "soft":
-        return f"real images, moved for {made.iterations} steps by the first teacher: best measured with labels of small teachers"
-    return f"real images, moved for {made.iterations:,} steps towards the mean features of the class: best measured with hard labels"
+        return f"{moved} by the first teacher: best measured with labels by small teachers"
+    if made.method == "attar":
+        return f"{moved} by a teacher: with hard labels 6 points above random images on CIFAR-10"
+    few = "for one image per class" if made.ipc == 1 else f"with fewer than {MANY:,} pictures to teach a teacher"
+    return f"{moved} towards the mean features of their class: best measured with hard labels {few}"
 
 
 def stored(made: ChosenSet) -> Reason:
@@ -105,12 +105,17 @@ def stored(made: ChosenSet) -> Reason:
 
 
 def students(made: ChosenSet) -> Reason:
-    why = (
-        "the protocol of the recipe digits"
-        if made.size <= TINY
-        else f"about {STUDENT_STEPS} steps of 25 images; more epochs bring more accuracy"
+    batch = PROTOCOLS["digits" if made.size <= TINY else "attar-small"].training.batch_size
+    steps = f"{made.student_epochs * math.ceil(made.num_images / batch):,} steps of {batch} images"
+    more = "the protocol of the recipe digits" if made.size <= TINY else "more epochs bring more accuracy"
+    return Reason("students", f"{NUM_SEEDS} of {made.network.name}, {made.student_epochs} epochs", f"{steps}; {more}")
+
+
+def time(made: ChosenSet, speed: float, device: str) -> Reason:
+    minutes = made.operations() / speed / 60
+    return Reason(
+        "time", f"about {hours(minutes)}", f"reckoned for this {device} from the arithmetic; 'attar plan' measures"
     )
-    return Reason("students", f"{NUM_SEEDS} of {made.network.name}, {made.student_epochs} epochs", why)
 
 
 def warnings(made: ChosenSet, budget: int | None) -> tuple[str, ...]:
@@ -128,4 +133,5 @@ def warnings(made: ChosenSet, budget: int | None) -> tuple[str, ...]:
 
 
 def hours(minutes: float) -> str:
-    return f"{minutes / 60:.0f} hours" if minutes >= 90 else f"{minutes:.0f} minutes"
+    whole = max(1, round(minutes))
+    return f"{minutes / 60:.0f} hours" if minutes >= 90 else f"{whole} minute{'s' if whole > 1 else ''}"
