@@ -15,7 +15,7 @@ from attar.report.page.block import Block
 MOST_PIXELS = 20 * 10**6
 """Pixels of all pictures of a page's gallery, together."""
 MOST_PER_CLASS = 8
-_SHEET_PIXELS = 2**20
+_SHEET_PIXELS = 2**18
 _SMALLEST = 32
 
 
@@ -53,10 +53,10 @@ def block(name: str, images: UInt8[Tensor, "image 3 height width"], columns: int
     pixels = np.zeros((rows, columns, side, side, 3), dtype=np.uint8)
     for place, image in enumerate(images.permute(0, 2, 3, 1).numpy()):
         cell = Image.fromarray(image).resize((side, side), Image.Resampling.BOX) if smaller else image
-        pixels[place // columns, place % columns] = cell
+        pixels[place // columns, place % columns] = np.asarray(cell)
     pixels = pixels.swapaxes(1, 2).reshape(rows * side, columns * side, 3)
     buffer, picture = io.BytesIO(), Image.fromarray(pixels)
-    lossless = pixels.shape[0] * pixels.shape[1] <= _SHEET_PIXELS and side <= 64 and not smaller
+    lossless = pixels.shape[0] * pixels.shape[1] <= 4 * _SHEET_PIXELS and side <= 64 and not smaller
     if lossless:
         picture.save(buffer, format="PNG")
     else:

@@ -23,7 +23,8 @@
   function address(name) {
     if (!addresses.has(name)) {
       const block = document.getElementById("data-" + name);
-      const bytes = Uint8Array.from(atob(block.textContent), (letter) => letter.charCodeAt(0));
+      const text = atob(block.textContent), bytes = new Uint8Array(text.length);
+      for (let place = 0; place < text.length; place++) bytes[place] = text.charCodeAt(place);
       addresses.set(name, URL.createObjectURL(new Blob([bytes], { type: block.type })));
     }
     return addresses.get(name);
