@@ -89,7 +89,8 @@
         const label = make("span", { class: "soft" }, source.label + (score && sources.length > 1 ? `, ${score}` : ""));
         sets.append(make("div", { class: "set" }, label, pictures(source, own, 0, source.data.have[own], source.kind, title)));
       });
-      const real = sources.findIndex((source) => source.data.real);
+      const most = Math.max(0, ...sources.map((source) => (source.data.real ? source.data.own : 0)));
+      const real = sources.findIndex((source) => source.data.real && source.data.own === most);
       if (real >= 0) {
         const { data } = sources[real], own = places[real].get(first.names[place]);
         if (own !== undefined && data.haveReal[own]) {
