@@ -55,7 +55,8 @@ def test_a_recipe_is_chosen_for_data_in_memory(digits, asked, tmp_path):
     assert (tmp_path / "run" / "chosen.yaml").is_file()
 
 
-def test_a_folder_is_named_and_a_budget_is_kept(asked, tmp_path):
+@pytest.mark.parametrize("budget", [30_000, "30kB"])
+def test_a_folder_is_named_and_a_budget_is_kept(budget, asked, tmp_path):
     from PIL import Image
 
     rng = np.random.default_rng(0)
@@ -64,7 +65,7 @@ def test_a_folder_is_named_and_a_budget_is_kept(asked, tmp_path):
         for index in range(12):
             pixels = rng.integers(0, 256, (40, 36, 3), dtype=np.uint8)
             Image.fromarray(pixels).save(tmp_path / "pets" / name / f"{index}.png")
-    attar.distil(tmp_path / "pets", out=tmp_path / "run", budget="30kB", size=32, quiet=True)
+    attar.distil(tmp_path / "pets", out=tmp_path / "run", budget=budget, size=32, quiet=True)
     recipe, _, _ = asked[0]
     assert (recipe.data.source, recipe.data.size) == (str(tmp_path / "pets"), 32)
     assert 1 <= recipe.recover.ipc < 10

@@ -113,13 +113,14 @@ def _keep(path: Path, text: str, console: Console) -> None:
     console.print(f"This recipe is in {path}: change it and run it.", markup=False, soft_wrap=True)
 
 
-def choose_for(source: Path | str, *, budget: str = "", ipc: int | None = None) -> Chosen:
+def choose_for(source: Path | str, *, budget: int | str = "", ipc: int | None = None) -> Chosen:
     """Look at a dataset (a folder, hf:ORG/NAME or a known name) and choose a recipe for it, with reasons.
 
-    ``budget`` is a size such as '5MB' that images and labels may take together, ``ipc`` the images per class. Change
+    ``budget`` is what images and labels may take together, in bytes or as '5MB'; ``ipc`` the images per class. Change
     ``.recipe`` by ``.recipe.changed(...)``, and give it to ``attar.run``. Raises AttarError as ``attar run`` does.
     """
-    return chosen(Arguments(str(source), budget=budget, ipc="" if ipc is None else str(ipc)))
+    size = f"{budget}B" if isinstance(budget, int) else budget
+    return chosen(Arguments(str(source), budget=size, ipc="" if ipc is None else str(ipc)))
 
 
 def chosen(given: Arguments) -> Chosen:
@@ -174,7 +175,7 @@ def _begun(path: Path, words: str) -> str | None:
         return None
     raise AttarError(
         f"{path.parent} was begun for '{begun}', and not for '{words}'; choose another --out, or continue it by: "
-        f"attar run {path} --out {path.parent}."
+        f"attar run {path} --out {path.parent} (--recover.ipc N adds images)."
     )
 
 

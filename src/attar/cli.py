@@ -41,10 +41,11 @@ usage: attar VERB ...
   attar push FOLDER ORG/NAME      share a set on the Hugging Face Hub
   attar pull ORG/NAME --out FOLDER
                                   download a set from the Hub
+  attar doctor                    show what this machine has and what stops runs
 
 'attar VERB --help' explains a verb, 'attar run RECIPE --help' the settings.
 """
-VERBS = {"watch": "attar.report.watch"}
+VERBS = {"watch": "attar.report.watch", "doctor": "attar.plan.doctor"}
 """Verbs in modules of their own, which have ``main(arguments)``."""
 STAGES = ("squeeze", "recover", "relabel", "evaluate")
 WIDEST_HELP = 100

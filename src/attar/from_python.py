@@ -69,7 +69,7 @@ def _run(
         asked = Arguments(
             recipe=source,
             out=str(out),
-            budget=str(budget or ""),
+            budget=f"{budget}B" if isinstance(budget, int) else budget or "",
             ipc=str(ipc or ""),
             quiet=quiet,
             settings=(("--data.size", [str(size)]),) if size else (),

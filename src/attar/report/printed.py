@@ -78,6 +78,8 @@ def print_tables(runs: Sequence[Path], rows: list[Line]) -> None:
         about = f"{run}: " if len(runs) > 1 else ""
         console.print(about + per_class.extremes(run), soft_wrap=True, markup=False)
         console.print(f"{run}: {pages.elapsed(run)}", soft_wrap=True, markup=False)
+        for text in pages.warnings(run):
+            console.print(f"{about}warning: {text}", style="yellow", soft_wrap=True, markup=False)
         console.print(f"{about}Page: {run / 'report' / write.INDEX}", soft_wrap=True, markup=False)
 
 
