@@ -127,6 +127,11 @@ def test_classes_with_hardly_any_picture_are_left_out_unless_they_are_asked_for(
         chosen(found(4, 300))
 
 
+@pytest.mark.parametrize(("largest", "uneven"), [(299, False), (300, True)])
+def test_uneven_classes_are_told(largest: int, uneven: bool):
+    assert ("class mean" in why(chosen(found(30, largest)), "pictures")) is uneven
+
+
 @pytest.mark.parametrize(("count", "holdout"), [(100, 0.2), (5000, 0.1)])
 def test_more_of_a_small_set_is_held_out(count: int, holdout: float):
     assert chosen(found(count, count)).recipe.data.holdout == holdout
