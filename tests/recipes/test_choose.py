@@ -174,6 +174,12 @@ def test_labels_by_teachers_are_not_chosen_where_their_bytes_hold_most_pictures(
     assert chosen(found(20_000, 20_000)).recipe.method == "attar"
 
 
+def test_labels_by_teachers_may_take_more_where_no_bytes_are_asked_for():
+    survey = found(31, 47, 70, 106, 160, 240, 350, 500, sizes=((64, 64),))
+    assert len(chosen(survey, size=32).recipe.squeeze.members) == 3
+    assert chosen(survey, size=32, budget=1_500_000).recipe.squeeze.members == ()
+
+
 def test_the_reasons_are_a_comment_in_the_file_and_the_file_is_the_recipe(tmp_path):
     choice = chosen(found(31, 47, 70, 500))
     path = tmp_path / "chosen.yaml"
