@@ -248,9 +248,9 @@ def test_list_and_help_name_everything(capsys):
 @pytest.mark.parametrize(
     ("arguments", "wanted"),
     [
-        ("run --help", "usage: attar run RECIPE --out FOLDER"),
-        ("relabel -h", "usage: attar relabel RECIPE --out FOLDER"),
-        ("show --help", "usage: attar show RECIPE [OPTIONS]"),
+        ("run --help", "usage: attar run RECIPE|PICTURES --out FOLDER"),
+        ("relabel -h", "usage: attar relabel RECIPE|PICTURES --out FOLDER"),
+        ("show --help", "usage: attar show RECIPE|PICTURES [OPTIONS]"),
         ("report --help", "usage: attar report"),
         ("export --help", "usage: attar export"),
         ("run digits --recover.ipc 37 --help", "--recover.ipc INT  [37]"),

@@ -42,10 +42,11 @@ usage: attar VERB ...
   attar push FOLDER ORG/NAME      share a set on the Hugging Face Hub
   attar pull ORG/NAME --out FOLDER
                                   download a set from the Hub
+  attar doctor                    show what this machine has and what stops runs
 
 'attar VERB --help' explains a verb, 'attar run RECIPE --help' the settings.
 """
-VERBS = {"watch": "attar.report.watch"}
+VERBS = {"watch": "attar.report.watch", "doctor": "attar.plan.doctor"}
 """Verbs in modules of their own, which have ``main(arguments)``."""
 STAGES = ("squeeze", "recover", "relabel", "evaluate")
 WIDEST_HELP = 100
@@ -364,6 +365,8 @@ def _print_tables(runs: list[Path], rows: list[Any]) -> None:
         console.print(about + per_class.extremes(run), soft_wrap=True, markup=False)
         words = f"{run}: {pages.elapsed(run)}; pictures and tables in {run / 'report'}"
         console.print(words, soft_wrap=True, markup=False)
+        for text in pages.warnings(run):
+            console.print(f"{about}warning: {text}", style="yellow", soft_wrap=True, markup=False)
 
 
 def _print_rankings(runs: list[Path], path: Path | None) -> None:

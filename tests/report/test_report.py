@@ -14,6 +14,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 from rich.console import Console
 
+from attar.cli import main
 from attar.core.elapsed import Elapsed
 from attar.core.errors import AttarError
 from attar.core.log import Log, readable_bytes
@@ -315,3 +316,14 @@ UNKNOWN = "and may contain parts of them. This set"
 def test_the_card_asks_the_method_whether_real_pixels_are_stored(mini_run, method, settings, words):
     info = read_info(mini_run / "distilled").changed(method=method, recover=settings)
     assert f"{words} does not protect the privacy of people in the data." in card.text(info, [])
+
+
+def test_what_the_health_checks_found_is_in_the_report(finished, capsys):
+    log = Log(finished / "recover" / "log.jsonl", quiet=True)
+    log.warn("2 of 20 images are of one colour", check="flat-images")
+    log.warn("of another kind")
+    main(["report", str(finished)])
+    said = capsys.readouterr().out
+    assert said.splitlines()[-1] == "warning: 2 of 20 images are of one colour"
+    assert "of another kind" not in said
+    assert "- 2 of 20 images are of one colour" in (finished / "report" / "table.md").read_text()

@@ -49,6 +49,17 @@ def test_the_processes_of_a_run_are_added_up(tmp_path):
     assert (stage.results_done, stage.results_total) == (4, 5)
 
 
+def test_a_run_is_finished_when_its_first_process_is(tmp_path):
+    write(tmp_path, "log.jsonl", {"event": "run", "recipe": "digits"})
+    write(tmp_path, "log.rank1.jsonl", {"event": "run", "recipe": "digits"}, {"event": "finished"})
+    log = RunLog(tmp_path)
+    assert [entry["event"] for entry in log.read()] == ["run"]
+    assert log.state.ended == ""
+    write(tmp_path, "log.jsonl", {"event": "finished"})
+    log.read()
+    assert log.state.ended == "finished"
+
+
 def test_half_a_line_is_read_when_its_rest_is_there(tmp_path):
     write(tmp_path, "recover/log.jsonl", jobs(0, 0, 4), progress(1, 10, 400))
     whole = (tmp_path / "recover" / "log.jsonl").read_text()

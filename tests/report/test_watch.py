@@ -42,7 +42,7 @@ def logged(run: Path, *entries: dict) -> RunState:
 def test_the_lines_say_how_far_the_run_is(tmp_path):
     lines = watch.summary(tmp_path, logged(tmp_path, *RUNNING), now=99.0)
     assert lines[0] == f"{tmp_path}: digits, running; last entry 2 s ago"
-    assert lines[1].startswith("recover            40 of 400 iterations, 0 of 4 units, 20 a second, about 0:18 left")
+    assert lines[1].startswith("recover            40/400 iterations, 0/4 units, 20 a second, about 0:18 left")
     assert lines[2] == "loss               █▁ 4"
     assert lines[3].split() == ["distilled,", "convnet3", "60.0%", "(2", "seeds)"]
     assert lines[4] == "warning: too \x1b[2Jfew [red]steps"  # escaped where it is printed
@@ -54,7 +54,7 @@ def test_the_screen_says_the_same_and_escapes_what_the_log_holds(tmp_path):
         console.print(watch.screen(tmp_path, logged(tmp_path / "run", *RUNNING), now=99.0))
         file.seek(0)
         shown = file.read()
-    for part in ("digits, running", "40 of 400 iterations", "20/s", "0:18 left", "60.0% (2 seeds)", "[red]steps"):
+    for part in ("digits, running", "40/400 iterations", "20/s", "0:18 left", "60.0% (2 seeds)", "[red]steps"):
         assert part in shown.replace("\n", " "), shown
     assert "\x1b" not in shown
     assert max(map(len, shown.splitlines())) <= 100
@@ -101,6 +101,14 @@ def test_a_file_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(AttarError, match="is a file; give the --out folder"):
         watch.main([str(tmp_path / "file")])
+
+
+def test_of_several_runs_the_newest_is_named(tmp_path):
+    for age, name in enumerate(("dm-2", "dm-1")):
+        logged(tmp_path / name, *RUNNING)
+        os.utime(tmp_path / name / "log.jsonl", (1000 + age, 1000 + age))
+    with pytest.raises(AttarError, match=r"holds 2 runs; .* attar watch .*dm-1\.$"):
+        watch.main([str(tmp_path)])
 
 
 def test_it_waits_for_a_run_and_ctrl_c_ends_it_quietly(tmp_path):

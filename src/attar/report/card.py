@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pydantic
 import yaml
@@ -63,6 +64,8 @@ HERE = "this folder"
 """How the card names a set that is on no Hub."""
 _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
 """The Hub's words for numbers of images below a limit."""
+_MOST_NAMED = 1000
+"""Classes that are named in the card's front matter, too; the image files name any number of them."""
 _ARXIV = re.compile(r"arXiv (\d{4}\.\d{4,5})")
 
 
@@ -115,22 +118,23 @@ def _front_matter(info: DatasetInfo) -> str:
     """Return what the Hub reads: licence, files, and the columns that its viewer shows."""
     names = {str(label): printable(name) for label, name in enumerate(info.classes)}
     size = next((word for limit, word in _SIZES if info.num_images < limit), "1M<n<10M")
-    values = {
+    values: dict[str, Any] = {
         "license": "other",
         "pretty_name": markdown(f"{info.source}, distilled"),
         "task_categories": ["image-classification"],
         "tags": ["dataset-distillation", "attar", info.method],
         "size_categories": [size],
         "configs": [{"config_name": "default", "data_files": [{"split": "train", "path": "data/train-*.parquet"}]}],
-        "dataset_info": {
+    }
+    if len(info.classes) <= _MOST_NAMED:
+        values["dataset_info"] = {
             "features": [
                 {"name": "image", "dtype": "image"},
                 {"name": "label", "dtype": {"class_label": {"names": names}}},
                 {"name": "slot", "dtype": "int64"},
             ],
             "splits": [{"name": "train", "num_bytes": info.image_bytes, "num_examples": info.num_images}],
-        },
-    }
+        }
     return f"---\n{yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=120)}---\n\n"
 
 

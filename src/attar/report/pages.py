@@ -5,6 +5,7 @@ from pathlib import Path
 from attar.core.printable import markdown
 from attar.report import architectures, per_class, table
 from attar.report.table import Line
+from attar.stages import health
 from attar.stages.run import Run
 from attar.store import atomic
 
@@ -20,6 +21,8 @@ def write_all(run: Path, lines: list[Line], folder: Path) -> None:
         side_by_side.unlink(missing_ok=True)  # left by an earlier evaluation with more students
     costs = f"{elapsed(run)}. The table's columns of seconds are wall seconds; table.csv has both."
     parts = [tables(lines), costs, markdown(per_class.extremes(run)) + "."]
+    if told := warnings(run):
+        parts.append("Warnings:\n\n" + "\n".join(f"- {markdown(text)}" for text in told))
     atomic.write_text(folder / "table.md", "\n\n".join(part.strip() for part in parts) + "\n")
 
 
@@ -28,6 +31,11 @@ def tables(lines: list[Line]) -> str:
     crossed = architectures.as_markdown(lines)
     noted = "".join(f"\n{note}\n" for note in table.notes(lines))
     return table.as_markdown(lines) + noted + (f"\n{architectures.CAPTION}:\n\n{crossed}" if crossed else "")
+
+
+def warnings(run: Path) -> list[str]:
+    """Return what the health checks of the run found, in the order of the stages."""
+    return [text for stage in ("recover", "evaluate") for text in health.recorded(run / stage).values()]
 
 
 def elapsed(run: Path) -> str:

@@ -19,6 +19,8 @@ FOLDERS = (
 """Folders of a run that may have log files."""
 RATE_POINTS = 30
 """How many of the last progress events the rate is measured over."""
+_OF_FIRST = ("run", "jobs", "finished")
+"""Events that every process of torchrun writes; those of the first process count."""
 MOST_VALUES = 2000
 """Longest curve that is kept, in values; older ones are left out."""
 
@@ -149,9 +151,6 @@ class RunState:
         self.teachers[_teacher(path)] = float(entry["top1"])
 
     def _take_jobs(self, entry: Entry, path: Path) -> None:
-        if "rank" in path.name and (known := self.stages.get(_name(entry["what"], path))) is not None:
-            self.current = known
-            return
         stage = StageProgress(_name(entry["what"], path), results=str(entry["results"]), began=float(entry["time"]))
         stage.results_done, stage.results_total = int(entry["done"]), int(entry["total"])
         stage.by, stage.folder, stage.last = str(entry.get("by", "")), path.parent, stage.began
@@ -215,6 +214,8 @@ class RunLog:
         new.sort(key=lambda found: found[0])
         taken = []
         for _, path, entry in new:
+            if entry["event"] in _OF_FIRST and "rank" in path.name:
+                continue
             with contextlib.suppress(KeyError, TypeError, ValueError):
                 self.state.add(entry, path.relative_to(self._run))
                 taken.append(entry)

@@ -40,12 +40,25 @@ def main(arguments: Sequence[str]) -> None:
     options = parser.parse_intermixed_args(list(arguments))
     if options.run.exists() and not options.run.is_dir():
         raise AttarError(f"{options.run} is a file; give the --out folder of a run.")
+    _refuse_several(options.run)
     interruption.set_message("")  # Ctrl-C is the normal way to end this verb
     console = SafeConsole(highlight=False)
     if not console.is_terminal:
         console.width = 160
     with contextlib.suppress(KeyboardInterrupt):
         (_screen if console.is_terminal else _lines)(options.run, console, options.once)
+
+
+def _refuse_several(folder: Path) -> None:
+    """Raise AttarError for a folder that is no run but holds runs, such as that of 'attar compare'."""
+    if (folder / "log.jsonl").exists() or any(path.exists() for path in (folder / "squeeze", folder / "recover")):
+        return
+    runs = sorted((path for path in folder.glob("*/log.jsonl")), key=lambda path: path.stat().st_mtime)
+    if runs:
+        newest = runs[-1].parent
+        raise AttarError(
+            f"{folder} holds {len(runs)} runs; give one of them, such as the newest: attar watch {newest}."
+        )
 
 
 def _screen(run: Path, console: SafeConsole, once: bool) -> None:
@@ -188,7 +201,9 @@ def sparkline(values: Iterable[float], width: int = SPARK_WIDTH) -> str:
 
 
 def _stage_table(state: RunState) -> Table:
-    table = Table.grid(padding=(0, 2))
+    table = Table.grid(padding=(0, 2), expand=True)
+    for place in range(5):  # the bar takes what the words leave
+        table.add_column(no_wrap=True, ratio=1 if place == 1 else None, min_width=4)
     for stage in _shown(state):
         rate, left = stage.rate(), stage.seconds_left()
         timing = f"took {readable_seconds(stage.last - stage.began)}"
@@ -196,7 +211,7 @@ def _stage_table(state: RunState) -> Table:
             shown = [f"{_rate(rate)}/s" if rate else "", f"{readable_seconds(left)} left" if left is not None else ""]
             timing = ", ".join(filter(None, shown))
         style = "bold" if stage is state.current else ""
-        bar = ProgressBar(total=max(stage.total, 1e-9), completed=stage.done, width=24)
+        bar = ProgressBar(total=max(stage.total, 1e-9), completed=stage.done)
         table.add_row(Text(stage.name, style=style), bar, Text(_steps(stage)), Text(_results(stage)), Text(timing))
     return table
 
@@ -214,13 +229,13 @@ def _rows(rows: Iterable[Sequence[str]]) -> Table:
 
 
 def _steps(stage: StageProgress) -> str:
-    return f"{_count(stage.done)} of {_count(stage.total)} {stage.unit}".strip() if stage.total else ""
+    return f"{_count(stage.done)}/{_count(stage.total)} {stage.unit}".strip() if stage.total else ""
 
 
 def _results(stage: StageProgress) -> str:
     if not stage.results_total or stage.results == stage.unit:
         return ""
-    return f"{stage.results_done:,} of {stage.results_total:,} {stage.results}"
+    return f"{stage.results_done:,}/{stage.results_total:,} {stage.results}"
 
 
 def _count(steps: float) -> str:
@@ -246,9 +261,10 @@ def _confidence(state: RunState) -> str:
         return ""
     right = [float(entry["teacher_accuracy"]) for entry in known]
     sure = [float(entry["teacher_confidence"]) for entry in known]
+    others = f"; {sum(right) / len(right):.0%} of those of all {len(known)} units" if len(known) > 1 else ""
     return (
         f"the teacher recognises {right[-1]:.0%} of the images of {known[-1]['name']} (mean probability of their class "
-        f"{sure[-1]:.2f}); of all {len(known)} units {sum(right) / len(right):.0%}"
+        f"{sure[-1]:.2f}){others}"
     )
 
 

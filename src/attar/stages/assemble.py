@@ -1,6 +1,6 @@
 """Assemble finished units into the set of images: Parquet files, learned numbers, and soft labels if there are any."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +18,17 @@ Groups = list[tuple[Unit, ...]]
 """The units of a run, in groups that share a batch."""
 
 
-def assemble(config: MethodConfig, classes: tuple[str, ...], todo: Groups, stage: StageFolder) -> dict[str, Any]:
+def assemble(
+    config: MethodConfig,
+    classes: tuple[str, ...],
+    todo: Groups,
+    stage: StageFolder,
+    see: Callable[[Unit, Tensor], None] = lambda unit, images: None,
+) -> dict[str, Any]:
     """Write the images of all units, and the soft labels that the method made; returns the manifest's values.
 
-    Raises AttarError when separate units learned numbers for the whole set, or only some have soft labels.
+    Calls ``see`` with each unit and its images. Raises AttarError when separate units learned numbers for the whole
+    set, or only some have soft labels.
     """
     out, fewer, learned, labels = stage.path, dict[str, int](), dict[str, float](), list[Tensor | None]()
 
@@ -38,6 +45,7 @@ def assemble(config: MethodConfig, classes: tuple[str, ...], todo: Groups, stage
                     )
                 learned.update(result.learned)
                 labels.append(result.soft_labels)
+                see(unit, result.images)
                 yield from zip(result.images, unit.labels, unit.slots, strict=True)
 
     size = image_files.write(out / "data", rows(), classes, config.image_format, config.jpeg_quality)

@@ -18,10 +18,12 @@ from attar.models.choices import CommitteeChoice
 from attar.ops.metrics import measure
 from attar.ops.pixels import Normalisation
 from attar.stages import agreement, equal_bytes, members, scores, squeeze
+from attar.stages.checkup import examine_student
 from attar.stages.choices import Evaluate, Squeeze
 from attar.stages.distilled import INFO, Distilled, read_info
 from attar.stages.evaluation import PER_CLASS
 from attar.stages.folder import StageFolder, total
+from attar.stages.health import Health, examined_epoch
 from attar.stages.protocols import Protocol
 from attar.stages.rows import DISTILLED, EQUAL_BYTES, FULL, Row, SmallSet, without_twins
 from attar.stages.run import Run, labels_in
@@ -61,7 +63,7 @@ def run(space: Workspace, config: Evaluate, squeezing: Squeeze, sets: Mapping[Ro
             job.read(num_classes)  # refuses a damaged score before hours are spent
         unknown.setdefault(job.path, job)
     recognised = _agreements(space, sets, out, log)
-    warned: set[Path] = set()
+    warned, health = set[Path](), Health(log)
 
     @functools.lru_cache(maxsize=1)  # rows of one set follow one another, and a large set fills the device
     def opened(folder: Path) -> Distilled:
@@ -71,7 +73,7 @@ def run(space: Workspace, config: Evaluate, squeezing: Squeeze, sets: Mapping[Ro
         if _shows_teacher(config, job.row):
             return _rate_teacher(space, job)
         how = _of_row(space, config, job.row, sets)
-        values, reason = _train(space, how, squeezing, sets.get(job.row), opened, job, advance)
+        values, reason = _train(space, how, squeezing, sets.get(job.row), opened, job, health, advance)
         if reason:
             log.warn(_divergence(config, job, reason))
             warned.add(job.path)
@@ -201,6 +203,7 @@ def _train(
     small: SmallSet | None,
     opened: Callable[[Path], Distilled],
     job: ScoreFile,
+    health: Health,
     advance: Advance,
 ) -> tuple[dict[str, Any], str]:
     """Train a student and store its score; returns values for the log, and a warning if training diverged."""
@@ -210,6 +213,9 @@ def _train(
     num_epochs = (config.protocol.training if small else squeezing.training).epochs
     num_steps = _num_steps(space, config, squeezing, small, job)
     num_done = num_steps * len(losses) // num_epochs
+    early = 0
+    if small is not None and job.row.images == DISTILLED.images:
+        early = examined_epoch(num_epochs, num_steps // num_epochs, config.protocol.training.warmup_epochs)
     advance(num_done)
     # The weights depend on the seed and not on the row, so that rows differ in their data alone.
     seed = space.seed * 1000 + job.seed
@@ -222,6 +228,8 @@ def _train(
         advance(0, note=f"{job.row} {job.student} seed {job.seed}  loss {epoch.loss:.3f}", values={"loss": epoch.loss})
         if not all_finite(network):
             raise _Diverged
+        if epoch.number == early:
+            examine_student(space, health, job, _predictor(network.eval(), normalisation), early, num_epochs)
         if epoch.number < num_epochs:
             checkpoint.offer(lambda: {"fit": epoch.state(), "losses": losses, **clock.elapsed().plain()})
 

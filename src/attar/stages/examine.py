@@ -87,7 +87,7 @@ def rate(space: Workspace, teacher: Teacher, order_known: bool, normalisation_kn
 
 def glance(space: Workspace, teacher: Teacher) -> None:
     """Check a verifier as ``rate`` checks a teacher of unknown class order, but on some of the images only."""
-    rows = _spread(space, SAMPLE)
+    rows = spread(space, SAMPLE)
     asked = _Answers(teacher)
     with torch.no_grad():
         for start in range(0, len(rows), 256):
@@ -113,7 +113,7 @@ def _refuse_another_order(space: Workspace, teacher: Teacher, predicted: Tensor,
 
 
 def _warn_of_normalisation(space: Workspace, teacher: Teacher) -> None:
-    rows = _spread(space, _TRIED)
+    rows = spread(space, _TRIED)
     images = from_bytes(space.val.take(rows)).to(space.device.device)
     labels = torch.tensor([int(space.val.labels[row]) for row in rows], device=images.device)
 
@@ -134,7 +134,7 @@ def _warn_of_normalisation(space: Workspace, teacher: Teacher) -> None:
         )
 
 
-def _spread(space: Workspace, most: int) -> list[int]:
+def spread(space: Workspace, most: int) -> list[int]:
     """Return at most ``most`` rows of the validation images, evenly spaced."""
     count = space.val.num_images
     return [index * count // min(most, count) for index in range(min(most, count))]

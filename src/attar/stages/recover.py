@@ -5,6 +5,7 @@ import gc
 import shutil
 from collections import Counter
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from attar.models.teacher import Teacher
 from attar.ops.pixels import grid
 from attar.stages import assemble, earlier, growth, members, method_code, prepare
 from attar.stages import experts as trajectories
+from attar.stages.checkup import UnitCheckup
 from attar.stages.choices import Experts
 from attar.stages.experts import TrainedExperts
 from attar.stages.folder import SOURCE, StageFolder, logged, manifest_of, total
@@ -65,7 +67,12 @@ def run(
         parents[SOURCE] = plugin.source_sha256(method)
     num_classes = len(space.real.classes)
     stage = StageFolder(
-        out, "recover", request, parents, space.log.warn, lambda: assemble.files_of(planned(num_classes, config), out)
+        out,
+        "recover",
+        request,
+        parents,
+        space.log.warn,
+        lambda: assemble.files_of(planned(num_classes, config, growth.earlier_of(stage)), out),
     )
     grown = growth.begin(stage, config, method, space.log, space.out if folder is None else None)
     todo = planned(num_classes, config, grown)
@@ -79,10 +86,16 @@ def run(
     log = space.log.beside(out)
     weights = list(members.weights_sha256(space, asked))
     trained = _experts(space, experts or Experts(), config)
-    _make_units(space, device, module, config, found, weights, todo, stage, log, trained)
+    networks = tuple(network_of(teacher, device, log) for teacher in found)
+    iterations = num_iterations(config.cost(unit_shape(todo[0][0], space.choice.size, len(networks))))
+    checkup = None if folder else UnitCheckup(config, networks, space.real.classes, iterations, log)
+    _make_units(space, device, module, config, networks, weights, todo, stage, log, trained, checkup)
     if ranks.is_first():
         shutil.rmtree(out / CHECKPOINTS, ignore_errors=True)  # of units killed between their files and this
-        result = assemble.assemble(config, space.real.classes, todo, stage)
+        see = (lambda unit, images: None) if checkup is None else checkup.add
+        result = assemble.assemble(config, space.real.classes, todo, stage, see)
+        if checkup is not None:
+            checkup.whole()
         result |= {"method": method, "size": space.choice.size, "classes": list(space.real.classes)}
         if config.storage().factor > 1:
             result["storage"] = config.storage().plain()
@@ -93,16 +106,21 @@ def run(
 
 
 def planned(num_classes: int, config: MethodConfig, grown: Sequence[growth.Earlier] = ()) -> list[tuple[Unit, ...]]:
-    """Return the units of a run, in groups that share a batch; ``grown`` are the sets that it was grown from."""
+    """Return the units of a run, in groups that share a batch.
+
+    ``grown`` are the sets that it was grown from: no unit and no group has slots of an earlier set and later ones.
+    """
     needs, unit_classes, unit_slots = config.needs(), config.unit_classes, config.unit_slots
-    if needs.unit == "slots":
-        unit_slots = config.ipc
-    elif needs.unit == "class":
+    if needs.unit == "class":
         unit_classes = 1
     elif needs.unit == "set":
-        unit_classes, unit_slots = num_classes, config.ipc
-    todo = units.plan(num_classes, config.ipc_start, config.ipc, unit_classes, unit_slots)
-    return growth.groups(todo, grown, config.parallel_units if needs.side_by_side else 1)
+        unit_classes = num_classes
+    at_once, found = config.parallel_units if needs.side_by_side else 1, list[tuple[Unit, ...]]()
+    for first, end in pairwise([config.ipc_start, *(one.ipc for one in grown), config.ipc]):
+        slots = end if needs.unit in ("slots", "set") else unit_slots
+        todo = units.plan(num_classes, first, end, unit_classes, slots)
+        found += [tuple(todo[start : start + at_once]) for start in range(0, len(todo), at_once)]
+    return found
 
 
 def unit_shape(unit: Unit, size: int, num_teachers: int) -> UnitShape:
@@ -192,22 +210,22 @@ def _make_units(
     device: Device,
     module: Any,
     config: MethodConfig,
-    found: Sequence[Teacher],
+    networks: tuple[Network, ...],
     weights: Sequence[str],
     todo: list[tuple[Unit, ...]],
     stage: StageFolder,
     log: Log,
     experts: TrainedExperts | None,
+    checkup: UnitCheckup | None,
 ) -> None:
     folder, warn = stage.path / "units", work.once(log.warn)
     folder.mkdir(parents=True, exist_ok=True)
-    networks = tuple(network_of(teacher, device, log) for teacher in found)
     with method_code.run_by(module):
         steps = prepare.steps_of(module, config, networks)
         real = RealByClass(space) if steps or config.needs().real_images else None
         tables = prepare.run(space, steps, config, networks, weights, real, log) if real else prepare.Tables()
     shown = method_code.real_for(module.__name__, config, real)
-    making = _Making(space, device, module, config, networks, shown, tables, todo, stage, log, experts)
+    making = _Making(space, device, module, config, networks, shown, tables, todo, stage, log, experts, checkup)
     iterations = num_iterations(config.cost(unit_shape(todo[0][0], space.choice.size, len(networks))))
     jobs = [
         work.Job(
@@ -240,8 +258,9 @@ class _Making:
         stage: StageFolder,
         log: Log,
         experts: TrainedExperts | None,
+        checkup: UnitCheckup | None,
     ) -> None:
-        self._experts = experts
+        self._experts, self._checkup = experts, checkup
         self._space, self._device, self._module, self._config = space, device, module, config
         self._networks, self._real, self._tables = networks, real, tables
         self._stage, self._log, self._todo = stage, log, todo
@@ -273,6 +292,7 @@ class _Making:
         labels = torch.tensor([label for unit in group for label in unit.labels], device=device)
         recorder = Recorder(self._config, labels, advance, group)
         recorder.verifier = self._verifier
+        recorder.examine = self._checkup.iteration if self._checkup else None
         if group[0] == self._first and self._iterations:
             recorder.preview = _previewer(self._stage.path)
         checkpoint = UnitCheckpoint(self._stage.path, self._stage.identity, group, recorder)
@@ -286,7 +306,8 @@ class _Making:
         for unit, result in zip(group, recorder.results(recovered), strict=True):
             units.save(self._stage.path / "units", unit, result, self._stage.identity)
             final = {name: float(values[-1]) for name, values in result.curves.items()}
-            self._log.event("unit", name=unit.name, **elapsed, **final)
+            sure = self._checkup.finished(unit, result.images) if self._checkup else {}
+            self._log.event("unit", name=unit.name, **elapsed, **final, **sure)
         checkpoint.remove()
         if not recorder.num_iterations:
             advance(len(group))

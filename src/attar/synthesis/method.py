@@ -223,9 +223,10 @@ class MethodConfig(Part):
     def grows(self) -> bool:
         """Whether images can be added to a finished set: no image depends on how many a class gets.
 
+        If a unit holds all slots of its classes, the new slots are a unit of their own, made without the earlier ones.
         A method of your own that reads ``ipc`` in another way returns False.
         """
-        together = self.needs().unit in ("slots", "set") or self.storage().factor > 1
+        together = self.needs().unit == "set" or self.storage().factor > 1
         return not (together or self.uses_groups() or self.learns())
 
     def learns(self) -> frozenset[str]:
