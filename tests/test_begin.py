@@ -1,9 +1,11 @@
 """Beginning with pictures in place of a recipe, on the command line."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from PIL import Image
 
@@ -55,13 +57,25 @@ def test_the_choices_are_kept_as_a_recipe_that_runs(run: Path, pictures: Path):
     assert yaml.safe_load((run / "recipe.yaml").read_text())["recover"]["iterations"] == 1
 
 
+def test_a_finished_set_grows_by_a_larger_number(run: Path, pictures: Path, tmp_path: Path):
+    from attar import load
+
+    before, out = load(run), tmp_path / "mine"
+    shutil.copytree(run, out)
+    main(["run", str(pictures), "--out", str(out), "--ipc", "3", *QUICK])
+    after = load(out)
+    assert (after.info.ipc, len(after)) == (3, 9)
+    assert torch.equal(after.images[:6], before.images)
+    assert (out / "chosen.yaml").read_text() == (run / "chosen.yaml").read_text()
+
+
 def test_the_same_words_continue_and_others_are_refused(run: Path, pictures: Path, capsys: pytest.CaptureFixture[str]):
     main(["run", str(pictures), "--out", str(run), "--ipc", "2", *QUICK])
     assert f"The recipe in {run / 'chosen.yaml'} is used" in capsys.readouterr().err.replace("\n", "")
     with pytest.raises(SystemExit) as end:
-        main(["run", str(pictures), "--out", str(run), "--ipc", "3", *QUICK])
+        main(["run", str(pictures), "--out", str(run), "--ipc", "1", *QUICK])
     assert end.value.code == 2
-    assert f"was begun for '{pictures} --ipc 2', and not for '{pictures} --ipc 3'" in capsys.readouterr().err
+    assert f"was begun for '{pictures} --ipc 2', and not for '{pictures} --ipc 1'" in capsys.readouterr().err
 
 
 def test_what_was_chosen_and_never_run_is_chosen_again(pictures: Path, tmp_path: Path):

@@ -59,8 +59,8 @@ def test_the_page_on_python_runs(mini_run, tmp_path, monkeypatch):
     with torch.random.fork_rng():
         for block in code_blocks(ROOT / "docs" / "python.md"):
             exec(block, names)
-    assert [source for _, source, _ in begun] == ["photos", "python:my digits", "digits"]
-    assert begun[2] == (5, "digits", "digits-5")
+    assert [source for _, source, _ in begun] == ["photos", "python:my digits", "digits", "digits"]
+    assert begun[2:] == [(5, "digits", "digits-5"), (20, "digits", "digits")]
     assert names["probabilities"].sum(1).allclose(torch.ones(1))
     assert names["label"] == 0
 
@@ -166,6 +166,15 @@ def test_every_published_flag_is_in_the_table():
 def test_links_lead_somewhere(page):
     for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
         assert target.startswith("https://") or (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def test_the_index_lists_every_page():
+    index = (ROOT / "docs" / "index.md").read_text()
+    table, lists = index.split("```{toctree}", maxsplit=1)
+    for page in PAGES[1:]:
+        if page.name != "index.md":
+            assert f"]({page.name})" in table, f"the table of docs/index.md lacks {page.name}"
+            assert f"\n{page.stem}\n" in lists, f"the lists in docs/index.md lack {page.stem}"
 
 
 def test_all_recipes_and_protocols_are_on_their_page():

@@ -14,6 +14,7 @@ import attar
 import hub_server
 from attar import share
 from attar.core.errors import AttarError
+from attar.report import card
 from attar.stages.distilled import read_info, write_info
 from attar.store import hub as client
 
@@ -78,6 +79,13 @@ def test_the_card_has_what_the_viewer_and_readers_need(mini_run, hub):
     assert "attar run recipe.yaml" in text
 
 
+def test_the_names_of_very_many_classes_are_in_the_image_files_alone(mini_run):
+    info = read_info(mini_run / "distilled")
+    many = info.model_copy(update={"classes": tuple(f"class {number}" for number in range(1001))})
+    assert "class_label" in card.text(info, [])
+    assert "class_label" not in card.text(many, [])
+
+
 def test_datasets_opens_what_is_pushed(mini_run, hub, tmp_path):
     datasets = pytest.importorskip("datasets", reason="the datasets package is not installed")
     share.push(mini_run, NAME)
@@ -133,6 +141,8 @@ def test_the_revision_of_a_set_can_be_chosen(mini_run, hub, tmp_path):
     first = repository.commits[-1][0]
     repository.commit({"README.md": b"gone"})
     assert attar.load(NAME, revision=first).info == attar.load(mini_run).info
+    with pytest.raises(AttarError, match="A folder has no revisions"):
+        attar.load(mini_run, revision=first)
     with pytest.raises(AttarError, match="has no such revision"):
         attar.load(f"hf:{NAME}", revision="v9")
     with pytest.raises(AttarError, match=r"dataset\.json is missing"):

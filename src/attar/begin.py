@@ -1,5 +1,6 @@
 """Begin with pictures in place of a recipe: look at them, choose a recipe, print the reasons, and keep it as YAML."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ _MOST_THREADS = 8
 _FOR = "Chosen by attar for: "
 _NOTHING_MADE = ("show", "plan", "split")
 """Verbs that make nothing."""
+_IPC = re.compile(r" --ipc (\d+)")
 _WIDTH = 120
 """Columns of the table in a file or a pipe."""
 _EARLY = ("data.", "execution.")
@@ -85,9 +87,12 @@ def _from_pictures(verb: str, given: Arguments, console: Console) -> tuple[Recip
     words = _words(given)
     path = Path(given.out) / FILE if given.out else None
     if path is not None and path.is_file() and (begun := _begun(path, words)) is not None:
+        header, more = begun
+        how = f", with {more} images per class" if more else ""
         if ranks.is_first():
-            console.print(f"The recipe in {path} is used, which was chosen before.", markup=False, soft_wrap=True)
-        return from_yaml(path), begun
+            console.print(f"The recipe in {path} is used, which was chosen before{how}.", markup=False, soft_wrap=True)
+        recipe = from_yaml(path)
+        return recipe.changed(recover=recipe.recover.changed(ipc=more or recipe.recover.ipc)), header
     found = chosen(given)
     how = f"Change what you like, then: attar run {FILE} --out FOLDER"
     header = f"{_FOR}{words}\n{how}\n{found.header()}"
@@ -164,18 +169,24 @@ def print_reasons(found: Chosen, console: Console) -> None:
         console.print(f"warning: {sentence}", markup=False, soft_wrap=True)
 
 
-def _begun(path: Path, words: str) -> str | None:
-    """Return the header of a kept recipe; None if it was chosen for other words and nothing was run with it."""
+def _begun(path: Path, words: str) -> tuple[str, int] | None:
+    """Return the header of a kept recipe, and the images per class that the words ask for if that is all they change.
+
+    Returns None if the recipe was chosen for other words and nothing was run with it. The number is 0 if it stays.
+    """
     lines = path.read_text(encoding="utf-8").splitlines()
     header = [line.removeprefix("# ") for line in lines if line.startswith("# ")]
     begun = header[0].removeprefix(_FOR) if header else ""
     if begun == words:
-        return "\n".join(header)
+        return "\n".join(header), 0
     if not any((path.parent / stage).exists() for stage in ("squeeze", "recover")):
         return None
+    before, now = (_IPC.search(each) for each in (begun, words))
+    if before and now and _IPC.sub("", begun) == _IPC.sub("", words) and int(now[1]) > int(before[1]):
+        return "\n".join(header), int(now[1])
     raise AttarError(
         f"{path.parent} was begun for '{begun}', and not for '{words}'; choose another --out, or continue it by: "
-        f"attar run {path} --out {path.parent}."
+        f"attar run {path} --out {path.parent} (--recover.ipc N adds images)."
     )
 
 

@@ -2,7 +2,6 @@
 
 import re
 import shutil
-import sys
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -125,11 +124,9 @@ def without_paths(value: Any) -> Any:
 def _upload(staged: Path, name: str, private: bool) -> str:
     """Send a folder to the Hub; returns the dataset's address."""
     import huggingface_hub
-    from huggingface_hub.utils import disable_progress_bars
 
     api = huggingface_hub.HfApi(library_name="attar")
-    if not sys.stderr.isatty():
-        disable_progress_bars()
+    hub.hide_progress()
     with hub.explained(name):
         url = api.create_repo(name, repo_type="dataset", private=private or None, exist_ok=True)
         found = api.dataset_info(name)

@@ -15,9 +15,10 @@ from attar.recipes.catalogue import recipe_named
 from attar.stages import growth
 from attar.stages.folder import PLAN
 from attar.stages.methods import method_named
+from attar.stages.recover import planned
 from attar.stages.run import Run
 from attar.store import images as image_files
-from attar.store import sealed, units
+from attar.store import sealed
 from conftest import interrupt, mini_recipe
 
 
@@ -57,6 +58,7 @@ def test_earlier_images_and_labels_are_kept(mini_run: Path, grown: Path):
             assert torch.equal(new[key][:20], part)
         assert int(new["partner"][20:].min()) >= 20
     assert not (grown / growth.BEFORE).exists()
+    assert Run(grown).labels.elapsed.seconds > Run(mini_run).labels.elapsed.seconds  # the old labels cost time, too
 
 
 def test_new_labels_are_the_teachers_answers(grown: Path):
@@ -99,10 +101,13 @@ def test_growth_that_was_interrupted_continues(mini_run: Path, recovered: Path):
     assert torch.equal(kept["logits"][:20], before["logits"])
 
 
-def test_units_of_two_sizes_share_no_batch():
-    todo = units.plan(10, 0, 5, 10)
-    found = growth.groups(todo, [growth.Earlier(3, 30, "")], 2)
-    assert [[unit.slot for unit in group] for group in found] == [[0, 1], [2], [3, 4]]
+def test_units_and_batches_of_two_sizes_are_separate():
+    config = mini_recipe().recover.changed(ipc=9, unit_slots=2, parallel_units=2)
+    earlier = [growth.Earlier(3, 30, ""), growth.Earlier(4, 40, "")]
+    found = planned(10, config, earlier)
+    assert [[unit.slots[::10] for unit in group] for group in found] == [
+        [(0, 1), (2,)], [(3,)], [(4, 5), (6, 7)], [(8,)]
+    ]  # fmt: skip
 
 
 def test_what_cannot_grow_says_why(recovered: Path):
@@ -114,17 +119,27 @@ def test_what_cannot_grow_says_why(recovered: Path):
     assert made["request"]["recover"]["ipc"] == 2
 
 
-@pytest.mark.parametrize(
-    ("name", "can"),
-    [("cda", True), ("random", True), ("herding", True), ("dm", False), ("tesla", False), ("cim", False)],
-)
-def test_methods_say_whether_they_grow(name: str, can: bool):
-    assert method_named(name).Config().grows() is can
+def test_methods_say_whether_they_grow():
+    for name in ("attar", "cda", "dm", "random", "herding", "rded"):
+        assert method_named(name).Config().grows(), name
+    for name in ("tesla", "cim", "ncfm"):
+        assert not method_named(name).Config().grows(), name
 
 
-def test_a_method_that_makes_a_class_together_is_refused(tmp_path: Path, squeezed: Path):
+def test_a_class_that_is_made_together_gets_more_images(squeezed: Path):
     recipe = recipe_named("dm/digits-ipc1")
-    recipe = recipe.changed(squeeze=mini_recipe().squeeze, recover=recipe.recover.changed(iterations=1))
+    recipe = recipe.changed(squeeze=mini_recipe().squeeze, recover=recipe.recover.changed(ipc=2, iterations=1))
     pipeline.run(recipe, squeezed, stage="recover", quiet=True)
-    with pytest.raises(AttarError, match="cannot grow, because the method dm makes each image for a set of a given"):
-        pipeline.run(recipe.changed(recover=recipe.recover.changed(ipc=2)), squeezed, stage="recover", quiet=True)
+    before = image_files.read(squeezed / "recover" / "data").images
+    pipeline.run(recipe.changed(recover=recipe.recover.changed(ipc=4)), squeezed, stage="recover", quiet=True)
+    after = image_files.read(squeezed / "recover" / "data")
+    assert torch.equal(after.images[:20], before)
+    assert len(after.images.flatten(1).unique(dim=0)) == 40
+    assert sorted(after.slots.tolist()) == [slot for slot in range(4) for _ in range(10)]
+
+
+def test_a_method_whose_images_depend_on_their_number_is_refused(recovered: Path, monkeypatch):
+    monkeypatch.setattr(type(mini_recipe().recover), "grows", lambda self: False)
+    with pytest.raises(AttarError, match="cannot grow, because the method cda makes each image for a set of a given"):
+        pipeline.run(larger(), recovered, stage="recover", quiet=True)
+    assert (recovered / "recover" / "manifest.json").is_file()

@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pydantic
 import yaml
@@ -13,11 +14,12 @@ from attar.report.pages import tables
 from attar.report.table import Line, protocols
 from attar.stages.distilled import DatasetInfo, read_info
 from attar.stages.methods import METHODS, method_named
+from attar.stages.rows import REAL_SETS
 from attar.stages.run import IMPORTED
 from attar.store import atomic
 
 _TEXT = """\
-# {source}, distilled: {ipc} images per class
+# {source}{kind}: {ipc} {images} per class
 
 {num_images} images of {size} x {size} pixels for {num_classes} classes, {origin}, with {labels}.
 {decoding}
@@ -63,6 +65,8 @@ HERE = "this folder"
 """How the card names a set that is on no Hub."""
 _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
 """The Hub's words for numbers of images below a limit."""
+_MOST_NAMED = 1000
+"""Classes that are named in the card's front matter, too; the image files name any number of them."""
 _ARXIV = re.compile(r"arXiv (\d{4}\.\d{4,5})")
 
 
@@ -86,13 +90,17 @@ def text(info: DatasetInfo, table: list[Line], place: str = HERE, recipe_file: s
     ``recipe_file`` is the file next to the card that has the recipe; '' if there is none.
     """
     origin = f"made from *{markdown(info.source)}* with the method `{info.method}` and attar"
-    if info.method == IMPORTED:
+    if info.method in REAL_SETS:
+        origin = f"real images that the method `{info.method}` of attar chose from *{markdown(info.source)}*"
+    elif info.method == IMPORTED:
         origin = f"made elsewhere from *{markdown(info.source)}*"
     return _front_matter(info) + _TEXT.format(
         place=place,
         made=_made(recipe_file),
         citation=_citation(info.method),
         source=markdown(info.source),
+        kind="" if info.method in REAL_SETS else ", distilled",
+        images="real images" if info.method in REAL_SETS else "images",
         ipc=info.ipc,
         num_images=info.num_images,
         size=info.size,
@@ -115,22 +123,23 @@ def _front_matter(info: DatasetInfo) -> str:
     """Return what the Hub reads: licence, files, and the columns that its viewer shows."""
     names = {str(label): printable(name) for label, name in enumerate(info.classes)}
     size = next((word for limit, word in _SIZES if info.num_images < limit), "1M<n<10M")
-    values = {
+    values: dict[str, Any] = {
         "license": "other",
         "pretty_name": markdown(f"{info.source}, distilled"),
         "task_categories": ["image-classification"],
         "tags": ["dataset-distillation", "attar", info.method],
         "size_categories": [size],
         "configs": [{"config_name": "default", "data_files": [{"split": "train", "path": "data/train-*.parquet"}]}],
-        "dataset_info": {
+    }
+    if len(info.classes) <= _MOST_NAMED:
+        values["dataset_info"] = {
             "features": [
                 {"name": "image", "dtype": "image"},
                 {"name": "label", "dtype": {"class_label": {"names": names}}},
                 {"name": "slot", "dtype": "int64"},
             ],
             "splits": [{"name": "train", "num_bytes": info.image_bytes, "num_examples": info.num_images}],
-        },
-    }
+        }
     return f"---\n{yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=120)}---\n\n"
 
 

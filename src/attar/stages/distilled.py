@@ -377,6 +377,8 @@ def _folder_of(place: Path | str, revision: str) -> Path:
     if not str(place).startswith(hub.PREFIX):
         folder = Path(place).expanduser()
         if folder.exists() or not (isinstance(place, str) and hub.is_name(place)):
+            if revision:
+                raise AttarError(f"A folder has no revisions; leave out revision, or write 'hf:{place}' for the Hub.")
             return folder_in(folder)
     try:
         return hub.fetch(hub.name_in(str(place)), revision)

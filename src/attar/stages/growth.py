@@ -1,12 +1,11 @@
 """Grow a finished set: make images for more slots, keep the earlier ones bit for bit, and label only the new ones.
 
-A method can add images if none of its images depends on how many a class gets (``MethodConfig.grows``). Then the units
-of the earlier slots are those of a larger run, and only the others are made. The manifest's ``grown`` lists the earlier
-sizes.
+A method can add images if none of its images depends on how many a class gets (``MethodConfig.grows``). Then only the
+units of the new slots are made. The manifest's ``grown`` lists the earlier sizes.
 """
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -19,8 +18,8 @@ from attar.ops.codec import Parts
 from attar.stages.folder import GROWN, MANIFEST, StageFolder, manifest_of
 from attar.stages.run import FOLDERS, is_finished
 from attar.store import labels as label_files
+from attar.store.images import ImageSet
 from attar.store.labels import HEADER, EpochLabels, Header, LabelStore
-from attar.store.units import Unit
 from attar.synthesis.method import MethodConfig
 
 BEFORE = "distilled-before"
@@ -42,7 +41,7 @@ def begin(stage: StageFolder, config: MethodConfig, method: str, log: Log, run: 
 
     Does nothing if the folder holds no finished set of fewer images per class and otherwise the same settings. ``run``
     is the folder of the run whose labels, baselines and scores depend on the set; None for a baseline. Raises
-    AttarError when the method or its units cannot be continued.
+    AttarError when the method cannot add images.
     """
     manifest = manifest_of(stage.path, "recover") if is_finished(stage.path) else None
     former = 0 if manifest is None else manifest["request"].get("recover", {}).get("ipc", 0)
@@ -55,33 +54,23 @@ def begin(stage: StageFolder, config: MethodConfig, method: str, log: Log, run: 
             made = manifest["result"]
             one = Earlier(former, made["num_images"], made["images_sha256"])
             stage.reopen(manifest, [*manifest.get(GROWN, ()), asdict(one)])
-            log.say(f"recover   {former} images per class are kept, and {config.ipc - former} are added")
+            log.say(f"recover   the {former} images of each class are kept; {config.ipc - former} more are made")
         ranks.wait()
+    return earlier_of(stage)
+
+
+def earlier_of(stage: StageFolder) -> tuple[Earlier, ...]:
+    """Return the sets that a stage's images were grown from, smallest first."""
     return tuple(Earlier(**one) for one in stage.grown())
 
 
 def _refuse(config: MethodConfig, method: str, former: int, path: Path) -> None:
     """Raise AttarError when images cannot be added."""
-    elsewhere = f"make a set of {config.ipc} images per class with another --out"
     if not config.grows():
         raise AttarError(
             f"{path} holds {former} images per class and cannot grow, because the method {method} makes each image for "
-            f"a set of a given size; {elsewhere}."
+            f"a set of a given size; make a set of {config.ipc} images per class with another --out."
         )
-    if former % config.unit_slots:
-        raise AttarError(
-            f"{path} holds {former} images per class and cannot grow, because its units hold {config.unit_slots} and "
-            f"the last one is not full; {elsewhere}."
-        )
-
-
-def groups(units: Sequence[Unit], earlier: Sequence[Earlier], at_once: int) -> list[tuple[Unit, ...]]:
-    """Return units in groups that share a batch; units of an earlier set share none with later ones."""
-    found, cuts = list[tuple[Unit, ...]](), [one.ipc for one in earlier]
-    for low, high in zip([0, *cuts], [*cuts, None], strict=True):
-        part = [unit for unit in units if low <= unit.slot and (high is None or unit.slot < high)]
-        found += [tuple(part[start : start + at_once]) for start in range(0, len(part), at_once)]
-    return found
 
 
 def _set_aside(run: Path) -> None:
@@ -94,16 +83,18 @@ def _set_aside(run: Path) -> None:
     (run / FOLDERS["evaluate"] / MANIFEST).unlink(missing_ok=True)
 
 
-def earlier_labels(out: Path, recovered: Path, header: Header) -> LabelStore | None:
-    """Return the labels that were set aside, if they were made as ``header`` asks and can be kept; else None."""
+def earlier_labels(out: Path, images: ImageSet, header: Header) -> LabelStore | None:
+    """Return the labels that were set aside, if they are of the first images and made as ``header`` asks; else None."""
     folder = out.parent / BEFORE / "labels"
     if not (folder / HEADER).is_file() or header.mix.shared_by:
         return None
     store = LabelStore(folder)
     former, same = store.header, set(Header.model_fields) - {"images_sha256", "num_images", "epochs_per_file"}
-    parts = {one["images_sha256"] for one in manifest_of(recovered, "recover").get(GROWN, ())}
-    alike = all(getattr(former, name) == getattr(header, name) for name in same)
-    return store if alike and former.images_sha256 in parts else None
+    if any(getattr(former, name) != getattr(header, name) for name in same):
+        return None
+    count = former.num_images
+    first = ImageSet(images.images[:count], images.labels[:count], images.slots[:count])
+    return store if count < header.num_images and first.sha256() == former.images_sha256 else None
 
 
 def added_to(store: LabelStore, answer: Callable[[int, Advance], EpochLabels]) -> Callable[[int, Advance], Parts]:

@@ -5,6 +5,7 @@ import gc
 import shutil
 from collections import Counter
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +67,12 @@ def run(
         parents[SOURCE] = plugin.source_sha256(method)
     num_classes = len(space.real.classes)
     stage = StageFolder(
-        out, "recover", request, parents, space.log.warn, lambda: assemble.files_of(planned(num_classes, config), out)
+        out,
+        "recover",
+        request,
+        parents,
+        space.log.warn,
+        lambda: assemble.files_of(planned(num_classes, config, growth.earlier_of(stage)), out),
     )
     grown = growth.begin(stage, config, method, space.log, space.out if folder is None else None)
     todo = planned(num_classes, config, grown)
@@ -100,16 +106,21 @@ def run(
 
 
 def planned(num_classes: int, config: MethodConfig, grown: Sequence[growth.Earlier] = ()) -> list[tuple[Unit, ...]]:
-    """Return the units of a run, in groups that share a batch; ``grown`` are the sets that it was grown from."""
+    """Return the units of a run, in groups that share a batch.
+
+    ``grown`` are the sets that it was grown from: no unit and no group has slots of an earlier set and later ones.
+    """
     needs, unit_classes, unit_slots = config.needs(), config.unit_classes, config.unit_slots
-    if needs.unit == "slots":
-        unit_slots = config.ipc
-    elif needs.unit == "class":
+    if needs.unit == "class":
         unit_classes = 1
     elif needs.unit == "set":
-        unit_classes, unit_slots = num_classes, config.ipc
-    todo = units.plan(num_classes, config.ipc_start, config.ipc, unit_classes, unit_slots)
-    return growth.groups(todo, grown, config.parallel_units if needs.side_by_side else 1)
+        unit_classes = num_classes
+    at_once, found = config.parallel_units if needs.side_by_side else 1, list[tuple[Unit, ...]]()
+    for first, end in pairwise([config.ipc_start, *(one.ipc for one in grown), config.ipc]):
+        slots = end if needs.unit in ("slots", "set") else unit_slots
+        todo = units.plan(num_classes, first, end, unit_classes, slots)
+        found += [tuple(todo[start : start + at_once]) for start in range(0, len(todo), at_once)]
+    return found
 
 
 def unit_shape(unit: Unit, size: int, num_teachers: int) -> UnitShape:
@@ -280,7 +291,7 @@ class _Making:
         device = self._device.device
         labels = torch.tensor([label for unit in group for label in unit.labels], device=device)
         recorder = Recorder(self._config, labels, advance, group)
-        recorder.verifier = self._verifier
+        recorder.verifier, recorder.snapshots = self._verifier, self._config.snapshots_within(self._iterations)
         recorder.examine = self._checkup.iteration if self._checkup else None
         if group[0] == self._first and self._iterations:
             recorder.preview = _previewer(self._stage.path)

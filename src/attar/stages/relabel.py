@@ -19,7 +19,7 @@ from attar.ops.choices import Storage
 from attar.ops.codec import EncodedLogits, Parts
 from attar.stages import growth, members
 from attar.stages.distilled import INFO, DatasetInfo, LabelInfo, TeacherInfo, write_info
-from attar.stages.folder import MANIFEST, StageFolder, logged, manifest_of
+from attar.stages.folder import MANIFEST, StageFolder, logged, manifest_of, total
 from attar.stages.label_choice import Relabel, refuse_full_disk
 from attar.stages.protocols import Protocol
 from attar.stages.published_labels import PublishedLabels
@@ -81,9 +81,11 @@ def run(
     if config.mode == "stored":
         _tell_size(space, header, out)
     stage.begin()
+    earlier = []
     if config.mode == "stored":
         keeps = own and published is None and not committee.by_batch
-        kept = growth.earlier_labels(out, recovered, header) if keeps else None
+        kept = growth.earlier_labels(out, images, header) if keeps else None
+        earlier = [labels_in(kept.folder.parent).elapsed] if kept is not None else []
         _label(space, header, _labelling(space, config, header, committee, images, published, kept), out)
     if ranks.is_first():
         if out.is_relative_to(space.out):  # in a shared folder another run may be writing
@@ -105,7 +107,7 @@ def run(
         write_info(out, info.changed(files=known, storage=storage))
         result = {"image_bytes": image_bytes, "label_bytes": label_bytes, "num_images": len(images.images)}
         files.append(out / INFO)
-        finished = stage.finish(result, logged(out, "labels"), space.device.describe(), files)
+        finished = stage.finish(result, total([logged(out, "labels"), *earlier]), space.device.describe(), files)
         if own:
             shutil.rmtree(out.parent / growth.BEFORE, ignore_errors=True)
     ranks.wait()

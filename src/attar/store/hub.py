@@ -6,6 +6,7 @@ HF_ENDPOINT, HF_HOME and HF_HUB_OFFLINE mean what they mean to that client.
 
 import contextlib
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -46,11 +47,20 @@ def fetch(name: str, revision: str = "", into: Path | None = None) -> Path:
     """
     import huggingface_hub
 
+    hide_progress()
     with explained(name):
         folder = huggingface_hub.snapshot_download(
             name, repo_type="dataset", revision=revision or None, allow_patterns=list(FILES), local_dir=into
         )
     return Path(folder)
+
+
+def hide_progress() -> None:
+    """Turn the progress bars of the Hub's client off where nobody sees them move."""
+    from huggingface_hub.utils import disable_progress_bars
+
+    if not sys.stderr.isatty():
+        disable_progress_bars()
 
 
 def refuse_offline() -> None:
