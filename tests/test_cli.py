@@ -315,9 +315,11 @@ def test_run_prints_the_table_and_report_prints_it_again(mini_run, tmp_path, cap
         assert row in ran.out
     assert "Classes (distilled, convnet3): best " in ran.out
     assert re.search(
-        r"squeeze \S+ s \(\S+\), recover \S+ s \(\S+\), relabel \S+ s \(\S+\), evaluate \S+ s \(\S+\); pictures",
+        r"squeeze \S+ s \(\S+\), recover \S+ s \(\S+\), relabel \S+ s \(\S+\), evaluate \S+ s \(\S+\)\n",
         ran.out,
     )
+    assert f"Page: {mini_run / 'report' / 'index.html'}\n" in ran.out
+    assert max(map(len, ran.out.split("Classes")[0].splitlines())) <= 100
     assert ran.err == ""
     main(["report", str(mini_run), "--csv", str(tmp_path / "table.csv")])
     assert capsys.readouterr().out == ran.out

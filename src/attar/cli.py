@@ -5,7 +5,6 @@ import importlib
 import os
 import shutil
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -36,7 +35,7 @@ usage: attar VERB ...
   attar compare RECIPE --methods NAME ... --budgets SIZE ... --out FOLDER
                                   run several methods at several sizes in bytes
   attar watch FOLDER              show how far a run is, and its warnings
-  attar report FOLDER ...         print tables of finished runs, draw pictures
+  attar report FOLDER ...         tables, figures and web pages of finished runs
   attar export LAYOUT FOLDER --out FOLDER
                                   write a run in the layout of another tool
   attar push FOLDER ORG/NAME      share a set on the Hugging Face Hub
@@ -209,7 +208,9 @@ def _run(verb: str, arguments: list[str]) -> None:
 
     result = pipeline.run(recipe, given.out, stage="" if verb == "run" else verb, quiet=given.quiet)
     if result.table and verb in ("run", "evaluate"):
-        _print_tables([result.out], result.table)
+        from attar.report import printed
+
+        printed.print_tables([result.out], result.table)
 
 
 def _compare(arguments: list[str]) -> None:
@@ -237,7 +238,7 @@ def _compare(arguments: list[str]) -> None:
     console = SafeConsole(highlight=False, quiet=not ranks.is_first())
     for each in (console, log.console):
         if not each.is_terminal:
-            each.width = 160
+            each.width = 100
     cells = compare.planned(methods, budgets, out, log)
     if given.plan:
         seconds = compare.expected_seconds(cells, log)
@@ -255,7 +256,7 @@ def _compare(arguments: list[str]) -> None:
 
 
 def _report(arguments: list[str]) -> None:
-    parser = Parser("attar report", "Print tables of finished runs, and draw their pictures.")
+    parser = Parser("attar report", "Print tables of finished runs, and write web pages with their images.")
     parser.add_argument("runs", nargs="+", type=Path, metavar="FOLDER", help="the --out folder of a run")
     parser.add_argument(
         "--csv",
@@ -263,43 +264,20 @@ def _report(arguments: list[str]) -> None:
         metavar="FILE",
         help="write the table with every column here, and the stages' manifests to FILE with the ending .json",
     )
+    parser.add_argument("--out", type=Path, metavar="FOLDER", help="write web pages of the runs here; open index.html")
     parser.add_argument("--ranking", action="store_true", help="print DD-Ranking's scores instead of the tables")
     options = parser.parse_intermixed_args(arguments)
     if options.csv and options.csv.suffix == ".json":
         raise AttarError(f"--csv {options.csv} would be overwritten by the manifests; use a name that ends with .csv.")
-    runs = _evaluated(options.runs)
+    if options.out and (options.ranking or options.out.is_file()):
+        why = "is a file; give a folder" if options.out.is_file() else "cannot be combined with --ranking"
+        raise AttarError(f"--out {options.out} {why}.")
+    from attar.report import printed
+
     if options.ranking:
-        _print_rankings(runs, options.csv)
-        return
-    from attar.report import figures, pages, table
-    from attar.stages.run import Run
-    from attar.store import atomic
-
-    names = table.names_of(runs)
-    tables = {run: table.lines(run) for run in runs}
-    rows = [replace(line, run=names[run]) for run, lines in tables.items() for line in lines]
-    for run, lines in tables.items():
-        pages.write_all(run, lines, run / "report")
-        figures.write_all(run, run / "report")
-    if options.csv:
-        atomic.write_text(options.csv, table.as_csv(rows))
-        atomic.write_json(options.csv.with_suffix(".json"), {names[run]: Run(run).plain() for run in runs})
-    _print_tables(runs, rows)
-
-
-def _evaluated(runs: list[Path]) -> list[Path]:
-    """Return the evaluated runs and warn about the others; a single run is returned without a check."""
-    if len(runs) == 1:
-        return runs
-    found = [run for run in dict.fromkeys(runs) if (run / "evaluate" / "manifest.json").is_file()]
-    if not found:
-        raise AttarError(
-            f"None of {', '.join(map(str, runs))} is evaluated; run 'attar evaluate' with this --out first."
-        )
-    for run in runs:
-        if run not in found:
-            print(f"attar: {one_line(str(run))} is left out, because it is not evaluated", file=sys.stderr)
-    return found
+        printed.print_rankings(options.runs, options.csv)
+    else:
+        printed.report(options.runs, options.csv, options.out)
 
 
 def _recipe(verb: str, arguments: list[str]) -> tuple["Recipe[Any]", str, "Arguments"]:
@@ -339,51 +317,6 @@ def _width() -> int:
 def _print_and_end(text: str) -> NoReturn:
     print(text, end="")
     raise SystemExit(0)
-
-
-def _print_tables(runs: list[Path], rows: list[Any]) -> None:
-    from attar.core.console import SafeConsole
-    from attar.report import architectures, pages, per_class, table
-
-    console = SafeConsole(highlight=False)
-    if not console.is_terminal:
-        console.width = 160  # a file or a pipe does not wrap
-    students, judged = sorted({row.student for row in rows}), table.protocols(rows)
-    by = {0: "", 1: f"protocol {' '.join(judged)}; "}.get(len(judged), "protocols as in the table; ")
-    console.print(
-        f"Students {', '.join(students)}; {by}real validation images, last epoch, "
-        "mean ± standard deviation over n seeds",
-        markup=False,
-    )
-    console.print(table.for_terminal(rows, console.width))
-    crossed = architectures.for_terminal(rows, console.width)
-    if crossed is not None:
-        console.print(architectures.CAPTION)
-        console.print(crossed)
-    for run in runs:
-        about = f"{run}: " if len(runs) > 1 else ""
-        console.print(about + per_class.extremes(run), soft_wrap=True, markup=False)
-        words = f"{run}: {pages.elapsed(run)}; pictures and tables in {run / 'report'}"
-        console.print(words, soft_wrap=True, markup=False)
-        for text in pages.warnings(run):
-            console.print(f"{about}warning: {text}", style="yellow", soft_wrap=True, markup=False)
-
-
-def _print_rankings(runs: list[Path], path: Path | None) -> None:
-    from attar.core.console import SafeConsole
-    from attar.report import ranking, table
-    from attar.store import atomic
-
-    names = table.names_of(runs)
-    rows = [replace(line, run=names[run]) for run in runs for line in ranking.rankings(run)]
-    if path:
-        atomic.write_text(path, ranking.as_csv(rows))
-    console = SafeConsole(highlight=False)
-    if not console.is_terminal:
-        console.width = 160
-    console.print(ranking.for_terminal(rows))
-    for sentence in ranking.hints(rows):
-        console.print(sentence, soft_wrap=True, markup=False)
 
 
 def _fail(sentence: str, code: int = 2) -> NoReturn:

@@ -156,7 +156,7 @@ def print_plan(
 
 def print_results(lines: Sequence[Line], out: Path, console: Console) -> None:
     """Print the results and where they are written."""
-    console.print(table.grid(*compared.cells(lines)))
+    console.print(compared.for_terminal(lines, console.width))
     for note in compared.notes(lines):
         console.print(note, soft_wrap=True, markup=False)
     console.print(

@@ -111,7 +111,7 @@ def test_names_from_elsewhere_are_no_markup_on_pages(mini_run):
 
 
 def test_a_class_named_as_a_formula_is_drawn_as_it_is(tmp_path):
-    figure = figures._matrix([torch.zeros(1, 3, 4, 4, dtype=torch.uint8)], ["a$\\frac$"], [])
+    figure = figures._matrix([torch.zeros(1, 3, 4, 4, dtype=torch.uint8)], ["a$\\frac$"], {})
     figure.savefig(tmp_path / "a.png")
     assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["a$\\frac$"]
 
@@ -119,7 +119,7 @@ def test_a_class_named_as_a_formula_is_drawn_as_it_is(tmp_path):
 def test_every_image_is_drawn_in_its_row_and_column():
     colours = torch.tensor([[[250, 0, 0], [0, 250, 0]], [[0, 0, 250], [90, 90, 90]]], dtype=torch.uint8)
     images = colours[..., None, None].expand(2, 2, 3, 4, 4)
-    figure = figures._matrix([images[0], images[1, :1]], ["first", "second"], ["8", "16"])
+    figure = figures._matrix([images[0], images[1, :1]], ["first", "second"], {0: "8", 1: "16"})
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     drawn = np.asarray(canvas.buffer_rgba())[..., :3]
@@ -193,11 +193,12 @@ def test_a_mean_shows_its_spread_when_there_is_one():
     assert percent(91.234, None) == "91.2"
 
 
-@pytest.mark.parametrize("name", ["grid.png", "film.png", "curves.png"])
+@pytest.mark.parametrize("name", ["grid.png", "film.png", "curves.png", "accuracy.png", "accuracy-cost.png"])
 def test_pictures_are_drawn(mini_run, name):
     with Image.open(mini_run / "report" / name) as picture:
         assert min(picture.size) > 100
         assert len(picture.convert("L").getcolors()) > 20
+    assert (mini_run / "report" / name).with_suffix(".svg").read_text().rstrip().endswith("</svg>")
 
 
 def unsealed(path: Path) -> dict[str, Any]:

@@ -200,7 +200,7 @@ def test_a_run_goes_on_with_them(mini_run: Path, squeezed: Path, tmp_path: Path)
     for name in ("labels.json", "epochs-00000-00005.safetensors"):
         theirs, ours = (run / "distilled" / "labels" / name for run in (squeezed, mini_run))
         assert theirs.read_bytes() == ours.read_bytes()
-    assert [path.name for path in figures.write_all(squeezed, squeezed / "report")] == ["grid.png"]
+    assert [path.name for path in figures.write_all(squeezed, squeezed / "report", [])] == ["grid.png", "grid.svg"]
 
 
 def test_a_finished_set_is_kept_and_another_one_is_not_written_over_it(space: Workspace, tmp_path: Path):

@@ -69,6 +69,14 @@ class Records:
     def __len__(self) -> int:
         return len(self.look)
 
+    def take(self, index: Tensor | slice) -> Self:
+        """Return the records at these indices; partners keep their numbers in the whole set."""
+        return type(self)(
+            self.look.take(index),
+            None if self.mix is None else self.mix.take(index),
+            None if self.partner_look is None else self.partner_look.take(index),
+        )
+
 
 def draw(
     num_images: int,

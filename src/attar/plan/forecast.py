@@ -90,7 +90,7 @@ def unit_file_bytes(work: Work) -> int:
 
 def num_snapshots(work: Work) -> int:
     """Return the number of snapshots of a unit before its last iteration."""
-    return len({done for done in work.recover.snapshots if 0 < done < work.iterations})
+    return len(work.recover.snapshots_within(work.iterations))
 
 
 def baselines(work: Work) -> list[str]:

@@ -14,11 +14,12 @@ from attar.report.pages import tables
 from attar.report.table import Line, protocols
 from attar.stages.distilled import DatasetInfo, read_info
 from attar.stages.methods import METHODS, method_named
+from attar.stages.rows import REAL_SETS
 from attar.stages.run import IMPORTED
 from attar.store import atomic
 
 _TEXT = """\
-# {source}, distilled: {ipc} images per class
+# {source}{kind}: {ipc} {images} per class
 
 {num_images} images of {size} x {size} pixels for {num_classes} classes, {origin}, with {labels}.
 {decoding}
@@ -89,13 +90,17 @@ def text(info: DatasetInfo, table: list[Line], place: str = HERE, recipe_file: s
     ``recipe_file`` is the file next to the card that has the recipe; '' if there is none.
     """
     origin = f"made from *{markdown(info.source)}* with the method `{info.method}` and attar"
-    if info.method == IMPORTED:
+    if info.method in REAL_SETS:
+        origin = f"real images that the method `{info.method}` of attar chose from *{markdown(info.source)}*"
+    elif info.method == IMPORTED:
         origin = f"made elsewhere from *{markdown(info.source)}*"
     return _front_matter(info) + _TEXT.format(
         place=place,
         made=_made(recipe_file),
         citation=_citation(info.method),
         source=markdown(info.source),
+        kind="" if info.method in REAL_SETS else ", distilled",
+        images="real images" if info.method in REAL_SETS else "images",
         ipc=info.ipc,
         num_images=info.num_images,
         size=info.size,

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from rich.table import Table
+
 from attar.core.log import readable_bytes
 from attar.report import table
 from attar.stages.rows import DISTILLED, DISTILLED_HARD, EQUAL_BYTES, FULL
@@ -126,6 +128,8 @@ def _measured(planned: Line, line: table.Line, found: Sequence[table.Line], asks
     )
 
 
+_EXPENDABLE = ("core s", "n", "real images", "images", "device s", "budget")
+"""Columns that a narrow terminal leaves out, in this order."""
 _PLANNED = ("method", "labels", "budget_bytes", "why", "ipc", "most_bytes", "folder")
 
 
@@ -188,6 +192,11 @@ def cells(lines: Sequence[Line]) -> tuple[list[str], list[list[str]]]:
     if len({line.student for line in done}) < 2:
         del columns["student"]
     return list(columns), [[cell(line) for cell in columns.values()] for line in done]
+
+
+def for_terminal(lines: Sequence[Line], width: int) -> Table:
+    """Return the results for a terminal of this width; a narrow one shows fewer columns than the CSV."""
+    return table.fitted(*cells(lines), width, _EXPENDABLE)
 
 
 def notes(lines: Sequence[Line]) -> list[str]:

@@ -1,43 +1,69 @@
-"""Pictures of a run: its images, their change during optimisation, and the losses."""
+"""Pictures of a run as PNG and SVG files: its images beside real ones, their change during optimisation, and curves."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
 from attar.core.printable import one_line
+from attar.report import curves
+from attar.report.page.gallery import RealImages, real_images
+from attar.report.table import Line, accuracy, held_bytes, is_real, shows_teacher, spent_seconds, student_of, title_of
 from attar.stages.distilled import Distilled
+from attar.stages.rows import REAL_SETS
+from attar.stages.run import Run
 from attar.store import atomic, units
 from attar.store.units import UnitResult
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-SHOWN_CLASSES, SHOWN_SLOTS = 10, 10
+SHOWN_CLASSES, SHOWN_SLOTS, SHOWN_BESIDE = 10, 10, 7
 _CELL_INCHES = 0.8
-_HALF = 0.48
-"""Half the side of an image, where a cell's side is 1; the rest is the gap between images."""
+_CELL_PIXELS, _GAP = 64, 0.04
+"""Least pixels of an image's side, and the gap between images as a fraction of it."""
 
 
-def write_all(run: Path, folder: Path) -> list[Path]:
-    """Draw ``grid.png`` and, if pixels were optimised, ``film.png`` and ``curves.png``; returns their paths."""
+def write_all(run: Path, folder: Path, lines: list[Line]) -> list[Path]:
+    """Draw ``grid``, ``accuracy`` and, if pixels were optimised, ``film`` and ``curves``; returns the files' paths."""
     folder.mkdir(parents=True, exist_ok=True)
     distilled = Distilled(run / "distilled")
-    written = [_save(grid(distilled), folder / "grid.png")]
-    first = _first_unit(run)
+    beside = None if distilled.info.method in REAL_SETS else real_images(run)
+    written = [*_save(grid(distilled, beside), folder / "grid"), *write_scores(lines, folder)]
+    first = first_unit(run)
     if first is not None and first.snapshots:
-        written.append(_save(film(first, distilled), folder / "film.png"))
-        written.append(_save(curves(first), folder / "curves.png"))
+        written += _save(film(first, distilled), folder / "film")
+        written += _save(drawn_curves(curves.of_unit(first.curves, Run(run).images.settings)), folder / "curves")
     return written
 
 
-def grid(distilled: Distilled) -> "Figure":
-    """Draw up to ten images of up to ten classes."""
-    shown = list(range(min(SHOWN_CLASSES, len(distilled.classes))))
-    rows = [distilled.images[distilled.labels == label][:SHOWN_SLOTS] for label in shown]
-    return _matrix(rows, [_title(distilled, label) for label in shown], [])
+def write_scores(lines: list[Line], folder: Path) -> list[Path]:
+    """Draw ``accuracy`` and ``accuracy-cost``, of every line that has an accuracy; returns the files' paths."""
+    shown = [line for line in lines if line.top1_mean is not None]
+    if not shown:
+        return []
+    return [*_save(accuracies(shown), folder / "accuracy"), *_save(cost(shown), folder / "accuracy-cost")]
+
+
+def grid(distilled: Distilled, real: RealImages | None = None) -> "Figure":
+    """Draw up to ten images of up to ten classes; beside real ones, up to seven of each."""
+    shown = range(min(SHOWN_CLASSES, len(distilled.classes)))
+    titles = [_title(distilled, label) for label in shown]
+    most = SHOWN_SLOTS if real is None else SHOWN_BESIDE
+    rows = [distilled.images[distilled.labels == label][:most] for label in shown]
+    if real is None or real.pixels.shape[1:] != distilled.images.shape[1:]:
+        return _matrix(rows, titles, {})
+    own = max(len(row) for row in rows)
+    cells = [torch.full((own + 1, *distilled.images.shape[1:]), 255, dtype=torch.uint8) for _ in shown]
+    for row, images in zip(cells, rows, strict=True):
+        row[: len(images)] = images
+    beside = [real.pixels[real.labels == label][:most] for label in shown]
+    heads = {(own - 1) / 2: "distilled", own + 1 + (max(map(len, beside)) - 1) / 2: f"real, {real.title}"}
+    return _matrix([torch.cat(pair) for pair in zip(cells, beside, strict=True)], titles, heads)
 
 
 def film(unit: UnitResult, distilled: Distilled) -> "Figure":
@@ -46,28 +72,79 @@ def film(unit: UnitResult, distilled: Distilled) -> "Figure":
     places = range(min(SHOWN_CLASSES, len(unit.labels)))
     rows = [torch.stack([unit.snapshots[step][place] for step in steps]) for place in places]
     titles = [_title(distilled, int(unit.labels[place])) for place in places]
-    return _matrix(rows, titles, [str(step) for step in steps])
+    return _matrix(rows, titles, {place: f"{step:,}" for place, step in enumerate(steps)})
 
 
-def curves(unit: UnitResult) -> "Figure":
-    """Draw the metrics of each iteration."""
+def drawn_curves(found: list[curves.Curve]) -> "Figure":
+    """Draw what was recorded in each iteration, and the crop curriculum."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(4.5 * len(unit.curves), 3.6), layout="constrained")
-    axes = figure.subplots(1, len(unit.curves), squeeze=False)[0]
-    ordered = sorted(unit.curves.items(), key=lambda curve: (curve[0] != "loss", curve[0]))
-    for axis, (name, values) in zip(axes, ordered, strict=True):
-        axis.plot(range(1, len(values) + 1), values.numpy(), linewidth=0.8)
-        axis.set_title(name.replace("_", " "), fontsize=9)
+    figure = Figure(figsize=(4.8 * len(found), 3.6), layout="constrained")
+    for axis, curve in zip(figure.subplots(1, len(found), squeeze=False)[0], found, strict=True):
+        axis.plot(curve.steps, curve.values, linewidth=1.0)
+        axis.set_title(curve.title, fontsize=9, parse_math=False)
         axis.set_xlabel("iteration", fontsize=8)
+        axis.set_ylabel(curve.axis, fontsize=8, parse_math=False)
         axis.tick_params(labelsize=7)
-        if float(values.min()) > 0 and float(values.max()) > 20 * float(values.min()):
+        if curve.is_logarithmic:
             axis.set_yscale("log")
     return figure
 
 
-def _matrix(rows: list[UInt8[Tensor, "column 3 height width"]], left: list[str], top: list[str]) -> "Figure":
-    """Draw images in rows and columns in a single axis, because one axis per image takes seconds to lay out."""
+def accuracies(lines: list[Line]) -> "Figure":
+    """Draw the top-1 of every training set with its standard deviation, the run's own sets in colour."""
+    from matplotlib.figure import Figure
+
+    several_runs = len({line.run for line in lines}) > 1
+    several = len({line.student for line in lines if not shows_teacher(line)}) > 1
+    figure = Figure(figsize=(8.0, 1.0 + 0.34 * len(lines)), layout="constrained")
+    axis = figure.subplots()
+    colours = ["#0b6e69" if line.row.startswith("distilled") else "#9aa0a6" for line in lines]
+    means, spreads = ([line.top1_mean or 0.0 for line in lines], [line.top1_std or 0.0 for line in lines])
+    axis.barh(range(len(lines)), means, xerr=spreads, color=colours, height=0.62, error_kw={"capsize": 2, "lw": 1})
+    for place, (line, mean, spread) in enumerate(zip(lines, means, spreads, strict=True)):
+        axis.text(mean + spread + 1, place, accuracy(line), va="center", fontsize=8)
+    names = [title_of(line, several_runs) + (f" ({student_of(line)})" if several else "") for line in lines]
+    axis.set_yticks(range(len(lines)), [one_line(name) for name in names], fontsize=9, parse_math=False)
+    axis.set_xlim(0, min(118.0, 1.18 * max(map(sum, zip(means, spreads, strict=True)))))
+    axis.set_xlabel("top-1 %, mean ± standard deviation over students", fontsize=8)
+    axis.invert_yaxis()
+    axis.spines[["top", "right", "left"]].set_visible(False)
+    axis.tick_params(left=False, labelsize=8)
+    return figure
+
+
+def cost(lines: list[Line]) -> "Figure":
+    """Draw the top-1 against bytes and against seconds; real images are hollow marks."""
+    from matplotlib.figure import Figure
+
+    several_runs = len({line.run for line in lines}) > 1
+    figure = Figure(figsize=(9.6, 3.8), layout="constrained")
+    axes = figure.subplots(1, 2, sharey=True)
+    titles = list(dict.fromkeys(line.run if several_runs else title_of(line, False) for line in lines))
+    for line in lines:
+        title = line.run if several_runs else title_of(line, False)
+        colour = f"C{titles.index(title) % 10}"
+        style = {"color": colour, "markerfacecolor": "white" if is_real(line) else colour, "capsize": 2, "fmt": "o"}
+        for axis, value in zip(axes, (held_bytes(line), spent_seconds(line)), strict=True):
+            axis.errorbar(value, line.top1_mean, line.top1_std or 0.0, **style)
+    for axis, label in zip(
+        axes, ("bytes of images and labels", "seconds: teachers, images, labels, one student"), strict=True
+    ):
+        axis.set_xscale("log")
+        axis.set_xlabel(label, fontsize=8)
+        axis.grid(alpha=0.3, linewidth=0.5)
+        axis.tick_params(labelsize=8)
+    axes[0].set_ylabel("top-1 %", fontsize=8)
+    handles = [axes[0].plot([], [], "o", color=f"C{place % 10}")[0] for place in range(len(titles))]
+    figure.legend(
+        handles, [one_line(title).replace("$", "\\$") for title in titles], fontsize=8, loc="outside right upper"
+    )
+    return figure
+
+
+def _matrix(rows: list[UInt8[Tensor, "column 3 height width"]], left: list[str], top: Mapping[float, str]) -> "Figure":
+    """Draw images in rows and columns as one picture, which is fast; ``top`` are headings by column."""
     from matplotlib.figure import Figure
 
     columns = max(len(row) for row in rows)
@@ -76,14 +153,18 @@ def _matrix(rows: list[UInt8[Tensor, "column 3 height width"]], left: list[str],
     figure.get_layout_engine().set(w_pad=0.01, h_pad=0.01, wspace=0.0, hspace=0.0)  # type: ignore[union-attr]
     axis = figure.subplots()
     axis.set_frame_on(False)
-    for row, images in enumerate(rows):
-        for column, image in enumerate(images):
-            cell = (column - _HALF, column + _HALF, row + _HALF, row - _HALF)
-            axis.imshow(image.permute(1, 2, 0).numpy(), interpolation="nearest", extent=cell)
-    axis.set_xlim(-0.5, columns - 0.5)
-    axis.set_ylim(len(rows) - 0.5, -0.5)
+    side = max(row.shape[-1] for row in rows)
+    times = -(-_CELL_PIXELS // side)
+    edge = max(1, round(_GAP * side * times / 2))
+    cell = side * times + 2 * edge
+    canvas = np.full((len(rows), cell, columns, cell, 3), 255, dtype=np.uint8)
+    for place, row in enumerate(rows):
+        for column, image in enumerate(row.permute(0, 2, 3, 1).numpy()):
+            canvas[place, edge:-edge, column, edge:-edge] = image.repeat(times, 0).repeat(times, 1)
+    picture = canvas.reshape(len(rows) * cell, columns * cell, 3)
+    axis.imshow(picture, interpolation="antialiased", extent=(-0.5, columns - 0.5, len(rows) - 0.5, -0.5))
     axis.set_yticks(range(len(left)), left, fontsize=10, parse_math=False)
-    axis.set_xticks(range(len(top)), top, fontsize=10)
+    axis.set_xticks(list(top), list(top.values()), fontsize=10)
     axis.tick_params(length=0, top=False, labeltop=True, labelbottom=False)
     return figure
 
@@ -93,14 +174,21 @@ def _title(distilled: Distilled, label: int) -> str:
     return one_line(distilled.info.titles.get(name, name).split(",")[0])[:24]
 
 
-def _first_unit(run: Path) -> UnitResult | None:
+def first_unit(run: Path) -> UnitResult | None:
     """Return the first unit made in this run; None if the images were made elsewhere."""
     if not (run / "recover" / "units").is_dir():
         return None
     return units.first(run / "recover" / "units")
 
 
-def _save(figure: "Figure", path: Path) -> Path:
-    with atomic.replace(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=80)
-    return path
+def _save(figure: "Figure", path: Path) -> list[Path]:
+    """Write a figure as PNG and as SVG; ``path`` has no ending."""
+    from matplotlib import rc_context
+
+    written = [path.with_name(f"{path.name}.{ending}") for ending in ("png", "svg")]
+    for file in written:
+        ending = file.suffix.removeprefix(".")
+        with atomic.replace(file) as temporary, rc_context({"svg.hashsalt": file.name}):  # the same file every time
+            metadata = {"Date": None} if ending == "svg" else None
+            figure.savefig(temporary, format=ending, dpi=80, metadata=metadata)
+    return written

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from attar.core.printable import markdown
-from attar.report import architectures, per_class, table
+from attar.report import architectures, latex, per_class, table
 from attar.report.table import Line
 from attar.stages import health
 from attar.stages.run import Run
@@ -11,8 +11,9 @@ from attar.store import atomic
 
 
 def write_all(run: Path, lines: list[Line], folder: Path) -> None:
-    """Write ``table.csv``, ``table.md``, ``per-class.csv`` and, for several students, ``architectures.csv``."""
+    """Write the table (CSV, Markdown, LaTeX), ``per-class.csv`` and, for several students, ``architectures.csv``."""
     atomic.write_text(folder / "table.csv", table.as_csv(lines))
+    atomic.write_text(folder / "table.tex", latex.of_lines(lines))
     atomic.write_text(folder / "per-class.csv", per_class.as_csv(run))
     side_by_side = folder / "architectures.csv"
     if len(architectures.students_of(lines)) > 1:
@@ -20,10 +21,25 @@ def write_all(run: Path, lines: list[Line], folder: Path) -> None:
     else:
         side_by_side.unlink(missing_ok=True)  # left by an earlier evaluation with more students
     costs = f"{elapsed(run)}. The table's columns of seconds are wall seconds; table.csv has both."
-    parts = [tables(lines), costs, markdown(per_class.extremes(run)) + "."]
+    parts = [tables(lines), published(lines), costs, markdown(per_class.extremes(run)) + "."]
     if told := warnings(run):
         parts.append("Warnings:\n\n" + "\n".join(f"- {markdown(text)}" for text in told))
-    atomic.write_text(folder / "table.md", "\n\n".join(part.strip() for part in parts) + "\n")
+    atomic.write_text(folder / "table.md", "\n\n".join(part.strip() for part in parts if part) + "\n")
+
+
+def write_tables(lines: list[Line], folder: Path) -> None:
+    """Write the table of several runs as CSV, Markdown and LaTeX."""
+    atomic.write_text(folder / "table.csv", table.as_csv(lines))
+    atomic.write_text(folder / "table.tex", latex.of_lines(lines))
+    atomic.write_text(folder / "table.md", f"{tables(lines)}\n{published(lines)}".strip() + "\n")
+
+
+def published(lines: list[Line]) -> str:
+    """Return in Markdown what the recipes of the runs aim at; '' if none says it."""
+    aims = {line.run: line.aim for line in lines if line.aim}
+    several = len({line.run for line in lines}) > 1
+    said = [f"{markdown(run)}: the" if several else "The" for run in aims]
+    return "\n\n".join(f"{who} recipe aims at: {markdown(aim)}." for who, aim in zip(said, aims.values(), strict=True))
 
 
 def tables(lines: list[Line]) -> str:

@@ -51,6 +51,13 @@ def extremes(run: Path) -> str:
     return f"Classes ({row.title}, {student}): best {listed(ranked[:few])}; worst {listed(ranked[::-1][:few])}"
 
 
+def first_row(run: Path) -> dict[str, list[float]]:
+    """Return each class's accuracy for every seed, in percent, of the table's first row; {} if all diverged."""
+    content = Run(run).per_class
+    first = next(_groups(content), None)
+    return {} if first is None else dict(_by_class(content, first[1]))
+
+
 def _groups(content: PerClass) -> Iterator[tuple[tuple[Row, str], list[tuple[float | None, ...]]]]:
     """Return each row and student with the accuracies of its seeds that did not diverge, in the table's order."""
     groups: dict[tuple[Row, str], list[tuple[float | None, ...]]] = {}

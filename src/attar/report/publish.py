@@ -4,6 +4,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 from attar.report import card, figures, pages, table
+from attar.report.page import write
 from attar.report.table import Line
 from attar.stages.run import Run, Stage
 
@@ -20,5 +21,6 @@ def publish(out: Path, stages: Collection[Stage]) -> list[Line]:
     if {"relabel", "evaluate"} & set(stages) and run.is_done("relabel"):
         card.write(out / "distilled", lines)
         if "evaluate" in stages:
-            figures.write_all(out, out / "report")
+            figures.write_all(out, out / "report", lines)
+            write.run_page(out, lines, out / "report" / write.INDEX)
     return lines

@@ -2,9 +2,10 @@
 
 import csv
 import io
+import re
 import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,20 +15,25 @@ from rich.table import Table
 
 from attar.core import printable
 from attar.core.log import readable_bytes
+from attar.stages.evaluate import TEACHER
 from attar.stages.evaluation import Evaluation, StudentScore
-from attar.stages.rows import EQUAL_BYTES, FULL, Row
+from attar.stages.rows import EQUAL_BYTES, FULL, REAL_SETS, Row
 from attar.stages.run import Run
 
 _GAP = 2
 """Characters between columns, and at the edges."""
 _WORDS = ("trained on", "student", "protocol", "method", "why")
-_EXPENDABLE = ("teacher s", "images s", "labels s", "ECE %", "top-5 %", "images", "student s", "n")
+BY_CLASS = "class mean %"
+"""Column of the mean accuracy over classes, next to top-1 over images."""
+_EXPENDABLE = (
+    *("teacher s", "images s", "labels s", "ECE %", "top-5 %", "images", "student s", "n"),
+    *(BY_CLASS, "image bytes", "label bytes", "protocol"),
+)
 """Columns that a narrow terminal leaves out, in this order."""
 FEW_CLASSES = 10
 """Top-5 is left out with fewer classes, because it says little there."""
 DIVERGED = "diverged"
-BY_CLASS = "class mean %"
-"""Column of the mean accuracy over classes, next to top-1 over images."""
+_AIM = re.compile(r"^# Aims at: (.*)$", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -81,19 +87,25 @@ class Line:
     """Device that the students were trained on."""
     all_real: bool = False
     """Whether the training set is all real images."""
+    method: str = ""
+    """Method that made or chose the run's own images; '' if it is not known."""
+    aim: str = ""
+    """Published result that the run's recipe aims at, in words; '' if the recipe names none."""
 
 
 def lines(run: Path) -> list[Line]:
     """Return the table of a finished run; raises AttarError when the run is unfinished or its results are invalid."""
     run = run.resolve()
-    found = Run(run).scores
+    done = Run(run)
+    found, method = done.scores, done.images.method if done.is_done("recover") else ""
+    about = {"method": method, "aim": aim_of(run)}
     groups: dict[tuple[Row, str, str], list[StudentScore]] = {}
     for score in found.scores:
         groups.setdefault((score.row, score.student, score.protocol), []).append(score)
-    return [_line(run, found, scores) for scores in groups.values()]
+    return [_line(run, found, scores, about) for scores in groups.values()]
 
 
-def _line(run: Path, found: Evaluation, scores: list[StudentScore]) -> Line:
+def _line(run: Path, found: Evaluation, scores: list[StudentScore], about: dict[str, str]) -> Line:
     counted = [score for score in scores if not score.diverged]
     top1 = [100 * score.top1 for score in counted]
     top5 = [100 * score.top5 for score in counted] if found.num_classes >= FEW_CLASSES else []
@@ -119,8 +131,16 @@ def _line(run: Path, found: Evaluation, scores: list[StudentScore]) -> Line:
         train_seconds=round(statistics.fmean(score.seconds for score in scores), 3),
         train_processor_seconds=round(statistics.fmean(processor), 3) if len(processor) == len(scores) else None,
         device=", ".join(dict.fromkeys(score.device for score in scores)),
+        **about,
         **found.rows[scores[0].row].model_dump(),
     )
+
+
+def aim_of(run: Path) -> str:
+    """Return the published result that the run's recipe aims at, in words; '' if its ``recipe.yaml`` names none."""
+    path = run / "recipe.yaml"
+    found = _AIM.search(path.read_text(encoding="utf-8", errors="replace")) if path.is_file() else None
+    return printable.one_line(found[1]) if found else ""
 
 
 def names_of(runs: Sequence[Path]) -> dict[Path, str]:
@@ -164,16 +184,25 @@ def markdown(header: list[str], rows: list[list[str]], left: int = 2) -> str:
 def for_terminal(table: list[Line], width: int) -> Table:
     """Return the table for a terminal of this width; a narrow one shows fewer columns than the CSV."""
     header, rows = _cells(table)
-    widths = [max(map(len, column)) + _GAP for column in zip(header, *rows, strict=True)]
-    dropped = {1} if len({line.student for line in table}) == 1 else set()
-    for name in _EXPENDABLE:
-        total = sum(widths[place] for place in range(len(header)) if place not in dropped) + _GAP
-        if name in header and total > width:
-            dropped.add(header.index(name))
-    kept = [place for place in range(len(header)) if place not in dropped]
-    shown = grid([header[place] for place in kept], [[cells[place] for place in kept] for cells in rows])
-    shown.caption, shown.caption_justify = escape("\n".join(notes(table))) or None, "left"
+    if len({line.student for line in table if not shows_teacher(line)}) == 1:
+        place = header.index("student")
+        header, rows = (_without(header, place), [_without(cells, place) for cells in rows])
+    shown = fitted(header, rows, width, _EXPENDABLE)
+    shown.caption, shown.caption_justify = (escape("\n".join(notes(table))) or None, "left")
     return shown
+
+
+def fitted(header: list[str], rows: list[list[str]], width: int, expendable: Sequence[str]) -> Table:
+    """Return a table for a terminal; leaves out the ``expendable`` columns, in this order, until it fits."""
+    for name in expendable:
+        if name in header and width_of(header, rows) > width:
+            place = header.index(name)
+            header, rows = (_without(header, place), [_without(cells, place) for cells in rows])
+    return grid(header, rows)
+
+
+def _without(cells: list[str], place: int) -> list[str]:
+    return cells[:place] + cells[place + 1 :]
 
 
 def notes(table: list[Line]) -> list[str]:
@@ -205,7 +234,7 @@ def grid(header: list[str], rows: list[list[str]]) -> Table:
     """Return cells as a table for a terminal; columns of numbers are right-aligned."""
     shown = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     for name in header:
-        shown.add_column(escape(name), justify="left" if name in _WORDS else "right", no_wrap=True)
+        shown.add_column(escape(name), justify="left" if name in _WORDS else "right", no_wrap=name != "why")
     for cells in rows:
         shown.add_row(*(escape(printable.one_line(cell)) for cell in cells))
     return shown
@@ -226,19 +255,56 @@ def accuracy(line: Line) -> str:
 def title_of(line: Line, several_runs: bool) -> str:
     """Describe a line's training set in words."""
     row = Row.parse(line.row)
+    if is_chosen_real(line):
+        row = replace(row, images=line.method)
     title = row.title
     if not line.label_bytes and row.labels == "soft":
         title = f"{title.removesuffix(', soft labels')}, hard labels"  # the protocol's own
     if row == EQUAL_BYTES and line.all_real:
         title += ": all"
+    if shows_teacher(line):
+        title = "the teacher, on all real images"
     return (f"{line.run}: " if several_runs else "") + title
+
+
+def is_chosen_real(line: Line) -> bool:
+    """Return whether the line's images are the run's own, and real ones that its method chose."""
+    return line.row.startswith("distilled") and line.method in REAL_SETS
+
+
+def is_real(line: Line) -> bool:
+    """Return whether the line's images are real ones."""
+    return not line.row.startswith("distilled") or is_chosen_real(line)
+
+
+def held_bytes(line: Line) -> int:
+    """Return the bytes of images and labels."""
+    return line.image_bytes + line.label_bytes
+
+
+def spent_seconds(line: Line) -> float:
+    """Return the known wall seconds of teachers, images, labels and one student; at least 0.1 for a log axis."""
+    parts = (line.teacher_seconds, line.images_seconds, line.labels_seconds, line.train_seconds)
+    return max(0.1, sum(part or 0.0 for part in parts))
+
+
+def student_of(line: Line) -> str:
+    """Return the line's network, or networks if the line shows a committee: '3 x convnet3'."""
+    names = line.student.split("+") if shows_teacher(line) else [line.student]
+    counted = {name: names.count(name) for name in names}
+    return " + ".join(name if count == 1 else f"{count} x {name}" for name, count in counted.items())
+
+
+def shows_teacher(line: Line) -> bool:
+    """Return whether the line is the teacher itself, instead of students trained on its images."""
+    return line.protocol == TEACHER
 
 
 def _cells(table: list[Line]) -> tuple[list[str], list[list[str]]]:
     several_runs, judged = len({line.run for line in table}) > 1, protocols(table)
     columns: dict[str, Callable[[Line], str]] = {
         "trained on": lambda line: title_of(line, several_runs),
-        "student": lambda line: line.student,
+        "student": student_of,
         "images": lambda line: str(line.num_images),
         "top-1 %": accuracy,
         BY_CLASS: lambda line: percent(line.class_top1_mean, line.class_top1_std),

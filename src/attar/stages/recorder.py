@@ -26,6 +26,8 @@ class Recorder:
     def __init__(self, config: MethodConfig, labels: Tensor, advance: Advance, units: Sequence[Unit]) -> None:
         self.verifier: Teacher | None = None
         self.preview: Callable[[int, Tensor], None] | None = None
+        self.snapshots: tuple[int, ...] = config.snapshots
+        """Iterations after which the images are kept."""
         self.examine: Callable[[str, int, Mapping[str, float]], None] | None = None
         """Called every NOTE_ITERATIONS with the first unit's name, the iteration and the metrics' means."""
         self._config, self._labels, self._advance, self._units = config, labels, advance, units
@@ -52,7 +54,7 @@ class Recorder:
             self._advance(len(self._units), note=self._note(means), values=means)
             if self.examine is not None:
                 self.examine(self._units[0].name, self.num_iterations, means)
-        if self.num_iterations in self._config.snapshots:
+        if self.num_iterations in self.snapshots:
             self.keep(images())
 
     def keep(self, images: Tensor) -> None:

@@ -291,7 +291,7 @@ class _Making:
         device = self._device.device
         labels = torch.tensor([label for unit in group for label in unit.labels], device=device)
         recorder = Recorder(self._config, labels, advance, group)
-        recorder.verifier = self._verifier
+        recorder.verifier, recorder.snapshots = self._verifier, self._config.snapshots_within(self._iterations)
         recorder.examine = self._checkup.iteration if self._checkup else None
         if group[0] == self._first and self._iterations:
             recorder.preview = _previewer(self._stage.path)

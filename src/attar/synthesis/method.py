@@ -171,7 +171,8 @@ class MethodConfig(Part):
     """Units that share a batch of the teacher, each with separate statistics; raise it to fill the device when units
     are small. Changing it changes the images slightly, because the batch size affects rounding."""
     snapshots: Annotated[tuple[int, ...], NO_EFFECT] = SNAPSHOTS
-    """Iterations after which snapshots are kept for the figures; the last iteration is always kept."""
+    """Iterations after which snapshots are kept for the figures; the last iteration is always kept. With the default,
+    short runs keep them after a tenth, a quarter and half of their iterations instead."""
     image_format: Literal["png", "jpeg"] = "png"
     """File format of the images. 'jpeg' is lossy; the published scripts use it."""
     jpeg_quality: int = pydantic.Field(default=75, ge=1, le=100)
@@ -203,6 +204,13 @@ class MethodConfig(Part):
     def cost(self, unit: UnitShape) -> tuple[Stretch, ...]:
         """The iterations of a unit of this shape, in order; empty for a method without iterations."""
         return ()
+
+    def snapshots_within(self, iterations: int) -> tuple[int, ...]:
+        """Return after which of this many iterations snapshots are kept, besides the last."""
+        kept = {done for done in self.snapshots if 0 < done < iterations}
+        if self.snapshots == SNAPSHOTS and len(kept) < 2:
+            kept = {iterations // part for part in (10, 4, 2)} - {0}
+        return tuple(sorted(kept))
 
     def metrics(self) -> tuple[str, ...]:
         """Names of the metrics that the method reports after each iteration."""
