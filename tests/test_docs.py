@@ -168,6 +168,15 @@ def test_links_lead_somewhere(page):
         assert target.startswith("https://") or (page.parent / target).exists(), f"{page.name} links to {target}"
 
 
+def test_the_index_lists_every_page():
+    index = (ROOT / "docs" / "index.md").read_text()
+    table, lists = index.split("```{toctree}", maxsplit=1)
+    for page in PAGES[1:]:
+        if page.name != "index.md":
+            assert f"]({page.name})" in table, f"the table of docs/index.md lacks {page.name}"
+            assert f"\n{page.stem}\n" in lists, f"the lists in docs/index.md lack {page.stem}"
+
+
 def test_all_recipes_and_protocols_are_on_their_page():
     text = (ROOT / "docs" / "recipes.md").read_text()
     covered = {

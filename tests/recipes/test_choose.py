@@ -127,6 +127,11 @@ def test_classes_with_hardly_any_picture_are_left_out_unless_they_are_asked_for(
         chosen(found(4, 300))
 
 
+@pytest.mark.parametrize(("largest", "uneven"), [(299, False), (300, True)])
+def test_uneven_classes_are_told(largest: int, uneven: bool):
+    assert ("class mean" in why(chosen(found(30, largest)), "pictures")) is uneven
+
+
 @pytest.mark.parametrize(("count", "holdout"), [(100, 0.2), (5000, 0.1)])
 def test_more_of_a_small_set_is_held_out(count: int, holdout: float):
     assert chosen(found(count, count)).recipe.data.holdout == holdout
@@ -167,6 +172,12 @@ def test_a_warning_says_when_all_real_pictures_fit():
 def test_labels_by_teachers_are_not_chosen_where_their_bytes_hold_most_pictures():
     assert chosen(found(100, 100)).recipe.method == "dm"
     assert chosen(found(20_000, 20_000)).recipe.method == "attar"
+
+
+def test_labels_by_teachers_may_take_more_where_no_bytes_are_asked_for():
+    survey = found(31, 47, 70, 106, 160, 240, 350, 500, sizes=((64, 64),))
+    assert len(chosen(survey, size=32).recipe.squeeze.members) == 3
+    assert chosen(survey, size=32, budget=1_500_000).recipe.squeeze.members == ()
 
 
 def test_the_reasons_are_a_comment_in_the_file_and_the_file_is_the_recipe(tmp_path):

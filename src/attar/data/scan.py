@@ -120,7 +120,8 @@ def _tell_below(path: Path, classes: Mapping[str, Scanned], below: Mapping[str, 
     if every and len(names) > 1:
         log.warn(
             f"all images in {path} lie in sub-folders, as in {example.relative_to(path)}; the {len(classes)} folders "
-            f"above them are taken as the classes; if the sub-folders are the classes, move them into one folder"
+            f"above them are taken as the classes; if the sub-folders are the classes, name one of these folders "
+            f"as the data ({path / next(iter(classes))}), or move the sub-folders into one folder"
         )
     elif len(names) > 1 or not every:  # else each class has the one inner folder, as in Tiny-ImageNet
         total = sum(one.count for one in classes.values())

@@ -33,6 +33,8 @@ FEW = 5000
 """With fewer pictures a fifth of each class is held out for validation, else a tenth."""
 IPC = 10
 """Images per class without a budget."""
+WORTHWHILE, WORTHWHILE_BYTES = 0.75, 0.5
+"""Images and stored teachers take no more of the bytes of all real pictures, without and with a budget."""
 SHARE = 5
 """Without a budget the set has no more than one in so many training pictures."""
 MINUTES = 45
@@ -171,7 +173,7 @@ def _labels(soft: ChosenSet, ipc: int, budget: int | None) -> tuple[Labels, str]
         return "hard", "for tiny pictures soft labels lost at every budget (docs/methods.md)"
     if budget is not None and (soft.num_bytes > budget or soft.teacher_bytes > 0.8 * budget):
         return "hard", f"the three teachers that would label take {teachers} of {readable_bytes(budget)}"
-    if replace(soft, ipc=ipc).num_bytes > soft.all_bytes / 2:
+    if replace(soft, ipc=ipc).num_bytes > soft.all_bytes * (WORTHWHILE if budget is None else WORTHWHILE_BYTES):
         return "hard", f"teachers that label take {teachers}, and all real pictures only about {size}"
     return "soft", f"three small teachers label while students train; they are stored and take {teachers}"
 

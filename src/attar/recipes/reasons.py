@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from statistics import median
 
 from attar.core.log import readable_bytes
+from attar.data.balance import UNEVEN
 from attar.data.survey import Survey
 from attar.recipes import network_cost
 from attar.recipes.chosen_set import FEWEST, MANY, NUM_SEEDS, TINY, ChosenSet
@@ -24,7 +25,8 @@ class Reason:
 def pictures(found: Survey) -> Reason:
     counts = found.counts
     spread = f"{min(counts):,} to {max(counts):,}" if min(counts) < max(counts) else f"{counts[0]:,}"
-    return Reason("pictures", f"{sum(counts):,}, {len(counts)} classes", f"{spread} in a class")
+    uneven = "; uneven, so look at the class mean of accuracies" * (max(counts) >= UNEVEN * max(1, min(counts)))
+    return Reason("pictures", f"{sum(counts):,}, {len(counts)} classes", f"{spread} in a class{uneven}")
 
 
 def left_out(found: Survey, kept: Sequence[bool]) -> tuple[Reason, ...]:

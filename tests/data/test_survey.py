@@ -1,0 +1,60 @@
+"""What a short look at a dataset finds."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from attar.core.errors import AttarError
+from attar.core.log import Log
+from attar.data.choice import DataChoice
+from attar.data.survey import SAMPLED, survey
+
+Make = Callable[..., Path]
+
+
+def test_classes_counts_and_sizes(tmp_path: Path, class_folders: Make, log: Log) -> None:
+    class_folders(tmp_path, {"cat": 3, "dog": 2}, width=20, height=12)
+    found = survey(DataChoice(source=str(tmp_path)), log)
+    assert (found.classes, found.counts, found.num_val) == (("cat", "dog"), (3, 2), None)
+    assert found.sizes == ((20, 12),) * 5
+    assert not found.grey
+
+
+def test_the_split_and_the_chosen_classes_count(tmp_path: Path, class_folders: Make, log: Log) -> None:
+    class_folders(tmp_path / "train", {"cat": 3, "dog": 2, "owl": 4})
+    class_folders(tmp_path / "val", {"cat": 1, "dog": 1, "owl": 5}, seed=50)
+    found = survey(DataChoice(source=str(tmp_path), classes=("owl", "cat")), log)
+    assert (found.classes, found.counts, found.num_val) == (("cat", "owl"), (3, 4), 6)
+
+
+def test_grey_pictures_of_any_mode(tmp_path: Path, log: Log) -> None:
+    for name, mode in (("a", "L"), ("b", "RGB")):
+        (tmp_path / name).mkdir()
+        Image.linear_gradient("L").convert(mode).save(tmp_path / name / "1.png")
+    choice = DataChoice(source=str(tmp_path))
+    assert survey(choice, log).grey
+    Image.new("RGB", (9, 9), (1, 2, 3)).save(tmp_path / "b" / "2.png")
+    assert not survey(choice, log).grey
+
+
+def test_only_some_pictures_of_a_large_set_are_looked_at(tmp_path: Path, class_folders: Make, log: Log) -> None:
+    class_folders(tmp_path, {"cat": 200, "dog": 120}, width=4, height=4)
+    found = survey(DataChoice(source=str(tmp_path)), log)
+    assert len(found.sizes) == SAMPLED < sum(found.counts) == 320
+
+
+def test_damaged_pictures_are_passed(tmp_path: Path, class_folders: Make, log: Log) -> None:
+    class_folders(tmp_path, {"cat": 2, "dog": 1})
+    (tmp_path / "cat" / "cat_0.png").write_bytes(b"no picture")
+    assert len(survey(DataChoice(source=str(tmp_path)), log).sizes) == 2
+    for path in tmp_path.glob("*/*.png"):
+        path.write_bytes(b"no picture")
+    with pytest.raises(AttarError, match=r"None of the pictures of '.*' can be read; the first is .*cat_0.png"):
+        survey(DataChoice(source=str(tmp_path)), log)
+
+
+def test_a_dataset_in_memory(log: Log) -> None:
+    found = survey(DataChoice(source="digits"), log)
+    assert (set(found.sizes), found.grey, found.num_val, sum(found.counts)) == ({(8, 8)}, True, None, 1797)
