@@ -36,7 +36,7 @@ def train(place: str, model: str, epochs: int, batch_size: int = 50, workers: in
             optimizer.zero_grad()
             accelerator.backward(loss)
             optimizer.step()
-    return accelerator.unwrap_model(network), float(loss)
+    return accelerator.unwrap_model(network), loss.item()
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

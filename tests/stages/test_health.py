@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from attar.core.log import Log
-from attar.methods import cda, dm, edc, random
+from attar.methods import cda, dm, edc, random, rded
 from attar.stages import health
 from attar.stages.health import Finding, Health, Sampled
 
@@ -117,8 +117,11 @@ def test_an_unsure_teacher_is_found():
     found = health.unsure_teacher(0.31, 0.22, "slot00000-block0000", edc.Config())
     assert found is not None
     assert "recognises 31% of the finished images of slot00000-block0000" in found.text
-    for setting in ("--recover.iterations", "--recover.bn-weight", "--squeeze.training.epochs"):
-        assert setting in found.text
+    stronger = "train a stronger teacher (--squeeze.training.epochs)"
+    assert found.text.endswith(f"; raise --recover.iterations, lower --recover.bn-weight or {stronger}")
+    found = health.unsure_teacher(0.31, 0.22, "slot00000-block0000", rded.Config())  # which has neither setting
+    assert found is not None
+    assert found.text.endswith(f"classes; {stronger}")
 
 
 @pytest.mark.parametrize(

@@ -71,7 +71,8 @@ def names(some: list[Unit]) -> set[str]:
 
 def logged(out: Path, event: str, log: str = "log.jsonl") -> list[dict[str, Any]]:
     lines = (out / "recover" / log).read_text().splitlines()
-    return [entry for entry in map(json.loads, lines) if entry["event"] == event]
+    found = [entry for entry in map(json.loads, lines) if entry["event"] == event]
+    return [entry for entry in found if "check" not in entry]  # the images of these few iterations are not sound
 
 
 Start = Callable[[str], Path]
@@ -253,7 +254,7 @@ def test_memory_of_a_failed_group_is_free_before_its_halves_begin(start: Start, 
             raise torch.OutOfMemoryError("CUDA out of memory.")
         return real(task, config)
 
-    def warn(self: Log, text: str) -> None:
+    def warn(self: Log, text: str, **values: str) -> None:
         if "out of memory" in text:  # said when the halves are about to begin
             alive.append(sum(reference() is not None for reference in held))
 

@@ -217,7 +217,8 @@ class Log:
     def progress(self, what: str, total: int, done: int = 0, unit: str = "") -> Iterator[Advance]:
         """Show progress over ``total`` steps, of which ``done`` are finished; yields the function that advances it.
 
-        The file gets a progress event at the start, at the end and at times between (see RECORD_SECONDS).
+        The file gets a progress event at the start, at the end and at times between (see RECORD_SECONDS), unless
+        nothing is left to do.
         """
         state = ProgressState(what, total, done, unit=unit, before=done)
         bar, task = self._bar(state) if self._draws() else (None, None)
@@ -231,10 +232,13 @@ class Log:
             if state.due():
                 self._record(state)
 
-        self._record(state)
+        is_open = not total or done < total
+        if is_open:
+            self._record(state)
         with bar or self._lines(state):
             yield advance
-        self._record(state)
+        if is_open:
+            self._record(state)
 
     def _record(self, state: ProgressState) -> None:
         """Write a progress event; the numbers only when they were measured since the last one."""

@@ -72,8 +72,6 @@ def do(
         log.event("jobs", what=stage, results=results, done=num_results - num_open, total=num_results, by=event)
 
     def work(share: Sequence[Job]) -> None:
-        if not waiting:
-            return
         with log.progress(stage, round(steps_done + sum(job.steps for job in share)), round(steps_done), unit) as move:
             for job in share:
                 if job.done():  # another run in the same folder may have finished it meanwhile

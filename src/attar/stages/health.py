@@ -171,12 +171,13 @@ def unsure_teacher(accuracy: float, confidence: float, unit: str, config: Config
     if not accuracy < UNSURE:
         return None
     iterations, weight = _setting(config, "iterations"), _setting(config, "bn_weight")
-    mends = [f"raise {iterations}"] * bool(iterations) + [f"lower {weight}"] * bool(weight)
-    mends.append("train a stronger teacher (--squeeze.training.epochs)")
+    mends = ", ".join([f"raise {iterations}"] * bool(iterations) + [f"lower {weight}"] * bool(weight))
+    stronger = "train a stronger teacher (--squeeze.training.epochs)"
     return Finding(
         "unsure-teacher",
         f"the teacher recognises {accuracy:.0%} of the finished images of {unit} as their class (mean probability "
-        f"{confidence:.2f}), so its soft labels will contradict the classes; {', or '.join(mends)}",
+        f"{confidence:.2f}), so its soft labels will contradict the classes; "
+        + " or ".join(filter(None, (mends, stronger))),
     )
 
 
