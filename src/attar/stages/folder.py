@@ -142,8 +142,10 @@ class StageFolder:
 
     def grown(self) -> list[dict[str, Any]]:
         """Return what the plan, or else the manifest, says of the smaller results that this one was grown from."""
-        known = _read(self.path / PLAN) or _read(self.path / MANIFEST) or {}
-        return list(known.get(GROWN, ()))
+        known = None
+        with contextlib.suppress(AttarError):  # as for the identity: evaluate writes a damaged manifest anew
+            known = _read(self.path / PLAN) or _read(self.path / MANIFEST)
+        return list((known or {}).get(GROWN, ()))
 
     def _asked(self) -> dict[str, Any]:
         return {
