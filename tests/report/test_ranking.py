@@ -169,7 +169,7 @@ def test_markdown_shows_points_and_what_is_missing(tmp_path):
 
 
 def test_a_terminal_shows_every_student(tmp_path):
-    table = ranking.for_terminal(ranking.rankings(write(tmp_path / "run", scores(TOP1))))
+    table = ranking.for_terminal(ranking.rankings(write(tmp_path / "run", scores(TOP1))), 200)
     assert [column.header for column in table.columns][-2:] == ["LRS", "ARS"]
     assert table.row_count == 1
 

@@ -163,7 +163,7 @@ def as_markdown(lines: Sequence[Line]) -> str:
 
 def plan_cells(lines: Sequence[Line]) -> tuple[list[str], list[list[str]]]:
     """Return header and cells of what was chosen, before the work."""
-    header = ["method", "budget", "images per class", "bytes at most", "why"]
+    header = ["method", "budget", "ipc", "bytes at most", "why"]
     rows = []
     for line in lines:
         most = readable_bytes(line.most_bytes) if line.ipc else "-"

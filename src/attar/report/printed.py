@@ -78,9 +78,9 @@ def print_tables(runs: Sequence[Path], rows: list[Line]) -> None:
         about = f"{run}: " if len(runs) > 1 else ""
         console.print(about + per_class.extremes(run), soft_wrap=True, markup=False)
         console.print(f"{run}: {pages.elapsed(run)}", soft_wrap=True, markup=False)
+        console.print(f"{about}Page: {run / 'report' / write.INDEX}", soft_wrap=True, markup=False)
         for text in pages.warnings(run):
             console.print(f"{about}warning: {text}", style="yellow", soft_wrap=True, markup=False)
-        console.print(f"{about}Page: {run / 'report' / write.INDEX}", soft_wrap=True, markup=False)
 
 
 def print_rankings(runs: Sequence[Path], path: Path | None) -> None:
@@ -91,7 +91,7 @@ def print_rankings(runs: Sequence[Path], path: Path | None) -> None:
     if path:
         atomic.write_text(path, ranking.as_csv(rows))
     console = _console()
-    console.print(ranking.for_terminal(rows))
+    console.print(ranking.for_terminal(rows, console.width))
     for sentence in ranking.hints(rows):
         console.print(sentence, soft_wrap=True, markup=False)
 

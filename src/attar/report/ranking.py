@@ -11,7 +11,7 @@ from rich.table import Table
 
 from attar.core.errors import AttarError
 from attar.ops import ranking
-from attar.report.table import grid, percent
+from attar.report.table import fitted, percent
 from attar.stages.evaluation import Accuracy
 from attar.stages.rows import (
     DISTILLED,
@@ -231,10 +231,9 @@ def as_markdown(table: list[Ranking]) -> str:
     return "\n".join([*lines, *(f"\n{sentence}" for sentence in hints(table))]) + "\n"
 
 
-def for_terminal(table: list[Ranking]) -> Table:
-    """Return the scores for a terminal; ``hints`` name the missing rows."""
-    header, rows = _cells(table)
-    return grid(header, rows)
+def for_terminal(table: list[Ranking], width: int) -> Table:
+    """Return the scores for a terminal of this width; ``hints`` name the missing rows."""
+    return fitted(*_cells(table), width, ("n", "protocol"))
 
 
 def _cells(table: list[Ranking]) -> tuple[list[str], list[list[str]]]:
