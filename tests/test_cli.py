@@ -14,7 +14,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from attar import cli, methods, pipeline
+from attar import cli, methods, pipeline, verbs
 from attar.cli import main
 from attar.core.errors import AttarError
 from attar.core.interruption import Interrupted
@@ -412,8 +412,10 @@ def test_an_interruption_is_a_sentence(error, code, capsys, monkeypatch):
         raise error
 
     words = {"run": "continues where it stopped", "export": "starts from the beginning", "show": "starts from the"}
+    monkeypatch.setitem(verbs.VERBS, "export", interrupted)
+    monkeypatch.setattr(cli, "_run", interrupted)
+    monkeypatch.setattr(cli, "_show", interrupted)
     for verb, expected in words.items():
-        monkeypatch.setattr(cli, f"_{verb}", interrupted)
         with pytest.raises(SystemExit) as end:
             main([verb])
         assert end.value.code == code

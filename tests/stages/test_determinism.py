@@ -23,12 +23,12 @@ TIMEOUT_SECONDS = 240
 
 
 def bytes_of(run: Path) -> dict[str, bytes]:
-    """Every file whose bytes are a result: weights, images, labels, pictures; not logs, and not seconds."""
+    """Every file whose bytes are a result: weights, images, labels, pictures; no logs, nothing with seconds."""
     kept = (".safetensors", ".parquet", ".png")
     return {
         str(path.relative_to(run)): path.read_bytes()
         for path in sorted(run.rglob("*"))
-        if path.suffix in kept or path.name in ("teacher.json", "labels.json")
+        if (path.suffix in kept and path.stem != "accuracy-cost") or path.name in ("teacher.json", "labels.json")
     }
 
 

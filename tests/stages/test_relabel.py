@@ -97,7 +97,7 @@ def test_a_mix_shared_by_batches_follows_the_published_order(recovered: Path, mo
     recipe = with_labels(mode=mode, mix={"kind": "cutmix", "shared_by": 8}, epochs=3)
     distilled = labelled(recovered, recipe)
     for epoch in range(3):
-        records = distilled._drawn(epoch) if mode == "online" else distilled.stored.epoch(epoch).records
+        records = distilled.drawn(epoch) if mode == "online" else distilled.stored.epoch(epoch).records
         for batch in published_order(distilled.labels, distilled.slots, epoch).split(8):
             assert set(records.mix.partner[batch].tolist()) == set(batch.tolist())
 

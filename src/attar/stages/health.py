@@ -20,7 +20,7 @@ from attar.core.config import Config
 from attar.core.log import Log
 
 DOMINANT = 20.0
-"""The other terms of the loss dwarf the cross-entropy above this ratio. Sound runs have up to about 15 (digits)."""
+"""The other terms of the loss dwarf the cross-entropy above this ratio. Sound runs have up to about 30 (digits)."""
 UNCONVINCED = 0.25
 """... and it matters only while the teacher's accuracy on the views covers less than this fraction of the gap from
 chance to 100 %. Where views are recognised, the cross-entropy is small because it has done its work."""
