@@ -1,7 +1,6 @@
 """Relabel: label every view of every image with the committee's logits, and write the finished dataset."""
 
 import functools
-import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -17,7 +16,7 @@ from attar.models.committee import Committee
 from attar.ops import replay
 from attar.ops.choices import Storage
 from attar.ops.codec import EncodedLogits, Parts
-from attar.stages import growth, members
+from attar.stages import dataset_files, growth, members
 from attar.stages.distilled import INFO, DatasetInfo, LabelInfo, TeacherInfo, write_info
 from attar.stages.folder import MANIFEST, StageFolder, logged, manifest_of, total
 from attar.stages.label_choice import Relabel, refuse_full_disk
@@ -90,16 +89,16 @@ def run(
     if ranks.is_first():
         if out.is_relative_to(space.out):  # in a shared folder another run may be writing
             atomic.sweep(out)
-        _link_images(recovered / "data", out / "data")
+        dataset_files.link_images(recovered / "data", out / "data")
         stored = config.mode == "stored"
         if stored:
             label_files.write_header(out / "labels", header)
             label_bytes = label_files.num_bytes(out / "labels", header)
         elif config.mode == "online":
             committee.save(out / "teacher")
-            label_bytes = _folder_bytes(out / "teacher")
+            label_bytes = dataset_files.folder_bytes(out / "teacher")
         else:
-            label_bytes = _copy_given(recovered, out, images, parents["images"], len(space.real.classes))
+            label_bytes = dataset_files.copy_given(recovered, out, images, parents["images"], len(space.real.classes))
         image_bytes = image_files.num_bytes(out / "data")
         files = _files(out, header if stored else None)
         known = sealed.entries(out, files)
@@ -382,26 +381,3 @@ def _info(
         label_bytes=num_bytes[1],
         versions=made.versions,
     )
-
-
-def _copy_given(recovered: Path, out: Path, images: ImageSet, images_sha256: str, num_classes: int) -> int:
-    """Write the soft labels that the method made into the dataset; returns their bytes."""
-    shape = (len(images.images), num_classes)
-    probabilities = learned_labels.load(recovered / learned_labels.FILE, images_sha256, shape)
-    return learned_labels.save(out / "labels" / learned_labels.FILE, probabilities, images_sha256)
-
-
-def _link_images(source: Path, target: Path) -> None:
-    """Put recover's images into the dataset: as hard links if the file system allows, else as copies."""
-    target.mkdir(parents=True, exist_ok=True)
-    for file in sorted(source.glob("train-*.parquet")):
-        with atomic.replace(target / file.name) as temporary:
-            temporary.unlink(missing_ok=True)
-            try:
-                os.link(file, temporary)
-            except OSError:
-                shutil.copyfile(file, temporary)
-
-
-def _folder_bytes(folder: Path) -> int:
-    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
