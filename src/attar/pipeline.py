@@ -142,7 +142,7 @@ def plan(recipe: Recipe[Any], quiet: bool = False) -> str:
     with log.heartbeat("plan"):
         real = load(recipe.data, recipe.seed, Log(quiet=True))
         work = work_of(recipe, real)
-        log.say("timing a few steps on this device, compiled if that saves time")
+        log.say("timing a few steps on this device")
         source = f"Real data: {real.name}, {len(real.classes)} classes, {len(real.train)} training images"
         return "\n".join([source, *forecast.made(work), *forecast.lines(work)])
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from attar.core.device import Device, Execution, resolve
 from attar.core.randomness import generator
-from attar.core.stopwatch import NUM_STEADY, NUM_WARM, Pace
+from attar.core.stopwatch import NUM_STEADY, NUM_WARM, Pace, fair_clock
 from attar.models import build, record
 from attar.models import teacher as teachers
 from attar.models.committee import Committee
@@ -62,7 +62,9 @@ class Work:
     recover: MethodConfig
     relabel: Relabel
     evaluate: Evaluate
-    clock: Callable[[], float] = field(default=time.perf_counter, repr=False)
+    clock: Callable[[], float] | None = field(default=None, repr=False)
+    """Clock of all measurements; None: on a CPU processor seconds, which other programs hardly change, else the wall
+    clock."""
     known: dict[Hashable, float] = field(default_factory=dict, repr=False)
 
     @cached_property
@@ -98,7 +100,12 @@ class Work:
 
     def pace(self, seconds: float, num_steps: int = sys.maxsize) -> Pace:
         """Return a started stopwatch for steps on the device."""
-        return Pace(self.device.device, seconds, num_steps, self.clock)
+        return Pace(self.device.device, seconds, num_steps, self.timer, self.clock or time.perf_counter)
+
+    @property
+    def timer(self) -> Callable[[], float]:
+        """The clock of all measurements."""
+        return self.clock or fair_clock(self.device.device)
 
 
 def shape_of(group: tuple[Unit, ...]) -> tuple[int, ...]:
