@@ -1,5 +1,7 @@
 """The stopwatch against a clock that is moved by hand."""
 
+import time
+
 import pytest
 import torch
 
@@ -46,6 +48,25 @@ def test_of_very_slow_steps_two_are_enough():
     pace = Pace(CPU, 2.0, clock=clock)
     assert stopped(pace, clock, [60.0, 8.0, 7.0, 9.0, 8.0]) == 4
     assert pace.step_seconds == pytest.approx(8.0)
+
+
+def test_a_busy_machine_ends_the_measurement_and_does_not_change_it():
+    """Steps of 2 s of processor time for which the user waits 15 s."""
+    clock, wall = Hands(), Hands()
+    pace = Pace(CPU, 100.0, clock=clock, wall=wall)
+    ticks = []
+    for seconds in (5.0, 2.0, 2.0):
+        clock.now += seconds
+        wall.now += 7.5 * seconds
+        ticks.append(pace.tick())
+    assert ticks == [False, False, True]
+    assert pace.step_seconds == pytest.approx(2.0)
+    assert pace.compilation_seconds == pytest.approx(37.5 - 2.0)
+
+
+def test_a_processor_is_timed_by_its_own_seconds():
+    assert stopwatch.fair_clock(CPU) is time.thread_time
+    assert stopwatch.fair_clock(torch.device("cuda")) is time.perf_counter
 
 
 def test_the_clock_is_read_seldom_when_steps_are_fast():

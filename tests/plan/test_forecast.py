@@ -1,5 +1,6 @@
 """The words and sums of a plan, from step times that are given."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -82,6 +83,15 @@ def test_preparation_counts_for_every_shape_of_groups():
     recover = mini_recipe().recover.changed(ipc=3, parallel_units=2)
     assert told(recover=recover)["Recover"].startswith("about 61 s ")  # 3 x 12 x 0.3 and twice 25
     assert told(recover=recover)["Arithmetic"].endswith("which takes 25 s for each of 2 sizes of groups")
+
+
+def test_a_figure_without_compilation_says_so(monkeypatch):
+    monkeypatch.setattr(recover_cost, "measure", lambda work: replace(RECOVERING, measured_compiled=False))
+    recover = mini_recipe().recover.changed(ipc=3, parallel_units=2)
+    assert told(recover=recover)["Recover"].startswith("about 36 s ")  # 3 x 12 x 0.3 and once 25
+    assert told()["Arithmetic"].endswith(
+        "; measured uncompiled, so recover takes less (--execution.compile on measures it compiled)"
+    )
 
 
 def test_precision_is_explained(monkeypatch):

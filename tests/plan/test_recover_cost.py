@@ -11,15 +11,16 @@ import pytest
 import torch
 
 from attar import pipeline
+from attar.core import compiling
 from attar.core.errors import AttarError
 from attar.methods import cda
 from attar.plan import calibrate, recover_cost
 from attar.plan.calibrate import Work
 from attar.plan.recover_cost import RecoverCost
 from attar.recipes.recipe import Recipe
-from attar.synthesis.method import Needs, Stretch
+from attar.synthesis.method import Needs, Preparation, Stretch
 from attar.synthesis.optimise import shape_of
-from attar.synthesis.task import Recovered, Task
+from attar.synthesis.task import Context, Recovered, Task
 from conftest import mini_recipe
 
 
@@ -122,6 +123,42 @@ def test_teachers_that_take_turns_are_measured_turn_by_turn(pretend):
     stretch = Stretch(1000, teachers=(0.25,) * 4)
     work.__dict__["stretches"] = (stretch,)
     assert recover_cost.measure(work).step_seconds == pytest.approx(3.0)
+
+
+def test_what_is_done_once_is_not_multiplied_by_the_images(pretend, monkeypatch):
+    """A step that takes 30 s the first time, 0.2 s a row and 10 ms an image, of 10 classes with 140 images."""
+    work, method = pretend(lambda iteration, stretch: 0.5, photographs=True)
+    begun: list[int] = []
+
+    def make(context: Context, config: Any) -> dict[str, torch.Tensor]:
+        method.now += 0.2 + 0.01 * context.real.count(0) + (0.0 if begun else fixed)
+        begun.append(context.real.count(0))
+        return {"mean": torch.zeros(len(context.rows), 1)}
+
+    monkeypatch.setattr(sys.modules["pretended.method"], "prepare", lambda config: (Preparation("step", make),), False)
+    fixed = 3.0
+    assert recover_cost.measure(work).prepare_seconds == pytest.approx(3 + 10 * 0.2 + sum(work.counts) * 0.01)
+    assert begun == [8, 8, 32]
+    begun.clear()
+    fixed = 6.0  # one that takes long is not made again
+    assert recover_cost.measure(work).prepare_seconds == pytest.approx((6.28 / 8) * sum(work.counts))
+    assert begun == [8]
+
+
+def test_a_plan_compiles_on_a_processor_only_when_asked(monkeypatch, work_of):
+    def compiled(function: Any, **_: Any) -> Any:
+        done.append(function)
+        return function
+
+    done: list[Any] = []
+    monkeypatch.setattr(torch, "compile", compiled)
+    monkeypatch.setattr(compiling.Compiler, "wants", lambda self, amount: True)
+    recipe = mini_recipe()
+    found = recover_cost.measure(work_of(recipe))
+    assert (done, found.measured_compiled) == ([], False)
+    assert found.compilation.startswith("compiled (")
+    found = recover_cost.measure(work_of(recipe, execution=recipe.execution.changed(compile="on")))
+    assert (len(done), found.measured_compiled) == (1, True)
 
 
 def test_experts_are_stood_for_by_random_ones(work_of):

@@ -67,9 +67,13 @@ class Compiler:
         device: str = "cpu",
         say: Callable[[str], None] = lambda _: None,
         warn: Callable[[str], None] = lambda _: None,
+        decides_only: bool = False,
     ) -> None:
-        """``device`` is the device type, 'cpu' or 'cuda'; ``say`` and ``warn`` print one line for the user."""
-        self._choice, self._device = choice, device
+        """``device`` is the device type, 'cpu' or 'cuda'; ``say`` and ``warn`` print one line for the user.
+
+        With ``decides_only`` it says what it would compile, and compiles nothing.
+        """
+        self._choice, self._device, self._decides_only = choice, device, decides_only
         self._say, self._warn = say, warn
         self._said: set[str] = set()
         self.failed = False
@@ -116,7 +120,7 @@ class Compiler:
         if line not in self._said:
             self._said.add(line)
             self._say(line)
-        if not self.wants(amount):
+        if self._decides_only or not self.wants(amount):
             return plain
         logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # it warns about CUDA on CPUs, too
         # Otherwise the bf16 values of the backward pass differ from those of the forward pass: worse gradients.

@@ -12,8 +12,18 @@ import torch
 NUM_WARM, NUM_STEADY = 2, 5
 """Number of warm-up steps, and minimum number of measured steps; two are enough if they take LONGEST_SECONDS."""
 LONGEST_SECONDS = 10.0
+PATIENCE_SECONDS = 20.0
+"""So long on the wall clock after the first step, what is measured is enough: a busy machine answers, too."""
 READ_SECONDS = 0.1
 """How often the clock is read. Synchronising with a GPU after every step would slow the steps down."""
+
+
+def fair_clock(device: torch.device) -> Callable[[], float]:
+    """Return a clock that other programs do not disturb: on a CPU the processor seconds of this thread.
+
+    This thread takes part in every operation, also when several threads share it. A GPU is timed on the wall clock.
+    """
+    return time.thread_time if device.type == "cpu" else time.perf_counter
 
 
 class Pace:
@@ -25,9 +35,14 @@ class Pace:
         seconds: float,
         num_steps: int = sys.maxsize,
         clock: Callable[[], float] = time.perf_counter,
+        wall: Callable[[], float] = time.perf_counter,
     ) -> None:
-        """Start the clock; measure steady steps, at most ``num_steps``, for about ``seconds``."""
+        """Start the clock; measure steady steps, at most ``num_steps``, for about ``seconds``.
+
+        ``wall`` is the clock of the user who waits.
+        """
         self._device, self._clock, self._seconds, self._num_steps = device, clock, seconds, num_steps
+        self._wall, self._begun, self._first_wall = wall, wall(), 0.0  # the last: seconds of the first step
         self._since, self._stride, self._steady = 0, 1, 0.0
         self.times: list[float] = []
         """Seconds per step, at each reading of the clock."""
@@ -40,7 +55,9 @@ class Pace:
             return False
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
-        now = self._clock()
+        now, waited = self._clock(), self._wall() - self._begun
+        if not self.times:
+            self._first_wall = waited
         self.times.append((now - self._last) / self._since)
         num_steady = len(self.times) - NUM_WARM
         if num_steady > 0:
@@ -50,7 +67,8 @@ class Pace:
             self._stride = max(1, min(fitting, (self._num_steps - NUM_WARM) // NUM_STEADY))
         self._last, self._since = now, 0
         enough = num_steady >= NUM_STEADY and self._steady >= self._seconds
-        return enough or (num_steady >= 2 and self._steady >= LONGEST_SECONDS)
+        slow = num_steady >= 2 and self._steady >= LONGEST_SECONDS
+        return enough or slow or waited - self._first_wall >= PATIENCE_SECONDS
 
     @property
     def step_seconds(self) -> float:
@@ -61,6 +79,11 @@ class Pace:
     def preparation_seconds(self) -> float:
         """How much longer the first step took than a steady one: mostly compilation."""
         return max(0.0, self.times[0] - self.step_seconds)
+
+    @property
+    def compilation_seconds(self) -> float:
+        """How much longer the first step took on the wall clock: compilers are processes of their own."""
+        return max(0.0, self._first_wall - self.step_seconds)
 
 
 class Peak:

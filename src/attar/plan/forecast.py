@@ -170,7 +170,9 @@ def _recover(work: Work) -> Estimate:
 
 def _arithmetic(work: Work, found: RecoverCost) -> str:
     compilation = found.compilation or "nothing is compiled"
-    if found.compiled:
+    if found.compiled and not found.measured_compiled:
+        compilation += "; measured uncompiled, so recover takes less (--execution.compile on measures it compiled)"
+    elif found.compiled:
         num_shapes = len(set(map(calibrate.shape_of, work.groups)))
         compilation += f", which takes {readable_seconds(found.preparation_seconds)}"
         compilation += f" for each of {num_shapes} sizes of groups" if num_shapes > 1 else ""

@@ -42,16 +42,18 @@ class RecoverCost:
     memory_bytes: int | None = None
     prepare_seconds: float = 0.0
     """Seconds of the method's preparations before its units, such as statistics of the real images."""
+    measured_compiled: bool = True
+    """Whether what the run compiles was compiled for the measurement, too."""
 
     @property
     def compiled(self) -> bool:
-        return self.compilation.startswith("compiled") or "; compiled" in self.compilation
+        return _is_compiled(self.compilation)
 
     def seconds(self, groups: Sequence[tuple[Unit, ...]], iterations: int) -> float:
         """Return the seconds of all groups in one process: time is proportional to images; each shape is compiled
         once."""
         shapes = list(map(shape_of, groups))
-        preparations = len(set(shapes)) if self.compiled else 1
+        preparations = len(set(shapes)) if self.compiled and self.measured_compiled else 1
         steps = iterations * sum(map(sum, shapes)) / self.num_images
         return self.prepare_seconds + steps * self.step_seconds + preparations * self.preparation_seconds
 
@@ -59,10 +61,14 @@ class RecoverCost:
 def measure(work: Work) -> RecoverCost:
     """Run the method for some iterations on the recipe's first units, with as many units per batch as in the run.
 
+    What the run compiles on a CPU by its own choice is measured uncompiled: compiling takes minutes on a busy machine.
     Raises AttarError when the teacher cannot be built, does not fit the method, or memory does not suffice.
     """
     device, said = work.device, dict[str, None]()
-    compiler = Compiler(device.compile, device.device.type, lambda line: said.update({line: None}))
+    uncompiled = device.compile == "auto" and device.device.type == "cpu"
+    compiler = Compiler(
+        device.compile, device.device.type, lambda line: said.update({line: None}), decides_only=uncompiled
+    )
     try:
         with Peak(device.device) as peak, memory.kept():
             networks = []
@@ -77,14 +83,20 @@ def measure(work: Work) -> RecoverCost:
             raise
         few = f"for {len(work.groups[0])} units side by side; lower --recover.parallel-units or --recover.unit-classes"
         raise AttarError(f"there is not enough memory {few}") from None
+    compilation = compiler.reason(0) if compiler.failed else _in_short(list(said))
     return RecoverCost(
         step_seconds=sum(each.iterations * timer.step_seconds(each) for each in work.stretches) / work.iterations,
-        preparation_seconds=timer.preparation_seconds(),
+        preparation_seconds=timer.preparation_seconds(_is_compiled(compilation) and not uncompiled),
         num_images=sum(shape_of(work.groups[0])),
-        compilation=compiler.reason(0) if compiler.failed else _in_short(list(said)),
+        compilation=compilation,
         memory_bytes=peak.num_bytes,
         prepare_seconds=timer.prepare_seconds,
+        measured_compiled=not uncompiled,
     )
+
+
+def _is_compiled(reasons: str) -> bool:
+    return reasons.startswith("compiled") or "; compiled" in reasons
 
 
 def _in_short(reasons: list[str]) -> str:
@@ -101,8 +113,10 @@ class _Enough(Exception):  # noqa: N818
     """Ends an optimisation after enough iterations."""
 
 
-_REHEARSED_IMAGES = 16
-"""Largest number of images per class that preparations read in a forecast."""
+_FEW, _MORE = 8, 32
+"""Images per class that preparations read in a forecast, in the first two rehearsals and in the third."""
+_LONG_SECONDS = 5.0
+"""A first rehearsal that takes longer is not repeated: its fixed costs are small beside the images."""
 
 
 class _Timer:
@@ -140,9 +154,10 @@ class _Timer:
         """Return the seconds of an iteration of this stretch."""
         return self.paces[stretch.shape()].step_seconds / _cycle(stretch)
 
-    def preparation_seconds(self) -> float:
+    def preparation_seconds(self, compiled: bool) -> float:
         """Return the additional seconds of first iterations."""
-        return sum(pace.preparation_seconds for pace in self.paces.values())
+        paces = self.paces.values()
+        return sum(pace.compilation_seconds if compiled else pace.preparation_seconds for pace in paces)
 
 
 def _cycle(stretch: Stretch) -> int:
@@ -219,12 +234,36 @@ def _rehearsed(
 ) -> tuple[Callable[..., torch.Tensor], float]:
     """Return tables of the method's preparations, and an estimate of the seconds for all their rows.
 
-    The first row is made from a few images; its time is scaled by the number of images.
+    The first row is made three times: with few images, which includes what is done once, such as building observers;
+    with as few again; and with more. The difference of the last two is the time of an image. What the second took
+    beside its images is the time of a row.
     """
-    few = _RandomBytes(work, most=_REHEARSED_IMAGES)
-    device = work.device.device
-    begun = work.clock()
-    table = prepare.rehearsed(steps, work.recover, networks, few, (work.size, work.size), device)
-    seconds = (work.clock() - begun) / max(1, sum(step.num_shown(work.recover, few.count(0)) for step in steps))
-    shown = sum(step.num_shown(work.recover, count) for step in steps for count in work.counts)
-    return table, seconds * shown
+
+    def make(most: int) -> tuple[Callable[..., torch.Tensor], float]:
+        few, begun = _RandomBytes(work, most=most), work.timer()
+        made = prepare.rehearsed(steps, work.recover, networks, few, (work.size, work.size), work.device.device)
+        return made, work.timer() - begun
+
+    def shown(most: int) -> float:
+        """Real images that the first rows read."""
+        counts = [min(most, count) for count in work.counts]
+        return sum(_shown(work, step, counts if step.rows == "slot" else counts[:1]) for step in steps)
+
+    if not steps:
+        return make(_FEW)[0], 0.0
+    every = sum(_shown(work, step, work.counts) * (work.recover.ipc if step.rows == "slot" else 1) for step in steps)
+    table, first = make(_FEW)
+    if first > _LONG_SECONDS:
+        return table, every * first / max(1.0, shown(_FEW))
+    few, more = make(_FEW)[1], make(_MORE)[1]
+    added = shown(_MORE) - shown(_FEW)
+    each = max(0.0, more - few) / added if added else few / max(1.0, shown(_FEW))
+    once, row = max(0.0, first - few), max(0.0, few - each * shown(_FEW))
+    num_rows = max(work.num_classes if step.rows == "class" else work.recover.ipc for step in steps)
+    return table, once + num_rows * row + every * each
+
+
+def _shown(work: Work, step: Preparation, counts: Sequence[int]) -> float:
+    """Return how many real images of classes of these sizes a row reads; a slot's row reads its part of each class."""
+    images = sum(step.num_shown(work.recover, count) for count in counts)
+    return images / work.recover.ipc if step.rows == "slot" else images

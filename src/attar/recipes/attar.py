@@ -11,6 +11,7 @@ from typing import Any
 from attar.data.choice import DataChoice
 from attar.methods.attar import Config
 from attar.ops.choices import ViewChoice
+from attar.recipes.published import note
 from attar.recipes.recipe import BuiltInRecipe, Recipe, recipe, relabel_section
 from attar.recipes.settings import CIFAR_MEAN, CIFAR_STD, hard_rows
 from attar.stages import rows
@@ -80,12 +81,14 @@ def _entries(ipc: int, size: _Size) -> dict[str, BuiltInRecipe]:
     own = "attar's own, no published row:"
     return {
         f"attar/cifar10-ipc{ipc}": BuiltInRecipe(
-            f"{own} {size.soft} % with a ConvNet of width 64 (random real images: {size.soft_random} %)",
+            note(f"{own} {size.soft} % with a ConvNet of width 64 (random real images: {size.soft_random} %)"),
             "11 minutes of one CPU core for the teachers, seconds for the images, about a minute for each student",
             lambda: _cifar10(ipc, size),
         ),
         f"attar/cifar10-ipc{ipc}-hard": BuiltInRecipe(
-            f"{own} {size.hard} % with a ConvNet of width 64 and hard labels (random real images: {size.hard_random} %)",
+            note(
+                f"{own} {size.hard} % with a ConvNet of width 64 and hard labels (random real images: {size.hard_random} %)"
+            ),
             "5 minutes of one CPU core for the teacher, seconds for the images and for each student",
             lambda: _hard(ipc, size),
         ),

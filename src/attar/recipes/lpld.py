@@ -5,6 +5,7 @@ The paper draws batches of labels with replacement and drops the last batch; att
 
 from attar.methods.lpld import Config
 from attar.recipes import settings
+from attar.recipes.published import Published, row
 from attar.recipes.recipe import BuiltInRecipe, Recipe
 from attar.recipes.settings import PAPER_STORAGE, entry
 from attar.stages.protocols import PROTOCOLS
@@ -21,24 +22,32 @@ def _pruned(made: BuiltInRecipe) -> BuiltInRecipe:
         pool = max(1, round(recipe.relabel.epochs / PRUNED))
         return recipe.changed(relabel=recipe.relabel.changed(pool_epochs=pool))
 
-    return BuiltInRecipe(made.aim, made.cost, build)
+    return BuiltInRecipe(made.published, made.cost, build)
 
 
-def _tiny(ipc: int, aim: str) -> BuiltInRecipe:
+def _row(top1: float, label_bytes: int) -> Published:
+    return row("arXiv 2410.15919, table in its repository", top1, label_bytes=label_bytes)
+
+
+def _tiny(ipc: int, published: Published) -> BuiltInRecipe:
     chosen = PROTOCOLS["tiny"]
     protocol = chosen.changed(training=chosen.training.changed(batch_size=64))
-    return _pruned(entry("lpld", "tiny-imagenet", ipc, settings.TINY_IMAGENET, TINY, protocol, aim, "not published"))
+    return _pruned(
+        entry("lpld", "tiny-imagenet", ipc, settings.TINY_IMAGENET, TINY, protocol, published, "not published")
+    )
 
 
-def _imagenet_1k(ipc: int, aim: str) -> BuiltInRecipe:
-    return _pruned(entry("lpld", "imagenet-1k", ipc, settings.IMAGENET_1K, IMAGENET_1K, "cda", aim, "not published"))
+def _imagenet_1k(ipc: int, published: Published) -> BuiltInRecipe:
+    return _pruned(
+        entry("lpld", "imagenet-1k", ipc, settings.IMAGENET_1K, IMAGENET_1K, "cda", published, "not published")
+    )
 
 
 RECIPES = {
-    "lpld/tiny-imagenet-ipc50": _tiny(50, "38.4 % with ResNet-18 and 11 MB of labels"),
-    "lpld/tiny-imagenet-ipc100": _tiny(100, "46.1 % with ResNet-18 and 22 MB of labels"),
-    "lpld/imagenet-1k-ipc10": _imagenet_1k(10, "20.2 % with ResNet-18 and 0.14 GB of labels"),
-    "lpld/imagenet-1k-ipc50": _imagenet_1k(50, "46.7 % with ResNet-18 and 0.71 GB of labels"),
-    "lpld/imagenet-1k-ipc100": _imagenet_1k(100, "54.0 % with ResNet-18 and 1.43 GB of labels"),
-    "lpld/imagenet-1k-ipc200": _imagenet_1k(200, "59.6 % with ResNet-18 and 2.85 GB of labels"),
+    "lpld/tiny-imagenet-ipc50": _tiny(50, _row(38.4, 11_000_000)),
+    "lpld/tiny-imagenet-ipc100": _tiny(100, _row(46.1, 22_000_000)),
+    "lpld/imagenet-1k-ipc10": _imagenet_1k(10, _row(20.2, 140_000_000)),
+    "lpld/imagenet-1k-ipc50": _imagenet_1k(50, _row(46.7, 710_000_000)),
+    "lpld/imagenet-1k-ipc100": _imagenet_1k(100, _row(54.0, 1_430_000_000)),
+    "lpld/imagenet-1k-ipc200": _imagenet_1k(200, _row(59.6, 2_850_000_000)),
 }

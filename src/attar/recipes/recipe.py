@@ -14,6 +14,7 @@ from attar.core.errors import AttarError
 from attar.core.execution import Execution
 from attar.core.printable import printable
 from attar.data.choice import DataChoice
+from attar.recipes.published import Published
 from attar.stages.choices import Evaluate, Relabel, Squeeze
 from attar.stages.methods import method_named
 from attar.stages.protocols import labels_named
@@ -118,11 +119,16 @@ def relabel_section(protocol: str, own: Mapping[str, Any]) -> dict[str, Any]:
 class BuiltInRecipe:
     """A built-in recipe."""
 
-    aim: str
-    """The published result that the recipe aims at, or a note that there is none."""
+    published: Published
+    """The published figures that the recipe aims at, or a note that there are none."""
     cost: str
     """Duration, device, and source of the estimate."""
     build: Callable[[], Recipe[Any]]
+
+    @property
+    def aim(self) -> str:
+        """The published figures in words."""
+        return str(self.published)
 
     def header(self, name: str) -> str:
         """Notes to read before running it."""

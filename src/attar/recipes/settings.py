@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from attar.data.choice import DataChoice
 from attar.ops.choices import ViewChoice
+from attar.recipes.published import Published
 from attar.recipes.recipe import BuiltInRecipe, Recipe, recipe, relabel_section
 from attar.stages.choices import Evaluate, Squeeze
 from attar.stages.protocols import PROTOCOLS, Protocol, protocol_named
@@ -71,7 +72,7 @@ def entry(
     setting: Setting,
     config: MethodConfig,
     protocol: str | Protocol,
-    aim: str,
+    published: Published,
     cost: str,
     method: str = "",
     labels: Mapping[str, Any] = MappingProxyType({}),
@@ -81,7 +82,7 @@ def entry(
     ``method`` is the method if the family's name is not a method's. ``labels`` are as in ``Setting.recipe``.
     """
     name, kept = f"{family}/{dataset}-ipc{ipc}", lasting(config.changed(ipc=ipc), "jitter")
-    return BuiltInRecipe(aim, cost, lambda: setting.recipe(name, method or family, kept, protocol, labels))
+    return BuiltInRecipe(published, cost, lambda: setting.recipe(name, method or family, kept, protocol, labels))
 
 
 def with_training(setting: Setting, **training: Any) -> Setting:

@@ -173,13 +173,14 @@ def rehearsed(
 
     for step in steps:
         num_rows = real.num_classes if step.rows == "class" else config.ipc
-        for number, network in enumerate(networks):
+        for number, network in enumerate(networks if step.per_teacher else networks[:1]):
             if step.applies(config, network.module):
                 stream = functools.partial(generator, 0, "prepare", step.name)
                 shown = _real_for(step, config, real)
                 context = Context(range(1), network, number, shown, size, device, stream, len(networks), table)
                 for key, row in step.make(context, _settings(step, config)).items():
-                    made[f"{step.name}.{key}", number] = row.expand(num_rows, *row.shape[1:])
+                    for asked in [number] if step.per_teacher else range(len(networks)):
+                        made[f"{step.name}.{key}", asked] = row.expand(num_rows, *row.shape[1:])
     return table
 
 

@@ -1,0 +1,59 @@
+"""Published figures of the recipes: which there are, and how they are said."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from attar.models.build import locate
+from attar.recipes.catalogue import ENTRIES
+from attar.recipes.published import Published, note, row
+
+DOCS = Path(__file__).parents[2] / "docs" / "recipes.md"
+UNKNOWN = "a ConvNet"
+"""DWA's ConvNet; which one it is, was not at hand."""
+
+
+def test_every_recipe_has_figures_or_says_that_there_are_none():
+    for name, entry in ENTRIES.items():
+        figures = entry.published.figures
+        assert figures or re.search(r"\bno (published )?row\b", entry.aim), name
+        assert len({(one.student, one.labels, one.said) for one in figures}) == len(figures), name
+        for one in figures:
+            assert 0 < one.top1 < 100, name
+            assert one.source.startswith("arXiv 2"), name
+            assert f"{one.top1:.1f}" in entry.aim, name
+
+
+def test_figures_name_students_as_attar_does():
+    for student in {one.student for entry in ENTRIES.values() for one in entry.published.figures} - {UNKNOWN}:
+        locate(student)
+
+
+def test_the_table_in_the_documentation_has_the_same_figures():
+    compared = 0
+    for line in DOCS.read_text().splitlines():
+        found = re.match(r"\| `([\w+]+/[\w-]+)-ipc\{([\d,]+)\}", line)
+        shown = re.findall(r"\d+\.\d", line.split("|")[-2]) if found else []
+        if found and shown:
+            recipes = [f"{found[1]}-ipc{ipc}" for ipc in found[2].split(",")]
+            assert shown == [str(ENTRIES[name].published.figures[0].top1) for name in recipes], line
+            compared += len(recipes)
+    assert compared > 100
+
+
+@pytest.mark.parametrize(
+    ("published", "said"),
+    [
+        (row("a", 48.7, 49.7), "48.7 / 49.7 % with ResNet-18 / 50"),
+        (row("a", (41.1, 0.4), 42.0), "41.1 ± 0.4 / 42.0 % with ResNet-18 / 50"),
+        (row("a", 53.5, 46.5, students=("resnet18", "convnet3")), "53.5 % with ResNet-18, 46.5 % with ConvNetW128"),
+        (row("a", 66.2) + row("a", 51.6, labels="hard"), "66.2 % with ResNet-18; 51.6 % with hard labels"),
+        (row("a", 26.0, students=("convnet3_in",), labels="hard"), "26.0 % with a ConvNet and hard labels"),
+        (row("a", 38.4, label_bytes=11_000_000), "38.4 % with ResNet-18 and 11 MB of labels"),
+        (row("a", 67.4) + row("b", 64.7, said="as rerun") + note("x"), "67.4 % with ResNet-18; 64.7 %, as rerun; x"),
+        (note("no published row"), "no published row"),
+    ],
+)
+def test_figures_are_said_in_words(published: Published, said: str):
+    assert str(published) == said
