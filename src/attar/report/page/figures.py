@@ -5,7 +5,7 @@ from typing import Any
 
 from attar.core.log import readable_bytes
 from attar.core.printable import one_line
-from attar.report import table
+from attar.report import published, table
 from attar.report.page import svg
 from attar.report.page.content import Content
 from attar.report.page.gallery import names_of
@@ -111,6 +111,7 @@ def _scores(lines: list[Line], several_runs: bool) -> dict[str, Any]:
             "mean": line.top1_mean,
             "std": line.top1_std,
             "top1": table.accuracy(line),
+            "published": published.cell(line),
             "n": line.num_seeds,
             "student": one_line(table.student_of(line)),
             "images": f"{line.num_images:,}",
@@ -125,7 +126,8 @@ def _scores(lines: list[Line], several_runs: bool) -> dict[str, Any]:
         "rows": rows,
         "several_students": len(students) > 1,
         "how_scored": f"{said}Top-1 on real validation images after the last epoch, mean ± deviation over n students.",
-        "notes": table.notes(lines),
+        "has_published": published.in_any(lines),
+        "notes": [one_line(note) for note in table.notes(lines)],
     }
 
 
