@@ -28,7 +28,7 @@ from attar.models.build import batchnorm_layers, build
 from attar.ops import views
 from attar.ops.pixels import Normalisation, from_bytes
 from attar.recipes.cda import CIFAR, IMAGENET_1K, TINY
-from attar.stages.recover import planned
+from attar.stages.unit_groups import planned
 from attar.synthesis.objective import Objective, pixel_gradient
 from attar.synthesis.observed import Observed
 from attar.synthesis.starts import noise

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 TOKEN = "hf_of_the_stand_in_0123456789"
 _LARGE = (".parquet", ".safetensors")
@@ -104,7 +104,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         path, body = unquote(urlsplit(self.path).path), self._body()
-        if not self._may_write():
+        if found := re.fullmatch(r"/api/datasets/([^/]+/[^/]+)/paths-info/([^/]+)", path):
+            self._paths_info(found[1], found[2], body)
+        elif not self._may_write():
             self._answer(401, {"error": "Invalid username or password."})
         elif path == "/api/repos/create":
             self._create(json.loads(body))
@@ -118,6 +120,16 @@ class _Handler(BaseHTTPRequestHandler):
             self._commit(found[1], [json.loads(line) for line in body.splitlines()])
         else:
             self._answer(404, {"error": f"no {path}"})
+
+    def _paths_info(self, name: str, revision: str, body: bytes) -> None:
+        """Answer what some files or folders are; the client asks for it as a form, and ``datasets`` as JSON."""
+        if (repository := self._find(name)) is None:
+            return
+        _, files = repository.at(revision) or ("", {})
+        asked = parse_qs(body.decode())["paths"] if b"paths=" in body else json.loads(body)["paths"]
+        found = [_entry(path, files[path]) for path in asked if path in files]
+        folders = [path for path in asked if any(file.startswith(f"{path}/") for file in files)]
+        self._answer(200, found + [_folder(path) for path in folders])
 
     def _create(self, asked: dict[str, Any]) -> None:
         name = f"{asked['organization']}/{asked['name']}"
@@ -183,8 +195,9 @@ class _Handler(BaseHTTPRequestHandler):
         self.do_GET()
 
     def do_GET(self) -> None:
-        path = unquote(urlsplit(self.path).path)
-        api = re.fullmatch(r"/api/datasets/([^/]+/[^/]+)(?:/(revision|tree)/([^/]+))?/?", path)
+        address = urlsplit(self.path)
+        path = unquote(address.path)
+        api = re.fullmatch(r"/api/datasets/([^/]+/[^/]+)(?:/(revision|tree)/([^/]+)/?(.*))?/?", path)
         file = re.fullmatch(r"/datasets/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path)
         name, revision = (api[1], api[3]) if api else (file[1], file[2]) if file else ("", "")
         if (repository := self._find(name)) is None:
@@ -202,7 +215,8 @@ class _Handler(BaseHTTPRequestHandler):
                 self.hub.sent.append(file[3])
             self._answer(200, data, ETag=f'"{_etag(file[3], data)}"', X_Repo_Commit=sha)
         elif api and api[2] == "tree":
-            self._answer(200, [_entry(path, data) for path, data in sorted(files.items())])
+            everything = parse_qs(address.query).get("recursive") != ["false"]
+            self._answer(200, _tree(files, api[4].rstrip("/"), everything))
         else:
             siblings = [{"rfilename": path} for path in sorted(files)]
             self._answer(200, {"id": name, "sha": sha, "private": repository.private, "siblings": siblings})
@@ -217,6 +231,19 @@ def _entry(path: str, data: bytes) -> dict[str, Any]:
     if path.endswith(_LARGE):
         entry["lfs"] = {"oid": hashlib.sha256(data).hexdigest(), "size": len(data), "pointerSize": 130}
     return entry
+
+
+def _tree(files: dict[str, bytes], below: str, everything: bool) -> list[dict[str, Any]]:
+    """The files below a folder; or its own ones, and its folders."""
+    start = f"{below}/" if below else ""
+    inside = {path: path.removeprefix(start).split("/") for path in sorted(files) if path.startswith(start)}
+    found = [_entry(path, files[path]) for path, parts in inside.items() if everything or len(parts) == 1]
+    folders = [] if everything else dict.fromkeys(start + parts[0] for parts in inside.values() if len(parts) > 1)
+    return found + [_folder(path) for path in folders]
+
+
+def _folder(path: str) -> dict[str, Any]:
+    return {"type": "directory", "path": path, "size": 0, "oid": files_hash(path.encode())}
 
 
 @contextlib.contextmanager

@@ -31,6 +31,7 @@ from attar.stages import (
     experts,
     imported,
     imported_images,
+    kept,
     members,
     published_figures,
     recover,
@@ -166,6 +167,7 @@ def work_of(recipe: Recipe[Any], real: RealData) -> Work:
         recover=recipe.recover,
         relabel=recipe.relabel,
         evaluate=recipe.evaluate,
+        kept=kept.find(real.classes, recipe.recover),
     )
 
 
@@ -176,6 +178,11 @@ def _check(space: Workspace, recipe: Recipe[Any], wanted: Sequence[Stage]) -> No
         f"attar     {recipe.name}: {real.name}, {len(real.classes)} classes, {len(real.train)} training and "
         f"{len(real.val)} validation images, on {space.device.describe()}"
     )
+    kept.refuse_more_classes(space)
+    if recipe.images and recipe.recover.keep_from:
+        raise AttarError("--images takes all images from elsewhere; leave out --recover.keep-from.")
+    if not recipe.images and "recover" in wanted:
+        kept.check(space, recipe.method, recipe.recover)
     networks = squeeze.check(space, recipe.squeeze)
     for index in recipe.recover.members_of(space.num_teachers):
         if (network := networks[index]) is not None and not recipe.images:

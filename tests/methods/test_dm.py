@@ -11,7 +11,7 @@ from attar.core.randomness import generator
 from attar.methods import dm
 from attar.ops import dsa
 from attar.ops.pixels import from_bytes
-from attar.stages.recover import planned
+from attar.stages.unit_groups import planned
 from attar.synthesis import matching
 from attar.synthesis.method import UnitShape
 from matched_digits import NORMALISATION, NUM_CLASSES, SIDE, Real, Saved, digits, task_of

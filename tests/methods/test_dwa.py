@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from attar.methods import dwa
-from attar.stages.recover import planned
+from attar.stages.unit_groups import planned
 from attar.synthesis.task import Network
 from formula import formula_network
 from matched_digits import NORMALISATION, NUM_CLASSES, task_of

@@ -15,7 +15,7 @@ from attar.models.small import ConvNet
 from attar.ops import dsa, mosaic
 from attar.ops.choices import Storage
 from attar.ops.pixels import from_bytes
-from attar.stages.recover import planned
+from attar.stages.unit_groups import planned
 from attar.synthesis.characteristic import Characteristic
 from attar.synthesis.method import UnitShape
 from matched_digits import NORMALISATION, NUM_CLASSES, SIDE, Real, Saved, digits, task_of

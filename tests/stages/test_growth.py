@@ -15,8 +15,8 @@ from attar.recipes.catalogue import recipe_named
 from attar.stages import growth
 from attar.stages.folder import PLAN
 from attar.stages.methods import method_named
-from attar.stages.recover import planned
 from attar.stages.run import Run
+from attar.stages.unit_groups import planned
 from attar.store import images as image_files
 from attar.store import sealed
 from conftest import interrupt, mini_recipe

@@ -17,7 +17,8 @@ from attar.core.randomness import generator
 from attar.ops.choices import Storage
 from attar.stages import baselines
 from attar.stages.choices import Relabel
-from attar.stages.recover import RealByClass, planned
+from attar.stages.recover import RealByClass
+from attar.stages.unit_groups import planned
 from attar.stages.workspace import Workspace
 from attar.store import images as image_files
 from attar.store import labels as label_files

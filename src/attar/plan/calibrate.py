@@ -28,11 +28,12 @@ from attar.ops.replay import LookChoice
 from attar.ops.targets import Targets, hard_loss
 from attar.stages.evaluate import Evaluate
 from attar.stages.imported import squeeze_folder
+from attar.stages.kept import Kept
 from attar.stages.label_choice import Relabel
 from attar.stages.members import choose
-from attar.stages.recover import planned, unit_shape
 from attar.stages.relabel import label_epoch
 from attar.stages.squeeze import Squeeze
+from attar.stages.unit_groups import planned, unit_shape
 from attar.store.images import ImageSet
 from attar.store.labels import Header
 from attar.store.units import Unit
@@ -62,6 +63,8 @@ class Work:
     recover: MethodConfig
     relabel: Relabel
     evaluate: Evaluate
+    kept: Kept | None = None
+    """Images of an earlier run that are kept."""
     clock: Callable[[], float] | None = field(default=None, repr=False)
     """Clock of all measurements; None: on a CPU processor seconds, which other programs hardly change, else the wall
     clock."""
@@ -79,7 +82,7 @@ class Work:
     @cached_property
     def groups(self) -> list[tuple[Unit, ...]]:
         """Units of recover, in groups that share a batch."""
-        return planned(self.num_classes, self.recover)
+        return planned(self.num_classes, self.recover, earlier_run=self.kept)
 
     @cached_property
     def stretches(self) -> tuple[Stretch, ...]:
@@ -95,8 +98,8 @@ class Work:
 
     @property
     def num_images(self) -> int:
-        """Number of distilled images."""
-        return sum(map(sum, map(shape_of, self.groups)))
+        """Number of distilled images, with those that are kept from an earlier run."""
+        return sum(map(sum, map(shape_of, self.groups))) + (0 if self.kept is None else self.kept.num_images)
 
     def pace(self, seconds: float, num_steps: int = sys.maxsize) -> Pace:
         """Return a started stopwatch for steps on the device."""

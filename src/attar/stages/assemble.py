@@ -8,7 +8,9 @@ import torch
 from torch import Tensor
 
 from attar.core.errors import AttarError
+from attar.stages import kept
 from attar.stages.folder import StageFolder
+from attar.stages.kept import Kept
 from attar.store import images as image_files
 from attar.store import learned_labels, units
 from attar.store.units import Unit
@@ -24,15 +26,20 @@ def assemble(
     todo: Groups,
     stage: StageFolder,
     see: Callable[[Unit, Tensor], None] = lambda unit, images: None,
+    earlier: Kept | None = None,
 ) -> dict[str, Any]:
     """Write the images of all units, and the soft labels that the method made; returns the manifest's values.
 
-    Calls ``see`` with each unit and its images. Raises AttarError when separate units learned numbers for the whole
-    set, or only some have soft labels.
+    The images that were kept from an ``earlier`` run come first, as the files that they were. Calls ``see`` with each
+    unit and its images. Raises AttarError when separate units learned numbers for the whole set, or only some have soft
+    labels.
     """
     out, fewer, learned, labels = stage.path, dict[str, int](), dict[str, float](), list[Tensor | None]()
 
-    def rows() -> Iterator[tuple[Tensor, int, int]]:
+    def rows() -> Iterator[tuple[Tensor | bytes, int, int]]:
+        if earlier is not None:
+            for data, label, slot in image_files.encoded(out / kept.FOLDER):
+                yield data, earlier.labels[label], slot
         for group in todo:
             for unit in group:
                 result = units.load(out / "units", unit, stage.identity)
@@ -52,6 +59,7 @@ def assemble(
     images_sha256, num_images = image_files.identity(out / "data")
     found: dict[str, Any] = {"images_sha256": images_sha256, "num_images": num_images, "image_bytes": size}
     found |= {"learned": learned} if learned else {}
+    found |= {kept.RESULT: list(earlier.makers)} if earlier is not None else {}
     known = [part for part in labels if part is not None]
     if len(known) not in (0, len(labels)):
         raise AttarError(
@@ -66,4 +74,5 @@ def assemble(
 def files_of(todo: Groups, out: Path) -> list[Path]:
     """Return the stage's files: every unit, the images, and soft labels if the method made some."""
     made = [unit.path(out / "units") for group in todo for unit in group] + image_files.files_of(out / "data")
+    made += kept.files_of(out) if (out / kept.FOLDER).is_dir() else []
     return made + [path for path in [out / learned_labels.FILE] if path.is_file()]

@@ -35,6 +35,7 @@ _PLAINLY = {
     "committee": "a committee of teachers that is not the current one",
     "images": "images that are not the current ones",
     "labels": "imported labels that are not the current ones",
+    "kept": "kept images that are not the current ones",
     SOURCE: "an earlier version of your source code",
 }
 """How errors describe the former parent when a parent has changed."""

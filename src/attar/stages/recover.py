@@ -5,7 +5,6 @@ import gc
 import shutil
 from collections import Counter
 from collections.abc import Callable, Sequence
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ from attar.core.randomness import generator
 from attar.models import build
 from attar.models.teacher import Teacher
 from attar.ops.pixels import grid
-from attar.stages import assemble, earlier, growth, members, method_code, prepare
+from attar.stages import assemble, earlier, growth, kept, members, method_code, prepare
 from attar.stages import experts as trajectories
 from attar.stages.checkup import UnitCheckup
 from attar.stages.choices import Experts
@@ -34,12 +33,13 @@ from attar.stages.methods import method_named
 from attar.stages.recorder import Recorder
 from attar.stages.unit_checkpoint import FOLDER as CHECKPOINTS
 from attar.stages.unit_checkpoint import UnitCheckpoint
+from attar.stages.unit_groups import planned, unit_shape
 from attar.stages.workspace import Workspace
 from attar.store import images as image_files
 from attar.store import units
 from attar.store.units import Unit
 from attar.synthesis.choices import Statistics
-from attar.synthesis.method import MethodConfig, UnitShape, num_iterations
+from attar.synthesis.method import MethodConfig, num_iterations
 from attar.synthesis.statistics import refuse_unobservable
 from attar.synthesis.task import Network, RealImages, Task
 
@@ -66,16 +66,19 @@ def run(
     if "." in method:
         parents[SOURCE] = plugin.source_sha256(method)
     num_classes = len(space.real.classes)
+    earlier_run = kept.find(space.real.classes, config, out)
+    if earlier_run is not None:
+        parents["kept"] = earlier_run.identity
     stage = StageFolder(
         out,
         "recover",
         request,
         parents,
         space.log.warn,
-        lambda: assemble.files_of(planned(num_classes, config, growth.earlier_of(stage)), out),
+        lambda: assemble.files_of(planned(num_classes, config, growth.earlier_of(stage), earlier_run), out),
     )
     grown = growth.begin(stage, config, method, space.log, space.out if folder is None else None)
-    todo = planned(num_classes, config, grown)
+    todo = planned(num_classes, config, grown, earlier_run)
     finished = stage.finished()
     if finished is not None:
         return finished
@@ -84,6 +87,10 @@ def run(
         check(teacher, space, method, config, f"Teacher {index}" if space.num_teachers > 1 else "The teacher")
     stage.begin()
     log = space.log.beside(out)
+    if earlier_run is not None:
+        kept.copy(earlier_run, out)
+        many, names = earlier_run.num_images, len(earlier_run.classes)
+        log.say(f"recover   the {many:,} images of {names} classes in {config.keep_from} are kept")
     weights = list(members.weights_sha256(space, asked))
     trained = _experts(space, experts or Experts(), config)
     networks = tuple(network_of(teacher, device, log) for teacher in found)
@@ -93,7 +100,7 @@ def run(
     if ranks.is_first():
         shutil.rmtree(out / CHECKPOINTS, ignore_errors=True)  # of units killed between their files and this
         see = (lambda unit, images: None) if checkup is None else checkup.add
-        result = assemble.assemble(config, space.real.classes, todo, stage, see)
+        result = assemble.assemble(config, space.real.classes, todo, stage, see, earlier_run)
         if checkup is not None:
             checkup.whole()
         result |= {"method": method, "size": space.choice.size, "classes": list(space.real.classes)}
@@ -103,29 +110,6 @@ def run(
         finished = stage.finish(result, elapsed, space.device.describe(), assemble.files_of(todo, out))
     ranks.wait()
     return finished or manifest_of(out, "recover")
-
-
-def planned(num_classes: int, config: MethodConfig, grown: Sequence[growth.Earlier] = ()) -> list[tuple[Unit, ...]]:
-    """Return the units of a run, in groups that share a batch.
-
-    ``grown`` are the sets that it was grown from: no unit and no group has slots of an earlier set and later ones.
-    """
-    needs, unit_classes, unit_slots = config.needs(), config.unit_classes, config.unit_slots
-    if needs.unit == "class":
-        unit_classes = 1
-    elif needs.unit == "set":
-        unit_classes = num_classes
-    at_once, found = config.parallel_units if needs.side_by_side else 1, list[tuple[Unit, ...]]()
-    for first, end in pairwise([config.ipc_start, *(one.ipc for one in grown), config.ipc]):
-        slots = end if needs.unit in ("slots", "set") else unit_slots
-        todo = units.plan(num_classes, first, end, unit_classes, slots)
-        found += [tuple(todo[start : start + at_once]) for start in range(0, len(todo), at_once)]
-    return found
-
-
-def unit_shape(unit: Unit, size: int, num_teachers: int) -> UnitShape:
-    """Return the properties of a unit that its cost depends on."""
-    return UnitShape(len(unit.classes), unit.num_slots, size, num_teachers)
 
 
 def check(teacher: Teacher, space: Workspace, method: str, config: MethodConfig, name: str = "The teacher") -> None:

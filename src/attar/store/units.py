@@ -1,6 +1,7 @@
 """Finished units of recovered images on disk: one file per unit, with the snapshots and curves for the figures."""
 
 import json
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -64,19 +65,28 @@ class UnitResult:
     """Numbers that the method learned for the whole set."""
 
 
-def plan(num_classes: int, first_slot: int, last_slot: int, unit_classes: int, unit_slots: int = 1) -> list[Unit]:
+def plan(
+    num_classes: int,
+    first_slot: int,
+    last_slot: int,
+    unit_classes: int,
+    unit_slots: int = 1,
+    without: Collection[int] = (),
+) -> list[Unit]:
     """Return all units of a run, ordered by slot; they depend on the recipe, not on the number of processes.
 
-    ``last_slot`` is exclusive. Units begin at multiples of ``unit_slots``, or at ``first_slot``.
+    ``last_slot`` is exclusive. Units begin at multiples of ``unit_slots``, or at ``first_slot``. The classes in
+    ``without`` get no images; blocks of the other classes have numbers after theirs, so that no unit draws what a unit
+    of those classes drew.
     """
-    blocks = [
-        tuple(range(start, min(start + unit_classes, num_classes))) for start in range(0, num_classes, unit_classes)
-    ]
+    todo = [label for label in range(num_classes) if label not in without]
+    blocks = [tuple(todo[start : start + unit_classes]) for start in range(0, len(todo), unit_classes)]
+    first_block = -(-len(without) // unit_classes)
     starts = [slot for slot in range(first_slot, last_slot) if slot % unit_slots == 0 or slot == first_slot]
     return [
         Unit(start, place, block, end - start)
         for start, end in zip(starts, [*starts[1:], last_slot], strict=True)
-        for place, block in enumerate(blocks)
+        for place, block in enumerate(blocks, start=first_block)
     ]
 
 

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 
 import pydantic
 
-from attar.core.config import NO_EFFECT, Config
+from attar.core.config import BY_CONTENT, NO_EFFECT, Config
 from attar.ops.choices import PLAIN, Rounding, Storage
 
 SNAPSHOTS = (100, 500, 1000, 2000)
@@ -163,6 +163,9 @@ class MethodConfig(Part):
     run, which keeps its images."""
     ipc_start: int = pydantic.Field(default=0, ge=0)
     """First slot to make. Use it to divide slots among machines. (To add images to a finished set, raise ipc.)"""
+    keep_from: Annotated[str, BY_CONTENT] = ""
+    """Folder of a finished run with fewer classes: its images are kept bit for bit, and only images of the other
+    classes are made. Everything else is made anew in this run's folder."""
     unit_classes: int = pydantic.Field(default=100, ge=1)
     """Classes per unit of work, which are optimised together."""
     unit_slots: int = pydantic.Field(default=1, ge=1)
