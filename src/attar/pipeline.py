@@ -39,6 +39,7 @@ from attar.stages import (
     squeeze,
 )
 from attar.stages.distilled import Distilled
+from attar.stages.mirror import Following
 from attar.stages.run import IMPORTED, Run, Stage
 from attar.stages.workspace import Workspace
 from attar.store import atomic
@@ -80,6 +81,8 @@ def run(
     recipe = recipe_named(recipe) if isinstance(recipe, str) else recipe
     wanted: tuple[Stage, ...] = tuple(name for name in STAGES if stage in ("", name))
     with ranks.group(), _log(Path(out), recipe, wanted, quiet) as log, log.heartbeat("attar"):
+        copy = Following(Path(out), recipe.execution.mirror, log)
+        copy.pull()
         trusted = imported.factories((member.architecture for member in recipe.squeeze.each), recipe.recover.verifier)
         modules, count = modules_of(teacher), len(recipe.squeeze.each)
         space = Workspace(Path(out), recipe.seed, recipe.data, recipe.execution, log, modules, trusted, count)
@@ -88,12 +91,15 @@ def run(
         if "squeeze" in wanted:
             squeeze.run(space, recipe.squeeze)
             experts.run(space, recipe.squeeze.experts, _needs(recipe).snapshots)
+            copy.push()
         if "recover" in wanted and recipe.images:
             imported_images.run(space, recipe.images, recipe.recover)
         elif "recover" in wanted:
             recover.run(space, recipe.method, recipe.recover, experts=recipe.squeeze.experts)
+        copy.push()
         if "relabel" in wanted:
             relabel.run(space, recipe.relabel, recipe.evaluate.protocol)
+            copy.push()
         made = recipe_of(Run(space.out), recipe, log.warn)
         if "evaluate" in wanted:
             sets = baselines.make(space, recipe.recover, recipe.relabel, recipe.evaluate)
@@ -104,7 +110,9 @@ def run(
             made = made.changed(squeeze=squeeze.of_modules(made.squeeze, space.modules))
         atomic.write_text(space.out / "recipe.yaml", made.to_yaml(header_of(made.name)))
         published_figures.write(space.out, published_beside(made))
-        return Result(space.out, publish(space.out, wanted))
+        table = publish(space.out, wanted)
+        copy.push(last=True)
+        return Result(space.out, table)
 
 
 def split(recipe: Recipe[Any] | str, quiet: bool = False) -> list[Listed]:

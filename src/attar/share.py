@@ -1,4 +1,4 @@
-"""Share distilled sets on the Hugging Face Hub: push one, or pull one into a folder."""
+"""Share distilled sets on the Hugging Face Hub, and runs in object stores: push one, or pull one into a folder."""
 
 import re
 import shutil
@@ -10,10 +10,11 @@ from typing import Any
 import yaml
 
 from attar.core.errors import AttarError
-from attar.core.log import readable_bytes
+from attar.core.log import Log, readable_bytes
 from attar.report import card, table
 from attar.report.table import Line
 from attar.stages.distilled import INFO, DatasetInfo, Distilled, folder_in, read_info, write_info
+from attar.stages.mirror import Mirror, stages_of
 from attar.stages.run import Run, labels_in
 from attar.store import hub, sealed
 
@@ -75,6 +76,29 @@ def pull(name: str, out: Path, revision: str = "") -> list[str]:
         f"{readable_bytes(info.image_bytes)}; {labels}",
         f'Open it with attar.load("{out}").',
     ]
+
+
+def push_run(run: Path, address: str) -> list[str]:
+    """Send the finished stages of a run to a folder in an object store; returns a line to print.
+
+    What is there already is not sent again. Raises AttarError when no stage is finished, or the folder holds something
+    else.
+    """
+    with Log().heartbeat("push"):
+        sent = Mirror(run, address, Log()).push()
+    return [f"{address}: {readable_bytes(sent)} sent. Fetch it with attar pull {address} --out FOLDER."]
+
+
+def pull_run(address: str, out: Path) -> list[str]:
+    """Fetch a run from a folder in an object store, and check every file; returns a line to print.
+
+    An interrupted pull continues. Raises AttarError when there is no run, or ``out`` holds other stages.
+    """
+    with Log().heartbeat("pull"):
+        fetched = Mirror(out, address, Log()).pull()
+    if not stages_of(out):
+        raise AttarError(f"{address} holds no run that attar sent there; check the address.")
+    return [f"{out}: {readable_bytes(fetched)} fetched from {address}."]
 
 
 def _whole(run: Path, folder: Path) -> tuple[DatasetInfo, list[str]]:

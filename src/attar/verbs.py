@@ -39,29 +39,46 @@ def _push(arguments: list[str]) -> list[str]:
     parser = Parser(
         "attar push",
         "Upload a distilled set to the Hugging Face Hub: images, labels, card and recipe. Log in with 'hf auth login', "
-        "or set HF_TOKEN. An upload that broke off continues.",
+        "or set HF_TOKEN. To an address such as s3://BUCKET/FOLDER all finished stages of the run are sent. An upload "
+        "that broke off continues.",
     )
     parser.add_argument("run", type=Path, metavar="FOLDER", help="the --out folder of a run, or a distilled folder")
-    parser.add_argument("name", metavar="ORG/NAME", help="the dataset on the Hub; made if it does not exist")
+    parser.add_argument(
+        "name", metavar="ORG/NAME", help="the dataset on the Hub, made if it does not exist; or an address"
+    )
     parser.add_argument("--private", action="store_true", help="make a dataset that only you and ORG can see")
     options = parser.parse_intermixed_args(arguments)
     from attar import share
+    from attar.store import objects
 
+    if objects.is_address(options.name):
+        if options.private:
+            raise AttarError("--private is for the Hub; who may read an object store is set there.")
+        return share.push_run(options.run, options.name)
     return share.push(options.run, options.name, options.private)
 
 
 def _pull(arguments: list[str]) -> list[str]:
     parser = Parser(
-        "attar pull", "Download a distilled set from the Hugging Face Hub into a folder, and check its files."
+        "attar pull",
+        "Download a distilled set from the Hugging Face Hub, or a run from an object store, into a folder, and check "
+        "its files. A download that broke off continues.",
     )
-    parser.add_argument("name", metavar="ORG/NAME", help="the dataset on the Hub")
+    parser.add_argument(
+        "name", metavar="ORG/NAME", help="the dataset on the Hub; or an address like s3://BUCKET/FOLDER"
+    )
     parser.add_argument("--out", type=Path, default=None, metavar="FOLDER", help="the new folder to write")
     parser.add_argument("--revision", default="", metavar="NAME", help="a branch, tag or commit; default: the newest")
     options = parser.parse_intermixed_args(arguments)
     if options.out is None:
         raise AttarError(f"'attar pull {options.name}' needs a folder to write; add --out FOLDER.")
     from attar import share
+    from attar.store import objects
 
+    if objects.is_address(options.name):
+        if options.revision:
+            raise AttarError("--revision is for the Hub; object stores have no revisions.")
+        return share.pull_run(options.name, options.out)
     return share.pull(options.name, options.out, options.revision)
 
 

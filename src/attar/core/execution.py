@@ -26,3 +26,6 @@ class Execution(Config):
     sync_batchnorm: bool = False
     """In data-parallel training, compute BatchNorm statistics over the whole batch, not over each process's part; only
     on GPUs."""
+    mirror: str = ""
+    """Folder in an object store (s3://BUCKET/FOLDER) to which finished stages are sent; those that --out lacks are
+    fetched from it first. Empty: none."""

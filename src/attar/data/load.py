@@ -12,9 +12,10 @@ from attar.core.errors import AttarError
 from attar.core.log import Log
 from attar.core.plugin import unknown
 from attar.core.randomness import generator
-from attar.data import balance, given, hub, layout, named
+from attar.data import balance, given, hub, layout, named, remote
 from attar.data.choice import IN_MEMORY, DataChoice
 from attar.data.source import Found, RealData, Split
+from attar.store import objects
 
 DIGITS_HOLDOUT = 0.2
 """digits comes unsplit; its split is the same for every seed, so that scores compare."""
@@ -66,7 +67,7 @@ def find(choice: DataChoice, log: Log) -> Found:
         return hub.read_hub(source, log)
     if source.startswith(IN_MEMORY):
         return given.read(source)
-    path = Path(source).expanduser()
+    path = remote.cached(source, log) if objects.is_address(source) else Path(source).expanduser()
     if path.is_dir():
         return layout.read(path, log, are_classes=bool(choice.classes))
     if path.exists():
@@ -83,6 +84,8 @@ def _name(source: str) -> str:
         return source.removeprefix(hub.PREFIX)
     if source.startswith(IN_MEMORY):
         return source.removeprefix(IN_MEMORY)
+    if objects.is_address(source):
+        return source.rstrip("/").rpartition("/")[2]
     return Path(source).expanduser().resolve().name
 
 
