@@ -58,6 +58,8 @@ def test_a_comparison_from_start_to_end(tmp_path, monkeypatch, capsys):
     main([*COMMAND, "--out", str(out), "--quiet"])
     found = rows_of(out)
     assert found["rded-soft-12kB"]["state"] == "done"
+    page = out / "report" / "index.html"
+    assert 'href="../rded-soft-12kB/report/index.html"' in page.read_text()
     assert before.items() <= times(out).items()
     done = [row for row in found.values() if row["state"] == "done"]
     for row in done:

@@ -18,6 +18,7 @@ from attar.plan.budget import Sizes
 from attar.recipes.compared import Contender
 from attar.report import compared, table
 from attar.report.compared import Line
+from attar.report.page import write
 from attar.stages.workspace import Workspace
 
 BASELINES = "baselines"
@@ -83,7 +84,22 @@ def run(cells: Sequence[Cell], out: Path, log: Log) -> list[Line]:
             compared.write_tables(lines, out)
             if compared.text_in(out) != before or not compared.has_figures(out):
                 compared.draw(lines, out)
+            if compared.text_in(out) != before or not page_of(out).is_file():
+                _write_page(lines, out)
     return lines
+
+
+def page_of(out: Path) -> Path:
+    """Return the path of the page that compares the runs; there is none with fewer than two finished runs."""
+    return out / write.REPORT / write.INDEX
+
+
+def _write_page(lines: Sequence[Line], out: Path) -> None:
+    runs = list(dict.fromkeys(out / line.folder for line in lines if line.state == "done"))
+    if len(runs) > 1:
+        write.comparison(runs, page_of(out).parent)
+    else:
+        page_of(out).unlink(missing_ok=True)  # left by an earlier comparison
 
 
 def _result(one: Contender, line: Line, out: Path, log: Log) -> list[Line]:
@@ -162,3 +178,5 @@ def print_results(lines: Sequence[Line], out: Path, console: Console) -> None:
     console.print(
         f"Table and figures: {out / compared.CSV}, {compared.BYTES}.png, {compared.SECONDS}.png", markup=False
     )
+    if page_of(out).is_file():
+        console.print(f"Page: {page_of(out)}", soft_wrap=True, markup=False)

@@ -20,7 +20,7 @@ from attar.models.committee import modules_of
 from attar.ops.choices import PLAIN, Storage
 from attar.plan import forecast
 from attar.plan.calibrate import Work
-from attar.recipes.catalogue import header_of, recipe_named
+from attar.recipes.catalogue import header_of, published_beside, recipe_named
 from attar.recipes.made import recipe_of
 from attar.recipes.recipe import Recipe
 from attar.report.publish import publish
@@ -33,6 +33,7 @@ from attar.stages import (
     imported_images,
     kept,
     members,
+    published_figures,
     recover,
     relabel,
     squeeze,
@@ -102,6 +103,7 @@ def run(
         if space.modules:
             made = made.changed(squeeze=squeeze.of_modules(made.squeeze, space.modules))
         atomic.write_text(space.out / "recipe.yaml", made.to_yaml(header_of(made.name)))
+        published_figures.write(space.out, published_beside(made))
         return Result(space.out, publish(space.out, wanted))
 
 

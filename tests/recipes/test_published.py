@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from attar.models.build import locate
-from attar.recipes.catalogue import ENTRIES
+from attar.recipes.catalogue import ENTRIES, published_beside, recipe_named
 from attar.recipes.published import Published, note, row
 
 DOCS = Path(__file__).parents[2] / "docs" / "recipes.md"
@@ -27,7 +27,7 @@ def test_every_recipe_has_figures_or_says_that_there_are_none():
 
 def test_figures_name_students_as_attar_does():
     for student in {one.student for entry in ENTRIES.values() for one in entry.published.figures} - {UNKNOWN}:
-        locate(student)
+        locate(student.removeprefix("timm/"))
 
 
 def test_the_table_in_the_documentation_has_the_same_figures():
@@ -57,3 +57,45 @@ def test_the_table_in_the_documentation_has_the_same_figures():
 )
 def test_figures_are_said_in_words(published: Published, said: str):
     assert str(published) == said
+
+
+def test_a_recipe_as_it_is_has_its_figures():
+    found = published_beside(recipe_named("cda/tiny-imagenet-ipc50"))
+    assert found is not None
+    assert (found.recipe, found.changed) == ("cda/tiny-imagenet-ipc50", ())
+    figure = found.of("timm/resnet18", "soft")
+    assert figure is not None
+    assert (figure.top1, found.of("resnet18", "hard"), found.of("vgg11", "soft")) == (48.7, None, None)
+    assert published_beside(recipe_named("digits")) is None
+    assert published_beside(recipe_named("digits").changed(name="mine")) is None
+
+
+def test_another_set_has_no_figures():
+    recipe = recipe_named("dm/cifar10-ipc10")
+    for other in (
+        recipe.changed(recover=recipe.recover.changed(ipc=11)),
+        recipe.changed(data=recipe.data.changed(source="pictures")),
+        recipe.changed(data=recipe.data.changed(num_classes=5)),
+        recipe.changed(images="folder"),
+        recipe.with_method("random"),
+    ):
+        assert published_beside(other) is None
+
+
+def test_changed_settings_are_named_if_they_can_change_the_scores():
+    recipe = recipe_named("dm/cifar10-ipc10")
+    seeds = recipe.evaluate.changed(num_seeds=1, students=("convnet3_in", "resnet18"))
+    untouched = recipe.changed(seed=3, evaluate=seeds, squeeze=recipe.squeeze.changed(architecture="resnet18"))
+    shorter = untouched.changed(recover=recipe.recover.changed(iterations=600, real_batch=32))
+    assert [found and found.changed for found in map(published_beside, (untouched, shorter))] == [
+        (),
+        ("recover.iterations 20000 -> 600", "recover.real_batch 256 -> 32"),
+    ]
+    matched, taught = recipe_named("mtt/cifar10-ipc50"), recipe_named("cda/tiny-imagenet-ipc50")
+    experts = matched.squeeze.changed(experts=matched.squeeze.experts.changed(number=2), architecture="resnet18")
+    training = taught.squeeze.changed(training=taught.squeeze.training.changed(epochs=9))
+    found = published_beside(matched.changed(squeeze=experts)), published_beside(taught.changed(squeeze=training))
+    assert [one and one.changed for one in found] == [
+        ("squeeze.experts.number 100 -> 2",),
+        ("squeeze.training.epochs 50 -> 9",),
+    ]

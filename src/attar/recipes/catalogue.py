@@ -27,6 +27,7 @@ from attar.recipes import (
     tesla,
 )
 from attar.recipes.recipe import BuiltInRecipe, Recipe, from_yaml
+from attar.stages.published_figures import Beside
 
 ENTRIES: dict[str, BuiltInRecipe] = {
     **digits.RECIPES,
@@ -89,3 +90,37 @@ def is_dataset(word: str) -> bool:
 def header_of(name: str) -> str:
     """Return the header of a built-in recipe; empty for a file."""
     return ENTRIES[name].header(name) if name in ENTRIES else ""
+
+
+def published_beside(recipe: Recipe[Any]) -> Beside | None:
+    """Return the published figures that a run of this recipe can be compared with; None if there are none.
+
+    A built-in recipe that was changed keeps its figures, with what was changed. If it has other data, another method or
+    another number of images per class, or imports its images, the figures are those of another set: None.
+    """
+    entry = ENTRIES.get(recipe.name)
+    if entry is None or not entry.published.figures:
+        return None
+    usual = entry.build()
+    if _set_of(recipe) != _set_of(usual):
+        return None
+    return Beside(recipe.name, entry.published.figures, tuple(_changes(usual, recipe)))
+
+
+def _set_of(recipe: Recipe[Any]) -> tuple[Any, ...]:
+    """Return what makes two recipes recipes of the same set."""
+    data = recipe.data
+    kept = (data.source, data.size, data.classes, data.num_classes)
+    return (*kept, recipe.method, recipe.images, recipe.recover.ipc)
+
+
+def _changes(usual: Recipe[Any], recipe: Recipe[Any]) -> list[str]:
+    """Return the settings that differ and can change the scores of the distilled set, each as ``key old -> new``."""
+    asks_teacher = usual.recover.needs().teachers != "none" or usual.evaluate.protocol.loss != "hard"
+    pairs = [(f"{name}.", getattr(usual, name), getattr(recipe, name)) for name in ("data", "recover", "relabel")]
+    pairs.append(("evaluate.protocol.", usual.evaluate.protocol, recipe.evaluate.protocol))
+    if asks_teacher:
+        pairs.append(("squeeze.", usual.squeeze, recipe.squeeze))
+    elif usual.recover.needs().snapshots != "none":
+        pairs.append(("squeeze.experts.", usual.squeeze.experts, recipe.squeeze.experts))
+    return [line for key, before, now in pairs for line in now.unlike(before.recorded(), key.rstrip("."))]

@@ -1,6 +1,6 @@
 """What a unit recorded in each iteration, for figures: metrics in plain words, and the crop curriculum."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,10 +36,11 @@ class Curve:
     """Number of iterations done, from 1."""
     values: list[float]
 
-    @property
-    def is_logarithmic(self) -> bool:
-        """Whether the values spread so widely that a logarithmic axis shows them better."""
-        return bool(self.values) and min(self.values) > 0 and max(self.values) > 20 * min(self.values)
+
+def is_logarithmic(found: Iterable[Curve]) -> bool:
+    """Return whether the values of these curves spread so widely that a logarithmic axis shows them better."""
+    values = [value for curve in found for value in curve.values]
+    return bool(values) and min(values) > 0 and max(values) > 20 * min(values)
 
 
 def of_unit(found: Mapping[str, Tensor], settings: Mapping[str, Any]) -> list[Curve]:

@@ -86,7 +86,7 @@ def drawn_curves(found: list[curves.Curve]) -> "Figure":
         axis.set_xlabel("iteration", fontsize=8)
         axis.set_ylabel(curve.axis, fontsize=8, parse_math=False)
         axis.tick_params(labelsize=7)
-        if curve.is_logarithmic:
+        if curves.is_logarithmic([curve]):
             axis.set_yscale("log")
     return figure
 

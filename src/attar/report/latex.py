@@ -2,7 +2,7 @@
 
 from attar.core.log import readable_bytes
 from attar.core.printable import one_line
-from attar.report import table
+from attar.report import published, table
 from attar.report.table import Line
 
 _SPECIAL = {character: f"\\{character}" for character in "&%$#_{}"} | {
@@ -18,7 +18,9 @@ _SPECIAL = {character: f"\\{character}" for character in "&%$#_{}"} | {
 def of_lines(lines: list[Line]) -> str:
     """Return the table; what the recipes aim at stands beside it in its notes."""
     several_runs, several = len({line.run for line in lines}) > 1, len({line.student for line in lines}) > 1
-    header = ["trained on", *(["student"] if several else []), "images", "bytes", "top-1 %", table.BY_CLASS, "n"]
+    beside = published.in_any(lines)
+    header = ["trained on", *(["student"] if several else []), "images", "bytes", "top-1 %"]
+    header += [*([published.COLUMN] if beside else []), table.BY_CLASS, "n"]
     rows = [
         [
             table.title_of(line, several_runs),
@@ -26,6 +28,7 @@ def of_lines(lines: list[Line]) -> str:
             f"{line.num_images:,}",
             readable_bytes(line.image_bytes + line.label_bytes),
             table.accuracy(line),
+            *([published.cell(line)] if beside else []),
             table.percent(line.class_top1_mean, line.class_top1_std),
             str(line.num_seeds),
         ]
@@ -33,8 +36,8 @@ def of_lines(lines: list[Line]) -> str:
     ]
     numbers = len(header) - (2 if several else 1)
     aims = {line.run: line.aim for line in lines if line.aim}
-    published = [f"{run}: aims at {aim}" if several_runs else f"Aims at {aim}" for run, aim in aims.items()]
-    notes = [*table.notes(lines), *published]
+    aimed = [f"{run}: aims at {aim}" if several_runs else f"Aims at {aim}" for run, aim in aims.items()]
+    notes = [*table.notes(lines), *aimed]
     body = ["\\toprule", _row(header), "\\midrule", *map(_row, rows), "\\bottomrule"]
     ended = [f"% {one_line(note)}" for note in notes]
     columns = "l" * (len(header) - numbers) + "r" * numbers

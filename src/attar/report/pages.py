@@ -21,7 +21,7 @@ def write_all(run: Path, lines: list[Line], folder: Path) -> None:
     else:
         side_by_side.unlink(missing_ok=True)  # left by an earlier evaluation with more students
     costs = f"{elapsed(run)}. The table's columns of seconds are wall seconds; table.csv has both."
-    parts = [tables(lines), published(lines), costs, markdown(per_class.extremes(run)) + "."]
+    parts = [tables(lines), aims(lines), costs, markdown(per_class.extremes(run)) + "."]
     if told := warnings(run):
         parts.append("Warnings:\n\n" + "\n".join(f"- {markdown(text)}" for text in told))
     atomic.write_text(folder / "table.md", "\n\n".join(part.strip() for part in parts if part) + "\n")
@@ -31,21 +31,21 @@ def write_tables(lines: list[Line], folder: Path) -> None:
     """Write the table of several runs as CSV, Markdown and LaTeX."""
     atomic.write_text(folder / "table.csv", table.as_csv(lines))
     atomic.write_text(folder / "table.tex", latex.of_lines(lines))
-    atomic.write_text(folder / "table.md", f"{tables(lines)}\n{published(lines)}".strip() + "\n")
+    atomic.write_text(folder / "table.md", f"{tables(lines)}\n{aims(lines)}".strip() + "\n")
 
 
-def published(lines: list[Line]) -> str:
+def aims(lines: list[Line]) -> str:
     """Return in Markdown what the recipes of the runs aim at; '' if none says it."""
-    aims = {line.run: line.aim for line in lines if line.aim}
+    found = {line.run: line.aim for line in lines if line.aim}
     several = len({line.run for line in lines}) > 1
-    said = [f"{markdown(run)}: the" if several else "The" for run in aims]
-    return "\n\n".join(f"{who} recipe aims at: {markdown(aim)}." for who, aim in zip(said, aims.values(), strict=True))
+    said = [f"{markdown(run)}: the" if several else "The" for run in found]
+    return "\n\n".join(f"{who} recipe aims at: {markdown(aim)}." for who, aim in zip(said, found.values(), strict=True))
 
 
 def tables(lines: list[Line]) -> str:
     """Return the result table in Markdown with notes on how to read it, then the table of several students."""
     crossed = architectures.as_markdown(lines)
-    noted = "".join(f"\n{note}\n" for note in table.notes(lines))
+    noted = "".join(f"\n{markdown(note)}\n" for note in table.notes(lines))
     return table.as_markdown(lines) + noted + (f"\n{architectures.CAPTION}:\n\n{crossed}" if crossed else "")
 
 

@@ -15,8 +15,11 @@ from rich.table import Table
 
 from attar.core import printable
 from attar.core.log import readable_bytes
+from attar.report import published
+from attar.stages import published_figures
 from attar.stages.evaluate import TEACHER
 from attar.stages.evaluation import Evaluation, StudentScore
+from attar.stages.published_figures import Beside
 from attar.stages.rows import EQUAL_BYTES, FULL, REAL_SETS, Row
 from attar.stages.run import Run
 
@@ -27,7 +30,7 @@ BY_CLASS = "class mean %"
 """Column of the mean accuracy over classes, next to top-1 over images."""
 _EXPENDABLE = (
     *("teacher s", "images s", "labels s", "ECE %", "top-5 %", "images", "student s", "n"),
-    *(BY_CLASS, "image bytes", "label bytes", "protocol"),
+    *(BY_CLASS, "image bytes", "label bytes", published.COLUMN, "protocol"),
 )
 """Columns that a narrow terminal leaves out, in this order."""
 FEW_CLASSES = 10
@@ -91,6 +94,15 @@ class Line:
     """Method that made or chose the run's own images; '' if it is not known."""
     aim: str = ""
     """Published result that the run's recipe aims at, in words; '' if the recipe names none."""
+    published_top1: float | None = None
+    """Published accuracy of this student on the distilled set of the run's recipe; None if there is none."""
+    published_std: float | None = None
+    published_source: str = ""
+    """Paper and table, and who quotes it if it is not the method's paper."""
+    published_unlike: str = ""
+    """How the published setting differs from the recipe's, in words; '' if no difference is known."""
+    published_changes: str = ""
+    """Settings of the run that differ from the recipe's, each as 'key old -> new', joined by '; '."""
 
 
 def lines(run: Path) -> list[Line]:
@@ -99,10 +111,19 @@ def lines(run: Path) -> list[Line]:
     done = Run(run)
     found, method = done.scores, done.images.method if done.is_done("recover") else ""
     about = {"method": method, "aim": aim_of(run)}
+    beside = None if done.is_done("recover") and done.images.made_elsewhere else published_figures.read(run)
     groups: dict[tuple[Row, str, str], list[StudentScore]] = {}
     for score in found.scores:
         groups.setdefault((score.row, score.student, score.protocol), []).append(score)
-    return [_line(run, found, scores, about) for scores in groups.values()]
+    made = [_line(run, found, scores, about) for scores in groups.values()]
+    return [_with_published(line, beside) for line in made] if beside else made
+
+
+def _with_published(line: Line, found: Beside) -> Line:
+    """Return the line of a distilled set with the published figure of its student and labels, if there is one."""
+    row = Row.parse(line.row)
+    figure = found.of(line.student, "hard" if _has_hard_labels(line) else row.labels)
+    return published.beside(line, figure, found.changed) if figure and row.images == "distilled" else line
 
 
 def _line(run: Path, found: Evaluation, scores: list[StudentScore], about: dict[str, str]) -> Line:
@@ -222,7 +243,7 @@ def notes(table: list[Line]) -> list[str]:
             "labels, with hard labels, trained for the same number of steps."
             + (" 'All': every real image fits." if any(line.all_real for line in same) else "")
         )
-    return found
+    return [*found, *published.notes(table)]
 
 
 def width_of(header: list[str], rows: list[list[str]]) -> int:
@@ -252,13 +273,19 @@ def accuracy(line: Line) -> str:
     return percent(line.top1_mean, line.top1_std) if line.num_seeds else DIVERGED
 
 
+def _has_hard_labels(line: Line) -> bool:
+    """Return whether students see classes only, by the row or by the protocol."""
+    labels = Row.parse(line.row).labels
+    return labels == "hard" or (labels == "soft" and not line.label_bytes)
+
+
 def title_of(line: Line, several_runs: bool) -> str:
     """Describe a line's training set in words."""
     row = Row.parse(line.row)
     if is_chosen_real(line):
         row = replace(row, images=line.method)
     title = row.title
-    if not line.label_bytes and row.labels == "soft":
+    if row.labels == "soft" and _has_hard_labels(line):
         title = f"{title.removesuffix(', soft labels')}, hard labels"  # the protocol's own
     if row == EQUAL_BYTES and line.all_real:
         title += ": all"
@@ -307,6 +334,7 @@ def _cells(table: list[Line]) -> tuple[list[str], list[list[str]]]:
         "student": student_of,
         "images": lambda line: str(line.num_images),
         "top-1 %": accuracy,
+        published.COLUMN: published.cell,
         BY_CLASS: lambda line: percent(line.class_top1_mean, line.class_top1_std),
         "top-5 %": lambda line: percent(line.top5_mean, line.top5_std),
         "n": _count,
@@ -319,6 +347,8 @@ def _cells(table: list[Line]) -> tuple[list[str], list[list[str]]]:
         "student s": lambda line: _seconds(line.train_seconds),
         "protocol": lambda line: line.protocol,
     }
+    if not published.in_any(table):
+        del columns[published.COLUMN]
     if all(line.num_classes < FEW_CLASSES for line in table):
         del columns["top-5 %"]
     if len(judged) < 2:

@@ -120,6 +120,11 @@ def test_several_runs_have_a_page_each_and_one_that_compares_them(mini_run: Path
         assert page.data(f"r{number}-film")["steps"] == [4, 8, 12]
         assert page.data(f"r{number}-gallery")["own"] == 2
     assert {values["href"] for tag, values in page.tags if tag == "a"} >= {"mini.html", "other.html"}
+    charts = [values["aria-label"] or "" for tag, values in page.tags if tag == "svg" and "aria-label" in values]
+    (losses,) = (said for said in charts if said.startswith("Loss that the images minimise"))
+    assert re.search(r": mini: from \S+ to \S+ over 12 iterations; other: from", losses)
+    assert page.text.count('<polyline class="line c1 dash1"') == sum("iterations; other" in said for said in charts) > 1
+    assert not any("crop" in said for said in charts)
 
 
 def test_runs_with_hostile_names_have_plain_files():

@@ -5,7 +5,8 @@ from typing import Any
 
 from attar.core.log import readable_bytes
 from attar.core.printable import one_line
-from attar.report import table
+from attar.report import curves, published, table
+from attar.report.curves import Curve
 from attar.report.page import svg
 from attar.report.page.content import Content
 from attar.report.page.gallery import names_of
@@ -52,7 +53,7 @@ def of_run(content: Content) -> dict[str, Any]:
         "gallery_title": f"The {kind} images",
         "gallery_words": f"{info.num_images:,} {kind} images of {info.size} x {info.size} pixels{beside}.{stored}",
         "has_film": content.has_film,
-        "curves": [_curve(curve) for curve in content.curves],
+        "curves": [_curve([(curve, "", 0)]) for curve in content.curves],
         "label_fault": content.label_fault,
         "label_words": _label_words(content),
         "stages": _stages(content),
@@ -71,10 +72,12 @@ def of_runs(contents: Sequence[Content]) -> dict[str, Any]:
         for number, content in enumerate(contents)
         for line in _scored(content.lines)
     ]
-    filmed = any(content.has_film for content in contents)
+    filmed, shared = any(content.has_film for content in contents), _shared_curves(contents)
+    methods = {content.distilled.info.method for content in contents if content.curves}
     sections = {
         "scores": "Accuracy",
         **({"trade": "Size and time"} if points else {}),
+        **({"curves": "Curves"} if shared else {}),
         **({"film": "Film"} if filmed else {}),
         **{"gallery": "Images", "cost": "Cost", "recipe": "Recipes"},
     }
@@ -92,6 +95,13 @@ def of_runs(contents: Sequence[Content]) -> dict[str, Any]:
         "sections": list(sections.items()),
         "trade": _trade(points, paths=False),
         "trade_names": legend,
+        "curves": shared,
+        "curve_names": [
+            {"name": content.name, "colour": number % svg.NUM_COLOURS, "dash": number % svg.NUM_DASHES}
+            for number, content in enumerate(contents)
+            if content.curves
+        ],
+        "several_methods": len(methods) > 1,
         "has_film": filmed,
         **_scores(lines, several_runs=True),
     }
@@ -111,6 +121,7 @@ def _scores(lines: list[Line], several_runs: bool) -> dict[str, Any]:
             "mean": line.top1_mean,
             "std": line.top1_std,
             "top1": table.accuracy(line),
+            "published": published.cell(line),
             "n": line.num_seeds,
             "student": one_line(table.student_of(line)),
             "images": f"{line.num_images:,}",
@@ -125,7 +136,8 @@ def _scores(lines: list[Line], several_runs: bool) -> dict[str, Any]:
         "rows": rows,
         "several_students": len(students) > 1,
         "how_scored": f"{said}Top-1 on real validation images after the last epoch, mean ± deviation over n students.",
-        "notes": table.notes(lines),
+        "has_published": published.in_any(lines),
+        "notes": [one_line(note) for note in table.notes(lines)],
     }
 
 
@@ -171,16 +183,27 @@ def _bytes(value: float) -> str:
     return readable_bytes(round(value)).replace(".00", "").replace(".0 ", " ")
 
 
-def _curve(curve: Any) -> dict[str, Any]:
+def _curve(found: Sequence[tuple[Curve, str, int]]) -> dict[str, Any]:
+    """Return a chart of curves of one metric, each with the name and the colour of its run."""
+    first, logarithmic = found[0][0], curves.is_logarithmic(curve for curve, _, _ in found)
     drawing = svg.lines(
-        curve.steps,
-        curve.values,
-        label=curve.title,
+        [svg.Series(curve.steps, curve.values, name, colour) for curve, name, colour in found],
+        label=first.title,
         across="iteration",
-        up=curve.axis,
-        logarithmic=curve.is_logarithmic,
+        up=first.axis,
+        logarithmic=logarithmic,
     )
-    return {"title": curve.title, "drawing": drawing, "note": "logarithmic axis" if curve.is_logarithmic else ""}
+    return {"title": first.title, "drawing": drawing, "note": "logarithmic axis" if logarithmic else ""}
+
+
+def _shared_curves(contents: Sequence[Content]) -> list[dict[str, Any]]:
+    """Return a chart for each metric that at least two runs recorded."""
+    found = dict[str, list[tuple[Curve, str, int]]]()
+    for number, content in enumerate(contents):
+        for curve in content.curves:
+            if curve.name != curves.CROPS and curve.values:
+                found.setdefault(curve.name, []).append((curve, content.name, number))
+    return [_curve(members) for members in found.values() if len(members) > 1]
 
 
 def _label_words(content: Content) -> str:

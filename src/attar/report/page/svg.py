@@ -8,8 +8,8 @@ from markupsafe import Markup, escape
 
 WIDTH, HEIGHT = 480, 300
 _LEFT, _RIGHT, _TOP, _BOTTOM = 58, 14, 14, 46
-NUM_COLOURS = 8
-"""Colours of the style sheet, c0 to c7."""
+NUM_COLOURS, NUM_DASHES = 8, 3
+"""Colours of the style sheet, c0 to c7, and patterns of lines, dash0 to dash2."""
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,21 @@ class Mark:
     """Shown when the pointer rests on the mark."""
     colour: int
     hollow: bool = False
+
+
+@dataclass(frozen=True)
+class Series:
+    """A curve."""
+
+    x: Sequence[float]
+    y: Sequence[float]
+    name: str = ""
+    colour: int = 0
+
+    @property
+    def style(self) -> str:
+        """Classes of the style sheet: colour and dashes, so that curves differ without colours, too."""
+        return f"c{self.colour % NUM_COLOURS} dash{self.colour % NUM_DASHES}"
 
 
 @dataclass(frozen=True)
@@ -46,25 +61,26 @@ class _Axis:
         return _decades(self.low, self.high) if self.logarithmic else _round_steps(self.low, self.high)
 
 
-def lines(
-    x: Sequence[float], y: Sequence[float], *, label: str, across: str, up: str, logarithmic: bool = False
-) -> Markup:
-    """Draw one curve. ``across`` and ``up`` name the axes, ``label`` describes the chart to a screen reader."""
-    if not x:
+def lines(series: Sequence[Series], *, label: str, across: str, up: str, logarithmic: bool = False) -> Markup:
+    """Draw curves over one another; '' without points.
+
+    ``across`` and ``up`` name the axes, ``label`` describes the chart to a screen reader.
+    """
+    series = [one for one in series if one.x]
+    if not series:
         return Markup("")
-    horizontal = _Axis(0, math.ceil(max(x)), _LEFT, WIDTH - _RIGHT, logarithmic=False)
-    vertical = _vertical(min(y), max(y), logarithmic)
-    points = " ".join(f"{horizontal.at(one)},{vertical.at(other)}" for one, other in zip(x, y, strict=True))
-    said = f"{label}: from {y[0]:.3g} to {y[-1]:.3g} over {x[-1]:,.0f} iterations."
-    return _chart(
-        said,
-        [Markup('<polyline class="line c0" points="{}"/>').format(points)],
-        horizontal,
-        vertical,
-        across,
-        up,
-        _plain,
-    )
+    horizontal = _Axis(0, math.ceil(max(max(one.x) for one in series)), _LEFT, WIDTH - _RIGHT, logarithmic=False)
+    vertical = _vertical(min(min(one.y) for one in series), max(max(one.y) for one in series), logarithmic)
+    drawn = list[Markup]()
+    for one in series:
+        points = " ".join(f"{horizontal.at(x)},{vertical.at(y)}" for x, y in zip(one.x, one.y, strict=True))
+        title = Markup("<title>{}</title>").format(one.name) if one.name else Markup("")
+        drawn.append(Markup('<polyline class="line {}" points="{}">{}</polyline>').format(one.style, points, title))
+    each = [
+        f"{one.name + ': ' * bool(one.name)}from {one.y[0]:.3g} to {one.y[-1]:.3g} over {one.x[-1]:,.0f} iterations"
+        for one in series
+    ]
+    return _chart(f"{label}: {'; '.join(each)}.", drawn, horizontal, vertical, across, up, _plain)
 
 
 def marks(

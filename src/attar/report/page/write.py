@@ -3,12 +3,14 @@
 import base64
 import functools
 import hashlib
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import replace
 from importlib import metadata, resources
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import jinja2
 
@@ -19,7 +21,8 @@ from attar.report.page.content import Content, gather
 from attar.report.table import Line
 from attar.store import atomic
 
-INDEX = "index.html"
+INDEX, REPORT = "index.html", "report"
+"""A run's own page, and the folder in its folder that has it."""
 
 
 def run_page(run: Path, lines: list[Line], path: Path) -> Path:
@@ -34,8 +37,7 @@ def pages(runs: Sequence[Path], folder: Path) -> list[Path]:
 
     Returns the paths, ``index.html`` first. Raises AttarError when a run is unfinished or damaged.
     """
-    names = table.names_of(runs)
-    contents = [gather(run, names[run], [replace(one, run=names[run]) for one in table.lines(run)]) for run in runs]
+    contents = _gathered(runs)
     folder.mkdir(parents=True, exist_ok=True)
     if len(contents) == 1:
         atomic.write_text(folder / INDEX, _run_html(contents[0]))
@@ -45,6 +47,21 @@ def pages(runs: Sequence[Path], folder: Path) -> list[Path]:
         atomic.write_text(folder / file, _run_html(content))
     atomic.write_text(folder / INDEX, _comparison_html(contents, files))
     return [folder / INDEX, *(folder / file for file in files)]
+
+
+def comparison(runs: Sequence[Path], folder: Path) -> Path:
+    """Write ``index.html`` that compares runs and links to the pages in their folders; returns its path.
+
+    Raises AttarError when a run is unfinished or damaged.
+    """
+    pages = [Path(os.path.relpath(run / REPORT / INDEX, folder)) for run in runs]
+    atomic.write_text(folder / INDEX, _comparison_html(_gathered(runs), [quote(page.as_posix()) for page in pages]))
+    return folder / INDEX
+
+
+def _gathered(runs: Sequence[Path]) -> list[Content]:
+    names = table.names_of(runs)
+    return [gather(run, names[run], [replace(one, run=names[run]) for one in table.lines(run)]) for run in runs]
 
 
 def _run_html(content: Content) -> str:
