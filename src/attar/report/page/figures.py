@@ -114,10 +114,12 @@ def _scored(lines: Sequence[Line]) -> list[Line]:
 def _scores(lines: list[Line], several_runs: bool) -> dict[str, Any]:
     judged = ", ".join(map(one_line, table.protocols(lines)))
     students = sorted({line.student for line in lines if not table.shows_teacher(line)})
+    first = [table.own_line([line for line in lines if line.run == run]) for run in {line.run for line in lines}]
+    own = [line for line in lines for one in first if one and (line.run, line.row) == (one.run, one.row)]
     rows = [
         {
             "title": one_line(table.title_of(line, several_runs)),
-            "own": line.row == "distilled",
+            "own": line in own,
             "mean": line.top1_mean,
             "std": line.top1_std,
             "top1": table.accuracy(line),
@@ -143,12 +145,15 @@ def _scores(lines: list[Line], several_runs: bool) -> dict[str, Any]:
 
 def _facts(content: Content) -> list[dict[str, str]]:
     info = content.distilled.info
-    own = next((line for line in content.lines if line.row == "distilled"), None)
+    own = table.own_line(content.lines)
     real = next((line for line in content.lines if line.row in ("random-soft", "random-hard")), None)
     full = next((line for line in content.lines if line.row == "full"), None)
     facts = list[dict[str, str]]()
     if own is not None:
-        facts.append({"name": f"top-1, {table.title_of(own, False)}", "value": f"{table.accuracy(own)} %", "more": ""})
+        more = f"published: {published.cell(own)}" if published.cell(own) else ""
+        facts.append(
+            {"name": f"top-1, {table.title_of(own, False)}", "value": f"{table.accuracy(own)} %", "more": more}
+        )
     for line in (real, full):
         if line is not None:
             facts.append({"name": table.title_of(line, False), "value": f"{table.accuracy(line)} %", "more": ""})
