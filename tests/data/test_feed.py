@@ -9,6 +9,7 @@ from torch import Tensor
 from attar.core.errors import AttarError
 from attar.core.log import Log
 from attar.core.randomness import generator
+from attar.core.ranks import Part
 from attar.data import feed as feeds
 from attar.data.choice import DataChoice
 from attar.data.decoded import Pixels
@@ -241,3 +242,26 @@ def test_batches_arrive_on_the_gpu(train: Split, choice: DataChoice, log: Log) -
         torch.testing.assert_close(images.cpu(), ours[0], atol=2e-3, rtol=0)
         assert torch.equal(labels.cpu(), ours[1])
         assert feed.take([0]).device.type == "cpu"
+
+
+@pytest.mark.parametrize("views", VIEWS)
+def test_parts_of_batches_make_the_batches(train: Split, choice: DataChoice, log: Log, views: ViewChoice) -> None:
+    for feed in both(train, choice, log):
+        whole = list(feed.epoch(6, views, generator(0, "epoch"), "cpu"))
+        assert len(whole) == 2  # the last image would be alone
+        parts = [list(feed.epoch(6, views, generator(0, "epoch"), "cpu", Part(rank, 2))) for rank in (0, 1)]
+        for (images, labels), *divided in zip(whole, *parts, strict=False):
+            assert all(len(part[1]) == 3 for part in divided)
+            assert torch.equal(torch.cat([part[0] for part in divided]), images)
+            assert torch.equal(torch.cat([part[1] for part in divided]), labels)
+
+
+def test_parts_have_equally_many_batches_where_images_are_unreadable(
+    train: Split, choice: DataChoice, log: Log, tmp_path: Path
+) -> None:
+    for path in sorted((tmp_path / "set" / "train" / "a").iterdir())[:6]:
+        spoil(path)
+    feed = open_feed(train, choice.changed(resident="off", on_corrupt="skip"), 0, "cpu", log)
+    parts = [list(feed.epoch(4, WHOLE, generator(0, "epoch"), "cpu", Part(rank, 2))) for rank in (0, 1)]
+    assert len(parts[0]) == len(parts[1]) == 4
+    assert sum(len(labels) for _, labels in parts[0] + parts[1][:3]) == 7  # both have the last batch, of one image

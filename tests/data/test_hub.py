@@ -127,7 +127,7 @@ def test_hub_without_network(log: Log, monkeypatch: pytest.MonkeyPatch, tmp_path
     with pytest.raises(AttarError) as error:
         load(DataChoice(source="hf:nobody/no-such-dataset"), 0, log)
     assert time.perf_counter() - started < 5
-    assert str(error.value).startswith("'hf:nobody/no-such-dataset' cannot be loaded (")
+    assert str(error.value).startswith("HF_HUB_OFFLINE is set, and 'nobody/no-such-dataset' was not downloaded before;")
     assert str(error.value).endswith("or name a folder.")
     assert "\n" not in str(error.value)
 
@@ -136,7 +136,8 @@ def test_hub_dataset(tmp_path: Path, encoded: Callable, log: Log, monkeypatch: p
     saved(tmp_path / "set", encoded, {"train": [0, 1] * 3, "test": [1, 0]}, ["ant", "bee"])
     asked = []
 
-    def fetch(name: str) -> object:
+    def fetch(name: str, configuration: str | None) -> object:
+        assert configuration is None
         asked.append(name)
         return datasets.load_from_disk(str(tmp_path / "set"))
 

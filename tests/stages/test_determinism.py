@@ -17,6 +17,7 @@ import torch
 
 from attar import cli, pipeline
 from attar.store import labels as label_files
+from attar.store.weights import load_weights
 from conftest import MINI, interrupt, mini_recipe
 
 TIMEOUT_SECONDS = 240
@@ -125,6 +126,26 @@ def test_two_processes_train_the_members_of_a_committee_as_one_does(mini_run: Pa
     assert first["squeeze/0/teacher.safetensors"] == alone
     logs = sorted((tmp_path / "two" / "squeeze").glob("*/log*.jsonl"))
     assert {path.name for path in logs} == {"log.jsonl", "log.rank1.jsonl"}, "a process had no member of its own"
+
+
+def test_two_processes_train_networks_together(tmp_path: Path):
+    own = ["--method", "random", "--recover.ipc", "2", "--relabel.epochs", "3", "--squeeze.training.epochs", "2"]
+    own += ["--squeeze.architecture", "convnet2_in", "--evaluate.students", "convnet2_in", "--evaluate.num-seeds", "1"]
+    own += ["--evaluate.protocol.training.epochs", "3", "--evaluate.full-data", "train"]
+    own += ["--evaluate.rows", "distilled", "full", "--execution.threads", "1", "--execution.precision", "fp32"]
+    for out, size in (("one", 1), ("two", 2)):
+        command = ["run", "digits", "--out", str(tmp_path / out), *own, "--execution.data-parallel", "on"]
+        for process, said in start_ranks(command, tmp_path, size):
+            finish(process, said)
+    assert "2 processes train each student together" in (tmp_path / "said0").read_text()
+    manifests = [json.loads((tmp_path / out / "squeeze" / "manifest.json").read_text()) for out in ("one", "two")]
+    assert [each["result"].get("processes") for each in manifests] == [None, 2]
+    assert manifests[0]["request"] == manifests[1]["request"], "another number of processes would be refused"
+    first, second = (load_weights(tmp_path / out / "squeeze" / "teacher.safetensors")[0] for out in ("one", "two"))
+    torch.testing.assert_close(first, second, rtol=0.05, atol=0.02)
+    for (row, top1, *_), (same, other, *_) in zip(*(accuracies(tmp_path / out) for out in ("one", "two")), strict=True):
+        assert row == same
+        assert top1 == pytest.approx(other, abs=5)
 
 
 def test_killed_in_every_stage_and_run_again_equals_uninterrupted(mini_run: Path, tmp_path: Path):

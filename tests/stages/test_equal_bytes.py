@@ -11,7 +11,7 @@ from attar.core.log import Log
 from attar.recipes.recipe import Recipe
 from attar.report import table as tables
 from attar.report.table import Line, title_of
-from attar.stages import equal_bytes, evaluate
+from attar.stages import equal_bytes, students
 from attar.stages.distilled import read_info
 from attar.stages.protocols import PROTOCOLS
 from attar.stages.run import images_in
@@ -141,13 +141,13 @@ def test_an_interrupted_set_is_made_again_alike(finished):
 
 def test_runs_share_the_set_and_its_students(finished, tmp_path, monkeypatch):
     trained = list[str]()
-    real = evaluate._fit_small
+    real = students._fit_small
 
     def counted(*values, **named):
         trained.append(values[2].folder.parent.name)
         real(*values, **named)
 
-    monkeypatch.setattr(evaluate, "_fit_small", counted)
+    monkeypatch.setattr(students, "_fit_small", counted)
     other = tmp_path / "other"
     shutil.copytree(finished, other)
     recipe = recipe_of(baselines=str(tmp_path / "shared"))

@@ -122,12 +122,12 @@ def test_every_view_of_an_image_has_its_given_label(mix: str, out: Path):
 
 
 def test_students_take_the_learned_rate_and_real_images_the_protocols_own(out: Path, monkeypatch: pytest.MonkeyPatch):
-    from attar.stages import evaluate
+    from attar.stages import students
 
     rates = list[float]()
-    real = evaluate.fit
+    real = students.fit
     monkeypatch.setattr(
-        evaluate,
+        students,
         "fit",
         lambda network, units, batches, loss, how, *rest, **more: (
             rates.append(how.learning_rate),

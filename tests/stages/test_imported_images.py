@@ -159,7 +159,8 @@ def test_sets_saved_or_fetched_by_the_datasets_package(
     datasets.DatasetDict({"train": made}).save_to_disk(str(tmp_path / "saved"))
     first = imported_images.run(space, str(tmp_path / "saved"), CONFIG)
     assert_imported(space.out / "recover", first)
-    monkeypatch.setattr(datasets, "load_dataset", lambda name: {"train": made} if name == "org/set" else None)
+    held = {"org/set": {"train": made}}
+    monkeypatch.setattr(datasets, "load_dataset", lambda name, configuration: held[name])
     assert imported_images.run(space, "hf:org/set", CONFIG) == first, "the same images from another place"
 
 

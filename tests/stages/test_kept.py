@@ -10,6 +10,7 @@ import torch
 
 import attar
 from attar import pipeline
+from attar.core.elapsed import Elapsed
 from attar.core.errors import AttarError
 from attar.core.log import Log
 from attar.data.load import load
@@ -87,12 +88,13 @@ def test_the_manifest_says_who_made_which_classes(small: Path, large: Path):
     assert maker["method"] == "cda"
     assert maker["teachers"] == {"teacher": Run(small).teachers[0].weights_sha256}
     assert maker["images_sha256"] == Run(small).images.images_sha256
+    assert Run(large).images.elapsed.seconds > Run(small).images.elapsed.seconds  # the kept images cost time, too
 
 
 def test_units_of_new_classes_draw_nothing_that_earlier_ones_drew():
     def names(**changes: Any) -> list[tuple[str, tuple[int, ...]]]:
         config = mini_recipe().recover.changed(unit_classes=2, **changes)
-        old = kept.Kept(Path(), ("a", "b", "c"), (1, 2, 4), 2, 6, "", (), "", False)
+        old = kept.Kept(Path(), ("a", "b", "c"), (1, 2, 4), 2, 6, "", Elapsed(0.0, 0.0), (), "", False)
         return [(unit.name, unit.classes) for group in planned(6, config, (), old) for unit in group]
 
     assert names(ipc=1 + 1) == [
@@ -138,7 +140,7 @@ def test_it_grows_by_images_and_by_further_classes(large: Path, tmp_path: Path):
 
 
 def test_a_finished_run_with_more_classes_is_refused_with_the_way_to_add_them(small: Path):
-    with pytest.raises(AttarError, match=r"the data now have 0, 5, too; .* --out NEW --recover.keep-from .*run\.$"):
+    with pytest.raises(AttarError, match=r"the data now have 0, 5, too; .* --out NEW --recover.keep-from .*run --data"):
         pipeline.run(recipe_of("01457"), small, quiet=True)
 
 

@@ -11,7 +11,7 @@ import pytest
 from attar import pipeline
 from attar.recipes.recipe import Recipe
 from attar.report.page import write
-from attar.stages import distilled, evaluate
+from attar.stages import distilled, evaluate, students
 from attar.store import checkpoint
 from attar.store.checkpoint import Checkpoint
 from conftest import mini_recipe
@@ -70,7 +70,7 @@ def killing(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
 def resumed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The epochs after which trainings go on; 0 from the beginning."""
     epochs: list[int] = []
-    for module in (evaluate, evaluate.squeeze):
+    for module in (students, students.squeeze):
         fit = module.fit
 
         def seen(*values: Any, fit: Any = fit, **named: Any) -> None:

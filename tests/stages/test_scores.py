@@ -13,7 +13,7 @@ from attar.core.elapsed import Elapsed
 from attar.core.errors import AttarError
 from attar.ops.metrics import Measured
 from attar.recipes.recipe import Recipe
-from attar.stages import evaluate
+from attar.stages import students
 from attar.stages.rows import DISTILLED, FULL
 from attar.stages.scores import ScoreFile
 from conftest import mini_recipe
@@ -181,11 +181,11 @@ def test_a_student_that_diverged_is_in_no_mean(finished: Path):
 
 def test_the_mend_names_the_rate_that_the_student_is_trained_with():
     config, one = mini_recipe().evaluate, ScoreFile(DISTILLED, "vgg11", 0, "", Path())
-    assert evaluate._divergence(config, one, "").endswith("--evaluate.protocol.training.learning-rate")
+    assert students.divergence(config, one, "").endswith("--evaluate.protocol.training.learning-rate")
     rated = config.changed(protocol=config.protocol.changed(learning_rates={"vgg*": 0.5}))
-    assert evaluate._divergence(rated, one, "").endswith("of vgg11 in --evaluate.protocol.learning-rates")
+    assert students.divergence(rated, one, "").endswith("of vgg11 in --evaluate.protocol.learning-rates")
     full = ScoreFile(FULL, "vgg11", 0, "", Path())
-    assert "--squeeze.training.learning-rate in a run of its own" in evaluate._divergence(config, full, "")
+    assert "--squeeze.training.learning-rate in a run of its own" in students.divergence(config, full, "")
 
 
 def test_a_damaged_score_is_refused_before_others_are_trained(finished: Path):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Elapsed:
-    """The time that a piece of work took in one process."""
+    """The time that a piece of work took, summed over the processes that did it."""
 
     seconds: float
     """Wall-clock time. With a GPU it is also the GPU's time, as attar keeps the GPU busy."""
@@ -30,17 +30,22 @@ class Elapsed:
 class Clock:
     """Measures the time since its creation."""
 
-    def __init__(self, before: Elapsed | None = None) -> None:
-        """``before`` is the time of an earlier, interrupted part of the same work; it is added."""
-        self._before = before or Elapsed(0.0, 0.0)
+    def __init__(self, before: Elapsed | None = None, processes: int = 1) -> None:
+        """``before`` is the time of an earlier, interrupted part of the same work; it is added.
+
+        ``processes`` do the work together and in step, so the time counts as often.
+        """
+        self._before, self._processes = before or Elapsed(0.0, 0.0), processes
         self._started, self._processor = time.perf_counter(), processor_seconds()
 
     def elapsed(self) -> Elapsed:
         """Return the time until now."""
         before = self._before.processor_seconds
         # The CPU time of a worker that ended without being waited for is lost, so the difference may be negative.
-        processor = None if before is None else before + max(0.0, processor_seconds() - self._processor)
-        return Elapsed(self._before.seconds + time.perf_counter() - self._started, processor)
+        own = max(0.0, processor_seconds() - self._processor)
+        processor = None if before is None else before + own * self._processes
+        seconds = (time.perf_counter() - self._started) * self._processes
+        return Elapsed(self._before.seconds + seconds, processor)
 
 
 def processor_seconds() -> float:

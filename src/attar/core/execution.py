@@ -6,7 +6,8 @@ from attar.core.config import Config
 
 
 class Execution(Config):
-    """Device, precision and threads of a run. Only the precision may change results; manifests record it."""
+    """Device, precision and threads of a run. Only the precision may change results, which manifests record, and
+    data-parallel training changes them by rounding."""
 
     device: str = "auto"
     """'auto', 'cpu', 'cuda' or 'cuda:1'; auto: this process's GPU, or the CPU if there is none."""
@@ -19,3 +20,9 @@ class Execution(Config):
     """CPU threads for tensor operations; 0: PyTorch's default."""
     workers: int = -1
     """Processes that decode images that do not fit in memory; -1: one per core, at most 8."""
+    data_parallel: Literal["auto", "on", "off"] = "auto"
+    """With several processes, let all of them train each network together, each on its part of every batch; auto: if
+    there are fewer networks than processes and each is much work. Otherwise each process trains networks of its own."""
+    sync_batchnorm: bool = False
+    """In data-parallel training, compute BatchNorm statistics over the whole batch, not over each process's part; only
+    on GPUs."""

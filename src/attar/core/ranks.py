@@ -6,10 +6,33 @@ import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from attar.core import interruption, peers
 from attar.core.errors import AttarError
+
+
+@dataclass(frozen=True)
+class Part:
+    """One process's part of every batch, when several processes train one network."""
+
+    rank: int = 0
+    size: int = 1
+
+    def of(self, count: int) -> slice:
+        """Return the places of its images in a batch of ``count`` images.
+
+        Parts differ by one image at most. A batch with fewer than two images for each process is not divided: every
+        process then has all of it, because BatchNorm cannot train on a single image.
+        """
+        if count < 2 * self.size:
+            return slice(0, count)
+        return slice(self.rank * count // self.size, (self.rank + 1) * count // self.size)
+
+
+WHOLE = Part()
+"""All of every batch."""
 
 
 @contextlib.contextmanager
@@ -95,6 +118,45 @@ def any_of(flags: Sequence[bool]) -> list[bool]:
     with _together():
         joined.all_reduce(shared, op=joined.ReduceOp.MAX)
     return [bool(flag) for flag in shared.tolist()]
+
+
+def device_group(device_type: str) -> Any:
+    """Return the group of all processes for tensors on this type of device; all must call it at the same point.
+
+    It is NCCL where every process of a machine has a GPU of its own, else gloo.
+    """
+    import torch
+    import torch.distributed
+
+    per_machine = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    nccl = device_type == "cuda" and torch.distributed.is_nccl_available() and torch.cuda.device_count() >= per_machine
+    if any_of([not nccl])[0]:
+        return None
+    return torch.distributed.new_group(backend="nccl")
+
+
+def counts(count: int) -> list[int]:
+    """Return the counts that all processes passed, by rank; all must call it at the same point."""
+    return [round(value) for value in _gathered(float(count))]
+
+
+def mean(value: float) -> float:
+    """Return the mean of the numbers that all processes passed; all must call it at the same point."""
+    found = _gathered(value)
+    return sum(found) / len(found)
+
+
+def _gathered(value: float) -> list[float]:
+    joined = _joined()
+    if not joined:
+        return [value]
+    import torch
+
+    found = torch.zeros(joined.get_world_size(), dtype=torch.float64)
+    found[joined.get_rank()] = value
+    with _together():
+        joined.all_reduce(found)
+    return found.tolist()
 
 
 @contextlib.contextmanager

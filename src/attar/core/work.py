@@ -53,8 +53,11 @@ def do(
     results: str = "jobs",
     event: str = "job",
     launcher: Launcher | None = None,
+    together: bool = False,
 ) -> None:
     """Run all unfinished jobs; returns when every process has finished its share.
+
+    With ``together`` all processes run every job at the same time, each doing its part of it; the first one logs it.
 
     ``stage`` is the name on the progress bar, ``unit`` the name of its steps and ``results`` the name of what jobs
     make. The log gets an event "jobs" with the number of results, and one ``event`` for each job that runs: its name,
@@ -74,15 +77,21 @@ def do(
     def work(share: Sequence[Job]) -> None:
         with log.progress(stage, round(steps_done + sum(job.steps for job in share)), round(steps_done), unit) as move:
             for job in share:
-                if job.done():  # another run in the same folder may have finished it meanwhile
+                # Another run in the same folder may have finished it meanwhile.
+                if ranks.of_first(job.done()) if together else job.done():
                     move(job.steps)
                     continue
                 clock = Clock()
                 values = job.run(move) or {}
                 known = {"name": job.name, "results": job.num_results} | clock.elapsed().plain()
-                log.event(event, **(known | dict(values)))
+                if ranks.is_first() or not together:
+                    log.event(event, **(known | dict(values)))
 
-    (launcher or Processes()).map(waiting, work)
+    if together:
+        work(waiting)
+        ranks.wait()
+    else:
+        (launcher or Processes()).map(waiting, work)
 
 
 def shares(costs: Sequence[float], num_shares: int) -> list[list[int]]:

@@ -141,11 +141,12 @@ def _shared(shape: tuple[int, ...]) -> UInt8[Tensor, "..."]:
     return torch.from_numpy(rows.reshape(shape))
 
 
-def tell_skipped(faults: Sequence[Unreadable], total: int, log: Log) -> None:
-    """Warn of images that were left out, and record each."""
+def tell_skipped(faults: Sequence[Unreadable], total: int, log: Log, num_skipped: int | None = None) -> None:
+    """Warn of images that were left out, and record each; ``num_skipped`` counts those of other processes, too."""
     for error in faults:
         log.event("unreadable", where=error.where, reason=error.reason)
-    log.warn(f"skipped {len(faults)} of {total} images, which cannot be read; the first is {faults[0].where}")
+    count = len(faults) if num_skipped is None else num_skipped
+    log.warn(f"skipped {count} of {total} images, which cannot be read; the first is {faults[0].where}")
 
 
 def _stopped(failed: list[tuple[int, Unreadable]], total: int) -> str:

@@ -9,6 +9,7 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from attar.core.log import Log
+from attar.core.ranks import WHOLE, Part
 from attar.data.choice import DataChoice
 from attar.data.decoded import Pixels, RealBatch, pixels
 from attar.data.source import Split
@@ -35,12 +36,18 @@ class Feed(Protocol):
         ...
 
     def epoch(
-        self, batch_size: int, views: ViewChoice, generator: torch.Generator, device: torch.device | str
+        self,
+        batch_size: int,
+        views: ViewChoice,
+        generator: torch.Generator,
+        device: torch.device | str,
+        part: Part = WHOLE,
     ) -> Iterator[RealBatch]:
         """Every image once, shuffled, each in one augmented view, on the device.
 
         Order and views are a function of the generator alone. The last batch may be smaller; it is left out when it
-        would be a single image, on which BatchNorm cannot train.
+        would be a single image, on which BatchNorm cannot train. With a ``part`` every batch holds the images of that
+        part only, perhaps none, so that all parts have equally many batches.
         """
         ...
 
@@ -66,17 +73,25 @@ class Resident:
         return len(self.labels)
 
     def epoch(
-        self, batch_size: int, views: ViewChoice, generator: torch.Generator, device: torch.device | str
+        self,
+        batch_size: int,
+        views: ViewChoice,
+        generator: torch.Generator,
+        device: torch.device | str,
+        part: Part = WHOLE,
     ) -> Iterator[RealBatch]:
         """As in Feed; resized crops are cut from the prepared square image."""
         order = torch.randperm(self.num_images, generator=generator)
         height, width = self._images.shape[-2:]
         drawn = _draw(views, self.num_images, height, width, generator)
         for start in range(0, self.num_images, batch_size):
-            rows = order[start : start + batch_size].to(self._images.device)
-            if len(rows) == 1 < min(batch_size, self.num_images):
+            count = min(batch_size, self.num_images - start)
+            if count == 1 < min(batch_size, self.num_images):
                 return
-            images = apply(from_bytes(self._images[rows]), drawn.take(slice(start, start + batch_size)))
+            own = part.of(count)
+            places = slice(start + own.start, start + own.stop)
+            rows = order[places].to(self._images.device)
+            images = apply(from_bytes(self._images[rows]), drawn.take(places))
             yield images.to(device), self._labels[rows].to(device)
 
     def plain(self, batch_size: int, device: torch.device | str) -> Iterator[RealBatch]:

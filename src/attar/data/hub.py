@@ -1,7 +1,10 @@
 """Datasets of the ``datasets`` package: saved on disk by it, or fetched from the Hugging Face Hub."""
 
+import contextlib
 import hashlib
+import re
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -13,10 +16,12 @@ from PIL import Image
 
 from attar.core.errors import AttarError
 from attar.core.log import Log
+from attar.core.printable import one_line
 from attar.data import columns, content, splits
 from attar.data.picture import Unreadable, decode
 from attar.data.source import Found, hashed
 from attar.data.titles import licence, titles
+from attar.store import hub
 from attar.store.hub import PREFIX
 
 
@@ -120,16 +125,52 @@ def read_saved(path: Path, log: Log) -> Found:
 
 
 def read_hub(source: str, log: Log) -> Found:
-    """A dataset of the Hub, ``hf:ORG/NAME``. Raises AttarError when it cannot be had, with the reason."""
+    """A dataset of the Hub, ``hf:ORG/NAME`` or ``hf:ORG/NAME:CONFIGURATION``.
+
+    Raises AttarError when it cannot be had, with the reason.
+    """
+    name, _, configuration = source.removeprefix(PREFIX).partition(":")
+    if not (hub.is_name(name) or re.fullmatch(r"\w[\w.-]*", name, flags=re.ASCII)):
+        raise AttarError(f"'{source}' is not a dataset of the Hub; write hf:ORG/NAME, such as hf:uoft-cs/cifar10.")
     package = _package(source, log)
     try:
-        loaded = package.load_dataset(source.removeprefix(PREFIX))
+        loaded = package.load_dataset(name, configuration or None)
     except Exception as error:  # the package, its client and the network raise errors of many kinds
-        raise AttarError(
-            f"'{source}' cannot be loaded ({_first_line(error)}); check the name and the network, "
-            f"log in if access to it is restricted, or name a folder."
-        ) from None
-    return found(loaded, source, None, log)
+        raise AttarError(_why(error, name, configuration, package)) from None
+    whole = found(loaded, source, None, log)
+    return replace(whole, licence=_licence(name)) if whole.licence == "unknown" else whole
+
+
+def _licence(name: str) -> str:
+    """Return the licence that the dataset's card states, which ``datasets`` has downloaded; else 'unknown'."""
+    import huggingface_hub
+
+    with contextlib.suppress(Exception):  # there is no card, or none that can be read
+        card = huggingface_hub.hf_hub_download(name, "README.md", repo_type="dataset", local_files_only=True)
+        stated = (huggingface_hub.metadata_load(card) or {}).get("license")
+        terms = ", ".join(map(str, stated if isinstance(stated, list) else [stated or "unknown"]))
+        return one_line(terms)[:80]
+    return "unknown"
+
+
+def _why(error: Exception, name: str, configuration: str, package: Any) -> str:
+    """Return in a sentence why a dataset of the Hub could not be loaded."""
+    source = f"{PREFIX}{name}"
+    if isinstance(error, ValueError):
+        with contextlib.suppress(Exception):
+            known = package.get_dataset_config_names(name)
+            if configuration not in known and (configuration or len(known) > 1):
+                few = ", ".join(known[:8]) + (f" and {len(known) - 8} more" if len(known) > 8 else "")
+                return f"'{source}' has the configurations {few}; name one of them, as in {source}:{known[0]}."
+    if isinstance(error, package.exceptions.DatasetNotFoundError):  # which hides the Hub's own error
+        if "gated" in str(error):
+            return f"Access to '{name}' is restricted; ask for it on the dataset's page, then {hub.LOG_IN}."
+        return f"The Hub has no dataset '{name}' that you may use; check the name, and for a private one {hub.LOG_IN}."
+    if isinstance(error, ConnectionError):
+        if package.config.HF_HUB_OFFLINE:
+            return f"HF_HUB_OFFLINE is set, and '{name}' was not downloaded before; unset it, or name a folder."
+        return f"The Hub cannot be reached for '{name}'; check the network and HF_ENDPOINT, or name a folder."
+    return f"'{source}' cannot be loaded ({_first_line(error)}); check the dataset's page, or name a folder."
 
 
 def found(loaded: Any, where: str, folder: Path | None, log: Log) -> Found:

@@ -12,9 +12,11 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from attar.core import ranks
 from attar.core.errors import AttarError
 from attar.core.log import Log
 from attar.core.randomness import generator as stream
+from attar.core.ranks import WHOLE, Part
 from attar.data.choice import DataChoice
 from attar.data.decoded import RealBatch, tell_skipped
 from attar.data.picture import Unreadable, prepare
@@ -49,21 +51,30 @@ class Streaming:
         return len(self.labels)
 
     def epoch(
-        self, batch_size: int, views: ViewChoice, generator: torch.Generator, device: torch.device | str
+        self,
+        batch_size: int,
+        views: ViewChoice,
+        generator: torch.Generator,
+        device: torch.device | str,
+        part: Part = WHOLE,
     ) -> Iterator[RealBatch]:
         """As in Feed; resized crops are cut from the original image. Raises AttarError on an unreadable image.
 
-        Skipped images make their batch smaller, and are reported when the epoch ends.
+        Skipped images make their batch smaller, and are reported when the epoch ends. With a ``part`` the processes of
+        all parts must read the epoch to its end.
         """
         order = torch.randperm(self.num_images, generator=generator)
         seed = int(torch.randint(2**62, (), generator=generator))
-        for images, labels in self._batches(order, batch_size, _Views(self._split, self._choice, views, seed), device):
-            if not len(images) == 1 < min(batch_size, self.num_images):
+        rows = [batch[part.of(len(batch))] for batch in order.split(batch_size)]
+        shared = part.size > 1
+        for images, labels in self._batches(rows, _Views(self._split, self._choice, views, seed), device, shared):
+            if shared or not len(images) == 1 < min(batch_size, self.num_images):
                 yield images, labels
 
     def plain(self, batch_size: int, device: torch.device | str) -> Iterator[RealBatch]:
         """As in Feed; skipped images make their batch smaller. Raises AttarError on an unreadable image."""
-        return self._batches(torch.arange(self.num_images), batch_size, _Whole(self._split, self._choice), device)
+        rows = torch.arange(self.num_images).split(batch_size)
+        return self._batches(rows, _Whole(self._split, self._choice), device)
 
     def take(self, indices: Sequence[int]) -> UInt8[Tensor, "image 3 height width"]:
         """As in Feed; where unreadable images are skipped, the next readable one of the class replaces each."""
@@ -86,12 +97,16 @@ class Streaming:
             raise
 
     def _batches(
-        self, order: Tensor, batch_size: int, pictures: "_Whole", device: torch.device | str
+        self, rows: Sequence[Tensor], pictures: "_Whole", device: torch.device | str, shared: bool = False
     ) -> Iterator[RealBatch]:
+        """Yield the images of each batch, from ``rows``, their places in the split.
+
+        If batches are ``shared`` with other processes, those without readable images are yielded, too.
+        """
         loader = DataLoader(
             pictures,
             batch_size=None,
-            sampler=[rows.tolist() for rows in order.split(batch_size)],
+            sampler=[batch.tolist() for batch in rows],
             num_workers=self._workers,
             pin_memory=torch.device(device).type == "cuda",
             generator=torch.Generator(),  # else the loader draws from the global random state
@@ -102,18 +117,19 @@ class Streaming:
             if faults and self._choice.on_corrupt == "stop":
                 raise faults[0]
             skipped += faults
-            if len(read.labels):
+            if shared or len(read.labels):
                 images = read.images.to(device, non_blocking=True)
                 yield from_bytes(images), read.labels.to(device, non_blocking=True)
-        self._tell(skipped)
+        self._tell(skipped, sum(ranks.counts(len(skipped))) if shared else len(skipped))
 
-    def _tell(self, skipped: list[Unreadable]) -> None:
-        if len(skipped) == self.num_images:
+    def _tell(self, skipped: list[Unreadable], total: int) -> None:
+        """Report this process's unreadable images; ``total`` counts those of all processes that share the epoch."""
+        if total >= self.num_images:
             raise AttarError(f"None of the {self.num_images} images can be read, the first is {skipped[0].where}.")
         new = [error for error in skipped if error.where not in self._told]
         if new:
             self._told |= {error.where for error in new}
-            tell_skipped(skipped, self.num_images, self._log)
+            tell_skipped(skipped, self.num_images, self._log, total)
 
 
 class _Whole(Dataset[_Read]):

@@ -289,4 +289,6 @@ def _method(made: ChosenSet, mirrored: bool, grey: bool) -> MethodConfig:
 
 
 def _name(source: str) -> str:
+    if source.startswith("hf:"):
+        return source.rpartition("/")[2].removeprefix("hf:").replace(":", "-")
     return re.split(r"[/\\:]", source.rstrip("/\\"))[-1] or "pictures"

@@ -1,7 +1,6 @@
 """Open a distilled dataset: images, soft labels, and the loss to train on them."""
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -14,6 +13,7 @@ from torch import Tensor
 from attar.core.config import Config
 from attar.core.errors import AttarError
 from attar.core.randomness import generator
+from attar.core.ranks import WHOLE, Part
 from attar.models import committee as committees
 from attar.models.choices import CommitteeChoice, upgraded_committee
 from attar.models.committee import Committee, modules_of
@@ -23,6 +23,7 @@ from attar.ops.mixing import MixChoice
 from attar.ops.pixels import Normalisation
 from attar.ops.replay import LookChoice, Records
 from attar.ops.targets import Targets
+from attar.stages.epoch_views import EpochViews
 from attar.stages.protocols import Protocol
 from attar.stages.torch_datasets import HardDataset, SoftDataset
 from attar.store import hub, learned_labels, mapped, sealed
@@ -250,15 +251,29 @@ class Distilled(torch.utils.data.Dataset[tuple[UInt8[Tensor, "3 height width"], 
             yield self.normalisation.apply(images), targets
 
     def views(
-        self, epoch: int, batch_size: int, device: torch.device | str, seed: int, soft: bool = True
+        self,
+        epoch: int,
+        batch_size: int,
+        device: torch.device | str,
+        seed: int,
+        soft: bool = True,
+        part: Part = WHOLE,
     ) -> Iterator[tuple[Float[Tensor, "batch 3 height width"], Targets]]:
-        """Yield ``batches`` before normalisation, in [0, 1]; with ``soft=False`` the targets hold classes only."""
+        """Yield ``batches`` before normalisation, in [0, 1]; with ``soft=False`` the targets hold classes only.
+
+        With a ``part`` each batch holds the images of that part only.
+        """
         order = torch.randperm(len(self), generator=generator(seed, "order", epoch))
         shown = self.epoch(epoch, device)
         for index in self._split(order, batch_size):
-            yield shown.take(index, soft)
+            own = part.of(len(index))
+            if soft and self._by_batch:
+                images, targets = shown.take(index, soft)
+                yield images[own], targets.take(own)
+            else:
+                yield shown.take(index[own], soft)
 
-    def epoch(self, epoch: int, device: torch.device | str = "cpu") -> "EpochViews":
+    def epoch(self, epoch: int, device: torch.device | str = "cpu") -> EpochViews:
         """Return the views and labels of one epoch, for any images in any order."""
         device = torch.empty(0, device=device).device  # 'cuda' is 'cuda:0'
         if self._placed is None or self._placed[0] != device:
@@ -312,7 +327,7 @@ class Distilled(torch.utils.data.Dataset[tuple[UInt8[Tensor, "3 height width"], 
         order = replay.published_order(self.labels, self.slots, epoch) if choice.mix.shared_by else None
         return replay.draw(len(self), size, choice.views, choice.mix, stream, order, self.info.storage)
 
-    def logits(self, epoch: "EpochViews", index: Tensor, shown: Tensor) -> Float[Tensor, "batch class"]:
+    def logits(self, epoch: EpochViews, index: Tensor, shown: Tensor) -> Float[Tensor, "batch class"]:
         """Return the teacher's logits for these views of the images at ``index``."""
         if self._given is not None:
             return _mixed(self._given, index, epoch.records).log().to(shown.device)
@@ -320,29 +335,6 @@ class Distilled(torch.utils.data.Dataset[tuple[UInt8[Tensor, "3 height width"], 
             return epoch.stored.logits(index, shown.device)
         self._committee.to(shown.device)
         return self._committee.logits(shown)
-
-
-class EpochViews:
-    """One epoch of a distilled set: how each image is shown, and what the teacher says of it."""
-
-    def __init__(
-        self, distilled: Distilled, epoch: int, images: UInt8[Tensor, "image 3 height width"], device: torch.device
-    ) -> None:
-        """``images`` may be on the device already."""
-        self._distilled, self._device = distilled, device
-        self.stored = None if distilled.stored is None else distilled.stored.epoch(epoch)
-        self.records = distilled.drawn(epoch) if self.stored is None else self.stored.records
-        self._shown = replay.ShownEpoch(images, self.records, device)
-
-    def take(self, index: Int[Tensor, " batch"], soft: bool = True) -> tuple[Float[Tensor, "batch 3 h w"], Targets]:
-        """Return views in [0, 1] and their targets; with ``soft=False`` the targets hold classes only."""
-        labels, mix, device = self._distilled.labels, self.records.mix, self._device
-        shown = self._shown.show(index)
-        targets = Targets(labels[index].to(device))
-        if mix is not None:
-            partners = labels[mix.partner[index]].to(device)
-            targets = Targets(targets.labels, partners, mix.weight[index].to(device))
-        return shown, replace(targets, logits=self._distilled.logits(self, index, shown)) if soft else targets
 
 
 def _mixed(given: Float[Tensor, "all class"], index: Tensor, records: Records) -> Float[Tensor, "batch class"]:

@@ -5,32 +5,26 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
-from attar.core import memory, ranks, work
+from attar.core import ranks, work
 from attar.core.config import Config, digest
-from attar.core.elapsed import Clock, Elapsed
+from attar.core.elapsed import Elapsed
 from attar.core.errors import AttarError
 from attar.core.legacy import legacy_identity
 from attar.core.log import Advance, Log
 from attar.models import build
 from attar.models.choices import CommitteeChoice
 from attar.ops.metrics import measure
-from attar.ops.pixels import Normalisation
-from attar.stages import agreement, equal_bytes, members, scores, squeeze
-from attar.stages.checkup import examine_student
+from attar.stages import agreement, equal_bytes, members, scores, students, together
 from attar.stages.choices import Evaluate, Squeeze
 from attar.stages.distilled import INFO, Distilled, read_info
 from attar.stages.evaluation import PER_CLASS
 from attar.stages.folder import StageFolder, total
-from attar.stages.health import Health, examined_epoch
-from attar.stages.protocols import Protocol
+from attar.stages.health import Health
 from attar.stages.rows import DISTILLED, EQUAL_BYTES, FULL, Row, SmallSet, without_twins
 from attar.stages.run import Run, labels_in
 from attar.stages.scores import Score, ScoreFile
 from attar.stages.workspace import Workspace
 from attar.store import mapped
-from attar.training.loop import FinishedEpoch, all_finite, fit
 
 _BATCH = 256
 TEACHER = "the teacher"
@@ -71,24 +65,30 @@ def run(space: Workspace, config: Evaluate, squeezing: Squeeze, sets: Mapping[Ro
 
     def train(job: ScoreFile, advance: Advance) -> dict[str, Any]:
         if _shows_teacher(config, job.row):
-            return _rate_teacher(space, job)
-        how = _of_row(space, config, job.row, sets)
-        values, reason = _train(space, how, squeezing, sets.get(job.row), opened, job, health, advance)
+            return _rate_teacher(space, job) if ranks.is_first() or not shared else {}
+        values, reason = students.train(*about(job), opened, health, shared, advance)
         if reason:
-            log.warn(_divergence(config, job, reason))
+            log.warn(students.divergence(config, job, reason))
             warned.add(job.path)
         return values
 
-    students = [
+    def about(job: ScoreFile) -> tuple[Workspace, Evaluate, Squeeze, SmallSet | None, ScoreFile]:
+        return space, _of_row(space, config, job.row, sets), squeezing, sets.get(job.row), job
+
+    missing = [job for job in unknown.values() if not _shows_teacher(config, job.row) and not job.path.exists()]
+    shared = together.shares(space, (students.training(*about(job)) for job in missing), len(missing))
+    if shared:
+        log.say(f"evaluate  {ranks.world_size()} processes train each student together")
+    todo = [
         work.Job(
             name=job.path.stem,
             run=functools.partial(train, job),
             done=job.path.exists,
-            steps=_num_steps(space, _of_row(space, config, job.row, sets), squeezing, sets.get(job.row), job),
+            steps=0 if _shows_teacher(config, job.row) else students.num_steps(*about(job)),
         )
         for job in unknown.values()
     ]
-    work.do(students, log, "evaluate", unit="steps", results="students", event="score")
+    work.do(todo, log, "evaluate", unit="steps", results="students", event="score", together=shared)
     shown: list[Row] = [row for row in _rows(config) if _has(row, sets)]
     facts = {row: scores.facts(space, config.protocol, row, sets.get(row), recognised) for row in shown}
     drawn = [read_info(small.folder) for row, small in sets.items() if row.labels != "noaug"]
@@ -99,7 +99,7 @@ def run(space: Workspace, config: Evaluate, squeezing: Squeeze, sets: Mapping[Ro
             job.checkpoint.remove()  # of those that were killed between the score and this
         for job, score in zip(jobs, known, strict=True):
             if score.diverged and job.path not in warned:
-                log.warn(_divergence(config, job, "diverged"))
+                log.warn(students.divergence(config, job, "diverged"))
                 warned.add(job.path)
         trained = {
             job.path: Elapsed(score.seconds, score.processor_seconds)
@@ -185,139 +185,6 @@ def _committee_of_labels(space: Workspace) -> CommitteeChoice:
     path = space.out / "distilled"
     choice = read_info(path).labels.committee if (path / INFO).is_file() else CommitteeChoice()
     return choice.changed(batchnorm="eval")
-
-
-def _num_steps(space: Workspace, config: Evaluate, squeezing: Squeeze, small: SmallSet | None, job: ScoreFile) -> int:
-    """Return the number of batches of a training; 0 when the row shows the teacher."""
-    if _shows_teacher(config, job.row):
-        return 0
-    training = squeezing.training if small is None else config.protocol.training_of(job.student)
-    count = len(space.real.train) if small is None else read_info(small.folder).num_images
-    return training.epochs * -(-count // training.batch_size)
-
-
-def _train(
-    space: Workspace,
-    config: Evaluate,
-    squeezing: Squeeze,
-    small: SmallSet | None,
-    opened: Callable[[Path], Distilled],
-    job: ScoreFile,
-    health: Health,
-    advance: Advance,
-) -> tuple[dict[str, Any], str]:
-    """Train a student and store its score; returns values for the log, and a warning if training diverged."""
-    device, checkpoint = space.device, job.checkpoint
-    earlier = checkpoint.load() or {"fit": None, "losses": [], "seconds": 0.0, "processor_seconds": 0.0}
-    clock, losses = Clock(Elapsed(earlier["seconds"], earlier["processor_seconds"])), list(earlier["losses"])
-    num_epochs = (config.protocol.training if small else squeezing.training).epochs
-    num_steps = _num_steps(space, config, squeezing, small, job)
-    num_done = num_steps * len(losses) // num_epochs
-    early = 0
-    if small is not None and job.row.images == DISTILLED.images:
-        early = examined_epoch(num_epochs, num_steps // num_epochs, config.protocol.training.warmup_epochs)
-    advance(num_done)
-    # The weights depend on the seed and not on the row, so that rows differ in their data alone.
-    seed = space.seed * 1000 + job.seed
-    network = build.build(
-        job.student, len(space.real.classes), space.choice.size, stem=config.student_stem, seed=seed
-    ).to(device.device)
-
-    def after(epoch: FinishedEpoch) -> None:
-        losses.append(epoch.loss)
-        advance(0, note=f"{job.row} {job.student} seed {job.seed}  loss {epoch.loss:.3f}", values={"loss": epoch.loss})
-        if not all_finite(network):
-            raise _Diverged
-        if epoch.number == early:
-            examine_student(space, health, job, _predictor(network.eval(), normalisation), early, num_epochs)
-        if epoch.number < num_epochs:
-            checkpoint.offer(lambda: {"fit": epoch.state(), "losses": losses, **clock.elapsed().plain()})
-
-    def after_batch(_: int) -> None:
-        nonlocal num_done
-        num_done += 1
-        advance()
-
-    normalisation, reason = space.normalisation, ""
-    try:
-        if small is None:
-            stream = f"evaluate-full-{job.seed}"
-            more = {"seed": seed, "after_batch": after_batch, "resume": earlier["fit"]}
-            squeeze.full_data(space, network, squeezing, stream, after, **more)
-        else:
-            distilled = opened(small.folder)
-            normalisation = distilled.normalisation
-            who = job.student, seed, scores.is_hard(job.row, config.protocol)
-            _fit_small(space, config.protocol, distilled, network, who, after, after_batch, earlier["fit"])
-    except _Diverged:
-        network.eval()
-        advance(num_steps - num_done)
-        reason = f"diverged in epoch {len(losses)} of {num_epochs} and was stopped (its weights are no longer finite)"
-    found = measure(_predictor(network, normalisation), space.val.plain(_BATCH, device.device))
-    if found.num_broken and not reason:
-        reason = f"diverged (its logits of {found.num_broken} of {space.val.num_images} images are not numbers)"
-    elapsed = clock.elapsed()
-    job.save(found, elapsed, device.describe(), losses, diverged=bool(reason))
-    checkpoint.remove()
-    values = {
-        "row": str(job.row),
-        "student": job.student,
-        "seed": job.seed,
-        "top1": found.top1,
-        "diverged": bool(reason),
-    }
-    return values | elapsed.plain(), reason
-
-
-class _Diverged(Exception):  # noqa: N818
-    """Raised to stop a training whose weights are not finite."""
-
-
-def _divergence(config: Evaluate, job: ScoreFile, reason: str) -> str:
-    """Return the warning for a student that diverged: where, what the table shows, and what to change."""
-    fix = "lower --evaluate.protocol.training.learning-rate"
-    if job.row == FULL:
-        fix = "lower --squeeze.training.learning-rate in a run of its own, or use --evaluate.full-data teacher"
-    elif config.protocol.learned_rate and job.row.images == DISTILLED.images:
-        fix = "train with the protocol's own rate, --evaluate.protocol.no-learned-rate"
-    elif config.protocol.training_of(job.student) != config.protocol.training:
-        fix = f"lower the rate of {job.student} in --evaluate.protocol.learning-rates"
-    who = f"the student {job.student} of the row {job.row} with seed {job.seed}"
-    return f"{who} {reason}; the table marks it and leaves it out of the mean; {fix}"
-
-
-def _fit_small(
-    space: Workspace,
-    protocol: Protocol,
-    opened: Distilled,
-    network: nn.Module,
-    how: tuple[str, int, bool],
-    after: Callable[[FinishedEpoch], None],
-    after_batch: Callable[[int], None],
-    resume: dict[str, Any] | None,
-) -> None:
-    """Train a student, known by its name, its seed and whether its labels are hard."""
-    device, (student, seed, hard) = space.device, how
-    training = protocol.training_of(student, opened.info.learned)
-    with memory.kept():
-        fit(
-            network,
-            opened.normalisation,
-            lambda epoch: opened.views(epoch, training.batch_size, device.device, seed, soft=not hard),
-            lambda logits, targets: protocol.value(logits, targets, hard),
-            training,
-            len(opened),
-            device.autocast,
-            after,
-            resume=resume,
-            seed=seed,
-            forward=space.training_forward(network, training.epochs * len(opened)),
-            after_batch=after_batch,
-        )
-
-
-def _predictor(network: nn.Module, normalisation: Normalisation) -> Callable[[Any], Any]:
-    return lambda images: network(normalisation.apply(images)).float()
 
 
 def _rate_teacher(space: Workspace, job: ScoreFile) -> dict[str, Any]:

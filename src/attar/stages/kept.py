@@ -12,6 +12,7 @@ from typing import Any
 
 from attar.core import ranks
 from attar.core.config import digest
+from attar.core.elapsed import Elapsed
 from attar.core.errors import AttarError
 from attar.stages import dataset_files
 from attar.stages.folder import identity_of, manifest_of
@@ -40,6 +41,8 @@ class Kept:
     ipc: int
     num_images: int
     images_sha256: str
+    elapsed: Elapsed
+    """Time that the earlier run took for them."""
     makers: tuple[dict[str, Any], ...]
     """Which teachers made which classes: one entry per run, the earliest first."""
     run: str
@@ -61,6 +64,7 @@ class Kept:
             "images_sha256": self.images_sha256,
             "makers": list(self.makers),
             "run": self.run,
+            **self.elapsed.plain(),
         }
 
 
@@ -96,6 +100,7 @@ def find(classes: tuple[str, ...], config: MethodConfig, out: Path | None = None
         "images_sha256": made.images_sha256,
         "makers": [*before, maker],
         "run": config.keep_from,
+        **made.elapsed.plain(),
     }
     return _placed(folder / "data", record, classes, config, is_copied=False)
 
@@ -122,7 +127,8 @@ def _placed(
         )
     labels = tuple(classes.index(name) for name in names)
     more = {key: record[key] for key in ("ipc", "num_images", "images_sha256", "run")}
-    return Kept(folder, names, labels, makers=tuple(record["makers"]), is_copied=is_copied, **more)
+    elapsed = Elapsed(record["seconds"], record["processor_seconds"])
+    return Kept(folder, names, labels, elapsed=elapsed, makers=tuple(record["makers"]), is_copied=is_copied, **more)
 
 
 def check(space: Workspace, method: str, config: MethodConfig) -> None:
@@ -203,5 +209,6 @@ def refuse_more_classes(space: Workspace) -> None:
         names = ", ".join(more[:3]) + (f" and {len(more) - 3} others" if len(more) > 3 else "")
         raise AttarError(
             f"{space.out} holds images of {len(made)} classes, and the data now have {names}, too; to keep the images "
-            f"and add classes, run the same recipe into a new folder with --out NEW {_SETTING} {space.out}."
+            f"and add classes, use a new folder: attar run {space.out / 'recipe.yaml'} --out NEW {_SETTING} {space.out}"
+            f"{' --data.classes ...' if space.choice.classes else ''}."
         )

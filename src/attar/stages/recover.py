@@ -106,7 +106,8 @@ def run(
         result |= {"method": method, "size": space.choice.size, "classes": list(space.real.classes)}
         if config.storage().factor > 1:
             result["storage"] = config.storage().plain()
-        elapsed = total([logged(out, "prepare"), logged(out, "unit")])
+        before = [] if earlier_run is None else [earlier_run.elapsed]
+        elapsed = total([logged(out, "prepare"), logged(out, "unit"), *before])
         finished = stage.finish(result, elapsed, space.device.describe(), assemble.files_of(todo, out))
     ranks.wait()
     return finished or manifest_of(out, "recover")

@@ -17,7 +17,7 @@ from attar.models import build, factory, record
 from attar.models import teacher as teachers
 from attar.models.teacher import Teacher
 from attar.ops.targets import Targets, hard_loss
-from attar.stages import examine, imported, members
+from attar.stages import examine, imported, members, together
 from attar.stages.choices import Member, Squeeze
 from attar.stages.folder import FEED, MANIFEST, SOURCE, StageFolder
 from attar.stages.imported import Imported
@@ -25,6 +25,7 @@ from attar.stages.run import teacher_in
 from attar.stages.workspace import Workspace
 from attar.store import atomic, weights
 from attar.training.loop import FinishedEpoch, all_finite, fit
+from attar.training.parallel import Together
 
 CHECKPOINT = "checkpoint.safetensors"
 
@@ -58,16 +59,19 @@ def run(space: Workspace, config: Squeeze) -> None:
         for place in todo:
             if (one := found[place.index]) is not None:
                 _finish(space, place, one.teacher, Elapsed(0.0, 0.0), rated[place.index])
+    trained = [place for place in todo if found[place.index] is None]
+    shared = together.shares(space, (_training(space, place) for place in trained), len(trained))
+    if shared:
+        space.log.say(f"squeeze   {ranks.world_size()} processes train each teacher together")
     jobs = [
         work.Job(
             name=place.folder.path.name,
-            run=functools.partial(_make, space, place),
+            run=functools.partial(_make, space, place, shared),
             steps=place.config.training.epochs,
         )
-        for place in todo
-        if found[place.index] is None
+        for place in trained
     ]
-    work.do(jobs, space.log, "squeeze", unit="epochs", results="teachers")
+    work.do(jobs, space.log, "squeeze", unit="epochs", results="teachers", together=shared)
     for place in todo:
         _say_accuracy(space, place)
 
@@ -103,16 +107,25 @@ def _check(space: Workspace, config: Squeeze, index: int) -> nn.Module | None:
     return network
 
 
-def full_data(space: Workspace, network: nn.Module, config: Squeeze, stream: str, progress: Any, **more: Any) -> None:
+def full_data(
+    space: Workspace,
+    network: nn.Module,
+    config: Squeeze,
+    stream: str,
+    progress: Any,
+    joined: Together | None = None,
+    **more: Any,
+) -> None:
     """Train ``network`` on all real images with the settings in ``config``; also used by evaluate's row ``full``.
 
-    ``more`` is passed to ``fit``: the seed of the network's random draws, and the state to resume from.
+    ``joined`` holds the network when all processes train it. ``more`` is passed to ``fit``: the seed of the network's
+    random draws, and the state to resume from.
     """
-    device = space.device
+    device, part = space.device, joined.part if joined else ranks.WHOLE
 
     def batches(epoch: int) -> Any:
         draws = space.stream(stream, "epoch", epoch)
-        feed = space.train.epoch(config.training.batch_size, config.views, draws, device.device)
+        feed = space.train.epoch(config.training.batch_size, config.views, draws, device.device, part)
         return ((images, Targets(labels)) for images, labels in feed)
 
     fit(
@@ -124,7 +137,8 @@ def full_data(space: Workspace, network: nn.Module, config: Squeeze, stream: str
         space.train.num_images,
         device.autocast,
         progress,
-        forward=space.training_forward(network, config.training.epochs * space.train.num_images),
+        forward=space.training_forward(network, config.training.epochs * space.train.num_images, joined),
+        together=joined,
         **more,
     )
 
@@ -196,8 +210,14 @@ def _rate(space: Workspace, found: Imported) -> tuple[float, float] | None:
 
 
 def _finish(
-    space: Workspace, place: _Place, found: Teacher, elapsed: Elapsed, rated: tuple[float, float] | None
+    space: Workspace,
+    place: _Place,
+    found: Teacher,
+    elapsed: Elapsed,
+    rated: tuple[float, float] | None,
+    processes: int = 1,
 ) -> None:
+    """Save a teacher, which ``processes`` have trained together."""
     folder = place.folder
     if rated is not None:
         log = space.log.beside(folder.path)
@@ -206,6 +226,7 @@ def _finish(
     replace(found, accuracy=top1).save(folder.path)
     result = {"weights_sha256": atomic.sha256_of(folder.path / teachers.WEIGHTS), "top1": top1, "top5": top5}
     result |= {"weights_from": place.config.weights} if "teacher" in folder.parents and place.module is None else {}
+    result |= {"processes": processes} if processes > 1 else {}
     files = (folder.path / teachers.WEIGHTS, folder.path / teachers.RECORD)
     folder.finish(result, elapsed, space.device.describe(), files)
     (folder.path / CHECKPOINT).unlink(missing_ok=True)
@@ -220,23 +241,36 @@ def _say_accuracy(space: Workspace, place: _Place) -> None:
         space.log.say(f"squeeze   {name}: {top1:.1%} of {space.val.num_images} real validation images")
 
 
-def _make(space: Workspace, place: _Place, advance: Advance) -> None:
-    trained, elapsed = _train(space, place, advance)
-    accuracy = _rate(space, Imported(trained, order_known=True, normalisation_known=True))
-    _finish(space, place, trained, elapsed, accuracy)
+def _make(space: Workspace, place: _Place, shared: bool, advance: Advance) -> None:
+    """Train a teacher; if the work is ``shared``, all processes train it, and the first measures and saves it."""
+    trained, elapsed = _train(space, place, shared, advance)
+    if ranks.is_first() or not shared:
+        accuracy = _rate(space, Imported(trained, order_known=True, normalisation_known=True))
+        _finish(space, place, trained, elapsed, accuracy, ranks.world_size() if shared else 1)
 
 
-def _train(space: Workspace, place: _Place, advance: Advance) -> tuple[Teacher, Elapsed]:
+def _network(space: Workspace, place: _Place) -> nn.Module:
+    """Return a teacher's untrained network, on the device."""
+    network = _check(space, place.config, place.index)
+    assert network is not None  # no weights are imported
+    return network.to(space.device.device)
+
+
+def _training(space: Workspace, place: _Place) -> together.Training:
+    return _network(space, place), place.config.training.epochs * len(space.real.train)
+
+
+def _train(space: Workspace, place: _Place, shared: bool, advance: Advance) -> tuple[Teacher, Elapsed]:
     config, out, identity = place.config, place.folder.path, place.folder.identity
     classes, size = space.real.classes, space.choice.size
-    network = _check(space, config, place.index)
-    assert network is not None  # no weights are imported
-    network.to(space.device.device)
+    network = _network(space, place)
+    joined = together.join(space, network) if shared else None
     log, checkpoint = space.log.beside(out), out / CHECKPOINT
     state = weights.load_tree(checkpoint) if checkpoint.exists() else None
     if state and state.get("made_for", identity) != identity:
         raise AttarError(f"{checkpoint} belongs to another training; delete the folder {out} to train again.")
-    clock = Clock(Elapsed(state["seconds"], state.get("processor_seconds")) if state else None)
+    earlier = Elapsed(state["seconds"], state.get("processor_seconds")) if state else None
+    clock = Clock(earlier, joined.part.size if joined else 1)
     epochs = config.training.epochs
     name = f"teacher {place.index} " if space.num_teachers > 1 else ""
     if state:
@@ -246,6 +280,8 @@ def _train(space: Workspace, place: _Place, advance: Advance) -> tuple[Teacher, 
     def after(epoch: FinishedEpoch) -> None:
         advance(0, note=f"{name}loss {epoch.loss:.3f}")
         _refuse_diverged(network, epoch)
+        if joined and not ranks.is_first():
+            return
         log.event("epoch", epoch=epoch.number, loss=epoch.loss, **clock.elapsed().plain())
         if epoch.number % config.checkpoint_epochs == 0 and epoch.number < epochs:
             state = {"fit": epoch.state(), **clock.elapsed().plain(), "made_for": identity}
@@ -257,9 +293,9 @@ def _train(space: Workspace, place: _Place, advance: Advance) -> tuple[Teacher, 
     resume = state["fit"] if state else None
     stream = f"squeeze-{place.index}" if place.index else "squeeze"
     seed = _seed(space, place.index)
-    full_data(space, network, config, stream, after, resume=resume, seed=seed, after_batch=after_batch)
+    full_data(space, network, config, stream, after, joined, resume=resume, seed=seed, after_batch=after_batch)
     found = Teacher(
-        module=network,
+        module=together.plain(network, _network(space, place)) if joined else network,
         architecture=build.plain_name(config.architecture),
         stem=build.resolve_stem(config.architecture, size, config.stem),
         classes=classes,

@@ -11,7 +11,8 @@ from attar.ops import mosaic
 from attar.ops.pixels import from_bytes, to_bytes
 
 if TYPE_CHECKING:
-    from attar.stages.distilled import Distilled, EpochViews
+    from attar.stages.distilled import Distilled
+    from attar.stages.epoch_views import EpochViews
 
 
 class HardDataset(torch.utils.data.Dataset[tuple[Any, int]]):

@@ -25,6 +25,7 @@ from attar.models.teacher import Teacher
 from attar.ops.operations import forward_operations
 from attar.ops.pixels import Normalisation
 from attar.stages.folder import FEED, MANIFEST, PLAN, precision_of
+from attar.training.parallel import Together
 
 _FIRST = ("squeeze", "squeeze/0", "squeeze/1", "recover")
 """Folders that a run may start with; with several processes the second teacher may start first."""
@@ -57,7 +58,7 @@ class Workspace:
         self.seed = seed
         self.choice = choice
         self.log = log or Log()
-        self._execution = execution
+        self.execution = execution
 
     @cached_property
     def device(self) -> Device:
@@ -66,8 +67,8 @@ class Workspace:
         If the recipe leaves the precision open, it is the one recorded in the run's folder, or else the first process's
         choice. So all processes, and a run that is continued or repeated, use the same precision.
         """
-        found = resolve(self._execution)
-        if self._execution.precision != "auto":
+        found = resolve(self.execution)
+        if self.execution.precision != "auto":
             return found
         begun = next(filter(None, (precision_of(self.out / stage) for stage in _FIRST)), None)
         precision = "bf16" if ranks.of_first((begun or found.precision) == "bf16") else "fp32"
@@ -75,7 +76,7 @@ class Workspace:
 
     def device_of(self, folder: Path) -> Device:
         """Return the device for a stage's folder, whose recorded precision may differ from the run's."""
-        begun = None if self._execution.precision != "auto" else precision_of(folder)
+        begun = None if self.execution.precision != "auto" else precision_of(folder)
         return self._in(self.device, begun or self.device.precision, folder)
 
     def _in(self, device: Device, precision: Precision, folder: Path) -> Device:
@@ -122,10 +123,13 @@ class Workspace:
         """Return a named random stream of this run."""
         return generator(self.seed, *names)
 
-    def training_forward(self, network: nn.Module, num_images: int) -> Callable[[Tensor], Tensor]:
+    def training_forward(
+        self, network: nn.Module, num_images: int, together: Together | None = None
+    ) -> Callable[[Tensor], Tensor]:
         """Return the network's forward pass, compiled if that pays for ``num_images`` images over all epochs.
 
-        On a CPU it is compiled only when the recipe says so (execution.compile 'on').
+        On a CPU it is compiled only when the recipe says so (execution.compile 'on'). ``together`` holds the network
+        when several processes train it.
         """
         device = self.device
         choice = "off" if device.compile == "auto" and device.device.type == "cpu" else device.compile
@@ -133,7 +137,7 @@ class Workspace:
         operations = 0.0
         if choice == "auto":  # back to weights and to features takes twice as much as forth
             operations = 3 * forward_operations(network, self.choice.size) * num_images
-        return compiler(_answer, network, operations)
+        return compiler(_answer, network if together is None else together.network, operations)
 
     def request(self, **parts: Any) -> dict[str, Any]:
         """Return what identifies a stage's work: the prepared data, the seed, and the stage's settings.

@@ -17,7 +17,8 @@ PREFIX = "hf:"
 FILES = ("dataset.json", "README.md", "recipe.yaml", "data/*.parquet", "labels/*", "teacher/*")
 """Files of a distilled set that are downloaded; '*' also matches '/'."""
 _NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*", flags=re.ASCII)
-_LOG_IN = "log in with 'hf auth login', or set HF_TOKEN"
+LOG_IN = "log in with 'hf auth login', or set HF_TOKEN"
+"""What to do about a dataset that needs an access token, for error sentences."""
 _AGAIN = "check the network and HF_ENDPOINT, then repeat the command, which continues where it stopped"
 
 
@@ -76,7 +77,7 @@ def refuse_without_token() -> None:
     import huggingface_hub
 
     if not huggingface_hub.get_token():
-        raise AttarError(f"There is no access token of the Hugging Face Hub; {_LOG_IN}.")
+        raise AttarError(f"There is no access token of the Hugging Face Hub; {LOG_IN}.")
 
 
 @contextlib.contextmanager
@@ -100,12 +101,12 @@ def _sentence(error: BaseException, name: str) -> str:
     ):
         return f"HF_HUB_OFFLINE is set, and '{name}' is not whole in the Hub's cache; unset it to download the dataset."
     if isinstance(known, errors.GatedRepoError):
-        return f"Access to '{name}' is restricted; ask for it on the dataset's page, then {_LOG_IN}."
+        return f"Access to '{name}' is restricted; ask for it on the dataset's page, then {LOG_IN}."
     if isinstance(known, errors.RevisionNotFoundError):
         return f"'{name}' has no such revision on the Hub; check it on the dataset's page."
     status = getattr(getattr(known, "response", None), "status_code", None)
     if isinstance(known, errors.RepositoryNotFoundError) or status == 401:
-        return f"The Hub has no dataset '{name}' that you may use; check the name, and for a private one {_LOG_IN}."
+        return f"The Hub has no dataset '{name}' that you may use; check the name, and for a private one {LOG_IN}."
     if status == 403:
         return (
             f"The Hub refuses to change '{name}' ({_reason(known)}); use a token that may write there, or another name."

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from attar.core import ranks
 from attar.core.randomness import seed_of
 from attar.ops import schedule
 from attar.ops.pixels import Normalisation
@@ -17,6 +18,7 @@ from attar.ops.targets import Targets
 from attar.training.averaging import Average
 from attar.training.choices import Optimisation
 from attar.training.optimiser import Optimiser
+from attar.training.parallel import Together
 
 TrainingBatch = tuple[Float[Tensor, "image 3 height width"], Targets]
 Loss = Callable[[Tensor, Targets], Tensor]
@@ -47,6 +49,7 @@ def fit(
     seed: int = 0,
     forward: Callable[[Tensor], Tensor] | None = None,
     after_batch: Callable[[int], None] = lambda _: None,
+    together: Together | None = None,
 ) -> None:
     """Train ``network`` in place on ``batches(epoch)`` of images in [0, 1], already on its device.
 
@@ -59,9 +62,14 @@ def fit(
     With ``ema_decay`` the network has its averaged parameters during ``after_epoch`` and at the end; its buffers are
     those of the trained network. The losses are those of the trained network. The loop waits for the device once per
     epoch. ``forward`` computes the logits instead of ``network``: the same network, compiled.
+
+    With ``together`` all its processes call ``fit`` at the same point, ``batches`` yields this process's part of every
+    batch, ``forward`` calls ``together.network``, and random numbers inside the network differ
+    between processes. ``after_epoch`` is called in each of them.
     """
-    forward = forward or network
+    forward = forward or (network if together is None else together.network)
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    size = together.part.size if together else 1
     optimiser = Optimiser(network, optimisation)
     average = Average(network, optimisation.ema_decay) if optimisation.ema_decay else None
     first = 0
@@ -71,14 +79,18 @@ def fit(
         if average is not None:
             average.load(resume["average"])
         first = resume["epoch"]
+    if together is not None:
+        together.agree(first)
     rates = _rates(optimisation, num_images)
     device = next(network.parameters()).device
     for epoch in range(first, optimisation.epochs):
         network.train()
         losses, num_batches = [], 0
-        with _draws(device, seed_of(seed, "fit", epoch)):
+        named = () if together is None else (together.part.rank,)
+        with _draws(device, seed_of(seed, "fit", epoch, *named)):
             for step, (images, targets) in enumerate(batches(epoch)):
-                if len(images) < 2:
+                total = len(images) if together is None else together.num_images(len(images))
+                if total < 2:
                     continue
                 optimiser.zero_grad()
                 num_batches += 1
@@ -86,16 +98,20 @@ def fit(
                 for part in range(num_parts):
                     piece = slice(part * len(images) // num_parts, (part + 1) * len(images) // num_parts)
                     seen = normalisation.apply(images[piece]).contiguous(memory_format=torch.channels_last)
-                    with autocast():
-                        logits = forward(seen)
-                    value = loss(logits, targets.take(piece)) * len(seen) / len(images)
-                    value.backward()
+                    waits = together is not None and part < num_parts - 1
+                    with together.accumulates() if together and waits else contextlib.nullcontext():
+                        with autocast():
+                            logits = forward(seen)
+                        # The processes average their gradients; each weighs its images by their share of all.
+                        value = loss(logits, targets.take(piece)) * len(seen) * size / total
+                        value.backward()
                     losses.append(value.detach())
                 optimiser.step(rates(epoch, step))
                 if average is not None:
                     average.update()
-                after_batch(len(images))
+                after_batch(total)
         mean = float(torch.stack(losses).sum()) / num_batches
+        mean = mean if together is None else ranks.mean(mean)
         state = {"epoch": epoch + 1, "network": network.state_dict(), "optimiser": optimiser.state_dict()}
         if average is not None:
             state["average"] = average.state()
