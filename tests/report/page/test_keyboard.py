@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -30,14 +31,14 @@ FOCUSED = """
 class Browser:
     """Chromium, driven through a pipe with its debugging protocol."""
 
-    def __init__(self, page: Path, profile: Path) -> None:
+    def __init__(self, profile: Path) -> None:
         command_read, command_write = os.pipe()
         answer_read, answer_write = os.pipe()
         words = [
             *("bash", "-c", f'exec "$0" "$@" 3<&{command_read} 4>&{answer_write}', str(CHROMIUM), "--headless"),
             *("--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--remote-debugging-pipe"),
             "--force-prefers-reduced-motion",  # scrolling is finished when the next key is pressed
-            *(f"--user-data-dir={profile}", page.as_uri()),
+            *(f"--user-data-dir={profile}", "about:blank"),
         ]
         self.process = subprocess.Popen(words, pass_fds=(command_read, answer_write), stderr=subprocess.DEVNULL)
         os.close(command_read)
@@ -46,6 +47,13 @@ class Browser:
         self.count, self.session = 0, ""
         pages = [one for one in self.ask("Target.getTargets")["targetInfos"] if one["type"] == "page"]
         self.session = self.ask("Target.attachToTarget", targetId=pages[0]["targetId"], flatten=True)["sessionId"]
+
+    def open(self, page: Path) -> None:
+        self.ask("Page.navigate", url=page.as_uri())
+        until = time.monotonic() + 60
+        while self.value("document.documentElement.dataset.ready") != "yes":
+            assert time.monotonic() < until, "the page's script did not finish"
+            time.sleep(0.02)
 
     def ask(self, method: str, **parameters: Any) -> Any:
         self.count += 1
@@ -66,9 +74,7 @@ class Browser:
         return bytes(found)
 
     def value(self, script: str) -> Any:
-        return self.ask("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)["result"].get(
-            "value"
-        )
+        return self.ask("Runtime.evaluate", expression=script, returnByValue=True)["result"].get("value")
 
     def press(self, key: str, code: int) -> None:
         for kind in ("rawKeyDown", "keyUp"):
@@ -89,10 +95,9 @@ class Browser:
 
 @pytest.fixture
 def browser(mini_run: Path, tmp_path: Path) -> Iterator[Browser]:
-    opened = Browser(mini_run / "report" / "index.html", tmp_path / "profile")
+    opened = Browser(tmp_path / "profile")
     try:
-        ready = "new Promise((done) => { const look = () => document.documentElement.dataset.ready ? done() : "
-        opened.value(ready + "setTimeout(look, 20); look(); })")
+        opened.open(mini_run / "report" / "index.html")
         yield opened
     finally:
         opened.close()

@@ -125,6 +125,7 @@ def test_several_runs_have_a_page_each_and_one_that_compares_them(mini_run: Path
     assert [path.name for path in written] == ["index.html", "mini.html", "other.html"]
     page = Page(written[0])
     assert [run["label"] for run in page.data("runs")] == ["mini", "other"]
+    assert page.text.count("<bdi>all real images</bdi>") == 1
     for number in (0, 1):
         assert page.data(f"r{number}-film")["steps"] == [4, 8, 12]
         assert page.data(f"r{number}-gallery")["own"] == 2
