@@ -53,7 +53,7 @@ def test_of_very_slow_steps_two_are_enough():
 def test_a_busy_machine_ends_the_measurement_and_does_not_change_it():
     """Steps of 2 s of processor time for which the user waits 15 s."""
     clock, wall = Hands(), Hands()
-    pace = Pace(CPU, 100.0, clock=clock, wall=wall)
+    pace = Pace(CPU, 100.0, clock=clock, wall=wall, patience=20.0)
     ticks = []
     for seconds in (5.0, 2.0, 2.0):
         clock.now += seconds

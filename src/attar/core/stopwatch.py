@@ -11,8 +11,8 @@ import torch
 
 NUM_WARM, NUM_STEADY = 2, 5
 """Number of warm-up steps, and minimum number of measured steps; two are enough if they take LONGEST_SECONDS."""
-LONGEST_SECONDS = 10.0
-PATIENCE_SECONDS = 20.0
+LONGEST_SECONDS = 5.0
+PATIENCE_SECONDS = 8.0
 """So long on the wall clock after the first step, what is measured is enough: a busy machine answers, too."""
 READ_SECONDS = 0.1
 """How often the clock is read. Synchronising with a GPU after every step would slow the steps down."""
@@ -36,11 +36,13 @@ class Pace:
         num_steps: int = sys.maxsize,
         clock: Callable[[], float] = time.perf_counter,
         wall: Callable[[], float] = time.perf_counter,
+        patience: float = PATIENCE_SECONDS,
     ) -> None:
         """Start the clock; measure steady steps, at most ``num_steps``, for about ``seconds``.
 
-        ``wall`` is the clock of the user who waits.
+        ``wall`` is the clock of the user who waits, and ``patience`` replaces PATIENCE_SECONDS.
         """
+        self._patience = patience
         self._device, self._clock, self._seconds, self._num_steps = device, clock, seconds, num_steps
         self._wall, self._begun, self._first_wall = wall, wall(), 0.0  # the last: seconds of the first step
         self._since, self._stride, self._steady = 0, 1, 0.0
@@ -68,7 +70,7 @@ class Pace:
         self._last, self._since = now, 0
         enough = num_steady >= NUM_STEADY and self._steady >= self._seconds
         slow = num_steady >= 2 and self._steady >= LONGEST_SECONDS
-        return enough or slow or waited - self._first_wall >= PATIENCE_SECONDS
+        return enough or slow or waited - self._first_wall >= self._patience
 
     @property
     def step_seconds(self) -> float:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from attar.core.device import Device, Execution, resolve
 from attar.core.randomness import generator
-from attar.core.stopwatch import NUM_STEADY, NUM_WARM, Pace, fair_clock
+from attar.core.stopwatch import NUM_STEADY, NUM_WARM, PATIENCE_SECONDS, Pace, fair_clock
 from attar.models import build, record
 from attar.models import teacher as teachers
 from attar.models.committee import Committee
@@ -43,9 +43,11 @@ from attar.training.loop import Loss, TrainingBatch, fit
 
 STEADY_SECONDS = 0.5
 """Approximate duration of the measured steady steps, in seconds."""
-PROBE_IMAGES, SLOW_SECONDS = 8, 1.0
+PROBE_IMAGES, SLOW_SECONDS = 8, 0.3
 """Images of a first, short measurement. If it predicts more than SLOW_SECONDS for a batch, a smaller batch is
 measured."""
+PATIENT_SECONDS, HASTE_SECONDS = 30.0, 2.0
+"""After PATIENT_SECONDS on the wall clock every further measurement ends HASTE_SECONDS after its first step."""
 NORMALISATION = Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # any normalisation takes the same time
 
 
@@ -68,6 +70,7 @@ class Work:
     clock: Callable[[], float] | None = field(default=None, repr=False)
     """Clock of all measurements; None: on a CPU processor seconds, which other programs hardly change, else the wall
     clock."""
+    begun: float = field(default_factory=time.perf_counter, repr=False)
     known: dict[Hashable, float] = field(default_factory=dict, repr=False)
 
     @cached_property
@@ -103,7 +106,9 @@ class Work:
 
     def pace(self, seconds: float, num_steps: int = sys.maxsize) -> Pace:
         """Return a started stopwatch for steps on the device."""
-        return Pace(self.device.device, seconds, num_steps, self.timer, self.clock or time.perf_counter)
+        wall = self.clock or time.perf_counter
+        patience = HASTE_SECONDS if time.perf_counter() - self.begun > PATIENT_SECONDS else PATIENCE_SECONDS
+        return Pace(self.device.device, seconds, num_steps, self.timer, wall, patience)
 
     @property
     def timer(self) -> Callable[[], float]:
