@@ -109,7 +109,8 @@ def run(
         if space.modules:
             made = made.changed(squeeze=squeeze.of_modules(made.squeeze, space.modules))
         atomic.write_text(space.out / "recipe.yaml", made.to_yaml(header_of(made.name)))
-        published_figures.write(space.out, published_beside(made))
+        classes = Run(space.out).images.classes if Run(space.out).is_done("recover") else ()
+        published_figures.write(space.out, published_beside(made, classes))
         table = publish(space.out, wanted)
         copy.push(last=True)
         return Result(space.out, table)

@@ -235,7 +235,7 @@ def test_a_failed_compilation_is_told(monkeypatch, work_of):
 def test_a_teacher_that_does_not_suit_the_method_is_refused(work_of):
     squeeze = mini_recipe().squeeze
     with pytest.raises(AttarError, match="no BatchNorm layers"):
-        recover_cost.measure(work_of(mini_recipe(), squeeze=squeeze.changed(architecture="alexnet"), size=64))
+        recover_cost.measure(work_of(mini_recipe(), squeeze=squeeze.changed(architecture="squeezenet1_1"), size=64))
     with pytest.raises(AttarError, match="no network named 'convnet33'"):
         recover_cost.measure(work_of(mini_recipe(), squeeze=squeeze.changed(architecture="convnet33")))
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from attar.data.named import has_classes_of
 from attar.models.build import locate
 from attar.recipes.catalogue import ENTRIES, published_beside, recipe_named
 from attar.recipes.published import Published, note, row
@@ -80,6 +81,18 @@ def test_another_set_has_no_figures():
         recipe.with_method("random"),
     ):
         assert published_beside(other) is None
+
+
+def test_the_same_data_from_another_place_has_figures():
+    recipe = recipe_named("dm/cifar10-ipc10")
+    moved = recipe.changed(data=recipe.data.changed(source="hf:org/cifar"))
+    classes = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
+    found = published_beside(moved, classes)
+    assert found is not None
+    assert found.changed == ("data.source cifar10 -> hf:org/cifar",)
+    assert published_beside(moved, [*classes[:9], "sofa"]) is None
+    assert has_classes_of("imagenet-1k", [f"n{number:08}" for number in range(1000)])
+    assert not has_classes_of("tiny-imagenet", [f"n{number:08}" for number in range(1000)])
 
 
 def test_changed_settings_are_named_if_they_can_change_the_scores():

@@ -19,8 +19,9 @@ from attar.recipes.recipe import Recipe
 from attar.stages import kept, recover
 from attar.stages.run import Run
 from attar.stages.unit_groups import planned
+from attar.stages.workspace import Workspace
 from attar.store import images as image_files
-from conftest import interrupt, mini_recipe
+from conftest import edit_json, interrupt, mini_recipe
 
 
 def recipe_of(classes: str, source: Path | None = None, **recovering: Any) -> Recipe[Any]:
@@ -51,7 +52,8 @@ def large(small: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run with 0 and 5 in addition, which sort before and between the others."""
     before = {path: path.read_bytes() for path in small.rglob("*") if path.is_file()}
     out = tmp_path_factory.mktemp("large") / "run"
-    pipeline.run(recipe_of("01457", small), out, quiet=True)
+    for stage in ("squeeze", "recover", "relabel"):
+        pipeline.run(recipe_of("01457", small), out, stage=stage, quiet=True)
     assert {path: path.read_bytes() for path in small.rglob("*") if path.is_file()} == before
     return out
 
@@ -77,7 +79,6 @@ def test_everything_else_is_of_the_new_teacher(small: Path, large: Path):
     assert distilled.stored is not None
     assert distilled.stored.header.num_images == 10
     assert distilled.stored.parts(0)["logits"].shape == (10, 5)
-    assert run.scores.rows
     assert len(list((large / "recover" / "units").iterdir())) == 2  # a unit of both new classes for each slot
 
 
@@ -169,6 +170,20 @@ def test_other_data_seeds_and_folders_are_refused(small: Path, tmp_path: Path):
         pipeline.run(recipe_of("1478", tmp_path), tmp_path / "run", quiet=True)
     with pytest.raises(AttarError, match="--images takes all images from elsewhere"):
         pipeline.run(recipe.changed(images=str(tmp_path)), tmp_path / "run", quiet=True)
+
+
+def test_other_numbers_of_real_images_are_a_warning(small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    source = tmp_path / "small"
+    shutil.copytree(small / "recover", source / "recover")
+    result = json.loads((source / "recover" / "manifest.json").read_text())["result"]
+    assert result["real_images"] == {"train": [146, 145, 143], "val": [36, 36, 36]}
+    result["real_images"]["train"][1] += 3
+    edit_json(source / "recover" / "manifest.json", result=result)
+    recipe = recipe_of("1478", source)
+    space = Workspace(tmp_path / "run", recipe.seed, recipe.data, recipe.execution, Log())
+    kept.check(space, recipe.method, recipe.recover)
+    said = " ".join(capsys.readouterr().err.split())
+    assert "'4' has 145 training and 36 validation images, and had 148 and 36 when its images were made" in said
 
 
 @pytest.mark.parametrize("method", ["mtt", "tesla"])

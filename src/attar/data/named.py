@@ -1,6 +1,7 @@
 """The datasets that have a name: digits, CIFAR and the ImageNet family."""
 
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,14 +25,30 @@ class Named:
     """What its folder is called."""
     holds: tuple[str, ...] = ()
     """What is in its folder: any one of these."""
+    some_classes: tuple[str, ...] = ()
+    """Names of classes that other datasets hardly have; empty: all its classes are WordNet ids."""
 
 
 _PARQUET = ("train-*.parquet", "data/train-*.parquet")
 
 KNOWN = {
-    "digits": Named("1,797 handwritten digits, 8x8, grey, 10 classes; ships with scikit-learn", 10),
-    "cifar10": Named("50,000 + 10,000 images, 32x32, 10 classes", 10, ("cifar10",), ("cifar-10-batches-py",)),
-    "cifar100": Named("50,000 + 10,000 images, 32x32, 100 classes", 100, ("cifar100",), ("cifar-100-python",)),
+    "digits": Named(
+        "1,797 handwritten digits, 8x8, grey, 10 classes; ships with scikit-learn", 10, some_classes=tuple("0123456789")
+    ),
+    "cifar10": Named(
+        "50,000 + 10,000 images, 32x32, 10 classes",
+        10,
+        ("cifar10",),
+        ("cifar-10-batches-py",),
+        ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"),
+    ),
+    "cifar100": Named(
+        "50,000 + 10,000 images, 32x32, 100 classes",
+        100,
+        ("cifar100",),
+        ("cifar-100-python",),
+        ("aquarium_fish", "lawn_mower", "maple_tree", "pickup_truck", "sweet_pepper", "willow_tree"),
+    ),
     "tiny-imagenet": Named(
         "100,000 + 10,000 images, 64x64, 200 classes; the published folder, or Parquet files",
         200,
@@ -59,6 +76,16 @@ def available() -> dict[str, str]:
         "PATH": "a folder: train/ and val/ with a folder per class, a folder per class, Parquet files, save_to_disk",
         "hf:ORG/NAME": "a dataset of the Hugging Face Hub; needs pip install 'attar[hub]'",
     }
+
+
+def has_classes_of(name: str, classes: Sequence[str]) -> bool:
+    """Return whether these look like the classes of the dataset ``name``: as many, with names as it has."""
+    known = KNOWN[name]
+    if known.some_classes:
+        fitting = set(known.some_classes) <= set(classes)
+    else:
+        fitting = all(re.fullmatch(r"n\d{8}", one) for one in classes)
+    return fitting and len(classes) == known.num_classes
 
 
 def read(name: str, root: str, log: Log) -> Found:

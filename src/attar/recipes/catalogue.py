@@ -1,5 +1,6 @@
 """Recipes by name."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -92,26 +93,35 @@ def header_of(name: str) -> str:
     return ENTRIES[name].header(name) if name in ENTRIES else ""
 
 
-def published_beside(recipe: Recipe[Any]) -> Beside | None:
+def published_beside(recipe: Recipe[Any], classes: Sequence[str] = ()) -> Beside | None:
     """Return the published figures that a run of this recipe can be compared with; None if there are none.
 
     A built-in recipe that was changed keeps its figures, with what was changed. If it has other data, another method or
-    another number of images per class, or imports its images, the figures are those of another set: None.
+    another number of images per class, or imports its images, the figures are those of another set: None. Data that come
+    from another source are the recipe's if their ``classes`` are.
     """
     entry = ENTRIES.get(recipe.name)
     if entry is None or not entry.published.figures:
         return None
     usual = entry.build()
-    if _set_of(recipe) != _set_of(usual):
+    before, now = usual.data.source, recipe.data.source
+    if _set_of(recipe) != _set_of(usual) or not (before == now or _has_classes_of(before, classes)):
         return None
-    return Beside(recipe.name, entry.published.figures, tuple(_changes(usual, recipe)))
+    place = now if now.startswith("hf:") else "a folder"  # whose path need not be in a card that is shared
+    moved = [] if before == now else [f"data.source {before} -> {place}"]
+    return Beside(recipe.name, entry.published.figures, (*moved, *_changes(usual, recipe)))
+
+
+def _has_classes_of(name: str, classes: Sequence[str]) -> bool:
+    from attar.data.named import has_classes_of  # imports PyArrow, which recipes do not need
+
+    return has_classes_of(name, classes)
 
 
 def _set_of(recipe: Recipe[Any]) -> tuple[Any, ...]:
     """Return what makes two recipes recipes of the same set."""
     data = recipe.data
-    kept = (data.source, data.size, data.classes, data.num_classes)
-    return (*kept, recipe.method, recipe.images, recipe.recover.ipc)
+    return (data.size, data.classes, data.num_classes, recipe.method, recipe.images, recipe.recover.ipc)
 
 
 def _changes(usual: Recipe[Any], recipe: Recipe[Any]) -> list[str]:

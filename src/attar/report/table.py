@@ -20,7 +20,7 @@ from attar.stages import published_figures
 from attar.stages.evaluate import TEACHER
 from attar.stages.evaluation import Evaluation, StudentScore
 from attar.stages.published_figures import Beside
-from attar.stages.rows import EQUAL_BYTES, FULL, REAL_SETS, Row
+from attar.stages.rows import DISTILLED, DISTILLED_HARD, EQUAL_BYTES, FULL, REAL_SETS, Row
 from attar.stages.run import Run
 
 _GAP = 2
@@ -297,6 +297,12 @@ def title_of(line: Line, several_runs: bool) -> str:
 def is_chosen_real(line: Line) -> bool:
     """Return whether the line's images are the run's own, and real ones that its method chose."""
     return line.row.startswith("distilled") and line.method in REAL_SETS
+
+
+def own_line(lines: Sequence[Line]) -> Line | None:
+    """Return the first line of a run's own images: with soft labels, or with hard ones if no student has soft ones."""
+    found = {line.row: line for line in reversed(lines) if line.row in (str(DISTILLED), str(DISTILLED_HARD))}
+    return found.get(str(DISTILLED), found.get(str(DISTILLED_HARD)))
 
 
 def is_real(line: Line) -> bool:

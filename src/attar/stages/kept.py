@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from attar.core import ranks
 from attar.core.config import digest
 from attar.core.elapsed import Elapsed
@@ -25,6 +27,8 @@ from attar.synthesis.method import MethodConfig
 FOLDER, RECORD, RESULT = "kept", "kept.json", "kept"
 """Folder of the copied images in recover's folder; its record; and the manifest's key that says who made which
 classes."""
+REAL = "real_images"
+"""The manifest's key for the numbers of real images by class."""
 _SETTING = "--recover.keep-from"
 
 
@@ -162,6 +166,27 @@ def check(space: Workspace, method: str, config: MethodConfig) -> None:
             f"{_SETTING} {run} was made with other settings ({'; '.join(lines[:4])}); begin with the recipe in "
             f"{run / 'recipe.yaml'}, and change nothing but its classes."
         )
+    _warn_of_changes(space, manifest["result"], found)
+
+
+def real_images(space: Workspace) -> dict[str, list[int]]:
+    """Return the numbers of training and validation images by class, for the manifest."""
+    count = len(space.real.classes)
+    parts = {"train": space.real.train, "val": space.real.val}
+    return {name: np.bincount(part.labels, minlength=count).tolist() for name, part in parts.items()}
+
+
+def _warn_of_changes(space: Workspace, result: dict[str, Any], found: Kept) -> None:
+    """Warn when an earlier class has other numbers of real images now: then another part of them may be held out."""
+    now, before = real_images(space), result.get(REAL)
+    for place, (name, label) in enumerate(zip(found.classes, found.labels, strict=True)):
+        if before and any(before[part][place] != now[part][label] for part in now):
+            space.log.warn(
+                f"'{name}' has {now['train'][label]} training and {now['val'][label]} validation images, and had "
+                f"{before['train'][place]} and {before['val'][place]} when its images were made; if the validation "
+                f"images are held out of the others, the kept images may have been made from some of them"
+            )
+            return
 
 
 def copy(found: Kept, out: Path) -> None:

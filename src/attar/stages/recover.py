@@ -104,6 +104,8 @@ def run(
         if checkup is not None:
             checkup.whole()
         result |= {"method": method, "size": space.choice.size, "classes": list(space.real.classes)}
+        if folder is None:
+            result[kept.REAL] = kept.real_images(space)
         if config.storage().factor > 1:
             result["storage"] = config.storage().plain()
         before = [] if earlier_run is None else [earlier_run.elapsed]

@@ -109,6 +109,15 @@ def test_hostile_names_are_text(finished: Path):
     assert "{{ 7*7 }}" in page.text
 
 
+def test_a_run_with_hard_labels_alone_shows_its_own_accuracy_first(finished: Path):
+    lines = [line for line in table.lines(finished) if line.row != "distilled"]
+    page = Page(write.run_page(finished, lines, finished / "page.html"))
+    assert re.search(r'class="main"><dt>top-1, distilled, hard labels</dt>', page.text)
+    assert page.text.count('<tr class="own">') == 1
+    assert "Students of this run are trained with hard labels" in page.text
+    assert "labels" not in page.blocks
+
+
 def test_several_runs_have_a_page_each_and_one_that_compares_them(mini_run: Path, tmp_path: Path):
     other = tmp_path / "other"
     shutil.copytree(mini_run, other)
@@ -116,6 +125,7 @@ def test_several_runs_have_a_page_each_and_one_that_compares_them(mini_run: Path
     assert [path.name for path in written] == ["index.html", "mini.html", "other.html"]
     page = Page(written[0])
     assert [run["label"] for run in page.data("runs")] == ["mini", "other"]
+    assert page.text.count("<bdi>all real images</bdi>") == 1
     for number in (0, 1):
         assert page.data(f"r{number}-film")["steps"] == [4, 8, 12]
         assert page.data(f"r{number}-gallery")["own"] == 2

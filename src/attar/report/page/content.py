@@ -64,7 +64,7 @@ def gather(run: Path, name: str, lines: list[Line]) -> Content:
     if unit is not None and filmed:
         blocks += gallery.film("film", unit, distilled)
     titles = gallery.names_of(distilled)
-    label_blocks, fault = list[Block](), _why_unlabelled(distilled, lines)
+    label_blocks, fault = list[Block](), _why_unlabelled(lines)
     if not fault:
         label_blocks, fault = labels.blocks("labels", distilled, titles)
     named = _NAME.search(recipe)
@@ -98,8 +98,8 @@ def accuracies(run: Path) -> dict[str, tuple[float, float | None]]:
     }
 
 
-def _why_unlabelled(distilled: Distilled, lines: list[Line]) -> str:
-    own = next((line for line in lines if line.row == "distilled"), None)
-    if own is not None and not own.label_bytes and distilled.info.labels.mode == "stored":
+def _why_unlabelled(lines: list[Line]) -> str:
+    own = table.own_line(lines)
+    if own is not None and not own.label_bytes:
         return "Students of this run are trained with hard labels: every view has the class of its image."
     return ""

@@ -11,6 +11,7 @@ from attar.report.page import svg
 from attar.report.page.content import Content
 from attar.report.page.gallery import names_of
 from attar.report.table import Line
+from attar.stages.rows import FULL
 
 _STAGES = {
     "squeeze": "Teachers (squeeze)",
@@ -114,10 +115,13 @@ def _scored(lines: Sequence[Line]) -> list[Line]:
 def _scores(lines: list[Line], several_runs: bool) -> dict[str, Any]:
     judged = ", ".join(map(one_line, table.protocols(lines)))
     students = sorted({line.student for line in lines if not table.shows_teacher(line)})
+    first = [table.own_line([line for line in lines if line.run == run]) for run in {line.run for line in lines}]
+    own = [line for line in lines for one in first if one and (line.run, line.row) == (one.run, one.row)]
+    shared = _shared_full(lines) if several_runs else []
     rows = [
         {
-            "title": one_line(table.title_of(line, several_runs)),
-            "own": line.row == "distilled",
+            "title": one_line(table.title_of(line, several_runs and line not in shared)),
+            "own": line in own,
             "mean": line.top1_mean,
             "std": line.top1_std,
             "top1": table.accuracy(line),
@@ -129,6 +133,7 @@ def _scores(lines: list[Line], several_runs: bool) -> dict[str, Any]:
             "label_bytes": readable_bytes(line.label_bytes),
         }
         for line in lines
+        if line not in shared[1:]
     ]
     names = ", ".join(map(one_line, students))
     said = f"Students: {names}; protocol {judged}. " if judged else ""
@@ -141,14 +146,24 @@ def _scores(lines: list[Line], several_runs: bool) -> dict[str, Any]:
     }
 
 
+def _shared_full(lines: Sequence[Line]) -> list[Line]:
+    """Return the rows of all real images if they are those of one evaluation that all runs share."""
+    full = [line for line in lines if line.row == str(FULL)]
+    alike = {(line.student, line.protocol, line.top1_mean, line.top1_std, line.num_images) for line in full}
+    return full if len(alike) == 1 and len(full) == len({line.run for line in lines}) else []
+
+
 def _facts(content: Content) -> list[dict[str, str]]:
     info = content.distilled.info
-    own = next((line for line in content.lines if line.row == "distilled"), None)
+    own = table.own_line(content.lines)
     real = next((line for line in content.lines if line.row in ("random-soft", "random-hard")), None)
     full = next((line for line in content.lines if line.row == "full"), None)
     facts = list[dict[str, str]]()
     if own is not None:
-        facts.append({"name": f"top-1, {table.title_of(own, False)}", "value": f"{table.accuracy(own)} %", "more": ""})
+        more = f"published: {published.cell(own)}" if published.cell(own) else ""
+        facts.append(
+            {"name": f"top-1, {table.title_of(own, False)}", "value": f"{table.accuracy(own)} %", "more": more}
+        )
     for line in (real, full):
         if line is not None:
             facts.append({"name": table.title_of(line, False), "value": f"{table.accuracy(line)} %", "more": ""})

@@ -45,7 +45,10 @@
       const chosen = document.documentElement.dataset.theme;
       return chosen ? chosen === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
     };
-    const show = () => { button.textContent = dark() ? "Light" : "Dark"; };
+    const show = () => {
+      button.textContent = dark() ? "Light" : "Dark";
+      button.setAttribute("aria-label", button.textContent + " colours");
+    };
     button.hidden = false;
     button.addEventListener("click", () => {
       document.documentElement.dataset.theme = dark() ? "light" : "dark";
@@ -106,8 +109,11 @@
       list.replaceChildren(...shown.slice(page * perPage, (page + 1) * perPage).map(card));
       const count = shown.length === first.names.length ? `${shown.length} classes` : `${shown.length} of ${first.names.length} classes`;
       status.textContent = count + (last ? `, page ${page + 1} of ${last + 1}` : "");
+      const held = document.activeElement;
       back.disabled = page === 0;
       next.disabled = page === last;
+      if (held === next && next.disabled) back.focus(); // a disabled button would lose the keyboard's place
+      if (held === back && back.disabled) next.focus();
       back.hidden = next.hidden = last === 0;
     }
     function choose() {
