@@ -17,6 +17,7 @@ from attar.ops.schedule import (
     multistep,
     multistep_halves,
     step_tenth,
+    thirds_tenth,
 )
 
 
@@ -106,6 +107,15 @@ def test_a_tenth_from_the_middle_on():
         reference.step()
 
 
+def test_a_tenth_at_each_third_is_torchvisions_schedule():
+    optimiser = torch.optim.SGD([torch.zeros(1)], lr=0.1)
+    reference = torch.optim.lr_scheduler.StepLR(optimiser, 30, gamma=0.1)
+    for epoch in range(90):
+        assert thirds_tenth(0.1, epoch, 90) == pytest.approx(optimiser.param_groups[0]["lr"])
+        optimiser.step()
+        reference.step()
+
+
 def test_halving_at_fifths_is_ncfms_schedule():
     optimiser = torch.optim.SGD([torch.zeros(1)], lr=0.001)
     reference = torch.optim.lr_scheduler.MultiStepLR(optimiser, [60, 120, 180, 240], gamma=0.5)
@@ -130,6 +140,7 @@ def test_schedules_by_name(step: int):
         "multistep-halves": multistep_halves(*asked),
         "fifths-halves": fifths_halves(*asked),
         "step-tenth": step_tenth(*asked),
+        "thirds-tenth": thirds_tenth(*asked),
         "constant": constant(0.1, step, 5),
     }
     assert set(expected) == set(get_args(Schedule))

@@ -4,7 +4,14 @@ import math
 from typing import Literal
 
 Schedule = Literal[
-    "cosine", "cosine-linear", "multistep", "multistep-halves", "fifths-halves", "step-tenth", "constant"
+    "cosine",
+    "cosine-linear",
+    "multistep",
+    "multistep-halves",
+    "fifths-halves",
+    "step-tenth",
+    "thirds-tenth",
+    "constant",
 ]
 
 
@@ -76,6 +83,16 @@ def step_tenth(base: float, step: int, steps: int, warmup_steps: int = 0) -> flo
     return base * (0.1 if 2 * (step - warmup_steps) >= max(1, steps - warmup_steps) else 1.0)
 
 
+def thirds_tenth(base: float, step: int, steps: int, warmup_steps: int = 0) -> float:
+    """Return ``base``, a tenth of it from 1/3 of training and a hundredth from 2/3; warm-up as in ``cosine``.
+
+    torchvision's published ResNets were trained with it (90 epochs, references/classification).
+    """
+    if step < warmup_steps:
+        return cosine(base, step, steps, warmup_steps)
+    return base * 0.1 ** min(2, 3 * (step - warmup_steps) // max(1, steps - warmup_steps))
+
+
 def constant(base: float, step: int, warmup_steps: int = 0) -> float:
     """Return ``base`` after a warm-up as in ``cosine``."""
     return cosine(base, min(step, warmup_steps), warmup_steps + 1, warmup_steps)
@@ -95,6 +112,8 @@ def learning_rate(
         return fifths_halves(base, step, steps, warmup_steps)
     if schedule == "step-tenth":
         return step_tenth(base, step, steps, warmup_steps)
+    if schedule == "thirds-tenth":
+        return thirds_tenth(base, step, steps, warmup_steps)
     if schedule == "cosine-linear":
         return cosine_linear(base, step, steps, warmup_steps, stretch)
     return cosine(base, step, steps, warmup_steps, stretch=stretch)

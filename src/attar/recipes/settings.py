@@ -141,7 +141,14 @@ TINY_IMAGENET = Setting(
 
 IMAGENET_1K = Setting(
     data=DataChoice(source="imagenet-1k", size=224, resize=256, mean=IMAGENET_MEAN, std=IMAGENET_STD),
-    squeeze=Squeeze(architecture="resnet18", weights="IMAGENET1K_V1"),
+    squeeze=Squeeze(
+        architecture="resnet18",
+        weights="IMAGENET1K_V1",
+        # How these weights were trained, for those who train a teacher themselves (--squeeze.weights '').
+        training=Optimisation(
+            epochs=90, batch_size=256, learning_rate=0.1, schedule="thirds-tenth", rate_moves="epoch", weight_decay=1e-4
+        ),
+    ),
     student="resnet18",
 )
 

@@ -25,7 +25,7 @@ class Optimisation(Config):
     """Learning rate over time. 'cosine'; 'cosine-linear': a cosine, then from 5/6 of training a line to 0 (EDC's
     'cos2'); 'multistep': divided by 5 at 2/3 and again at 5/6 of training; 'multistep-halves': halved at 4/5, 9/10
     and 19/20 of training; 'fifths-halves': halved at each fifth; 'step-tenth': divided by 10 at half of training;
-    'constant'."""
+    'thirds-tenth': divided by 10 at 1/3 and again at 2/3; 'constant'."""
     cosine_stretch: float = pydantic.Field(default=1.0, ge=1)
     """Length of the half cosine as a multiple of training: 1 ends at 0, 2 at half the peak (papers' zeta or eta)."""
     rate_moves: Literal["step", "epoch"] = "step"
