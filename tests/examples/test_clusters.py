@@ -1,0 +1,61 @@
+"""The scripts for clusters are well formed, and the commands in them are commands that attar takes."""
+
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from attar.recipes.arguments import changed_by, split
+from attar.recipes.catalogue import recipe_named
+from attar.store.objects import is_address
+
+CLUSTERS = Path(__file__).parents[2] / "examples" / "clusters"
+
+
+def documents(name: str) -> list[Any]:
+    return list(yaml.safe_load_all((CLUSTERS / name).read_text()))
+
+
+def commands() -> dict[str, list[str]]:
+    """What attar is asked in each script, as words."""
+    job = documents("kubernetes.yaml")[1]["spec"]["template"]["spec"]["containers"][0]
+    return {
+        "slurm.sh": shlex.split((CLUSTERS / "slurm.sh").read_text().partition("srun ")[2].replace("\\\n", " ")),
+        "kubernetes.yaml": [*job["command"], *job["args"]],
+        "skypilot.yaml": shlex.split(documents("skypilot.yaml")[0]["run"].replace("\\\n", " ")),
+    }
+
+
+@pytest.mark.parametrize("script", ["slurm.sh", "kubernetes.yaml", "skypilot.yaml"])
+def test_the_command_is_one_that_attar_takes(script: str):
+    words = commands()[script]
+    assert words[0] == "torchrun"
+    place = words.index("-m")
+    assert words[place : place + 3] == ["-m", "attar", "run"]
+    asked = split("run", words[place + 3 :])
+    assert asked.out
+    recipe = changed_by(recipe_named(asked.recipe), asked.settings, "attar run")
+    assert recipe.execution.mirror == "$BUCKET/runs/in1k" * (script == "skypilot.yaml")
+
+
+def test_skypilot_names_a_bucket_and_a_machine():
+    (task,) = documents("skypilot.yaml")
+    assert is_address(task["envs"]["BUCKET"])
+    assert set(task) <= {"name", "workdir", "resources", "envs", "setup", "run"}, "no such keys of a SkyPilot task"
+    assert "[s3]" in task["setup"]
+
+
+def test_the_pods_find_one_another():
+    service, job = documents("kubernetes.yaml")
+    pod, machines = job["spec"]["template"]["spec"], job["spec"]["completions"]
+    words = commands()["kubernetes.yaml"]
+    assert job["spec"]["parallelism"] == machines
+    assert f"--nnodes={machines}" in words
+    assert pod["subdomain"] == service["metadata"]["name"]
+    first = f"{job['metadata']['name']}-0.{service['metadata']['name']}"
+    assert f"--rdzv-endpoint={first}:29500" in words
+    assert service["spec"]["selector"] == {"job-name": job["metadata"]["name"]}
+    volumes = {volume["name"] for volume in pod["volumes"]}
+    assert {mount["name"] for mount in pod["containers"][0]["volumeMounts"]} == volumes
