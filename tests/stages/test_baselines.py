@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from attar import pipeline
-from attar.stages import evaluate, squeeze
+from attar.stages import squeeze, students
 from attar.stages.baselines import baseline_config
 from attar.stages.distilled import Distilled, read_info
 from attar.store import images as image_files
@@ -29,7 +29,7 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
         monkeypatch.setattr(module, name, call)
 
-    counted(evaluate, "_fit_small", lambda args: Path(args[2].folder).parent.name.partition("-ipc")[0])
+    counted(students, "_fit_small", lambda args: Path(args[2].folder).parent.name.partition("-ipc")[0])
     counted(squeeze, "full_data", lambda args: "full")
     return found
 
