@@ -124,6 +124,11 @@ def choose_for(source: Path | str, *, budget: int | str = "", ipc: int | None = 
     ``budget`` is what images and labels may take together, in bytes or as '5MB'; ``ipc`` the images per class. Change
     ``.recipe`` by ``.recipe.changed(...)``, and give it to ``attar.run``. Raises AttarError as ``attar run`` does.
     """
+    if not isinstance(source, str | Path):
+        raise AttarError(
+            f"attar.choose takes a folder, hf:ORG/NAME or the name of a dataset, not a {type(source).__name__}; "
+            f"attar.distil takes data in memory."
+        )
     size = f"{budget}B" if isinstance(budget, int) else budget
     return chosen(Arguments(str(source), budget=size, ipc="" if ipc is None else str(ipc)))
 
@@ -134,6 +139,7 @@ def chosen(given: Arguments) -> Chosen:
 
     from attar.core.device import resolve
     from attar.core.log import Log
+    from attar.data.named import KNOWN
     from attar.data.survey import survey
 
     source = given.recipe
@@ -154,7 +160,8 @@ def chosen(given: Arguments) -> Chosen:
         gpu=gpu,
         speed=GPU_SPEED if gpu else CPU_SPEED * min(threads, _MOST_THREADS),
     )
-    return choose(source, found, wishes)
+    folder = Path(source).expanduser()
+    return choose(str(folder.absolute()) if folder.is_dir() and source not in KNOWN else source, found, wishes)
 
 
 def print_reasons(found: Chosen, console: Console) -> None:

@@ -85,9 +85,9 @@ def _dispatch(arguments: list[str]) -> None:
         print(USAGE, end="")
         return
     verb, rest = arguments[0], arguments[1:]
-    continues = verb in ("run", "compare", *STAGES)
+    runs = verb in ("run", "compare", *STAGES)
     restarts = "Interrupted; the same command starts from the beginning."
-    interruption.set_message(interruption.MESSAGE if continues else restarts)
+    interruption.set_message(interruption.MESSAGE if runs or verb in ("push", "pull") else restarts)
     if verb in ("--version", "version"):
         from attar import __version__
 

@@ -12,7 +12,7 @@ from attar.core.log import Log
 from attar.methods import cda, cim, dm
 from attar.ops.pixels import Normalisation
 from attar.recipes.catalogue import recipe_named
-from attar.stages import evaluate, health
+from attar.stages import health, students
 from attar.stages.checkup import UnitCheckup, examine_student
 from attar.stages.health import Health
 from attar.store import units
@@ -110,7 +110,7 @@ def test_a_student_is_measured_on_validation_images(tmp_path):
 
 def test_the_examination_changes_no_student_and_warns_in_the_log(mini_run, finished, monkeypatch):
     shutil.rmtree(finished / "evaluate" / "scores")
-    monkeypatch.setattr(evaluate, "examined_epoch", lambda *_: 1)
+    monkeypatch.setattr(students, "examined_epoch", lambda *_: 1)
     monkeypatch.setattr(health, "DEVIATIONS", 1000.0)
     recipe = mini_recipe()
     pipeline.run(

@@ -128,7 +128,7 @@ def test_an_unsure_teacher_is_found():
     ("top1", "num_images", "num_classes", "is_found"),
     [(0.11, 500, 10, True), (0.10, 359, 10, True), (0.02, 500, 10, True), (0.15, 500, 10, False),
      (0.24, 359, 10, False), (0.004, 512, 1000, True), (0.02, 512, 1000, False), (0.52, 100, 2, True),
-     (0.72, 100, 2, False)],
+     (0.72, 100, 2, False), (0.33, 24, 3, False), (0.33, 240, 3, True)],
 )  # fmt: skip
 def test_a_student_at_chance_is_found(top1, num_images, num_classes, is_found):
     found = health.student_at_chance(top1, num_images, num_classes, "resnet18", "distilled", 30, 300)
@@ -140,8 +140,8 @@ def test_a_student_at_chance_is_found(top1, num_images, num_classes, is_found):
 
 @pytest.mark.parametrize(
     ("epochs", "steps", "warmup", "epoch"),
-    [(300, 10, 0, 30), (1000, 1, 0, 100), (300, 1, 0, 50), (80, 1, 0, 0), (3, 10, 0, 0), (3, 100, 0, 1),
-     (100, 10, 20, 21), (20, 23, 1, 3)],
+    [(300, 10, 0, 30), (1000, 1, 0, 200), (300, 1, 0, 150), (80, 1, 0, 0), (3, 10, 0, 0), (3, 100, 0, 1),
+     (100, 10, 20, 21), (100, 10, 49, 50), (100, 10, 60, 0), (20, 23, 1, 9), (100, 4, 0, 50)],
 )  # fmt: skip
 def test_a_student_is_examined_when_its_statistics_have_settled(epochs, steps, warmup, epoch):
     assert health.examined_epoch(epochs, steps, warmup) == epoch

@@ -69,6 +69,8 @@ def made(work: Work) -> list[str]:
 
 def _labels(work: Work) -> str:
     config = work.relabel
+    if _only_hard(work):
+        return "Labels: hard, the class of each image"
     if config.mode == "online":
         return "Soft labels: online, by the teacher, which is stored with the images"
     if config.mode == "given":
@@ -196,6 +198,8 @@ def _relabel(work: Work) -> Estimate:
     if not of:
         if config.mode == "given":
             return 0.0, "nothing, because the method makes the labels"
+        if _only_hard(work):
+            return 0.0, "nothing, because students use hard labels"
         return 0.0, "nothing, because the teacher labels while students train"
     return _about(seconds, ", ".join(of))
 
@@ -236,6 +240,12 @@ def _trainings(work: Work) -> set[tuple[str, Labels]]:
             hard = row.labels == "soft" and work.evaluate.protocol.loss == "hard"
             found.add((name, "hard" if hard else row.labels))
     return found
+
+
+def _only_hard(work: Work) -> bool:
+    """Return whether no student learns from soft labels."""
+    trainings = _trainings(work)
+    return bool(trainings) and all(labels == "hard" for _, labels in trainings)
 
 
 def _unaugmented(work: Work) -> set[str]:

@@ -15,6 +15,7 @@ from attar.core.errors import AttarError
 from attar.recipes.fields import Field, by_name, fields_of, key_of, no_value, one_value
 from attar.recipes.recipe import Recipe, recipe_type
 from attar.stages.methods import METHODS, method_named
+from attar.stages.rows import FULL
 
 _STUDENT_EPOCHS, _LABEL_EPOCHS = "evaluate.protocol.training.epochs", "relabel.epochs"
 Pair = tuple[str, list[str]]
@@ -117,7 +118,12 @@ def labels_follow(before: Recipe[Any], after: Recipe[Any], pairs: Iterable[Pair]
     """Return a sentence if the epochs of labels were changed with those of students; '' if they were not."""
     was, now = before.relabel.epochs, after.relabel.epochs
     typed = {key_of(flag) for flag, _ in pairs}
-    if was == now or _STUDENT_EPOCHS not in typed or typed & {_LABEL_EPOCHS, "protocol"}:
+    if (
+        all(row.labels == "hard" for row in after.evaluate.rows if row != FULL)
+        or was == now
+        or _STUDENT_EPOCHS not in typed
+        or typed & {_LABEL_EPOCHS, "protocol"}
+    ):
         return ""
     return f"labels are made for {now} epochs, not {was}, as students train; --relabel.epochs chooses another number"
 
@@ -222,7 +228,12 @@ def _unknown(flag: str, fields: Mapping[str, Field], method: str, prog: str) -> 
     ends = [known for known in flags if known.endswith(f".{key_of(flag).replace('_', '-')}")]
     if ends:
         return AttarError(f"There is no setting named '{flag}'; did you mean {' or '.join(ends)}?")
-    return plugin.unknown("setting", flag, [*flags, "--out", "--quiet", "--help", "--plan", "--protocol"])
+    known = [*flags, "--out", "--budget", "--ipc", "--quiet", "--help", "--plan", "--protocol"]
+    last = key_of(flag).rpartition(".")[2].replace("_", "-")
+    alike = [one for one in known if one.startswith(flag)] or [one for one in known if one.endswith(f".{last}")]
+    if 0 < len(alike) <= plugin.SHOWN:
+        return AttarError(f"There is no setting named '{flag}'; did you mean {' or '.join(alike)}?")
+    return plugin.unknown("setting", flag, known)
 
 
 def _as_setting(word: str) -> str:

@@ -1,5 +1,6 @@
 """Recipes by name."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -70,7 +71,9 @@ def recipe_named(name: str) -> Recipe[Any]:
         )
     if name.endswith((".yaml", ".yml")) or path.is_file():
         return from_yaml(path)
-    raise plugin.unknown("recipe", name, ENTRIES)
+    if re.match(r"[~./\\]|[A-Za-z]:[/\\]", name) or name.endswith(("/", "\\")):
+        raise AttarError(f"There is no folder or recipe file {name}; check the path.")
+    raise plugin.unknown("recipe or folder", name, ENTRIES)
 
 
 def is_dataset(word: str) -> bool:

@@ -43,6 +43,10 @@ _SIDED = {"left", "right", "clockwise", "anticlockwise", "counterclockwise", "di
 """Words in class names that say that a mirrored picture means something else."""
 
 
+_UNMIRRORED = "--recover.flip false --squeeze.views.flip false --relabel.views.flip false"
+"""The settings that keep pictures from being mirrored."""
+
+
 @dataclass(frozen=True)
 class Wishes:
     """What the user asked for, and the device that is to do it."""
@@ -210,7 +214,7 @@ def _mirrored(classes: Sequence[str]) -> tuple[bool, str]:
         return False, f"a class name says '{sided[0]}'"
     if all(len(name) == 1 for name in classes):
         return False, "classes of one character may be digits or letters"
-    return True, "no class name speaks of sides, digits or letters; if it matters, set 'flip' to false in three places"
+    return True, "no class name speaks of sides, digits or letters. If it matters: " + _UNMIRRORED
 
 
 def _teacher_views(size: int, mirrored: bool) -> ViewChoice:

@@ -226,7 +226,10 @@ def _agreements(space: Workspace, sets: Mapping[Row, SmallSet], out: Path, log: 
             )
             agreement.write(path, identity, known)
         found[row.images] = known.fraction
-        if row.images == DISTILLED.images and (text := agreement.warning(known, space.real.classes, space.real.titles)):
+        labelled = any(each.images == DISTILLED.images and each.labels != "hard" for each in sets)
+        if row.images != DISTILLED.images or not labelled:
+            continue
+        if text := agreement.warning(known, space.real.classes, space.real.titles):
             log.warn(text)
     return found
 

@@ -34,8 +34,13 @@ SAMPLE = 1024
 """Pixel values of each image that are compared; a few thousand bytes for each class."""
 UNSURE = 0.5
 """A teacher is unsure of images if it recognises less than this fraction of them as their class."""
+SETTLED_STEPS = 200
+"""Sound students of small sets were at chance after 50 to 100 steps and ended at 51 to 56 % (docs/decisions.md), so
+they are examined after this many, or after half of their training if that is shorter."""
 LEAST_STEPS = 50
 """Steps after which a student is examined at the earliest: its BatchNorm statistics must have settled."""
+TELLING = 0.2
+"""With so few validation images that these deviations are more than this, nothing is said."""
 DEVIATIONS = 3.0
 """A student is at chance if it is less than this many standard deviations of pure guessing above it."""
 _TUPLES = ("flat", "hashes", "labels")
@@ -190,8 +195,8 @@ def student_at_chance(
     distribution.
     """
     chance = 1 / num_classes
-    limit = chance + DEVIATIONS * math.sqrt(chance * (1 - chance) / num_images)
-    if top1 > limit:
+    spread = DEVIATIONS * math.sqrt(chance * (1 - chance) / num_images)
+    if top1 > chance + spread or spread > TELLING:
         return None
     return Finding(
         "student-at-chance",
@@ -204,9 +209,12 @@ def student_at_chance(
 
 def examined_epoch(num_epochs: int, steps_per_epoch: int, warmup_epochs: float) -> int:
     """Return the epoch after which a student is examined; 0: never, because the training is too short."""
-    settled = math.ceil(LEAST_STEPS / steps_per_epoch)
+    half = num_epochs // 2
+    if half * steps_per_epoch < LEAST_STEPS:
+        return 0
+    settled = min(math.ceil(SETTLED_STEPS / steps_per_epoch), half)
     epoch = max(math.ceil(EARLY * num_epochs), settled, math.ceil(warmup_epochs) + 1)
-    return epoch if epoch <= num_epochs // 2 else 0
+    return epoch if epoch <= half else 0
 
 
 class Health:
