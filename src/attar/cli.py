@@ -102,7 +102,7 @@ def _dispatch(arguments: list[str]) -> None:
         _split_of_data(rest)
     elif verb == "compare":
         _compare(rest)
-    elif continues:
+    elif runs:
         _run(verb, rest)
     elif verb == "report":
         _report(rest)
