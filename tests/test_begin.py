@@ -9,8 +9,10 @@ import torch
 import yaml
 from PIL import Image
 
+import attar
 from attar import pipeline
 from attar.cli import main
+from attar.core.errors import AttarError
 from attar.recipes.catalogue import recipe_named
 
 QUICK = ["--squeeze.training.epochs", "1", "--recover.iterations", "1", "--evaluate.num-seeds", "1"]
@@ -156,3 +158,23 @@ def test_a_budget_is_a_size(size: str, pictures: Path, tmp_path: Path, capsys: p
         main(["run", str(pictures), "--out", str(tmp_path / "out"), "--budget", size])
     assert "attar: A budget " in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_data_in_memory_are_for_distil(pictures: Path):
+    with pytest.raises(AttarError, match=r"not a tuple; attar.distil takes data in memory"):
+        attar.choose((torch.zeros(6, 3, 8, 8), torch.arange(6) % 3))  # pyright: ignore
+
+
+def test_a_recipe_that_is_kept_runs_from_any_folder(pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(pictures.parent)
+    chosen = attar.choose(pictures.name).recipe
+    assert Path(chosen.data.source) == pictures
+
+
+def test_a_plan_with_hard_labels_speaks_of_no_soft_ones(pictures: Path, capsys: pytest.CaptureFixture[str]):
+    recipe = attar.choose(pictures, ipc=2).recipe
+    assert all(row.labels == "hard" for row in recipe.evaluate.rows)
+    plan = pipeline.plan(recipe, quiet=True)
+    assert "Labels: hard, the class of each image" in plan
+    assert "Soft labels" not in plan
+    assert "students use hard labels" in plan

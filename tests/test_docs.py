@@ -59,7 +59,7 @@ def test_the_page_on_python_runs(mini_run, tmp_path, monkeypatch):
     with torch.random.fork_rng():
         for block in code_blocks(ROOT / "docs" / "python.md"):
             exec(block, names)
-    assert [source for _, source, _ in begun] == ["photos", "python:my digits", "digits", "digits"]
+    assert [source for _, source, _ in begun] == [str(tmp_path / "photos"), "python:my digits", "digits", "digits"]
     assert begun[2:] == [(5, "digits", "digits-5"), (20, "digits", "digits")]
     assert names["probabilities"].sum(1).allclose(torch.ones(1))
     assert names["label"] == 0

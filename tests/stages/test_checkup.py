@@ -112,6 +112,7 @@ def test_the_examination_changes_no_student_and_warns_in_the_log(mini_run, finis
     shutil.rmtree(finished / "evaluate" / "scores")
     monkeypatch.setattr(students, "examined_epoch", lambda *_: 1)
     monkeypatch.setattr(health, "DEVIATIONS", 1000.0)
+    monkeypatch.setattr(health, "TELLING", float("inf"))
     recipe = mini_recipe()
     pipeline.run(
         recipe.changed(evaluate=recipe.evaluate.changed(rows=("distilled",), num_seeds=2)), finished, quiet=True
