@@ -39,6 +39,15 @@ def spoil(path: Path, chance: random.Random) -> None:
     path.write_bytes(content)
 
 
+def wait_for_units(out: Path, begun: float, count: int, processes: list[tuple[BaseProcess, Path]]) -> None:
+    """Return when this launch has written so many units."""
+    until = time.monotonic() + TIMEOUT_SECONDS
+    while sum(path.stat().st_mtime > begun for path in (out / "recover" / "units").glob("*.safetensors")) < count:
+        assert time.monotonic() < until
+        assert all(process.is_alive() for process, _ in processes)
+        time.sleep(0.005)
+
+
 def test_two_hundred_units_among_accidents_equal_those_of_a_quiet_run(tmp_path: Path):
     for process, said in start_ranks(["squeeze", "digits", "--out", str(tmp_path / "quiet"), *SETTINGS], tmp_path):
         finish(process, said)
@@ -48,18 +57,12 @@ def test_two_hundred_units_among_accidents_equal_those_of_a_quiet_run(tmp_path: 
     quiet, chance = units_in(tmp_path / "quiet"), random.Random(0)
     assert len(quiet) == NUM_UNITS
 
-    out, num_kills, num_spoilt = tmp_path / "rough", 0, 0
-    seen = 0
+    out, whole, num_kills, num_spoilt = tmp_path / "rough", list[str](), 0, 0
     for _ in range(MAX_LAUNCHES):
-        processes = launch(out, tmp_path)
+        begun, processes = time.time(), launch(out, tmp_path)
         if num_kills < NUM_KILLS:
-            wanted = seen + chance.randrange(1, 2 * (NUM_UNITS - seen) // max(1, NUM_KILLS - num_kills) + 2)
-            until = time.monotonic() + TIMEOUT_SECONDS
-            while len(list((out / "recover" / "units").glob("*.safetensors"))) < min(wanted, NUM_UNITS - 2):
-                assert time.monotonic() < until
-                if not all(process.is_alive() for process, _ in processes):
-                    break
-                time.sleep(0.01)
+            share = (NUM_UNITS - len(whole)) // (NUM_KILLS - num_kills + 1)
+            wait_for_units(out, begun, chance.randrange(1, max(2, share)), processes)
             victim, _ = chance.choice(processes)
             victim.kill()
             num_kills += 1
@@ -70,7 +73,6 @@ def test_two_hundred_units_among_accidents_equal_those_of_a_quiet_run(tmp_path: 
         if all(process.exitcode == 0 for process, _ in processes):
             break
         whole = [name for name, content in made.items() if content == quiet[name]]
-        seen = len(whole)
         if whole and chance.random() < 0.7:
             spoil(out / "recover" / "units" / chance.choice(whole), chance)
             num_spoilt += 1

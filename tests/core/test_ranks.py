@@ -1,12 +1,14 @@
 """core/ranks.py: what processes tell one another."""
 
 import multiprocessing
+import os
 from pathlib import Path
 from typing import Any
 
 import torch.distributed
 
 from attar.core import ranks
+from attar.core.errors import AttarError
 
 
 def choose(place: int, meeting: Path, answers: Any) -> None:
@@ -32,3 +34,25 @@ def test_the_first_process_decides_for_all(tmp_path: Path):
 def test_one_process_decides_for_itself():
     assert ranks.of_first(True)
     assert not ranks.of_first(False)
+
+
+def join_alone(folder: Path, answers: Any) -> None:
+    """A process of two, of which the other never comes."""
+    os.environ |= {"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
+    ranks.JOIN_SECONDS = 1.0
+    try:
+        with ranks.group():
+            answers.put("joined")
+    except AttarError as error:
+        answers.put(str(error))
+
+
+def test_a_process_that_never_comes_is_not_waited_for_forever(tmp_path: Path):
+    context = multiprocessing.get_context("fork")
+    answers = context.Queue()
+    process = context.Process(target=join_alone, args=(tmp_path, answers))
+    process.start()
+    said = answers.get(timeout=60)
+    process.join(60)
+    assert "The 2 processes of this launch did not find one another within 0.0167 minutes" in said
+    assert process.exitcode == 0

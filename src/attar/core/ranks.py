@@ -12,6 +12,12 @@ from typing import Any
 from attar.core import interruption, peers
 from attar.core.errors import AttarError
 
+JOIN_SECONDS = 600.0
+"""How long processes wait for one another at the start; on a cluster some start minutes later."""
+_FOREVER = datetime.timedelta(days=14)
+_group: Any = None
+"""The group of all processes, for barriers and choices; None: PyTorch's default group."""
+
 
 @dataclass(frozen=True)
 class Part:
@@ -39,16 +45,28 @@ WHOLE = Part()
 def group() -> Iterator[None]:
     """Join the processes that torchrun started, for the duration of the block; does nothing without torchrun.
 
-    Ranks exchange only barriers and choices, so the backend is gloo on every device. The timeout is long: rank 0 may
-    squeeze for hours while the others wait. If the program handles signals (``interruption.handle_signals``), all
-    processes stop at once when one of them dies.
+    Ranks exchange only barriers and choices, so the backend is gloo on every device. Once all have arrived, the timeout
+    is long: rank 0 may squeeze for hours while the others wait. If the program handles signals
+    (``interruption.handle_signals``), all processes stop at once when one of them dies. Raises AttarError when a
+    process does not arrive within ``JOIN_SECONDS``.
     """
+    global _group
     if int(os.environ.get("WORLD_SIZE", "1")) == 1 or _joined() is not None:
         yield
         return
     import torch.distributed
 
-    torch.distributed.init_process_group("gloo", timeout=datetime.timedelta(days=14))
+    try:
+        torch.distributed.init_process_group("gloo", timeout=datetime.timedelta(seconds=JOIN_SECONDS))
+        _group = torch.distributed.new_group(backend="gloo", timeout=_FOREVER)
+    except (RuntimeError, ValueError) as error:
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
+        size = os.environ["WORLD_SIZE"]
+        raise AttarError(
+            f"The {size} processes of this launch did not find one another within {JOIN_SECONDS / 60:.3g} minutes; see "
+            f"whether one of them failed, and whether all reach {os.environ.get('MASTER_ADDR', 'the first one')}."
+        ) from error
     connected = peers.connect(torch.distributed) if interruption.handles_signals() else None
     if connected is not None:
         interruption.set_reporter(connected.should_report)
@@ -63,6 +81,7 @@ def group() -> Iterator[None]:
             connected.close()
             interruption.set_reporter(None)
     finally:
+        _group = None
         torch.distributed.destroy_process_group()
 
 
@@ -88,7 +107,7 @@ def wait() -> None:
     joined = _joined()
     if joined:
         with _together():
-            joined.barrier()
+            joined.barrier(_group)
 
 
 def of_first(choice: bool) -> bool:
@@ -100,7 +119,7 @@ def of_first(choice: bool) -> bool:
 
     shared = torch.tensor([choice], dtype=torch.int8)
     with _together():
-        joined.broadcast(shared, src=0)
+        joined.broadcast(shared, src=0, group=_group)
     return bool(shared)
 
 
@@ -116,7 +135,7 @@ def any_of(flags: Sequence[bool]) -> list[bool]:
 
     shared = torch.tensor(flags, dtype=torch.int8)
     with _together():
-        joined.all_reduce(shared, op=joined.ReduceOp.MAX)
+        joined.all_reduce(shared, op=joined.ReduceOp.MAX, group=_group)
     return [bool(flag) for flag in shared.tolist()]
 
 
@@ -131,8 +150,8 @@ def device_group(device_type: str) -> Any:
     per_machine = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     nccl = device_type == "cuda" and torch.distributed.is_nccl_available() and torch.cuda.device_count() >= per_machine
     if any_of([not nccl])[0]:
-        return None
-    return torch.distributed.new_group(backend="nccl")
+        return _group
+    return torch.distributed.new_group(backend="nccl", timeout=_FOREVER)
 
 
 def counts(count: int) -> list[int]:
@@ -155,7 +174,7 @@ def _gathered(value: float) -> list[float]:
     found = torch.zeros(joined.get_world_size(), dtype=torch.float64)
     found[joined.get_rank()] = value
     with _together():
-        joined.all_reduce(found)
+        joined.all_reduce(found, group=_group)
     return found.tolist()
 
 
