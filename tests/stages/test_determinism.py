@@ -128,6 +128,17 @@ def test_two_processes_train_the_members_of_a_committee_as_one_does(mini_run: Pa
     assert {path.name for path in logs} == {"log.jsonl", "log.rank1.jsonl"}, "a process had no member of its own"
 
 
+def test_two_processes_train_a_teacher_together(tmp_path: Path):
+    command = ["squeeze", "digits", "--out", str(tmp_path / "two"), "--squeeze.training.epochs", "1"]
+    command += ["--squeeze.architecture", "convnet2", "--execution.threads", "1", "--execution.data-parallel", "on"]
+    for process, said in start_ranks(command, tmp_path):
+        finish(process, said)
+    manifest = json.loads((tmp_path / "two" / "squeeze" / "manifest.json").read_text())
+    assert manifest["result"]["processes"] == 2
+    assert manifest["result"]["top1"] > 0.5
+
+
+@pytest.mark.slow
 def test_two_processes_train_networks_together(tmp_path: Path):
     own = ["--method", "random", "--recover.ipc", "2", "--relabel.epochs", "3", "--squeeze.training.epochs", "2"]
     own += ["--squeeze.architecture", "convnet2_in", "--evaluate.students", "convnet2_in", "--evaluate.num-seeds", "1"]
