@@ -35,8 +35,8 @@ SAMPLE = 1024
 UNSURE = 0.5
 """A teacher is unsure of images if it recognises less than this fraction of them as their class."""
 SETTLED_STEPS = 200
-"""Sound students of small sets were at chance after 50 to 100 steps and ended at 51 to 56 % (docs/decisions.md), so
-they are examined after this many, or after half of their training if that is shorter."""
+"""Students of small sets were at chance after 50 to 100 steps and ended far above it (docs/decisions.md), so they are
+examined after this many, or after half of their training if that is shorter."""
 LEAST_STEPS = 50
 """Steps after which a student is examined at the earliest: its BatchNorm statistics must have settled."""
 TELLING = 0.2
