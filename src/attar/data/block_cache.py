@@ -16,7 +16,8 @@ from attar.core.errors import AttarError
 from attar.store import atomic
 
 STALE_SECONDS = 3600.0
-"""Age from which the trace of a killed fetch is removed."""
+"""Age from which the unfinished file of a killed process is removed."""
+_WAIT_SECONDS = 0.05
 _ATTEMPTS = 20
 _RESERVED = ".reserved"
 _NUM_LOCKS = 64
@@ -40,7 +41,9 @@ class BlockCache:
             with contextlib.suppress(FileNotFoundError):  # not there, or removed by another process meanwhile
                 os.utime(path)
                 return read(path)
-            self._make(path, name, size, make)
+            made = self._make(path, name, size, make, read)
+            if made is not None:
+                return made[0]
         raise AttarError(
             f"{self.folder} is too small for the data that are in use; raise --data.cache-bytes ({self.limit:,})."
         )
@@ -52,45 +55,67 @@ class BlockCache:
             return read(path)
         return None
 
-    def _make(self, path: Path, name: str, size: int, make: Callable[[Path], None]) -> None:
+    def _make(
+        self, path: Path, name: str, size: int, make: Callable[[Path], None], read: Callable[[Path], Result]
+    ) -> tuple[Result] | None:
+        """Make a block and read it, before another one can remove it; None if another process has made it."""
         if size > self.limit:
             raise AttarError(
                 f"{name} has {size:,} bytes, more than the cache may hold; raise --data.cache-bytes ({self.limit:,})."
             )
         with self._locked(f"lock-{int(path.name[:8], 16) % _NUM_LOCKS}"):
             if path.exists():
-                return
-            reserved = path.with_name(path.name + _RESERVED)
-            with self._locked("lock-room"):
-                self._make_room(size)
-                with reserved.open("wb") as file:
-                    file.truncate(size)  # a hole: it counts, and takes no room
-            try:
+                return None
+            with self._reserved(path.with_name(path.name + _RESERVED), size):
                 with atomic.replace(path) as unfinished:
                     make(unfinished)
-            finally:
-                reserved.unlink(missing_ok=True)
+                return (read(path),)
 
-    def _make_room(self, size: int) -> None:
-        """Remove the blocks used longest ago, until ``size`` more bytes fit; those being made count as well."""
-        held: list[tuple[float, int, Path]] = []
-        total = size
+    @contextlib.contextmanager
+    def _reserved(self, place: Path, size: int) -> Iterator[None]:
+        """Keep room for a block, by a locked file of this size; waits while others make blocks that fill the limit."""
+        import fcntl
+
+        while True:
+            with self._locked("lock-room"):
+                if self._make_room(size):
+                    file = place.open("wb")
+                    fcntl.flock(file, fcntl.LOCK_EX)
+                    file.truncate(size)  # a hole: it counts, and takes no room
+                    break
+            time.sleep(_WAIT_SECONDS)
+        try:
+            yield
+        finally:
+            place.unlink(missing_ok=True)
+            file.close()
+
+    def _make_room(self, size: int) -> bool:
+        """Remove the blocks used longest ago, until ``size`` more bytes fit; return whether they do.
+
+        Blocks that others make count and are not removed; traces of killed processes are.
+        """
+        held: dict[str, tuple[float, int]] = {}
+        reserved: dict[str, int] = {}
         for path in self.folder.iterdir():
             with contextlib.suppress(FileNotFoundError):
                 state = path.stat()
-                if path.suffix in (_RESERVED, ".tmp"):
+                if path.suffix == _RESERVED:
+                    if not _abandoned(path):
+                        reserved[path.stem] = state.st_size
+                elif path.suffix == ".tmp":
                     if time.time() - state.st_mtime > STALE_SECONDS:
                         path.unlink()
-                    elif path.suffix == _RESERVED:
-                        total += state.st_size
                 elif not path.name.startswith("lock-"):
-                    held.append((state.st_mtime, state.st_size, path))
-                    total += state.st_size
-        for _, freed, path in sorted(held):
+                    held[path.name] = (state.st_mtime, state.st_size)
+        removable = sorted((time, name, taken) for name, (time, taken) in held.items() if name not in reserved)
+        total = size + sum(reserved.values()) + sum(taken for _, _, taken in removable)
+        for _, name, taken in removable:
             if total <= self.limit:
-                return
-            path.unlink(missing_ok=True)
-            total -= freed
+                break
+            (self.folder / name).unlink(missing_ok=True)
+            total -= taken
+        return total <= self.limit
 
     @contextlib.contextmanager
     def _locked(self, name: str) -> Iterator[None]:
@@ -105,3 +130,16 @@ class BlockCache:
             raise AttarError(
                 f"There is no permission to write {self.folder}; set XDG_CACHE_HOME to a folder of yours."
             ) from error
+
+
+def _abandoned(path: Path) -> bool:
+    """Remove the reservation of a process that was killed; return whether it was one."""
+    import fcntl
+
+    with path.open("rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            return False
+        path.unlink(missing_ok=True)
+        return True

@@ -88,6 +88,10 @@ class Rows(columns.Table):
     def num_bytes(self) -> int:
         return sum(path.stat().st_size for path in self._paths)
 
+    def blocks(self) -> np.ndarray:
+        sizes = np.concatenate([np.diff(starts) for starts in self._group_starts])
+        return np.repeat(np.arange(len(sizes)), sizes)
+
     def _place(self, index: int) -> tuple[int, int]:
         file = int(np.searchsorted(self._starts, index, side="right")) - 1
         return file, index - int(self._starts[file])

@@ -20,7 +20,7 @@ from attar.core.randomness import generator as stream
 from attar.core.ranks import WHOLE, Part
 from attar.data.choice import DataChoice
 from attar.data.decoded import RealBatch, tell_skipped
-from attar.data.order import shuffled
+from attar.data.order import shuffled, spread
 from attar.data.picture import Unreadable, prepare
 from attar.data.source import Split
 from attar.ops.pixels import from_bytes, to_bytes
@@ -52,6 +52,13 @@ class Streaming:
         self.labels = split.labels
         self._split, self._choice, self._workers, self._log = split, choice, workers, log
         self._told: set[str] = set()
+        needed = 2 * choice.window * split.num_bytes() // max(1, len(split))
+        if choice.cache_bytes and choice.window and needed > choice.cache_bytes:
+            log.warn(
+                f"data.cache_bytes ({choice.cache_bytes:,}) holds less than two windows of {choice.window:,} images, "
+                f"about {needed:,} bytes, so shards are fetched several times in an epoch; raise it, or lower "
+                f"--data.window-images"
+            )
 
     @property
     def num_images(self) -> int:
@@ -83,6 +90,10 @@ class Streaming:
         """As in Feed; skipped images make their batch smaller. Raises AttarError on an unreadable image."""
         rows = torch.arange(self.num_images).split(batch_size)
         return self._batches(rows, _Whole(self._split, self._choice), device)
+
+    def spread(self, count: int) -> list[int]:
+        """As in Feed; with ``choice.window`` the images lie in evenly spaced blocks."""
+        return spread(self.num_images, self._split.blocks() if self._choice.window else None, count)
 
     def take(self, indices: Sequence[int]) -> UInt8[Tensor, "image 3 height width"]:
         """As in Feed; where unreadable images are skipped, the next readable one of the class replaces each."""
@@ -155,6 +166,7 @@ class Streaming:
                 pool.submit(remote.fetch, waiting.pop()[1])  # what fails here fails again in the worker, which tells
 
         try:
+            reach(0)
             yield reach
         finally:
             pool.shutdown(cancel_futures=True)
