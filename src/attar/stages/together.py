@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 from torch import nn
 
-from attar.core import ranks
+from attar.core import ranks, work
 from attar.core.errors import AttarError
 from attar.ops.operations import forward_operations
 from attar.stages.workspace import Workspace
@@ -24,8 +24,10 @@ def shares(space: Workspace, trainings: Iterable[Training], count: int) -> bool:
     All processes must call it at the same point. The first one's trainings decide; they are made only if the choice
     depends on them. Raises AttarError if BatchNorm is to be synchronised on a CPU.
     """
-    execution = space.execution
-    if execution.data_parallel == "off" or ranks.world_size() == 1:
+    execution, launcher = space.execution, work.launcher()
+    if launcher.together is not None:
+        return launcher.together
+    if execution.data_parallel == "off" or launcher.team_size() == 1:
         return False
     if execution.sync_batchnorm and space.device.device.type != "cuda":
         raise AttarError(
@@ -33,7 +35,7 @@ def shares(space: Workspace, trainings: Iterable[Training], count: int) -> bool:
         )
     if execution.data_parallel == "on":
         return True
-    if not ranks.of_first(0 < count < ranks.world_size()):
+    if not ranks.of_first(0 < count < launcher.team_size()):
         return False
     # If another run finishes one meanwhile, processes may count differently; the first one decides.
     return ranks.of_first(all(_is_much(space, *training) for training in trainings))
