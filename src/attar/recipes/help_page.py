@@ -55,15 +55,14 @@ OPTIONS = {
     "--plan": "Measure a few steps, estimate bytes and time on this device, and make nothing.",
     "--method NAME": "Another method with its own defaults: a name from 'attar list methods', or a dotted path.",
     "--protocol NAME": "Another evaluation protocol with its label options: a name from 'attar list protocols'.",
-    "--launcher ray": "Have the jobs done by a Ray cluster; see --help execution for the CPUs and GPUs of a job.",
-    "--address HOST:PORT": "Head of the Ray cluster; without it RAY_ADDRESS, or a cluster of this machine alone.",
+    "--launcher ray [--address HOST:PORT]": "Let a Ray cluster do the jobs; '--help execution' has CPUs and GPUs.",
     "--quiet": "Print results only.",
     "--help [SECTION]": "After a recipe: the settings that people change most, the settings of a section (recover, "
     "evaluate.protocol), or 'all' settings.",
 }
 _COMPARED = ("--methods NAME ...", "--budgets SIZE ...")
 _MAKES_NOTHING = ("show", "plan", "split")
-_LAUNCHED = ("--launcher ray", "--address HOST:PORT")
+_LAUNCHED = ("--launcher ray [--address HOST:PORT]",)
 _LACKS = {
     "show": ("--out FOLDER", *_COMPARED, *_LAUNCHED),
     "run": _COMPARED,
