@@ -19,6 +19,10 @@ _group: Any = None
 """The group of all processes, for barriers and choices; None: PyTorch's default group."""
 
 
+class PeerLostError(AttarError):
+    """Another process of the launch has ended early."""
+
+
 @dataclass(frozen=True)
 class Part:
     """One process's part of every batch, when several processes train one network."""
@@ -217,7 +221,8 @@ def _together() -> Iterator[None]:
     except RuntimeError as error:  # gloo's connection is closed
         if interruption.handles_signals():
             time.sleep(peers.ANSWER_SECONDS)  # meanwhile the peers thread ends this process with a better message
-        raise AttarError(f"Another process of this launch ended early, so this one stops; {peers.CONTINUE}.") from error
+        sentence = f"Another process of this launch ended early, so this one stops; {peers.CONTINUE}."
+        raise PeerLostError(sentence) from error
 
 
 def _joined() -> Any:

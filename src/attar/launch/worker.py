@@ -4,12 +4,15 @@ started."""
 import contextlib
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import ray
+import ray.train
+import ray.train.torch
+import torch
 
 from attar import __version__, pipeline
 from attar.core import device, log, ranks
@@ -67,9 +70,10 @@ class Message:
     attempt: str
     """Names this execution of the job; a retry has another one."""
     kind: str
-    """'began', 'moved', 'say' or 'warn'."""
+    """'began', 'moved', 'say', 'warn', 'refused' or 'lost': an error that the user can fix, or the loss of another
+    process."""
     text: str = ""
-    """The machine, the note of the progress, or what is said."""
+    """The machine, the note of the progress, or the sentence."""
     steps: float = 0.0
     """Steps done so far in this attempt."""
     values: Any = None
@@ -79,13 +83,16 @@ class Message:
 class Mail:
     """Sends the reports of one job."""
 
-    def __init__(self, inbox: Any, job: str) -> None:
-        self._inbox, self._job, self._attempt = inbox, job, os.urandom(8).hex()
+    def __init__(self, inbox: Any, job: str, attempt: str = "", speaks: bool = True) -> None:
+        """``speaks``: whether it sends more than errors, as one of several processes that do a job together."""
+        self._inbox, self._job, self._attempt, self._speaks = inbox, job, attempt or os.urandom(8).hex(), speaks
         self._steps, self._text, self._values, self._sent = 0.0, "", None, time.monotonic()
         self.send("began", ray.util.get_node_ip_address())
 
     def send(self, kind: str, text: str) -> None:
         """Send a report, and wait until it has arrived."""
+        if not self._speaks and kind not in ("refused", "lost"):
+            return
         values, self._values = self._values, None
         _answer(self._inbox.put.remote(Message(self._job, self._attempt, kind, text, self._steps, values)))
 
@@ -148,13 +155,44 @@ def _do(order: Order, inbox: Any, place: Place, name: str) -> None:
     raise RuntimeError(f"the run has no job '{name}' in {place}")
 
 
+def train_part(asked: Mapping[str, Any]) -> None:
+    """Do one process's part of a job that several do together; Ray Train starts it in each process."""
+    order, inbox, name = asked["order"], asked["inbox"], asked["name"]
+    context = ray.train.get_context()
+    mail = _here.mail = Mail(inbox, name, asked["attempt"], speaks=context.get_world_rank() == 0)
+    try:
+        recipe = _prepare(order)
+        device = ray.train.torch.get_device()
+        if device.type == "cuda":
+            recipe = recipe.changed(execution=recipe.execution.changed(device=str(device)))
+        _follow(inbox)
+        size = context.get_world_size()
+        _here.session = Session(lambda: _walk(order, recipe), together=True, team=size)
+        _here.session.run(asked["place"], name, mail.advance)
+        _here.session.close()
+    except ranks.PeerLostError as error:
+        mail.send("lost", str(error))
+        raise
+    except AttarError as error:
+        mail.send("refused", str(error))
+        raise
+    except RuntimeError as error:
+        if isinstance(error, torch.distributed.DistError) or "gloo" in str(error):
+            mail.send("lost", str(error))
+        raise
+
+
+def _follow(inbox: Any) -> None:
+    ranks.follow(_answer(inbox.number.remote(ray.get_runtime_context().get_worker_id())))
+    log.relay(_relay)
+
+
 def _session(order: Order, inbox: Any) -> Session:
     if _here.session is None or _here.launch != order.launch:
         if _here.session is not None:
             _here.session.close()
         recipe = _prepare(order)
-        ranks.follow(_answer(inbox.number.remote(ray.get_runtime_context().get_worker_id())))
-        log.relay(_relay)
+        _follow(inbox)
         _here.launch = order.launch
         _here.session = Session(lambda: _walk(order, recipe))
     return _here.session

@@ -29,10 +29,8 @@ def shares(space: Workspace, trainings: Iterable[Training], count: int) -> bool:
         return launcher.together
     if execution.data_parallel == "off" or launcher.team_size() == 1:
         return False
-    if execution.sync_batchnorm and space.device.device.type != "cuda":
-        raise AttarError(
-            "PyTorch synchronises BatchNorm on GPUs only, and this run is on a CPU; remove --execution.sync-batchnorm."
-        )
+    if not space.device.name:  # else processes on other machines train
+        _refuse_synchronised_on_cpu(space)
     if execution.data_parallel == "on":
         return True
     if not ranks.of_first(0 < count < launcher.team_size()):
@@ -41,12 +39,23 @@ def shares(space: Workspace, trainings: Iterable[Training], count: int) -> bool:
     return ranks.of_first(all(_is_much(space, *training) for training in trainings))
 
 
+def _refuse_synchronised_on_cpu(space: Workspace) -> None:
+    if space.execution.sync_batchnorm and space.device.device.type != "cuda":
+        raise AttarError(
+            "PyTorch synchronises BatchNorm on GPUs only, and this run is on a CPU; remove --execution.sync-batchnorm."
+        )
+
+
 def _is_much(space: Workspace, network: nn.Module, num_images: int) -> bool:
     return 3 * forward_operations(network, space.choice.size) * num_images >= WORTHWHILE
 
 
 def join(space: Workspace, network: nn.Module) -> Together:
-    """Train this network, which lies on the device, with the other processes; all must call it at the same point."""
+    """Train this network, which lies on the device, with the other processes; all must call it at the same point.
+
+    Raises AttarError if BatchNorm is to be synchronised on a CPU.
+    """
+    _refuse_synchronised_on_cpu(space)
     return Together(network, space.device.device, space.execution.sync_batchnorm)
 
 
