@@ -85,6 +85,7 @@ def run(space: Workspace, config: Evaluate, squeezing: Squeeze, sets: Mapping[Ro
             run=functools.partial(train, job),
             done=job.path.exists,
             steps=0 if _shows_teacher(config, job.row) else students.num_steps(*about(job)),
+            num_results=0 if _shows_teacher(config, job.row) else 1,  # the teacher is no student
         )
         for job in unknown.values()
     ]
