@@ -1,3 +1,4 @@
+import itertools
 from typing import Annotated, Literal
 
 import pydantic
@@ -52,4 +53,28 @@ def test_plain_values_have_no_trace_of_it() -> None:
 @pytest.mark.parametrize("text", ["!!python/object/apply:os.getcwd []", "a: !!python/name:os.system"])
 def test_tags_of_python_are_refused(text: str) -> None:
     with pytest.raises(raw_yaml.yaml.YAMLError):
+        raw_yaml.load(text)
+
+
+def nested_aliases(depth: int) -> str:
+    """Nine values of the line before in every line: 9 to the power of ``depth`` in all."""
+    names = [f"n{number}" for number in range(depth)]
+    first = f"n0: &n0 [{', '.join('x' * 9)}]"
+    return "\n".join([first, *(f"{b}: &{b} [{', '.join([f'*{a}'] * 9)}]" for a, b in itertools.pairwise(names))])
+
+
+def test_aliases_are_read() -> None:
+    assert raw_yaml.plain(raw_yaml.load(nested_aliases(2)))["n1"] == [["x"] * 9] * 9
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (nested_aliases(12), "its aliases stand for more than 1,000,000 values"),
+        ("a: &a [*a]", "an alias stands for itself"),
+        ("[" * 1000, "nested too deeply"),
+    ],
+)
+def test_text_that_would_fill_the_memory_is_refused(text: str, words: str) -> None:
+    with pytest.raises(raw_yaml.yaml.YAMLError, match=words):
         raw_yaml.load(text)

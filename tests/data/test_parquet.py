@@ -1,5 +1,6 @@
 import io
 import pickle
+import random
 from collections.abc import Callable
 from pathlib import Path
 
@@ -201,3 +202,36 @@ def test_refuses_files_without_training_or_content(tmp_path: Path, write_parquet
     path.write_bytes(path.read_bytes()[:-20])
     with pytest.raises(AttarError, match=r"train-0.parquet cannot be read as Parquet \(.*\); fetch it again\.$"):
         layout.read(tmp_path, log)
+
+
+@pytest.mark.parametrize(
+    ("image", "count"), [(b"\0" * 3_000_000, 1), (None, 300_000)], ids=["one large cell", "many rows"]
+)
+def test_small_files_that_would_fill_the_memory_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, image: bytes | None, count: int
+) -> None:
+    monkeypatch.setattr(parquet, "CACHE_BYTES", 2_000_000)
+    path = tmp_path / "train-0.parquet"
+    images = pa.array([image], pa.binary()) if image else pa.nulls(count, pa.binary())
+    pq.write_table(pa.table({"image": images, "label": pa.array([0] * count)}), path, compression="zstd")
+    with pytest.raises(AttarError, match=rf"{path} has [\d,]+ bytes, and says that it holds {count:,} rows of"):
+        parquet.Rows([path])
+
+
+def test_any_damage_is_a_sentence_or_does_not_matter(tmp_path: Path, write_parquet: Write, log: Log) -> None:
+    path = tmp_path / "train-0.parquet"
+    write_parquet(path, [0, 1, 0, 1], ["ant", "bee"])
+    whole, chance, refused = path.read_bytes(), random.Random(5), list[str]()
+    for _ in range(60):
+        content = bytearray(whole)
+        for _ in range(chance.choice([1, 2, 8])):
+            content[chance.randrange(len(content))] = chance.choice([0, 127, 128, 255])
+        path.write_bytes(content)
+        try:
+            split = layout.read(tmp_path, log).train
+            for index in range(min(4, len(split.labels))):
+                split.image(index)
+        except (AttarError, Unreadable) as error:
+            refused.append(str(error))
+    assert 20 < len(refused) < 60
+    assert all(str(tmp_path) in words for words in refused)

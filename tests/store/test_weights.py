@@ -12,7 +12,15 @@ import torch
 
 from attar.core.errors import AttarError
 from attar.store import atomic
-from attar.store.weights import load_tree, load_weights, read_metadata, save_tree, save_weights, tensors_sha256
+from attar.store.weights import (
+    check_seal,
+    load_tree,
+    load_weights,
+    read_metadata,
+    save_tree,
+    save_weights,
+    tensors_sha256,
+)
 
 
 def write_half(path: Path, interruption: BaseException) -> None:
@@ -165,6 +173,27 @@ def test_a_file_that_is_not_whole_is_refused_by_name(tmp_path: Path, damage: str
     for read in (load_weights, read_metadata, load_tree):
         with pytest.raises(AttarError, match=r"w\.safetensors"):
             read(path)
+
+
+def header(size: int, *, shape: int = 1, end: int = 4) -> bytes:
+    tensor = json.dumps({"x": {"dtype": "F32", "shape": [shape], "data_offsets": [0, end]}}).encode()
+    return (size or len(tensor)).to_bytes(8, "little") + tensor + b"0000"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [header(1 << 62), header(0, shape=1 << 40, end=1 << 42), header(0, shape=1 << 40), header(0, end=1 << 42)],
+    ids=["header", "tensor", "shape", "place"],
+)
+def test_absurd_sizes_are_refused_before_memory_is_taken(tmp_path: Path, content: bytes):
+    path = tmp_path / "w.safetensors"
+    path.write_bytes(content)
+    for read in (load_weights, read_metadata, load_tree):
+        with pytest.raises(AttarError, match=r"w\.safetensors is not a complete safetensors file"):
+            read(path)
+    if content.startswith(header(1 << 62)[:8]):
+        with pytest.raises(AttarError, match=r"w\.safetensors is damaged"):
+            check_seal(path)
 
 
 def test_a_tree_comes_back_exactly(tmp_path: Path):

@@ -8,6 +8,9 @@ from typing import Annotated, Any, Literal
 import pydantic
 import yaml
 
+MOST_VALUES = 1_000_000
+"""A recipe for 21,000 classes has far fewer."""
+
 
 class RawScalar:
     """An unquoted scalar that YAML does not read as text (a number, boolean, date or null), with its spelling."""
@@ -33,8 +36,26 @@ for _kind in ("null", "bool", "int", "float", "timestamp"):
 
 
 def load(text: str) -> Any:
-    """Parse YAML; unquoted scalars become ``RawScalar``. Raises yaml.YAMLError."""
-    return yaml.load(text, Loader=_Loader)  # it is a SafeLoader
+    """Parse YAML; unquoted scalars become ``RawScalar``.
+
+    Raises yaml.YAMLError, also when aliases or nesting would make it larger than ``MOST_VALUES`` or endless.
+    """
+    try:
+        if "*" in text and _num_values(yaml.compose(text, Loader=_Loader), {}) > MOST_VALUES:
+            raise yaml.YAMLError(f"its aliases stand for more than {MOST_VALUES:,} values")
+        return yaml.load(text, Loader=_Loader)  # it is a SafeLoader
+    except RecursionError:
+        raise yaml.YAMLError("it is nested too deeply, or an alias stands for itself") from None
+
+
+def _num_values(node: yaml.Node | None, known: dict[int, int]) -> int:
+    """Return how many values a node has when every alias is written out."""
+    if not isinstance(node, yaml.CollectionNode):
+        return 1
+    if id(node) not in known:
+        parts = node.value if isinstance(node, yaml.SequenceNode) else [part for pair in node.value for part in pair]
+        known[id(node)] = 1 + sum(_num_values(part, known) for part in parts)
+    return known[id(node)]
 
 
 def plain(value: Any) -> Any:

@@ -1,10 +1,11 @@
 """Parquet files in the Hugging Face layout: ``train-*.parquet`` with a column of encoded images and one of labels."""
 
+import contextlib
 import json
 import re
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,10 @@ from attar.data.titles import licence, titles
 CACHE_BYTES = 512 * 1024**2
 """Encoded images that a process keeps, by whole row groups; a smaller dataset is read once."""
 
+MOST_UNPACKED = 100
+"""How much larger than the file its content may be, where it is large."""
+_UNREADABLE = (pa.ArrowException, OSError, UnicodeDecodeError)
+"""What pyarrow raises for a damaged file."""
 
 _SPLIT = re.compile(r"[^.-]*?(?=[-.]|_\d|$)")
 """The split in the name of a file, as in val-00000-of-00001.parquet."""
@@ -65,7 +70,7 @@ class Rows(columns.Table):
         group = int(np.searchsorted(self._group_starts[file], row, side="right")) - 1
         try:
             images = self._cache.get((file, group), lambda: self._read(file, group))
-        except (pa.ArrowException, OSError) as error:
+        except _UNREADABLE as error:
             raise Unreadable(self.where(index), _first_line(error)) from None
         cell = images[row - int(self._group_starts[file][group])].as_py()
         encoded = cell.get("bytes") if isinstance(cell, dict) else cell
@@ -160,19 +165,38 @@ def read(path: Path, train_files: Sequence[Path], val_files: Sequence[Sequence[P
     return Found(classes, labelled_train, labelled_val, titles(path, classes), licence(classes))
 
 
-def _footer(path: Path) -> pq.FileMetaData:
+@contextlib.contextmanager
+def _reading(path: Path) -> Iterator[None]:
     try:
-        return pq.read_metadata(path)
-    except (pa.ArrowException, OSError) as error:
+        yield
+    except _UNREADABLE as error:
         raise AttarError(f"{path} cannot be read as Parquet ({_first_line(error)}); fetch it again.") from None
+
+
+def _footer(path: Path) -> pq.FileMetaData:
+    with _reading(path):
+        footer = pq.read_metadata(path)
+        _refuse_absurd(path, footer)
+    return footer
+
+
+def _refuse_absurd(path: Path, footer: pq.FileMetaData) -> None:
+    """Raise AttarError for a small file that would fill the memory: encoded images hardly compress or repeat."""
+    size = path.stat().st_size
+    groups = [footer.row_group(number) for number in range(footer.num_row_groups)]
+    unpacked = sum(
+        group.column(number).total_uncompressed_size for group in groups for number in range(group.num_columns)
+    )
+    if footer.num_rows > size or (unpacked > CACHE_BYTES and unpacked > MOST_UNPACKED * size):
+        raise AttarError(
+            f"{path} has {size:,} bytes, and says that it holds {footer.num_rows:,} rows of {unpacked:,} bytes in all; "
+            "images do not become so small, so do not use this file."
+        )
 
 
 def _column(path: Path, name: str) -> pa.ChunkedArray:
-    try:
-        with pq.ParquetFile(path) as opened:
-            return opened.read(columns=[name])[name]
-    except (pa.ArrowException, OSError) as error:
-        raise AttarError(f"{path} cannot be read as Parquet ({_first_line(error)}); fetch it again.") from None
+    with _reading(path), pq.ParquetFile(path) as opened:
+        return opened.read(columns=[name])[name]
 
 
 def _first_line(error: Exception) -> str:
@@ -180,7 +204,8 @@ def _first_line(error: Exception) -> str:
 
 
 def _columns(path: Path, footer: pq.FileMetaData) -> tuple[str, str]:
-    names = footer.schema.to_arrow_schema().names
+    with _reading(path):
+        names = footer.schema.to_arrow_schema().names
     image = columns.find(names, columns.IMAGE, "image", str(path))
     return image, columns.find(names, columns.LABEL, "label", str(path))
 

@@ -87,7 +87,10 @@ def check_seal(path: Path) -> None:
 @functools.cache
 def _seal_fits(path: Path, _state: tuple[int, ...]) -> bool:
     with path.open("rb") as file:
-        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+        length = int.from_bytes(file.read(8), "little")
+        if length > path.stat().st_size:
+            return False
+        header = json.loads(file.read(length))
         metadata = header.get("__metadata__", {})
         seal = metadata.pop(SEAL, None)
         if seal is None:
