@@ -112,7 +112,7 @@ def test_a_run_that_stopped_before_it_made_anything_can_begin_with_other_words(p
     (out / "squeeze" / "checkpoints").mkdir()
     (out / "squeeze" / "checkpoints" / "latest.pt").touch()
     with pytest.raises(AttarError, match="was begun for"):
-        recipe_of(str(data), "--out", str(out), "--ipc", "3")
+        recipe_of(str(data), "--out", str(out), "--ipc", "1")
 
 
 def test_what_was_chosen_and_never_run_is_chosen_again(pictures: Path, tmp_path: Path):
