@@ -14,6 +14,7 @@ from attar.core import ranks
 from attar.core.console import SafeConsole
 from attar.core.errors import AttarError
 from attar.core.printable import one_line
+from attar.data.braces import names_files
 from attar.data.survey import Survey
 from attar.recipes import reasons
 from attar.recipes.arguments import Arguments, changed_by, labels_follow
@@ -22,6 +23,7 @@ from attar.recipes.choose import Chosen, Wishes, choose
 from attar.recipes.compared import bytes_of
 from attar.recipes.fields import key_of
 from attar.recipes.recipe import Recipe, from_yaml
+from attar.store.objects import is_address
 
 FILE = "chosen.yaml"
 """The chosen recipe in the run's folder, with the reasons as comments."""
@@ -164,7 +166,8 @@ def chosen(given: Arguments) -> Chosen:
         speed=GPU_SPEED if gpu else CPU_SPEED * min(threads, _MOST_THREADS),
     )
     folder = Path(source).expanduser()
-    return choose(str(folder.absolute()) if folder.is_dir() and source not in KNOWN else source, found, wishes)
+    local = (folder.is_dir() and source not in KNOWN) or (names_files(source) and not is_address(source))
+    return choose(str(folder.absolute()) if local else source, found, wishes)
 
 
 def print_reasons(found: Chosen, console: Console, with_time: bool = True) -> None:

@@ -2,6 +2,7 @@
 
 import io
 import json
+import tarfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -93,5 +94,24 @@ def write_parquet(encoded: Callable[..., bytes]) -> Callable[..., list[bytes]]:
         path.parent.mkdir(parents=True, exist_ok=True)
         pq.write_table(table, path, row_group_size=3)
         return pictures
+
+    return write
+
+
+@pytest.fixture
+def write_tar() -> Callable[..., Path]:
+    """Write a tar file of these members, names to bytes; ``change`` alters each header before it is written."""
+
+    def write(
+        path: Path, members: Sequence[tuple[str, bytes]], change: Callable[[tarfile.TarInfo], None] = lambda _: None
+    ) -> Path:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as tar:
+            for name, data in members:
+                about = tarfile.TarInfo(name)
+                about.size = len(data)
+                change(about)
+                tar.addfile(about, io.BytesIO(data) if about.isreg() else None)
+        return path
 
     return write

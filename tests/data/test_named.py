@@ -42,7 +42,7 @@ def test_available_names_every_dataset() -> None:
     lines = named.available()
     assert list(lines) == [
         *("digits", "cifar10", "cifar100", "tiny-imagenet", "imagenet-1k", "imagenet-21k-p"),
-        *("PATH", "hf:ORG/NAME"),
+        *("PATH", "'SHARDS/train-{000..146}.tar'", "hf:ORG/NAME"),
     ]
     assert all(line and "\n" not in line for line in lines.values())
 

@@ -15,8 +15,8 @@ class DataChoice(Config):
     """Choose a real dataset by name, folder or Hub id, and prepare square images from it."""
 
     source: Annotated[str, NO_EFFECT] = "digits"
-    """A name from 'attar list datasets', the path of a folder, or hf:ORG/NAME for a dataset of the Hugging Face Hub
-    (hf:ORG/NAME:CONFIGURATION if it has several)."""
+    """A name from 'attar list datasets', the path of a folder, tar or Parquet files as 'shards/train-{000..146}.tar',
+    or hf:ORG/NAME for a dataset of the Hugging Face Hub (hf:ORG/NAME:CONFIGURATION if it has several)."""
     root: Annotated[str, NO_EFFECT] = ""
     """Folder that contains the named dataset; empty: search $ATTAR_DATA, then ./data."""
     size: int = pydantic.Field(default=32, ge=4)

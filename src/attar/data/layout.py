@@ -1,10 +1,11 @@
 """A folder whose layout is found out by looking at it."""
 
+import os
 from pathlib import Path
 
 from attar.core.errors import AttarError
 from attar.core.log import Log
-from attar.data import folder, hub, parquet
+from attar.data import braces, folder, hub, parquet, tars
 from attar.data.scan import pictures
 from attar.data.source import Found
 
@@ -20,6 +21,8 @@ def read(path: Path, log: Log, *, are_classes: bool = False) -> Found:
         return folder.read_tiny_imagenet(path, log)
     if files := parquet.find(path):
         return parquet.read(path, *files, log)
+    if files := tars.find(path):
+        return tars.read(path, *files, log)
     inner = folder.unwrapped(path)
     if inner != path:
         log.say(f"data      {path} holds nothing but {inner.relative_to(path)}, which is read")
@@ -33,5 +36,17 @@ def read(path: Path, log: Log, *, are_classes: bool = False) -> Found:
         )
     raise AttarError(
         f"{path} holds no dataset that attar knows; it should have train/ and val/ with one folder of images per "
-        f"class, or one folder of images per class, or train-*.parquet files."
+        f"class, or one folder of images per class, or train-*.parquet or train-*.tar files."
     )
+
+
+def read_pattern(pattern: str, log: Log) -> Found:
+    """The dataset in the tar or Parquet files that a pattern names, such as shards/train-{000..146}.tar."""
+    files = braces.paths(pattern)
+    folder_of_all = Path(os.path.commonpath([file.parent for file in files]))
+    endings = {file.suffix for file in files}
+    if endings == {".tar"}:
+        return tars.read(folder_of_all, *tars.grouped(files), log)
+    if endings == {".parquet"}:
+        return parquet.read(folder_of_all, *parquet.grouped(files), log)
+    raise AttarError(f"'{pattern}' names files other than .tar, or other than .parquet; name files of one of the two.")

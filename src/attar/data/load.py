@@ -12,7 +12,7 @@ from attar.core.errors import AttarError
 from attar.core.log import Log
 from attar.core.plugin import unknown
 from attar.core.randomness import generator
-from attar.data import balance, given, hub, layout, named, remote
+from attar.data import balance, braces, given, hub, layout, named, remote
 from attar.data.choice import IN_MEMORY, DataChoice
 from attar.data.source import Found, RealData, Split
 from attar.store import objects
@@ -67,6 +67,8 @@ def find(choice: DataChoice, log: Log) -> Found:
         return hub.read_hub(source, log)
     if source.startswith(IN_MEMORY):
         return given.read(source)
+    if braces.names_files(source) and not objects.is_address(source) and not Path(source).expanduser().is_dir():
+        return layout.read_pattern(source, log)
     path = remote.cached(source, log) if objects.is_address(source) else Path(source).expanduser()
     if path.is_dir():
         return layout.read(path, log, are_classes=bool(choice.classes))
@@ -86,6 +88,8 @@ def _name(source: str) -> str:
         return source.removeprefix(IN_MEMORY)
     if objects.is_address(source):
         return source.rstrip("/").rpartition("/")[2]
+    if braces.names_files(source) and not Path(source).expanduser().is_dir():
+        return Path(source).expanduser().resolve().parent.name
     return Path(source).expanduser().resolve().name
 
 

@@ -73,7 +73,8 @@ KNOWN = {
 def available() -> dict[str, str]:
     """Everything that a source can be, with a line on each."""
     return {name: named.about for name, named in KNOWN.items()} | {
-        "PATH": "a folder: train/ and val/ with a folder per class, a folder per class, Parquet files, save_to_disk",
+        "PATH": "a folder: train/ and val/ with a folder per class, a folder per class, Parquet, tar, save_to_disk",
+        "'SHARDS/train-{000..146}.tar'": "WebDataset tar files, or Parquet files, of these names",
         "hf:ORG/NAME": "a dataset of the Hugging Face Hub; needs pip install 'attar[hub]'",
     }
 

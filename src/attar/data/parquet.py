@@ -134,21 +134,25 @@ class _Cache:
 def find(path: Path) -> tuple[list[Path], list[list[Path]]] | None:
     """The training files in a folder or in its ``data`` folder, and those of each split to validate on, best first.
 
-    None without any Parquet file.
-
-    Raises AttarError when there are Parquet files, but none for training.
+    None without any Parquet file; raises AttarError as ``grouped`` does.
     """
     every = sorted(path.glob("*.parquet")) or sorted((path / "data").glob("*.parquet"))
     every = [file for file in every if not file.name.startswith(".")]
-    if not every:
-        return None
+    return grouped(every) if every else None
+
+
+def grouped(files: Sequence[Path]) -> tuple[list[Path], list[list[Path]]]:
+    """The training files among these, and those of each split to validate on, best first.
+
+    Raises AttarError when none is for training.
+    """
     by_split: dict[str, list[Path]] = {}
-    for file in every:
+    for file in files:
         by_split.setdefault(_SPLIT.match(file.name)[0], []).append(file)  # type: ignore[index]
     trains, vals = splits.training(by_split), splits.validation(by_split)
     if not trains:
         raise AttarError(
-            f"{every[0].parent} has no training files among its Parquet files; name them train-*.parquet "
+            f"{files[0].parent} has no training files among its Parquet files; name them train-*.parquet "
             f"(and the others val-*.parquet)."
         )
     return by_split[trains[0]], [by_split[name] for name in vals]

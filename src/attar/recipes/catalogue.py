@@ -30,6 +30,7 @@ from attar.recipes import (
 )
 from attar.recipes.recipe import BuiltInRecipe, Recipe, from_yaml
 from attar.stages.published_figures import Beside
+from attar.store import objects
 
 ENTRIES: dict[str, BuiltInRecipe] = {
     **digits.RECIPES,
@@ -77,18 +78,19 @@ def recipe_named(name: str) -> Recipe[Any]:
 
 
 def is_dataset(word: str) -> bool:
-    """Whether the word in place of a recipe names a dataset: a folder of pictures, hf:ORG/NAME or a known name.
+    """Whether the word in place of a recipe names a dataset: a folder of pictures, files of shards, an address, a name.
 
     A built-in recipe comes before a dataset of the same name. The folder of a run is no dataset.
     """
     if word in ENTRIES:
         return False
+    from attar.data import braces
     from attar.data.named import KNOWN  # imports PyArrow, which recipes do not need
 
     path = Path(word).expanduser()
-    return (
-        word.startswith(("hf:", IN_MEMORY)) or word in KNOWN or (path.is_dir() and not (path / "recipe.yaml").is_file())
-    )
+    if path.is_dir():
+        return word in KNOWN or not (path / "recipe.yaml").is_file()
+    return word.startswith(("hf:", IN_MEMORY)) or word in KNOWN or objects.is_address(word) or braces.names_files(word)
 
 
 def header_of(name: str) -> str:

@@ -294,4 +294,6 @@ def _method(made: ChosenSet, mirrored: bool, grey: bool) -> MethodConfig:
 def _name(source: str) -> str:
     if source.startswith("hf:"):
         return source.rpartition("/")[2].removeprefix("hf:").replace(":", "-")
-    return re.split(r"[/\\:]", source.rstrip("/\\"))[-1] or "pictures"
+    parts = re.split(r"[/\\:]", source.rstrip("/\\"))
+    of_files = parts[-1].endswith((".tar", ".parquet", "}"))  # shards, named after their folder
+    return parts[-2 if of_files and len(parts) > 1 else -1] or "pictures"
