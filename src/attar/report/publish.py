@@ -19,7 +19,7 @@ def publish(out: Path, stages: Collection[Stage]) -> list[Line]:
         lines = table.lines(out)
         pages.write_all(out, lines, out / "report")
     if {"relabel", "evaluate"} & set(stages) and run.is_done("relabel"):
-        card.write(out / "distilled", lines)
+        card.write(out / "distilled", lines, run.images.kept_classes)
         if "evaluate" in stages:
             figures.write_all(out, out / "report", lines)
             write.run_page(out, lines, out / "report" / write.INDEX)

@@ -35,7 +35,8 @@ def name_in(text: str) -> str:
     if not is_name(name):
         raise AttarError(
             f"'{text}' is not a name on the Hub; write ORG/NAME with letters, digits, '-', '_' and '.', such as "
-            f"my-name/digits-distilled, or the address of an object store, such as s3://BUCKET/FOLDER."
+            f"my-name/digits-distilled, or an address: s3://BUCKET/FOLDER, or file:///FOLDER for a folder of this "
+            f"machine."
         )
     return name
 
