@@ -112,7 +112,7 @@ def run(
         atomic.write_text(space.out / "recipe.yaml", made.to_yaml(header_of(made.name)))
         classes = Run(space.out).images.classes if Run(space.out).is_done("recover") else ()
         published_figures.write(space.out, published_beside(made, classes))
-        table = publish(space.out, wanted)
+        table = publish(space.out, wanted, log.warn)
         copy.push(last=True)
         return Result(space.out, table)
 

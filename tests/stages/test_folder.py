@@ -1,15 +1,20 @@
 """stages/folder.py: missing and damaged files are rebuilt or refused, and so are files without a plan."""
 
+import builtins
 import errno
+import io
 import json
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from attar import pipeline
 from attar.core.errors import AttarError
+from attar.report import printed
 from attar.stages.folder import StageFolder
 from attar.store import sealed
 from conftest import edit_json, interrupt, mini_recipe
@@ -155,14 +160,44 @@ def test_a_method_that_only_a_manifest_names_is_not_imported(finished: Path, tmp
     assert not (tmp_path / "called").exists()
 
 
-def test_a_finished_run_on_a_read_only_disk_is_a_sentence(finished: Path, monkeypatch: pytest.MonkeyPatch):
-    original = Path.open
+@pytest.fixture
+def read_only(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], None]:
+    """Make everything below a folder read-only, as a disk is that is mounted so; root ignores permissions."""
+    original = open
 
-    def read_only(path: Path, mode: str = "r", *more, **others):
-        if path.is_relative_to(finished) and set(mode) & set("wax+"):
-            raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
-        return original(path, mode, *more, **others)
+    def protect(folder: Path) -> None:
+        def refusing(file: Any, mode: str = "r", *more: Any, **others: Any) -> Any:
+            if isinstance(file, str | Path) and Path(file).is_relative_to(folder) and set(mode) & set("wax+"):
+                raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(file))
+            return original(file, mode, *more, **others)
 
-    monkeypatch.setattr(Path, "open", read_only)
+        monkeypatch.setattr(builtins, "open", refusing)
+        monkeypatch.setattr(io, "open", refusing)
+
+    return protect
+
+
+def test_a_finished_run_on_a_read_only_disk_can_be_asked_again(
+    finished: Path, read_only: Callable[[Path], None], capsys: pytest.CaptureFixture
+):
+    before = [line.top1_mean for line in pipeline.run(mini_recipe(), finished, quiet=True).table]
+    log = (finished / "log.jsonl").read_bytes()
+    (finished / "report" / "table.csv").write_text("of an earlier version")
+    capsys.readouterr()
+    read_only(finished)
+    assert [line.top1_mean for line in pipeline.run(mini_recipe(), finished).table] == before
+    said = capsys.readouterr().err
+    assert f"warning: the files in {finished / 'report'} stay as they are: {finished / 'report'}" in said
+    assert said.rstrip().endswith("is on a read-only disk")
+    printed.report([finished], None, None)
+    shown = capsys.readouterr()
+    assert f"attar: the files in {finished / 'report'} stay as they are" in shown.err
+    assert "distilled" in shown.out
+    assert (finished / "log.jsonl").read_bytes() == log
+
+
+def test_a_run_that_needs_work_on_a_read_only_disk_is_a_sentence(finished: Path, read_only: Callable[[Path], None]):
+    next((finished / "recover" / "data").glob("*.parquet")).unlink()
+    read_only(finished)
     with pytest.raises(AttarError, match=rf"{finished}/.*[Rr]ead-only"):
-        run(finished, "evaluate")
+        run(finished, "recover")

@@ -208,10 +208,18 @@ class Log:
         self.console.print(one_line(text), markup=False, soft_wrap=True)
 
     def warn(self, text: str, **values: Any) -> None:
-        """Print a warning and write it, with the values, to the file as an event."""
+        """Print a warning; write it, with the values, to the file as an event, unless the file has it already."""
         _REPORTER.last_printed = time.monotonic()
         self.console.print(f"warning: {one_line(text)}", style="yellow", markup=False, soft_wrap=True)
-        self.event("warning", text=text, **values)
+        if not self._has_warning(text):
+            self.event("warning", text=text, **values)
+
+    def _has_warning(self, text: str) -> bool:
+        """Return whether the file has this warning: a finished run that is asked again writes nothing."""
+        told = f'"event": "warning", "text": {json.dumps(text)}'
+        with contextlib.suppress(OSError):
+            return self.path is not None and told in self.path.read_text()
+        return False
 
     @contextlib.contextmanager
     def progress(self, what: str, total: int, done: int = 0, unit: str = "") -> Iterator[Advance]:

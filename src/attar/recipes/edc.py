@@ -26,7 +26,7 @@ SMALL_COMMITTEE = (
     Member(architecture="mobilenet_v2", stem="small"),
     Member(architecture="wrn_16_2"),
     Member(architecture="shufflenet_v2_x0_5", stem="small"),
-    Member(architecture="convnet1"),
+    Member(architecture="convnet1", training={"learning_rate": 0.01}),
     Member(architecture="convnet2"),
     Member(architecture="convnet3_w32"),
 )

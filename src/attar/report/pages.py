@@ -19,7 +19,7 @@ def write_all(run: Path, lines: list[Line], folder: Path) -> None:
     if len(architectures.students_of(lines)) > 1:
         atomic.write_text(side_by_side, architectures.as_csv(lines))
     else:
-        side_by_side.unlink(missing_ok=True)  # left by an earlier evaluation with more students
+        atomic.remove(side_by_side)  # left by an earlier evaluation with more students
     costs = f"{elapsed(run)}. The table's columns of seconds are wall seconds; table.csv has both."
     parts = [tables(lines), aims(lines), costs, markdown(per_class.extremes(run)) + "."]
     if told := warnings(run):

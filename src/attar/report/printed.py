@@ -10,6 +10,7 @@ from attar.core.errors import AttarError
 from attar.core.printable import one_line
 from attar.report import architectures, comparable, figures, pages, per_class, ranking, reliability, table
 from attar.report.page import write
+from attar.report.publish import write_report
 from attar.report.table import Line
 from attar.stages.run import Run
 from attar.store import atomic
@@ -29,9 +30,7 @@ def report(runs: Sequence[Path], csv: Path | None, out: Path | None) -> None:
     tables = {run: table.lines(run) for run in runs}
     rows = [replace(line, run=names[run]) for run, lines in tables.items() for line in lines]
     for run, lines in tables.items():
-        pages.write_all(run, lines, run / "report")
-        figures.write_all(run, run / "report", lines)
-        write.run_page(run, lines, run / "report" / write.INDEX)
+        write_report(run, lines, _note)
     if csv:
         atomic.write_text(csv, table.as_csv(rows))
         atomic.write_json(csv.with_suffix(".json"), {names[run]: Run(run).plain() for run in runs})
@@ -55,8 +54,12 @@ def evaluated(runs: Sequence[Path]) -> list[Path]:
         )
     for run in runs:
         if run not in found:
-            print(f"attar: {one_line(str(run))} is left out, because it is not evaluated", file=sys.stderr)
+            _note(f"{run} is left out, because it is not evaluated")
     return found
+
+
+def _note(text: str) -> None:
+    print(f"attar: {one_line(text)}", file=sys.stderr)
 
 
 def print_tables(runs: Sequence[Path], rows: list[Line]) -> None:

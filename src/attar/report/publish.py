@@ -1,26 +1,48 @@
 """Write the readable results of finished stages: tables, pictures, and the card of the distilled set."""
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 from attar.report import card, figures, pages, table
 from attar.report.page import write
 from attar.report.table import Line
 from attar.stages.run import Run, Stage
+from attar.store import atomic
 
 
-def publish(out: Path, stages: Collection[Stage]) -> list[Line]:
+def publish(out: Path, stages: Collection[Stage], warn: Callable[[str], None]) -> list[Line]:
     """Write the files that these stages of the run in ``out`` changed; returns the result table.
 
-    The table is empty if the run is not evaluated.
+    The table is empty if the run is not evaluated. Where the folder cannot be written, a warning says so.
     """
-    run, lines = Run(out), list[Line]()
-    if run.is_done("evaluate"):
-        lines = table.lines(out)
-        pages.write_all(out, lines, out / "report")
-    if {"relabel", "evaluate"} & set(stages) and run.is_done("relabel"):
-        card.write(out / "distilled", lines, run.images.kept_classes)
-        if "evaluate" in stages:
-            figures.write_all(out, out / "report", lines)
-            write.run_page(out, lines, out / "report" / write.INDEX)
+    run = Run(out)
+    lines = table.lines(out) if run.is_done("evaluate") else list[Line]()
+    try:
+        if run.is_done("evaluate"):
+            pages.write_all(out, lines, out / "report")
+        if {"relabel", "evaluate"} & set(stages) and run.is_done("relabel"):
+            card.write(out / "distilled", lines, run.images.kept_classes)
+            if "evaluate" in stages:
+                _draw(out, lines)
+    except atomic.NotWritableError as error:
+        warn(unwritten(out, error))
     return lines
+
+
+def write_report(out: Path, lines: list[Line], warn: Callable[[str], None]) -> None:
+    """Write tables, figures and page of an evaluated run; where its folder cannot be written, a warning says so."""
+    try:
+        pages.write_all(out, lines, out / "report")
+        _draw(out, lines)
+    except atomic.NotWritableError as error:
+        warn(unwritten(out, error))
+
+
+def unwritten(out: Path, error: Exception) -> str:
+    """Return the warning that a run's report cannot be written."""
+    return f"the files in {out / 'report'} stay as they are: {str(error).partition(';')[0]}"
+
+
+def _draw(out: Path, lines: list[Line]) -> None:
+    figures.write_all(out, out / "report", lines)
+    write.run_page(out, lines, out / "report" / write.INDEX)

@@ -17,7 +17,7 @@ from attar.core.config import Config, differences, digest, pruned
 from attar.core.elapsed import Elapsed
 from attar.core.errors import AttarError
 from attar.core.precision import DTYPES, Precision
-from attar.store import sealed
+from attar.store import atomic, sealed
 
 PLAN, MANIFEST = "plan.json", "manifest.json"
 FORMAT = 1
@@ -41,6 +41,7 @@ _PLAINLY = {
 """How errors describe the former parent when a parent has changed."""
 _ALSO_WITHOUT = {"committee"}
 """Parents for which being absent now also counts as a change."""
+_OF_THE_MAKING = {"device", "processes", "versions", "finished"}
 _PACKAGES = ("attar", "torchvision", "timm", "numpy", "pillow", "pyarrow", "safetensors")
 
 
@@ -187,6 +188,7 @@ class StageFolder:
     ) -> dict[str, Any]:
         """Write the manifest; the first process calls this once, when every file of the stage is written.
 
+        If a manifest with these results is there already, it stays, with its time and versions: nothing was made anew.
         ``elapsed`` may be wall seconds only, when processor seconds were not measured. The manifest lists the hashes of
         ``files``: they are checked when opened, and made again when missing.
         """
@@ -202,14 +204,26 @@ class StageFolder:
             "versions": versions(),
             "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         }
-        sealed.write_json(self.path / MANIFEST, manifest)
-        (self.path / PLAN).unlink(missing_ok=True)
+        known = None
+        with contextlib.suppress(AttarError):  # a damaged one is written anew
+            known = _read(self.path / MANIFEST)
+        if known is not None and _result(known) == _result(manifest):
+            manifest = known
+        else:
+            sealed.write_json(self.path / MANIFEST, manifest)
+        atomic.remove(self.path / PLAN)
         return manifest
 
     def _has_results(self) -> bool:
         """Return whether the folder has results; a plan without results may be replaced."""
         kept = (path for path in self.path.rglob("*") if path.name != PLAN and path.suffix not in (".jsonl", ".tmp"))
         return any(path.is_file() for path in kept)
+
+
+def _result(manifest: Mapping[str, Any]) -> Any:
+    """Return what a manifest says of the result, as JSON: not when, where and with which versions it was made."""
+    kept = {key: value for key, value in manifest.items() if key not in _OF_THE_MAKING}
+    return json.loads(json.dumps(kept))
 
 
 def manifest_of(folder: Path, made_by: str) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import pydantic
 
 from attar.core.errors import AttarError
 from attar.stages.evaluation import first_fault
-from attar.store import sealed
+from attar.store import atomic, sealed
 
 FILE = "published.json"
 Labels = Literal["soft", "hard"]
@@ -57,7 +57,7 @@ class Beside:
 def write(run: Path, beside: Beside | None) -> None:
     """Write the figures into a run's folder; None removes those of an earlier recipe."""
     if beside is None:
-        (run / FILE).unlink(missing_ok=True)
+        atomic.remove(run / FILE)
     else:
         sealed.write_json(run / FILE, asdict(beside))
 

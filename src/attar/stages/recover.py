@@ -140,7 +140,8 @@ def check(teacher: Teacher, space: Workspace, method: str, config: MethodConfig,
     if rated is not None and (rated - chance) / (1 - chance) < WEAK and not config.accept_weak_teacher:
         raise AttarError(
             f"{name} is right on {rated:.1%} of the real validation images, about chance ({chance:.1%}); "
-            f"train it longer, check its class order, or use it anyway with --recover.accept-weak-teacher True."
+            f"train it longer or with a lower learning rate, check its class order, or use it anyway with "
+            f"--recover.accept-weak-teacher True."
         )
 
 

@@ -13,6 +13,11 @@ from typing import Any
 
 from attar.core.errors import AttarError
 
+
+class NotWritableError(AttarError):
+    """The disk is read-only, or there is no permission to write."""
+
+
 _SENTENCES = {
     errno.ENOSPC: "The disk is full while writing {path}; free some space and run the same command again.",
     errno.EDQUOT: "Your disk quota is used up while writing {path}; free some space and run the same command again.",
@@ -24,6 +29,7 @@ _SENTENCES = {
     errno.EEXIST: "{path} cannot be written, because part of that path is a file; choose another folder.",
 }
 """Error sentences for system errors that the user can fix."""
+_NOT_WRITABLE = (errno.EROFS, errno.EACCES, errno.EPERM)
 
 
 @contextlib.contextmanager
@@ -31,7 +37,7 @@ def replace(path: Path) -> Iterator[Path]:
     """Yield a temporary path in the same folder; on success its file replaces ``path``, otherwise it is removed.
 
     Creates the folder if needed. A process killed at any moment leaves either the old file or the new one. Raises
-    AttarError when the disk is full or not writable.
+    AttarError when the disk is full, and NotWritableError when it is not writable.
     """
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")  # ranks may write the same name at once
     try:
@@ -48,7 +54,10 @@ def replace(path: Path) -> Iterator[Path]:
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Write a whole file; raises AttarError as ``replace`` does."""
+    """Write a whole file, unless it has this content already; raises AttarError as ``replace`` does."""
+    with contextlib.suppress(OSError):
+        if path.stat().st_size == len(data) and path.read_bytes() == data:
+            return
     with replace(path) as temporary:
         temporary.write_bytes(data)
 
@@ -64,6 +73,13 @@ def write_json(path: Path, value: Any) -> None:
     Raises ValueError on NaN and infinity, which JSON cannot express.
     """
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def remove(path: Path) -> None:
+    """Remove a file if it exists; a read-only disk is then no error if it does not. Raises as ``replace`` does."""
+    if path.exists() or path.is_symlink():
+        with _os_errors_explained(path):
+            path.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
@@ -105,7 +121,8 @@ def _os_errors_explained(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in _SENTENCES:
-            raise AttarError(_SENTENCES[error.errno].format(path=path)) from error
+            kind = NotWritableError if error.errno in _NOT_WRITABLE else AttarError
+            raise kind(_SENTENCES[error.errno].format(path=path)) from error
         raise
 
 
