@@ -213,7 +213,9 @@ class _Handler(BaseHTTPRequestHandler):
             data = files[file[3]]
             if self.command == "GET":
                 self.hub.sent.append(file[3])
-            self._answer(200, data, ETag=f'"{_etag(file[3], data)}"', X_Repo_Commit=sha)
+            part = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
+            sent = data[int(part[1]) : int(part[2] or len(data)) + 1] if part else data
+            self._answer(206 if part else 200, sent, ETag=f'"{_etag(file[3], data)}"', X_Repo_Commit=sha)
         elif api and api[2] == "tree":
             everything = parse_qs(address.query).get("recursive") != ["false"]
             self._answer(200, _tree(files, api[4].rstrip("/"), everything))

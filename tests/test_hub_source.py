@@ -14,6 +14,7 @@ from attar.cli import main
 from attar.core.errors import AttarError
 from attar.core.log import Log
 from attar.data.choice import DataChoice
+from attar.data.load import load
 from attar.data.survey import survey
 from attar.report import publish
 from attar.stages.run import Run
@@ -99,6 +100,23 @@ def test_without_a_validation_split_pictures_are_held_out(hub):
     source = held(hub, "org/train-only", {"data/train-00000-of-00001.parquet": table(range(100), "image", "label")})
     found = survey(DataChoice(source=source), Log(quiet=True))
     assert (found.classes, sum(found.counts), found.num_val, found.grey) == (tuple(NAMES), 100, None, True)
+
+
+@pytest.mark.parametrize("configuration", ["", ":a"])
+def test_a_dataset_of_the_hub_is_read_in_parts(
+    hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, configuration: str
+):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    below = "a/" if configuration else "data/"
+    files = {f"{below}train-0000{n}.parquet": table(range(40 * n, 40 * n + 40), "image", "label") for n in range(2)}
+    source = held(hub, f"org/parts{len(configuration)}", files | {"README.md": b"words"}) + configuration
+    hub.sent.clear()
+    choice = DataChoice.of({"source": source, "cache_bytes": "20MB"}, "the test")
+    real = load(choice, 0, Log(quiet=True))
+    assert real.classes == tuple(NAMES)
+    assert (len(real.train) + len(real.val), real.train.image(3).size) == (80, (8, 8))
+    assert set(hub.sent) == set(files)
+    assert len(list((tmp_path / "attar" / "rows").iterdir())) == 2
 
 
 def test_a_configuration_is_named(hub):

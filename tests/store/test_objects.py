@@ -1,6 +1,8 @@
 """store/objects.py and what is built on it, against a server that speaks S3."""
 
 import errno
+import io
+import tarfile
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,9 +12,12 @@ from PIL import Image
 
 from attar.core.errors import AttarError
 from attar.core.log import Log
+from attar.core.randomness import generator
 from attar.data import remote
 from attar.data.choice import DataChoice
+from attar.data.feed import open_feed
 from attar.data.load import load
+from attar.ops.views import ViewChoice
 from attar.store import atomic, objects
 from attar.store.objects import Entry, Folder, is_address
 from attar.store.sealed import SealedFile
@@ -170,6 +175,36 @@ def test_real_data_are_fetched_once_and_again_when_they_change(
     assert (folder / changed).read_bytes() == paths[gone].read_bytes()
     with pytest.raises(AttarError, match="holds no files"):
         remote.cached(f"s3://{bucket}/empty", log)
+
+
+def test_tar_files_are_read_in_parts_by_worker_processes(bucket: str, tmp_path: Path, log: Log):
+    client = boto3.client("s3")
+    for shard in range(3):
+        written = io.BytesIO()
+        with tarfile.open(fileobj=written, mode="w") as tar:
+            for place in range(4):
+                picture = io.BytesIO()
+                Image.new("RGB", (8, 8), (40 * shard, 40 * place, 0)).save(picture, "PNG")
+                for name, data in ((f"{place}.png", picture.getvalue()), (f"{place}.cls", b"%d" % (place % 2))):
+                    about = tarfile.TarInfo(name)
+                    about.size = len(data)
+                    tar.addfile(about, io.BytesIO(data))
+        client.put_object(Bucket=bucket, Key=f"shards/train-{shard}.tar", Body=written.getvalue())
+    values = {
+        "source": f"s3://{bucket}/shards",
+        "size": 8,
+        "cache_bytes": "30kB",
+        "window_images": 4,
+        "resident": "off",
+    }
+    choice = DataChoice.of(values | {"size": 8, "resident": "off"}, "the test")
+    real = load(choice, 0, log)
+    batches = list(open_feed(real.train, choice, 2, "cpu", log).epoch(5, ViewChoice(), generator(0), "cpu"))
+    shown = {tuple((255 * image[:2, 0, 0]).round().int().tolist()) for images, _ in batches for image in images}
+    held = {tuple(real.train.image(place).getpixel((0, 0))[:2]) for place in range(len(real.train))}  # pyright: ignore
+    assert shown == held
+    blocks = tmp_path / "cache" / "attar" / "blocks"
+    assert 0 < sum(path.stat().st_size for path in blocks.iterdir()) <= 30_000
 
 
 def test_what_an_address_is():

@@ -10,6 +10,9 @@ Positive = pydantic.PositiveFloat
 IN_MEMORY = "python:"
 """How the source of a dataset begins that a program has handed over."""
 
+WINDOW = 16_384
+"""Images that are shuffled together where shards are read in parts."""
+
 
 class DataChoice(Config):
     """Choose a real dataset by name, folder or Hub id, and prepare square images from it."""
@@ -40,6 +43,18 @@ class DataChoice(Config):
     """'stop': an unreadable image stops the run; 'skip': leave it out with a warning."""
     resident: Annotated[Literal["auto", "on", "off"], NO_EFFECT] = "auto"
     """Keep all images in memory, as bytes on the device; auto: if they take 4 GiB or less."""
+
+    cache_bytes: Annotated[pydantic.ByteSize | None, NO_EFFECT] = pydantic.Field(default=None, gt=0)
+    """Read the shards of an object store or of the Hub in parts, and keep at most so much of them on this disk, as in
+    200GB; default: fetch everything once."""
+    window_images: Annotated[int | None, NO_EFFECT] = pydantic.Field(default=None, ge=0)
+    """Shuffle the shards (row groups of Parquet files), then the images inside windows of about so many images; 0:
+    shuffle all images. Default: 0, or 16,384 with cache_bytes."""
+
+    @property
+    def window(self) -> int:
+        """How many images are shuffled together; 0: all."""
+        return self.window_images if self.window_images is not None else WINDOW if self.cache_bytes else 0
 
     @pydantic.model_validator(mode="after")
     def _fit_together(self) -> Self:

@@ -7,13 +7,17 @@ places, which costs the same for any size. A single picture that was replaced in
 and size can pass unnoticed; a dataset that was made anew cannot.
 """
 
+import contextlib
 import hashlib
+import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
+
+from attar.core.errors import AttarError
+from attar.store import sealed
 
 WHOLE_BYTES, WHOLE_FILES = 256 * 1024**2, 200_000
 NUM_PIECES, PIECE_BYTES = 4096, 4096
@@ -49,12 +53,21 @@ def of_many(path: Callable[[int], Path], sizes: np.ndarray) -> bytes:
     return total.digest()
 
 
-def of_items(read: Callable[[int], bytes], sizes: np.ndarray) -> bytes:
-    """A SHA-256 of many items with these numbers of bytes, which ``read`` returns by their places."""
+def of_items(read: Callable[[int, int, int], bytes], sizes: np.ndarray) -> bytes:
+    """A SHA-256 of many items with these numbers of bytes.
+
+    ``read`` returns bytes of an item, from its place, where they start and how many they are.
+    """
     chosen, whole = sampled(sizes)
 
+    def piece(index: int) -> bytes:
+        size = int(sizes[index])
+        if whole or size <= PIECE_BYTES:
+            return read(index, 0, size)
+        return read(index, (size - PIECE_BYTES) // 2, PIECE_BYTES)
+
     def digests(chunk: Sequence[int]) -> bytes:
-        return b"".join(hashlib.sha256(data if whole else middle(data)).digest() for data in map(read, chunk))
+        return b"".join(hashlib.sha256(data).digest() for data in map(piece, chunk))
 
     chunks = [chosen[start : start + _CHUNK] for start in range(0, len(chosen), _CHUNK)]
     total = hashlib.sha256()
@@ -66,20 +79,49 @@ def of_items(read: Callable[[int], bytes], sizes: np.ndarray) -> bytes:
 
 def of_few(paths: Sequence[Path]) -> bytes:
     """A SHA-256 of a few large files; raises OSError when one cannot be read."""
-    total, sizes = hashlib.sha256(), [path.stat().st_size for path in paths]
-    if sum(sizes) <= WHOLE_BYTES:
-        for path in paths:
-            with path.open("rb") as file:
-                while block := file.read(_BLOCK):
-                    total.update(block)
-        return total.digest()
-    places = np.linspace(0, sum(sizes) - PIECE_BYTES, NUM_PIECES).round().astype(np.int64)
-    for path, (start, end) in zip(paths, pairwise(np.cumsum([0, *sizes]).tolist()), strict=True):
-        with path.open("rb") as file:
-            for place in places[(places >= start) & (places < end)].tolist():
-                file.seek(place - start)
-                total.update(file.read(PIECE_BYTES))
+
+    def read(index: int, start: int, size: int) -> bytes:
+        with paths[index].open("rb", buffering=0) as file:
+            file.seek(start)
+            return file.read(size)
+
+    return of_ranges(read, [path.stat().st_size for path in paths])
+
+
+def of_ranges(read: Callable[[int, int, int], bytes], sizes: Sequence[int]) -> bytes:
+    """As ``of_few``, of files with these numbers of bytes; ``read`` is as in ``of_items``."""
+    ends = np.cumsum([0, *sizes])
+    if ends[-1] <= WHOLE_BYTES:
+        pieces = [(file, start, min(_BLOCK, size - start)) for file, size in enumerate(sizes) for start in
+                  range(0, size, _BLOCK)]  # fmt: skip
+    else:
+        places = np.linspace(0, ends[-1] - PIECE_BYTES, NUM_PIECES).round().astype(np.int64)
+        files = np.searchsorted(ends, places, side="right") - 1
+        pieces = [(int(file), int(place - ends[file]), PIECE_BYTES) for file, place in zip(files, places, strict=True)]
+    total = hashlib.sha256()
+    with ThreadPoolExecutor(_THREADS) as pool:
+        for data in pool.map(lambda piece: read(*piece), pieces):
+            total.update(data)
     return total.digest()
+
+
+def remembered(listing: Sequence[str], make: Callable[[], bytes]) -> bytes:
+    """Return what ``make`` returned for the same listing before, on this machine; else call it.
+
+    A listing names files with what changes with their content. What is kept has a seal; where it cannot be kept,
+    ``make`` is called each time.
+    """
+    key = hashlib.sha256("\n".join(listing).encode(errors="surrogateescape")).hexdigest()
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    place = cache / "attar" / "contents" / f"{key[:40]}.json"
+    with contextlib.suppress(OSError, AttarError, KeyError, TypeError, ValueError):
+        known = sealed.read_json(place, "")
+        if known["listing"] == key:
+            return bytes.fromhex(known["content"])
+    found = make()
+    with contextlib.suppress(OSError, AttarError):
+        sealed.write_json(place, {"listing": key, "content": found.hex()})
+    return found
 
 
 def _digest_of(path: Path, size: int, whole: bool) -> bytes:

@@ -85,7 +85,7 @@ class _Decode:
     """Decodes chunks of a split into rows of one array; returns the place, name and fault of unreadable images."""
 
     def __init__(self, split: Split, choice: DataChoice, rows: np.ndarray) -> None:
-        self._split, self._choice, self._rows = split, choice, rows
+        self._split, self._choice, self._rows = split.swept(), choice, rows
 
     def __call__(self, chunk: range) -> list[tuple[int, str, str]]:
         failed = []

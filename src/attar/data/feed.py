@@ -12,6 +12,7 @@ from attar.core.log import Log
 from attar.core.ranks import WHOLE, Part
 from attar.data.choice import DataChoice
 from attar.data.decoded import Pixels, RealBatch, pixels
+from attar.data.order import spread
 from attar.data.source import Split
 from attar.data.streaming import Streaming
 from attar.ops.pixels import Normalisation, from_bytes
@@ -53,6 +54,10 @@ class Feed(Protocol):
 
     def plain(self, batch_size: int, device: torch.device | str) -> Iterator[RealBatch]:
         """Every image once, in order, whole, on the device."""
+        ...
+
+    def spread(self, count: int) -> list[int]:
+        """Places in ``labels`` of ``count`` images, evenly spaced; of all if there are fewer."""
         ...
 
     def take(self, indices: Sequence[int]) -> UInt8[Tensor, "image 3 height width"]:
@@ -99,6 +104,9 @@ class Resident:
             part = slice(start, start + batch_size)
             yield from_bytes(self._images[part].to(device)), self._labels[part].to(device)
 
+    def spread(self, count: int) -> list[int]:
+        return spread(self.num_images, None, count)
+
     def take(self, indices: Sequence[int]) -> UInt8[Tensor, "image 3 height width"]:
         return self._images[torch.as_tensor(indices, dtype=torch.int64, device=self._images.device)].cpu()
 
@@ -126,8 +134,8 @@ def measure_normalisation(feed: Feed, log: Log) -> Normalisation:
 
     Sums are exact, so the figures depend on nothing but the pixels. A deviation is at least 0.01.
     """
-    count = min(MEASURED_IMAGES, feed.num_images)
-    indices = np.linspace(0, feed.num_images - 1, count).round().astype(np.int64)
+    indices = np.array(feed.spread(MEASURED_IMAGES))
+    count = len(indices)
     total = torch.zeros(3, dtype=torch.int64)
     squares, num_pixels = torch.zeros_like(total), 0
     with log.progress("measuring", count, unit="images") as advance:

@@ -12,7 +12,7 @@ from attar.core.errors import AttarError
 from attar.core.log import Log
 from attar.core.plugin import unknown
 from attar.core.randomness import generator
-from attar.data import balance, braces, given, hub, layout, named, remote
+from attar.data import at_store, balance, braces, given, hub, layout, named, remote
 from attar.data.choice import IN_MEMORY, DataChoice
 from attar.data.source import Found, RealData, Split
 from attar.store import objects
@@ -63,13 +63,18 @@ def find(choice: DataChoice, log: Log) -> Found:
     source = choice.source
     if source in named.KNOWN:
         return named.read(source, choice.root, log)
+    in_store = objects.is_address(source)
+    if choice.cache_bytes is not None and (in_store or source.startswith(hub.PREFIX)):
+        return at_store.read(source, choice.cache_bytes, log)
     if source.startswith(hub.PREFIX):
         return hub.read_hub(source, log)
     if source.startswith(IN_MEMORY):
         return given.read(source)
-    if braces.names_files(source) and not objects.is_address(source) and not Path(source).expanduser().is_dir():
+    if in_store and at_store.parted(source)[1]:
+        raise AttarError(f"'{source}' names files of a store; add --data.cache-bytes, such as 200GB, or name a folder.")
+    if braces.names_files(source) and not in_store and not Path(source).expanduser().is_dir():
         return layout.read_pattern(source, log)
-    path = remote.cached(source, log) if objects.is_address(source) else Path(source).expanduser()
+    path = remote.cached(source, log) if in_store else Path(source).expanduser()
     if path.is_dir():
         return layout.read(path, log, are_classes=bool(choice.classes))
     if path.exists():
@@ -87,7 +92,7 @@ def _name(source: str) -> str:
     if source.startswith(IN_MEMORY):
         return source.removeprefix(IN_MEMORY)
     if objects.is_address(source):
-        return source.rstrip("/").rpartition("/")[2]
+        return at_store.parted(source)[0].rstrip("/").rpartition("/")[2]
     if braces.names_files(source) and not Path(source).expanduser().is_dir():
         return Path(source).expanduser().resolve().parent.name
     return Path(source).expanduser().resolve().name

@@ -7,8 +7,8 @@ import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from functools import cached_property, partial
-from pathlib import Path
-from typing import Any
+from pathlib import Path, PurePath
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -30,6 +30,7 @@ MOST_UNPACKED = 100
 _UNREADABLE = (pa.ArrowException, OSError, UnicodeDecodeError)
 """What pyarrow raises for a damaged file."""
 
+Place = TypeVar("Place", bound=PurePath)
 _SPLIT = re.compile(r"[^.-]*?(?=[-.]|_\d|$)")
 """The split in the name of a file, as in val-00000-of-00001.parquet."""
 
@@ -45,22 +46,13 @@ class Rows(columns.Table):
         self._image_columns = [image for image, _ in names]
         held = [_column(path, label) for path, (_, label) in zip(paths, names, strict=True)]
         self.column = columns.labels(held, [str(path) for path in paths])
-        self.labels, self.class_names = self.column.values, self._named_by_metadata(names[0][1])
+        self.labels, self.class_names = self.column.values, named_by_metadata(self._footers[0], names[0][1])
         self._starts = np.cumsum([0, *(footer.num_rows for footer in self._footers)])
         self._group_starts = [
             np.cumsum([0, *(footer.row_group(group).num_rows for group in range(footer.num_row_groups))])
             for footer in self._footers
         ]
         self._cache = _Cache()
-
-    def _named_by_metadata(self, label: str) -> list[str] | None:
-        """The names that the first file's metadata give to the labels."""
-        metadata = self._footers[0].schema.to_arrow_schema().metadata or {}
-        try:
-            names = json.loads(metadata[b"huggingface"])["info"]["features"][label]["names"]
-        except (KeyError, TypeError, ValueError):
-            return None
-        return [str(name) for name in names] if isinstance(names, list) and names else None
 
     def image(self, index: int) -> Image.Image:
         return decode(self.encoded(index), self.where(index))
@@ -96,6 +88,10 @@ class Rows(columns.Table):
     def num_bytes(self) -> int:
         return sum(path.stat().st_size for path in self._paths)
 
+    def blocks(self) -> np.ndarray:
+        sizes = np.concatenate([np.diff(starts) for starts in self._group_starts])
+        return np.repeat(np.arange(len(sizes)), sizes)
+
     def _place(self, index: int) -> tuple[int, int]:
         file = int(np.searchsorted(self._starts, index, side="right")) - 1
         return file, index - int(self._starts[file])
@@ -105,6 +101,16 @@ class Rows(columns.Table):
         with pq.ParquetFile(self._paths[file], metadata=self._footers[file]) as opened:
             table = opened.read_row_group(group, columns=[self._image_columns[file]], use_threads=False)
         return table.column(0)
+
+
+def named_by_metadata(footer: pq.FileMetaData, label: str) -> list[str] | None:
+    """The names that a file's metadata give to the labels in its column ``label``; None without any."""
+    metadata = footer.schema.to_arrow_schema().metadata or {}
+    try:
+        names = json.loads(metadata[b"huggingface"])["info"]["features"][label]["names"]
+    except (KeyError, TypeError, ValueError):
+        return None
+    return [str(name) for name in names] if isinstance(names, list) and names else None
 
 
 class _Cache:
@@ -141,14 +147,15 @@ def find(path: Path) -> tuple[list[Path], list[list[Path]]] | None:
     return grouped(every) if every else None
 
 
-def grouped(files: Sequence[Path]) -> tuple[list[Path], list[list[Path]]]:
+def grouped(files: Sequence[Place]) -> tuple[list[Place], list[list[Place]]]:
     """The training files among these, and those of each split to validate on, best first.
 
-    Raises AttarError when none is for training.
+    The split is in a file's name, or in the name of its folder. Raises AttarError when none is for training.
     """
-    by_split: dict[str, list[Path]] = {}
+    by_split: dict[str, list[Place]] = {}
     for file in files:
-        by_split.setdefault(_SPLIT.match(file.name)[0], []).append(file)  # type: ignore[index]
+        name = _SPLIT.match(file.name)[0]  # type: ignore[index]
+        by_split.setdefault(name if splits.role(name) else file.parent.name, []).append(file)
     trains, vals = splits.training(by_split), splits.validation(by_split)
     if not trains:
         raise AttarError(
@@ -170,7 +177,8 @@ def read(path: Path, train_files: Sequence[Path], val_files: Sequence[Sequence[P
 
 
 @contextlib.contextmanager
-def _reading(path: Path) -> Iterator[None]:
+def reading(path: object) -> Iterator[None]:
+    """Turn errors of a file at this path or address into AttarError."""
     try:
         yield
     except _UNREADABLE as error:
@@ -178,15 +186,14 @@ def _reading(path: Path) -> Iterator[None]:
 
 
 def _footer(path: Path) -> pq.FileMetaData:
-    with _reading(path):
+    with reading(path):
         footer = pq.read_metadata(path)
-        _refuse_absurd(path, footer)
+        refuse_absurd(path, path.stat().st_size, footer)
     return footer
 
 
-def _refuse_absurd(path: Path, footer: pq.FileMetaData) -> None:
+def refuse_absurd(path: object, size: int, footer: pq.FileMetaData) -> None:
     """Raise AttarError for a small file that would fill the memory: encoded images hardly compress or repeat."""
-    size = path.stat().st_size
     groups = [footer.row_group(number) for number in range(footer.num_row_groups)]
     unpacked = sum(
         group.column(number).total_uncompressed_size for group in groups for number in range(group.num_columns)
@@ -199,7 +206,7 @@ def _refuse_absurd(path: Path, footer: pq.FileMetaData) -> None:
 
 
 def _column(path: Path, name: str) -> pa.ChunkedArray:
-    with _reading(path), pq.ParquetFile(path) as opened:
+    with reading(path), pq.ParquetFile(path) as opened:
         return opened.read(columns=[name])[name]
 
 
@@ -208,7 +215,7 @@ def _first_line(error: Exception) -> str:
 
 
 def _columns(path: Path, footer: pq.FileMetaData) -> tuple[str, str]:
-    with _reading(path):
+    with reading(path):
         names = footer.schema.to_arrow_schema().names
     image = columns.find(names, columns.IMAGE, "image", str(path))
     return image, columns.find(names, columns.LABEL, "label", str(path))

@@ -42,6 +42,17 @@ class Split(abc.ABC):
     def num_bytes(self) -> int:
         """Bytes of the images as they are stored."""
 
+    def blocks(self) -> Int[np.ndarray, " image"] | None:
+        """For each image the number of its block, a shard or a part of one; None where each image is a file."""
+        return None
+
+    def swept(self) -> "Split":
+        """The same images, for reading many of each block soon, as in an epoch: remote blocks are fetched whole."""
+        return self
+
+    def fetch(self, block: int) -> None:  # noqa: B027
+        """Fetch a block ahead of its use, where blocks are remote."""
+
     def select(
         self,
         indices: Int[np.ndarray, "chosen"],  # noqa: F821
@@ -73,6 +84,16 @@ class Subset(Split):
 
     def former_identity(self) -> str:
         return hashed(self._base.former_identity().encode(), self._indices, self.labels)
+
+    def blocks(self) -> Int[np.ndarray, " image"] | None:
+        found = self._base.blocks()
+        return None if found is None else found[self._indices]
+
+    def swept(self) -> Split:
+        return Subset(self._base.swept(), self._indices, self.labels)
+
+    def fetch(self, block: int) -> None:
+        self._base.fetch(block)
 
     def num_bytes(self) -> int:
         """In proportion to the number of images."""

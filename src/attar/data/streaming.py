@@ -1,7 +1,8 @@
 """Batches decoded while they are needed, for datasets that don't fit in memory."""
 
+import contextlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -19,10 +20,14 @@ from attar.core.randomness import generator as stream
 from attar.core.ranks import WHOLE, Part
 from attar.data.choice import DataChoice
 from attar.data.decoded import RealBatch, tell_skipped
+from attar.data.order import shuffled, spread
 from attar.data.picture import Unreadable, prepare
 from attar.data.source import Split
 from attar.ops.pixels import from_bytes, to_bytes
 from attar.ops.views import ViewChoice, apply
+
+FETCHING_THREADS = 4
+"""Blocks of remote data that are fetched at the same time, ahead of their use."""
 
 
 @dataclass(frozen=True)
@@ -32,19 +37,28 @@ class _Read:
     images: UInt8[Tensor, "read 3 height width"]
     labels: Int[Tensor, "read"]  # noqa: F821
     faults: list[tuple[str, str]]
+    failure: str = ""
+    """The sentence that ends the run, if the data cannot be reached."""
 
     def pin_memory(self) -> "_Read":
-        return _Read(self.images.pin_memory(), self.labels.pin_memory(), self.faults)
+        return _Read(self.images.pin_memory(), self.labels.pin_memory(), self.faults, self.failure)
 
 
 class Streaming:
     """A feed that decodes images in worker processes; its result does not depend on their number."""
 
     def __init__(self, split: Split, choice: DataChoice, workers: int, log: Log) -> None:
-        """``workers`` 0 decodes in this process."""
+        """``workers`` 0 decodes in this process. With ``choice.window`` epochs go from block to block of the split."""
         self.labels = split.labels
         self._split, self._choice, self._workers, self._log = split, choice, workers, log
         self._told: set[str] = set()
+        needed = 2 * choice.window * split.num_bytes() // max(1, len(split))
+        if choice.cache_bytes and choice.window and needed > choice.cache_bytes:
+            log.warn(
+                f"data.cache_bytes ({choice.cache_bytes:,}) holds less than two windows of {choice.window:,} images, "
+                f"about {needed:,} bytes, so shards are fetched several times in an epoch; raise it, or lower "
+                f"--data.window-images"
+            )
 
     @property
     def num_images(self) -> int:
@@ -63,7 +77,8 @@ class Streaming:
         Skipped images make their batch smaller, and are reported when the epoch ends. With a ``part`` the processes of
         all parts must read the epoch to its end.
         """
-        order = torch.randperm(self.num_images, generator=generator)
+        blocks = self._split.blocks() if self._choice.window else None
+        order = shuffled(self.num_images, blocks, self._choice.window, generator)
         seed = int(torch.randint(2**62, (), generator=generator))
         rows = [batch[part.of(len(batch))] for batch in order.split(batch_size)]
         shared = part.size > 1
@@ -76,25 +91,31 @@ class Streaming:
         rows = torch.arange(self.num_images).split(batch_size)
         return self._batches(rows, _Whole(self._split, self._choice), device)
 
+    def spread(self, count: int) -> list[int]:
+        """As in Feed; with ``choice.window`` the images lie in evenly spaced blocks."""
+        return spread(self.num_images, self._split.blocks() if self._choice.window else None, count)
+
     def take(self, indices: Sequence[int]) -> UInt8[Tensor, "image 3 height width"]:
         """As in Feed; where unreadable images are skipped, the next readable one of the class replaces each."""
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             return torch.stack(list(pool.map(self._take, indices)))
 
     def _take(self, index: int) -> UInt8[Tensor, "3 height width"]:
-        whole = _Whole(self._split, self._choice)
         try:
-            return whole.picture(index)
+            return self._prepared(index)
         except Unreadable:
             if self._choice.on_corrupt == "stop":
                 raise
             alike = np.flatnonzero(self.labels == self.labels[index])
             for other in np.roll(alike, -int(np.searchsorted(alike, index)))[1:]:
                 try:
-                    return whole.picture(int(other))
+                    return self._prepared(int(other))
                 except Unreadable:
                     continue
             raise
+
+    def _prepared(self, index: int) -> UInt8[Tensor, "3 height width"]:
+        return _tensor(prepare(self._split.image(index), self._choice.size, self._choice.resize))
 
     def _batches(
         self, rows: Sequence[Tensor], pictures: "_Whole", device: torch.device | str, shared: bool = False
@@ -112,15 +133,43 @@ class Streaming:
             generator=torch.Generator(),  # else the loader draws from the global random state
         )
         skipped: list[Unreadable] = []
-        for read in loader:
-            faults = [Unreadable(where, reason) for where, reason in read.faults]
-            if faults and self._choice.on_corrupt == "stop":
-                raise faults[0]
-            skipped += faults
-            if shared or len(read.labels):
-                images = read.images.to(device, non_blocking=True)
-                yield from_bytes(images), read.labels.to(device, non_blocking=True)
+        reading = iter(loader)  # workers are forked here, before there are threads
+        with self._ahead(rows) as reach:
+            for number, read in enumerate(reading):
+                reach(number)
+                if read.failure:
+                    raise AttarError(read.failure)
+                faults = [Unreadable(where, reason) for where, reason in read.faults]
+                if faults and self._choice.on_corrupt == "stop":
+                    raise faults[0]
+                skipped += faults
+                if shared or len(read.labels):
+                    images = read.images.to(device, non_blocking=True)
+                    yield from_bytes(images), read.labels.to(device, non_blocking=True)
         self._tell(skipped, sum(ranks.counts(len(skipped))) if shared else len(skipped))
+
+    @contextlib.contextmanager
+    def _ahead(self, rows: Sequence[Tensor]) -> Iterator[Callable[[int], None]]:
+        """Fetch blocks of remote data a window before their use; yields a function that is called at each batch."""
+        blocks = None if self._choice.cache_bytes is None else self._split.blocks()
+        if blocks is None or not len(rows):
+            yield lambda _: None
+            return
+        ends = np.cumsum([len(batch) for batch in rows])
+        needed, first = np.unique(blocks[torch.cat(list(rows)).numpy()], return_index=True)
+        waiting = sorted(zip(first.tolist(), needed.tolist(), strict=True), reverse=True)
+        remote = self._split.swept()
+        pool = ThreadPoolExecutor(FETCHING_THREADS)
+
+        def reach(number: int) -> None:
+            while waiting and waiting[-1][0] <= ends[number] + self._choice.window:
+                pool.submit(remote.fetch, waiting.pop()[1])  # what fails here fails again in the worker, which tells
+
+        try:
+            reach(0)
+            yield reach
+        finally:
+            pool.shutdown(cancel_futures=True)
 
     def _tell(self, skipped: list[Unreadable], total: int) -> None:
         """Report this process's unreadable images; ``total`` counts those of all processes that share the epoch."""
@@ -136,18 +185,21 @@ class _Whole(Dataset[_Read]):
     """Batches of whole, prepared images, by their indices."""
 
     def __init__(self, split: Split, choice: DataChoice) -> None:
-        self._split, self._size, self._resize = split, choice.size, choice.resize
+        self._split, self._size, self._resize = split.swept(), choice.size, choice.resize
 
     def __getitem__(self, indices: list[int]) -> _Read:
-        images, labels, faults = [], [], []
+        images, labels, faults, failure = [], [], [], ""
         for index in indices:
             try:
                 images.append(self.picture(index))
                 labels.append(int(self._split.labels[index]))
             except Unreadable as error:
                 faults.append((error.where, error.reason))
+            except AttarError as error:
+                failure = str(error)
+                break
         empty = torch.empty(0, 3, self._size, self._size, dtype=torch.uint8)
-        return _Read(torch.stack(images) if images else empty, torch.tensor(labels, dtype=torch.int64), faults)
+        return _Read(torch.stack(images) if images else empty, torch.tensor(labels, dtype=torch.int64), faults, failure)
 
     def picture(self, index: int) -> UInt8[Tensor, "3 height width"]:
         """One image; raises Unreadable."""

@@ -40,13 +40,14 @@ def survey(choice: DataChoice, log: Log) -> Survey:
     Raises AttarError when there is no such dataset, or no picture of it can be read.
     """
     from attar.data.load import find, kept, of_classes  # imports PyTorch, which the choice of a recipe does not need
+    from attar.data.order import spread
 
     found = find(choice, log)
     labels = kept(choice, found.classes)
     classes, split = tuple(found.classes[label] for label in labels), of_classes(found.train, labels)
     if not len(split):
         raise AttarError(f"'{choice.source}' has no training pictures of these classes; add some, or choose others.")
-    places = np.unique(np.linspace(0, len(split) - 1, min(SAMPLED, len(split))).round().astype(np.int64)).tolist()
+    places = spread(len(split), None if choice.cache_bytes is None else split.blocks(), SAMPLED)
     sizes = [size for size in (_size(split, place) for place in places) if size is not None]
     if not sizes:
         raise AttarError(f"None of the pictures of '{choice.source}' can be read; the first is {split.where(0)}.")

@@ -1,12 +1,15 @@
 """WebDataset tar files: ``KEY.jpg`` with its label in ``KEY.cls`` or ``KEY.json``, read by random access."""
 
+import copy
 import os
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import cached_property, partial
-from pathlib import Path
+from pathlib import Path, PurePath, PurePosixPath
+from typing import Protocol, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -28,45 +31,75 @@ CLASS_LISTS = ("classnames.txt", "classes.txt", "class_names.txt", "synsets.txt"
 _NUMBER = re.compile(r"([-_.]?(\d+|of))+$")
 _WHOLE = re.compile(r"-?[0-9]{1,18}")
 _THREADS = 8
+File = TypeVar("File")
+Place = TypeVar("Place", bound=PurePath)
+
+
+class Shard(Protocol):
+    """A tar file, here or in a store."""
+
+    @property
+    def place(self) -> str:
+        """Its path or address."""
+        ...
+
+    def read(self, start: int, size: int, whole: bool) -> bytes:
+        """Return bytes of it, fewer where it ends; ``whole`` says that many images of it will be read soon.
+
+        Raises OSError when it cannot be opened, and AttarError when a store cannot be reached.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class LocalShard:
+    """A tar file of this machine."""
+
+    path: Path
+
+    @property
+    def place(self) -> str:
+        return str(self.path)
+
+    def read(self, start: int, size: int, whole: bool) -> bytes:
+        with self.path.open("rb", buffering=0) as file:
+            file.seek(start)
+            return file.read(size)
 
 
 class Tarred(columns.Table):
     """Images in tar files. Keys are kept in one array, which worker processes share with their parent."""
 
-    def __init__(self, paths: Sequence[Path], indexes: Sequence[Index], names: list[str] | None = None) -> None:
+    def __init__(self, shards: Sequence[Shard], indexes: Sequence[Index], names: list[str] | None = None) -> None:
         """``names`` are those of the classes 0, 1, ...; raises AttarError when some images have no label.
 
         Raises NoLabels when none has. Tar files named by WordNet ids need no labels: each of them is a class.
         """
-        self._paths = list(paths)
+        self._shards = list(shards)
         self._starts_at = np.cumsum([0, *(len(index.keys) for index in indexes)])
         self._starts = np.concatenate([index.starts for index in indexes])
         self._sizes = np.concatenate([index.sizes for index in indexes])
         self._keys = np.array([key.encode("utf-8", "surrogateescape") for index in indexes for key in index.keys])
-        texts = _labels(self._paths, indexes)
-        self.column = columns.labels([pa.chunked_array([_column(texts)])], [str(paths[0])])
+        texts = _labels([PurePosixPath(shard.place) for shard in shards], indexes)
+        self.column = columns.labels([pa.chunked_array([_column(texts)])], [shards[0].place])
         self.labels, self.class_names = self.column.values, names
+        self._whole = False
 
     def image(self, index: int) -> Image.Image:
         return decode(self.encoded(index), self.where(index))
 
     def encoded(self, index: int) -> bytes:
-        path, size = self._paths[self._shard(index)], int(self._sizes[index])
+        size = int(self._sizes[index])
         if size > MOST_BYTES:
             raise Unreadable(self.where(index), f"its file has {size:,} bytes, more than attar reads")
-        try:
-            with path.open("rb", buffering=0) as file:
-                file.seek(int(self._starts[index]))
-                found = file.read(size)
-        except OSError as error:
-            raise Unreadable(self.where(index), error.strerror or "it cannot be opened") from None
+        found = self._read(index, 0, size)
         if len(found) < size:
             raise Unreadable(self.where(index), "the tar file became shorter")
         return found
 
     def where(self, index: int) -> str:
         key = bytes(self._keys[index]).decode("utf-8", "surrogateescape")
-        return f"{self._paths[self._shard(index)]} image {key}"
+        return f"{self._shards[self._shard(index)].place} image {key}"
 
     def identity(self) -> str:
         """Of keys, sizes and labels, and of what the images' files hold, as far as ``content`` reads them."""
@@ -78,15 +111,33 @@ class Tarred(columns.Table):
     def num_bytes(self) -> int:
         return int(self._sizes.sum())
 
+    def blocks(self) -> np.ndarray:
+        return np.repeat(np.arange(len(self._shards)), np.diff(self._starts_at))
+
+    def swept(self) -> "Tarred":
+        found = copy.copy(self)
+        found._whole = True
+        return found
+
+    def fetch(self, block: int) -> None:
+        self._shards[block].read(0, 0, whole=True)
+
     @cached_property
     def _content(self) -> bytes:
-        return content.of_items(self._encoded_or_empty, self._sizes)
+        return content.of_items(self._piece, self._sizes)
 
-    def _encoded_or_empty(self, index: int) -> bytes:
+    def _piece(self, index: int, start: int, size: int) -> bytes:
         try:
-            return self.encoded(index)
+            return self._read(index, start, size)
         except Unreadable:  # found out when it is decoded
             return b""
+
+    def _read(self, index: int, start: int, size: int) -> bytes:
+        shard = self._shards[self._shard(index)]
+        try:
+            return shard.read(int(self._starts[index]) + start, size, self._whole)
+        except OSError as error:
+            raise Unreadable(self.where(index), error.strerror or "it cannot be opened") from None
 
     def _shard(self, index: int) -> int:
         return int(np.searchsorted(self._starts_at, index, side="right")) - 1
@@ -109,12 +160,12 @@ def find(path: Path) -> tuple[list[Path], list[list[Path]]] | None:
     return inner[splits.training(inner)[0]], [inner[name] for name in splits.validation(inner)]
 
 
-def grouped(files: Sequence[Path]) -> tuple[list[Path], list[list[Path]]]:
+def grouped(files: Sequence[Place]) -> tuple[list[Place], list[list[Place]]]:
     """Return the training shards among files, and those of each split to validate on, best first.
 
     The split is in a file's name, or in the name of its folder. Without any split all of them are for training.
     """
-    by_split: dict[str, list[Path]] = {}
+    by_split: dict[str, list[Place]] = {}
     for file in files:
         by_split.setdefault(_NUMBER.sub("", file.stem), []).append(file)
     trains, vals = splits.training(by_split), splits.validation(by_split)
@@ -139,11 +190,12 @@ def read(path: Path, train_files: Sequence[Path], val_files: Sequence[Sequence[P
     ``val_files`` are those of each split that may be validated on, the best first: the first with labels is.
     """
     every = [*train_files, *(file for files in val_files for file in files)]
-    indexes = dict(zip(every, _indexed(every, log), strict=True))
-    names = _class_list(path)
+    indexes = dict(zip(every, indexed(every, tar_index.of, log), strict=True))
+    listed = next((path / name for name in CLASS_LISTS if (path / name).is_file()), None)
+    names = class_list(listed.read_bytes(), str(listed)) if listed else None
 
     def opened(files: Sequence[Path]) -> Tarred:
-        return Tarred(files, [indexes[file] for file in files], names)
+        return Tarred([LocalShard(file) for file in files], [indexes[file] for file in files], names)
 
     train = opened(train_files)
     val = columns.first_labelled({str(files[0]): partial(opened, files) for files in val_files}, log)
@@ -151,22 +203,22 @@ def read(path: Path, train_files: Sequence[Path], val_files: Sequence[Sequence[P
     return Found(classes, labelled_train, labelled_val, titles(path, classes), licence(classes))
 
 
-def _indexed(files: Sequence[Path], log: Log) -> list[Index]:
+def indexed(files: Sequence[File], index_of: Callable[[File], Index], log: Log) -> list[Index]:
     """Return the indexes of these files, in order; processes of one machine begin at different ones."""
     first = len(files) * int(os.environ.get("LOCAL_RANK", "0")) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    order = [*files[first:], *files[:first]]
-    found: dict[Path, Index] = {}
+    order = [*range(first, len(files)), *range(first)]
+    found: dict[int, Index] = {}
     with ThreadPoolExecutor(_THREADS) as pool, log.progress("indexing", len(files), unit="tar files") as advance:
-        for file, index in zip(order, pool.map(tar_index.of, order), strict=True):
-            found[file] = index
+        for place, index in zip(order, pool.map(index_of, [files[place] for place in order]), strict=True):
+            found[place] = index
             advance()
     left_out = sum(index.num_left_out for index in found.values())
     if left_out:
         log.warn(f"left out {left_out} samples of the tar files, which have no image that attar reads")
-    return [found[file] for file in files]
+    return [found[place] for place in range(len(files))]
 
 
-def _labels(paths: Sequence[Path], indexes: Sequence[Index]) -> list[str]:
+def _labels(paths: Sequence[PurePosixPath], indexes: Sequence[Index]) -> list[str]:
     """Return the label of each image as it is written; raises AttarError when some have none."""
     found = [label for index in indexes for label in index.labels]
     if not found:
@@ -196,18 +248,16 @@ def _column(texts: Sequence[str]) -> pa.Array:
     return pa.array([int(text) for text in texts], pa.int64())
 
 
-def _class_list(path: Path) -> list[str] | None:
-    """Return the names in the list of classes that lies beside the shards; None without one."""
-    file = next((path / name for name in CLASS_LISTS if (path / name).is_file()), None)
-    if file is None:
-        return None
+def class_list(text: bytes, where: str) -> list[str]:
+    """Return the names of the classes 0, 1, ... in a file; raises AttarError when it names one twice or none."""
     try:
-        names = [line.strip() for line in file.read_text(encoding="utf-8").splitlines()]
+        names = [line.strip() for line in text.decode().splitlines()]
     except UnicodeDecodeError:
-        raise AttarError(f"{file} is no UTF-8 text; write the name of one class on each line.") from None
-    names = names[: len(names) - next((place for place, name in enumerate(reversed(names)) if name), 0)]
+        raise AttarError(f"{where} is no UTF-8 text; write the name of one class on each line.") from None
+    while names and not names[-1]:
+        names.pop()
     double, count = Counter(names).most_common(1)[0] if names else ("", 0)
     if count != 1:
         what = f"names '{double}' twice" if names else "is empty"
-        raise AttarError(f"{file} {what}; write the name of each class on a line of its own, in the order of labels.")
+        raise AttarError(f"{where} {what}; write the name of each class on a line of its own, in the order of labels.")
     return names

@@ -171,7 +171,8 @@ class StageFolder:
             elif key != FEED:
                 lines += differences(pruned(made.get(key), asked), asked, key)
             elif made.get(key, asked) != asked:
-                lines.append(f"data.resident: real images were {made[key]} and are now {asked}")
+                name = "data.window_images" if "window" in made[key] + asked else "data.resident"
+                lines.append(f"{name}: real images were {made[key]} and are now {asked}")
         return lines
 
     def _stale(self, known: dict[str, Any]) -> list[str]:

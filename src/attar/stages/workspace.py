@@ -109,8 +109,10 @@ class Workspace:
 
     @property
     def feed(self) -> str:
-        """How training images are read: 'resident' or 'streaming'. Random crops differ between the two."""
-        return "resident" if is_resident(len(self.real.train), self.choice) else "streaming"
+        """How training images are read: 'resident' or 'streaming', whose random crops differ, and in which windows."""
+        if is_resident(len(self.real.train), self.choice):
+            return "resident"
+        return f"streaming in windows of {self.choice.window} images" if self.choice.window else "streaming"
 
     @cached_property
     def normalisation(self) -> Normalisation:

@@ -6,12 +6,13 @@ Access is that of the store's own client, from its environment variables and fil
 import contextlib
 import errno
 import importlib.util
+import os
 import re
 import shutil
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -19,10 +20,12 @@ from attar.core.errors import AttarError
 from attar.store import atomic
 from attar.store.sealed import SealedFile
 
-EXTRAS = {"s3": ("s3fs", "s3"), "gs": ("gcsfs", "gs"), "gcs": ("gcsfs", "gs")}
+EXTRAS = {"s3": ("s3fs", "s3"), "gs": ("gcsfs", "gs"), "gcs": ("gcsfs", "gs"), "hf": ("huggingface_hub", "hub")}
 """Package and extra of attar that a scheme needs."""
 NUM_THREADS = 8
 """Files that are sent or fetched at the same time."""
+RETRY_SECONDS = (1.0, 4.0)
+"""Pauses before a file of a dataset is fetched again."""
 _ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+://", flags=re.IGNORECASE)
 _AGAIN = "repeat the command, which continues where it stopped"
 
@@ -50,6 +53,7 @@ class Folder:
     def __init__(self, address: str) -> None:
         """Raises AttarError when there is no client for the address's scheme, or the address names no folder."""
         self.address = address.rstrip("/")
+        self._held: tuple[int, Any, str] | None = None
         scheme, _, place = self.address.partition("://")
         package, extra = EXTRAS.get(scheme.lower(), ("", ""))
         if package and importlib.util.find_spec(package) is None:
@@ -57,8 +61,17 @@ class Folder:
         if not place.strip("/") or ".." in PurePosixPath(place).parts:
             raise AttarError(f"'{address}' names no folder; write {scheme}://BUCKET/FOLDER.")
 
-    @cached_property
+    @property
     def _opened(self) -> tuple[Any, str]:
+        """The store's client and the folder's path in it; opened anew in a forked process, where clients cannot go."""
+        if self._held is None or self._held[0] != os.getpid():
+            self._held = (os.getpid(), *self._open())
+        return self._held[1:]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_held": None}
+
+    def _open(self) -> tuple[Any, str]:
         import fsspec
 
         options = {"auto_mkdir": True} if self.address.startswith("file:") else {}
@@ -88,6 +101,37 @@ class Folder:
                 return files.cat_file(f"{root}/{name}")
             except FileNotFoundError:
                 return None
+
+    def read_range(self, name: str, start: int, size: int) -> bytes:
+        """Return ``size`` bytes of a file from ``start``, fewer where it ends; raises AttarError if it is missing."""
+        files, root = self._opened
+        path = f"{root}/{name}"
+        with self._explained():
+            if getattr(files, "async_impl", False):
+                return files.cat_file(path, start=start, end=start + size)
+            with files.open(path, "rb", cache_type="none") as file:  # other caches read megabytes ahead
+                file.seek(start)
+                return file.read(size)
+
+    def open(self, name: str) -> Any:
+        """Return a file for reading, of which only the bytes that are read are fetched; raises AttarError."""
+        files, root = self._opened
+        with self._explained():
+            return files.open(f"{root}/{name}", "rb", cache_type="none")
+
+    def fetch_to(self, name: str, path: Path, size: int) -> None:
+        """Fetch one file to a path; raises AttarError when it does not have ``size`` bytes. Tries three times."""
+        files, root = self._opened
+        for wait in (*RETRY_SECONDS, None):
+            try:
+                with self._explained():
+                    files.get_file(f"{root}/{name}", str(path))
+                    _check(path, Entry(size, ""), f"{self.address}/{name}")
+                    return
+            except AttarError:
+                if wait is None:
+                    raise
+                time.sleep(wait)
 
     def write(self, name: str, content: bytes) -> None:
         """Write a small file. Object stores show it whole or not at all."""
@@ -161,7 +205,7 @@ class Folder:
 
 
 def _tag(about: Mapping[str, Any]) -> str:
-    for key in ("ETag", "etag", "md5Hash", "crc32c", "LastModified", "mtime", "created"):
+    for key in ("ETag", "etag", "md5Hash", "crc32c", "LastModified", "mtime", "created", "blob_id"):
         if about.get(key):
             return str(about[key]).strip('"')
     return ""

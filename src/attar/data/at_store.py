@@ -1,0 +1,198 @@
+"""Tar and Parquet files in an object store or on the Hub, read in parts within a bounded cache of this machine.
+
+Labels, offsets and footers are read first and remembered; of the images only the blocks in use are here: whole tar
+files, or row groups of Parquet files. What cannot change is remembered by the store's own listing.
+"""
+
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from functools import partial
+from pathlib import Path, PurePosixPath
+
+from attar.core.errors import AttarError
+from attar.core.log import Log
+from attar.data import braces, columns, parquet, splits, tar_index, tars
+from attar.data.block_cache import BlockCache
+from attar.data.remote_rows import RemoteRows
+from attar.data.source import Found
+from attar.data.tar_index import Index
+from attar.data.tars import Tarred
+from attar.data.titles import licence, titles
+from attar.store import hub
+from attar.store.objects import Entry, Folder
+
+CONVERTED = "@refs/convert/parquet"
+"""Revision in which the Hub keeps the Parquet files that it makes of datasets in other formats."""
+
+
+@dataclass(frozen=True)
+class RemoteShard:
+    """A tar file in a store."""
+
+    folder: Folder
+    name: str
+    entry: Entry
+    cache: BlockCache
+
+    @property
+    def place(self) -> str:
+        return f"{self.folder.address}/{self.name}"
+
+    @property
+    def key(self) -> str:
+        """Names this content of the file."""
+        return f"{self.place} {self.entry.bytes} {self.entry.tag}"
+
+    def read(self, start: int, size: int, whole: bool) -> bytes:
+        """As in Shard: from the cache, into which the whole file is fetched if many of its images are read."""
+        piece = partial(_piece, start=start, size=size)
+        if whole:
+            return self.cache.use(self.key, self.entry.bytes, self._fetch, piece)
+        found = self.cache.read_if_there(self.key, piece)
+        return self.folder.read_range(self.name, start, size) if found is None else found
+
+    def index(self) -> Index:
+        """Return its index, the kept one if the file did not change; fetches the file to make one."""
+        place, tag = tar_index.kept_at(self.place), f"{self.entry.bytes} {self.entry.tag}"
+        found = tar_index.read(place, tag) if self.entry.tag else None
+        if found is None:
+            found = self.cache.use(self.key, self.entry.bytes, self._fetch, self._made)
+            tar_index.write(place, tag, found)
+        return found
+
+    def _fetch(self, path: Path) -> None:
+        self.folder.fetch_to(self.name, path, self.entry.bytes)
+
+    def _made(self, path: Path) -> Index:
+        with path.open("rb", buffering=2**16) as file:
+            return tar_index.make(file, self.entry.bytes, self.place)
+
+
+def read(source: str, limit: int, log: Log) -> Found:
+    """Return the dataset of the shards at an address, or of the Hub, of which ``limit`` bytes may be on this disk.
+
+    ``source`` is s3://BUCKET/FOLDER, s3://BUCKET/FOLDER/train-{000..146}.tar, or hf:ORG/NAME with or without
+    :CONFIGURATION. Raises AttarError when the store cannot be reached, or holds neither tar nor Parquet files.
+    """
+    folder, files = _listed(source)
+    paths = {PurePosixPath(name): entry for name, entry in files.items()}
+    found = _shards(list(paths), folder.address)
+    cache = BlockCache(_cache_folder() / "blocks", limit)
+    train_files, val_files = found
+    if train_files[0].suffix == ".parquet":
+        return _read_rows(folder, train_files, val_files, paths, cache, log)
+    return _read_tars(folder, train_files, val_files, paths, cache, log)
+
+
+def _read_tars(
+    folder: Folder,
+    train_files: Sequence[PurePosixPath],
+    val_files: Sequence[Sequence[PurePosixPath]],
+    entries: dict[PurePosixPath, Entry],
+    cache: BlockCache,
+    log: Log,
+) -> Found:
+    every = [*train_files, *(file for files in val_files for file in files)]
+    shards = {file: RemoteShard(folder, str(file), entries[file], cache) for file in every}
+    indexes = dict(zip(every, tars.indexed([shards[file] for file in every], RemoteShard.index, log), strict=True))
+    listed = next((name for name in tars.CLASS_LISTS if PurePosixPath(name) in entries), None)
+    names = tars.class_list(folder.read(listed) or b"", f"{folder.address}/{listed}") if listed else None
+
+    def opened(files: Sequence[PurePosixPath]) -> Tarred:
+        return Tarred([shards[file] for file in files], [indexes[file] for file in files], names)
+
+    return _found(opened(train_files), {str(files[0]): partial(opened, files) for files in val_files}, folder, log)
+
+
+def _read_rows(
+    folder: Folder,
+    train_files: Sequence[PurePosixPath],
+    val_files: Sequence[Sequence[PurePosixPath]],
+    entries: dict[PurePosixPath, Entry],
+    cache: BlockCache,
+    log: Log,
+) -> Found:
+    def opened(files: Sequence[PurePosixPath]) -> RemoteRows:
+        return RemoteRows(folder, {str(file): entries[file] for file in files}, cache, _cache_folder() / "rows", log)
+
+    return _found(opened(train_files), {str(files[0]): partial(opened, files) for files in val_files}, folder, log)
+
+
+def _found(train: columns.Table, vals: dict[str, partial[columns.Table]], folder: Folder, log: Log) -> Found:
+    val = columns.first_labelled(vals, log)
+    classes, labelled_train, labelled_val = columns.together(train, val, folder.address)
+    return Found(classes, labelled_train, labelled_val, titles(None, classes), licence(classes))
+
+
+def _listed(source: str) -> tuple[Folder, dict[str, Entry]]:
+    """Return the folder that a source names, and its files; those that fit a pattern, if it is one."""
+    if source.startswith(hub.PREFIX) and not source.startswith(f"{hub.PREFIX}//"):
+        return _listed_on_hub(source)
+    base, pattern = parted(source)
+    folder = Folder(base)
+    files = folder.files()
+    if not files:
+        raise AttarError(f"{folder.address} holds no files; check the address.")
+    if not pattern:
+        return folder, files
+    chosen: dict[str, Entry] = {}
+    for wanted in braces.expand(pattern):
+        fitting = {name: entry for name, entry in files.items() if fnmatchcase(name, wanted)}
+        if not fitting:
+            raise AttarError(f"There is no file {folder.address}/{wanted}, which '{source}' names; check the range.")
+        chosen |= fitting
+    return folder, chosen
+
+
+def _listed_on_hub(source: str) -> tuple[Folder, dict[str, Entry]]:
+    name, _, configuration = source.removeprefix(hub.PREFIX).partition(":")
+    for address in (f"hf://datasets/{name}", f"hf://datasets/{name}{CONVERTED}"):
+        folder = Folder(f"{address}/{configuration}" if configuration else address)
+        files = folder.files()
+        if any(file.endswith((".tar", ".parquet")) for file in files):
+            return folder, files
+    raise AttarError(
+        f"'{source}' has no tar or Parquet files that can be read in parts; leave out --data.cache-bytes to fetch all "
+        f"of it, or check the name."
+    )
+
+
+def parted(source: str) -> tuple[str, str]:
+    """Return the folder and the pattern of an address; no pattern where it names a folder."""
+    scheme, mark, place = source.partition("://")
+    if not braces.names_files(place) and not place.endswith((".tar", ".parquet")):
+        return source, ""
+    plain = re.split(r"[{*?]", place)[0].rpartition("/")[0]
+    return f"{scheme}{mark}{plain}", place.removeprefix(plain).lstrip("/")
+
+
+def _shards(names: Sequence[PurePosixPath], address: str) -> tuple[list[PurePosixPath], list[list[PurePosixPath]]]:
+    """Return the training shards among files, and those of each split to validate on, best first."""
+    shown = [name for name in names if not any(part.startswith(".") for part in name.parts)]
+    for ending, grouped in ((".parquet", parquet.grouped), (".tar", tars.grouped)):
+        fitting = [name for name in shown if name.suffix == ending]
+        depths = sorted({_depth(name) for name in fitting})
+        if fitting:
+            return grouped([name for name in fitting if _depth(name) == depths[0]])
+    raise AttarError(
+        f"{address} holds no tar or Parquet files, which alone can be read in parts; leave out --data.cache-bytes to "
+        f"fetch all of it."
+    )
+
+
+def _depth(name: PurePosixPath) -> int:
+    """Return how many folders a file lies in, but for data/ and folders of splits."""
+    return len([part for part in name.parts[:-1] if part != "data" and not splits.role(part)])
+
+
+def _piece(path: Path, start: int, size: int) -> bytes:
+    with path.open("rb", buffering=0) as file:
+        file.seek(start)
+        return file.read(size)
+
+
+def _cache_folder() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "attar"

@@ -1,0 +1,145 @@
+"""Shards at an address (file:// here; tests/store/test_objects.py has a server that speaks S3), read in parts."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from pydantic import ByteSize
+
+from attar.core.errors import AttarError
+from attar.core.log import Log
+from attar.core.randomness import generator
+from attar.core.ranks import Part
+from attar.data import at_store
+from attar.data.choice import DataChoice
+from attar.data.feed import measure_normalisation, open_feed
+from attar.data.load import load
+from attar.data.source import RealData
+from attar.ops.views import ViewChoice
+from attar.store.objects import Folder
+
+pytest.importorskip("fsspec")
+Encode = Callable[..., bytes]
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    path = tmp_path_factory.mktemp("cache")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(path))
+    return path / "attar"
+
+
+@pytest.fixture(params=["tar", "parquet"])
+def shards(request: pytest.FixtureRequest, tmp_path: Path, write_tar: Callable, write_parquet: Callable,
+           encoded: Encode) -> Path:  # fmt: skip
+    """Six training shards of six images and one to validate on."""
+    folder = tmp_path / "shards"
+    for shard, name in enumerate((*(f"train-{n:05}" for n in range(6)), "val-00000")):
+        if request.param == "parquet":
+            write_parquet(folder / f"{name}.parquet", [0, 1] * 3, ["cat", "dog"], seed=10 * shard)
+            continue
+        pairs = [((f"{shard}{n}.png", encoded(10 * shard + n)), (f"{shard}{n}.cls", b"%d" % (n % 2))) for n in range(6)]
+        write_tar(folder / f"{name}.tar", [member for pair in pairs for member in pair])
+    return folder
+
+
+LIMIT = ByteSize(3 * 2**20)
+
+
+def opened(source: object, log: Log, **values: object) -> RealData:
+    return load(DataChoice.of({"source": str(source), "cache_bytes": LIMIT, "size": 8, **values}, "the test"), 0, log)
+
+
+def held(cache: Path) -> list[Path]:
+    return [path for path in (cache / "blocks").glob("*") if not path.name.startswith("lock-")]
+
+
+def test_the_same_data_as_on_this_machine(shards: Path, cache: Path, log: Log) -> None:
+    here, there = opened(shards, log), opened(f"file://{shards}", log)
+    assert (there.name, there.classes, there.fingerprint) == (here.name, here.classes, here.fingerprint)
+    assert there.train.labels.tolist() == here.train.labels.tolist()
+    for place in (35, 0, 17):
+        assert there.train.encoded(place) == here.train.encoded(place)
+        assert there.train.where(place) == f"file://{here.train.where(place)}"
+
+
+def test_what_was_read_before_the_images_is_remembered(shards: Path, log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = opened(f"file://{shards}", log).fingerprint
+    shutil.rmtree(Path(at_store._cache_folder()) / "blocks", ignore_errors=True)
+    for name in ("read_range", "open", "fetch_to"):
+        monkeypatch.setattr(Folder, name, lambda *_: pytest.fail("read again"))
+    if shards.joinpath("val-00000.parquet").exists():
+        assert opened(f"file://{shards}", log).fingerprint == before
+    else:
+        assert len(opened_tars(shards, log)) == 36
+
+
+def opened_tars(shards: Path, log: Log) -> np.ndarray:
+    return at_store.read(f"file://{shards}", LIMIT, log).train.labels
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_epoch_is_that_of_local_files_within_the_limit(shards: Path, cache: Path, log: Log, workers: int) -> None:
+    choice = DataChoice(source=f"file://{shards}", size=8, cache_bytes=LIMIT, window_images=12, resident="off")
+    local = choice.changed(source=str(shards))
+    real, here = load(choice, 0, log), load(local, 0, log)
+    feed = open_feed(real.train, choice, workers, "cpu", log)
+    same = open_feed(here.train, local, 0, "cpu", log)
+    views = ViewChoice(crop="resized", min_scale=0.5, flip=True)
+    ours = list(feed.epoch(8, views, generator(0, "epoch", 1), "cpu"))
+    theirs = list(same.epoch(8, views, generator(0, "epoch", 1), "cpu"))
+    assert len(ours) == 5
+    for (images, labels), (others, named) in zip(ours, theirs, strict=True):
+        assert torch.equal(images, others)
+        assert torch.equal(labels, named)
+    assert sum(path.stat().st_size for path in held(cache)) <= LIMIT
+    assert measure_normalisation(feed, log) == measure_normalisation(same, log)
+    parts = [list(feed.epoch(8, views, generator(0, "epoch", 1), "cpu", Part(rank, 2))) for rank in (0, 1)]
+    for whole, one, two in zip(ours, *parts, strict=True):
+        assert torch.equal(torch.cat([one[0], two[0]]), whole[0])
+
+
+def test_a_pattern_names_files_of_the_store(shards: Path, log: Log) -> None:
+    ending = next(shards.iterdir()).suffix
+    real = opened(f"file://{shards}/{{train-{{00000..00002}},val-*}}{ending}", log)
+    assert (real.name, len(real.train), len(real.val)) == ("shards", 18, 6)
+    with pytest.raises(AttarError, match=r"There is no file file://.*train-00006.*, which '.*' names; check the range"):
+        opened(f"file://{shards}/train-{{00000..00006}}{ending}", log)
+    with pytest.raises(AttarError, match=r"names files of a store; add --data.cache-bytes, such as 200GB, or name a"):
+        load(DataChoice(source=f"file://{shards}/train-{{00000..00002}}{ending}"), 0, log)
+
+
+def test_a_changed_shard_is_read_again(shards: Path, log: Log) -> None:
+    before = opened(f"file://{shards}", log)
+    one, other = sorted(shards.glob("train-*"))[:2]
+    shutil.copyfile(other, one)
+    after = opened(f"file://{shards}", log)
+    assert after.fingerprint != before.fingerprint
+    assert after.train.encoded(0) == before.train.encoded(6)
+
+
+def test_a_store_that_fails_in_an_epoch_stops_the_run(shards: Path, log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("attar.store.objects.RETRY_SECONDS", ())
+    choice = DataChoice(source=f"file://{shards}", size=8, cache_bytes=LIMIT, resident="off", on_corrupt="skip")
+    real = load(choice, 0, log)
+    shutil.rmtree(at_store._cache_folder() / "blocks", ignore_errors=True)
+    shutil.rmtree(shards)
+    feed = open_feed(real.train, choice, 2, "cpu", log)
+    with pytest.raises(AttarError, match=r"^file://.* does not exist|cannot be read as Parq"):
+        list(feed.epoch(5, ViewChoice(), generator(0), "cpu"))
+
+
+def test_other_files_cannot_be_read_in_parts(tmp_path: Path, class_folders: Callable, log: Log) -> None:
+    class_folders(tmp_path / "set", {"a": 2, "b": 2})
+    with pytest.raises(AttarError, match=r"holds no tar or Parquet files, which alone can be read in parts; leave out"):
+        opened(f"file://{tmp_path}/set", log)
+    with pytest.raises(AttarError, match=r"holds no files; check the address"):
+        opened(f"file://{tmp_path}/none", log)
+
+
+def test_a_cache_that_is_too_small(shards: Path, log: Log) -> None:
+    with pytest.raises(AttarError, match=r"more than the cache may hold; raise --data.cache-bytes \(1,000\)\."):
+        opened(f"file://{shards}", log, cache_bytes=1000).train.image(0)

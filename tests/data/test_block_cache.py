@@ -1,0 +1,103 @@
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from attar.core.errors import AttarError
+from attar.data.block_cache import BlockCache
+
+
+class Store:
+    """Blocks of 100 bytes; counts how often each is fetched."""
+
+    def __init__(self) -> None:
+        self.fetched: list[str] = []
+
+    def use(self, cache: BlockCache, name: str) -> bytes:
+        def make(path: Path) -> None:
+            self.fetched.append(name)
+            path.write_bytes(name.encode().ljust(100))
+
+        return cache.use(name, 100, make, Path.read_bytes).strip()
+
+
+def held(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.iterdir() if not path.name.startswith("lock-"))
+
+
+def test_a_block_is_fetched_once_while_it_is_held(tmp_path: Path) -> None:
+    store, cache = Store(), BlockCache(tmp_path / "blocks", 300)
+    assert cache.read_if_there("a", Path.read_bytes) is None
+    assert [store.use(cache, name) for name in "aabbaa"] == [b"a", b"a", b"b", b"b", b"a", b"a"]
+    assert store.fetched == ["a", "b"]
+    assert cache.read_if_there("b", Path.read_bytes) == b"b".ljust(100)
+
+
+def test_the_limit_is_kept_and_the_oldest_is_removed(tmp_path: Path) -> None:
+    store, cache = Store(), BlockCache(tmp_path, 300)
+    for name in "abcadae":
+        assert store.use(cache, name) == name.encode()
+        assert held(tmp_path) <= 300
+    assert store.fetched == ["a", "b", "c", "d", "e"]  # a was used again and again
+    store.use(cache, "a")
+    assert store.fetched[-1] == "e"
+    store.use(cache, "b")
+    assert store.fetched[-1] == "b"
+
+
+def test_a_block_larger_than_the_limit_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(AttarError, match=r"^a has 100 bytes, more than the cache may hold; raise --data"):
+        Store().use(BlockCache(tmp_path, 99), "a")
+
+
+def test_a_failed_fetch_leaves_nothing(tmp_path: Path) -> None:
+    def fail(path: Path) -> None:
+        path.write_bytes(b"half")
+        raise AttarError("The store cannot be reached.")
+
+    cache = BlockCache(tmp_path, 300)
+    with pytest.raises(AttarError, match="cannot be reached"):
+        cache.use("a", 100, fail, Path.read_bytes)
+    assert held(tmp_path) == 0
+    assert Store().use(cache, "a") == b"a"
+
+
+def test_threads_share_the_blocks(tmp_path: Path) -> None:
+    store, cache, wrong = Store(), BlockCache(tmp_path, 500), []
+
+    def read(first: int) -> None:
+        for place in range(60):
+            name = str((first + place) % 8)
+            if store.use(cache, name) != name.encode():
+                wrong.append(name)
+
+    threads = [threading.Thread(target=read, args=(first,)) for first in (0, 3, 5)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+    assert held(tmp_path) <= 500
+
+
+def test_blocks_that_are_made_at_once_keep_the_limit(tmp_path: Path) -> None:
+    cache, most = BlockCache(tmp_path, 250), []
+
+    def make(path: Path) -> None:
+        time.sleep(0.01)
+        path.write_bytes(bytes(100))
+        most.append(held(tmp_path))
+
+    with ThreadPoolExecutor(6) as pool:
+        found = list(pool.map(lambda name: cache.use(name, 100, make, Path.read_bytes), "abcdef"))
+    assert found == [bytes(100)] * 6
+    assert max(most) <= 2 * 250  # a reservation and its block
+    assert held(tmp_path) == 200
+
+
+def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
+    (tmp_path / ("0" * 40 + ".reserved")).write_bytes(bytes(300))
+    assert Store().use(BlockCache(tmp_path, 300), "a") == b"a"
+    assert held(tmp_path) == 100
