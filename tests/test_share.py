@@ -156,6 +156,11 @@ def test_a_malformed_name_is_refused(mini_run, hub, name):
     assert not hub.repositories
 
 
+def test_a_folder_is_answered_with_its_address(mini_run, hub, tmp_path):
+    with pytest.raises(AttarError, match=f"write its address, file://{tmp_path}/shared"):
+        share.push(mini_run, str(tmp_path / "shared"))
+
+
 def test_an_unfinished_or_damaged_set_is_refused(mini_run, hub, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(mini_run / "squeeze", run / "squeeze")

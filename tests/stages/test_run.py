@@ -68,6 +68,11 @@ def test_an_older_evaluation_has_the_same_means(judged: Path, mini_run: Path):
     assert "Processor core seconds" in card.text(read_info(mini_run / "distilled"), before)
 
 
+def test_validation_images_that_an_older_evaluation_did_not_count_are_those_of_recover(finished: Path):
+    change(finished / "evaluate" / "manifest.json", lambda manifest: manifest["result"].pop("val_images"))
+    assert {line.num_val for line in table.lines(finished)} == {359}
+
+
 def test_a_student_that_diverged_under_an_older_attar_is_marked(judged: Path):
     """Its logits were no numbers, so it was right about the first class and sure of nothing."""
     make_older(judged)

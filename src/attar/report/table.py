@@ -114,6 +114,8 @@ def lines(run: Path) -> list[Line]:
     run = run.resolve()
     done = Run(run)
     found, method = done.scores, done.images.method if done.is_done("recover") else ""
+    if not found.val_images and done.is_done("recover"):
+        found = found.model_copy(update={"val_images": done.images.val_images})
     about = {"method": method, "aim": aim_of(run)}
     beside = None if done.is_done("recover") and done.images.made_elsewhere else published_figures.read(run)
     groups: dict[tuple[Row, str, str], list[StudentScore]] = {}

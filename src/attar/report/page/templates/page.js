@@ -153,7 +153,9 @@
     const slider = find("#step"), output = find("#step-output"), stage = find("#stage"), strip = find("#strip");
     const choice = find("#film-class");
     const steps = [...new Set(films.flatMap((one) => one.data.steps))].sort((one, other) => one - other);
-    const names = films[0].data.names;
+    const titles = new Map();
+    for (const { data } of films) data.names.forEach((name, row) => titles.has(name) || titles.set(name, data.titles[row]));
+    const names = [...titles.keys()];
     slider.max = steps.length - 1;
     slider.value = steps.length - 1;
     const said = (step) => `after ${step.toLocaleString("en")} iterations`;
@@ -169,7 +171,7 @@
       steps.forEach((step) => header.append(make("th", { scope: "col", class: "number", text: step.toLocaleString("en") })));
       const rows = films.length > 1
         ? films.map((one) => [one, one.label, one.data.names.indexOf(names[choice.value])])
-        : names.map((_, row) => [films[0], films[0].data.titles[row], row]);
+        : names.map((name, row) => [films[0], titles.get(name), row]);
       const body = rows.filter(([, , row]) => row >= 0).map(([one, label, row]) => {
         const cells = steps.map((step) => {
           const column = one.data.steps.indexOf(step);
@@ -201,7 +203,7 @@
       mark();
     }
     if (choice) {
-      names.forEach((_, place) => choice.append(make("option", { value: place, text: films[0].data.titles[place] })));
+      names.forEach((name, place) => choice.append(make("option", { value: place, text: titles.get(name) })));
       choice.addEventListener("change", drawStrip);
     }
     slider.addEventListener("input", drawStage);
