@@ -104,6 +104,8 @@ def test_the_teacher_can_stand_for_the_full_data_row(finished):
     manifest = json.loads((finished / "squeeze" / "manifest.json").read_text())
     assert (line.protocol, line.num_seeds, line.top1_std) == ("the teacher", 1, None)
     assert line.top1_mean == round(100 * manifest["result"]["top1"], 2)
+    events = [json.loads(line) for line in (finished / "evaluate" / "log.jsonl").read_text().splitlines()]
+    assert [event for event in events if event["event"] == "jobs"][-1]["total"] == 0  # the teacher is no student
 
 
 def test_students_without_batchnorm_stand_beside_the_others(tmp_path):
