@@ -11,7 +11,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "attar"
 LAYERS = {
     "core": 0, "ops": 1, "store": 2, "synthesis": 3, "training": 3, "data": 3, "models": 3, "methods": 4, "stages": 5,
     "recipes": 6, "plan": 6, "report": 6, "exchange": 6, "pipeline": 7, "share": 7, "compare": 8, "begin": 8,
-    "verbs": 8, "from_python": 9, "cli": 9, "__main__": 10,
+    "launch": 8, "verbs": 8, "from_python": 9, "cli": 9, "__main__": 10,
 }  # fmt: skip
 FILES = sorted(SOURCE.rglob("*.py"))
 

@@ -1,14 +1,18 @@
-"""A long run among accidents: processes killed at random moments, units truncated and changed between the launches."""
+"""Long runs among accidents: processes killed at random, units spoilt, a disk that fills, two runs in one folder."""
 
+import os
 import random
 import shutil
+import subprocess
 import time
+from collections.abc import Callable, Iterator
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
 
-from stages.test_determinism import TIMEOUT_SECONDS, finish, start_ranks
+from conftest import MINI
+from stages.test_determinism import TIMEOUT_SECONDS, assert_same, finish, start, start_ranks
 
 pytestmark = pytest.mark.slow
 
@@ -82,3 +86,55 @@ def test_two_hundred_units_among_accidents_equal_those_of_a_quiet_run(tmp_path: 
     name = "recover/data/train-00000-of-00001.parquet"
     assert (out / name).read_bytes() == (tmp_path / "quiet" / name).read_bytes()
     print(f"{num_kills} kills, {num_spoilt} spoilt units, {NUM_UNITS} units as in the quiet run")
+
+
+Resize = Callable[[int], None]
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[tuple[Path, Resize]]:
+    """A file system in memory, and a function that gives it another size in KiB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+
+    def mount(options: str, *more: str) -> None:
+        subprocess.run(["mount", "-o", options, *more, str(folder)], check=True, capture_output=True)
+
+    try:
+        mount("size=64k", "-t", "tmpfs", "tmpfs")
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("needs the right to mount a file system")
+    try:
+        yield folder, lambda size: mount(f"remount,size={size}k")
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def test_a_disk_that_fills_again_and_again(small_disk: tuple[Path, Resize], mini_run: Path, tmp_path: Path):
+    folder, resize = small_disk
+    out, sentences, size = folder / "run", list[str](), 64
+    while True:
+        resize(size)
+        process = start(["run", "digits", "--out", str(out), *MINI], tmp_path / "said")
+        process.join(TIMEOUT_SECONDS)
+        if process.exitcode == 0:
+            break
+        *_, last = (tmp_path / "said").read_text().strip().splitlines()
+        assert process.exitcode == 2, last
+        assert last.startswith("attar: ")
+        assert "free some space and run the same command again" in last or "needs" in last, last
+        assert not list(out.rglob(".*.tmp")), "a file is half-written"
+        sentences.append(last)
+        status = os.statvfs(folder)
+        size = max(size, (status.f_blocks - status.f_bfree) * status.f_frsize // 1024) + 96
+    assert len(sentences) > 5
+    assert_same(mini_run, out)
+    print(f"the disk was full {len(sentences)} times, in {len(set(sentences))} places")
+
+
+def test_two_runs_at_once_in_one_folder_do_not_harm_each_other(mini_run: Path, tmp_path: Path):
+    command = ["run", "digits", "--out", str(tmp_path / "both"), *MINI]
+    started = [(start(command, tmp_path / name), tmp_path / name) for name in ("first", "second")]
+    for process, said in started:
+        finish(process, said)
+    assert_same(mini_run, tmp_path / "both")

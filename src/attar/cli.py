@@ -1,6 +1,5 @@
 """The command line: verbs and their options. PyTorch is imported only by verbs that need it."""
 
-import errno
 import importlib
 import os
 import shutil
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from attar import verbs
 from attar.core import interruption, plugin, ranks
-from attar.core.errors import AttarError
+from attar.core.errors import AttarError, disk_full
 from attar.core.interruption import Interrupted
 from attar.core.parser import Parser
 from attar.core.printable import one_line
@@ -74,10 +73,9 @@ def main(arguments: list[str] | None = None) -> None:
     except BrokenPipeError:  # the reader of our output has gone, as in 'attar list models | head'
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if not (sentence := disk_full(error)):
             raise
-        where = f" while writing {error.filename}" if error.filename else ""
-        _fail(f"The disk is full{where}; free some space and run the same command again.")
+        _fail(sentence)
 
 
 def _dispatch(arguments: list[str]) -> None:
@@ -205,8 +203,11 @@ def _run(verb: str, arguments: list[str]) -> None:
     if not given.out:
         raise AttarError(f"'attar {verb}' needs a folder for its results; add --out runs/{recipe.name}.")
     from attar import pipeline
+    from attar.launch import choice
 
-    result = pipeline.run(recipe, given.out, stage="" if verb == "run" else verb, quiet=given.quiet)
+    stage = "" if verb == "run" else verb
+    with choice.launched(given.launcher, given.address, recipe, Path(given.out), stage, given.quiet):
+        result = pipeline.run(recipe, given.out, stage=stage, quiet=given.quiet)
     if result.table and verb in ("run", "evaluate"):
         from attar.report import printed
 
@@ -224,6 +225,7 @@ def _compare(arguments: list[str]) -> None:
         from attar.recipes.catalogue import recipe_named
 
         _print_and_end(help_page.page(recipe_named(given.recipe), "compare", given.recipe, given.help, _width()))
+    _refuse_launcher("compare", given)
     methods = contenders(given.recipe, listed.get("--methods", ()), settings)
     budgets = budgets_of(listed.get("--budgets", ()))
     if not given.out and not given.plan:
@@ -293,10 +295,18 @@ def _recipe(verb: str, arguments: list[str]) -> tuple["Recipe[Any]", str, "Argum
         raise AttarError(f"'attar {verb}' has no --plan; use 'attar plan {given.recipe}' to estimate time and memory.")
     if given.out and verb in ("show", "split"):
         raise AttarError(f"'attar {verb}' has no --out; redirect its output to a file instead.")
+    if verb in ("show", "plan", "split"):
+        _refuse_launcher(verb, given)
     if given.help is not None:
         recipe = begin.help_recipe(verb, given)
         _print_and_end(help_page.page(recipe, verb, given.recipe, given.help, _width()))
     return *begin.recipe_of(verb, given), given
+
+
+def _refuse_launcher(verb: str, given: "Arguments") -> None:
+    for flag, value in (("--launcher", given.launcher), ("--address", given.address)):
+        if value:
+            raise AttarError(f"'attar {verb}' has no {flag}; use it with 'attar run' or the verb of a stage.")
 
 
 def _split(verb: str, arguments: list[str]) -> "Arguments":

@@ -138,14 +138,21 @@ def test_a_launcher_of_ones_own_gets_the_open_jobs(tmp_path: Path):
     asked: list[list[str]] = []
 
     class OneByOne:
-        def map(self, jobs: Sequence[Job], work: Any) -> None:
-            asked.append([job.name for job in jobs])
-            for job in jobs:
-                work([job])
+        together: bool | None = None
+
+        def team_size(self) -> int:
+            return 1
+
+        def do(self, call: work.Call) -> None:
+            waiting = call.begin()
+            asked.append([job.name for job in waiting])
+            for job in waiting:
+                call.run([job], waiting)
 
     files = Files(tmp_path, [1, 1, 1])
     (tmp_path / "job0").touch()
-    files.do(launcher=OneByOne())
+    with work.launched_by(OneByOne()):
+        files.do()
     assert asked == [["job1", "job2"]]
     assert files.ran == ["job1", "job2"]
 

@@ -59,3 +59,23 @@ def test_the_pods_find_one_another():
     assert service["spec"]["selector"] == {"job-name": job["metadata"]["name"]}
     volumes = {volume["name"] for volume in pod["volumes"]}
     assert {mount["name"] for mount in pod["containers"][0]["volumeMounts"]} == volumes
+
+
+def test_the_ray_job_runs_a_command_that_attar_takes_on_gpus_that_its_machines_have():
+    (job,) = documents("ray.yaml")
+    assert (job["apiVersion"], job["kind"]) == ("ray.io/v1", "RayJob")
+    words = shlex.split(job["spec"]["entrypoint"])
+    assert words[:2] == ["attar", "run"]
+    given = split("run", words[2:])
+    assert (given.launcher, given.address) == ("ray", "auto")
+    execution = changed_by(recipe_named(given.recipe), given.settings, "attar run").execution
+    cluster = job["spec"]["rayClusterSpec"]
+    (workers,) = cluster["workerGroupSpecs"]
+    (container,) = workers["template"]["spec"]["containers"]
+    limits = container["resources"]["limits"]
+    assert (execution.job_cpus, execution.job_gpus) == (float(limits["cpu"]), limits["nvidia.com/gpu"])
+    for group in (cluster["headGroupSpec"], workers):
+        pod = group["template"]["spec"]
+        (mount,) = pod["containers"][0]["volumeMounts"]
+        assert given.out.startswith(f"{mount['mountPath']}/")
+        assert mount["name"] == pod["volumes"][0]["name"]

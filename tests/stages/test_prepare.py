@@ -1,7 +1,8 @@
 """stages/prepare.py: tables are made once, in parts that processes share and a killed run keeps, and found again."""
 
+import contextlib
 import multiprocessing
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +88,23 @@ def run(
     network = Network(nn.Identity(), Normalisation((0.5,) * 3, (0.5,) * 3))
     networks = [network] * len(weights)
     return prepare.run(space, steps, config, networks, weights, RealImages(), log), log.warned
+
+
+def test_steps_move_the_progress_bar_within_a_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    moved, step = list[float](), Step()
+
+    @contextlib.contextmanager
+    def progress(self: Log, *_: Any, **__: Any) -> Iterator[Callable[[float], None]]:
+        yield moved.append
+
+    def make(context: Context, config: Any) -> dict[str, Tensor]:
+        context.advance(0.5)
+        context.advance(9)  # more than there are
+        return step(context, config)
+
+    monkeypatch.setattr(Log, "progress", progress)
+    run(tmp_path, Preparation("numbers", make, reads=("bn_weight",)), weights=("a",))
+    assert moved == [0.5, 2.5, 0, 0.5, 2.5, 0, 0.5, 0.5, 0]
 
 
 def files(out: Path) -> dict[str, bytes]:

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import platform
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -25,6 +26,8 @@ class Device:
     workers: int
     why: str = "as asked"
     """Why this precision was chosen; printed after its name and a comma."""
+    name: str = ""
+    """The hardware, if other processes do the work; '': that of ``device``."""
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
         """Return the context for training networks and for labelling."""
@@ -32,10 +35,31 @@ class Device:
 
     def describe(self) -> str:
         """Return the name of the hardware, for manifests and tables."""
+        if self.name:
+            return self.name
         if self.device.type == "cuda":
             return torch.cuda.get_device_name(self.device)
         count = torch.get_num_threads()
         return f"{_cpu_name()}, {count} thread{'s' if count > 1 else ''}"
+
+
+_agreed: tuple[Precision, str, str] | None = None
+"""The precision that all processes of a cluster use, why, and the name of their hardware."""
+
+
+@contextlib.contextmanager
+def agreed(precision: Precision, why: str, name: str = "") -> Iterator[None]:
+    """Use this precision during the block where the settings leave it open, as the other processes of a cluster do.
+
+    ``name`` is the hardware that works for this process, if it is not its own.
+    """
+    global _agreed
+    before = _agreed
+    _agreed = precision, why, name
+    try:
+        yield
+    finally:
+        _agreed = before
 
 
 def resolve(execution: Execution) -> Device:
@@ -53,10 +77,11 @@ def resolve(execution: Execution) -> Device:
     if device.type == "cuda":
         torch.backends.cudnn.deterministic = True  # the same pixels on every run
     workers = min(8, os.cpu_count() or 1) if execution.workers < 0 else execution.workers
+    name = "" if _agreed is None else _agreed[2]
     if execution.precision != "auto":
-        return Device(device, execution.precision, execution.compile, workers)
-    faster, why = _faster(device)
-    return Device(device, faster, execution.compile, workers, why)
+        return Device(device, execution.precision, execution.compile, workers, name=name)
+    precision, why = _faster(device) if _agreed is None else _agreed[:2]
+    return Device(device, precision, execution.compile, workers, why, name)
 
 
 def _faster(device: torch.device) -> tuple[Precision, str]:

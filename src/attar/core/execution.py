@@ -2,6 +2,8 @@
 
 from typing import Literal
 
+import pydantic
+
 from attar.core.config import Config
 
 
@@ -26,6 +28,12 @@ class Execution(Config):
     sync_batchnorm: bool = False
     """In data-parallel training, compute BatchNorm statistics over the whole batch, not over each process's part; only
     on GPUs."""
+    job_cpus: float = pydantic.Field(default=1.0, gt=0)
+    """With --launcher ray, the CPUs of one job; it computes with as many threads, unless 'threads' says otherwise."""
+    job_gpus: float = -1.0
+    """With --launcher ray, the GPUs of one job; below 1, jobs share a GPU; -1: one if the cluster has any."""
+    train_workers: int = pydantic.Field(default=1, ge=1)
+    """With --launcher ray, the processes that train one network together, if 'data_parallel' says so."""
     mirror: str = ""
     """Folder in an object store (s3://BUCKET/FOLDER) to which finished stages are sent; those that --out lacks are
     fetched from it first. Empty: none."""

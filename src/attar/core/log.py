@@ -136,6 +136,15 @@ _REPORTER = Reporter()
 """Shared by all logs of the process."""
 
 
+_relay: Callable[[str, str], object] | None = None
+
+
+def relay(send: Callable[[str, str], object]) -> None:
+    """Call ``send`` from now on with every message and warning of this process: its kind (say or warn) and its text."""
+    global _relay
+    _relay = send
+
+
 @contextlib.contextmanager
 def activity(what: str) -> Iterator[None]:
     """Show ``what``, such as "compiling", on progress lines and bars during the block."""
@@ -159,7 +168,8 @@ class Log:
         """
         self._held: list[str] | None = [] if hold else None
         self._above: Log | None = None
-        self.path = path if path is None or ranks.is_first() else path.with_suffix(f".rank{ranks.rank()}.jsonl")
+        number = ranks.number()
+        self.path = path if path is None or not number else path.with_suffix(f".rank{number}.jsonl")
         self.quiet = quiet or not ranks.is_first()
         self.console = SafeConsole(stderr=True, quiet=self.quiet, highlight=False)
 
@@ -206,11 +216,15 @@ class Log:
         """Print one line."""
         _REPORTER.last_printed = time.monotonic()
         self.console.print(one_line(text), markup=False, soft_wrap=True)
+        if _relay is not None:
+            _relay("say", text)
 
     def warn(self, text: str, **values: Any) -> None:
         """Print a warning; write it, with the values, to the file as an event, unless the file has it already."""
         _REPORTER.last_printed = time.monotonic()
         self.console.print(f"warning: {one_line(text)}", style="yellow", markup=False, soft_wrap=True)
+        if _relay is not None:
+            _relay("warn", text)
         if not self._has_warning(text):
             self.event("warning", text=text, **values)
 

@@ -19,6 +19,10 @@ _group: Any = None
 """The group of all processes, for barriers and choices; None: PyTorch's default group."""
 
 
+class PeerLostError(AttarError):
+    """Another process of the launch has ended early."""
+
+
 @dataclass(frozen=True)
 class Part:
     """One process's part of every batch, when several processes train one network."""
@@ -41,6 +45,37 @@ WHOLE = Part()
 """All of every batch."""
 
 
+_follower: int | None = None
+"""The number of this process if it follows a run that another process directs; it begins with 1."""
+_working = False
+"""Whether a follower does its part of a job that several processes do together."""
+
+
+def follow(number: int) -> None:
+    """Let this process follow a run that another process directs, from now on.
+
+    It writes no shared file and waits for nobody, because the other process is the first one, and is ahead of it.
+    """
+    global _follower
+    _follower = number
+
+
+@contextlib.contextmanager
+def working_together() -> Iterator[None]:
+    """During the block, let a follower be one of the processes of its ``torch.distributed`` group."""
+    global _working
+    _working = True
+    try:
+        yield
+    finally:
+        _working = False
+
+
+def number() -> int:
+    """Return the number of this process's log files; 0 for the first process of a run."""
+    return rank() if _follower is None else _follower
+
+
 @contextlib.contextmanager
 def group() -> Iterator[None]:
     """Join the processes that torchrun started, for the duration of the block; does nothing without torchrun.
@@ -51,7 +86,7 @@ def group() -> Iterator[None]:
     process does not arrive within ``JOIN_SECONDS``.
     """
     global _group
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or _joined() is not None:
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or _follower is not None or _joined() is not None:
         yield
         return
     import torch.distributed
@@ -99,7 +134,7 @@ def world_size() -> int:
 
 def is_first() -> bool:
     """Return whether this is rank 0, which writes the shared files."""
-    return rank() == 0
+    return rank() == 0 and (_follower is None or _working)
 
 
 def wait() -> None:
@@ -186,10 +221,13 @@ def _together() -> Iterator[None]:
     except RuntimeError as error:  # gloo's connection is closed
         if interruption.handles_signals():
             time.sleep(peers.ANSWER_SECONDS)  # meanwhile the peers thread ends this process with a better message
-        raise AttarError(f"Another process of this launch ended early, so this one stops; {peers.CONTINUE}.") from error
+        sentence = f"Another process of this launch ended early, so this one stops; {peers.CONTINUE}."
+        raise PeerLostError(sentence) from error
 
 
 def _joined() -> Any:
     """Return ``torch.distributed`` if this process is in a group; never imports PyTorch."""
+    if _follower is not None and not _working:
+        return None
     module = sys.modules.get("torch.distributed")
     return module if module is not None and module.is_available() and module.is_initialized() else None

@@ -1,6 +1,7 @@
 """Jobs: pieces of work that write files. Finished jobs are skipped; the processes share the others."""
 
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -26,22 +27,117 @@ class Job:
     """How many results it makes, for the message on how many exist already."""
 
 
-class Launcher(Protocol):
-    """Distributes jobs."""
+@dataclass(frozen=True)
+class Call:
+    """The jobs of one call of ``do``, and how they are shown and logged."""
 
-    def map(self, jobs: Sequence[Job], work: Callable[[Sequence[Job]], None]) -> None:
-        """Pass every job to exactly one call of ``work``, in any process; return when all calls have returned."""
+    jobs: Sequence[Job]
+    log: Log
+    stage: str
+    """Name on the progress bar."""
+    unit: str = ""
+    """Name of the steps."""
+    results: str = "jobs"
+    """Name of what the jobs make."""
+    event: str = "job"
+    """Event in the log for each job that ran."""
+    together: bool = False
+    """Whether all processes do every job at the same time, each its part of it."""
+
+    @property
+    def place(self) -> tuple[str, str]:
+        """The stage and the folder of its log, which tell calls of a run apart."""
+        return self.stage, "" if self.log.path is None else str(self.log.path.parent.absolute())
+
+    def begin(self) -> list[Job]:
+        """Return the open jobs; says and logs how many results exist. All processes must call it at the same point."""
+        waiting = _not_done(self.jobs)
+        num_results, num_open = (sum(job.num_results for job in some) for some in (self.jobs, waiting))
+        if waiting and num_open < num_results:
+            there = f"{num_results - num_open} of {num_results} {self.results} are there already"
+            self.log.say(f"{self.stage:<9} {there}")
+        if waiting:
+            self.log.release()
+            done = num_results - num_open
+            self.log.event("jobs", what=self.stage, results=self.results, done=done, total=num_results, by=self.event)
+        return waiting
+
+    def progress(self, share: Sequence[Job], waiting: Sequence[Job]) -> contextlib.AbstractContextManager[Advance]:
+        """Show progress over this process's share of the open jobs."""
+        done = sum(job.steps for job in self.jobs) - sum(job.steps for job in waiting)
+        return self.log.progress(self.stage, round(done + sum(job.steps for job in share)), round(done), self.unit)
+
+    def run(self, share: Sequence[Job], waiting: Sequence[Job]) -> None:
+        """Run a share of the open jobs in this process, one after another."""
+        with self.progress(share, waiting) as move:
+            for job in share:
+                # Another run in the same folder may have finished it meanwhile.
+                if ranks.of_first(job.done()) if self.together else job.done():
+                    move(job.steps)
+                else:
+                    self.run_one(job, move)
+
+    def run_one(self, job: Job, move: Advance) -> None:
+        """Run a job and log it: its name, its results, its wall and CPU seconds, and the values that it returned."""
+        clock = Clock()
+        values = job.run(move) or {}
+        known = {"name": job.name, "results": job.num_results} | clock.elapsed().plain()
+        if ranks.is_first() or not self.together:
+            self.log.event(self.event, **(known | dict(values)))
+
+
+class Launcher(Protocol):
+    """Has jobs done, by this process or by others."""
+
+    together: bool | None
+    """Whether all processes train every network together; None: as the recipe says."""
+
+    def team_size(self) -> int:
+        """Return how many processes would train one network together."""
+        ...
+
+    def do(self, call: Call) -> None:
+        """Have every open job of the call done exactly once; return when all are done."""
         ...
 
 
 class Processes:
-    """Distributes jobs among the processes that torchrun started; without torchrun, runs all in this process."""
+    """Shares jobs among the processes that torchrun started; without torchrun, runs all in this process."""
 
-    def map(self, jobs: Sequence[Job], work: Callable[[Sequence[Job]], None]) -> None:
+    together: bool | None = None
+
+    def team_size(self) -> int:
+        """Return the number of processes."""
+        return ranks.world_size()
+
+    def do(self, call: Call) -> None:
         """Run this process's share, then wait for the others."""
-        costs = [job.steps if job.cost is None else job.cost for job in jobs]
-        work([jobs[place] for place in shares(costs, ranks.world_size())[ranks.rank()]])
+        waiting = call.begin()
+        share = waiting
+        if not call.together:
+            costs = [job.steps if job.cost is None else job.cost for job in waiting]
+            share = [waiting[place] for place in shares(costs, ranks.world_size())[ranks.rank()]]
+        call.run(share, waiting)
         ranks.wait()
+
+
+_launcher: Launcher = Processes()
+
+
+def launcher() -> Launcher:
+    """Return the launcher of this process."""
+    return _launcher
+
+
+@contextlib.contextmanager
+def launched_by(other: Launcher) -> Iterator[None]:
+    """Have all jobs done by another launcher during the block."""
+    global _launcher
+    before, _launcher = _launcher, other
+    try:
+        yield
+    finally:
+        _launcher = before
 
 
 def do(
@@ -52,10 +148,9 @@ def do(
     unit: str = "",
     results: str = "jobs",
     event: str = "job",
-    launcher: Launcher | None = None,
     together: bool = False,
 ) -> None:
-    """Run all unfinished jobs; returns when every process has finished its share.
+    """Have all unfinished jobs done; returns when every process has finished its share.
 
     With ``together`` all processes run every job at the same time, each doing its part of it; the first one logs it.
 
@@ -64,34 +159,7 @@ def do(
     its results, its wall and CPU seconds, and the values it returned. All processes must call this at the same point
     with the same jobs. An error in a job ends the call.
     """
-    waiting = _not_done(jobs)
-    steps_done = sum(job.steps for job in jobs) - sum(job.steps for job in waiting)
-    num_results, num_open = (sum(job.num_results for job in some) for some in (jobs, waiting))
-    if waiting and num_open < num_results:
-        log.say(f"{stage:<9} {num_results - num_open} of {num_results} {results} are there already")
-
-    if waiting:
-        log.release()
-        log.event("jobs", what=stage, results=results, done=num_results - num_open, total=num_results, by=event)
-
-    def work(share: Sequence[Job]) -> None:
-        with log.progress(stage, round(steps_done + sum(job.steps for job in share)), round(steps_done), unit) as move:
-            for job in share:
-                # Another run in the same folder may have finished it meanwhile.
-                if ranks.of_first(job.done()) if together else job.done():
-                    move(job.steps)
-                    continue
-                clock = Clock()
-                values = job.run(move) or {}
-                known = {"name": job.name, "results": job.num_results} | clock.elapsed().plain()
-                if ranks.is_first() or not together:
-                    log.event(event, **(known | dict(values)))
-
-    if together:
-        work(waiting)
-        ranks.wait()
-    else:
-        (launcher or Processes()).map(waiting, work)
+    _launcher.do(Call(jobs, log, stage, unit, results, event, together))
 
 
 def shares(costs: Sequence[float], num_shares: int) -> list[list[int]]:

@@ -24,7 +24,7 @@ _SWITCH_WORDS = {"true", "false", "yes", "no", "on", "off", "t", "f", "y", "n", 
 _NUMBER = re.compile(r"-(\d|\.\d|inf|nan)", re.IGNORECASE)
 _SEVERAL = ("--methods", "--budgets")
 """Options of 'attar compare' that take every word up to the next flag."""
-_OPTIONS = ("--out", "--budget", "--ipc")
+_OPTIONS = ("--out", "--budget", "--ipc", "--launcher", "--address")
 """Options of a verb with one value."""
 _BEFORE_SETTINGS = ("--method", "--protocol")
 """These two flags replace whole groups of settings, so they are applied before other settings, in any typed order."""
@@ -42,6 +42,10 @@ class Arguments:
     """The value of ``--budget``."""
     ipc: str = ""
     """The value of ``--ipc``."""
+    launcher: str = ""
+    """The value of ``--launcher``."""
+    address: str = ""
+    """The value of ``--address``."""
     quiet: bool = False
     plan: bool = False
     help: str | None = None
@@ -228,7 +232,7 @@ def _unknown(flag: str, fields: Mapping[str, Field], method: str, prog: str) -> 
     ends = [known for known in flags if known.endswith(f".{key_of(flag).replace('_', '-')}")]
     if ends:
         return AttarError(f"There is no setting named '{flag}'; did you mean {' or '.join(ends)}?")
-    known = [*flags, "--out", "--budget", "--ipc", "--quiet", "--help", "--plan", "--protocol"]
+    known = [*flags, *_OPTIONS, "--quiet", "--help", "--plan", "--protocol"]
     last = key_of(flag).rpartition(".")[2].replace("_", "-")
     alike = [one for one in known if one.startswith(flag)] or [one for one in known if one.endswith(f".{last}")]
     if 0 < len(alike) <= plugin.SHOWN:

@@ -55,18 +55,20 @@ OPTIONS = {
     "--plan": "Measure a few steps, estimate bytes and time on this device, and make nothing.",
     "--method NAME": "Another method with its own defaults: a name from 'attar list methods', or a dotted path.",
     "--protocol NAME": "Another evaluation protocol with its label options: a name from 'attar list protocols'.",
+    "--launcher ray [--address HOST:PORT]": "Let a Ray cluster do the jobs; '--help execution' has CPUs and GPUs.",
     "--quiet": "Print results only.",
     "--help [SECTION]": "After a recipe: the settings that people change most, the settings of a section (recover, "
     "evaluate.protocol), or 'all' settings.",
 }
 _COMPARED = ("--methods NAME ...", "--budgets SIZE ...")
 _MAKES_NOTHING = ("show", "plan", "split")
+_LAUNCHED = ("--launcher ray [--address HOST:PORT]",)
 _LACKS = {
-    "show": ("--out FOLDER", *_COMPARED),
+    "show": ("--out FOLDER", *_COMPARED, *_LAUNCHED),
     "run": _COMPARED,
-    "plan": ("--out FOLDER", "--plan", *_COMPARED),
-    "split": ("--out FOLDER", "--plan", *_COMPARED),
-    "compare": ("--method NAME", "--budget SIZE", "--ipc N"),
+    "plan": ("--out FOLDER", "--plan", *_COMPARED, *_LAUNCHED),
+    "split": ("--out FOLDER", "--plan", *_COMPARED, *_LAUNCHED),
+    "compare": ("--method NAME", "--budget SIZE", "--ipc N", *_LAUNCHED),
 }
 """Options that a verb does not have; other verbs lack --plan and those of 'attar compare'."""
 RULES = (

@@ -159,11 +159,23 @@ def from_mapping(values: Mapping[str, Any], where: str) -> Recipe[Any]:
 def from_yaml(path: Path) -> Recipe[Any]:
     """Read a recipe file; raises AttarError with the path and the error."""
     try:
-        values = raw_yaml.load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise AttarError(f"{path} is not valid YAML ({' '.join(str(error).split())}); fix it.") from None
+        return from_text(path.read_text(encoding="utf-8"), path)
+    except UnicodeDecodeError as error:
+        raise _invalid(path, error) from None
     except OSError as error:
         raise AttarError(f"{path} cannot be read ({error.strerror}).") from None
+
+
+def _invalid(path: Path, error: Exception) -> AttarError:
+    return AttarError(f"{path} is not valid YAML ({' '.join(str(error).split())}); fix it.")
+
+
+def from_text(text: str, path: Path) -> Recipe[Any]:
+    """Read a recipe from the text of the file at ``path``, which errors mention; raises AttarError."""
+    try:
+        values = raw_yaml.load(text)
+    except yaml.YAMLError as error:
+        raise _invalid(path, error) from None
     if not isinstance(values, dict):
         raise AttarError(f"{path} holds no recipe; start from 'attar show digits > {path.name}'.")
     method = raw_yaml.convert(values.get("method", "cda"), str)

@@ -191,9 +191,17 @@ def _jobs(
 
     def job(rows: range) -> work.Job:
         def make(advance: Advance) -> None:
-            made = step.make(replace(context, rows=rows), _settings(step, config))
+            shown = 0.0
+
+            def show(share: float) -> None:
+                nonlocal shown
+                moved = min(share, len(rows) - shown)
+                shown += moved
+                advance(moved)
+
+            made = step.make(replace(context, rows=rows, advance=show), _settings(step, config))
             tables.save(table.folder, made, rows, table.identity)
-            advance(len(rows))
+            advance(len(rows) - shown)
 
         name = f"{title}, {step.rows} {rows.start} to {rows.stop - 1}"
         return work.Job(name, make, lambda: table.is_whole(rows, warn), steps=len(rows))

@@ -64,7 +64,7 @@ def run(space: Workspace, config: Squeeze) -> None:
     trained = [place for place in todo if found[place.index] is None]
     shared = together.shares(space, (_training(space, place) for place in trained), len(trained))
     if shared:
-        space.log.say(f"squeeze   {ranks.world_size()} processes train each teacher together")
+        space.log.say(f"squeeze   {work.launcher().team_size()} processes train each teacher together")
     jobs = [
         work.Job(
             name=place.folder.path.name,

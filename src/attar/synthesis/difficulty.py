@@ -70,6 +70,7 @@ def scored(context: Context, config: Any) -> dict[str, Tensor]:
         ]
         if found:
             scores[row, : context.real.count(label)] = torch.cat(found)
+        context.advance(1)
     return {"score": scores}
 
 
@@ -131,6 +132,7 @@ def measured(context: Context, config: Any) -> dict[str, Tensor]:
                 mean, variance = layout.running
             found.setdefault(f"{tap.kind}.mean", []).append(mean)
             found.setdefault(f"{tap.kind}.variance", []).append(variance)
+        context.advance(1)
     return {name: torch.stack(rows).float().cpu() for name, rows in found.items()}
 
 

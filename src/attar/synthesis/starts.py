@@ -121,6 +121,7 @@ def ranked(context: Context, config: Any) -> dict[str, Tensor]:
             order = order[(rank - (len(order) - 1) / 2).abs().argsort(stable=True)]
         places[row, : len(pool)] = pool[order]
         boxes[row, : len(pool)] = drawn[torch.arange(len(pool)), best][order]
+        context.advance(1)
     return {"place": places, "box": boxes}
 
 

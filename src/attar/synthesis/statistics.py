@@ -306,6 +306,7 @@ def collect(context: Context, config: Any) -> dict[str, Tensor]:
                 first, second = first.double(), second.double()
                 part = torch.stack([first.sum(0), second.sum(0), (second - first.square()).sum(0)])
                 sums[tap] = sums[tap] + part if tap in sums else part
+            context.advance(len(images) / len(chosen))
         for tap, total in sums.items():
             mean, square, within = total / len(chosen)
             rows[f"{tap.kind}.mean"].append(mean + observed.layouts[tap].centre)

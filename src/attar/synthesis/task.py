@@ -212,6 +212,8 @@ class Context:
     table: Callable[..., Tensor] = no_tables
     """A table of an earlier preparation."""
     checkpoint: Checkpoint = field(default_factory=NoCheckpoint)
+    advance: Callable[[float], object] = lambda rows: None
+    """Moves the progress bar by so many rows, or parts of a row; need not be called."""
 
 
 C = TypeVar("C", bound=MethodConfig, contravariant=True)

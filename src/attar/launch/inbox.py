@@ -1,0 +1,33 @@
+"""Where the workers of a launch leave their reports; a Ray actor on the machine of the process that reads them."""
+
+import asyncio
+from typing import Any
+
+
+class Inbox:
+    """Keeps reports until they are taken, and numbers the workers."""
+
+    def __init__(self) -> None:
+        self._messages: list[Any] = []
+        self._numbers: dict[str, int] = {}
+        self._came = asyncio.Event()
+
+    async def number(self, worker: str) -> int:
+        """Return the number of a worker; the first one is 1."""
+        return self._numbers.setdefault(worker, len(self._numbers) + 1)
+
+    async def put(self, message: Any) -> None:
+        """Add a report."""
+        self._messages.append(message)
+        self._came.set()
+
+    async def take(self, seconds: float) -> list[Any]:
+        """Return the reports that nobody has taken; waits so long for the first one."""
+        if not self._messages and seconds > 0:
+            try:
+                await asyncio.wait_for(self._came.wait(), seconds)
+            except TimeoutError:
+                return []
+        found, self._messages = self._messages, []
+        self._came.clear()
+        return found
