@@ -94,3 +94,46 @@ def test_processes_are_dealt_to_the_ranks_of_a_machine(monkeypatch: pytest.Monke
     assert decoded.num_processes(decoded.FORKED_FROM - 1) == 1
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
     assert decoded.num_processes(decoded.FORKED_FROM) == 4
+
+
+@pytest.mark.usefixtures("way")
+def test_decoded_images_are_kept_and_mapped(
+    tmp_path: Path, class_folders: Callable, log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    class_folders(tmp_path / "set" / "train", {"a": 40, "b": 40})
+    class_folders(tmp_path / "set" / "val", {"a": 1, "b": 1})
+    choice = DataChoice(source=str(tmp_path / "set"), size=8)
+    real = load(choice, 0, log)
+    expected, keeping = pixels(real.train, choice, log).images, choice.changed(keep_decoded=True)
+    counted: list[int] = []
+    decode_all = decoded._decode_all
+    monkeypatch.setattr(decoded, "_decode_all", lambda *given: counted.append(1) or decode_all(*given))
+    for _ in range(2):
+        found = pixels(real.train, keeping, log)
+        assert torch.equal(found.images, expected)
+        found.images[0] = 7  # stays here
+    assert len(counted) == 1
+    file = next((tmp_path / "cache" / "attar" / "decoded").glob("*.uint8"))
+    assert file.stat().st_size == 80 * 3 * 8 * 8
+    with file.open("rb+") as opened:
+        opened.seek(100)
+        opened.write(b"damage")
+    assert torch.equal(pixels(real.train, keeping, log).images, expected)
+    assert pixels(real.train, keeping.changed(size=9), log).images.shape == (80, 3, 9, 9)
+    assert len(counted) == 3
+
+
+@pytest.mark.usefixtures("way")
+def test_images_with_gaps_are_not_kept(
+    tmp_path: Path, class_folders: Callable, log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    class_folders(tmp_path / "set" / "train", {"a": 3, "b": 3})
+    class_folders(tmp_path / "set" / "val", {"a": 1, "b": 1})
+    spoil(tmp_path / "set" / "train" / "a" / "a_1.png")
+    choice = DataChoice(source=str(tmp_path / "set"), size=8, on_corrupt="skip")
+    train = load(choice, 0, log).train
+    found = pixels(train, choice.changed(keep_decoded=True), log)
+    assert torch.equal(found.images, pixels(train, choice, log).images)
+    assert not list((tmp_path / "cache" / "attar" / "decoded").glob("*.uint8"))

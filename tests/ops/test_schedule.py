@@ -16,6 +16,7 @@ from attar.ops.schedule import (
     learning_rate,
     multistep,
     multistep_halves,
+    one_cycle,
     step_tenth,
     thirds_tenth,
 )
@@ -116,6 +117,17 @@ def test_a_tenth_at_each_third_is_torchvisions_schedule():
         reference.step()
 
 
+def test_one_cycle_is_pytorchs():
+    optimiser = torch.optim.SGD([torch.zeros(1)], lr=3e-4)
+    reference = torch.optim.lr_scheduler.OneCycleLR(
+        optimiser, max_lr=3e-4, total_steps=200, pct_start=0.1, cycle_momentum=False, div_factor=20
+    )
+    for step in range(200):
+        assert one_cycle(3e-4, step, 200) == pytest.approx(optimiser.param_groups[0]["lr"], rel=1e-6, abs=1e-12)
+        optimiser.step()
+        reference.step()
+
+
 def test_halving_at_fifths_is_ncfms_schedule():
     optimiser = torch.optim.SGD([torch.zeros(1)], lr=0.001)
     reference = torch.optim.lr_scheduler.MultiStepLR(optimiser, [60, 120, 180, 240], gamma=0.5)
@@ -141,6 +153,7 @@ def test_schedules_by_name(step: int):
         "fifths-halves": fifths_halves(*asked),
         "step-tenth": step_tenth(*asked),
         "thirds-tenth": thirds_tenth(*asked),
+        "one-cycle": one_cycle(0.1, step, 100),
         "constant": constant(0.1, step, 5),
     }
     assert set(expected) == set(get_args(Schedule))

@@ -57,6 +57,28 @@ def test_a_training_killed_inside_an_epoch_ends_with_the_same_bytes(mini_run, tm
     assert ours.read_bytes() == theirs.read_bytes()
 
 
+def test_a_hierarchy_of_classes_makes_another_teacher(tmp_path):
+    recipe = mini_recipe()
+    short = recipe.squeeze.changed(training=recipe.squeeze.training.changed(epochs=1))
+    tree = tmp_path / "tree.txt"
+    tree.write_text("".join(f"{child} {child % 3}\n" for child in range(3, 10)))
+    with_tree = recipe.changed(squeeze=short.changed(semantic_tree=str(tree)))
+    pipeline.run(with_tree, tmp_path / "run", stage="squeeze", quiet=True)
+    manifest = json.loads((tmp_path / "run" / "squeeze" / "manifest.json").read_text())
+    assert set(manifest["parents"]) == {"data", "tree"}
+    tree.rename(tmp_path / "moved.txt")
+    moved = recipe.changed(squeeze=short.changed(semantic_tree=str(tmp_path / "moved.txt")))
+    pipeline.run(moved, tmp_path / "run", stage="squeeze", quiet=True)
+    with pytest.raises(AttarError, match=r"made from a hierarchy of classes \(squeeze.semantic_tree\) that is not the"):
+        pipeline.run(recipe.changed(squeeze=short), tmp_path / "run", stage="squeeze", quiet=True)
+    pipeline.run(recipe.changed(squeeze=short), tmp_path / "plain", stage="squeeze", quiet=True)
+    ours, theirs = (tmp_path / name / "squeeze" / "teacher.safetensors" for name in ("run", "plain"))
+    assert ours.read_bytes() != theirs.read_bytes()
+    with pytest.raises(AttarError, match=r"tree.txt cannot be read \(No such file or directory\)"):
+        pipeline.run(with_tree, tmp_path / "new", stage="squeeze", quiet=True)
+    assert not (tmp_path / "new" / "squeeze").exists()
+
+
 def test_a_foreign_checkpoint_is_taken_along(mini_run, tmp_path):
     state, _ = load_weights(mini_run / "squeeze" / "teacher.safetensors")
     torch.save({"model": {f"module.{key}": value for key, value in state.items()}, "epoch": 3}, tmp_path / "mine.pth")

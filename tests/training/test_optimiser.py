@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from attar.training.choices import Optimisation
 from attar.training.optimiser import Optimiser
 
-OPTIMIZERS = ["sgd", "adamw", "muon"]
+OPTIMIZERS = ["sgd", "adam", "adamw", "muon"]
 
 
 class Network(nn.Module):

@@ -44,6 +44,8 @@ class DataChoice(Config):
     resident: Annotated[Literal["auto", "on", "off"], NO_EFFECT] = "auto"
     """Keep all images in memory, as bytes on the device; auto: if they take 4 GiB or less."""
 
+    keep_decoded: Annotated[bool, NO_EFFECT] = False
+    """Keep the prepared images of resident splits in a file on this machine, which later runs map into memory."""
     cache_bytes: Annotated[pydantic.ByteSize | None, NO_EFFECT] = pydantic.Field(default=None, gt=0)
     """Read the shards of an object store or of the Hub in parts, and keep at most so much of them on this disk, as in
     200GB; default: fetch everything once."""

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from attar.core.errors import AttarError
 from attar.core.log import Log
+from attar.data import decoded_file
 from attar.data.choice import DataChoice
 from attar.data.picture import Unreadable, prepare
 from attar.data.source import Split
@@ -51,16 +52,22 @@ def pixels(split: Split, choice: DataChoice, log: Log, what: str = "reading") ->
     Raises AttarError, after all have been tried, when images are unreadable: how many and which is the first. With
     ``on_corrupt='skip'`` they are left out with a warning instead, unless a class would lose all of its images.
     """
-    count = num_processes(len(split))
-    shape = (len(split), 3, choice.size, choice.size)
-    images = _shared(shape) if count > 1 else torch.empty(shape, dtype=torch.uint8)
-    chunks = [range(start, min(start + CHUNK, len(split))) for start in range(0, len(split), CHUNK)]
-    decode = _Decode(split, choice, images.numpy())
     failed: list[tuple[int, str, str]] = []
-    with log.progress(what, len(split), unit="images") as advance:
-        for chunk, faults in zip(chunks, _each(decode, chunks, count), strict=True):
-            failed += faults
-            advance(len(chunk))
+    with_gaps: list[Tensor] = []
+
+    def decode(rows: np.ndarray) -> bool:
+        failed.extend(_decode_all(split, choice, rows, log, what))
+        if failed:
+            with_gaps.append(torch.from_numpy(np.array(rows)))
+        return not failed
+
+    images = decoded_file.kept(split, choice, decode, log) if choice.keep_decoded and len(split) else None
+    if images is None and with_gaps:
+        images = with_gaps[0]
+    elif images is None:
+        shape = (len(split), 3, choice.size, choice.size)
+        images = _shared(shape) if num_processes(len(split)) > 1 else torch.empty(shape, dtype=torch.uint8)
+        failed = _decode_all(split, choice, images.numpy(), log, what)
     labels = torch.from_numpy(split.labels.copy())
     if failed:
         unreadable = [(index, Unreadable(where, reason)) for index, where, reason in failed]
@@ -71,6 +78,18 @@ def pixels(split: Split, choice: DataChoice, log: Log, what: str = "reading") ->
         _refuse_lost_class(split.labels, kept, unreadable)
         images, labels = images[kept], labels[kept]
     return Pixels(images, labels)
+
+
+def _decode_all(split: Split, choice: DataChoice, rows: np.ndarray, log: Log, what: str) -> list[tuple[int, str, str]]:
+    """Decode all images into the rows; returns the place, name and fault of unreadable ones."""
+    chunks = [range(start, min(start + CHUNK, len(split))) for start in range(0, len(split), CHUNK)]
+    failed: list[tuple[int, str, str]] = []
+    with log.progress(what, len(split), unit="images") as advance:
+        each = _each(_Decode(split, choice, rows), chunks, num_processes(len(split)))
+        for chunk, faults in zip(chunks, each, strict=True):
+            failed += faults
+            advance(len(chunk))
+    return failed
 
 
 def num_processes(num_images: int) -> int:

@@ -11,6 +11,7 @@ Schedule = Literal[
     "fifths-halves",
     "step-tenth",
     "thirds-tenth",
+    "one-cycle",
     "constant",
 ]
 
@@ -93,6 +94,20 @@ def thirds_tenth(base: float, step: int, steps: int, warmup_steps: int = 0) -> f
     return base * 0.1 ** min(2, 3 * (step - warmup_steps) // max(1, steps - warmup_steps))
 
 
+def one_cycle(base: float, step: int, steps: int) -> float:
+    """Return half a cosine from a twentieth of ``base`` up to it in a tenth of training, then one down to nearly 0.
+
+    PyTorch's OneCycleLR with the settings of ImageNet-21K-P's published training (Ridnik et al., 2021, arXiv
+    2104.10972): pct_start 0.1, div_factor 20. It has its own warm-up.
+    """
+    start, end, peak = base / 20, base / 20 / 1e4, max(0.1 * steps - 1, 0.0)
+    if step <= peak and peak:
+        low, high, done = start, base, step / peak
+    else:
+        low, high, done = base, end, min(1.0, (step - peak) / max(steps - 1 - peak, 1e-9))
+    return high + (low - high) / 2 * (1 + math.cos(math.pi * done))
+
+
 def constant(base: float, step: int, warmup_steps: int = 0) -> float:
     """Return ``base`` after a warm-up as in ``cosine``."""
     return cosine(base, min(step, warmup_steps), warmup_steps + 1, warmup_steps)
@@ -114,6 +129,8 @@ def learning_rate(
         return step_tenth(base, step, steps, warmup_steps)
     if schedule == "thirds-tenth":
         return thirds_tenth(base, step, steps, warmup_steps)
+    if schedule == "one-cycle":
+        return one_cycle(base, step, steps)
     if schedule == "cosine-linear":
         return cosine_linear(base, step, steps, warmup_steps, stretch)
     return cosine(base, step, steps, warmup_steps, stretch=stretch)

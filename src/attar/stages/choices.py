@@ -71,6 +71,9 @@ class Squeeze(Config):
     """Augmentation of the training images."""
     label_smoothing: float = pydantic.Field(default=0.0, ge=0, lt=1)
     """Share of the target that is spread over all classes."""
+    semantic_tree: Annotated[str, NO_EFFECT] = ""
+    """File with the hierarchy of the classes, lines 'CLASS PARENT': the teacher is trained with the semantic softmax, a
+    softmax for each level. Empty: one softmax over all classes."""
     checkpoint_epochs: Annotated[int, NO_EFFECT] = pydantic.Field(default=1, ge=1)
     """Epochs between checkpoints; a killed training continues from the last one."""
     checkpoint_minutes: Annotated[float, NO_EFFECT] = pydantic.Field(default=10.0, gt=0)

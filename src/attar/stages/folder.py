@@ -36,10 +36,11 @@ _PLAINLY = {
     "images": "images that are not the current ones",
     "labels": "imported labels that are not the current ones",
     "kept": "kept images that are not the current ones",
+    "tree": "a hierarchy of classes (squeeze.semantic_tree) that is not the current one",
     SOURCE: "an earlier version of your source code",
 }
 """How errors describe the former parent when a parent has changed."""
-_ALSO_WITHOUT = {"committee"}
+_ALSO_WITHOUT = {"committee", "tree"}
 """Parents for which being absent now also counts as a change."""
 _OF_THE_MAKING = {"device", "processes", "versions", "finished"}
 _PACKAGES = ("attar", "torchvision", "timm", "numpy", "pillow", "pyarrow", "safetensors")

@@ -25,7 +25,7 @@ from attar.stages.folder import FEED, MANIFEST, total
 from attar.stages.protocols import PROTOCOL_LABELS, Protocol
 from attar.stages.rows import EQUAL_BYTES, Row, SmallSet
 from attar.stages.run import EXPERTS, LabelsMade, images_in, made_in, teacher_folders
-from attar.stages.squeeze import Squeeze
+from attar.stages.squeeze import Squeeze, ancestors
 from attar.stages.workspace import Workspace
 from attar.store import atomic, sealed
 from attar.store.checkpoint import Checkpoint
@@ -195,6 +195,8 @@ def data_of(space: Workspace, say: Say) -> dict[str, Any]:
 def full_training(space: Workspace, squeezing: Squeeze, say: Say) -> list[Any]:
     """Return what identifies a training on all real images."""
     how = ["full", say(squeezing.training), say(squeezing.views), squeezing.label_smoothing]
+    if squeezing.semantic_tree:
+        how.append({"tree": digest(ancestors(space, squeezing))})
     return how if say is legacy_identity else [*how, {FEED: space.feed}]
 
 

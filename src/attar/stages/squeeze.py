@@ -10,13 +10,16 @@ from typing import Any
 from torch import nn
 
 from attar.core import plugin, ranks, work
+from attar.core.config import digest
 from attar.core.elapsed import Clock, Elapsed
 from attar.core.errors import AttarError
 from attar.core.log import Advance
 from attar.core.randomness import seed_of
+from attar.data import hierarchy
 from attar.models import build, factory, record
 from attar.models import teacher as teachers
 from attar.models.teacher import Teacher
+from attar.ops import semantic
 from attar.ops.targets import Targets, hard_loss
 from attar.stages import examine, imported, members, together
 from attar.stages.choices import Member, Squeeze
@@ -26,10 +29,12 @@ from attar.stages.run import teacher_in
 from attar.stages.workspace import Workspace
 from attar.store import atomic, weights
 from attar.store.checkpoint import MAX_TIME_SHARE
-from attar.training.loop import FinishedEpoch, all_finite, fit
+from attar.training.loop import FinishedEpoch, Loss, all_finite, fit
 from attar.training.parallel import Together
 
 CHECKPOINT = "checkpoint.safetensors"
+TREE = "tree"
+"""The parent that identifies the hierarchy of the classes."""
 
 
 @dataclass(frozen=True)
@@ -93,6 +98,7 @@ def check(space: Workspace, config: Squeeze) -> list[nn.Module | None]:
     for module in space.modules:
         if not isinstance(module, nn.Module):
             raise AttarError(f"teacher= takes a torch.nn.Module, not a {type(module).__name__}; wrap it in a module.")
+    ancestors(space, config)
     return list(space.modules) or [_check(space, own, index) for index, own in enumerate(config.each)]
 
 
@@ -134,7 +140,7 @@ def full_data(
         network,
         space.normalisation,
         batches,
-        lambda logits, targets: hard_loss(logits, targets, config.label_smoothing),
+        _loss(space, config),
         config.training,
         space.train.num_images,
         device.autocast,
@@ -143,6 +149,20 @@ def full_data(
         together=joined,
         **more,
     )
+
+
+def ancestors(space: Workspace, config: Squeeze) -> tuple[tuple[int, ...], ...] | None:
+    """Return the ancestors of each class if teachers are trained with the semantic softmax; raises AttarError."""
+    tree = config.semantic_tree
+    return hierarchy.read(Path(tree).expanduser(), space.real.classes) if tree else None
+
+
+def _loss(space: Workspace, config: Squeeze) -> Loss:
+    found = ancestors(space, config)
+    if found is None:
+        return lambda logits, targets: hard_loss(logits, targets, config.label_smoothing)
+    levels = semantic.levels(found).to(space.device.device)
+    return lambda logits, targets: semantic.semantic_loss(logits, targets.labels, levels, config.label_smoothing)
 
 
 def _settings(space: Workspace, config: Squeeze) -> tuple[Squeeze, ...]:
@@ -188,6 +208,8 @@ def _identity(
     request = space.request(squeeze=choices, precision=space.device.precision)
     if module is None and not config.weights:
         request[FEED] = space.feed
+        if (tree := ancestors(space, config)) is not None:
+            parents[TREE] = digest(tree)
     if module is not None:
         request["module"] = teachers.name_of_module(module).removeprefix(factory.PYTHON)
     elif index and not config.weights:

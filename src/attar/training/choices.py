@@ -17,15 +17,17 @@ class Optimisation(Config):
     """Images in one optimiser step, over all accumulation steps."""
     accumulation_steps: int = pydantic.Field(default=1, ge=1)
     """Parts into which a batch is cut to save memory; BatchNorm sees one part at a time."""
-    optimizer: Literal["sgd", "adamw", "muon"] = "sgd"
-    """'sgd' with momentum, 'adamw', or 'muon' for matrices and convolutions with Adam for the rest."""
+    optimizer: Literal["sgd", "adam", "adamw", "muon"] = "sgd"
+    """'sgd' with momentum, 'adam' (its decay is part of the gradient), 'adamw', or 'muon' for matrices and convolutions
+    with Adam for the rest."""
     learning_rate: float = pydantic.Field(default=0.1, gt=0)
     """Peak learning rate. Muon's steps are scaled to AdamW's, so start with the same value for both."""
     schedule: Schedule = "cosine"
     """Learning rate over time. 'cosine'; 'cosine-linear': a cosine, then from 5/6 of training a line to 0 (EDC's
     'cos2'); 'multistep': divided by 5 at 2/3 and again at 5/6 of training; 'multistep-halves': halved at 4/5, 9/10
     and 19/20 of training; 'fifths-halves': halved at each fifth; 'step-tenth': divided by 10 at half of training;
-    'thirds-tenth': divided by 10 at 1/3 and again at 2/3; 'constant'."""
+    'thirds-tenth': divided by 10 at 1/3 and again at 2/3; 'one-cycle': a cosine up from 1/20 in a tenth of training,
+    then one down to 0; 'constant'."""
     cosine_stretch: float = pydantic.Field(default=1.0, ge=1)
     """Length of the half cosine as a multiple of training: 1 ends at 0, 2 at half the peak (papers' zeta or eta)."""
     rate_moves: Literal["step", "epoch"] = "step"
@@ -35,7 +37,7 @@ class Optimisation(Config):
     momentum: float = pydantic.Field(default=0.9, ge=0, lt=1)
     """Momentum of SGD and Muon."""
     betas: tuple[float, float] = (0.9, 0.999)
-    """The two decay rates of AdamW, and of the Adam that 'muon' uses for other parameters."""
+    """The two decay rates of Adam and AdamW, and of the Adam that 'muon' uses for other parameters."""
     weight_decay: float = pydantic.Field(default=1e-4, ge=0)
     """Weight decay."""
     decay_norms: bool = True

@@ -20,8 +20,9 @@ class Optimiser:
             self.inner = _muon(network, self._parameters, choice)
             return
         groups = _groups(self._parameters, choice)
-        if choice.optimizer == "adamw":
-            self.inner = torch.optim.AdamW(groups, lr=choice.learning_rate, betas=choice.betas, fused=self._fused)
+        if choice.optimizer in ("adam", "adamw"):
+            kind = torch.optim.Adam if choice.optimizer == "adam" else torch.optim.AdamW
+            self.inner = kind(groups, lr=choice.learning_rate, betas=choice.betas, fused=self._fused)
         else:
             self.inner = torch.optim.SGD(groups, lr=choice.learning_rate, momentum=choice.momentum, fused=self._fused)
 
