@@ -107,10 +107,15 @@ class Remembering(Compiler):
     gradient: Callable[..., Any]
 
     def __call__(
-        self, use: Callable[..., Any], function: Callable[..., Any], amount: Amount | float, narrow: bool = False
+        self,
+        use: Callable[..., Any],
+        function: Callable[..., Any],
+        amount: Amount | float,
+        narrow: bool = False,
+        what: str = "",
     ) -> Callable[..., Any]:
         assert isinstance(function, Objective)
-        self.objective, self.gradient = function, super().__call__(use, function, amount, narrow)
+        self.objective, self.gradient = function, super().__call__(use, function, amount, narrow, what)
         return self.gradient
 
 

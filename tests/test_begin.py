@@ -2,6 +2,7 @@
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,10 +11,12 @@ import yaml
 from PIL import Image
 
 import attar
-from attar import pipeline
+from attar import begin, pipeline
 from attar.cli import main
 from attar.core.errors import AttarError
+from attar.recipes.arguments import split
 from attar.recipes.catalogue import recipe_named
+from attar.recipes.recipe import Recipe
 
 QUICK = ["--squeeze.training.epochs", "1", "--recover.iterations", "1", "--evaluate.num-seeds", "1"]
 QUICK += ["--evaluate.protocol.training.epochs", "1", "--execution.threads", "1", "--execution.precision", "fp32"]
@@ -80,6 +83,38 @@ def test_the_same_words_continue_and_others_are_refused(run: Path, pictures: Pat
     assert f"was begun for '{pictures} --ipc 2', and not for '{pictures} --ipc 1'" in capsys.readouterr().err
 
 
+def recipe_of(*words: str) -> Recipe[Any]:
+    return begin.recipe_of("run", split("run", [*words, "--quiet"]))[0]
+
+
+def test_settings_that_decide_nothing_continue_a_run(run: Path, pictures: Path, tmp_path: Path):
+    out = tmp_path / "out"
+    (out / "squeeze").mkdir(parents=True)
+    (out / "squeeze" / "manifest.json").touch()
+    text = (run / "chosen.yaml").read_text()
+    for before in ("", " --data.on-corrupt skip --data.resident on"):  # which earlier versions wrote there
+        (out / "chosen.yaml").write_text(text.replace("--ipc 2", f"--ipc 2{before}", 1))
+        words = (str(pictures), "--out", str(out), "--ipc", "2", "--data.on-corrupt", "skip")
+        assert recipe_of(*words).data.on_corrupt == "skip"
+    with pytest.raises(AttarError, match=r"was begun for .* --ipc 2'"):
+        recipe_of(*words, "--data.size", "16")
+
+
+def test_a_run_that_stopped_before_it_made_anything_can_begin_with_other_words(pictures: Path, tmp_path: Path):
+    data = tmp_path / "data"
+    shutil.copytree(pictures, data)
+    (data / "dot" / "0.png").write_bytes(b"no picture")
+    out = tmp_path / "out"
+    with pytest.raises(SystemExit):
+        main(["squeeze", str(data), "--out", str(out), *QUICK, "--quiet"])
+    assert (out / "squeeze" / "plan.json").is_file()
+    assert recipe_of(str(data), "--out", str(out), "--ipc", "2").recover.ipc == 2
+    (out / "squeeze" / "checkpoints").mkdir()
+    (out / "squeeze" / "checkpoints" / "latest.pt").touch()
+    with pytest.raises(AttarError, match="was begun for"):
+        recipe_of(str(data), "--out", str(out), "--ipc", "1")
+
+
 def test_what_was_chosen_and_never_run_is_chosen_again(pictures: Path, tmp_path: Path):
     (tmp_path / "chosen.yaml").write_text("# Chosen by attar for: something else\n")
     main(["squeeze", str(pictures), "--out", str(tmp_path), *QUICK, "--quiet"])
@@ -99,6 +134,7 @@ def test_show_and_plan_print_the_choices_and_write_nothing(
         main(words)
         out = capsys.readouterr().out
         assert "attar chooses" in out
+        assert "\n time " not in out  # the plan has the time
         assert "images per class" in out
         assert out.endswith("The plan of dm\n")
     main(["plan", "digits"])

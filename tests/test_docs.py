@@ -16,7 +16,8 @@ from attar.recipes.recipe import recipe_type
 from attar.stages.protocols import PROTOCOLS
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+NAMES = [page.relative_to(ROOT).as_posix() for page in PAGES]
 KEYS = {key for name in plugin.names_in("attar.methods") for key in field_paths(recipe_type(name))}
 
 
@@ -126,7 +127,7 @@ def test_the_own_network_in_the_guide_is_built(tmp_path, monkeypatch):
     sys.modules.pop("mynets")
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=NAMES)
 def test_settings_named_in_a_page_exist(page):
     rooms = {key.split(".")[0] for key in KEYS if "." in key}
     named = set(re.findall(r"`(?:--)?((?:" + "|".join(sorted(rooms)) + r")\.[a-z_.-]+)", page.read_text()))
@@ -162,7 +163,7 @@ def test_every_published_flag_is_in_the_table():
     assert {flag for row in rows for flag in re.findall(r"`(--[\w-]+)`", row)} == set(flags)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=NAMES)
 def test_links_lead_somewhere(page):
     for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
         assert target.startswith("https://") or (page.parent / target).exists(), f"{page.name} links to {target}"
@@ -171,10 +172,20 @@ def test_links_lead_somewhere(page):
 def test_the_index_lists_every_page():
     index = (ROOT / "docs" / "index.md").read_text()
     table, lists = index.split("```{toctree}", maxsplit=1)
-    for page in PAGES[1:]:
-        if page.name != "index.md":
-            assert f"]({page.name})" in table, f"the table of docs/index.md lacks {page.name}"
-            assert f"\n{page.stem}\n" in lists, f"the lists in docs/index.md lack {page.stem}"
+    for name in NAMES[1:]:
+        name = name.removeprefix("docs/")
+        if name != "index.md":
+            assert f"]({name})" in table, f"the table of docs/index.md lacks {name}"
+            assert f"\n{name.removesuffix('.md')}\n" in lists, f"the lists in docs/index.md lack {name}"
+
+
+def test_a_page_for_each_stage_says_what_it_does_and_what_can_go_wrong():
+    for stage in ("squeeze", "recover", "relabel", "evaluate", "report"):
+        text = (ROOT / "docs" / "concepts" / f"{stage}.md").read_text()
+        found = re.findall(r"^## (.*)$", text, flags=re.MULTILINE)
+        assert [title.replace("options", "settings") for title in found] == [
+            "What it does", "Main settings", "What it writes", "What can go wrong",
+        ], stage  # fmt: skip
 
 
 def test_all_recipes_and_protocols_are_on_their_page():

@@ -156,6 +156,11 @@ def test_a_malformed_name_is_refused(mini_run, hub, name):
     assert not hub.repositories
 
 
+def test_a_folder_is_answered_with_its_address(mini_run, hub, tmp_path):
+    with pytest.raises(AttarError, match=f"write its address, file://{tmp_path}/shared"):
+        share.push(mini_run, str(tmp_path / "shared"))
+
+
 def test_an_unfinished_or_damaged_set_is_refused(mini_run, hub, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(mini_run / "squeeze", run / "squeeze")
@@ -249,9 +254,11 @@ def test_the_verbs_print_where_the_set_is(mini_run, hub, tmp_path, capsys):
 
     cli.main(["push", str(mini_run), NAME])
     cli.main(["pull", NAME, "--out", str(tmp_path / "pulled")])
-    printed = capsys.readouterr().out
-    assert f'Open it with attar.load("{NAME}")' in printed
-    assert "8 pixels" in printed
+    printed = capsys.readouterr()
+    assert f'Open it with attar.load("{NAME}")' in printed.out
+    assert "8 pixels" in printed.out
+    assert "push      6 files, " in printed.err
+    assert f"pull      the Hub's dataset {NAME} into " in printed.err.replace("\n", "")
     with pytest.raises(SystemExit):
         cli.main(["pull", NAME])
     assert "add --out FOLDER" in capsys.readouterr().err

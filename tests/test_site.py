@@ -23,8 +23,8 @@ def test_the_site_is_built_without_a_warning(tmp_path):
         cwd=ROOT, capture_output=True, text=True, check=False, env={**os.environ, "PYTHONPATH": paths},
     )  # fmt: skip
     assert (built.returncode, built.stderr) == (0, "")
-    pages = {path.stem for path in (tmp_path / "site" / "docs").glob("*.html")}
-    assert {path.stem for path in (ROOT / "docs").glob("*.md")} <= pages
+    pages = {path.relative_to(tmp_path / "site").with_suffix("") for path in (tmp_path / "site").rglob("*.html")}
+    assert {path.relative_to(ROOT).with_suffix("") for path in (ROOT / "docs").rglob("*.md")} <= pages
     reference = (tmp_path / "site" / "docs" / "api.html").read_text()
     assert set(re.findall(r'id="attar\.(\w+)"', reference)) == set(attar.__all__)
     assert "../_images/" in (tmp_path / "site" / "docs" / "methods.html").read_text()

@@ -16,6 +16,7 @@ from attar.core.errors import AttarError
 from attar.core.printable import one_line
 from attar.data.braces import names_files
 from attar.data.survey import Survey
+from attar.recipes import reasons
 from attar.recipes.arguments import Arguments, changed_by, labels_follow
 from attar.recipes.catalogue import header_of, is_dataset, recipe_named
 from attar.recipes.choose import Chosen, Wishes, choose
@@ -33,6 +34,8 @@ _FOR = "Chosen by attar for: "
 _NOTHING_MADE = ("show", "plan", "split")
 """Verbs that make nothing."""
 _IPC = re.compile(r" --ipc (\d+)")
+_IDLE = re.compile(r" --data\.(?!(?:root|size|classes|num[-_]classes|holdout)\b)\S+(?: (?!--)\S+)*")
+"""Settings of the data that the choice does not depend on; earlier runs have them in their words."""
 _WIDTH = 120
 """Columns of the table in a file or a pipe."""
 _EARLY = ("data.", "execution.")
@@ -103,7 +106,7 @@ def _from_pictures(verb: str, given: Arguments, console: Console) -> tuple[Recip
             console = SafeConsole(highlight=False)
         if not console.is_terminal:
             console.width = _WIDTH
-        print_reasons(found, console)
+        print_reasons(found, console, with_time=verb != "plan")
     return found.recipe, header
 
 
@@ -167,12 +170,17 @@ def chosen(given: Arguments) -> Chosen:
     return choose(str(folder.absolute()) if local else source, found, wishes)
 
 
-def print_reasons(found: Chosen, console: Console) -> None:
-    """Print the choices as a table, with the reason of each, and what the user should know."""
+def print_reasons(found: Chosen, console: Console, with_time: bool = True) -> None:
+    """Print the choices as a table, with the reason of each, and what the user should know.
+
+    ``with_time=False`` leaves out the reckoned time of the run, for 'attar plan', which measures it.
+    """
     table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     for name in ("attar chooses", "", "because"):
         table.add_column(name, no_wrap=not name)
     for one in found.reasons:
+        if one.what == reasons.TIME and not with_time:
+            continue
         table.add_row(*(escape(one_line(cell)) for cell in (one.what, one.choice, one.why)))
     console.print(table)
     for sentence in found.warnings:
@@ -187,9 +195,10 @@ def _begun(path: Path, words: str) -> tuple[str, int] | None:
     lines = path.read_text(encoding="utf-8").splitlines()
     header = [line.removeprefix("# ") for line in lines if line.startswith("# ")]
     begun = header[0].removeprefix(_FOR) if header else ""
+    begun = _IDLE.sub("", begun)
     if begun == words:
         return "\n".join(header), 0
-    if not any((path.parent / stage).exists() for stage in ("squeeze", "recover")):
+    if not _has_work(path.parent):
         return None
     before, now = (_IPC.search(each) for each in (begun, words))
     if before and now and _IPC.sub("", begun) == _IPC.sub("", words) and int(now[1]) > int(before[1]):
@@ -200,12 +209,18 @@ def _begun(path: Path, words: str) -> tuple[str, int] | None:
     )
 
 
+def _has_work(run: Path) -> bool:
+    """Return whether a stage of a run has made more than its plan, such as a checkpoint."""
+    made = (path for stage in ("squeeze", "recover") for path in (run / stage).rglob("*") if path.is_file())
+    return any(path.name != "plan.json" and path.suffix != ".jsonl" for path in made)
+
+
 def _words(given: Arguments) -> str:
     """Return the words that the choice depends on, as they are typed, without the device: a run may change it."""
     options = [("--budget", given.budget), ("--ipc", given.ipc)]
     typed = [f"{name} {value}" for name, value in options if value]
     typed += [" ".join([flag, *values]) for flag, values in _early(given) if key_of(flag).startswith("data.")]
-    return one_line(" ".join([given.recipe, *typed]))
+    return _IDLE.sub("", one_line(" ".join([given.recipe, *typed])))
 
 
 def _early(given: Arguments) -> list[tuple[str, list[str]]]:

@@ -17,7 +17,6 @@ from attar.core.printable import one_line
 if TYPE_CHECKING:
     from attar.recipes.arguments import Arguments
     from attar.recipes.recipe import Recipe
-    from attar.stages.protocols import Protocol, ProtocolLabels
 
 USAGE = """\
 usage: attar VERB ...
@@ -44,14 +43,11 @@ usage: attar VERB ...
 
 'attar VERB --help' explains a verb, 'attar run RECIPE --help' the settings.
 """
-VERBS = {"watch": "attar.report.watch", "doctor": "attar.plan.doctor"}
+VERBS = {"list": "attar.recipes.lists", "watch": "attar.report.watch", "doctor": "attar.plan.doctor"}
 """Verbs in modules of their own, which have ``main(arguments)``."""
 STAGES = ("squeeze", "recover", "relabel", "evaluate")
 WIDEST_HELP = 100
 """Longest line of a help page, in characters."""
-_CROPS = {"resized": "random resized crops", "padded": "padded crops", "none": "whole images"}
-_MIXES = {"cutmix": "CutMix", "mixup": "Mixup", "none": "no mixing"}
-KINDS = ("recipes", "methods", "datasets", "models", "protocols")
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -90,8 +86,6 @@ def _dispatch(arguments: list[str]) -> None:
         from attar import __version__
 
         print(__version__)
-    elif verb == "list":
-        _list(rest)
     elif verb == "show":
         _show(rest)
     elif verb == "plan":
@@ -110,65 +104,8 @@ def _dispatch(arguments: list[str]) -> None:
     elif verb in VERBS:
         importlib.import_module(VERBS[verb]).main(rest)
     else:
-        known = ("list", "show", "plan", "split", "run", *STAGES, "compare", "report", *verbs.VERBS, *VERBS)
+        known = ("show", "plan", "split", "run", *STAGES, "compare", "report", *verbs.VERBS, *VERBS)
         raise plugin.unknown("verb", verb, (*known, "--help", "--version"))
-
-
-def _list(arguments: list[str]) -> None:
-    if {"-h", "--help"} & set(arguments):
-        print(f"usage: attar list {'|'.join(KINDS)} [PATTERN]\n\nPrint the names that contain PATTERN.")
-        return
-    if len(arguments) > 2:
-        raise AttarError(f"'attar list' takes a kind and a pattern; leave out '{arguments[2]}'.")
-    kind, pattern = (*arguments, "", "")[:2]
-    if kind == "recipes":
-        from attar.recipes.catalogue import ENTRIES
-
-        rows = {name: entry.aim for name, entry in ENTRIES.items()}
-    elif kind == "methods":
-        from attar.stages.methods import METHODS, method_named
-
-        rows = {name: (method_named(name).__doc__ or "").splitlines()[0] for name in plugin.names_in(METHODS)}
-    elif kind == "datasets":
-        from attar.data.named import available
-
-        rows = available()
-    elif kind == "models":
-        from attar.models import build
-
-        rows = dict.fromkeys(build.available(pattern), "")
-        pattern = ""
-    elif kind == "protocols":
-        from attar.stages.protocols import PROTOCOL_LABELS, PROTOCOLS
-
-        rows = {name: _protocol_line(protocol, PROTOCOL_LABELS[name]) for name, protocol in PROTOCOLS.items()}
-    else:
-        raise AttarError(f"'attar list' takes one of {', '.join(KINDS)}" + (f", not '{kind}'." if kind else "."))
-    rows = {name: text for name, text in rows.items() if pattern in name}
-    width = max((len(name) for name in rows), default=0)
-    for name, text in rows.items():
-        print(f"{name:<{width}}  {text}".rstrip())
-
-
-def _protocol_line(protocol: "Protocol", labels: "ProtocolLabels") -> str:
-    training, views = protocol.training, labels.views
-    squared = " times T^2" if protocol.temperature_squared else ""
-    loss = {"soft": f"KL at T={protocol.temperature:g}{squared}", "mse": "MSE of logits", "hard": "hard labels"}
-    parts = [
-        f"{training.epochs} epochs",
-        f"batch {training.batch_size}",
-        f"{training.optimizer} {training.learning_rate:g}",
-        f"{training.schedule} stretched by {training.cosine_stretch:g}" * (training.cosine_stretch != 1),
-        f"EMA {training.ema_decay:g}" * bool(training.ema_decay),
-        loss[protocol.loss] + f" + {protocol.hard_weight:g} CE" * bool(protocol.hard_weight),
-        f"labels by batches of {labels.batchnorm_batch}" * (labels.batchnorm == "train"),
-        f"{views.patch_shuffle} x {views.patch_shuffle} patches" * (views.patch_shuffle > 1),
-        _CROPS[views.crop],
-        f"RandAugment {views.randaugment_ops} at {views.randaugment_magnitude:g}" * (views.randaugment_ops > 0),
-        f"DSA {'+'.join(views.dsa)} ({views.dsa_combine})" * bool(views.dsa),
-        _MIXES[labels.mix.kind],
-    ]
-    return f"v{protocol.version}: " + ", ".join(filter(None, parts))
 
 
 def _show(arguments: list[str]) -> None:

@@ -13,6 +13,7 @@ from attar.core import ranks
 from attar.core.errors import AttarError
 from attar.core.log import Log
 from attar.core.plugin import unknown
+from attar.data import damage
 from attar.data.listing import Listed, listing
 from attar.data.load import load
 from attar.data.source import RealData
@@ -151,12 +152,19 @@ def plan(recipe: Recipe[Any], quiet: bool = False) -> str:
     Opens the real data and times a few steps of every stage; writes nothing.
     """
     log, recipe = Log(quiet=quiet), _with_members(recipe, len(recipe.squeeze.each))  # before the data are opened
+    log.say(
+        "The pictures are opened, and some steps of every stage are timed on this device: that takes about half a "
+        "minute, and nothing is written."
+    )
     with log.heartbeat("plan"):
         real = load(recipe.data, recipe.seed, Log(quiet=True))
         work = work_of(recipe, real)
-        log.say("timing a few steps on this device")
-        source = f"Real data: {real.name}, {len(real.classes)} classes, {len(real.train)} training images"
-        return "\n".join([source, *forecast.made(work), *forecast.lines(work)])
+        source = (
+            f"Real data: {real.name}, {len(real.classes)} classes, {len(real.train)} training and {len(real.val)} "
+            f"validation images"
+        )
+        found = [source, *damage.look((real.train, real.val)).sentences(recipe.data.on_corrupt == "skip")]
+        return "\n".join([*found, *forecast.made(work), *forecast.lines(work)])
 
 
 def work_of(recipe: Recipe[Any], real: RealData) -> Work:

@@ -46,11 +46,14 @@ def push(run: Path, name: str, private: bool = False) -> list[str]:
             (staged / file).parent.mkdir(parents=True, exist_ok=True)
             (staged / file).symlink_to((folder / file).resolve())
         _write_pages(staged, run, folder, info, name)
-        url = _upload(staged, name, private)
-        size = sum(path.stat().st_size for path in staged.rglob("*") if path.is_file())
+        sizes = [path.stat().st_size for path in staged.rglob("*") if path.is_file()]
+        log = Log()
+        log.say(f"push      {len(sizes)} files, {readable_bytes(sum(sizes))}, to the Hub's dataset {name}")
+        with log.heartbeat("push"):
+            url = _upload(staged, name, private)
     return [
-        f"{url}: {info.num_images:,} images of {len(info.classes):,} classes, {readable_bytes(size)} in "
-        f"{len(files) + 2} files",
+        f"{url}: {info.num_images:,} images of {len(info.classes):,} classes, {readable_bytes(sum(sizes))} in "
+        f"{len(sizes)} files",
         f'Open it with attar.load("{name}") or datasets.load_dataset("{name}").',
     ]
 
@@ -65,7 +68,10 @@ def pull(name: str, out: Path, revision: str = "") -> list[str]:
     unfinished = out / ".cache" / "huggingface"  # where the Hub's client keeps the state of a download
     if out.exists() and not unfinished.is_dir() and (not out.is_dir() or any(out.iterdir())):
         raise AttarError(f"{out} exists and is not empty; choose a new folder with --out.")
-    hub.fetch(name, revision, out)
+    log = Log()
+    log.say(f"pull      the Hub's dataset {name} into {out}")
+    with log.heartbeat("pull"):
+        hub.fetch(name, revision, out)
     info = read_info(out)
     sealed.check_all(out, info.files)
     Distilled(out)
@@ -84,9 +90,12 @@ def push_run(run: Path, address: str) -> list[str]:
     What is there already is not sent again. Raises AttarError when no stage is finished, or the folder holds something
     else.
     """
-    with Log().heartbeat("push"):
-        sent = Mirror(run, address, Log()).push()
-    return [f"{address}: {readable_bytes(sent)} sent. Fetch it with attar pull {address} --out FOLDER."]
+    log = Log()
+    log.say(f"push      the finished stages of {run} to {address}")
+    with log.heartbeat("push"):
+        sent = Mirror(run, address, log).push()
+    how = f"{readable_bytes(sent)} sent" if sent else "all of it is there already"
+    return [f"{address}: {how}. Fetch it with attar pull {address} --out FOLDER."]
 
 
 def pull_run(address: str, out: Path) -> list[str]:
@@ -94,11 +103,15 @@ def pull_run(address: str, out: Path) -> list[str]:
 
     An interrupted pull continues. Raises AttarError when there is no run, or ``out`` holds other stages.
     """
-    with Log().heartbeat("pull"):
-        fetched = Mirror(out, address, Log()).pull()
+    log = Log()
+    log.say(f"pull      {address} into {out}")
+    with log.heartbeat("pull"):
+        fetched = Mirror(out, address, log).pull()
     if not stages_of(out):
         raise AttarError(f"{address} holds no run that attar sent there; check the address.")
-    return [f"{out}: {readable_bytes(fetched)} fetched from {address}."]
+    how = f"{readable_bytes(fetched)} fetched from {address}" if fetched else f"it has all that {address} has"
+    opened = f' Open it with attar.load("{out}").' if (out / "distilled" / INFO).is_file() else ""
+    return [f"{out}: {how}.{opened}"]
 
 
 def _whole(run: Path, folder: Path) -> tuple[DatasetInfo, list[str]]:

@@ -39,12 +39,14 @@ def _push(arguments: list[str]) -> list[str]:
     parser = Parser(
         "attar push",
         "Upload a distilled set to the Hugging Face Hub: images, labels, card and recipe. Log in with 'hf auth login', "
-        "or set HF_TOKEN. To an address such as s3://BUCKET/FOLDER all finished stages of the run are sent. An upload "
-        "that broke off continues.",
+        "or set HF_TOKEN. To an address, such as s3://BUCKET/FOLDER or file:///FOLDER (a folder of this machine or a "
+        "shared disk), all finished stages of the run are sent. An upload that broke off continues.",
     )
     parser.add_argument("run", type=Path, metavar="FOLDER", help="the --out folder of a run, or a distilled folder")
     parser.add_argument(
-        "name", metavar="ORG/NAME", help="the dataset on the Hub, made if it does not exist; or an address"
+        "name",
+        metavar="ORG/NAME",
+        help="the dataset on the Hub, made if it does not exist; or an address: s3://BUCKET/FOLDER, file:///FOLDER",
     )
     parser.add_argument("--private", action="store_true", help="make a dataset that only you and ORG can see")
     options = parser.parse_intermixed_args(arguments)
@@ -61,11 +63,11 @@ def _push(arguments: list[str]) -> list[str]:
 def _pull(arguments: list[str]) -> list[str]:
     parser = Parser(
         "attar pull",
-        "Download a distilled set from the Hugging Face Hub, or a run from an object store, into a folder, and check "
-        "its files. A download that broke off continues.",
+        "Download a distilled set from the Hugging Face Hub, or a run from an object store or a folder "
+        "(file:///FOLDER), into a folder, and check its files. A download that broke off continues.",
     )
     parser.add_argument(
-        "name", metavar="ORG/NAME", help="the dataset on the Hub; or an address like s3://BUCKET/FOLDER"
+        "name", metavar="ORG/NAME", help="the dataset on the Hub; or an address: s3://BUCKET/FOLDER, file:///FOLDER"
     )
     parser.add_argument("--out", type=Path, default=None, metavar="FOLDER", help="the new folder to write")
     parser.add_argument("--revision", default="", metavar="NAME", help="a branch, tag or commit; default: the newest")

@@ -165,6 +165,19 @@ def test_what_is_said_is_said_once(monkeypatch: pytest.MonkeyPatch):
     assert voice.said == ["not compiled (1 TFLOP to do, too little to pay)", "compiled (40,000 TFLOP to do)"]
 
 
+def test_what_is_compiled_is_named_and_each_is_said_once(monkeypatch: pytest.MonkeyPatch):
+    Compiled(monkeypatch)
+    voice = Voice()
+    compiler = voice.compiler("auto", "cuda")
+    for what, operations in (("gradients", 1e12), ("gradients", 2e12), ("features", 1e12), ("gradients", 4e16)):
+        compiler(use, double, operations, what=what)
+    assert voice.said == [
+        "gradients: not compiled (1 TFLOP to do, too little to pay)",
+        "features: not compiled (1 TFLOP to do, too little to pay)",
+        "gradients: compiled (40,000 TFLOP to do)",
+    ]
+
+
 def test_shapes_are_fixed_and_vectors_short_for_narrow_layers_on_cpus(monkeypatch: pytest.MonkeyPatch):
     compiled = Compiled(monkeypatch)
     for device, narrow in (("cpu", True), ("cpu", False), ("cuda", True)):

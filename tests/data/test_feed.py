@@ -265,3 +265,16 @@ def test_parts_have_equally_many_batches_where_images_are_unreadable(
     parts = [list(feed.epoch(4, WHOLE, generator(0, "epoch"), "cpu", Part(rank, 2))) for rank in (0, 1)]
     assert len(parts[0]) == len(parts[1]) == 4
     assert sum(len(labels) for _, labels in parts[0] + parts[1][:3]) == 7  # both have the last batch, of one image
+
+
+@pytest.mark.parametrize("resident", ["on", "off"])
+def test_an_epoch_is_continued_from_a_batch(train: Split, choice: DataChoice, log: Log, resident: str) -> None:
+    feed = open_feed(train, choice.changed(resident=resident), 0, "cpu", log)
+    views = ViewChoice(crop="resized", min_scale=0.3, flip=True)
+    for part in (Part(), Part(1, 2)):
+        whole = list(feed.epoch(4, views, generator(0, "epoch"), "cpu", part))
+        rest = list(feed.epoch(4, views, generator(0, "epoch"), "cpu", part, first=2))
+        assert len(rest) == len(whole) - 2 > 0
+        for (images, labels), (others, named) in zip(rest, whole[2:], strict=True):
+            assert torch.equal(images, others)
+            assert torch.equal(labels, named)

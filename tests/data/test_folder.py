@@ -1,3 +1,4 @@
+import os
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -8,7 +9,7 @@ from PIL import Image
 
 from attar.core.errors import AttarError
 from attar.core.log import Log
-from attar.data import layout
+from attar.data import content, folder, layout
 
 Make = Callable[..., Path]
 Events = Callable[[str], list[dict]]
@@ -307,3 +308,35 @@ def test_classes_that_are_alike_inside_are_classes(tmp_path: Path, class_folders
     for place, name in enumerate(("cat", "dog", "owl")):
         class_folders(tmp_path / name, {"day": 2, "night": 1}, seed=9 * place)
     assert layout.read(tmp_path, log).classes == ("cat", "dog", "owl")
+
+
+def test_what_many_files_hold_is_remembered(
+    tmp_path: Path, class_folders: Make, log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(folder, "REMEMBERED_FILES", 4)
+    path = class_folders(tmp_path / "set", {"a": 3, "b": 2})
+    read: list[int] = []
+    real = content.of_many
+    monkeypatch.setattr(content, "of_many", lambda *given: read.append(1) or real(*given))
+
+    def identity() -> str:
+        found = folder.read(path, log)
+        assert found is not None
+        return found.train.identity()
+
+    before = identity()
+    assert (identity(), len(read)) == (before, 1)
+    changed = path / "b" / "b_1.png"
+    times = changed.stat()
+    data = bytearray(changed.read_bytes())
+    data[-1] ^= 1
+    changed.write_bytes(data)
+    os.utime(changed, ns=(times.st_atime_ns, times.st_mtime_ns))  # as rsync and cp -p leave it
+    assert identity() != before
+    assert len(read) == 2
+    data[-1] ^= 1
+    changed.write_bytes(data)
+    kept = next((tmp_path / "cache" / "attar" / "contents").iterdir())
+    kept.write_text(kept.read_text().replace("a", "b"))  # damaged
+    assert identity() == before

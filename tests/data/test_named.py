@@ -10,7 +10,7 @@ from torchvision.datasets import CIFAR10, CIFAR100
 
 from attar.core.errors import AttarError
 from attar.core.log import Log
-from attar.data import named
+from attar.data import named, titles
 from attar.data.choice import DataChoice
 from attar.data.load import load
 
@@ -108,8 +108,8 @@ def test_cifar100_in_the_data_folder(tmp_path: Path, log: Log, monkeypatch: pyte
     ("name", "expected"),
     [
         ("cifar10", "cifar-10-batches-py"),
-        ("tiny-imagenet", "train or train-*.parquet or data/train-*.parquet"),
-        ("imagenet-21k-p", "train or imagenet21k_train"),
+        ("tiny-imagenet", "train or train-*.parquet or data/train-*.parquet or *train*.tar"),
+        ("imagenet-21k-p", "train or imagenet21k_train or train-*.parquet or data/train-*.parquet or *train*.tar"),
     ],
 )
 def test_refuses_what_is_not_there(
@@ -149,3 +149,18 @@ def test_21k_in_its_released_folders(
     known = named.KNOWN["imagenet-21k-p"]
     monkeypatch.setitem(named.KNOWN, "imagenet-21k-p", named.Named("two", 2, known.folders, known.holds))
     assert len(load(DataChoice(source="imagenet-21k-p", root=str(tmp_path)), 0, log).val) == 2
+
+
+def test_numbered_classes_get_their_wordnet_ids(
+    tmp_path: Path, log: Log, write_parquet: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = titles.wordnet_ids("imagenet-21k-p")
+    assert (len(ids), len(set(ids)), ids[:2], ids[-1]) == (10450, 10450, ("n00005787", "n00006484"), ids[-1])
+    assert titles.wordnet_ids("imagenet-1k")[:2] == ("n01440764", "n01443537")
+    monkeypatch.setattr(named, "wordnet_ids", lambda _: ("n01440764", "n01443537"))
+    known = named.KNOWN["imagenet-21k-p"]
+    monkeypatch.setitem(named.KNOWN, "imagenet-21k-p", named.Named("two", 2, known.folders, known.holds))
+    write_parquet(tmp_path / "train-0.parquet", [0, 1, 0, 1])
+    real = load(DataChoice(source="imagenet-21k-p", root=str(tmp_path)), 0, log)
+    assert real.classes == ("n01440764", "n01443537")
+    assert real.titles == {"n01440764": "tench", "n01443537": "goldfish"}

@@ -156,7 +156,7 @@ def test_a_plan_compiles_on_a_processor_only_when_asked(monkeypatch, work_of):
     recipe = mini_recipe()
     found = recover_cost.measure(work_of(recipe))
     assert (done, found.measured_compiled) == ([], False)
-    assert found.compilation.startswith("compiled (")
+    assert found.compilation.startswith("gradients of pixels by convnet3: compiled (")
     found = recover_cost.measure(work_of(recipe, execution=recipe.execution.changed(compile="on")))
     assert (len(done), found.measured_compiled) == (1, True)
 

@@ -169,6 +169,27 @@ def test_a_warning_says_when_all_real_pictures_fit():
     assert not chosen(CIFAR, budget=5_000_000).warnings
 
 
+@pytest.mark.parametrize(
+    ("wishes", "words"),
+    [
+        ({"budget": 2_000_000, "ipc": 3}, "--ipc 3 leaves a part of --budget unused: 2 MB would hold "),
+        ({"budget": 200_000, "ipc": 30}, "--ipc 30 exceeds --budget: 200 kB hold "),
+        ({"ipc": 6000}, "you asked for 6000 images per class, and 5000 are made, because the smallest class"),
+        ({"budget": 2_000_000}, ""),
+        ({"ipc": 10}, ""),
+    ],
+)
+def test_a_warning_says_where_images_budget_and_pictures_do_not_agree(wishes: dict[str, int], words: str):
+    told = chosen(CIFAR, **wishes).warnings
+    assert told[0].startswith(words) if words else not told
+
+
+def test_a_number_that_is_cut_to_all_pictures_brings_both_warnings():
+    asked, every = chosen(found(10, 10), ipc=50).warnings
+    assert "you asked for 50 images per class, and 8 are made" in asked
+    assert "all 16 training pictures take about" in every
+
+
 def test_labels_by_teachers_are_not_chosen_where_their_bytes_hold_most_pictures():
     assert chosen(found(100, 100)).recipe.method == "dm"
     assert chosen(found(20_000, 20_000)).recipe.method == "attar"

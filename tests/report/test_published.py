@@ -6,13 +6,16 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from attar import pipeline
 from attar.core.errors import AttarError
+from attar.recipes import catalogue
 from attar.recipes.published import row
+from attar.recipes.recipe import BuiltInRecipe
 from attar.report import latex, pages, table
 from attar.report.page import write
 from attar.stages import published_figures
 from attar.stages.published_figures import FILE, Beside
-from conftest import edit_json
+from conftest import edit_json, mini_recipe
 
 FIGURES = row("paper, Table 1", (91.2, 0.4), students=("convnet3",)).figures
 HARD = row(
@@ -67,6 +70,20 @@ def test_other_students_and_imported_images_have_none(finished: Path):
     with_figures(finished)
     edit_json(finished / "recover" / "manifest.json", request={"method": "imported", "recover": {"ipc": 2}})
     assert "published" not in table.as_markdown(table.lines(finished))
+
+
+def test_a_run_writes_the_figures_of_its_recipe_and_removes_those_of_another(
+    finished: Path, monkeypatch: pytest.MonkeyPatch
+):
+    recipe = mini_recipe()
+    entry = BuiltInRecipe(row("paper, Table 1", 91.2, students=("convnet3",)), "", lambda: recipe)
+    monkeypatch.setitem(catalogue.ENTRIES, recipe.name, entry)
+    lines = pipeline.run(recipe, finished, stage="evaluate", quiet=True).table
+    assert published_figures.read(finished) == Beside(recipe.name, entry.published.figures)
+    assert {line.published_top1 for line in lines if line.row == "distilled"} == {91.2}
+    monkeypatch.delitem(catalogue.ENTRIES, recipe.name)
+    pipeline.run(recipe, finished, stage="evaluate", quiet=True)
+    assert not (finished / FILE).exists()
 
 
 def test_a_damaged_file_is_refused_and_a_run_without_one_has_no_column(finished: Path):

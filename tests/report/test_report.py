@@ -132,7 +132,7 @@ def test_every_image_is_drawn_in_its_row_and_column():
 
 def line_of(**changes: Any) -> Line:
     values = {field.name: 1.0 for field in dataclasses.fields(Line)}
-    values["published_top1"] = None
+    values |= {"published_top1": None, "num_val": None, "largest_class": None}
     return Line(**values | {"run": "a", "row": "distilled", "student": "s", "protocol": "p"} | changes)
 
 

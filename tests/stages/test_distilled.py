@@ -33,6 +33,13 @@ def test_a_stored_label_is_the_teachers_answer_to_the_very_pixels(mini_run):
             torch.testing.assert_close(targets.logits.float(), again, atol=2e-3 * again.abs().max().item(), rtol=2e-3)
 
 
+def test_what_a_set_prints_says_what_it_holds(mini_run):
+    assert repr(attar.load(mini_run)) == (
+        f"Distilled('{mini_run / 'distilled'}': 20 images of 8 x 8 pixels, 10 classes with 2 each, stored soft labels, "
+        f"6 epochs, made from digits by cda)"
+    )
+
+
 def test_labels_do_not_depend_on_the_batch(mini_run):
     distilled = attar.load(mini_run / "distilled")
     small, large = all_batches(distilled, 2, 3), all_batches(distilled, 2, 20)

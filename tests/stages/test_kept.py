@@ -16,7 +16,9 @@ from attar.core.log import Log
 from attar.data.load import load
 from attar.plan import forecast
 from attar.recipes.recipe import Recipe
+from attar.report import card
 from attar.stages import kept, recover
+from attar.stages.distilled import read_info
 from attar.stages.run import Run
 from attar.stages.unit_groups import planned
 from attar.stages.workspace import Workspace
@@ -71,6 +73,12 @@ def test_images_of_the_earlier_classes_stay_bit_for_bit_under_their_names(small:
     assert [(name, slot) for name, slot, _ in found[6:]] == [("0", 0), ("5", 0), ("0", 1), ("5", 1)]
     assert attar.load(large).info.classes == ("0", "1", "4", "5", "7")
     assert attar.load(large).labels.tolist() == [1, 2, 4, 1, 2, 4, 0, 3, 0, 3]
+
+
+def test_the_card_names_the_classes_that_were_kept(small: Path, large: Path):
+    assert "kept from an earlier run" not in card.text(read_info(large / "distilled"), [])
+    text = " ".join((large / "distilled" / "README.md").read_text().split())
+    assert "The images of 3 of the 5 classes (1, 4, 7) were kept from an earlier run" in text
 
 
 def test_everything_else_is_of_the_new_teacher(small: Path, large: Path):

@@ -43,9 +43,15 @@ def test_a_run_comes_back_whole(mini_run: Path, tmp_path: Path, address: str, ca
     assert set(stages_of(mini_run)) > STAGES
     assert run("push", str(mini_run), address) == 0
     assert run("pull", address, "--out", str(tmp_path / "back")) == 0
+    said = capsys.readouterr()
+    assert f"push      the finished stages of {mini_run} to {address}" in said.err.replace("\n", "")
+    assert f'Open it with attar.load("{tmp_path / "back"}")' in said.out
     assert content(tmp_path / "back") == content(mini_run)
     assert (tmp_path / "back" / "recipe.yaml").read_text() == (mini_run / "recipe.yaml").read_text()
-    assert f"{address}: " in capsys.readouterr().out
+    assert f"{address}: " in said.out
+    capsys.readouterr()
+    assert run("push", str(mini_run), address) == 0
+    assert "all of it is there already" in capsys.readouterr().out
     stamps = {path: path.stat().st_mtime_ns for path in (tmp_path / "back").rglob("*.safetensors")}
     pipeline.run(mini_recipe(), tmp_path / "back", quiet=True)
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "back").rglob("*.safetensors")} == stamps

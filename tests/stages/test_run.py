@@ -39,7 +39,7 @@ def make_older(run: Path) -> None:
 
     def forget(manifest: dict[str, Any]) -> None:
         result = manifest["result"]
-        for key in ("num_classes", "num_unmeasured", "per_class_sha256"):
+        for key in ("num_classes", "num_unmeasured", "val_images", "per_class_sha256"):
             del result[key]
         for entry in result["scores"]:
             for key in NEW:
@@ -59,11 +59,18 @@ def test_an_older_evaluation_has_the_same_means(judged: Path, mini_run: Path):
     assert [line.class_top1_mean for line in found] == [line.class_top1_mean for line in before]
     assert [(line.top1_mean, line.num_classes) for line in found] == [(line.top1_mean, 10) for line in before]
     assert all(line.train_processor_seconds is None for line in found)
+    assert {line.num_val for line in before} == {359}
+    assert {line.num_val for line in found} == {None}
     assert ranking.rankings(judged) == ranking.rankings(mini_run)
     pages.write_all(judged, found, judged / "report")
     assert "squeeze" in (judged / "report" / "table.md").read_text()
     assert "Processor core seconds" not in card.text(read_info(mini_run / "distilled"), found)
     assert "Processor core seconds" in card.text(read_info(mini_run / "distilled"), before)
+
+
+def test_validation_images_that_an_older_evaluation_did_not_count_are_those_of_recover(finished: Path):
+    change(finished / "evaluate" / "manifest.json", lambda manifest: manifest["result"].pop("val_images"))
+    assert {line.num_val for line in table.lines(finished)} == {359}
 
 
 def test_a_student_that_diverged_under_an_older_attar_is_marked(judged: Path):

@@ -8,6 +8,7 @@ from attar import pipeline
 from attar.core.errors import AttarError
 from attar.models import teacher as teachers
 from attar.models.build import build
+from attar.stages import squeeze
 from attar.stages.rows import ROWS
 from attar.store.weights import load_weights
 from conftest import mini_recipe
@@ -31,6 +32,29 @@ def test_a_teacher_of_another_run_is_taken_along(mini_run, tmp_path):
     theirs, ours = teachers.load(mini_run / "squeeze"), teachers.load(tmp_path / "run" / "squeeze")
     assert ours.accuracy == theirs.accuracy
     assert all(torch.equal(a, b) for a, b in zip(ours.module.parameters(), theirs.module.parameters(), strict=True))
+
+
+def test_a_training_killed_inside_an_epoch_ends_with_the_same_bytes(mini_run, tmp_path, monkeypatch, capsys):
+    recipe = mini_recipe()
+    recipe = recipe.changed(squeeze=recipe.squeeze.changed(checkpoint_minutes=1e-9))
+    saved, save = list[dict](), squeeze.weights.save_tree
+
+    def killed(path, state):
+        save(path, state)
+        saved.append(state)
+        if state["fit"].get("step", 0) == 2 and state["fit"]["epoch"] == 1:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(squeeze.weights, "save_tree", killed)
+        patch.setattr(squeeze, "MAX_TIME_SHARE", 1e9)
+        with pytest.raises(KeyboardInterrupt):
+            pipeline.run(recipe, tmp_path / "run", stage="squeeze", quiet=True)
+    assert saved[-1]["fit"]["step"] == 2
+    pipeline.run(recipe, tmp_path / "run", stage="squeeze")
+    assert "continues after step 2 of 23 in epoch 2 of 4" in capsys.readouterr().err
+    ours, theirs = (folder / "squeeze" / "teacher.safetensors" for folder in (tmp_path / "run", mini_run))
+    assert ours.read_bytes() == theirs.read_bytes()
 
 
 def test_a_foreign_checkpoint_is_taken_along(mini_run, tmp_path):

@@ -217,10 +217,12 @@ class Asked(Compiler):
         super().__init__()
         self.amounts: list[Amount] = []
 
-    def __call__(self, use: Any, function: Any, amount: Amount | float, narrow: bool = False) -> Callable[..., Any]:
+    def __call__(
+        self, use: Any, function: Any, amount: Amount | float, narrow: bool = False, what: str = ""
+    ) -> Callable[..., Any]:
         assert isinstance(amount, Amount)
         self.amounts.append(amount)
-        return super().__call__(use, function, amount, narrow)
+        return super().__call__(use, function, amount, narrow, what)
 
 
 def test_the_compiler_is_told_the_work_at_each_size():

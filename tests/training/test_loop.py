@@ -50,9 +50,9 @@ def shuffled(batch_size: int = 10, count: int = 25) -> Callable[[int], Iterator[
         row, column = divmod(label, 2)
         image[:, 4 * row : 4 * row + 4, 4 * column : 4 * column + 4] += 0.3
 
-    def batches(epoch: int) -> Iterator[TrainingBatch]:
+    def batches(epoch: int, first: int = 0) -> Iterator[TrainingBatch]:
         order = torch.randperm(count, generator=torch.Generator().manual_seed(epoch))
-        for index in order.split(batch_size):
+        for index in order.split(batch_size)[first:]:
             yield images[index], Targets(labels[index])
 
     return batches
@@ -66,6 +66,7 @@ def train(
     loss: Loss = hard_loss,
     num_images: int = 25,
     resume: dict[str, Any] | None = None,
+    offer: Callable[[Callable[[], dict[str, Any]]], None] = lambda _: None,
     seed: int = 0,
 ) -> None:
     fit(
@@ -79,6 +80,7 @@ def train(
         after_epoch,
         resume,
         seed,
+        offer=offer,
     )
 
 
@@ -125,6 +127,27 @@ def test_a_resumed_training_equals_an_uninterrupted_one_bit_by_bit(optimizer: st
         assert seen == list(range(stopped + 1, 5))
         assert same(resumed, whole)
     assert not same(whole, made(Noisy))
+
+
+@pytest.mark.parametrize("optimizer", RATES)
+def test_a_training_resumed_inside_an_epoch_equals_an_uninterrupted_one(optimizer: str, tmp_path: Path):
+    plan = planned(optimizer, epochs=3, batch_size=10, ema_decay=0.8, accumulation_steps=2)
+    whole, offered, losses = made(Noisy), list[int](), list[float]()
+
+    def offer(state: Callable[[], dict[str, Any]]) -> None:
+        offered.append(1)
+        weights.save_tree(tmp_path / str(len(offered)), state())
+
+    train(whole, plan, after_epoch=lambda epoch: losses.append(epoch.loss), offer=offer)
+    assert len(offered) == 9
+    for stopped in (1, 2, 5, 9):  # 3 steps in an epoch; 9: after the last step, before its epoch ended
+        resumed, seen = made(Noisy), list[float]()
+        nn.init.zeros_(resumed.head.weight)
+        state = weights.load_tree(tmp_path / str(stopped))
+        train(resumed, plan, after_epoch=lambda epoch, seen=seen: seen.append(epoch.loss), resume=state)
+        assert same(resumed, whole)
+        assert seen == losses[-len(seen) :]
+        assert len(seen) == 3 - (stopped - 1) // 3
 
 
 def test_what_a_network_draws_depends_on_the_seed_and_leaves_the_global_state():

@@ -68,11 +68,15 @@ class Compiler:
         say: Callable[[str], None] = lambda _: None,
         warn: Callable[[str], None] = lambda _: None,
         decides_only: bool = False,
+        network: str = "",
     ) -> None:
         """``device`` is the device type, 'cpu' or 'cuda'; ``say`` and ``warn`` print one line for the user.
 
-        With ``decides_only`` it says what it would compile, and compiles nothing.
+        With ``decides_only`` it says what it would compile, and compiles nothing. ``network`` is the name of the
+        network whose functions it compiles.
         """
+        self.by = f" by {network}" if network else ""
+        """Words that name the network, to follow what a function computes."""
         self._choice, self._device, self._decides_only = choice, device, decides_only
         self._say, self._warn = say, warn
         self._said: set[str] = set()
@@ -108,17 +112,19 @@ class Compiler:
         function: Callable[..., Any],
         amount: Amount | float,
         narrow: bool = False,
+        what: str = "",
     ) -> Callable[..., Any]:
         """Return ``use`` with ``function`` as its first argument, compiled if that saves time for ``amount``.
 
+        ``what`` names in words what the function computes. Whether it is compiled, and why, is said once for each.
         Set ``narrow`` if some feature maps have fewer channels than the widest vector instructions have lanes. If
         compilation fails (no C++ compiler, an unsupported graph, an old GPU), it prints one warning and uses the
         function uncompiled.
         """
         plain = functools.partial(use, function)
-        line = self.reason(amount)
-        if line not in self._said:
-            self._said.add(line)
+        line = f"{what}: {self.reason(amount)}" if what else self.reason(amount)
+        if decision(line) not in self._said:
+            self._said.add(decision(line))
             self._say(line)
         if self._decides_only or not self.wants(amount):
             return plain
@@ -150,6 +156,11 @@ class Compiler:
                 return plain(*arguments)
 
         return guarded
+
+
+def decision(line: str) -> str:
+    """Return what a compiler said without its reasons: for what, and whether it is compiled."""
+    return line.partition(" (")[0]
 
 
 def out_of_memory(error: BaseException) -> bool:

@@ -43,12 +43,14 @@ class Feed(Protocol):
         generator: torch.Generator,
         device: torch.device | str,
         part: Part = WHOLE,
+        first: int = 0,
     ) -> Iterator[RealBatch]:
-        """Every image once, shuffled, each in one augmented view, on the device.
+        """Every image once, shuffled, each in one augmented view, on the device; from the batch ``first`` on.
 
         Order and views are a function of the generator alone. The last batch may be smaller; it is left out when it
         would be a single image, on which BatchNorm cannot train. With a ``part`` every batch holds the images of that
-        part only, perhaps none, so that all parts have equally many batches.
+        part only, so that all parts have equally many batches. Where unreadable images are skipped, a batch may be
+        empty.
         """
         ...
 
@@ -84,12 +86,13 @@ class Resident:
         generator: torch.Generator,
         device: torch.device | str,
         part: Part = WHOLE,
+        first: int = 0,
     ) -> Iterator[RealBatch]:
         """As in Feed; resized crops are cut from the prepared square image."""
         order = torch.randperm(self.num_images, generator=generator)
         height, width = self._images.shape[-2:]
         drawn = _draw(views, self.num_images, height, width, generator)
-        for start in range(0, self.num_images, batch_size):
+        for start in range(first * batch_size, self.num_images, batch_size):
             count = min(batch_size, self.num_images - start)
             if count == 1 < min(batch_size, self.num_images):
                 return

@@ -17,14 +17,22 @@ from attar.data.scan import Entries, Scanned, class_folders, counted, is_results
 from attar.data.source import Found, Split, hashed
 from attar.data.titles import licence, titles
 
+REMEMBERED_FILES = 5000
+"""Files from which what they hold is remembered, to open the folder faster the next time."""
 _TABLES = ("*.csv", "*.tsv", "*.xlsx")
 
 
 class Files(Split):
     """Image files in a few folders. Names are kept in one array, which worker processes share with their parent."""
 
-    def __init__(self, folders: Sequence[Path], entries: Sequence[Entries], labels: np.ndarray) -> None:
-        """``entries`` holds the files of each folder; ``labels`` those of all files, folder by folder."""
+    def __init__(
+        self, folders: Sequence[Path], entries: Sequence[Entries], labels: np.ndarray, stamps: Sequence[str] = ()
+    ) -> None:
+        """``entries`` holds the files of each folder; ``labels`` those of all files, folder by folder.
+
+        ``stamps`` change with any file on this machine; with them, what the files hold is remembered.
+        """
+        self._stamps = list(stamps)
         self.labels = np.asarray(labels, dtype=np.int64)
         self._folders = list(folders)
         self._folder = np.repeat(np.arange(len(entries), dtype=np.int32), [len(files) for files in entries])
@@ -55,7 +63,9 @@ class Files(Split):
 
     @cached_property
     def _content(self) -> bytes:
-        return content.of_many(self._path, self._bytes)
+        if len(self) < REMEMBERED_FILES or len(self._stamps) < len(self._folders):
+            return content.of_many(self._path, self._bytes)
+        return content.remembered(self._stamps, lambda: content.of_many(self._path, self._bytes))
 
     def _path(self, index: int) -> Path:
         return self._folders[self._folder[index]] / os.fsdecode(bytes(self._names[index]))
@@ -149,7 +159,8 @@ def _files(scanned: Sequence[tuple[int, Scanned]]) -> Files:
     """The pictures of scanned folders, each with its label."""
     parts = [(label, part) for label, one in scanned for part in one.parts]
     labels = np.repeat([label for label, _ in parts], [len(files) for _, (_, files) in parts])
-    return Files([folder for _, (folder, _) in parts], [entries for _, (_, entries) in parts], labels)
+    stamps = [stamp for _, one in scanned for stamp in one.stamps]
+    return Files([folder for _, (folder, _) in parts], [entries for _, (_, entries) in parts], labels, stamps)
 
 
 def _read_split(path: Path, folders: Mapping[str, Path], train_name: str, vals: Sequence[str], log: Log) -> Found:
@@ -186,7 +197,7 @@ def _is_sorted(path: Path, name: str, train_path: Path, log: Log) -> bool:
 def _read_val(path: Path, classes: tuple[str, ...], train_path: Path, log: Log) -> Files:
     """Validation images under the labels of the training classes; those of some classes may be lacking."""
     place = {unicodedata.normalize("NFC", name): label for label, name in enumerate(classes)}
-    folders, entries, labels = [], [], []
+    folders, entries, labels, stamps = [], [], [], []
     for name, one in _scanned(path, log).items():
         label = place.get(unicodedata.normalize("NFC", name))
         if label is None and one.parts:
@@ -198,9 +209,10 @@ def _read_val(path: Path, classes: tuple[str, ...], train_path: Path, log: Log) 
             folders.append(folder)
             entries.append(files)
             labels += [label] * len(files)
+        stamps += one.stamps
     if not labels:
         raise AttarError(f"{path} holds no images; add some, or remove it to have training images held out.")
-    return Files(folders, entries, np.array(labels))
+    return Files(folders, entries, np.array(labels), stamps)
 
 
 def _read_classes(path: Path, log: Log) -> tuple[tuple[str, ...], Files, dict[str, str]]:

@@ -12,7 +12,7 @@ from attar.core.errors import AttarError
 from attar.core.log import Log
 from attar.data import layout
 from attar.data.source import Arrays, Found
-from attar.data.titles import IMAGENET_TERMS
+from attar.data.titles import IMAGENET_TERMS, titles, wordnet_ids
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Named:
     """Names of classes that other datasets hardly have; empty: all its classes are WordNet ids."""
 
 
-_PARQUET = ("train-*.parquet", "data/train-*.parquet")
+_SHARDS = ("train-*.parquet", "data/train-*.parquet", "*train*.tar")
 
 KNOWN = {
     "digits": Named(
@@ -53,19 +53,19 @@ KNOWN = {
         "100,000 + 10,000 images, 64x64, 200 classes; the published folder, or Parquet files",
         200,
         ("tiny-imagenet", "tiny-imagenet-200"),
-        ("train", *_PARQUET),
+        ("train", *_SHARDS),
     ),
     "imagenet-1k": Named(
-        "1,281,167 + 50,000 photographs, 1,000 classes; folders train/ and val/, or Parquet files",
+        "1,281,167 + 50,000 photographs, 1,000 classes; folders train/ and val/, Parquet or tar files",
         1000,
         ("imagenet-1k", "imagenet"),
-        ("train", *_PARQUET),
+        ("train", *_SHARDS),
     ),
     "imagenet-21k-p": Named(
         "about 11 million photographs, 10,450 classes; folders train/ and val/, or imagenet21k_train/ and _val/",
         10450,
         ("imagenet-21k-p", "imagenet21k_resized"),
-        ("train", "imagenet21k_train"),
+        ("train", "imagenet21k_train", *_SHARDS),
     ),
 }
 
@@ -105,6 +105,9 @@ def read(name: str, root: str, log: Log) -> Found:
             f"{path} has {len(found.classes)} classes and {name} has {expected}; finish extracting it, "
             f"or use it as it is with --data.source {path}."
         )
+    if found.classes == tuple(map(str, range(expected))) and (ids := wordnet_ids(name)):
+        log.say(f"data      {path} numbers its classes, so they are named in the usual order: 0 is {ids[0]}, ...")
+        found = replace(found, classes=ids, titles=titles(None, ids))
     return replace(found, licence=IMAGENET_TERMS)
 
 

@@ -5,6 +5,7 @@ import os
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from hashlib import sha256
 from pathlib import Path
 
 from attar.core.errors import AttarError
@@ -32,6 +33,8 @@ class Scanned:
 
     parts: list[tuple[Path, Entries]] = field(default_factory=list)
     """Each folder that holds pictures, the class folder first, and then by path."""
+    stamps: list[str] = field(default_factory=list)
+    """A hash of each part that changes with any of its files on this machine: names, sizes, inodes and times."""
     others: Counter[str] = field(default_factory=Counter)
     """How many files of each ending are no pictures that are read."""
     holds_results: bool = False
@@ -136,12 +139,14 @@ def _walk(folder: Path, found: Scanned, above: frozenset[tuple[int, int]]) -> No
         if place in above:  # a link to a folder that it lies in
             return
         above |= {place}
-    files, inner = [], []
+    files, states, inner = [], [], []
     for entry in listed(folder):
         if _is_folder(entry):
             inner.append(entry.name)
-        elif _is_picture(entry):
-            files.append((entry.name, _bytes(entry)))
+        elif _ending(entry.name) in ENDINGS:
+            state = _state(entry)
+            files.append((entry.name, state[0]))
+            states.append((entry.name, *state))
         elif _is_file(entry) and (ending := _ending(entry.name)) not in _BESIDE:
             found.others[ending] += 1
     if any(stage in inner for stage in _STAGES) and _is_run(folder):
@@ -149,6 +154,7 @@ def _walk(folder: Path, found: Scanned, above: frozenset[tuple[int, int]]) -> No
         return
     if files:
         found.parts.append((folder, sorted(files)))
+        found.stamps.append(sha256(repr(sorted(states)).encode(errors="surrogateescape")).hexdigest())
     for name in sorted(inner):
         _walk(folder / name, found, above)
 
@@ -180,6 +186,12 @@ def _ending(name: str) -> str:
 
 
 def _bytes(entry: os.DirEntry[str]) -> int:
-    with contextlib.suppress(OSError):  # a link to nowhere: found out when it is decoded
-        return entry.stat().st_size
-    return 0
+    return _state(entry)[0]
+
+
+def _state(entry: os.DirEntry[str]) -> tuple[int, int, int, int]:
+    """Bytes, inode and times of a file; zeros for a link to nowhere, which is found out when it is decoded."""
+    with contextlib.suppress(OSError):
+        state = entry.stat()
+        return state.st_size, state.st_ino, state.st_mtime_ns, state.st_ctime_ns
+    return 0, 0, 0, 0

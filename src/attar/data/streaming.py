@@ -71,6 +71,7 @@ class Streaming:
         generator: torch.Generator,
         device: torch.device | str,
         part: Part = WHOLE,
+        first: int = 0,
     ) -> Iterator[RealBatch]:
         """As in Feed; resized crops are cut from the original image. Raises AttarError on an unreadable image.
 
@@ -80,11 +81,12 @@ class Streaming:
         blocks = self._split.blocks() if self._choice.window else None
         order = shuffled(self.num_images, blocks, self._choice.window, generator)
         seed = int(torch.randint(2**62, (), generator=generator))
-        rows = [batch[part.of(len(batch))] for batch in order.split(batch_size)]
-        shared = part.size > 1
-        for images, labels in self._batches(rows, _Views(self._split, self._choice, views, seed), device, shared):
-            if shared or not len(images) == 1 < min(batch_size, self.num_images):
-                yield images, labels
+        batches = order.split(batch_size)[first:]
+        if batches and part.size == 1 and len(batches[-1]) == 1 < min(batch_size, self.num_images):
+            batches = batches[:-1]
+        rows = [batch[part.of(len(batch))] for batch in batches]
+        views_of = _Views(self._split, self._choice, views, seed)
+        return self._batches(rows, views_of, device, shared=part.size > 1, empty=True)
 
     def plain(self, batch_size: int, device: torch.device | str) -> Iterator[RealBatch]:
         """As in Feed; skipped images make their batch smaller. Raises AttarError on an unreadable image."""
@@ -118,11 +120,17 @@ class Streaming:
         return _tensor(prepare(self._split.image(index), self._choice.size, self._choice.resize))
 
     def _batches(
-        self, rows: Sequence[Tensor], pictures: "_Whole", device: torch.device | str, shared: bool = False
+        self,
+        rows: Sequence[Tensor],
+        pictures: "_Whole",
+        device: torch.device | str,
+        shared: bool = False,
+        empty: bool = False,
     ) -> Iterator[RealBatch]:
         """Yield the images of each batch, from ``rows``, their places in the split.
 
-        If batches are ``shared`` with other processes, those without readable images are yielded, too.
+        ``shared`` says that other processes read parts of the same batches; ``empty`` yields batches without readable
+        images, too.
         """
         loader = DataLoader(
             pictures,
@@ -143,7 +151,7 @@ class Streaming:
                 if faults and self._choice.on_corrupt == "stop":
                     raise faults[0]
                 skipped += faults
-                if shared or len(read.labels):
+                if empty or len(read.labels):
                     images = read.images.to(device, non_blocking=True)
                     yield from_bytes(images), read.labels.to(device, non_blocking=True)
         self._tell(skipped, sum(ranks.counts(len(skipped))) if shared else len(skipped))

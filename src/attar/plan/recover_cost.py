@@ -9,7 +9,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from attar.core import memory
-from attar.core.compiling import Compiler, out_of_memory
+from attar.core.compiling import Compiler, decision, out_of_memory
 from attar.core.errors import AttarError
 from attar.core.randomness import generator
 from attar.core.stopwatch import Pace, Peak
@@ -64,17 +64,23 @@ def measure(work: Work) -> RecoverCost:
     What the run compiles on a CPU by its own choice is measured uncompiled: compiling takes minutes on a busy machine.
     Raises AttarError when the teacher cannot be built, does not fit the method, or memory does not suffice.
     """
-    device, said = work.device, dict[str, None]()
+    device, said = work.device, dict[str, str]()
     uncompiled = device.compile == "auto" and device.device.type == "cpu"
-    compiler = Compiler(
-        device.compile, device.device.type, lambda line: said.update({line: None}), decides_only=uncompiled
-    )
+    compilers = list[Compiler]()
     try:
         with Peak(device.device) as peak, memory.kept():
             networks = []
             for index in work.recover.members_of(len(work.squeeze.each)):
                 teacher = untrained_teacher(work, index)
                 check_network(teacher.module, teacher.architecture, work.method, work.recover)
+                compiler = Compiler(
+                    device.compile,
+                    device.device.type,
+                    lambda line: said.update({decision(line): said.get(decision(line), line)}),
+                    decides_only=uncompiled,
+                    network=teacher.architecture,
+                )
+                compilers.append(compiler)
                 accuracy = 1.0  # of an untrained teacher; weights that follow from it alter no time
                 networks.append(Network(teacher.module, teacher.normalisation, device.precision, compiler, accuracy))
             timer = _iterate(work, tuple(networks))
@@ -83,7 +89,8 @@ def measure(work: Work) -> RecoverCost:
             raise
         few = f"for {len(work.groups[0])} units side by side; lower --recover.parallel-units or --recover.unit-classes"
         raise AttarError(f"there is not enough memory {few}") from None
-    compilation = compiler.reason(0) if compiler.failed else _in_short(list(said))
+    failed = next((each for each in compilers if each.failed), None)
+    compilation = failed.reason(0) if failed else _in_short(list(said.values()))
     return RecoverCost(
         step_seconds=sum(each.iterations * timer.step_seconds(each) for each in work.stretches) / work.iterations,
         preparation_seconds=timer.preparation_seconds(_is_compiled(compilation) and not uncompiled),
@@ -96,14 +103,14 @@ def measure(work: Work) -> RecoverCost:
 
 
 def _is_compiled(reasons: str) -> bool:
-    return reasons.startswith("compiled") or "; compiled" in reasons
+    return any(f"{before}compiled" in f"; {reasons}" for before in ("; ", ": "))
 
 
 def _in_short(reasons: list[str]) -> str:
     """Return the reasons of a few networks as they are, those of a large committee as a count."""
     if len(reasons) <= 2:
         return "; ".join(reasons)
-    num_compiled = sum(reason.startswith("compiled") for reason in reasons)
+    num_compiled = sum(map(_is_compiled, reasons))
     if not num_compiled:
         return f"not compiled ({len(reasons)} networks, and for each of them it would take longer than it saves)"
     return f"compiled for {num_compiled} of {len(reasons)} networks, where that saves time"

@@ -109,7 +109,7 @@ def choose(source: str, found: Survey, wishes: Wishes) -> Chosen:
         reasons.students(made),
         reasons.time(made, wishes.speed, "GPU" if wishes.gpu else "CPU"),
     )
-    return Chosen(whole, told, reasons.warnings(made, wishes.budget))
+    return Chosen(whole, told, reasons.warnings(made, min(train), wishes.ipc, wishes.budget))
 
 
 def _remaining(count: int, holdout: float) -> int:
@@ -199,8 +199,7 @@ def _ipc(made: ChosenSet, smallest: int, wishes: Wishes) -> tuple[int, str]:
         ipc = min(reason)
         return ipc, usual if ipc == IPC else reason[ipc]
     most = min(smallest, wishes.ipc or smallest)
-    fits = [ipc for ipc in range(most + 1) if replace(made, ipc=ipc).num_bytes <= wishes.budget]
-    ipc = fits[-1] if fits else 0
+    ipc = made.most_ipc(wishes.budget, most)
     if ipc < most:
         over = readable_bytes(replace(made, ipc=ipc + 1).num_bytes)
         return ipc, f"{ipc + 1} could take {over}, with a budget of {readable_bytes(wishes.budget)}"

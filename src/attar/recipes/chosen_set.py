@@ -1,7 +1,7 @@
 """The set that a chosen recipe makes: what its bytes, its time and its trainings depend on. No PyTorch."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from attar.recipes import network_cost
@@ -48,6 +48,10 @@ class ChosenSet:
     def num_bytes(self) -> int:
         """Bytes of images and labels, at most."""
         return self.teacher_bytes + network_cost.set_bytes(self.num_images, self.size, self.classes)
+
+    def most_ipc(self, budget: int, most: int) -> int:
+        """Most images per class, up to ``most``, with which images and labels take at most ``budget`` bytes; 0 if none."""
+        return max((ipc for ipc in range(most + 1) if replace(self, ipc=ipc).num_bytes <= budget), default=0)
 
     @property
     def all_bytes(self) -> int:

@@ -12,6 +12,9 @@ from attar.recipes import network_cost
 from attar.recipes.chosen_set import FEWEST, MANY, NUM_SEEDS, TINY, ChosenSet
 from attar.stages.protocols import PROTOCOLS
 
+TIME = "time"
+"""The row of the run's time."""
+
 
 @dataclass(frozen=True)
 class Reason:
@@ -116,11 +119,40 @@ def students(made: ChosenSet) -> Reason:
 def time(made: ChosenSet, speed: float, device: str) -> Reason:
     minutes = made.operations() / speed / 60
     return Reason(
-        "time", f"about {hours(minutes)}", f"reckoned for this {device} from the arithmetic; 'attar plan' measures"
+        TIME, f"about {hours(minutes)}", f"reckoned for this {device} from the arithmetic; 'attar plan' measures"
     )
 
 
-def warnings(made: ChosenSet, budget: int | None) -> tuple[str, ...]:
+def warnings(made: ChosenSet, smallest: int, ipc: int | None, budget: int | None) -> tuple[str, ...]:
+    """What the user should know; ``ipc`` and ``budget`` are what was asked for, None if nothing was.
+
+    ``smallest`` is the number of training pictures of the smallest class.
+    """
+    return (*_not_as_asked(made, smallest, ipc, budget), *_no_smaller(made, budget))
+
+
+def _not_as_asked(made: ChosenSet, smallest: int, ipc: int | None, budget: int | None) -> tuple[str, ...]:
+    """Say where the number of images, the budget and the pictures do not agree."""
+    if ipc is None:
+        return ()
+    size = readable_bytes(budget or 0)
+    if made.ipc < min(ipc, smallest):
+        return (
+            f"--ipc {ipc} exceeds --budget: {size} hold {made.ipc} images per class, and so many are made; raise "
+            f"--budget, or leave one of the two out",
+        )
+    if made.ipc < ipc:
+        return (
+            f"you asked for {ipc} images per class, and {made.ipc} are made, because the smallest class has no more "
+            f"training pictures; choose the classes with --data.classes, or add pictures",
+        )
+    if budget is not None and (more := made.most_ipc(budget, smallest)) > ipc:
+        return (f"--ipc {ipc} leaves a part of --budget unused: {size} would hold {more} images per class",)
+    return ()
+
+
+def _no_smaller(made: ChosenSet, budget: int | None) -> tuple[str, ...]:
+    """Say that all real pictures would take no more bytes."""
     if max(made.num_bytes, budget or 0) < made.all_bytes:
         return ()
     if budget:

@@ -1,6 +1,7 @@
 """The dataset card: the README.md that travels with a distilled dataset."""
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import yaml
 from attar.core import plugin
 from attar.core.log import readable_bytes
 from attar.core.printable import markdown, printable
+from attar.report import reliability
 from attar.report.pages import tables
 from attar.report.table import Line, protocols
 from attar.stages.distilled import DatasetInfo, read_info
@@ -38,7 +40,7 @@ rows with hard labels, compare them to see the gain from soft labels.
 
 {scores}
 
-Last epoch, mean ± sample standard deviation over n seeds, on the real validation images; protocol {protocol}.
+Last epoch, {spread}, on {validation}; protocol {protocol}. {guessing}
 "Random real" is the same number of real training images, drawn at random; "herding" and "k-centre" choose the same
 number by the teacher's features. Top-1 is the accuracy over all validation images; class mean is the mean of the
 accuracies of the classes. ECE is the expected calibration error. Seconds are wall-clock seconds, summed over all
@@ -67,6 +69,8 @@ _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000
 """The Hub's words for numbers of images below a limit."""
 _MOST_NAMED = 1000
 """Classes that are named in the card's front matter, too; the image files name any number of them."""
+_MOST_KEPT = 8
+"""Classes kept from an earlier run that are named."""
 _ARXIV = re.compile(r"arXiv (\d{4}\.\d{4,5})")
 
 
@@ -79,15 +83,18 @@ _PRIVACY = {
 """Privacy sentence, by whether the images hold pixels of real photographs; None: unknown."""
 
 
-def write(folder: Path, table: list[Line]) -> None:
+def write(folder: Path, table: list[Line], kept: Sequence[str] = ()) -> None:
     """Write ``README.md`` into a distilled folder, with all available scores."""
-    atomic.write_text(folder / "README.md", text(read_info(folder), table))
+    atomic.write_text(folder / "README.md", text(read_info(folder), table, kept=kept))
 
 
-def text(info: DatasetInfo, table: list[Line], place: str = HERE, recipe_file: str = "") -> str:
+def text(
+    info: DatasetInfo, table: list[Line], place: str = HERE, recipe_file: str = "", kept: Sequence[str] = ()
+) -> str:
     """Return the card of a distilled dataset; ``place`` is what a reader loads, ORG/NAME if the set is on the Hub.
 
-    ``recipe_file`` is the file next to the card that has the recipe; '' if there is none.
+    ``recipe_file`` is the file next to the card that has the recipe; '' if there is none. ``kept`` are the classes
+    whose images an earlier run made.
     """
     origin = f"made from *{markdown(info.source)}* with the method `{info.method}` and attar"
     if info.method in REAL_SETS:
@@ -96,7 +103,7 @@ def text(info: DatasetInfo, table: list[Line], place: str = HERE, recipe_file: s
         origin = f"made elsewhere from *{markdown(info.source)}*"
     return _front_matter(info) + _TEXT.format(
         place=place,
-        made=_made(recipe_file),
+        made=_made(recipe_file) + _kept(info, kept),
         citation=_citation(info.method),
         source=markdown(info.source),
         kind="" if info.method in REAL_SETS else ", distilled",
@@ -109,6 +116,9 @@ def text(info: DatasetInfo, table: list[Line], place: str = HERE, recipe_file: s
         origin=origin,
         labels=f"soft labels of {_teachers(info)}" if not info.labels.imported else "soft labels made elsewhere",
         cores=_cores(table),
+        spread=reliability.of_students(table),
+        validation=reliability.measured_on(table) if table else "real validation images",
+        guessing=reliability.guessing(table),
         scores=tables(table).strip() if table else "Not evaluated yet.",
         protocol=markdown(", ".join(judged) if (judged := protocols(table)) else info.protocol.title()),
         image_bytes=readable_bytes(info.image_bytes),
@@ -148,6 +158,18 @@ def _made(recipe_file: str) -> str:
     again = f"`{recipe_file}` is the recipe: `attar run {recipe_file} --out runs/again`. " if recipe_file else ""
     return (
         f"{again}`dataset.json` has the method's settings, the seed, versions, and the hashes of images and teachers."
+    )
+
+
+def _kept(info: DatasetInfo, kept: Sequence[str]) -> str:
+    """Say which classes another run made; '' if this run made all."""
+    if not kept:
+        return ""
+    names = ", ".join(markdown(info.titles.get(name, name).partition(",")[0]) for name in kept[:_MOST_KEPT])
+    more = f" and {len(kept) - _MOST_KEPT} more" if len(kept) > _MOST_KEPT else ""
+    return (
+        f"\n\nThe images of {len(kept)} of the {len(info.classes)} classes ({names}{more}) were kept from an earlier "
+        f"run, and made with the teachers of that run. The labels of all images, and the scores, are of this run."
     )
 
 

@@ -1,8 +1,8 @@
 """Pictures of a run as PNG and SVG files: its images beside real ones, their change during optimisation, and curves."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -10,7 +10,7 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from attar.core.printable import one_line
-from attar.report import curves
+from attar.report import curves, reliability
 from attar.report.page.gallery import RealImages, real_images
 from attar.report.table import Line, accuracy, held_bytes, is_real, shows_teacher, spent_seconds, student_of, title_of
 from attar.stages.distilled import Distilled
@@ -107,7 +107,8 @@ def accuracies(lines: list[Line]) -> "Figure":
     names = [title_of(line, several_runs) + (f" ({student_of(line)})" if several else "") for line in lines]
     axis.set_yticks(range(len(lines)), [one_line(name) for name in names], fontsize=9, parse_math=False)
     axis.set_xlim(0, min(118.0, 1.18 * max(map(sum, zip(means, spreads, strict=True)))))
-    axis.set_xlabel("top-1 %, mean ± standard deviation over students", fontsize=8)
+    _draw_chance(axis.axvline, lines)
+    axis.set_xlabel(f"top-1 %, {reliability.of_students(lines)}", fontsize=8)
     axis.invert_yaxis()
     axis.spines[["top", "right", "left"]].set_visible(False)
     axis.tick_params(left=False, labelsize=8)
@@ -135,12 +136,20 @@ def cost(lines: list[Line]) -> "Figure":
         axis.set_xlabel(label, fontsize=8)
         axis.grid(alpha=0.3, linewidth=0.5)
         axis.tick_params(labelsize=8)
+    for axis in axes:
+        _draw_chance(axis.axhline, lines)
     axes[0].set_ylabel("top-1 %", fontsize=8)
     handles = [axes[0].plot([], [], "o", color=f"C{place % 10}")[0] for place in range(len(titles))]
     figure.legend(
         handles, [one_line(title).replace("$", "\\$") for title in titles], fontsize=8, loc="outside right upper"
     )
     return figure
+
+
+def _draw_chance(draw: Callable[..., Any], lines: list[Line]) -> None:
+    """Draw the line of chance, if it is the same for all lines."""
+    if (guess := reliability.chance(lines)) is not None:
+        draw(guess, color="0.45", linestyle="--", linewidth=0.9, label="chance", zorder=0.5)
 
 
 def _matrix(rows: list[UInt8[Tensor, "column 3 height width"]], left: list[str], top: Mapping[float, str]) -> "Figure":

@@ -8,7 +8,7 @@ from pathlib import Path
 from attar.core.console import SafeConsole
 from attar.core.errors import AttarError
 from attar.core.printable import one_line
-from attar.report import architectures, figures, pages, per_class, ranking, table
+from attar.report import architectures, comparable, figures, pages, per_class, ranking, reliability, table
 from attar.report.page import write
 from attar.report.publish import write_report
 from attar.report.table import Line
@@ -68,11 +68,13 @@ def print_tables(runs: Sequence[Path], rows: list[Line]) -> None:
     students, judged = sorted({row.student for row in rows if not table.shows_teacher(row)}), table.protocols(rows)
     by = {0: "", 1: f"protocol {' '.join(judged)}; "}.get(len(judged), "protocols as in the table; ")
     console.print(
-        f"Students {', '.join(students)}; {by}real validation images, last epoch, "
-        "mean ± standard deviation over n seeds",
+        f"Students {', '.join(students)}; {by}{reliability.measured_on(rows)}, last epoch, "
+        f"{reliability.of_students(rows)}",
         markup=False,
     )
     console.print(table.for_terminal(rows, console.width))
+    for sentence in comparable.sentences(runs):
+        console.print(f"warning: {sentence}", style="yellow", soft_wrap=True, markup=False)
     crossed = architectures.for_terminal(rows, console.width)
     if crossed is not None:
         console.print(architectures.CAPTION)

@@ -21,7 +21,7 @@ def publish(out: Path, stages: Collection[Stage], warn: Callable[[str], None]) -
         if run.is_done("evaluate"):
             pages.write_all(out, lines, out / "report")
         if {"relabel", "evaluate"} & set(stages) and run.is_done("relabel"):
-            card.write(out / "distilled", lines)
+            card.write(out / "distilled", lines, run.images.kept_classes)
             if "evaluate" in stages:
                 _draw(out, lines)
     except atomic.NotWritableError as error:

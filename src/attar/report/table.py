@@ -15,7 +15,7 @@ from rich.table import Table
 
 from attar.core import printable
 from attar.core.log import readable_bytes
-from attar.report import published
+from attar.report import published, reliability
 from attar.stages import published_figures
 from attar.stages.evaluate import TEACHER
 from attar.stages.evaluation import Evaluation, StudentScore
@@ -94,6 +94,10 @@ class Line:
     """Method that made or chose the run's own images; '' if it is not known."""
     aim: str = ""
     """Published result that the run's recipe aims at, in words; '' if the recipe names none."""
+    num_val: int | None = None
+    """Validation images that students were measured on; None if the evaluation did not record it."""
+    largest_class: float | None = None
+    """Share of the largest class in the validation images, in percent: what naming it always would bring."""
     published_top1: float | None = None
     """Published accuracy of this student on the distilled set of the run's recipe; None if there is none."""
     published_std: float | None = None
@@ -110,6 +114,8 @@ def lines(run: Path) -> list[Line]:
     run = run.resolve()
     done = Run(run)
     found, method = done.scores, done.images.method if done.is_done("recover") else ""
+    if not found.val_images and done.is_done("recover"):
+        found = found.model_copy(update={"val_images": done.images.val_images})
     about = {"method": method, "aim": aim_of(run)}
     beside = None if done.is_done("recover") and done.images.made_elsewhere else published_figures.read(run)
     groups: dict[tuple[Row, str, str], list[StudentScore]] = {}
@@ -152,6 +158,8 @@ def _line(run: Path, found: Evaluation, scores: list[StudentScore], about: dict[
         train_seconds=round(statistics.fmean(score.seconds for score in scores), 3),
         train_processor_seconds=round(statistics.fmean(processor), 3) if len(processor) == len(scores) else None,
         device=", ".join(dict.fromkeys(score.device for score in scores)),
+        num_val=sum(found.val_images) or None,
+        largest_class=round(100 * max(found.val_images) / sum(found.val_images), 2) if any(found.val_images) else None,
         **about,
         **found.rows[scores[0].row].model_dump(),
     )
@@ -243,7 +251,7 @@ def notes(table: list[Line]) -> list[str]:
             "labels, with hard labels, trained for the same number of steps."
             + (" 'All': every real image fits." if any(line.all_real for line in same) else "")
         )
-    return [*found, *published.notes(table)]
+    return [*found, *reliability.notes(table), *published.notes(table)]
 
 
 def width_of(header: list[str], rows: list[list[str]]) -> int:

@@ -73,6 +73,8 @@ class Squeeze(Config):
     """Share of the target that is spread over all classes."""
     checkpoint_epochs: Annotated[int, NO_EFFECT] = pydantic.Field(default=1, ge=1)
     """Epochs between checkpoints; a killed training continues from the last one."""
+    checkpoint_minutes: Annotated[float, NO_EFFECT] = pydantic.Field(default=10.0, gt=0)
+    """Minutes between checkpoints inside an epoch."""
     members: tuple[Member, ...] = ()
     """Several teachers: one mapping per teacher with the settings that differ from those above, such as '{architecture:
     convnet3, training: {epochs: 1}}' '{}'. Empty: one teacher. Teachers with equal settings get different seeds."""

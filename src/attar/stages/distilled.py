@@ -234,6 +234,17 @@ class Distilled(torch.utils.data.Dataset[tuple[UInt8[Tensor, "3 height width"], 
         choice, count = info.labels.committee, len(info.teachers)
         return committees.load(self.folder / "teacher", choice, count, self._modules, self._factories, files)
 
+    def __repr__(self) -> str:
+        info, place = self.info, self.info.labels
+        kind = {"stored": "stored soft labels", "online": "soft labels by its teachers", "given": "learned soft labels"}
+        labels = f"{kind[place.mode]}, {place.epochs:,} epochs" if place.mode != "given" else kind[place.mode]
+        if info.protocol.loss == "hard":
+            labels = "hard labels"
+        return (
+            f"Distilled({str(self.folder)!r}: {info.num_images:,} images of {info.size} x {info.size} pixels, "
+            f"{len(self.classes):,} classes with {info.ipc} each, {labels}, made from {info.source} by {info.method})"
+        )
+
     def __len__(self) -> int:
         return len(self.images)
 

@@ -5,6 +5,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from attar.core import ranks, work
 from attar.core.config import Config, digest
 from attar.core.elapsed import Elapsed
@@ -85,6 +87,7 @@ def run(space: Workspace, config: Evaluate, squeezing: Squeeze, sets: Mapping[Ro
             run=functools.partial(train, job),
             done=job.path.exists,
             steps=0 if _shows_teacher(config, job.row) else students.num_steps(*about(job)),
+            num_results=0 if _shows_teacher(config, job.row) else 1,  # the teacher is no student
         )
         for job in unknown.values()
     ]
@@ -241,6 +244,12 @@ def _score(config: Evaluate, job: ScoreFile, num_classes: int, facts: Mapping[st
     return job.score(num_classes, **sizes, protocol=title)
 
 
+def _val_images(space: Workspace) -> list[int]:
+    """Return the number of readable validation images of each class; decodes them only if damaged ones are skipped."""
+    split = space.val if space.choice.on_corrupt == "skip" else space.real.val
+    return np.bincount(np.asarray(split.labels), minlength=len(space.real.classes)).tolist()
+
+
 def _finish(
     space: Workspace,
     config: Evaluate,
@@ -261,6 +270,7 @@ def _finish(
         "rows": {str(row): fact for row, fact in facts.items()},
         "num_classes": len(space.real.classes),
         "num_unmeasured": known[0].per_class.count(None),
+        "val_images": _val_images(space),
         "per_class_sha256": scores.write_per_class(out, space.real.classes, space.real.titles, known),
     }
     parents = {str(row): digest(labels_in(small.folder).identity) for row, small in sets.items()}

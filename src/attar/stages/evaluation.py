@@ -95,6 +95,8 @@ class Evaluation(pydantic.BaseModel):
     num_classes: Count
     num_unmeasured: Count
     """Classes without validation images."""
+    val_images: tuple[Count, ...] = ()
+    """Validation images of each class, on which the students were measured; empty in evaluations of older versions."""
 
     @pydantic.model_validator(mode="after")
     def _rows_known(self) -> "Evaluation":

@@ -191,6 +191,8 @@ def _make(
         order, draws = (space.stream("experts", number, name, epoch) for name in ("epoch", "dsa"))
         units, kinds = space.normalisation, config.kinds()
         for images, labels in space.train.epoch(config.training.batch_size, _WHOLE, order, space.device.device):
+            if len(images) < 2:  # the others of the batch cannot be read
+                continue
             levels = dsa.sample(kinds, "one", len(images), draws)
             yield units.undo(dsa.apply(units.apply(images), levels, kinds)), Targets(labels)
 

@@ -14,7 +14,7 @@ from jaxtyping import UInt8
 from torch import Tensor, nn
 
 from attar.core import memory, plugin, ranks, work
-from attar.core.compiling import Compiler, out_of_memory
+from attar.core.compiling import Compiler, decision, out_of_memory
 from attar.core.device import Device
 from attar.core.errors import AttarError
 from attar.core.log import Advance, Log
@@ -93,7 +93,7 @@ def run(
         log.say(f"recover   the {many:,} images of {names} classes in {config.keep_from} are kept")
     weights = list(members.weights_sha256(space, asked))
     trained = _experts(space, experts or Experts(), config)
-    networks = tuple(network_of(teacher, device, log) for teacher in found)
+    networks = networks_of(found, device, log)
     iterations = num_iterations(config.cost(unit_shape(todo[0][0], space.choice.size, len(networks))))
     checkup = None if folder else UnitCheckup(config, networks, space.real.classes, iterations, log)
     _make_units(space, device, module, config, networks, weights, todo, stage, log, trained, checkup)
@@ -332,15 +332,26 @@ class _Making:
             return _TOO_LARGE
 
 
-def network_of(teacher: Teacher, device: Device, log: Log) -> Network:
-    """Wrap the teacher for methods."""
+def networks_of(found: Sequence[Teacher], device: Device, log: Log) -> tuple[Network, ...]:
+    """Wrap the teachers for methods; what is compiled, and why, is said once for all of them."""
+    said = set[str]()
 
     def say(line: str) -> None:
-        log.say(f"recover   {device.precision}, {device.why}; {line}")
-        log.event("execution", precision=device.precision, why=device.why, compilation=line)
+        if not said:
+            log.say(f"recover   {device.precision}, {device.why}")
+        if decision(line) not in said:
+            log.say(f"recover   {line}")
+            log.event("execution", precision=device.precision, why=device.why, compilation=line)
+        said.add(decision(line))
 
-    compiler = Compiler(device.compile, device.device.type, say, lambda line: log.warn(f"recover {line}"))
-    return Network(teacher.module, teacher.normalisation, device.precision, compiler, teacher.accuracy)
+    def warn(line: str) -> None:
+        log.warn(f"recover {line}")
+
+    def network(teacher: Teacher) -> Network:
+        compiler = Compiler(device.compile, device.device.type, say, warn, network=teacher.architecture)
+        return Network(teacher.module, teacher.normalisation, device.precision, compiler, teacher.accuracy)
+
+    return tuple(map(network, found))
 
 
 def _half(group: tuple[Unit, ...], config: MethodConfig, log: Log) -> int:

@@ -123,6 +123,15 @@ class ImagesMade(Manifest):
     soft_labels: bool = Field(default=False, validation_alias=AliasPath("result", "soft_labels"))
     """Whether the method made soft labels with the images."""
     files: dict[str, Any] = {}
+    val_images: tuple[Count, ...] = Field(default=(), validation_alias=AliasPath("result", "real_images", "val"))
+    """Validation images of each class of the data; empty in runs of older versions."""
+    makers: tuple[dict[str, Any], ...] = Field(default=(), validation_alias=AliasPath("result", "kept"))
+    """Which earlier runs made the images that were kept (``recover.keep_from``), with their classes."""
+
+    @property
+    def kept_classes(self) -> tuple[str, ...]:
+        """Classes whose images were made by an earlier run."""
+        return tuple(name for maker in self.makers for name in maker.get("classes", ()))
 
     @property
     def used_experts(self) -> bool:

@@ -1,7 +1,8 @@
 """Squeeze: train teachers on the real data, or import them; each has its own folder."""
 
 import functools
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from attar.stages.imported import Imported
 from attar.stages.run import teacher_in
 from attar.stages.workspace import Workspace
 from attar.store import atomic, weights
+from attar.store.checkpoint import MAX_TIME_SHARE
 from attar.training.loop import FinishedEpoch, all_finite, fit
 from attar.training.parallel import Together
 
@@ -123,9 +125,9 @@ def full_data(
     """
     device, part = space.device, joined.part if joined else ranks.WHOLE
 
-    def batches(epoch: int) -> Any:
+    def batches(epoch: int, first: int = 0) -> Any:
         draws = space.stream(stream, "epoch", epoch)
-        feed = space.train.epoch(config.training.batch_size, config.views, draws, device.device, part)
+        feed = space.train.epoch(config.training.batch_size, config.views, draws, device.device, part, first)
         return ((images, Targets(labels)) for images, labels in feed)
 
     fit(
@@ -273,9 +275,26 @@ def _train(space: Workspace, place: _Place, shared: bool, advance: Advance) -> t
     clock = Clock(earlier, joined.part.size if joined else 1)
     epochs = config.training.epochs
     name = f"teacher {place.index} " if space.num_teachers > 1 else ""
+    per_epoch = -(-space.train.num_images // config.training.batch_size)
     if state:
-        log.say(f"squeeze   {name}continues after epoch {state['fit']['epoch']} of {epochs}")
-        advance(state["fit"]["epoch"])
+        done, step = state["fit"]["epoch"], state["fit"].get("step", 0)
+        after_which = (
+            f"step {step} of {per_epoch} in epoch {done + 1} of {epochs}" if step else f"epoch {done} of {epochs}"
+        )
+        log.say(f"squeeze   {name}continues after {after_which}")
+        advance(done + step / per_epoch)
+    due = time.monotonic() + 60 * config.checkpoint_minutes
+
+    def save(fit_state: dict[str, Any]) -> None:
+        nonlocal due
+        began = time.monotonic()
+        weights.save_tree(checkpoint, {"fit": fit_state, **clock.elapsed().plain(), "made_for": identity})
+        took = time.monotonic() - began
+        due = time.monotonic() + max(60 * config.checkpoint_minutes, took / MAX_TIME_SHARE)
+
+    def inside(fit_state: Callable[[], dict[str, Any]]) -> None:
+        if time.monotonic() >= due and (ranks.is_first() or not joined):
+            save(fit_state())
 
     def after(epoch: FinishedEpoch) -> None:
         advance(0, note=f"{name}loss {epoch.loss:.3f}")
@@ -284,8 +303,7 @@ def _train(space: Workspace, place: _Place, shared: bool, advance: Advance) -> t
             return
         log.event("epoch", epoch=epoch.number, loss=epoch.loss, **clock.elapsed().plain())
         if epoch.number % config.checkpoint_epochs == 0 and epoch.number < epochs:
-            state = {"fit": epoch.state(), **clock.elapsed().plain(), "made_for": identity}
-            weights.save_tree(checkpoint, state)
+            save(epoch.state())
 
     def after_batch(num_images: int) -> None:
         advance(num_images / space.train.num_images)
@@ -293,7 +311,8 @@ def _train(space: Workspace, place: _Place, shared: bool, advance: Advance) -> t
     resume = state["fit"] if state else None
     stream = f"squeeze-{place.index}" if place.index else "squeeze"
     seed = _seed(space, place.index)
-    full_data(space, network, config, stream, after, joined, resume=resume, seed=seed, after_batch=after_batch)
+    more = {"resume": resume, "seed": seed, "after_batch": after_batch, "offer": inside}
+    full_data(space, network, config, stream, after, joined, **more)
     found = Teacher(
         module=together.plain(network, _network(space, place)) if joined else network,
         architecture=build.plain_name(config.architecture),

@@ -32,10 +32,16 @@ def is_name(text: str) -> bool:
 def name_in(text: str) -> str:
     """Return ORG/NAME from a text with or without 'hf:'; raises AttarError when it is malformed."""
     name = text.removeprefix(PREFIX)
+    if re.match(r"[/~.\\]", text):
+        raise AttarError(
+            f"'{text}' is not a name on the Hub; for a folder of this machine write its address, "
+            f"{Path(text).expanduser().absolute().as_uri()}."
+        )
     if not is_name(name):
         raise AttarError(
             f"'{text}' is not a name on the Hub; write ORG/NAME with letters, digits, '-', '_' and '.', such as "
-            f"my-name/digits-distilled, or the address of an object store, such as s3://BUCKET/FOLDER."
+            f"my-name/digits-distilled, or an address: s3://BUCKET/FOLDER, or file:///FOLDER for a folder of this "
+            f"machine."
         )
     return name
 

@@ -180,7 +180,8 @@ class Gradients:
             num_calls = calls * task.num_alike
             images = area * count * num_calls
             amount = Amount(observed.operations * images, observed.num_values * images, observed.num_layers, num_calls)
-            return network.compiler(pixel_gradient, objective, amount, observed.narrow)
+            what = f"gradients of pixels{network.compiler.by}"
+            return network.compiler(pixel_gradient, objective, amount, observed.narrow, what)
 
         return network.kept(("gradient", *self._parts_of_objective(), count, size, shown), compiled)
 

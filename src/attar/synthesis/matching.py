@@ -157,7 +157,8 @@ class Matcher:
         def prepared(stored: Canvas | None, count: int, num_calls: float) -> Callable[..., Any]:
             function = _Means(look.network, look.statistic, self._kinds, task.teachers[0], stored)
             amount = look.network.amount(task.size, count * num_calls * (3 if stored else 1), num_calls)
-            return task.teachers[0].compiler(_slope if stored else _plain, function, amount)
+            what = f"features of {'distilled' if stored else 'real'} images"
+            return task.teachers[0].compiler(_slope if stored else _plain, function, amount, what=what)
 
         self._of_stored = kept(("stored", shown, *key), lambda: prepared(canvas, shown, calls))
         if look.real:

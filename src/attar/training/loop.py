@@ -39,7 +39,7 @@ class FinishedEpoch:
 def fit(
     network: nn.Module,
     normalisation: Normalisation,
-    batches: Callable[[int], Iterable[TrainingBatch]],
+    batches: Callable[..., Iterable[TrainingBatch]],
     loss: Loss,
     optimisation: Optimisation,
     num_images: int,
@@ -50,6 +50,7 @@ def fit(
     forward: Callable[[Tensor], Tensor] | None = None,
     after_batch: Callable[[int], None] = lambda _: None,
     together: Together | None = None,
+    offer: Callable[[Callable[[], dict[str, Any]]], None] = lambda _: None,
 ) -> None:
     """Train ``network`` in place on ``batches(epoch)`` of images in [0, 1], already on its device.
 
@@ -63,6 +64,10 @@ def fit(
     those of the trained network. The losses are those of the trained network. The loop waits for the device once per
     epoch. ``forward`` computes the logits instead of ``network``: the same network, compiled.
 
+    After each step ``offer`` gets a function that returns the state inside the epoch, which ``resume`` takes, too. Then
+    ``fit`` calls ``batches(epoch, first)``, which leaves out the first batches. The training then equals one
+    without an interruption, except that with ``together`` random numbers inside the network are drawn anew.
+
     With ``together`` all its processes call ``fit`` at the same point, ``batches`` yields this process's part of every
     batch, ``forward`` calls ``together.network``, and random numbers inside the network differ
     between processes. ``after_epoch`` is called in each of them.
@@ -72,23 +77,30 @@ def fit(
     size = together.part.size if together else 1
     optimiser = Optimiser(network, optimisation)
     average = Average(network, optimisation.ema_decay) if optimisation.ema_decay else None
-    first = 0
+    first, skipped = 0, 0
     if resume is not None:
         network.load_state_dict(resume["network"])
         optimiser.load_state_dict(resume["optimiser"])
         if average is not None:
             average.load(resume["average"])
-        first = resume["epoch"]
+        first, skipped = resume["epoch"], resume.get("step", 0)
     if together is not None:
         together.agree(first)
+        together.agree(skipped)
     rates = _rates(optimisation, num_images)
     device = next(network.parameters()).device
     for epoch in range(first, optimisation.epochs):
         network.train()
         losses, num_batches = [], 0
-        named = () if together is None else (together.part.rank,)
+        inside = resume if skipped and epoch == first else None
+        named = () if together is None else (together.part.rank,) if inside is None else (together.part.rank, skipped)
         with _draws(device, seed_of(seed, "fit", epoch, *named)):
-            for step, (images, targets) in enumerate(batches(epoch)):
+            if inside is not None:
+                losses, num_batches = list(inside["losses"].to(device)), inside["num_batches"]
+                if together is None:
+                    _set_draws(device, inside["draws"])
+            remaining = batches(epoch) if inside is None else batches(epoch, skipped)
+            for step, (images, targets) in enumerate(remaining, 0 if inside is None else skipped):
                 total = len(images) if together is None else together.num_images(len(images))
                 if total < 2:
                     continue
@@ -110,11 +122,18 @@ def fit(
                 if average is not None:
                     average.update()
                 after_batch(total)
+                offer(
+                    lambda epoch=epoch, step=step, losses=losses, done=num_batches: {
+                        **_state(epoch, network, optimiser, average),
+                        "step": step + 1,
+                        "losses": torch.stack(losses),
+                        "num_batches": done,
+                        "draws": _drawn(device),
+                    }
+                )
         mean = float(torch.stack(losses).sum()) / num_batches
         mean = mean if together is None else ranks.mean(mean)
-        state = {"epoch": epoch + 1, "network": network.state_dict(), "optimiser": optimiser.state_dict()}
-        if average is not None:
-            state["average"] = average.state()
+        state = _state(epoch + 1, network, optimiser, average)
         with average.shown() if average is not None else contextlib.nullcontext():
             after_epoch(FinishedEpoch(epoch + 1, mean, lambda state=state: state))
     if average is not None:
@@ -141,6 +160,24 @@ def _rates(choice: Optimisation, num_images: int) -> Callable[[int, int], float]
         )
 
     return rate
+
+
+def _state(epoch: int, network: nn.Module, optimiser: Optimiser, average: Average | None) -> dict[str, Any]:
+    state = {"epoch": epoch, "network": network.state_dict(), "optimiser": optimiser.state_dict()}
+    return state if average is None else {**state, "average": average.state()}
+
+
+def _drawn(device: torch.device) -> list[Tensor]:
+    """Return the states of PyTorch's generators on CPU and device."""
+    on_gpu = device.type == "cuda"
+    return [torch.default_generator.get_state(), *([torch.cuda.get_rng_state(device)] if on_gpu else [])]
+
+
+def _set_draws(device: torch.device, states: list[Tensor]) -> None:
+    """Continue from the states of ``_drawn``; on another kind of device only the CPU's is known."""
+    torch.default_generator.set_state(states[0].cpu())
+    if device.type == "cuda" and len(states) > 1:
+        torch.cuda.set_rng_state(states[1].cpu(), device)
 
 
 @contextlib.contextmanager

@@ -9,6 +9,7 @@ import subprocess
 from dataclasses import replace
 from html import unescape
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -52,6 +53,49 @@ document.body.append(outcome);
 """
 
 
+COMPARE = """
+const seen = {};
+seen.titles = [...document.querySelectorAll("#classes h3")].map((heading) => heading.textContent);
+const cards = [...document.querySelectorAll("#classes > li")];
+const words = (card) => [...card.querySelectorAll(".set .soft")].map((one) => one.textContent);
+seen.sets = [cards[0], cards[9], cards[10]].map(words);
+const outcome = document.createElement("pre");
+outcome.id = "outcome";
+outcome.textContent = JSON.stringify(seen);
+document.body.append(outcome);
+"""
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
+def test_a_comparison_shows_the_classes_of_all_runs(mini_run: Path, finished: Path, tmp_path: Path):
+    run = renamed(finished, [*"012345678", "other"])
+    path = write.pages([mini_run, run], tmp_path / "pages")[0]
+    seen = outcome(path.read_text(encoding="utf-8"), COMPARE, tmp_path)
+    assert seen["titles"] == [*"0123456789", "other"]
+    both, first, second = seen["sets"]
+    assert [each.split(",")[0] for each in both] == ["mini", "run", "real images"]
+    assert (first[1], second[0]) == ("run: has no such class", "mini: has no such class")
+
+
+def outcome(page: str, driver: str, folder: Path) -> Any:
+    """What a script finds on a page, in a browser that logs no error."""
+    digest = base64.b64encode(hashlib.sha256(driver.encode()).digest()).decode()
+    page = page.replace("script-src '", f"script-src 'sha256-{digest}' '").replace(
+        "</body>", f"<script>{driver}</script></body>"
+    )
+    path = folder / "page.html"
+    path.write_text(page, encoding="utf-8")
+    command = [
+        *(str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--dump-dom"),
+        *("--enable-logging=stderr", f"--user-data-dir={folder / 'profile'}", path.as_uri()),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert not re.findall(r".*:CONSOLE.*", done.stderr)
+    found = re.search(r'<pre id="outcome">(.*?)</pre>', done.stdout, re.DOTALL)
+    assert found, done.stderr[-2000:]
+    return json.loads(unescape(found[1]))
+
+
 @pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
 def test_the_page_works_in_a_browser(finished: Path, tmp_path: Path):
     run = renamed(finished, [*HOSTILE, *"56789"])
@@ -61,21 +105,7 @@ def test_the_page_works_in_a_browser(finished: Path, tmp_path: Path):
     shown = gallery.gallery("gallery", set_of_many, None, {"class 9": (1.0, None), "class 8": (2.0, 0.5)})
     kept = [block for block in content.blocks if not block.name.startswith("gallery")]
     page = write._run_html(replace(content, blocks=[*shown, *kept]))
-    digest = base64.b64encode(hashlib.sha256(DRIVER.encode()).digest()).decode()
-    page = page.replace("script-src '", f"script-src 'sha256-{digest}' '").replace(
-        "</body>", f"<script>{DRIVER}</script></body>"
-    )
-    path = tmp_path / "page.html"
-    path.write_text(page, encoding="utf-8")
-    command = [
-        *(str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--dump-dom"),
-        *("--enable-logging=stderr", f"--user-data-dir={tmp_path / 'profile'}", path.as_uri()),
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    assert not re.findall(r".*:CONSOLE.*", done.stderr)
-    found = re.search(r'<pre id="outcome">(.*?)</pre>', done.stdout, re.DOTALL)
-    assert found, done.stderr[-2000:]
-    seen = json.loads(unescape(found[1]))
+    seen = outcome(page, DRIVER, tmp_path)
     assert len(seen["first"]) == 20
     assert seen["first"][0] == HOSTILE[0]
     assert seen["found"] == "45 classes, page 1 of 3"

@@ -13,11 +13,12 @@ import pytest
 import torch
 
 from attar.recipes.catalogue import recipe_named
-from attar.report import table
+from attar.report import comparable, printed, table
 from attar.report.page import gallery, labels, sheets, write
 from attar.report.page.block import of_json
 from attar.stages.distilled import Distilled, read_info, write_info
 from attar.synthesis.method import SNAPSHOTS
+from conftest import edit_json
 from page_material import HOSTILE, many, renamed
 
 
@@ -59,6 +60,17 @@ def test_a_run_writes_its_page_with_every_part(page: Page):
     assert "random real, soft labels" in page.text
     assert "Crop curriculum" in page.text
     assert "The recipe aims at: <bdi>no published row" in page.text
+
+
+def test_a_page_says_how_many_pictures_it_was_measured_on_and_shows_chance(page: Page):
+    assert "Top-1 on 359 real validation images after the last epoch, mean ± standard deviation over n students. " in (
+        page.text
+    )
+    assert "Guessing brings 10 %." in page.text
+    assert "359 validation images: one of them is 0.28 points." in page.text
+    charts = [values["aria-label"] or "" for tag, values in page.tags if tag == "svg" and "aria-label" in values]
+    assert sum("guessing: 10 %" in said for said in charts) == 2
+    assert [values["style"] for tag, values in page.tags if tag == "u"][:1] == ["left:10.0%"]
 
 
 def test_a_page_loads_nothing(page: Page):
@@ -114,8 +126,12 @@ def test_a_run_with_hard_labels_alone_shows_its_own_accuracy_first(finished: Pat
     page = Page(write.run_page(finished, lines, finished / "page.html"))
     assert re.search(r'class="main"><dt>top-1, distilled, hard labels</dt>', page.text)
     assert page.text.count('<tr class="own">') == 1
-    assert "Students of this run are trained with hard labels" in page.text
     assert "labels" not in page.blocks
+    assert "labels-section" not in page.text
+    single = [replace(line, top1_std=None) for line in lines]
+    text = write.run_page(finished, single, finished / "page.html").read_text()
+    assert "of one student each" in text
+    assert "± standard deviation" not in text.split("<footer>")[0]
 
 
 def test_several_runs_have_a_page_each_and_one_that_compares_them(mini_run: Path, tmp_path: Path):
@@ -135,6 +151,27 @@ def test_several_runs_have_a_page_each_and_one_that_compares_them(mini_run: Path
     assert re.search(r": mini: from \S+ to \S+ over 12 iterations; other: from", losses)
     assert page.text.count('<polyline class="line c1 dash1"') == sum("iterations; other" in said for said in charts) > 1
     assert not any("crop" in said for said in charts)
+
+
+def test_runs_with_other_classes_are_said_not_to_compare(mini_run: Path, tmp_path: Path, capsys):
+    assert comparable.sentences([mini_run]) == []
+    others, same = tmp_path / "others", tmp_path / "same"
+    for run in (others, same):
+        shutil.copytree(mini_run, run)
+    renamed(others, [*"01234", *"abcde"])
+    page = Page(write.pages([mini_run, others], tmp_path / "page")[0])
+    assert (
+        "These accuracies cannot be compared, because the runs have other classes (mini: 10 classes, 0, 1" in page.text
+    )
+    assert "5 classes are in all of them" in page.text
+    assert page.data("r1-gallery")["names"][5:] == [*"abcde"]
+    printed.print_tables([mini_run, others], [*table.lines(mini_run), *table.lines(others)])
+    assert "warning: These accuracies cannot be compared" in capsys.readouterr().out
+    assert comparable.sentences([mini_run, same]) == []
+    manifest = same / "recover" / "manifest.json"
+    edit_json(manifest, parents=json.loads(manifest.read_text())["parents"] | {"data": "0" * 64})
+    (sentence,) = comparable.sentences([mini_run, same])
+    assert "other real images of the same classes (mini: digits, 359 validation images; same: digits, 359" in sentence
 
 
 def test_runs_with_hostile_names_have_plain_files():

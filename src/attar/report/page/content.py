@@ -43,6 +43,8 @@ class Content:
     """How the real images beside the distilled ones were chosen; '' if there are none."""
     label_fault: str
     """Why no soft labels are shown; '' if they are."""
+    has_soft_labels: bool = True
+    """Whether students of the run are trained with soft labels."""
     accuracies: dict[str, tuple[float, float | None]] = field(default_factory=dict)
     """Mean and deviation by class name of the first row's students, in per cent."""
 
@@ -64,8 +66,8 @@ def gather(run: Path, name: str, lines: list[Line]) -> Content:
     if unit is not None and filmed:
         blocks += gallery.film("film", unit, distilled)
     titles = gallery.names_of(distilled)
-    label_blocks, fault = list[Block](), _why_unlabelled(lines)
-    if not fault:
+    label_blocks, fault, soft = list[Block](), "", _has_soft_labels(lines)
+    if soft:
         label_blocks, fault = labels.blocks("labels", distilled, titles)
     named = _NAME.search(recipe)
     return Content(
@@ -82,6 +84,7 @@ def gather(run: Path, name: str, lines: list[Line]) -> Content:
         has_film=filmed,
         real_title="" if real is None else real.title,
         label_fault=one_line(fault),
+        has_soft_labels=soft,
         accuracies=by_class,
     )
 
@@ -98,8 +101,6 @@ def accuracies(run: Path) -> dict[str, tuple[float, float | None]]:
     }
 
 
-def _why_unlabelled(lines: list[Line]) -> str:
+def _has_soft_labels(lines: list[Line]) -> bool:
     own = table.own_line(lines)
-    if own is not None and not own.label_bytes:
-        return "Students of this run are trained with hard labels: every view has the class of its image."
-    return ""
+    return own is None or bool(own.label_bytes)

@@ -5,7 +5,7 @@ from typing import Any
 
 from attar.core.log import readable_bytes
 from attar.core.printable import one_line
-from attar.report import curves, published, table
+from attar.report import comparable, curves, published, reliability, table
 from attar.report.curves import Curve
 from attar.report.page import svg
 from attar.report.page.content import Content
@@ -37,7 +37,9 @@ def of_run(content: Content) -> dict[str, Any]:
         "gallery": "Images",
         **({"film": "Film"} if content.has_film else {}),
         **({"curves": "Curves"} if content.curves else {}),
-        **{"classes": "Classes", "labels": "Soft labels", "cost": "Cost", "recipe": "Recipe"},
+        "classes": "Classes",
+        **({"labels": "Soft labels"} if content.has_soft_labels else {}),
+        **{"cost": "Cost", "recipe": "Recipe"},
     }
     of_recipe = f" of the recipe {content.recipe_name}" if content.recipe_name else ""
     made = f"real images chosen with the method {info.method}" if content.made_real else f"method {info.method}"
@@ -55,6 +57,7 @@ def of_run(content: Content) -> dict[str, Any]:
         "gallery_words": f"{info.num_images:,} {kind} images of {info.size} x {info.size} pixels{beside}.{stored}",
         "has_film": content.has_film,
         "curves": [_curve([(curve, "", 0)]) for curve in content.curves],
+        "has_soft_labels": content.has_soft_labels,
         "label_fault": content.label_fault,
         "label_words": _label_words(content),
         "stages": _stages(content),
@@ -103,6 +106,8 @@ def of_runs(contents: Sequence[Content]) -> dict[str, Any]:
             if content.curves
         ],
         "several_methods": len(methods) > 1,
+        "differences": comparable.sentences([content.run for content in contents]),
+        "same_classes": len({frozenset(content.distilled.classes) for content in contents}) == 1,
         "has_film": filmed,
         **_scores(lines, several_runs=True),
     }
@@ -140,7 +145,9 @@ def _scores(lines: list[Line], several_runs: bool) -> dict[str, Any]:
     return {
         "rows": rows,
         "several_students": len(students) > 1,
-        "how_scored": f"{said}Top-1 on real validation images after the last epoch, mean ± deviation over n students.",
+        "how_scored": f"{said}Top-1 on {reliability.measured_on(lines)} after the last epoch, "
+        f"{reliability.of_students(lines)}. {reliability.guessing(lines)}".strip(),
+        "chance": reliability.chance(lines),
         "has_published": published.in_any(lines),
         "notes": [one_line(note) for note in table.notes(lines)],
     }
@@ -185,7 +192,10 @@ def _trade(points: Sequence[tuple[Line, int, str]], paths: bool) -> list[dict[st
             svg.Mark(value(line), line.top1_mean or 0.0, line.top1_std, one_line(name), number, table.is_real(line))
             for line, number, name in points
         ]
-        drawing = svg.marks(marks, label=title, across=across, up="top-1 %", readable=readable, paths=paths)
+        chance = reliability.chance([line for line, _, _ in points])
+        drawing = svg.marks(
+            marks, label=title, across=across, up="top-1 %", readable=readable, paths=paths, chance=chance
+        )
         found.append({"title": title, "drawing": drawing, "note": ""})
     return found if points else []
 
@@ -259,7 +269,8 @@ def _by_class(content: Content) -> dict[str, Any]:
     if len(found) <= _MOST_BARS:
         half = len(found) if len(found) <= 6 else -(-len(found) // 2)
         groups = [{"title": "", "classes": part} for part in (found[:half], found[half:]) if part]
-        words = f"Top-1{trained}, with the standard deviation over seeds."
+        spread = ", with the standard deviation over seeds" if any(one["std"] for one in found) else ""
+        words = f"Top-1{trained}{spread}."
     else:
         ranked = sorted(found, key=lambda one: one["mean"], reverse=True)
         groups = [

@@ -84,17 +84,24 @@ def lines(series: Sequence[Series], *, label: str, across: str, up: str, logarit
 
 
 def marks(
-    found: Sequence[Mark], *, label: str, across: str, up: str, readable: Callable[[float], str], paths: bool = False
-) -> Markup:
-    """Draw points over a logarithmic horizontal axis; ``paths`` joins those of one colour. '' without points."""
+    found: Sequence[Mark], *, label: str, across: str, up: str, readable: Callable[[float], str], paths: bool = False,
+    chance: float | None = None,
+) -> Markup:  # fmt: skip
+    """Draw points over a logarithmic horizontal axis; ``paths`` joins those of one colour. '' without points.
+
+    ``chance`` is the accuracy of guessing, which a dashed line shows.
+    """
     found = [mark for mark in found if mark.x > 0]
     if not found:
         return Markup("")
     low, high = min(mark.x for mark in found) / 1.6, max(mark.x for mark in found) * 1.6
     horizontal = _Axis(low, high, _LEFT, WIDTH - _RIGHT, logarithmic=True)
     spreads = [(mark.y, mark.spread or 0.0) for mark in found]
-    vertical = _vertical(min(y - std for y, std in spreads), max(y + std for y, std in spreads), False, 100.0)
-    drawn: list[Markup] = []
+    least = min(y - std for y, std in spreads)
+    vertical = _vertical(
+        least if chance is None else min(least, chance), max(y + std for y, std in spreads), False, 100.0
+    )
+    drawn: list[Markup] = [] if chance is None else [_guess(chance, vertical.at(chance))]
     for colour in sorted({mark.colour for mark in found}) if paths else ():
         own = sorted((mark.x, mark.y) for mark in found if mark.colour == colour and not mark.hollow)
         points = " ".join(f"{horizontal.at(x)},{vertical.at(y)}" for x, y in own)
@@ -102,7 +109,15 @@ def marks(
     for mark in found:
         drawn.append(_mark(mark, horizontal.at(mark.x), vertical))
     said = f"{label}. " + "; ".join(f"{mark.name}: {mark.y:.1f} % at {readable(mark.x)}" for mark in found)
+    said += "" if chance is None else f"; guessing: {chance:.3g} %"
     return _chart(said, drawn, horizontal, vertical, across, up, readable)
+
+
+def _guess(chance: float, y: float) -> Markup:
+    """The line of chance."""
+    return Markup('<path class="chance" d="M{} {}H{}"/><text x="{}" y="{}" text-anchor="end">chance, {}</text>').format(
+        _LEFT, y, WIDTH - _RIGHT, WIDTH - _RIGHT - 2, y - 4, f"{chance:.3g} %"
+    )
 
 
 def _mark(mark: Mark, x: float, vertical: _Axis) -> Markup:

@@ -62,9 +62,16 @@
     const root = find("#gallery");
     if (!root || !sources.length) return;
     const perPage = 20;
-    const first = sources[0].data;
     const places = sources.map((source) => new Map(source.data.names.map((name, place) => [name, place])));
-    const words = first.titles.map((title, place) => (title + "\n" + first.names[place]).toLowerCase());
+    // Classes of all runs, those of the first run first; each with the accuracy of the first run that has it.
+    const known = new Map();
+    for (const { data } of sources) {
+      data.names.forEach((name, place) => {
+        if (!known.has(name)) known.set(name, { name, title: data.titles[place], score: data.accuracy[place] });
+      });
+    }
+    const classes = [...known.values()];
+    const words = classes.map(({ name, title }) => (title + "\n" + name).toLowerCase());
     const search = find("#filter"), order = find("#order"), list = find("#classes"), status = find("#found");
     const back = find("#back"), next = find("#next");
     let page = 0, shown = [];
@@ -81,21 +88,25 @@
       return made;
     }
     function card(place) {
-      const title = first.titles[place];
+      const { name, title } = classes[place];
       const heading = make("div", {}, make("h3", {}, named(title)));
       const sets = make("div", { class: "sets" });
       sources.forEach((source, number) => {
-        const own = places[number].get(first.names[place]);
-        if (own === undefined) return;
+        const own = places[number].get(name);
+        if (own === undefined) {
+          sets.append(make("div", { class: "set" }, make("span", { class: "soft", text: `${source.label}: has no such class` })));
+          return;
+        }
         const score = percent(source.data.accuracy[own]);
         if (score && sources.length === 1) heading.append(make("span", { class: "score", text: score }));
         const label = make("span", { class: "soft" }, source.label + (score && sources.length > 1 ? `, ${score}` : ""));
         sets.append(make("div", { class: "set" }, label, pictures(source, own, 0, source.data.have[own], source.kind, title)));
       });
-      const most = Math.max(0, ...sources.map((source) => (source.data.real ? source.data.own : 0)));
-      const real = sources.findIndex((source) => source.data.real && source.data.own === most);
+      const shows = (source, number) => source.data.real && places[number].has(name);
+      const most = Math.max(0, ...sources.map((source, number) => (shows(source, number) ? source.data.own : 0)));
+      const real = sources.findIndex((source, number) => shows(source, number) && source.data.own === most);
       if (real >= 0) {
-        const { data } = sources[real], own = places[real].get(first.names[place]);
+        const { data } = sources[real], own = places[real].get(name);
         if (own !== undefined && data.haveReal[own]) {
           const label = make("span", { class: "soft", text: `real images, ${data.real}` });
           sets.append(make("div", { class: "set" }, label, pictures(sources[real], own, data.own, data.haveReal[own], "real image", title)));
@@ -107,7 +118,7 @@
       const last = Math.max(0, Math.ceil(shown.length / perPage) - 1);
       page = Math.min(page, last);
       list.replaceChildren(...shown.slice(page * perPage, (page + 1) * perPage).map(card));
-      const count = shown.length === first.names.length ? `${shown.length} classes` : `${shown.length} of ${first.names.length} classes`;
+      const count = shown.length === classes.length ? `${shown.length} classes` : `${shown.length} of ${classes.length} classes`;
       status.textContent = count + (last ? `, page ${page + 1} of ${last + 1}` : "");
       const held = document.activeElement;
       back.disabled = page === 0;
@@ -119,11 +130,11 @@
     function choose() {
       const wanted = search.value.trim().toLowerCase();
       shown = [...words.keys()].filter((place) => words[place].includes(wanted));
-      const score = (place) => (first.accuracy[place] ? first.accuracy[place][0] : NaN);
-      if (order.value === "name") shown.sort((one, other) => first.titles[one].localeCompare(first.titles[other]));
+      const score = (place) => (classes[place].score ? classes[place].score[0] : NaN);
+      if (order.value === "name") shown.sort((one, other) => classes[one].title.localeCompare(classes[other].title));
       if (order.value === "best" || order.value === "worst") {
         const sign = order.value === "best" ? -1 : 1;
-        shown = shown.filter((place) => first.accuracy[place]).sort((one, other) => sign * (score(one) - score(other)));
+        shown = shown.filter((place) => classes[place].score).sort((one, other) => sign * (score(one) - score(other)));
       }
       page = 0;
       draw();
@@ -142,7 +153,9 @@
     const slider = find("#step"), output = find("#step-output"), stage = find("#stage"), strip = find("#strip");
     const choice = find("#film-class");
     const steps = [...new Set(films.flatMap((one) => one.data.steps))].sort((one, other) => one - other);
-    const names = films[0].data.names;
+    const titles = new Map();
+    for (const { data } of films) data.names.forEach((name, row) => titles.has(name) || titles.set(name, data.titles[row]));
+    const names = [...titles.keys()];
     slider.max = steps.length - 1;
     slider.value = steps.length - 1;
     const said = (step) => `after ${step.toLocaleString("en")} iterations`;
@@ -158,7 +171,7 @@
       steps.forEach((step) => header.append(make("th", { scope: "col", class: "number", text: step.toLocaleString("en") })));
       const rows = films.length > 1
         ? films.map((one) => [one, one.label, one.data.names.indexOf(names[choice.value])])
-        : names.map((_, row) => [films[0], films[0].data.titles[row], row]);
+        : names.map((name, row) => [films[0], titles.get(name), row]);
       const body = rows.filter(([, , row]) => row >= 0).map(([one, label, row]) => {
         const cells = steps.map((step) => {
           const column = one.data.steps.indexOf(step);
@@ -190,7 +203,7 @@
       mark();
     }
     if (choice) {
-      names.forEach((_, place) => choice.append(make("option", { value: place, text: films[0].data.titles[place] })));
+      names.forEach((name, place) => choice.append(make("option", { value: place, text: titles.get(name) })));
       choice.addEventListener("change", drawStrip);
     }
     slider.addEventListener("input", drawStage);

@@ -1,0 +1,99 @@
+"""A quick look for pictures that cannot be read, so that a plan can name them before a run meets them."""
+
+import contextlib
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+from attar.data.picture import MOST_PIXELS, Unreadable
+from attar.data.source import Split
+
+MOST_PICTURES, MOST_BYTES = 2000, 10**8
+"""Pictures and bytes of their files that are looked at; of larger sets a part."""
+RUNS = 16
+"""Runs of neighbouring pictures that the part consists of."""
+_NAMED = 3
+_MEND = "repair or delete them, or add --data.on-corrupt skip"
+
+
+@dataclass(frozen=True)
+class Damage:
+    """What a look at the pictures of some splits found."""
+
+    num_pictures: int
+    num_opened: int
+    faults: tuple[Unreadable, ...]
+
+    def sentences(self, skips: bool) -> list[str]:
+        """Say how many pictures cannot be read, and what a run does with them: it stops, or ``skips`` them.
+
+        Nothing is said of pictures in memory.
+        """
+        if not self.num_opened:
+            return []
+        whole = self.num_opened == self.num_pictures
+        looked = "every file was opened" if whole else f"a sample of {self.num_pictures:,}"
+        if not self.faults:
+            return [f"Unreadable pictures: none of {self.num_opened:,} ({looked})"]
+        named = ", ".join(f"{fault.where} ({fault.reason})" for fault in self.faults[:_NAMED])
+        more = f" and {len(self.faults) - _NAMED:,} more" if len(self.faults) > _NAMED else ""
+        does = (
+            "The run leaves them out."
+            if skips
+            else "The run stops: repair or delete them, or add --data.on-corrupt skip."
+        )
+        return [f"Unreadable pictures: {len(self.faults):,} of {self.num_opened:,} ({looked}): {named}{more}. {does}"]
+
+
+def look(splits: Sequence[Split]) -> Damage:
+    """Open the files of all pictures of the splits, or of a part if they are many.
+
+    JPEG files are decoded at an eighth of their size, which also finds those that were cut short.
+    """
+    splits = [split for split in splits if len(split) and not _is_in_memory(split)]
+    total = sum(map(len, splits))
+    mean = sum(split.num_bytes() for split in splits) / max(1, total)
+    count = min(total, MOST_PICTURES, max(1, int(MOST_BYTES // max(1.0, mean))))
+    places = _places(total, count)
+    faults, start = list[Unreadable](), 0
+    for split in splits:
+        own = places[(places >= start) & (places < start + len(split))] - start
+        faults += [fault for place in own.tolist() if (fault := _fault(split, place)) is not None]
+        start += len(split)
+    return Damage(total, len(places), tuple(faults))
+
+
+def _places(total: int, count: int) -> np.ndarray:
+    """Return ``count`` of ``total`` places: all, or runs of neighbours, because tables are read by groups of rows."""
+    if count == total:
+        return np.arange(total)
+    length = max(1, count // RUNS)
+    starts = np.linspace(0, total - length, count // length).round().astype(np.int64)
+    return np.unique(starts[:, None] + np.arange(length))
+
+
+def _is_in_memory(split: Split) -> bool:
+    try:
+        return split.encoded(0) is None
+    except Unreadable:
+        return False
+
+
+def _fault(split: Split, place: int) -> Unreadable | None:
+    """Return why a picture cannot be read; None if it can."""
+    with (
+        contextlib.suppress(Exception),  # decoders raise errors of every kind; decoding as a run does names them
+        Image.open(io.BytesIO(split.encoded(place) or b"")) as picture,
+    ):
+        if picture.format == "JPEG" and picture.width * picture.height <= MOST_PIXELS:
+            picture.draft(None, (1, 1))
+            picture.load()
+            return None
+    try:
+        split.image(place)
+    except Unreadable as fault:
+        return fault
+    return None
