@@ -57,7 +57,7 @@ def test_without_a_terminal_lines_come_in_the_middle_of_a_step(monkeypatch, caps
         advance(2.5, note="loss 1.5")
         time.sleep(0.3)  # one long step
     lines = capsys.readouterr().err.splitlines()
-    assert 3 <= len(lines) <= 6
+    assert len(lines) >= 3
     assert lines[0].startswith("squeeze   12.5/20 epochs, 0:00 so far, about 0:0")
     assert lines[0].endswith(" left, loss 1.5")
     assert "attar-progress" not in {thread.name for thread in threading.enumerate()}

@@ -28,5 +28,5 @@ def link_images(source: Path, target: Path) -> None:
 
 
 def folder_bytes(folder: Path) -> int:
-    """Return the bytes of all files below a folder."""
-    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+    """Return the bytes of all files below a folder, without temporary ones of processes that write or were killed."""
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file() and not atomic.is_temporary(file))

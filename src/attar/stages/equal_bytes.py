@@ -1,6 +1,7 @@
 """Real images of as many bytes as the distilled set: what its bytes achieve when they hold photographs instead."""
 
 import shutil
+import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -94,15 +95,18 @@ def balanced(counts: Sequence[int], classes: Sequence[int]) -> Iterator[tuple[in
 def fitting(folder: Path, rows: Sequence[Encoded], classes: tuple[str, ...], num_bytes: int) -> int:
     """Write the longest beginning of ``rows`` whose files take at most ``num_bytes``; returns its number of images.
 
-    Returns 0, and writes nothing to be kept, when not even the first image fits.
+    Returns 0, and writes nothing, when not even the first image fits. Longer and shorter sets are tried in a folder of
+    their own, because another run may make the same set at the same time.
     """
-    most, least, count, written = len(rows) + 1, 0, len(rows), 0
-    while most - least > 1:
-        size, written = image_files.write(folder, iter(rows[:count]), classes), count
-        least, most = (count, most) if size <= num_bytes else (least, count)
-        step = int((num_bytes - size) * count / size)
-        count = min(max(count + step, least + 1), most - 1)
-    if least and written != least:
+    most, least, count = len(rows) + 1, 0, len(rows)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".fitting-", suffix=".tmp", dir=folder.parent) as tried:
+        while most - least > 1:
+            size = image_files.write(Path(tried), iter(rows[:count]), classes)
+            least, most = (count, most) if size <= num_bytes else (least, count)
+            step = int((num_bytes - size) * count / size)
+            count = min(max(count + step, least + 1), most - 1)
+    if least:
         image_files.write(folder, iter(rows[:least]), classes)
     return least
 

@@ -300,7 +300,7 @@ def _files(out: Path, header: Header | None) -> list[Path]:
     images = image_files.files_of(out / "data")
     if header is None:
         others = [*sorted((out / "teacher").rglob("*")), out / "labels" / learned_labels.FILE]
-        return images + [path for path in others if path.is_file()]
+        return images + [path for path in others if path.is_file() and not atomic.is_temporary(path)]
     return images + [out / "labels" / name for name in (HEADER, *header.files())]
 
 

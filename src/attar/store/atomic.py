@@ -7,11 +7,14 @@ import json
 import os
 import secrets
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from attar.core.errors import AttarError
+
+STALE_SECONDS = 600.0
 
 
 class NotWritableError(AttarError):
@@ -30,6 +33,23 @@ _SENTENCES = {
 }
 """Error sentences for system errors that the user can fix."""
 _NOT_WRITABLE = (errno.EROFS, errno.EACCES, errno.EPERM)
+
+
+@contextlib.contextmanager
+def one_at_a_time(folder: Path) -> Iterator[None]:
+    """Let only one process of this machine at a time run blocks with this folder; the others wait for it.
+
+    The lock is a file beside the folder. A process that is killed gives it up. Without ``fcntl`` nobody waits.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        yield
+        return
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with (folder.parent / f".{folder.name}.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 @contextlib.contextmanager
@@ -102,10 +122,20 @@ def new_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+def is_temporary(path: Path) -> bool:
+    """Return whether this is a file that is being written, or was when its process was killed."""
+    return path.name.startswith(".") and path.name.endswith(".tmp")
+
+
 def sweep(folder: Path) -> None:
-    """Remove temporary files of killed processes from a folder and its subfolders; nobody may be writing there."""
+    """Remove temporary files of killed processes from a folder and its subfolders.
+
+    Files that changed within ``STALE_SECONDS`` stay: another run may be writing them.
+    """
     for path in list(folder.rglob(".*.tmp")):
-        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            if path.stat().st_mtime < time.time() - STALE_SECONDS:
+                shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink()
 
 
 def sha256_of(path: Path) -> str:

@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import io
 import json
+import secrets
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,14 +90,14 @@ def write(
     ``images`` raises an error, all shards are removed.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    schema = _schema(classes)
+    schema, own = _schema(classes), secrets.token_hex(4)  # another run may write the same set at the same time
     parts: list[Path] = []
     rows: list[dict[str, object]] = []
     size = 0
 
     def close() -> None:
         nonlocal rows, size
-        part = folder / f".part-{len(parts):05d}"
+        part = folder / f".part-{own}-{len(parts):05d}.tmp"
         with atomic.replace(part) as temporary:
             table = pa.Table.from_pylist(rows, schema=schema)
             pq.write_table(table, temporary, row_group_size=ROWS_PER_GROUP, compression="none")
@@ -113,15 +114,16 @@ def write(
                 close()
         if rows or not parts:
             close()
+        names, written = [folder / name for name in _names(len(parts))], sum(part.stat().st_size for part in parts)
         for old in folder.glob("train-*.parquet"):  # before new shards appear, so that the two never mix
-            old.unlink()
-        names = [folder / name for name in _names(len(parts))]
+            if old not in names or len(names) > 1:
+                old.unlink(missing_ok=True)
         for part, name in zip(parts, names, strict=True):
             part.replace(name)
     finally:
-        for part in folder.glob(".part-*"):
-            part.unlink()
-    return sum(name.stat().st_size for name in names)
+        for part in parts:
+            part.unlink(missing_ok=True)
+    return written
 
 
 def read(folder: Path) -> ImageSet:
