@@ -143,7 +143,8 @@ def _write_pages(staged: Path, run: Path, folder: Path, info: DatasetInfo, name:
     if folder == run and (run / CARD).is_file():  # a set without its run: its card has the scores
         (staged / CARD).write_text((run / CARD).read_text(encoding="utf-8"), encoding="utf-8")
         return
-    text = card.text(info, evaluated, name, RECIPE if recipe.is_file() else "")
+    kept = Run(run).images.kept_classes if folder != run and Run(run).is_done("recover") else ()
+    text = card.text(info, evaluated, name, RECIPE if recipe.is_file() else "", kept)
     (staged / CARD).write_text(text, encoding="utf-8")
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from attar.stages.run import Run
+from attar.stages.squeeze import CHECKPOINT
 from conftest import MINI
 from stages.test_determinism import assert_same, bytes_of, finish, start, start_ranks
 
@@ -36,7 +37,7 @@ def cluster(environment: None) -> Iterator[Any]:
     pytest.importorskip("ray")
     from ray.cluster_utils import Cluster
 
-    node = {"object_store_memory": 80 * 2**20}
+    node: dict[str, Any] = {"object_store_memory": 80 * 2**20}
     made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **node})
     made.add_node(num_cpus=2, **node)
     yield made
@@ -154,3 +155,18 @@ def test_a_network_that_two_workers_train_together_ends_where_one_process_ends(
     assert "2 processes train each teacher together" in said.read_text()
     (together,), (alone,) = Run(out).teachers, Run(quiet).teachers
     assert together.top1 == pytest.approx(alone.top1, abs=0.05)
+
+
+def test_a_training_goes_on_when_one_of_its_processes_is_killed(cluster: Any, tmp_path: Path):
+    said, out = tmp_path / "said", tmp_path / "run"
+    more = ("--execution.data-parallel", "on", "--execution.train-workers", "2", "--squeeze.training.epochs", "40")
+    process = by_ray(cluster, "squeeze", out, MINI, said, *more, "--squeeze.checkpoint-epochs", "5")
+    wait_until(lambda: (out / "squeeze" / CHECKPOINT).exists(), process, said)
+    names = {path.parent: path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline")}
+    victim = max(int(path.name) for path, name in names.items() if name.startswith(b"ray::RayTrainWorker"))
+    os.kill(victim, signal.SIGKILL)
+    finish(process, said)
+    assert "squeeze   continues after epoch " in said.read_text()
+    assert "squeeze begins again on " in said.read_text()
+    assert (Run(out).teachers[0].top1 or 0) > 0.9
+    assert "raylet" not in said.read_text()

@@ -320,6 +320,19 @@ def test_the_card_asks_the_method_whether_real_pixels_are_stored(mini_run, metho
     assert f"{words} does not protect the privacy of people in the data." in card.text(info, [])
 
 
+def test_the_card_of_a_run_knows_its_own_settings(mini_run):
+    assert card.stores_real_pixels(read_info(mini_run / "distilled")) is False
+    assert "attar does not know" not in (mini_run / "distilled" / "README.md").read_text()
+
+
+def test_a_card_with_scores_of_hard_labels_alone_shows_how_to_train_on_them(mini_run):
+    info, lines = read_info(mini_run / "distilled"), table.lines(mini_run)
+    hard = card.text(info, [line for line in lines if line.row.endswith("-hard")])
+    assert 'device="cpu", soft=False):' in hard
+    assert "their classes as hard labels, which the students below are trained on; the set also holds soft" in hard
+    assert "soft=False" not in card.text(info, lines)
+
+
 def test_what_the_health_checks_found_is_in_the_report(finished, capsys):
     log = Log(finished / "recover" / "log.jsonl", quiet=True)
     log.warn("2 of 20 images are of one colour", check="flat-images")

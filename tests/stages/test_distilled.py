@@ -40,6 +40,16 @@ def test_what_a_set_prints_says_what_it_holds(mini_run):
     )
 
 
+def test_hard_labels_come_with_the_same_views(mini_run):
+    distilled = attar.load(mini_run)
+    for (soft, _), (hard, targets) in zip(distilled.batches(1, 7), distilled.batches(1, 7, soft=False), strict=True):
+        assert torch.equal(soft, hard)
+        assert targets.logits is None
+        logits = torch.randn(len(hard), 10, generator=torch.Generator().manual_seed(0))
+        expected = distilled.info.protocol.value(logits, targets, hard=True)
+        assert torch.equal(distilled.loss(logits, targets), expected)
+
+
 def test_labels_do_not_depend_on_the_batch(mini_run):
     distilled = attar.load(mini_run / "distilled")
     small, large = all_batches(distilled, 2, 3), all_batches(distilled, 2, 20)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import attar
-from attar import pipeline
+from attar import pipeline, share
 from attar.core.elapsed import Elapsed
 from attar.core.errors import AttarError
 from attar.core.log import Log
@@ -75,10 +75,13 @@ def test_images_of_the_earlier_classes_stay_bit_for_bit_under_their_names(small:
     assert attar.load(large).labels.tolist() == [1, 2, 4, 1, 2, 4, 0, 3, 0, 3]
 
 
-def test_the_card_names_the_classes_that_were_kept(small: Path, large: Path):
-    assert "kept from an earlier run" not in card.text(read_info(large / "distilled"), [])
-    text = " ".join((large / "distilled" / "README.md").read_text().split())
-    assert "The images of 3 of the 5 classes (1, 4, 7) were kept from an earlier run" in text
+def test_the_card_names_the_classes_that_were_kept(small: Path, large: Path, tmp_path: Path):
+    info = read_info(large / "distilled")
+    assert "kept from an earlier run" not in card.text(info, [])
+    share._write_pages(tmp_path, large, large / "distilled", info, "me/digits")
+    for folder in (large / "distilled", tmp_path):
+        text = " ".join((folder / "README.md").read_text().split())
+        assert "The images of 3 of the 5 classes (1, 4, 7) were kept from an earlier run" in text
 
 
 def test_everything_else_is_of_the_new_teacher(small: Path, large: Path):

@@ -2,6 +2,7 @@
 
 import errno
 import math
+import threading
 from pathlib import Path
 
 import pytest
@@ -68,3 +69,21 @@ def test_what_json_has_no_word_for_is_not_written(tmp_path, value):
     with pytest.raises(ValueError, match="not JSON compliant"):
         atomic.write_json(tmp_path / "a.json", value)
     assert (tmp_path / "a.json").read_text() == "1\n"
+
+
+def test_one_process_at_a_time_works_in_a_folder(tmp_path: Path):
+    begun, order = threading.Event(), list[str]()
+
+    def second() -> None:
+        begun.set()
+        with atomic.one_at_a_time(tmp_path / "data"):
+            order.append("second")
+
+    with atomic.one_at_a_time(tmp_path / "data"):
+        thread = threading.Thread(target=second)
+        thread.start()
+        begun.wait()
+        thread.join(0.05)
+        order.append("first")
+    thread.join()
+    assert order == ["first", "second"]

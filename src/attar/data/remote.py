@@ -26,7 +26,8 @@ def cached(address: str, log: Log) -> Path:
     """
     folder = folder_of(address)
     if int(os.environ.get("LOCAL_RANK", "0")) == 0:
-        _update(folder, Folder(address), log)
+        with atomic.one_at_a_time(folder):  # workers of a cluster on one machine
+            _update(folder, Folder(address), log)
     ranks.wait()
     return folder
 

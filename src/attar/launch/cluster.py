@@ -3,12 +3,14 @@
 import contextlib
 import logging
 import os
+import re
 import secrets
 import shutil
 import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from dataclasses import replace
@@ -19,10 +21,12 @@ from attar import __version__
 from attar.core import device, interruption, work
 from attar.core.errors import AttarError, first_line
 from attar.core.log import Advance, Log, activity
+from attar.core.peers import CONTINUE
+from attar.launch.inbox import Inbox, Message
 from attar.recipes.recipe import Recipe
 
 if TYPE_CHECKING:
-    from attar.launch.worker import Message, Order
+    from attar.launch.worker import Order
 
 RETRIES = 10
 """How often Ray does a job again whose process died. It does not count machines that announce their end."""
@@ -30,7 +34,10 @@ MOST_TASKS = 4000
 """How many tasks wait in Ray at a time."""
 CONNECT_SECONDS, START_SECONDS = 10.0, 120.0
 """How long the cluster's head may take to accept a connection, and Ray to connect to it or to start one."""
-POLL_SECONDS = 0.5
+POLL_SECONDS, WATCH_SECONDS = 0.5, 5.0
+"""How often the reports of jobs are read, and whether the cluster's head is asked to answer."""
+LOST_SECONDS = 40.0
+"""A head that does not answer for so long is lost."""
 PATIENCE_SECONDS = 14 * 24 * 3600
 """How long processes that train together wait for one another; Ray sees it when one is lost."""
 RAY_TRAIN = ".ray-train"
@@ -70,7 +77,11 @@ def started(recipe: Recipe[Any], out: Path, stage: str, address: str, quiet: boo
         mark.write_text(order.launch)
         launcher = Tasks(ray, order, _needs(ray, recipe), recipe.execution.train_workers, log)
         seen = launcher.look()
-        with work.launched_by(launcher), device.agreed(seen.precision, seen.why, seen.name):
+        with (
+            _ended_if_lost(ray.get_runtime_context().gcs_address),
+            work.launched_by(launcher),
+            device.agreed(seen.precision, seen.why, seen.name),
+        ):
             yield
     finally:
         if mark is not None:
@@ -81,7 +92,7 @@ def started(recipe: Recipe[Any], out: Path, stage: str, address: str, quiet: boo
 
 def _connected(address: str) -> Any:
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", "^")  # drops what it would print of its own on standard output
     try:
         import ray
     except ImportError:
@@ -98,8 +109,8 @@ def _connected(address: str) -> Any:
             ray.init(address=address or "local", logging_level=logging.ERROR, log_to_driver=False, **own)
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
         raise AttarError(
-            f"{what} cannot be used ({first_line(error)}); see 'ray status', and start the run on a machine of the "
-            f"cluster."
+            f"{what} cannot be used ({first_line(error)}); start the run on a machine of the cluster with --address "
+            f"auto, or set RAY_AUTH_MODE=token if the cluster asks for a token."
         ) from error
     finally:
         if threading.current_thread() is threading.main_thread():
@@ -140,19 +151,46 @@ def _ended_after(seconds: float, sentence: str, first: Callable[[], object]) -> 
 
 def _refuse_unreachable(address: str) -> None:
     """Raise AttarError unless something answers at the address within ``CONNECT_SECONDS``."""
-    host, colon, port = address.rpartition(":")
-    if "://" in address or not colon or not port.isdecimal():
+    if "://" in address or not re.fullmatch(r".+:\d+", address):
         raise AttarError(
             f"--address takes HOST:PORT of the cluster's head, as in 10.0.0.1:6379, not '{address}'; start the run on "
             f"a machine of the cluster."
         )
     try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_SECONDS).close()
+        _connect(address)
     except (OSError, OverflowError) as error:
         raise AttarError(
             f"No Ray cluster answers at {address} ({first_line(error)}); start one by 'ray start --head', or check "
             f"--address."
         ) from None
+
+
+def _connect(address: str) -> None:
+    """Raise OSError unless something accepts a connection at HOST:PORT within ``CONNECT_SECONDS``."""
+    host, _, port = address.rpartition(":")
+    socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_SECONDS).close()
+
+
+@contextlib.contextmanager
+def _ended_if_lost(address: str) -> Iterator[None]:
+    """End this process if the cluster's head does not answer for ``LOST_SECONDS``; Ray itself would end it later."""
+    ended = threading.Event()
+
+    def watch() -> None:
+        answered = time.monotonic()
+        while not ended.wait(WATCH_SECONDS):
+            try:
+                _connect(address)
+                answered = time.monotonic()
+            except OSError:
+                if time.monotonic() >= answered + LOST_SECONDS:
+                    interruption.end(1, f"The head of the Ray cluster, {address}, is lost; {CONTINUE}.")
+
+    threading.Thread(target=watch, name="attar-cluster", daemon=True).start()
+    try:
+        yield
+    finally:
+        ended.set()
 
 
 def _needs(ray: Any, recipe: Recipe[Any]) -> dict[str, float]:
@@ -170,7 +208,6 @@ class Tasks:
     def __init__(self, ray: Any, order: "Order", needs: dict[str, float], team: int, log: Log) -> None:
         """``needs`` are the CPUs and GPUs of a job; ``team`` processes train one network together."""
         from attar.launch import worker
-        from attar.launch.inbox import Inbox
 
         self._ray, self._order, self._needs, self._log = ray, order, needs, log
         self._worker, self._team = worker, team
@@ -188,7 +225,15 @@ class Tasks:
         task = self._remote(self._worker.look, "look").remote(self._order)
         if not self._ray.wait([task], timeout=WAIT_SECONDS)[0]:
             self._log.say(f"ray       waiting for a machine with {self._wanted()} free; the cluster has {self._has()}")
-        seen = self._get(task, "the first look at a machine")
+        try:
+            seen = self._get(task, "the first look at a machine")
+        except self._ray.exceptions.RayTaskError as error:
+            if "ModuleNotFoundError" not in str(error):
+                raise
+            raise AttarError(
+                f"A machine of the cluster lacks a package ({first_line(error.cause)}); install the same version of "
+                f"attar on every machine, by: pip install 'attar[ray]'"
+            ) from None
         if isinstance(seen, str):
             raise AttarError(seen)
         self._order = replace(self._order, agreed=seen)
@@ -331,7 +376,7 @@ class Shown:
         self.lost = False
         """Whether a process reported that another one was lost."""
 
-    def add(self, message: "Message") -> None:
+    def add(self, message: Message) -> None:
         """Take in a report."""
         job = message.job
         if message.kind == "began":
@@ -349,10 +394,9 @@ class Shown:
             self.lost = True
         elif message.kind == "moved":
             self._move(job, message.steps, message.text, message.values)
-        elif message.kind == "say":
-            self._say(message.text)
         else:
-            self._warn(message.text)
+            self._begun()
+            (self._say if message.kind == "say" else self._warn)(message.text)
 
     def finish(self, job: work.Job) -> None:
         """Show that a job is done."""

@@ -20,6 +20,7 @@ from attar.core.errors import AttarError, disk_full
 from attar.core.execution import Execution
 from attar.core.precision import Precision
 from attar.core.session import Session
+from attar.launch.inbox import Message
 from attar.recipes.recipe import Recipe, from_text
 
 MARK = ".launch"
@@ -60,24 +61,6 @@ class Seen:
     """Name of the hardware."""
     kind: str
     """'cpu' or 'cuda'."""
-
-
-@dataclass(frozen=True)
-class Message:
-    """A report of a job to the process that the user started."""
-
-    job: str
-    attempt: str
-    """Names this execution of the job; a retry has another one."""
-    kind: str
-    """'began', 'moved', 'say', 'warn', 'refused' or 'lost': an error that the user can fix, or the loss of another
-    process."""
-    text: str = ""
-    """The machine, the note of the progress, or the sentence."""
-    steps: float = 0.0
-    """Steps done so far in this attempt."""
-    values: Any = None
-    """The last measured numbers."""
 
 
 class Mail:

@@ -201,8 +201,9 @@ def _ipc(made: ChosenSet, smallest: int, wishes: Wishes) -> tuple[int, str]:
     most = min(smallest, wishes.ipc or smallest)
     ipc = made.most_ipc(wishes.budget, most)
     if ipc < most:
-        over = readable_bytes(replace(made, ipc=ipc + 1).num_bytes)
-        return ipc, f"{ipc + 1} could take {over}, with a budget of {readable_bytes(wishes.budget)}"
+        more = replace(made, ipc=ipc + 1).num_bytes
+        over, budget = readable_bytes(more), readable_bytes(wishes.budget)
+        return ipc, f"{ipc + 1} could take {over if over != budget else f'{more:,} bytes'}, with a budget of {budget}"
     return ipc, "as you asked" if most == wishes.ipc else f"the smallest class has {smallest} training pictures"
 
 

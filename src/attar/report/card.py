@@ -9,11 +9,12 @@ import pydantic
 import yaml
 
 from attar.core import plugin
+from attar.core.config import BY_CONTENT, effect_of
 from attar.core.log import readable_bytes
 from attar.core.printable import markdown, printable
 from attar.report import reliability
 from attar.report.pages import tables
-from attar.report.table import Line, protocols
+from attar.report.table import Line, own_line, protocols
 from attar.stages.distilled import DatasetInfo, read_info
 from attar.stages.methods import METHODS, method_named
 from attar.stages.rows import REAL_SETS
@@ -29,7 +30,7 @@ _TEXT = """\
 import attar
 
 distilled = attar.load("{place}")
-for images, targets in distilled.batches(epoch=0, batch_size=128, device="cpu"):
+for images, targets in distilled.batches(epoch=0, batch_size=128, device="cpu"{hard}):
     loss = distilled.loss(model(images), targets)
 ```
 
@@ -96,6 +97,8 @@ def text(
     ``recipe_file`` is the file next to the card that has the recipe; '' if there is none. ``kept`` are the classes
     whose images an earlier run made.
     """
+    own = own_line(table)
+    hard = own is not None and not own.label_bytes
     origin = f"made from *{markdown(info.source)}* with the method `{info.method}` and attar"
     if info.method in REAL_SETS:
         origin = f"real images that the method `{info.method}` of attar chose from *{markdown(info.source)}*"
@@ -114,7 +117,8 @@ def text(
         num_classes=len(info.classes),
         decoding=_decoding(info),
         origin=origin,
-        labels=f"soft labels of {_teachers(info)}" if not info.labels.imported else "soft labels made elsewhere",
+        labels=_labels(info, hard),
+        hard=", soft=False" if hard else "",
         cores=_cores(table),
         spread=reliability.of_students(table),
         validation=reliability.measured_on(table) if table else "real validation images",
@@ -127,6 +131,14 @@ def text(
         licence=markdown(info.licence),
         privacy=_PRIVACY[stores_real_pixels(info)],
     )
+
+
+def _labels(info: DatasetInfo, hard: bool) -> str:
+    """Say which labels the set has; ``hard``: the scores are those of students that learn from the classes alone."""
+    soft = f"soft labels of {_teachers(info)}" if not info.labels.imported else "soft labels made elsewhere"
+    if not hard:
+        return soft
+    return f"their classes as hard labels, which the students below are trained on; the set also holds {soft}"
 
 
 def _front_matter(info: DatasetInfo) -> str:
@@ -203,8 +215,10 @@ def stores_real_pixels(info: DatasetInfo) -> bool | None:
     if info.method == IMPORTED or info.method not in plugin.names_in(METHODS):
         return None
     config = method_named(info.method).Config
+    paths = {name for name, field in config.model_fields.items() if effect_of(field) is BY_CONTENT}
+    settings = {name: value for name, value in config.upgraded(info.recover).items() if name not in paths}
     try:
-        return config.model_validate(config.upgraded(info.recover)).needs().stores_real_pixels
+        return config.model_validate(settings).needs().stores_real_pixels
     except pydantic.ValidationError:  # settings of another version of attar
         return None
 

@@ -1,5 +1,6 @@
 """The files of a run's report: its tables, as CSV for programs and as Markdown for people."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from attar.core.printable import markdown
@@ -27,11 +28,12 @@ def write_all(run: Path, lines: list[Line], folder: Path) -> None:
     atomic.write_text(folder / "table.md", "\n\n".join(part.strip() for part in parts if part) + "\n")
 
 
-def write_tables(lines: list[Line], folder: Path) -> None:
-    """Write the table of several runs as CSV, Markdown and LaTeX."""
+def write_tables(lines: list[Line], folder: Path, cautions: Sequence[str] = ()) -> None:
+    """Write the table of several runs as CSV, Markdown and LaTeX; ``cautions`` say why runs cannot be compared."""
     atomic.write_text(folder / "table.csv", table.as_csv(lines))
     atomic.write_text(folder / "table.tex", latex.of_lines(lines))
-    atomic.write_text(folder / "table.md", f"{tables(lines)}\n{aims(lines)}".strip() + "\n")
+    said = "".join(f"**{markdown(caution)}**\n\n" for caution in cautions)
+    atomic.write_text(folder / "table.md", f"{said}{tables(lines)}\n{aims(lines)}".strip() + "\n")
 
 
 def aims(lines: list[Line]) -> str:

@@ -36,7 +36,7 @@ def report(runs: Sequence[Path], csv: Path | None, out: Path | None) -> None:
         atomic.write_json(csv.with_suffix(".json"), {names[run]: Run(run).plain() for run in runs})
     if out:
         write.pages(runs, out)
-        pages.write_tables(rows, out)
+        pages.write_tables(rows, out, comparable.sentences(runs))
         figures.write_scores(rows, out)
     print_tables(runs, rows)
     if out:

@@ -69,9 +69,10 @@ def notes(lines: Sequence[Scored]) -> list[str]:
     least = few[0]
     mean = found[least].top1_mean or 0.0
     low, high = (100 * bound for bound in interval(mean / 100, least))
+    spread = "; the ± beside an accuracy does not include this" if found[least].top1_std is not None else ""
     return [
         f"{least:,} validation images: one of them is {100 / least:.2g} points. On other images of the same kind, "
-        f"{mean:.1f} % may be {low:.0f} to {high:.0f} % (95 %); the ± beside an accuracy does not include this."
+        f"{mean:.1f} % may be {low:.0f} to {high:.0f} % (95 %){spread}."
     ]
 
 

@@ -252,13 +252,19 @@ class Distilled(torch.utils.data.Dataset[tuple[UInt8[Tensor, "3 height width"], 
         return self.images[index], int(self.labels[index])
 
     def batches(
-        self, epoch: int, batch_size: int = 128, device: torch.device | str = "cpu", seed: int = 0
+        self,
+        epoch: int,
+        batch_size: int = 128,
+        device: torch.device | str = "cpu",
+        seed: int = 0,
+        soft: bool = True,
     ) -> Iterator[tuple[Float[Tensor, "batch 3 height width"], Targets]]:
         """Yield one epoch of normalised, augmented images and their targets; every image once.
 
         The order depends on ``seed`` and ``epoch`` only. Views and labels depend on the epoch, not on the batch size.
+        With ``soft=False`` targets hold the classes only, and ``loss`` is the cross-entropy with them.
         """
-        for images, targets in self.views(epoch, batch_size, device, seed):
+        for images, targets in self.views(epoch, batch_size, device, seed, soft):
             yield self.normalisation.apply(images), targets
 
     def views(
@@ -327,8 +333,8 @@ class Distilled(torch.utils.data.Dataset[tuple[UInt8[Tensor, "3 height width"], 
         return order.split(batch_size)
 
     def loss(self, logits: Float[Tensor, "batch class"], targets: Targets) -> Float[Tensor, ""]:
-        """Return the loss of the set's protocol."""
-        return self.info.protocol.value(logits, targets)
+        """Return the loss of the set's protocol; for targets without soft labels the cross-entropy with the classes."""
+        return self.info.protocol.value(logits, targets, hard=targets.logits is None)
 
     def drawn(self, epoch: int) -> Records:
         """Draw an epoch's views, for labels that are not stored."""

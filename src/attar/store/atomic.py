@@ -36,6 +36,23 @@ _NOT_WRITABLE = (errno.EROFS, errno.EACCES, errno.EPERM)
 
 
 @contextlib.contextmanager
+def one_at_a_time(folder: Path) -> Iterator[None]:
+    """Let only one process of this machine at a time run blocks with this folder; the others wait for it.
+
+    The lock is a file beside the folder. A process that is killed gives it up. Without ``fcntl`` nobody waits.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        yield
+        return
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with (folder.parent / f".{folder.name}.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+@contextlib.contextmanager
 def replace(path: Path) -> Iterator[Path]:
     """Yield a temporary path in the same folder; on success its file replaces ``path``, otherwise it is removed.
 

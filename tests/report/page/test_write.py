@@ -165,8 +165,9 @@ def test_runs_with_other_classes_are_said_not_to_compare(mini_run: Path, tmp_pat
     )
     assert "5 classes are in all of them" in page.text
     assert page.data("r1-gallery")["names"][5:] == [*"abcde"]
-    printed.print_tables([mini_run, others], [*table.lines(mini_run), *table.lines(others)])
+    printed.report([mini_run, others], None, tmp_path / "page")
     assert "warning: These accuracies cannot be compared" in capsys.readouterr().out
+    assert (tmp_path / "page" / "table.md").read_text().startswith("**These accuracies cannot be compared")
     assert comparable.sentences([mini_run, same]) == []
     manifest = same / "recover" / "manifest.json"
     edit_json(manifest, parents=json.loads(manifest.read_text())["parents"] | {"data": "0" * 64})
