@@ -31,28 +31,41 @@ LABEL_BYTES = 1024 * 1024
 _LABEL_ENDINGS = ("cls", "json")
 _JSON_LABELS = (*columns.LABEL, "cls", "class_name")
 _KEY = re.compile(r"((?:.*/)?[^./]+)\.([^/]+)", flags=re.DOTALL)
-_VERSION = 1
+_VERSION = 2
 
 
 @dataclass(frozen=True)
 class Index:
     """The images of a tar file, in its order."""
 
-    keys: tuple[str, ...]
-    """Names of the images' members, without their endings."""
+    keys: pa.Array
+    """Large binary: names of the images' members, without their endings."""
     starts: np.ndarray
     """int64: the place of each image's first byte in the tar file."""
     sizes: np.ndarray
     """int64, bytes."""
-    labels: tuple[str | None, ...]
-    """What KEY.cls or KEY.json say; None where an image has neither."""
+    labels: pa.Array
+    """Large string: what KEY.cls or KEY.json say; null where an image has neither."""
     num_left_out: int
     """Samples without an image."""
 
+    def __len__(self) -> int:
+        return len(self.starts)
+
     def seal(self) -> str:
         """Return a SHA-256 of all of it."""
-        texts = json.dumps([self.keys, self.labels, self.num_left_out])
-        return hashed(texts.encode(errors="surrogatepass"), self.starts, self.sizes)
+        return hashed(*parts(self.keys), *parts(self.labels), self.starts, self.sizes, b"%d" % self.num_left_out)
+
+
+def parts(texts: pa.Array) -> tuple[np.ndarray, bytes]:
+    """Return the lengths of texts, -1 for nulls, and their bytes, for hashing."""
+    if not len(texts):
+        return np.zeros(0, dtype=np.int64), b""
+    _, offsets, data = texts.buffers()
+    ends = np.frombuffer(offsets, dtype=np.int64)[texts.offset : texts.offset + len(texts) + 1]
+    lengths = np.diff(ends)
+    lengths[texts.is_null().to_numpy(zero_copy_only=False)] = -1
+    return lengths, data[int(ends[0]) : int(ends[-1])].to_pybytes() if data else b""
 
 
 @dataclass
@@ -83,10 +96,10 @@ def make(file: IO[bytes], size: int, where: str) -> Index:
         places.append(images[0])
         labels.append(next(filter(None, map(sample.labels.get, _LABEL_ENDINGS)), None))
     return Index(
-        tuple(kept),
+        pa.array([key.encode("utf-8", "surrogateescape") for key in kept], pa.large_binary()),
         np.array([member.start for member in places], dtype=np.int64),
         np.array([member.bytes for member in places], dtype=np.int64),
-        tuple(labels),
+        pa.array(labels, pa.large_string()),
         len(samples) - len(kept),
     )
 
@@ -123,12 +136,11 @@ def read(place: Path, tag: str) -> Index | None:
         about = json.loads((table.schema.metadata or {})[b"attar"])
         if about["version"] != _VERSION or about["tag"] != tag:
             return None
-        keys = tuple(key.decode("utf-8", "surrogateescape") for key in table["key"].to_pylist())
         index = Index(
-            keys,
+            table["key"].cast(pa.large_binary()).combine_chunks(),
             table["start"].to_numpy(),
             table["bytes"].to_numpy(),
-            tuple(table["label"].to_pylist()),
+            table["label"].cast(pa.large_string()).combine_chunks(),
             int(about["left_out"]),
         )
     except (OSError, pa.ArrowException, ValueError, KeyError, TypeError):
@@ -139,14 +151,8 @@ def read(place: Path, tag: str) -> Index | None:
 def write(place: Path, tag: str, index: Index) -> None:
     """Keep an index; does nothing where the folder cannot be written, because it can be made again."""
     about = {"version": _VERSION, "tag": tag, "left_out": index.num_left_out, "seal": index.seal()}
-    table = pa.table(
-        {
-            "key": pa.array([key.encode("utf-8", "surrogateescape") for key in index.keys], pa.binary()),
-            "start": index.starts,
-            "bytes": index.sizes,
-            "label": pa.array(index.labels, pa.string()),
-        }
-    ).replace_schema_metadata({"attar": json.dumps(about)})
+    columns_of = {"key": index.keys, "start": index.starts, "bytes": index.sizes, "label": index.labels}
+    table = pa.table(columns_of).replace_schema_metadata({"attar": json.dumps(about)})
     try:
         with atomic.replace(place) as unfinished:
             pq.write_table(table, unfinished)

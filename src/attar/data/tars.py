@@ -13,10 +13,12 @@ from typing import Protocol, TypeVar
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from PIL import Image
 
 from attar.core.errors import AttarError
 from attar.core.log import Log
+from attar.core.printable import one_line
 from attar.data import columns, content, splits, tar_index
 from attar.data.picture import Unreadable, decode
 from attar.data.scan import class_folders
@@ -29,7 +31,7 @@ MOST_BYTES = 2**30
 CLASS_LISTS = ("classnames.txt", "classes.txt", "class_names.txt", "synsets.txt", "labels.txt")
 """Files beside the shards that name the classes 0, 1, ..., one on each line."""
 _NUMBER = re.compile(r"([-_.]?(\d+|of))+$")
-_WHOLE = re.compile(r"-?[0-9]{1,18}")
+_WHOLE = r"^-?[0-9]{1,18}$"
 _THREADS = 8
 File = TypeVar("File")
 Place = TypeVar("Place", bound=PurePath)
@@ -76,10 +78,10 @@ class Tarred(columns.Table):
         Raises NoLabels when none has. Tar files named by WordNet ids need no labels: each of them is a class.
         """
         self._shards = list(shards)
-        self._starts_at = np.cumsum([0, *(len(index.keys) for index in indexes)])
+        self._starts_at = np.cumsum([0, *map(len, indexes)])
         self._starts = np.concatenate([index.starts for index in indexes])
         self._sizes = np.concatenate([index.sizes for index in indexes])
-        self._keys = np.array([key.encode("utf-8", "surrogateescape") for index in indexes for key in index.keys])
+        self._keys = pa.concat_arrays([index.keys for index in indexes])
         texts = _labels([PurePosixPath(shard.place) for shard in shards], indexes)
         self.column = columns.labels([pa.chunked_array([_column(texts)])], [shards[0].place])
         self.labels, self.class_names = self.column.values, names
@@ -98,7 +100,7 @@ class Tarred(columns.Table):
         return found
 
     def where(self, index: int) -> str:
-        key = bytes(self._keys[index]).decode("utf-8", "surrogateescape")
+        key = self._keys[int(index)].as_py().decode("utf-8", "surrogateescape")
         return f"{self._shards[self._shard(index)].place} image {key}"
 
     def identity(self) -> str:
@@ -106,7 +108,7 @@ class Tarred(columns.Table):
         return hashed(self.former_identity().encode(), self._content)
 
     def former_identity(self) -> str:
-        return hashed(self._keys, self._sizes, self.labels)
+        return hashed(*tar_index.parts(self._keys), self._sizes, self.labels)
 
     def num_bytes(self) -> int:
         return int(self._sizes.sum())
@@ -218,34 +220,29 @@ def indexed(files: Sequence[File], index_of: Callable[[File], Index], log: Log) 
     return [found[place] for place in range(len(files))]
 
 
-def _labels(paths: Sequence[PurePosixPath], indexes: Sequence[Index]) -> list[str]:
+def _labels(paths: Sequence[PurePosixPath], indexes: Sequence[Index]) -> pa.Array:
     """Return the label of each image as it is written; raises AttarError when some have none."""
-    found = [label for index in indexes for label in index.labels]
-    if not found:
+    found = pa.concat_arrays([index.labels for index in indexes])
+    if not len(found):
         raise AttarError(f"{paths[0]} has no images that attar reads; see the endings of its members.")
-    missing = found.count(None)
+    missing = found.null_count
     if not missing:
-        return [label for label in found if label is not None]
+        return found
     if missing == len(found) and all(WORDNET_ID.fullmatch(path.stem) for path in paths):
-        return [path.stem for path, index in zip(paths, indexes, strict=True) for _ in index.keys]
-    kind = columns.NoLabels if missing == len(found) else AttarError
-    path, key = next(
-        (path, key)
-        for path, index in zip(paths, indexes, strict=True)
-        for key, label in zip(index.keys, index.labels, strict=True)
-        if label is None
-    )
+        return pa.array(np.repeat([path.stem for path in paths], list(map(len, indexes))), pa.large_string())
+    first = next(place for place, index in enumerate(indexes) if index.labels.null_count)
+    place = indexes[first].labels.is_null().index(True).as_py()
+    key = one_line(indexes[first].keys[place].as_py().decode("utf-8", "surrogateescape"))
     count = "None" if missing == len(found) else f"{len(found) - missing} only"
-    raise kind(
-        f"{count} of the {len(found)} images in {path.parent} have labels: {path.name} should hold {key}.cls with "
-        f"the number or name of the class, or {key}.json with a key 'label'."
+    raise (columns.NoLabels if missing == len(found) else AttarError)(
+        f"{count} of the {len(found)} images in {paths[first].parent} have labels: {paths[first].name} should hold "
+        f"{key}.cls with the number or name of the class, or {key}.json with a key 'label'."
     )
 
 
-def _column(texts: Sequence[str]) -> pa.Array:
-    if not all(map(_WHOLE.fullmatch, texts)):
-        return pa.array(texts, pa.string())
-    return pa.array([int(text) for text in texts], pa.int64())
+def _column(texts: pa.Array) -> pa.Array:
+    numbers = pc.call_function("match_substring_regex", [texts], pc.MatchSubstringOptions(_WHOLE))
+    return texts.cast(pa.int64() if numbers.true_count == len(texts) else pa.string())
 
 
 def class_list(text: bytes, where: str) -> list[str]:
