@@ -1,6 +1,6 @@
 """Pictures of a run as PNG and SVG files: its images beside real ones, their change during optimisation, and curves."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +9,7 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
+from attar.core.log import readable_bytes
 from attar.core.printable import one_line
 from attar.report import curves, reliability
 from attar.report.page.gallery import RealImages, real_images
@@ -123,6 +124,7 @@ def accuracies(lines: list[Line]) -> "Figure":
 def cost(lines: list[Line]) -> "Figure":
     """Draw the top-1 against bytes and against seconds; real images are hollow marks."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     several_runs = len({line.run for line in lines}) > 1
     figure = Figure(figsize=(9.6, 3.8), layout="constrained")
@@ -134,10 +136,15 @@ def cost(lines: list[Line]) -> "Figure":
         style = {"color": colour, "markerfacecolor": "white" if is_real(line) else colour, "capsize": 2, "fmt": "o"}
         for axis, value in zip(axes, (held_bytes(line), spent_seconds(line)), strict=True):
             axis.errorbar(value, line.top1_mean, line.top1_std or 0.0, **style)
-    for axis, label in zip(
-        axes, ("bytes of images and labels", "seconds: teachers, images, labels, one student"), strict=True
-    ):
+    words: list[tuple[str, Callable[[float], str]]] = [
+        ("bytes of images and labels", lambda value: readable_bytes(round(value))),
+        ("seconds: teachers, images, labels, one student", lambda value: f"{value:,g}"),
+    ]
+    for axis, (label, readable) in zip(axes, words, strict=True):
         axis.set_xscale("log")
+        axis.xaxis.set_major_locator(LogLocator(subs=(1.0, 3.0), numticks=6))
+        axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _, readable=readable: readable(value)))
+        axis.xaxis.set_minor_formatter(NullFormatter())
         axis.set_xlabel(label, fontsize=8)
         axis.grid(alpha=0.3, linewidth=0.5)
         axis.tick_params(labelsize=8)
