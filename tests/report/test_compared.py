@@ -45,3 +45,7 @@ def test_figures_show_each_method_and_the_line_to_beat():
     curves = {each.get_label(): each[0].get_xydata().tolist() for each in plot.containers}
     assert curves == {"dm:hard": [[14_000, 90], [33_000, 90]], "real": [[13_900, 80.5], [32_500, 80.5]]}
     assert plot.get_xscale() == "log"
+    assert "chance" not in [text.get_text() for text in plot.texts]
+    known = [replace(line, num_classes=10) for line in (DM, MORE)]
+    (plot,) = compared._figure(known, "bytes", "total_bytes", ("real_bytes", "real"), str).axes
+    assert "chance" in [text.get_text() for text in plot.texts]

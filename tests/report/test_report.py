@@ -333,6 +333,14 @@ def test_a_card_with_scores_of_hard_labels_alone_shows_how_to_train_on_them(mini
     assert "soft=False" not in card.text(info, lines)
 
 
+def test_figures_of_accuracies_show_chance_where_all_lines_share_it():
+    same, other = line_of(num_classes=10, top1_mean=50.0), line_of(num_classes=4)
+    for figure, count in ((figures.accuracies([same]), 1), (figures.cost([same, same]), 2)):
+        marked = [axis for axis in figure.axes if "chance" in [text.get_text() for text in axis.texts]]
+        assert len(marked) == count
+    assert not [text for text in figures.accuracies([same, other]).axes[0].texts if text.get_text() == "chance"]
+
+
 def test_what_the_health_checks_found_is_in_the_report(finished, capsys):
     log = Log(finished / "recover" / "log.jsonl", quiet=True)
     log.warn("2 of 20 images are of one colour", check="flat-images")

@@ -73,6 +73,7 @@ class Line:
     processor_seconds: float | None = None
     """The same sum in processor core seconds, which a busy machine does not lengthen; None if a part is not known."""
     real_train_seconds: float | None = None
+    num_classes: int | None = None
 
     @property
     def title(self) -> str:
@@ -125,6 +126,7 @@ def _measured(planned: Line, line: table.Line, found: Sequence[table.Line], asks
         device_seconds=round(sum(spent) + line.train_seconds, 3),
         processor_seconds=round(sum(known), 3) if len(known) == len(cores) else None,
         real_train_seconds=real and real.train_seconds,
+        num_classes=line.num_classes,
     )
 
 
@@ -271,6 +273,10 @@ def _figure(
     if full and not several:
         plot.axhline(max(full), color="0.7", linewidth=0.8)
         plot.annotate("all real images", (0.01, max(full)), xycoords=("axes fraction", "data"), fontsize=7, va="bottom")
+    if len(counts := {line.num_classes for line in done if line.num_classes}) == 1:
+        guess = 100 / counts.pop()
+        plot.axhline(guess, color="0.45", linewidth=0.8, linestyle="--", zorder=0.5)
+        plot.annotate("chance", (0.99, guess), xycoords=("axes fraction", "data"), fontsize=7, ha="right", va="bottom")
     plot.set_xscale("log")
     plot.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
     plot.xaxis.set_major_formatter(FuncFormatter(lambda value, _: readable(value)))

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
+from attar.core.log import readable_bytes
 from attar.core.printable import one_line
 from attar.report import curves, reliability
 from attar.report.page.gallery import RealImages, real_images
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
 SHOWN_CLASSES, SHOWN_SLOTS, SHOWN_BESIDE = 10, 10, 7
 _CELL_INCHES = 0.8
+_CHANCE: dict[str, Any] = {"color": "0.45", "linestyle": "--", "linewidth": 0.9, "zorder": 0.5}
+"""Style of the line of chance."""
 _CELL_PIXELS, _GAP = 64, 0.04
 """Least pixels of an image's side, and the gap between images as a fraction of it."""
 
@@ -101,13 +104,16 @@ def accuracies(lines: list[Line]) -> "Figure":
     axis = figure.subplots()
     colours = ["#0b6e69" if line.row.startswith("distilled") else "#9aa0a6" for line in lines]
     means, spreads = ([line.top1_mean or 0.0 for line in lines], [line.top1_std or 0.0 for line in lines])
-    axis.barh(range(len(lines)), means, xerr=spreads, color=colours, height=0.62, error_kw={"capsize": 2, "lw": 1})
+    shown = spreads if any(spreads) else None
+    axis.barh(range(len(lines)), means, xerr=shown, color=colours, height=0.62, error_kw={"capsize": 2, "lw": 1})
     for place, (line, mean, spread) in enumerate(zip(lines, means, spreads, strict=True)):
         axis.text(mean + spread + 1, place, accuracy(line), va="center", fontsize=8)
     names = [title_of(line, several_runs) + (f" ({student_of(line)})" if several else "") for line in lines]
     axis.set_yticks(range(len(lines)), [one_line(name) for name in names], fontsize=9, parse_math=False)
     axis.set_xlim(0, min(118.0, 1.18 * max(map(sum, zip(means, spreads, strict=True)))))
-    _draw_chance(axis.axvline, lines)
+    if (guess := reliability.chance(lines)) is not None:
+        axis.axvline(guess, **_CHANCE)
+        axis.annotate("chance", (guess, 1), xycoords=("data", "axes fraction"), fontsize=7, ha="center", va="bottom")
     axis.set_xlabel(f"top-1 %, {reliability.of_students(lines)}", fontsize=8)
     axis.invert_yaxis()
     axis.spines[["top", "right", "left"]].set_visible(False)
@@ -118,6 +124,7 @@ def accuracies(lines: list[Line]) -> "Figure":
 def cost(lines: list[Line]) -> "Figure":
     """Draw the top-1 against bytes and against seconds; real images are hollow marks."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     several_runs = len({line.run for line in lines}) > 1
     figure = Figure(figsize=(9.6, 3.8), layout="constrained")
@@ -129,27 +136,27 @@ def cost(lines: list[Line]) -> "Figure":
         style = {"color": colour, "markerfacecolor": "white" if is_real(line) else colour, "capsize": 2, "fmt": "o"}
         for axis, value in zip(axes, (held_bytes(line), spent_seconds(line)), strict=True):
             axis.errorbar(value, line.top1_mean, line.top1_std or 0.0, **style)
-    for axis, label in zip(
-        axes, ("bytes of images and labels", "seconds: teachers, images, labels, one student"), strict=True
-    ):
+    words: list[tuple[str, Callable[[float], str]]] = [
+        ("bytes of images and labels", lambda value: readable_bytes(round(value))),
+        ("seconds: teachers, images, labels, one student", lambda value: f"{value:,g}"),
+    ]
+    for axis, (label, readable) in zip(axes, words, strict=True):
         axis.set_xscale("log")
+        axis.xaxis.set_major_locator(LogLocator(subs=(1.0, 3.0), numticks=6))
+        axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _, readable=readable: readable(value)))
+        axis.xaxis.set_minor_formatter(NullFormatter())
         axis.set_xlabel(label, fontsize=8)
         axis.grid(alpha=0.3, linewidth=0.5)
         axis.tick_params(labelsize=8)
-    for axis in axes:
-        _draw_chance(axis.axhline, lines)
+    for axis in axes if (guess := reliability.chance(lines)) is not None else ():
+        axis.axhline(guess, **_CHANCE)
+        axis.annotate("chance", (0.99, guess), xycoords=("axes fraction", "data"), fontsize=7, ha="right", va="bottom")
     axes[0].set_ylabel("top-1 %", fontsize=8)
     handles = [axes[0].plot([], [], "o", color=f"C{place % 10}")[0] for place in range(len(titles))]
     figure.legend(
         handles, [one_line(title).replace("$", "\\$") for title in titles], fontsize=8, loc="outside right upper"
     )
     return figure
-
-
-def _draw_chance(draw: Callable[..., Any], lines: list[Line]) -> None:
-    """Draw the line of chance, if it is the same for all lines."""
-    if (guess := reliability.chance(lines)) is not None:
-        draw(guess, color="0.45", linestyle="--", linewidth=0.9, label="chance", zorder=0.5)
 
 
 def _matrix(rows: list[UInt8[Tensor, "column 3 height width"]], left: list[str], top: Mapping[float, str]) -> "Figure":
