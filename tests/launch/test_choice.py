@@ -47,6 +47,7 @@ def test_an_unreachable_address_is_refused(capsys: pytest.CaptureFixture[str], t
         ("plan digits --address 10.0.0.1:6379", "'attar plan' has no --address"),
         ("compare digits --methods dm --budgets 1kB --launcher ray", "'attar compare' has no --launcher"),
         ("run digits --execution.job-cpus 0", "job-cpus"),
+        ("run digits --execution.job-gpus 1.5", "give a whole number of GPUs"),
     ],
 )
 def test_what_a_launcher_cannot_do_is_said(

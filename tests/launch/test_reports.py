@@ -8,8 +8,8 @@ import pytest
 
 from attar.core.log import Log
 from attar.core.work import Job
-from attar.launch.cluster import Shown
 from attar.launch.inbox import Inbox, Message
+from attar.launch.tasks import Shown
 
 
 class Bar:

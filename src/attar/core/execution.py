@@ -1,10 +1,16 @@
 """Settings of device, precision and threads. ``core/device.py`` resolves them; nothing here imports PyTorch."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import pydantic
 
 from attar.core.config import Config
+
+
+def _gpus(count: float) -> float:
+    if count != -1 and (count < 0 or (count > 1 and count % 1)):
+        raise ValueError("give a whole number of GPUs, a fraction of one such as 0.5, or -1")
+    return count
 
 
 class Execution(Config):
@@ -30,7 +36,7 @@ class Execution(Config):
     on GPUs."""
     job_cpus: float = pydantic.Field(default=1.0, gt=0)
     """With --launcher ray, the CPUs of one job; it computes with as many threads, unless 'threads' says otherwise."""
-    job_gpus: float = -1.0
+    job_gpus: Annotated[float, pydantic.AfterValidator(_gpus)] = -1.0
     """With --launcher ray, the GPUs of one job; below 1, jobs share a GPU; -1: one if the cluster has any."""
     train_workers: int = pydantic.Field(default=1, ge=1)
     """With --launcher ray, the processes that train one network together, if 'data_parallel' says so."""
