@@ -83,7 +83,7 @@ def test_a_dataset_of_the_hub_is_planned_and_run(
     monkeypatch.setattr(pipeline.forecast, "lines", lambda work: [])  # measured elsewhere
     main(["plan", source, "--execution.threads", "1", "--quiet"])
     said = capsys.readouterr().out
-    assert "Real data: org/with-val, 10 classes, 200 training images" in said
+    assert "Real data: org/with-val, 10 classes, 200 training and 60 validation images" in said
     assert "the dataset has a validation split" in said
     monkeypatch.setattr(publish.figures, "write_all", lambda *_: [])  # drawn elsewhere
     monkeypatch.setattr(publish.write, "run_page", lambda *_: None)
