@@ -28,7 +28,8 @@ from attar.ops.mixing import Mix, MixChoice
 from attar.ops.operations import forward_operations
 from attar.ops.replay import Look, LookChoice, Records
 from attar.ops.views import View
-from attar.stages.distilled import DatasetInfo, Distilled, LabelInfo, TeacherInfo, write_info
+from attar.stages.dataset_info import DatasetInfo, LabelInfo, TeacherInfo, write_info
+from attar.stages.distilled import Distilled
 from attar.stages.protocols import PROTOCOLS
 from attar.store import images as image_files
 from attar.store import labels as label_files

@@ -19,7 +19,7 @@ from torchvision.transforms.v2 import functional as tv
 
 from attar.core import device as devices
 from attar.core import memory
-from attar.core.compiling import Amount, Compiler
+from attar.core.compiling import Compiler
 from attar.core.device import Execution, resolve
 from attar.core.errors import AttarError
 from attar.core.randomness import generator
@@ -106,16 +106,9 @@ class Remembering(Compiler):
     objective: Objective
     gradient: Callable[..., Any]
 
-    def __call__(
-        self,
-        use: Callable[..., Any],
-        function: Callable[..., Any],
-        amount: Amount | float,
-        narrow: bool = False,
-        what: str = "",
-    ) -> Callable[..., Any]:
+    def __call__(self, use: Callable[..., Any], function: Callable[..., Any], *given: Any, **named: Any) -> Any:
         assert isinstance(function, Objective)
-        self.objective, self.gradient = function, super().__call__(use, function, amount, narrow, what)
+        self.objective, self.gradient = function, super().__call__(use, function, *given, **named)
         return self.gradient
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from attar.ops.choices import PLAIN
-from attar.stages.distilled import INFO
+from attar.stages.dataset_info import INFO
 from conftest import edit_json
 
 HOSTILE = (

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from attar import pipeline
-from attar.stages.distilled import read_info
+from attar.stages.dataset_info import read_info
 from attar.stages.rows import ROWS
 from conftest import mini_recipe
 

@@ -15,7 +15,7 @@ import hub_server
 from attar import share
 from attar.core.errors import AttarError
 from attar.report import card
-from attar.stages.distilled import read_info, write_info
+from attar.stages.dataset_info import read_info, write_info
 from attar.store import hub as client
 
 NAME = "my-name/digits-distilled"

@@ -13,7 +13,8 @@ from attar.core.errors import AttarError
 from attar.core.log import Log, readable_bytes
 from attar.report import card, table
 from attar.report.table import Line
-from attar.stages.distilled import INFO, DatasetInfo, Distilled, folder_in, read_info, write_info
+from attar.stages.dataset_info import INFO, DatasetInfo, read_info, write_info
+from attar.stages.distilled import Distilled, folder_in
 from attar.stages.mirror import Mirror, stages_of
 from attar.stages.run import Run, labels_in
 from attar.store import hub, sealed

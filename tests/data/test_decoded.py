@@ -96,13 +96,23 @@ def test_processes_are_dealt_to_the_ranks_of_a_machine(monkeypatch: pytest.Monke
     assert decoded.num_processes(decoded.FORKED_FROM) == 4
 
 
+@pytest.fixture
+def small_set(tmp_path: Path, class_folders: Callable, monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """Make a set of two classes of so many training images, and keep the cache in a folder of its own."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+    def make(count: int) -> None:
+        class_folders(tmp_path / "set" / "train", {"a": count, "b": count})
+        class_folders(tmp_path / "set" / "val", {"a": 1, "b": 1})
+
+    return make
+
+
 @pytest.mark.usefixtures("way")
 def test_decoded_images_are_kept_and_mapped(
-    tmp_path: Path, class_folders: Callable, log: Log, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, small_set: Callable[[int], None], log: Log, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    class_folders(tmp_path / "set" / "train", {"a": 40, "b": 40})
-    class_folders(tmp_path / "set" / "val", {"a": 1, "b": 1})
+    small_set(40)
     choice = DataChoice(source=str(tmp_path / "set"), size=8)
     real = load(choice, 0, log)
     expected, keeping = pixels(real.train, choice, log).images, choice.changed(keep_decoded=True)
@@ -125,12 +135,8 @@ def test_decoded_images_are_kept_and_mapped(
 
 
 @pytest.mark.usefixtures("way")
-def test_images_with_gaps_are_not_kept(
-    tmp_path: Path, class_folders: Callable, log: Log, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    class_folders(tmp_path / "set" / "train", {"a": 3, "b": 3})
-    class_folders(tmp_path / "set" / "val", {"a": 1, "b": 1})
+def test_images_with_gaps_are_not_kept(tmp_path: Path, small_set: Callable[[int], None], log: Log) -> None:
+    small_set(3)
     spoil(tmp_path / "set" / "train" / "a" / "a_1.png")
     choice = DataChoice(source=str(tmp_path / "set"), size=8, on_corrupt="skip")
     train = load(choice, 0, log).train

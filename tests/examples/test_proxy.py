@@ -15,7 +15,7 @@ from scipy import stats
 
 from attar.core.errors import AttarError
 from attar.models import build
-from attar.stages.distilled import read_info
+from attar.stages.dataset_info import read_info
 
 NAMES = ["proxy:linear", "proxy:thin", "proxy:pooled"]
 QUICK = ["--architectures", *NAMES, "--seeds", "2", "--epochs", "2", "--quiet", "--execution.threads", "1"]

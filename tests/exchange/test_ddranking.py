@@ -20,7 +20,8 @@ from attar.models.teacher import Selection, Teacher
 from attar.ops.mixing import MixChoice
 from attar.ops.pixels import Normalisation
 from attar.ops.views import ViewChoice
-from attar.stages.distilled import Distilled, read_info
+from attar.stages.dataset_info import read_info
+from attar.stages.distilled import Distilled
 from attar.stages.protocols import PROTOCOL_LABELS, PROTOCOLS
 from attar.store import images as image_files
 from conftest import edit_json

@@ -17,7 +17,8 @@ from attar.ops import codec, replay
 from attar.ops.codec import Codec
 from attar.ops.mixing import MixChoice
 from attar.ops.replay import LookChoice
-from attar.stages.distilled import DatasetInfo, Distilled, LabelInfo, TeacherInfo, write_info
+from attar.stages.dataset_info import DatasetInfo, LabelInfo, TeacherInfo, write_info
+from attar.stages.distilled import Distilled
 from attar.stages.protocols import PROTOCOLS
 from attar.stages.published_labels import PublishedLabels
 from attar.store import fkd, weights

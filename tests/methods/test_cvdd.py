@@ -11,7 +11,7 @@ from attar import pipeline
 from attar.methods import cvdd
 from attar.models.small import ConvNet
 from attar.stages import prepare
-from attar.stages.distilled import read_info
+from attar.stages.dataset_info import read_info
 from attar.synthesis.task import Network, Task
 from conftest import mini_recipe
 from formula import by_formula, formula_network

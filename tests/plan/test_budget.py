@@ -7,7 +7,7 @@ from attar.core.log import Log
 from attar.core.randomness import generator
 from attar.plan.budget import Sizes
 from attar.recipes.recipe import Recipe
-from attar.stages.distilled import read_info
+from attar.stages.dataset_info import read_info
 from attar.stages.workspace import Workspace
 from attar.store import images as image_files
 from conftest import mini_recipe

@@ -21,7 +21,7 @@ from attar.core.log import Log, readable_bytes
 from attar.data.load import load
 from attar.report import architectures, card, figures, pages, per_class, table
 from attar.report.table import Line, percent
-from attar.stages.distilled import read_info
+from attar.stages.dataset_info import read_info
 from attar.stages.rows import ROWS
 from attar.stages.run import Run
 from conftest import edit_json, mini_recipe

@@ -10,7 +10,8 @@ import torch
 from attar import pipeline
 from attar.stages import squeeze, students
 from attar.stages.baselines import baseline_config
-from attar.stages.distilled import Distilled, read_info
+from attar.stages.dataset_info import read_info
+from attar.stages.distilled import Distilled
 from attar.store import images as image_files
 from conftest import mini_recipe
 

@@ -13,7 +13,7 @@ from attar.core.errors import AttarError
 from attar.models import teacher as teachers
 from attar.models.build import build
 from attar.stages import relabel as relabel_stage
-from attar.stages.distilled import INFO, read_info
+from attar.stages.dataset_info import INFO, read_info
 from attar.store import mapped, sealed
 from attar.store.weights import load_weights, save_weights
 from conftest import edit_json, mini_recipe

@@ -12,7 +12,7 @@ from attar.recipes.recipe import Recipe
 from attar.report import table as tables
 from attar.report.table import Line, title_of
 from attar.stages import equal_bytes, students
-from attar.stages.distilled import read_info
+from attar.stages.dataset_info import read_info
 from attar.stages.protocols import PROTOCOLS
 from attar.stages.run import images_in
 from attar.store import images as image_files

@@ -16,7 +16,7 @@ from attar.report import architectures
 from attar.report.table import lines, title_of
 from attar.stages import agreement
 from attar.stages import scores as scores_of
-from attar.stages.distilled import read_info
+from attar.stages.dataset_info import read_info
 from attar.stages.protocols import PROTOCOL_LABELS, PROTOCOLS
 from attar.stages.rows import ROWS, Row
 from conftest import mini_recipe

@@ -18,7 +18,7 @@ from attar.plan import forecast
 from attar.recipes.recipe import Recipe
 from attar.report import card
 from attar.stages import kept, recover
-from attar.stages.distilled import read_info
+from attar.stages.dataset_info import read_info
 from attar.stages.run import Run
 from attar.stages.unit_groups import planned
 from attar.stages.workspace import Workspace

@@ -16,7 +16,7 @@ from attar.models import teacher as teachers
 from attar.ops.combine import combine
 from attar.recipes.recipe import Recipe
 from attar.stages import squeeze
-from attar.stages.distilled import read_info
+from attar.stages.dataset_info import read_info
 from attar.stages.run import Run, teacher_folders
 from attar.store import sealed
 from attar.store.weights import load_weights

@@ -15,7 +15,7 @@ from attar.models import teacher as teachers
 from attar.models.committee import Committee, batch_normalised
 from attar.recipes.recipe import Recipe
 from attar.stages import label_choice
-from attar.stages.distilled import read_info
+from attar.stages.dataset_info import read_info
 from conftest import mini_recipe
 
 

@@ -12,7 +12,7 @@ import pytest
 from attar import pipeline
 from attar.core.errors import AttarError
 from attar.report import card, pages, per_class, ranking, table
-from attar.stages.distilled import read_info
+from attar.stages.dataset_info import read_info
 from attar.stages.run import FOLDERS, Run
 from conftest import mini_recipe
 

@@ -15,7 +15,8 @@ from attar.ops.choices import LookChoice, Storage
 from attar.ops.pixels import from_bytes
 from attar.recipes.recipe import Recipe
 from attar.report import card
-from attar.stages.distilled import Distilled, read_info
+from attar.stages.dataset_info import read_info
+from attar.stages.distilled import Distilled
 from attar.stages.folder import MANIFEST
 from attar.store import sealed
 from attar.store.labels import record_bytes

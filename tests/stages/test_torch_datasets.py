@@ -12,7 +12,8 @@ from attar.core.errors import AttarError
 from attar.ops import mosaic
 from attar.ops.choices import Storage
 from attar.ops.pixels import from_bytes
-from attar.stages.distilled import Distilled, read_info, write_info
+from attar.stages.dataset_info import read_info, write_info
+from attar.stages.distilled import Distilled
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ files, or row groups of Parquet files. What cannot change is remembered by the s
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import partial
@@ -20,7 +20,6 @@ from attar.data.remote_rows import RemoteRows
 from attar.data.source import Found
 from attar.data.tar_index import Index
 from attar.data.tars import Tarred
-from attar.data.titles import licence, titles
 from attar.store import hub
 from attar.store.objects import Entry, Folder
 
@@ -78,53 +77,36 @@ def read(source: str, limit: int, log: Log) -> Found:
     :CONFIGURATION. Raises AttarError when the store cannot be reached, or holds neither tar nor Parquet files.
     """
     folder, files = _listed(source)
-    paths = {PurePosixPath(name): entry for name, entry in files.items()}
-    found = _shards(list(paths), folder.address)
-    cache = BlockCache(_cache_folder() / "blocks", limit)
-    train_files, val_files = found
-    if train_files[0].suffix == ".parquet":
-        return _read_rows(folder, train_files, val_files, paths, cache, log)
-    return _read_tars(folder, train_files, val_files, paths, cache, log)
+    store = _Store(folder, {PurePosixPath(name): entry for name, entry in files.items()}, limit, log)
+    train_files, val_files = _shards(list(store.entries), folder.address)
+    rows = train_files[0].suffix == ".parquet"
+    opened = store.rows if rows else store.tars([*train_files, *(file for files in val_files for file in files)])
+    vals = {str(files[0]): partial(opened, files) for files in val_files}
+    return columns.dataset(opened(train_files), vals, folder.address, None, log)
 
 
-def _read_tars(
-    folder: Folder,
-    train_files: Sequence[PurePosixPath],
-    val_files: Sequence[Sequence[PurePosixPath]],
-    entries: dict[PurePosixPath, Entry],
-    cache: BlockCache,
-    log: Log,
-) -> Found:
-    every = [*train_files, *(file for files in val_files for file in files)]
-    shards = {file: RemoteShard(folder, str(file), entries[file], cache) for file in every}
-    indexes = dict(zip(every, tars.indexed([shards[file] for file in every], RemoteShard.index, log), strict=True))
-    listed = next((name for name in tars.CLASS_LISTS if PurePosixPath(name) in entries), None)
-    names = tars.class_list(folder.read(listed) or b"", f"{folder.address}/{listed}") if listed else None
+class _Store:
+    """The files of a folder in a store, of which parts are kept on this disk."""
 
-    def opened(files: Sequence[PurePosixPath]) -> Tarred:
-        return Tarred([shards[file] for file in files], [indexes[file] for file in files], names)
+    def __init__(self, folder: Folder, entries: dict[PurePosixPath, Entry], limit: int, log: Log) -> None:
+        self.entries = entries
+        self._folder, self._log = folder, log
+        self._cache = BlockCache(_cache_folder() / "blocks", limit)
 
-    return _found(opened(train_files), {str(files[0]): partial(opened, files) for files in val_files}, folder, log)
+    def rows(self, files: Sequence[PurePosixPath]) -> RemoteRows:
+        """Return the table of some Parquet files."""
+        entries = {str(file): self.entries[file] for file in files}
+        return RemoteRows(self._folder, entries, self._cache, _cache_folder() / "rows", self._log)
 
-
-def _read_rows(
-    folder: Folder,
-    train_files: Sequence[PurePosixPath],
-    val_files: Sequence[Sequence[PurePosixPath]],
-    entries: dict[PurePosixPath, Entry],
-    cache: BlockCache,
-    log: Log,
-) -> Found:
-    def opened(files: Sequence[PurePosixPath]) -> RemoteRows:
-        return RemoteRows(folder, {str(file): entries[file] for file in files}, cache, _cache_folder() / "rows", log)
-
-    return _found(opened(train_files), {str(files[0]): partial(opened, files) for files in val_files}, folder, log)
-
-
-def _found(train: columns.Table, vals: dict[str, partial[columns.Table]], folder: Folder, log: Log) -> Found:
-    val = columns.first_labelled(vals, log)
-    classes, labelled_train, labelled_val = columns.together(train, val, folder.address)
-    return Found(classes, labelled_train, labelled_val, titles(None, classes), licence(classes))
+    def tars(self, every: Sequence[PurePosixPath]) -> Callable[[Sequence[PurePosixPath]], Tarred]:
+        """Index all tar files; returns the function that makes the table of some of them."""
+        shards = {file: RemoteShard(self._folder, str(file), self.entries[file], self._cache) for file in every}
+        made = tars.indexed([shards[file] for file in every], RemoteShard.index, self._log)
+        indexes = dict(zip(every, made, strict=True))
+        listed = next((name for name in tars.CLASS_LISTS if PurePosixPath(name) in self.entries), None)
+        named = f"{self._folder.address}/{listed}"
+        names = tars.class_list(self._folder.read(listed) or b"", named) if listed else None
+        return lambda files: Tarred([shards[file] for file in files], [indexes[file] for file in files], names)
 
 
 def _listed(source: str) -> tuple[Folder, dict[str, Entry]]:

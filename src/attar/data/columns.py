@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -10,7 +11,8 @@ import pyarrow.compute as pc
 
 from attar.core.errors import AttarError
 from attar.core.log import Log
-from attar.data.source import Split
+from attar.data.source import Found, Split
+from attar.data.titles import licence, titles
 
 IMAGE = ("image", "img")
 LABEL = ("label", "labels", "fine_label", "class_id", "class")
@@ -97,6 +99,15 @@ class Table(Split):
     """Its labels as they are in the table."""
     class_names: list[str] | None
     """The names that the metadata give to the labels, in their order."""
+
+
+def dataset(train: Table, vals: Mapping[str, Callable[[], Table]], where: str, folder: Path | None, log: Log) -> Found:
+    """Return the dataset of a table for training and of those that may be validated on, the best first.
+
+    ``where`` names the dataset in errors; a words.txt with the classes' titles may lie in ``folder``.
+    """
+    classes, labelled_train, labelled_val = together(train, first_labelled(vals, log), where)
+    return Found(classes, labelled_train, labelled_val, titles(folder, classes), licence(classes))
 
 
 def first_labelled(candidates: Mapping[str, Callable[[], Table]], log: Log) -> Table | None:

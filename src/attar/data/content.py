@@ -45,12 +45,7 @@ def of_many(path: Callable[[int], Path], sizes: np.ndarray) -> bytes:
     def read(chunk: Sequence[int]) -> bytes:
         return b"".join(_digest_of(path(index), int(sizes[index]), whole) for index in chunk)
 
-    chunks = [chosen[start : start + _CHUNK] for start in range(0, len(chosen), _CHUNK)]
-    total = hashlib.sha256()
-    with ThreadPoolExecutor(_THREADS) as pool:
-        for part in pool.map(read, chunks):
-            total.update(part)
-    return total.digest()
+    return _hash_of(read, chosen)
 
 
 def of_items(read: Callable[[int, int, int], bytes], sizes: np.ndarray) -> bytes:
@@ -69,6 +64,11 @@ def of_items(read: Callable[[int, int, int], bytes], sizes: np.ndarray) -> bytes
     def digests(chunk: Sequence[int]) -> bytes:
         return b"".join(hashlib.sha256(data).digest() for data in map(piece, chunk))
 
+    return _hash_of(digests, chosen)
+
+
+def _hash_of(digests: Callable[[Sequence[int]], bytes], chosen: Sequence[int]) -> bytes:
+    """The SHA-256 of the ``digests`` of these items, which are read chunk by chunk in threads."""
     chunks = [chosen[start : start + _CHUNK] for start in range(0, len(chosen), _CHUNK)]
     total = hashlib.sha256()
     with ThreadPoolExecutor(_THREADS) as pool:

@@ -30,7 +30,7 @@ class Damage:
     def sentences(self, skips: bool) -> list[str]:
         """Say how many pictures cannot be read, and what a run does with them: it stops, or ``skips`` them.
 
-        Nothing is said of pictures in memory.
+        Returns nothing for pictures that are held in memory, where there is no file to open.
         """
         if not self.num_opened:
             return []

@@ -20,7 +20,6 @@ from attar.core.printable import one_line
 from attar.data import columns, content, splits
 from attar.data.picture import Unreadable, decode
 from attar.data.source import Found, hashed
-from attar.data.titles import licence, titles
 from attar.store import hub
 from attar.store.hub import PREFIX
 
@@ -181,11 +180,9 @@ def found(loaded: Any, where: str, folder: Path | None, log: Log) -> Found:
         raise AttarError(f"{where} has no split 'train', only {', '.join(parts)}; rename the one to train on.")
     train = HubRows(parts[train_name], f"{where} ({train_name})")
     places = {f"{where} ({name})": name for name in splits.validation(parts)}
-    val = columns.first_labelled({place: partial(HubRows, parts[name], place) for place, name in places.items()}, log)
-    classes, labelled_train, labelled_val = columns.together(train, val, where)
-    terms, stated = licence(classes), getattr(parts[train_name].info, "license", "") or ""
-    terms = stated if terms == "unknown" and stated else terms
-    return Found(classes, labelled_train, labelled_val, titles(folder, classes), terms)
+    vals = {place: partial(HubRows, parts[name], place) for place, name in places.items()}
+    made, stated = columns.dataset(train, vals, where, folder, log), getattr(parts[train_name].info, "license", "")
+    return replace(made, licence=stated) if made.licence == "unknown" and stated else made
 
 
 def _encoded_cells(cells: pa.Array) -> list[bytes | None]:

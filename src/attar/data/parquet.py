@@ -20,7 +20,6 @@ from attar.core.log import Log
 from attar.data import columns, content, splits
 from attar.data.picture import Unreadable, decode
 from attar.data.source import Found, hashed
-from attar.data.titles import licence, titles
 
 CACHE_BYTES = 512 * 1024**2
 """Encoded images that a process keeps, by whole row groups; a smaller dataset is read once."""
@@ -170,10 +169,8 @@ def read(path: Path, train_files: Sequence[Path], val_files: Sequence[Sequence[P
 
     ``val_files`` are those of each split that may be validated on, the best first: the first with labels is.
     """
-    train = Rows(train_files)
-    val = columns.first_labelled({str(files[0]): partial(Rows, files) for files in val_files}, log)
-    classes, labelled_train, labelled_val = columns.together(train, val, str(path))
-    return Found(classes, labelled_train, labelled_val, titles(path, classes), licence(classes))
+    vals = {str(files[0]): partial(Rows, files) for files in val_files}
+    return columns.dataset(Rows(train_files), vals, str(path), path, log)
 
 
 @contextlib.contextmanager

@@ -24,7 +24,7 @@ from attar.data.picture import Unreadable, decode
 from attar.data.scan import class_folders
 from attar.data.source import Found, hashed
 from attar.data.tar_index import Index
-from attar.data.titles import WORDNET_ID, licence, titles
+from attar.data.titles import WORDNET_ID
 
 MOST_BYTES = 2**30
 """Bytes of an image's file that are read, at most."""
@@ -199,10 +199,8 @@ def read(path: Path, train_files: Sequence[Path], val_files: Sequence[Sequence[P
     def opened(files: Sequence[Path]) -> Tarred:
         return Tarred([LocalShard(file) for file in files], [indexes[file] for file in files], names)
 
-    train = opened(train_files)
-    val = columns.first_labelled({str(files[0]): partial(opened, files) for files in val_files}, log)
-    classes, labelled_train, labelled_val = columns.together(train, val, str(path))
-    return Found(classes, labelled_train, labelled_val, titles(path, classes), licence(classes))
+    vals = {str(files[0]): partial(opened, files) for files in val_files}
+    return columns.dataset(opened(train_files), vals, str(path), path, log)
 
 
 def indexed(files: Sequence[File], index_of: Callable[[File], Index], log: Log) -> list[Index]:

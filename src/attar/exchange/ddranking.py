@@ -21,7 +21,8 @@ from attar.models import teacher as teachers
 from attar.models.build import Stem
 from attar.models.small import ConvNet
 from attar.models.teacher import Selection
-from attar.stages.distilled import DatasetInfo, Distilled
+from attar.stages.dataset_info import DatasetInfo
+from attar.stages.distilled import Distilled
 from attar.stages.protocols import Protocol
 from attar.stages.rows import FULL
 from attar.stages.run import Run

@@ -10,7 +10,7 @@ from attar.models import build
 from attar.ops.mixing import MixChoice
 from attar.ops.replay import LookChoice
 from attar.ops.views import ViewChoice
-from attar.stages.distilled import DatasetInfo
+from attar.stages.dataset_info import DatasetInfo
 from attar.stages.protocols import Protocol
 from attar.training.choices import Optimisation
 

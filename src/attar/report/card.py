@@ -15,7 +15,7 @@ from attar.core.printable import markdown, printable
 from attar.report import reliability
 from attar.report.pages import tables
 from attar.report.table import Line, own_line, protocols
-from attar.stages.distilled import DatasetInfo, read_info
+from attar.stages.dataset_info import DatasetInfo, read_info
 from attar.stages.methods import METHODS, method_named
 from attar.stages.rows import REAL_SETS
 from attar.stages.run import IMPORTED

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from attar.core.printable import one_line
 from attar.report import table
-from attar.stages.distilled import read_info
+from attar.stages.dataset_info import read_info
 from attar.stages.run import Run
 
 _NAMED = 4

@@ -12,7 +12,7 @@ from attar.ops.choices import PLAIN, Storage
 from attar.ops.mixing import MixChoice
 from attar.ops.replay import LookChoice
 from attar.stages import equal_bytes, label_choice, members, recover, relabel, scores
-from attar.stages.distilled import read_info
+from attar.stages.dataset_info import read_info
 from attar.stages.evaluate import Evaluate, shared_folder
 from attar.stages.label_choice import Relabel
 from attar.stages.protocols import Protocol

@@ -180,7 +180,7 @@ class Relabel(Config):
     def upgraded(cls, made: Mapping[str, Any]) -> Mapping[str, Any]:
         """Return the settings of an earlier manifest under their names of today.
 
-        Until 26 November 2026 the committee was stored as 'voices', and the number of further teachers as 'teachers'.
+        They had the committee under the key 'voices', and the number of teachers after the first under 'teachers'.
         """
         if "voices" not in made:
             return made

@@ -13,7 +13,7 @@ from attar.core.elapsed import Clock
 from attar.core.log import readable_bytes
 from attar.core.randomness import generator
 from attar.stages.choices import Evaluate
-from attar.stages.distilled import DatasetInfo, read_info
+from attar.stages.dataset_info import DatasetInfo, read_info
 from attar.stages.folder import StageFolder
 from attar.stages.protocols import Protocol
 from attar.stages.recover import RealByClass

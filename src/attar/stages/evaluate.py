@@ -18,7 +18,8 @@ from attar.models.choices import CommitteeChoice
 from attar.ops.metrics import measure
 from attar.stages import agreement, equal_bytes, members, scores, students, together
 from attar.stages.choices import Evaluate, Squeeze
-from attar.stages.distilled import INFO, Distilled, read_info
+from attar.stages.dataset_info import INFO, read_info
+from attar.stages.distilled import Distilled
 from attar.stages.evaluation import PER_CLASS
 from attar.stages.folder import StageFolder, total
 from attar.stages.health import Health

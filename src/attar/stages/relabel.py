@@ -17,7 +17,7 @@ from attar.ops import replay
 from attar.ops.choices import Storage
 from attar.ops.codec import EncodedLogits, Parts
 from attar.stages import dataset_files, growth, members
-from attar.stages.distilled import INFO, DatasetInfo, LabelInfo, TeacherInfo, write_info
+from attar.stages.dataset_info import INFO, DatasetInfo, LabelInfo, TeacherInfo, write_info
 from attar.stages.folder import MANIFEST, StageFolder, logged, manifest_of, total
 from attar.stages.label_choice import Relabel, refuse_full_disk
 from attar.stages.protocols import Protocol

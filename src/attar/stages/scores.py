@@ -19,7 +19,7 @@ from attar.models import build
 from attar.models.choices import CommitteeChoice
 from attar.ops.choices import MixChoice
 from attar.ops.metrics import Measured
-from attar.stages.distilled import DatasetInfo, LabelInfo, read_info
+from attar.stages.dataset_info import DatasetInfo, LabelInfo, read_info
 from attar.stages.evaluation import PER_CLASS, Fraction, Seconds, first_fault
 from attar.stages.folder import FEED, MANIFEST, total
 from attar.stages.protocols import PROTOCOL_LABELS, Protocol

@@ -15,7 +15,8 @@ from attar.ops.pixels import Normalisation
 from attar.stages import scores, squeeze, together
 from attar.stages.checkup import examine_student
 from attar.stages.choices import Evaluate, Squeeze
-from attar.stages.distilled import Distilled, read_info
+from attar.stages.dataset_info import read_info
+from attar.stages.distilled import Distilled
 from attar.stages.health import Health, examined_epoch
 from attar.stages.protocols import Protocol
 from attar.stages.rows import DISTILLED, FULL, SmallSet

@@ -16,7 +16,8 @@ from attar.recipes.catalogue import recipe_named
 from attar.report import comparable, printed, table
 from attar.report.page import gallery, labels, sheets, write
 from attar.report.page.block import of_json
-from attar.stages.distilled import Distilled, read_info, write_info
+from attar.stages.dataset_info import read_info, write_info
+from attar.stages.distilled import Distilled
 from attar.synthesis.method import SNAPSHOTS
 from conftest import edit_json
 from page_material import HOSTILE, many, renamed
