@@ -44,6 +44,16 @@ def test_a_warning_is_an_event(tmp_path):
     assert json.loads((tmp_path / "log.jsonl").read_text())["text"] == "mind"
 
 
+def test_a_warning_is_recorded_once_with_its_values_and_said_each_time(tmp_path, capsys):
+    path = tmp_path / "log.jsonl"
+    for _ in range(2):  # the second is of another start
+        log = Log(path)
+        for unit in (1, 1, 2):
+            log.warn("mind", unit=unit)
+    assert [json.loads(line)["unit"] for line in path.read_text().splitlines()] == [1, 2]
+    assert capsys.readouterr().err.count("warning: mind") == 6
+
+
 def test_quick_work_says_nothing_where_there_is_no_terminal(capsys):
     with Log().progress("recover", 3) as advance:
         advance()

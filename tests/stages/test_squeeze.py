@@ -10,6 +10,7 @@ from attar.models import teacher as teachers
 from attar.models.build import build
 from attar.stages import squeeze
 from attar.stages.rows import ROWS
+from attar.store import checkpoint
 from attar.store.weights import load_weights
 from conftest import mini_recipe
 
@@ -47,7 +48,7 @@ def test_a_training_killed_inside_an_epoch_ends_with_the_same_bytes(mini_run, tm
 
     with monkeypatch.context() as patch:
         patch.setattr(squeeze.weights, "save_tree", killed)
-        patch.setattr(squeeze, "MAX_TIME_SHARE", 1e9)
+        patch.setattr(checkpoint, "MAX_TIME_SHARE", 1e9)
         with pytest.raises(KeyboardInterrupt):
             pipeline.run(recipe, tmp_path / "run", stage="squeeze", quiet=True)
     assert saved[-1]["fit"]["step"] == 2

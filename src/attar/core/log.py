@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import functools
 import json
 import math
 import threading
@@ -225,15 +226,21 @@ class Log:
         self.console.print(f"warning: {one_line(text)}", style="yellow", markup=False, soft_wrap=True)
         if _relay is not None:
             _relay("warn", text)
-        if not self._has_warning(text):
+        told = json.dumps({"text": text, **values}, sort_keys=True)
+        if told not in self._told:  # a finished run that is asked again writes nothing
+            self._told.add(told)
             self.event("warning", text=text, **values)
 
-    def _has_warning(self, text: str) -> bool:
-        """Return whether the file has this warning: a finished run that is asked again writes nothing."""
-        told = f'"event": "warning", "text": {json.dumps(text)}'
-        with contextlib.suppress(OSError):
-            return self.path is not None and told in self.path.read_text()
-        return False
+    @functools.cached_property
+    def _told(self) -> set[str]:
+        """The warnings that the file has, without their times."""
+        found = set[str]()
+        with contextlib.suppress(OSError, ValueError):
+            for line in self.path.open() if self.path else ():
+                if '"event": "warning"' in line:
+                    event = json.loads(line)
+                    found.add(json.dumps({key: event[key] for key in event.keys() - {"time", "event"}}, sort_keys=True))
+        return found
 
     @contextlib.contextmanager
     def progress(self, what: str, total: int, done: int = 0, unit: str = "") -> Iterator[Advance]:

@@ -1,7 +1,6 @@
 """Squeeze: train teachers on the real data, or import them; each has its own folder."""
 
 import functools
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -28,7 +27,7 @@ from attar.stages.imported import Imported
 from attar.stages.run import teacher_in
 from attar.stages.workspace import Workspace
 from attar.store import atomic, weights
-from attar.store.checkpoint import MAX_TIME_SHARE
+from attar.store.checkpoint import Pace
 from attar.training.loop import FinishedEpoch, Loss, all_finite, fit
 from attar.training.parallel import Together
 
@@ -305,17 +304,14 @@ def _train(space: Workspace, place: _Place, shared: bool, advance: Advance) -> t
         )
         log.say(f"squeeze   {name}continues after {after_which}")
         advance(done + step / per_epoch)
-    due = time.monotonic() + 60 * config.checkpoint_minutes
+    pace = Pace(60 * config.checkpoint_minutes)
 
     def save(fit_state: dict[str, Any]) -> None:
-        nonlocal due
-        began = time.monotonic()
-        weights.save_tree(checkpoint, {"fit": fit_state, **clock.elapsed().plain(), "made_for": identity})
-        took = time.monotonic() - began
-        due = time.monotonic() + max(60 * config.checkpoint_minutes, took / MAX_TIME_SHARE)
+        with pace.saving():
+            weights.save_tree(checkpoint, {"fit": fit_state, **clock.elapsed().plain(), "made_for": identity})
 
     def inside(fit_state: Callable[[], dict[str, Any]]) -> None:
-        if time.monotonic() >= due and (ranks.is_first() or not joined):
+        if pace.is_due() and (ranks.is_first() or not joined):
             save(fit_state())
 
     def after(epoch: FinishedEpoch) -> None:
