@@ -1,6 +1,7 @@
 """Write the readable results of finished stages: tables, pictures, and the card of the distilled set."""
 
-from collections.abc import Callable, Collection
+import contextlib
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
 from attar.report import card, figures, pages, table
@@ -17,30 +18,29 @@ def publish(out: Path, stages: Collection[Stage], warn: Callable[[str], None]) -
     """
     run = Run(out)
     lines = table.lines(out) if run.is_done("evaluate") else list[Line]()
-    try:
+    with _told_if_read_only(out, warn):
         if run.is_done("evaluate"):
             pages.write_all(out, lines, out / "report")
         if {"relabel", "evaluate"} & set(stages) and run.is_done("relabel"):
             card.write(out / "distilled", lines, run.images.kept_classes)
             if "evaluate" in stages:
                 _draw(out, lines)
-    except atomic.NotWritableError as error:
-        warn(unwritten(out, error))
     return lines
 
 
 def write_report(out: Path, lines: list[Line], warn: Callable[[str], None]) -> None:
     """Write tables, figures and page of an evaluated run; where its folder cannot be written, a warning says so."""
-    try:
+    with _told_if_read_only(out, warn):
         pages.write_all(out, lines, out / "report")
         _draw(out, lines)
+
+
+@contextlib.contextmanager
+def _told_if_read_only(out: Path, warn: Callable[[str], None]) -> Iterator[None]:
+    try:
+        yield
     except atomic.NotWritableError as error:
-        warn(unwritten(out, error))
-
-
-def unwritten(out: Path, error: Exception) -> str:
-    """Return the warning that a run's report cannot be written."""
-    return f"the files in {out / 'report'} stay as they are: {str(error).partition(';')[0]}"
+        warn(f"the files in {out / 'report'} stay as they are: {str(error).partition(';')[0]}")
 
 
 def _draw(out: Path, lines: list[Line]) -> None:
