@@ -41,6 +41,7 @@ from attar.stages import (
 )
 from attar.stages.distilled import Distilled
 from attar.stages.mirror import Following
+from attar.stages.rows import scored_labels
 from attar.stages.run import IMPORTED, Run, Stage
 from attar.stages.workspace import Workspace
 from attar.store import atomic
@@ -99,7 +100,7 @@ def run(
             recover.run(space, recipe.method, recipe.recover, experts=recipe.squeeze.experts)
         copy.push()
         if "relabel" in wanted:
-            relabel.run(space, recipe.relabel, recipe.evaluate.protocol)
+            relabel.run(space, recipe.relabel, recipe.evaluate.protocol, scored=scored_labels(recipe.evaluate.rows))
             copy.push()
         made = recipe_of(Run(space.out), recipe, log.warn)
         if "evaluate" in wanted:

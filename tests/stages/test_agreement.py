@@ -59,6 +59,13 @@ def test_a_warning_names_the_worst_classes_by_their_titles():
     assert warning(Agreement(0.5, (0.9, 0.1, None)), CLASSES, titles) == ""
 
 
+def test_a_class_that_the_teacher_does_not_know_is_named_though_the_others_are_known():
+    text = warning(Agreement(0.9, (1.0, 0.0, None)), CLASSES, {CLASSES[1]: "tench"})
+    assert "recognises no distilled image of 'tench', so their soft labels teach other classes" in text
+    many = [f"class {number}" for number in range(9)]
+    assert "'class 0', 'class 1', 'class 2' and 6 more classes" in warning(Agreement(0.5, (0.0,) * 9), many, {})
+
+
 FOUND = Agreement(0.5, (0.25, None, 0.75))
 
 

@@ -14,6 +14,7 @@ from attar.models import teacher as teachers
 from attar.models.build import build
 from attar.stages import relabel as relabel_stage
 from attar.stages.dataset_info import INFO, read_info
+from attar.stages.rows import DISTILLED, DISTILLED_HARD, FULL, scored_labels
 from attar.store import mapped, sealed
 from attar.store.weights import load_weights, save_weights
 from conftest import edit_json, mini_recipe
@@ -38,6 +39,24 @@ def test_what_a_set_prints_says_what_it_holds(mini_run):
         f"Distilled('{mini_run / 'distilled'}': 20 images of 8 x 8 pixels, 10 classes with 2 each, stored soft labels, "
         f"6 epochs, made from digits by cda)"
     )
+
+
+def test_a_set_that_was_scored_with_hard_labels_opens_as_one(finished):
+    path = finished / "distilled" / "dataset.json"
+    labels = json.loads(path.read_text())["labels"]
+    edit_json(path, labels=labels | {"scored": "hard"})
+    distilled = attar.load(finished)
+    assert "hard labels (stored soft labels, 6 epochs besides), made from" in repr(distilled)
+    assert next(iter(distilled.batches(0)))[1].logits is None
+    assert next(iter(distilled.batches(0, soft=True)))[1].logits is not None
+
+
+@pytest.mark.parametrize(
+    ("rows", "labels"),
+    [((DISTILLED_HARD, FULL), "hard"), ((DISTILLED, DISTILLED_HARD), "soft"), ((FULL,), "soft")],
+)
+def test_which_labels_a_run_scores_goes_by_its_rows(rows, labels):
+    assert scored_labels(rows) == labels
 
 
 def test_hard_labels_come_with_the_same_views(mini_run):

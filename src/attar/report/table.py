@@ -29,8 +29,8 @@ _WORDS = ("trained on", "student", "protocol", "method", "why")
 BY_CLASS = "class mean %"
 """Column of the mean accuracy over classes, next to top-1 over images."""
 _EXPENDABLE = (
-    *("teacher s", "images s", "labels s", "ECE %", "top-5 %", "images", "student s", "n"),
-    *(BY_CLASS, "image bytes", "label bytes", published.COLUMN, "protocol"),
+    *("teacher s", "images s", "labels s", "ECE %", "top-5 %", "student s", BY_CLASS, "label bytes", "image bytes"),
+    *("protocol", published.COLUMN, "n", "images"),
 )
 """Columns that a narrow terminal leaves out, in this order."""
 FEW_CLASSES = 10

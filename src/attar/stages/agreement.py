@@ -87,13 +87,27 @@ def read(path: Path, identity: str, num_classes: int, log: Log) -> Agreement | N
 
 
 def warning(found: Agreement, classes: Sequence[str], titles: Mapping[str, str]) -> str:
-    """Return a warning when the teacher recognises too few images, else ''."""
+    """Return a warning when the teacher recognises too few images, or none of a class; else ''."""
     if found.fraction >= LEAST:
-        return ""
+        unknown = [name for name, share in zip(classes, found.per_class, strict=True) if share == 0]
+        return _of_unknown([titles.get(name, name) for name in unknown])
     known = [(share, name) for share, name in zip(found.per_class, classes, strict=True) if share is not None]
     worst = ", ".join(f"'{titles.get(name, name)}' {share:.0%}" for share, name in sorted(known)[:_SHOWN])
     return (
         f"the teacher recognises {found.fraction:.0%} of the distilled images as their class (worst: {worst}), so its "
         f"soft labels contradict the images' classes; raise --recover.iterations, train a stronger "
         f"teacher, or check that images and teacher use the same class order"
+    )
+
+
+def _of_unknown(names: Sequence[str]) -> str:
+    """Return a warning about classes of which the teacher recognises no image; '' if there are none."""
+    if not names:
+        return ""
+    named = ", ".join(f"'{name}'" for name in names[:_SHOWN])
+    more = f" and {len(names) - _SHOWN:,} more classes" if len(names) > _SHOWN else ""
+    return (
+        f"the teacher recognises no distilled image of {named}{more}, so their soft labels teach other classes; "
+        f"compare the row with hard labels (distilled-hard), raise --recover.iterations or --recover.ipc, or train a "
+        f"stronger teacher"
     )

@@ -35,6 +35,9 @@ class LabelInfo(Config):
     """How the teachers' logits are combined; ``members`` are teacher numbers of the run, not of this set."""
     imported: bool = False
     """True when the labels were imported instead of made by the teacher."""
+    scored: Literal["soft", "hard"] = "soft"
+    """Labels that the run's students learn from: 'hard' when they learn from the classes alone, and the soft labels are
+    only there besides."""
 
 
 class TeacherInfo(Config):

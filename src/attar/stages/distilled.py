@@ -111,8 +111,8 @@ class Distilled(torch.utils.data.Dataset[tuple[UInt8[Tensor, "3 height width"], 
         info, place = self.info, self.info.labels
         kind = {"stored": "stored soft labels", "online": "soft labels by its teachers", "given": "learned soft labels"}
         labels = f"{kind[place.mode]}, {place.epochs:,} epochs" if place.mode != "given" else kind[place.mode]
-        if info.protocol.loss == "hard":
-            labels = "hard labels"
+        if info.protocol.loss == "hard" or place.scored == "hard":
+            labels = f"hard labels ({labels} besides)"
         return (
             f"Distilled({str(self.folder)!r}: {info.num_images:,} images of {info.size} x {info.size} pixels, "
             f"{len(self.classes):,} classes with {info.ipc} each, {labels}, made from {info.source} by {info.method})"
@@ -130,13 +130,15 @@ class Distilled(torch.utils.data.Dataset[tuple[UInt8[Tensor, "3 height width"], 
         batch_size: int = 128,
         device: torch.device | str = "cpu",
         seed: int = 0,
-        soft: bool = True,
+        soft: bool | None = None,
     ) -> Iterator[tuple[Float[Tensor, "batch 3 height width"], Targets]]:
         """Yield one epoch of normalised, augmented images and their targets; every image once.
 
         The order depends on ``seed`` and ``epoch`` only. Views and labels depend on the epoch, not on the batch size.
-        With ``soft=False`` targets hold the classes only, and ``loss`` is the cross-entropy with them.
+        With ``soft=False`` targets hold the classes only, and ``loss`` is the cross-entropy with them. By default the
+        labels are those that the run scored (``info.labels.scored``).
         """
+        soft = self.info.labels.scored == "soft" if soft is None else soft
         for images, targets in self.views(epoch, batch_size, device, seed, soft):
             yield self.normalisation.apply(images), targets
 

@@ -4,7 +4,7 @@ import functools
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -37,12 +37,14 @@ def run(
     protocol: Protocol,
     recovered: Path | None = None,
     folder: Path | None = None,
+    *,
+    scored: Literal["soft", "hard"] = "soft",
 ) -> dict[str, Any]:
     """Make ``<out>/distilled``: images, labels and everything needed to use them; returns its manifest.
 
-    ``protocol`` is recorded as the way to train on the labels; it does not change them. Pass ``recovered`` and
-    ``folder`` to read and write elsewhere, as for a baseline. Raises AttarError when the labels do not fit on the disk,
-    or the folder holds other labels.
+    ``protocol`` and ``scored`` are recorded as the way to train on the set; they do not change it. Pass ``recovered``
+    and ``folder`` to read and write elsewhere, as for a baseline. Raises AttarError when the labels do not fit on the
+    disk, or the folder holds other labels.
     """
     own = folder is None
     recovered, out = recovered or space.out / "recover", folder or space.out / "distilled"
@@ -103,7 +105,8 @@ def run(
         files = _files(out, header if stored else None)
         known = sealed.entries(out, files)
         info = _info(space, config, protocol, committee, images, made, parents, (image_bytes, label_bytes))
-        write_info(out, info.changed(files=known, storage=storage))
+        info = info.changed(files=known, storage=storage, labels=info.labels.changed(scored=scored))
+        write_info(out, info)
         result = {"image_bytes": image_bytes, "label_bytes": label_bytes, "num_images": len(images.images)}
         files.append(out / INFO)
         finished = stage.finish(result, total([logged(out, "labels"), *earlier]), space.device.describe(), files)

@@ -64,6 +64,12 @@ DISTILLED, DISTILLED_HARD, DISTILLED_NOAUG = Row("distilled"), Row("distilled", 
 RANDOM, RANDOM_HARD, RANDOM_NOAUG = Row("random"), Row("random", "hard"), Row("random", "noaug")
 EQUAL_BYTES, FULL = Row("equal-bytes", "hard"), Row("full", "hard")
 
+
+def scored_labels(rows: Iterable[Row]) -> Literal["soft", "hard"]:
+    """Return which labels of the distilled images these rows judge: 'hard' if the classes alone, else 'soft'."""
+    return "hard" if {row.labels for row in rows if row.images == DISTILLED.images} == {"hard"} else "soft"
+
+
 ROWS = (
     *(DISTILLED, DISTILLED_HARD),
     *(Row(name, labels) for name in REAL_SETS for labels in ("soft", "hard")),

@@ -221,13 +221,23 @@
     data.images.forEach((image, place) => choice.append(make("option", { value: place, text: data.titles[image.class] })));
     slider.max = data.columns - 1;
 
+    // How far crops reach beyond the image, into black padding, as a share of its side.
+    const boxes = data.images.flatMap((image) => image.views.map((view) => view.box).filter(Boolean));
+    const margin = boxes.reduce((most, [top, left, height, width]) => Math.max(most, -top, -left, top + height - 1, left + width - 1), 0);
+    const scale = 200 / (1 + 2 * margin);
+    find("#padding").hidden = margin === 0;
+
+    function padded(image) {
+      Object.assign(image.style, { position: "absolute", left: `${margin * scale}px`, top: `${margin * scale}px`, width: `${scale}px`, height: `${scale}px` });
+      return image;
+    }
     function frame(box) {
       const space = "http://www.w3.org/2000/svg";
       const drawn = document.createElementNS(space, "svg");
       drawn.setAttribute("viewBox", "0 0 200 200");
       drawn.setAttribute("aria-hidden", "true");
       for (const kind of box ? ["shade", "edge"] : []) {
-        const [top, left, height, width] = box.map((value) => 200 * value);
+        const [top, left, height, width] = [box[0] + margin, box[1] + margin, box[2], box[3]].map((value) => scale * value);
         const rectangle = document.createElementNS(space, "rect");
         for (const [key, value] of Object.entries({ x: left, y: top, width, height, class: kind })) rectangle.setAttribute(key, value);
         drawn.append(rectangle);
@@ -238,7 +248,7 @@
       const row = Number(choice.value), image = data.images[row], number = Number(slider.value);
       const view = image.views[number - 1], title = data.titles[image.class];
       output.textContent = `${number} of ${data.columns - 1}`;
-      whole.replaceChildren(tile("labels-0", size, [0, row], data.side, `${title}, the stored image`), frame(view.box));
+      whole.replaceChildren(padded(tile("labels-0", size, [0, row], data.side, `${title}, the stored image`)), frame(view.box));
       seen.replaceChildren(tile("labels-0", size, [number, row], data.side, `${title}, view ${number}`));
       const said = [...view.how];
       if (view.mix) said.push(`${view.mix.kind} with an image of ${data.titles[view.mix.class]} (${Math.round(100 * view.mix.share)} %)`);
