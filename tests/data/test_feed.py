@@ -1,3 +1,4 @@
+import multiprocessing
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -167,6 +168,7 @@ def test_an_unreadable_image_stops_a_stream(choice: DataChoice, train: Split, lo
             start()
         assert str(error.value).startswith(message)
         assert "Traceback" not in str(error.value)
+        assert not multiprocessing.active_children(), "workers wait for a frame that the error holds"
     with pytest.raises(AttarError, match="1 of 13 images cannot be read"):
         open_feed(train, choice, 0, "cpu", log)
 

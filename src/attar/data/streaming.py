@@ -142,18 +142,21 @@ class Streaming:
         )
         skipped: list[Unreadable] = []
         reading = iter(loader)  # workers are forked here, before there are threads
-        with self._ahead(rows) as reach:
-            for number, read in enumerate(reading):
-                reach(number)
-                if read.failure:
-                    raise AttarError(read.failure)
-                faults = [Unreadable(where, reason) for where, reason in read.faults]
-                if faults and self._choice.on_corrupt == "stop":
-                    raise faults[0]
-                skipped += faults
-                if empty or len(read.labels):
-                    images = read.images.to(device, non_blocking=True)
-                    yield from_bytes(images), read.labels.to(device, non_blocking=True)
+        try:
+            with self._ahead(rows) as reach:
+                for number, read in enumerate(reading):
+                    reach(number)
+                    if read.failure:
+                        raise AttarError(read.failure)
+                    faults = [Unreadable(where, reason) for where, reason in read.faults]
+                    if faults and self._choice.on_corrupt == "stop":
+                        raise faults[0]
+                    skipped += faults
+                    if empty or len(read.labels):
+                        images = read.images.to(device, non_blocking=True)
+                        yield from_bytes(images), read.labels.to(device, non_blocking=True)
+        finally:
+            del reading  # a traceback that holds this frame would keep the workers waiting
         self._tell(skipped, sum(ranks.counts(len(skipped))) if shared else len(skipped))
 
     @contextlib.contextmanager
