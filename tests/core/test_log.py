@@ -1,4 +1,5 @@
 import errno
+import io
 import itertools
 import json
 import math
@@ -8,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from attar.core import log as logs
 from attar.core.errors import AttarError
@@ -122,6 +124,35 @@ def test_what_is_left_is_estimated_from_what_was_done_here():
     assert stretch.line() == "recover   0/4,000, 1:01:15 so far, working on the first step"
     stretch = ProgressState("recover", 4000, 100, unit="iterations", began=time.monotonic() - 9, before=100)
     assert stretch.line() == "recover   100/4,000 iterations, 0:09 so far, working on the next iteration"
+
+
+def test_steps_of_a_training_that_is_continued_do_not_count_for_the_time_left(tmp_path):
+    log = Log(tmp_path / "log.jsonl", quiet=True)
+    with log.progress("evaluate", 8000, 4000, unit="steps") as advance:
+        advance(2500, earlier=True)
+        advance(75)
+    begun, *_, last = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert begun["done"] == 4000
+    assert (last["done"], last["before"], last["taken_over"]) == (6575, 4000, 2500)
+    stretch = ProgressState("evaluate", 8000, 6575, unit="steps", began=time.monotonic() - 75, before=4000)
+    stretch.taken_over = 2500
+    assert stretch.line() == "evaluate  6,575/8,000 steps, 1:15 so far, about 23:45 left"
+    stretch.done = 6500
+    assert stretch.line() == "evaluate  6,500/8,000 steps, 1:15 so far, working on the next step"
+
+
+def test_a_bar_counts_no_steps_of_a_training_that_is_continued_for_its_speed(monkeypatch):
+    log = Log()
+    log.console = Console(file=io.StringIO(), force_terminal=True, width=100)
+    bars = []
+    monkeypatch.setattr(log, "_bar", lambda state, make=log._bar: bars.append(make(state)) or bars[-1])
+    with log.progress("evaluate", 8000, 4000) as advance:
+        advance(2500, earlier=True)
+        (task,) = bars[0][0].tasks
+        assert task.completed == 6500
+        assert not task._progress
+        advance(75)
+        assert [sample.completed for sample in task._progress] == [75]
 
 
 def test_a_line_says_that_the_work_compiles():

@@ -37,6 +37,13 @@ def test_rate_and_time_left_are_those_of_the_last_entries(tmp_path):
     assert recover(log).done == 245
 
 
+def test_the_steps_of_a_training_that_is_continued_do_not_count_for_the_rate(tmp_path):
+    path = "recover/log.jsonl"
+    write(tmp_path, path, jobs(0, 0, 4), progress(1, 0, 400), progress(2, 300, 400, taken_over=300))
+    write(tmp_path, path, progress(12, 310, 400, taken_over=300))
+    assert recover(RunLog(tmp_path)).rate() == pytest.approx(1.0)
+
+
 def test_the_processes_of_a_run_are_added_up(tmp_path):
     for name in ("log.jsonl", "log.rank1.jsonl"):  # of 1000 steps, 200 were there; each process has 400
         write(tmp_path, f"recover/{name}", jobs(0, 1, 5, by="group"), progress(1, 200, 600, before=200))

@@ -32,7 +32,8 @@ from attar.core.errors import AttarError
 from attar.core.printable import one_line
 
 Advance = Callable[..., None]
-"""Moves a progress bar: ``advance(steps=1, note="loss 0.31", values={"loss": 0.31})``; steps may be fractions."""
+"""Moves a progress bar: ``advance(steps=1, note="loss 0.31", values={"loss": 0.31})``; steps may be fractions. With
+``earlier=True`` they were done by an earlier process and do not count for the pace."""
 OFTEN_SECONDS, SELDOM_SECONDS, OFTEN_UNTIL_SECONDS = 9.0, 60.0, 180.0
 """Seconds between progress lines without a terminal: OFTEN_SECONDS until a task is OFTEN_UNTIL_SECONDS old, then
 SELDOM_SECONDS."""
@@ -62,6 +63,8 @@ class ProgressState:
     began: float = field(default_factory=lambda: time.monotonic())
     before: float = 0
     """Steps that were finished before this run began."""
+    taken_over: float = 0
+    """Further steps that this run did not do itself: those of an interrupted training that it continues."""
     values: Mapping[str, float] = field(default_factory=dict)
     """The last measured numbers, such as losses."""
     recorded: float = -math.inf
@@ -80,12 +83,13 @@ class ProgressState:
             return f"{self.what:<9} {_REPORTER.activity or 'working'}, {readable_seconds(seconds)} so far"
         parts = [f"{_count(self.done)}/{_count(self.total)}" + f" {self.unit}" * bool(self.unit)]
         parts.append(f"{readable_seconds(seconds)} so far")
-        if self.before < self.done < self.total:
-            left = (self.total - self.done) * seconds / (self.done - self.before)
+        own = self.done - self.before - self.taken_over
+        if own > 0 and self.done < self.total:
+            left = (self.total - self.done) * seconds / own
             parts.append(f"about {readable_seconds(left)} left")
-        if self.done == self.before and not _REPORTER.activity:
+        if own <= 0 and not _REPORTER.activity:
             step = self.unit.removesuffix("s") or "step"
-            parts.append(f"working on the {'next' if self.before else 'first'} {step}")
+            parts.append(f"working on the {'next' if self.done else 'first'} {step}")
         return f"{self.what:<9} " + ", ".join([*parts, *filter(None, [_REPORTER.activity or self.note])])
 
 
@@ -252,11 +256,16 @@ class Log:
         state = ProgressState(what, total, done, unit=unit, before=done)
         bar, task = self._bar(state) if self._draws() else (None, None)
 
-        def advance(steps: float = 1, note: str = "", values: Mapping[str, float] | None = None) -> None:
+        def advance(
+            steps: float = 1, note: str = "", values: Mapping[str, float] | None = None, earlier: bool = False
+        ) -> None:
             state.done += steps
+            state.taken_over += steps * earlier
             state.note = note or state.note
             state.values = values or state.values
             if bar is not None and task is not None:
+                if earlier:
+                    bar.tasks[0].completed = state.done  # an update would count them for the time left
                 bar.update(task, completed=state.done, note=state.note)
             if state.due():
                 self._record(state)
@@ -274,7 +283,7 @@ class Log:
         state.recorded = time.monotonic()
         values, state.values = state.values, {}
         finite = {key: value if math.isfinite(value) else None for key, value in values.items()}
-        parts = {"before": state.before, "note": state.note, "values": finite}
+        parts = {"before": state.before, "taken_over": state.taken_over, "note": state.note, "values": finite}
         used = {key: part for key, part in parts.items() if part}
         self.event("progress", what=state.what, unit=state.unit, done=round(state.done, 3), total=state.total, **used)
 

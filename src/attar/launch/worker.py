@@ -79,7 +79,7 @@ class Mail:
         values, self._values = self._values, None
         _answer(self._inbox.put.remote(Message(self._job, self._attempt, kind, text, self._steps, values)))
 
-    def advance(self, steps: float = 1, note: str = "", values: Any = None) -> None:
+    def advance(self, steps: float = 1, note: str = "", values: Any = None, earlier: bool = False) -> None:
         """Report progress, not more often than every ``REPORT_SECONDS``."""
         self._steps += steps
         self._text, self._values = note or self._text, values or self._values

@@ -32,6 +32,8 @@ class Share:
     done: float = 0.0
     total: float = 0.0
     before: float = 0.0
+    taken_over: float = 0.0
+    """Steps of an interrupted training that it continues; they count as done, but not for the rate."""
 
 
 @dataclass
@@ -160,9 +162,16 @@ class RunState:
     def _take_progress(self, entry: Entry, path: Path) -> None:
         name, when = _name(entry["what"], path), float(entry["time"])
         stage = self.stages.setdefault(name, StageProgress(name, began=when))
-        share = Share(float(entry["done"]), float(entry["total"]), float(entry.get("before", 0)))
+        share = Share(
+            float(entry["done"]),
+            float(entry["total"]),
+            float(entry.get("before", 0)),
+            float(entry.get("taken_over", 0)),
+        )
         if not stage.results and share.done <= share.before:  # the same task again, such as reading another split
             stage = self.stages[name] = StageProgress(name, began=when)
+        if share.taken_over != stage.shares.get(path, share).taken_over:
+            stage.points.clear()
         stage.shares[path] = share
         stage.unit, stage.note = str(entry.get("unit", "")), str(entry.get("note", stage.note))
         stage.points.append((when, stage.done))

@@ -174,7 +174,7 @@ def _make(
     kept: list[Tensor] = list(earlier["kept"].unbind()) if earlier else [_weights(network)]
     clock = Clock(Elapsed(earlier["seconds"], earlier["processor_seconds"]) if earlier else None)
     if earlier:
-        advance(earlier["fit"]["epoch"])
+        advance(earlier["fit"]["epoch"], earlier=True)
 
     def after(epoch: FinishedEpoch) -> None:
         advance(0, note=f"expert {number} loss {epoch.loss:.3f}")

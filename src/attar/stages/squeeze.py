@@ -303,7 +303,7 @@ def _train(space: Workspace, place: _Place, shared: bool, advance: Advance) -> t
             f"step {step} of {per_epoch} in epoch {done + 1} of {epochs}" if step else f"epoch {done} of {epochs}"
         )
         log.say(f"squeeze   {name}continues after {after_which}")
-        advance(done + step / per_epoch)
+        advance(done + step / per_epoch, earlier=True)
     pace = Pace(60 * config.checkpoint_minutes)
 
     def save(fit_state: dict[str, Any]) -> None:

@@ -88,7 +88,7 @@ def train(
     early = 0
     if small is not None and job.row.images == DISTILLED.images:
         early = examined_epoch(num_epochs, count // num_epochs, config.protocol.training.warmup_epochs)
-    advance(num_done)
+    advance(num_done, earlier=True)
     seed = _seed(space, job)
 
     def after(epoch: FinishedEpoch) -> None:
@@ -121,7 +121,7 @@ def train(
             _fit_small(space, config.protocol, distilled, network, who, after, after_batch, earlier["fit"], joined)
     except _Diverged:
         network.eval()
-        advance(count - num_done)
+        advance(count - num_done, earlier=True)
         reason = f"diverged in epoch {len(losses)} of {num_epochs} and was stopped (its weights are no longer finite)"
     if not writes:
         return {}, ""
