@@ -107,6 +107,21 @@ def test_images_too_large_for_memory_give_the_same_labels_and_batches(
             assert torch.equal(mine.logits, yours.logits)
 
 
+def test_students_learn_from_the_teachers_as_they_are_stored(recovered, tmp_path):
+    recipe, logits, sizes = mini_recipe(), {}, {}
+    for precision in ("fp32", "int8"):
+        out = shutil.copytree(recovered, tmp_path / precision)
+        recipe = recipe.changed(relabel=recipe.relabel.changed(mode="online", teacher_precision=precision))
+        pipeline.run(recipe, out, stage="relabel", quiet=True)
+        distilled = attar.load(out / "distilled")
+        assert distilled.info.labels.teacher_precision == precision
+        (_, targets), *_ = all_batches(distilled, 0, 8)
+        logits[precision], sizes[precision] = targets.logits, distilled.info.label_bytes
+    difference = (logits["fp32"] - logits["int8"]).std()
+    assert 0 < float(difference) < 0.05 * float(logits["fp32"].std())
+    assert sizes["int8"] < 0.4 * sizes["fp32"]
+
+
 def test_online_labels_are_the_stored_ones(mini_run, recovered):
     recipe = mini_recipe()
     recipe = recipe.changed(relabel=recipe.relabel.changed(mode="online"))

@@ -11,6 +11,10 @@ from attar.ops.votes import Votes
 Stem = Literal["auto", "small", "standard"]
 """First layers of a torchvision ResNet."""
 
+StoredPrecision = Literal["fp32", "fp16", "int8"]
+"""How weights are stored. 'fp32': as they are; 'fp16' and 'int8': kernels and matrices with 2 bytes or 1 byte a
+number."""
+
 
 class CommitteeChoice(Votes):
     """Which teachers label, and how their logits are combined into one label."""

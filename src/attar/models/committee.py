@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from attar.core.errors import AttarError
 from attar.models import teacher as teachers
-from attar.models.choices import CommitteeChoice
+from attar.models.choices import CommitteeChoice, StoredPrecision
 from attar.models.teacher import Teacher
 from attar.ops.combine import combine
 from attar.store import sealed
@@ -82,10 +82,10 @@ class Committee:
         logits = [teacher.logits(images) for teacher in self._labelling]
         return logits[0] if len(logits) == 1 else combine(logits, self.choice.policy, self._weights)
 
-    def save(self, folder: Path) -> None:
-        """Write the teachers into numbered folders."""
+    def save(self, folder: Path, precision: StoredPrecision = "fp32") -> None:
+        """Write the teachers into numbered folders; see ``Teacher.save`` for the precision of their weights."""
         for place, teacher in enumerate(self.members):
-            teacher.save(folder / str(place))
+            teacher.save(folder / str(place), precision)
 
 
 def load(

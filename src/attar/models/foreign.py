@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from attar.core.errors import AttarError
-from attar.models import class_names, record
+from attar.models import class_names, compact, record
 from attar.store import pickles
 from attar.store.weights import load_weights
 
@@ -71,7 +71,8 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], tuple[str, ...] | No
     if path.is_dir():
         raise AttarError(f"{path} is a folder; name the checkpoint file in it.")
     if path.suffix == ".safetensors":
-        state, _ = load_weights(path)
+        state, metadata = load_weights(path)
+        state = compact.decoded(state, metadata.get(compact.KEY, "fp32"), path)
         teacher = record.of_weights(path)
         return _unwrapped(state), None if teacher is None else teacher.outputs or teacher.classes
     content = pickles.read(path, _CHECKPOINT, _STAND_INS)

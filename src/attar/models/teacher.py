@@ -13,8 +13,9 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from attar.core.errors import AttarError
-from attar.models import network_output, record
+from attar.models import compact, network_output, record
 from attar.models.build import build, is_outside
+from attar.models.choices import StoredPrecision
 from attar.models.factory import PYTHON
 from attar.models.foreign import load_into, numbers_in, refuse_not_finite
 from attar.ops.pixels import Normalisation
@@ -73,8 +74,11 @@ class Teacher:
         """Return float32 logits of images in [0, 1]; gradients flow to the images."""
         return self.module(self.normalisation.apply(images)).float()
 
-    def save(self, folder: Path) -> None:
-        """Write ``teacher.safetensors``, which contains the record, too, and then ``teacher.json``."""
+    def save(self, folder: Path, precision: StoredPrecision = "fp32") -> None:
+        """Write ``teacher.safetensors``, which contains the record, too, and then ``teacher.json``.
+
+        With another ``precision`` than 'fp32' the weights are rounded, so the teacher that is loaded differs a little.
+        """
         network, outputs = self.module, None
         if isinstance(network, Selection):
             network, outputs = network.network, network.outputs
@@ -91,7 +95,10 @@ class Teacher:
             accuracy=self.accuracy,
             extra=self.extra,
         ).plain()
-        save_weights(folder / WEIGHTS, network.state_dict(), {"format": "pt", record.KEY: json.dumps(described)})
+        metadata = {"format": "pt", record.KEY: json.dumps(described)}
+        if precision != "fp32":
+            metadata[compact.KEY] = precision
+        save_weights(folder / WEIGHTS, compact.encoded(network.state_dict(), precision), metadata)
         write_json(folder / RECORD, described)
 
 
@@ -117,6 +124,7 @@ def load(
     state, metadata = load_weights(folder / WEIGHTS)
     if record.parse(metadata.get(record.KEY, "{}"), folder / WEIGHTS) != described:
         raise AttarError(f"{WEIGHTS} and {RECORD} in {folder} belong to different teachers; squeeze again.")
+    state = compact.decoded(state, metadata.get(compact.KEY, "fp32"), folder / WEIGHTS)
     outputs = described.outputs or described.classes
     own = module is not None
     if module is None:

@@ -61,7 +61,7 @@ def _cifar10(ipc: int, size: _Size) -> Recipe[Any]:
             members=(Member(), Member(), Member(training={"epochs": 1})),
         ),
         recover=Config(ipc=ipc, unit_slots=min(ipc, 10), unit_classes=10, iterations=size.iterations),
-        relabel=relabel_section(protocol.name, {"mode": "online", "epochs": size.epochs}),
+        relabel=relabel_section(protocol.name, {"mode": "online", "epochs": size.epochs, "teacher_precision": "int8"}),
         evaluate=Evaluate(
             protocol=protocol,
             students=(student,),

@@ -259,7 +259,12 @@ def _recipe(
         recover=_method(made, mirrored, found.grey),
         relabel=relabel_section(
             protocol.name,
-            {"mode": "online", "epochs": made.student_epochs, "views": _student_views(protocol.name, mirrored)},
+            {
+                "mode": "online",
+                "epochs": made.student_epochs,
+                "views": _student_views(protocol.name, mirrored),
+                "teacher_precision": "int8",
+            },
         ),
         evaluate=Evaluate(
             protocol=protocol,

@@ -6,6 +6,8 @@ _RECORD_BYTES = 4096
 """Bytes at most of a stored teacher's header and description."""
 _RESNET18 = (11_300_000, 1_820_000_000)
 """Parameters of ResNet-18 without its last layer, and its multiplications for an image of 224 pixels."""
+_RESNET18_ROWS = 5 * 4_800 + 20
+"""Its numbers that stay in float32: five for each output channel of a convolution, and BatchNorm's counters."""
 _JPEG_BYTES, _JPEG_SHARE = 680, 0.302
 """Bytes of a JPEG's tables, and bytes per byte of pixels of noise at quality 90; measured from 48 to 224 pixels."""
 _PICTURE = 0.6
@@ -36,13 +38,13 @@ class Network:
         return sum(9 * self.width * inner * side**2 for inner, side in zip(channels, sides, strict=True))
 
     def stored_bytes(self, num_classes: int) -> int:
-        """Bytes of the weights in float32 with their description, at most."""
+        """Bytes of the weights in 'int8' (see ``models.compact``) with their description, at most."""
         if not self.depth:
-            return 4 * (_RESNET18[0] + 513 * num_classes) + _RECORD_BYTES
+            return _RESNET18[0] + 513 * num_classes + 4 * (_RESNET18_ROWS + 2 * num_classes) + 5 * _RECORD_BYTES
         convolutions = 9 * 3 * self.width + (self.depth - 1) * 9 * self.width**2
-        norms = self.depth * (5 * self.width + 2)  # with the convolutions' biases and BatchNorm's counters
-        last = (self.width * max(1, self.size // 2**self.depth) ** 2 + 1) * num_classes
-        return 4 * (convolutions + norms + last) + _RECORD_BYTES
+        norms = self.depth * (6 * self.width + 2)  # with the convolutions' biases and scales, and BatchNorm's counters
+        last = self.width * max(1, self.size // 2**self.depth) ** 2 * num_classes
+        return convolutions + last + 4 * (norms + 2 * num_classes) + _RECORD_BYTES
 
 
 def network_for(size: int) -> Network:

@@ -197,14 +197,15 @@ def _citation(method: str) -> str:
 
 _LABEL_NAMES = {
     "stored": "stored labels",
-    "online": "the teacher (labels are made online)",
+    "online": "the teachers (labels are made online)",
     "given": "labels that the method learned with the images",
 }
 
 
 def label_name(info: DatasetInfo) -> str:
     """Return what the bytes of labels hold."""
-    return _LABEL_NAMES[info.labels.mode]
+    name, precision = _LABEL_NAMES[info.labels.mode], info.labels.teacher_precision
+    return f"{name}, weights in {precision}" if info.labels.mode == "online" and precision != "fp32" else name
 
 
 def stores_real_pixels(info: DatasetInfo) -> bool | None:

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, Self
 import pydantic
 
 from attar.core.config import BY_CONTENT, NO_EFFECT, Config, worded
-from attar.models.choices import CommitteeChoice, Stem, upgraded_committee
+from attar.models.choices import CommitteeChoice, Stem, StoredPrecision, upgraded_committee
 from attar.ops.choices import AUGMENTATIONS, Augmentation, Codec, LookChoice, MixChoice, ViewChoice
 from attar.stages.protocols import PROTOCOLS, Protocol, protocol_named
 from attar.stages.rows import ROWS, Row
@@ -154,6 +154,9 @@ class Relabel(Config):
     """Mixing of images: CutMix, Mixup or none."""
     committee: CommitteeChoice = CommitteeChoice()
     """Which teachers label, and how their logits are combined into one label."""
+    teacher_precision: StoredPrecision = "fp32"
+    """How the teachers of online labels are stored: 'fp16' halves their bytes, and 'int8' quarters them (integers with
+    a scale for each output channel). Students learn from the teachers as they are stored."""
     imported: Annotated[str, BY_CONTENT] = ""
     """Folder of published soft labels in the FKD layout (epoch_E/batch_B.tar), to use instead of the teachers'. Their
     views and mixing replace relabel.views and relabel.mix. Empty: the teachers label."""
@@ -173,8 +176,8 @@ class Relabel(Config):
         return self
 
     def idle(self) -> set[str]:
-        """Storage settings, which have an effect with stored labels only."""
-        return {"codec"} if self.mode != "stored" else set()
+        """The codec, unless labels are stored; the teachers' precision, unless they label while students train."""
+        return {"codec"} if self.mode != "stored" else {"teacher_precision"}
 
     @classmethod
     def upgraded(cls, made: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -8,7 +8,7 @@ import pydantic
 
 from attar.core.config import Config
 from attar.core.errors import AttarError
-from attar.models.choices import CommitteeChoice, upgraded_committee
+from attar.models.choices import CommitteeChoice, StoredPrecision, upgraded_committee
 from attar.ops.choices import PLAIN, Storage
 from attar.ops.mixing import MixChoice
 from attar.ops.replay import LookChoice
@@ -33,6 +33,8 @@ class LabelInfo(Config):
     mix: MixChoice
     committee: CommitteeChoice = CommitteeChoice()
     """How the teachers' logits are combined; ``members`` are teacher numbers of the run, not of this set."""
+    teacher_precision: StoredPrecision = "fp32"
+    """How the teachers of online labels are stored."""
     imported: bool = False
     """True when the labels were imported instead of made by the teacher."""
     scored: Literal["soft", "hard"] = "soft"

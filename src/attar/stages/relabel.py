@@ -97,7 +97,7 @@ def run(
             label_files.write_header(out / "labels", header)
             label_bytes = label_files.num_bytes(out / "labels", header)
         elif config.mode == "online":
-            committee.save(out / "teacher")
+            committee.save(out / "teacher", config.teacher_precision)
             label_bytes = dataset_files.folder_bytes(out / "teacher")
         else:
             label_bytes = dataset_files.copy_given(recovered, out, images, parents["images"], len(space.real.classes))
@@ -377,6 +377,7 @@ def _info(
             views=config.views,
             mix=config.mix,
             committee=config.committee,
+            teacher_precision=config.teacher_precision,
             imported=bool(config.imported),
         ),
         protocol=protocol,
