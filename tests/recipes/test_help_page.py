@@ -75,7 +75,7 @@ def test_types_and_values_are_shown_as_they_are_typed():
         "all", "--evaluate.protocol.learning-rates", "vgg*", "0.1", "--data.root", "my data", "--recover.no-grey"
     )
     for line in (
-        "--recover.image-format png|jpeg  [png]",
+        "--recover.image-format png|jpeg|webp  [png]",
         "--recover.betas NUMBER NUMBER  [0.5 0.9]",
         "--recover.grey yes|no  [no]",
         "--recover.snapshots INT ...  [25 50 100 250]",

@@ -164,6 +164,21 @@ def test_sets_saved_or_fetched_by_the_datasets_package(
     assert imported_images.run(space, "hf:org/set", CONFIG) == first, "the same images from another place"
 
 
+def test_webp_files_are_kept_but_not_those_with_transparency(space: Workspace, tmp_path: Path):
+    source = folders(tmp_path / "theirs", lambda label: f"new{label:03d}")
+    see_through = picture(1, 0).convert("RGBA")
+    see_through.putalpha(100)
+    for label, one in enumerate((picture(0, 0), see_through)):
+        for old in (source / f"new{label:03d}").glob(f"class{label:03d}_id000.*"):
+            old.unlink()
+        one.save(source / f"new{label:03d}" / "a.webp", quality=80)
+    imported_images.run(space, str(source), CONFIG)
+    kept = [data for data, _, _ in image_files.encoded(space.out / "recover" / "data")]
+    assert (source / "new000" / "a.webp").read_bytes() in kept
+    assert (source / "new001" / "a.webp").read_bytes() not in kept
+    assert {Image.open(io.BytesIO(data)).mode for data in kept} == {"RGB"}
+
+
 def test_png_of_odd_kinds_is_made_plain(space: Workspace, tmp_path: Path):
     """Grey, palette and half-transparent pictures are kept as the RGB pixels that everything else sees."""
     source = folders(tmp_path / "theirs", lambda label: f"new{label:03d}")

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -13,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from attar.core.errors import AttarError
+from attar.ops.choices import ImageFormat
 from attar.store import images as image_files
 from attar.store.images import ImageSet
 
@@ -38,7 +38,7 @@ def rows(images: Tensor) -> Iterator[Row]:
         yield image, place % 3, place // 3
 
 
-def write(folder: Path, images: Tensor, image_format: Literal["png", "jpeg"] = "png", quality: int = 75) -> int:
+def write(folder: Path, images: Tensor, image_format: ImageFormat = "png", quality: int = 75) -> int:
     return image_files.write(folder, rows(images), CLASSES, image_format, quality)
 
 
@@ -67,24 +67,38 @@ def test_what_is_a_file_already_is_kept_byte_by_byte(tmp_path: Path):
     assert [name.rpartition(".")[2] for name in names[:2]] == ["png", "jpg"]
 
 
-def test_jpeg_comes_back_nearly_and_smaller_the_lower_its_quality(tmp_path: Path):
+@pytest.mark.parametrize("lossy", ["jpeg", "webp"])
+def test_lossy_images_come_back_nearly_and_are_smaller_the_lower_their_quality(tmp_path: Path, lossy: ImageFormat):
     pictures = noisy(height=64, width=64)
-    sizes = {quality: write(tmp_path / str(quality), pictures, "jpeg", quality) for quality in (95, 75, 20)}
+    sizes = {quality: write(tmp_path / str(quality), pictures, lossy, quality) for quality in (95, 75, 20)}
     assert write(tmp_path / "png", pictures) > sizes[95] > sizes[75] > sizes[20]
-    write(tmp_path / "smooth", smooth(), "jpeg", 90)
+    write(tmp_path / "smooth", smooth(), lossy, 90)
     found = image_files.read(tmp_path / "smooth")
     assert (found.images.int() - smooth().int()).abs().float().mean() < 3
     assert not torch.equal(found.images, smooth())
     assert found.labels.tolist() == [place % 3 for place in range(COUNT)]
 
 
-@pytest.mark.parametrize(("image_format", "magic"), [("png", b"\x89PNG"), ("jpeg", b"\xff\xd8\xff")])
-def test_rows_hold_whole_files_of_the_format(tmp_path: Path, image_format: Literal["png", "jpeg"], magic: bytes):
+def test_webp_takes_the_fewest_bytes_of_a_small_picture(tmp_path: Path):
+    sizes = [len(image_files.encode(smooth()[0], kind, 90)) for kind in ("webp", "jpeg")]
+    assert sizes[0] < 0.6 * sizes[1]
+
+
+def test_a_pillow_without_webp_is_said_so(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(image_files.features, "check", lambda name: False)
+    with pytest.raises(AttarError, match="cannot write WebP; install another build, or use"):
+        image_files.encode(smooth()[0], "webp", 90)
+
+
+@pytest.mark.parametrize(("image_format", "magic"), [("png", b"\x89PNG"), ("jpeg", b"\xff\xd8\xff"), ("webp", b"RIFF")])
+def test_rows_hold_whole_files_of_the_format(tmp_path: Path, image_format: ImageFormat, magic: bytes):
     write(tmp_path, noisy(), image_format)
     cells = pq.read_table(next(tmp_path.iterdir()))["image"].to_pylist()
     assert all(cell["bytes"].startswith(magic) for cell in cells)
     assert len({cell["path"] for cell in cells}) == COUNT
-    assert {Path(cell["path"]).suffix for cell in cells} == {".png" if image_format == "png" else ".jpg"}
+    assert {Path(cell["path"]).suffix for cell in cells} == {
+        {"png": ".png", "jpeg": ".jpg", "webp": ".webp"}[image_format]
+    }
 
 
 def test_a_large_set_is_several_shards_read_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -139,7 +139,7 @@ def _readme(distilled: Distilled, header: Header, batch_size: int) -> str:
     return (
         f"# {markdown(info.source)}, distilled, in the layout of the published SRe2L and CDA scripts\n\n"
         f"- `images/`: {len(distilled)} images of {len(info.classes)} classes for torchvision's ImageFolder, in the "
-        f"format of the stored set. Scripts that read only `*.jpg` do not find PNG files.\n"
+        f"format of the stored set. Scripts that read only `*.jpg` do not find PNG or WebP files.\n"
         f"- `labels/`: {header.num_epochs} epochs of soft labels in batches of {batch_size}, in the order that a "
         f"sampler with seed 42 draws.\n\n"
         f"`train_FKD.py {' '.join(filter(None, options))}` trains on them; FOLDER has the real validation images. The "

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 LabelPolicy = Literal["mean", "weighted", "norm-balanced"]
 """How the logits of several teachers are combined into one label."""
+ImageFormat = Literal["png", "jpeg", "webp"]
+"""File format of stored images."""
 Rounding = Literal["nearest", "truncate"]
 """How pixels in [0, 1] become bytes."""
 RANDAUGMENT_SCALE = 10

@@ -120,7 +120,7 @@ class Sizes:
         config, side = self._config, self._space.choice.size
         stream = generator(0, "budget", side)
         drawn = torch.randint(0, 256, (_SAMPLED, 3, side, side), generator=stream, dtype=torch.uint8)
-        return max(len(image_files.encode(image, config.image_format, config.jpeg_quality)) for image in drawn)
+        return max(len(image_files.encode(image, config.image_format, config.image_quality)) for image in drawn)
 
     def _noise_bytes(self, count: int, size: int) -> int:
         """Return the bytes of the files of ``count`` images of ``size`` bytes each; exact up to two groups of rows."""
@@ -147,7 +147,7 @@ class Sizes:
                 stream = generator(self._space.seed, "recover", "order", real.class_name(label))
                 self._orders[label] = torch.randperm(real.count(label), generator=stream).tolist()
             image = real.take(label, [self._orders[label][slot]])[0]
-            self._encoded[label, slot] = image_files.encode(image, config.image_format, config.jpeg_quality)
+            self._encoded[label, slot] = image_files.encode(image, config.image_format, config.image_quality)
         return self._encoded[label, slot]
 
     @cached_property

@@ -55,7 +55,7 @@ def assemble(
                 see(unit, result.images)
                 yield from zip(result.images, unit.labels, unit.slots, strict=True)
 
-    size = image_files.write(out / "data", rows(), classes, config.image_format, config.jpeg_quality)
+    size = image_files.write(out / "data", rows(), classes, config.image_format, config.image_quality)
     images_sha256, num_images = image_files.identity(out / "data")
     found: dict[str, Any] = {"images_sha256": images_sha256, "num_images": num_images, "image_bytes": size}
     found |= {"learned": learned} if learned else {}

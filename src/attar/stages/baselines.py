@@ -21,7 +21,7 @@ from attar.stages.run import Run, is_finished, labels_in
 from attar.stages.workspace import Workspace
 from attar.synthesis.method import MethodConfig
 
-_AS_DISTILLED = {"ipc", "ipc_start", "image_format", "jpeg_quality", "rounding"}
+_AS_DISTILLED = {"ipc", "ipc_start", "image_format", "jpeg_quality", "webp_quality", "rounding"}
 _UNIT_CLASSES = 10
 _TITLES = {"random": "random real images", "herding": "real images by herding", "kcentre": "real images by k-centre"}
 

@@ -41,7 +41,8 @@ def budget(distilled: DatasetInfo, judging: Evaluate) -> int:
 
 def settings(config: MethodConfig, num_bytes: int) -> dict[str, Any]:
     """Return what the set depends on besides the real data, as plain values."""
-    return {"budget_bytes": num_bytes, "image_format": config.image_format, "jpeg_quality": config.jpeg_quality}
+    kept = {"budget_bytes": num_bytes, "image_format": config.image_format, "jpeg_quality": config.jpeg_quality}
+    return kept | ({"webp_quality": config.webp_quality} if config.image_format == "webp" else {})
 
 
 def run(space: Workspace, config: MethodConfig, num_bytes: int, folder: Path) -> bool:
@@ -147,7 +148,7 @@ def _encoded(space: Workspace, real: RealByClass, config: MethodConfig, num_byte
     rows, total = list[Encoded](), 0
     for label, slot in balanced(counts, classes):
         image = real.take(label, [places[label][slot]])[0]
-        data = image_files.encode(image, config.image_format, config.jpeg_quality)
+        data = image_files.encode(image, config.image_format, config.image_quality)
         rows.append((data, label, slot))
         total += len(data)
         if total > num_bytes:

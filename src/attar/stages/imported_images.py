@@ -173,7 +173,7 @@ def _write(space: Workspace, found: Import, out: Path) -> dict[str, Any]:
 
 
 def _fitting(split: Split, row: int, size: int) -> Any:
-    """Return an image's file bytes if it is a plain JPEG or PNG, else its pixels; refuses other sizes."""
+    """Return an image's file bytes if it is a plain JPEG, PNG or WebP file, else its pixels; refuses other sizes."""
     try:
         picture = split.image(row)
     except Unreadable as error:
@@ -190,7 +190,9 @@ def _fitting(split: Split, row: int, size: int) -> Any:
 
 def _is_plain(encoded: bytes) -> bool:
     with Image.open(io.BytesIO(encoded)) as picture:
-        return picture.format in ("JPEG", "PNG") and picture.mode == "RGB" and "transparency" not in picture.info
+        if picture.format not in ("JPEG", "PNG", "WEBP") or getattr(picture, "is_animated", False):
+            return False
+        return picture.mode == "RGB" and "transparency" not in picture.info
 
 
 def _encoded(split: Split, row: int) -> bytes:

@@ -15,10 +15,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from jaxtyping import Int, UInt8
-from PIL import Image
+from PIL import Image, features
 from torch import Tensor
 
 from attar.core.errors import AttarError
+from attar.ops.choices import ImageFormat
 from attar.store import atomic, sealed
 
 SHARD_BYTES = 256 * 2**20
@@ -29,6 +30,8 @@ _DAMAGE = (
     *(SyntaxError, Image.DecompressionBombError),  # Pillow's errors for broken and for huge images
 )
 T = TypeVar("T")
+_WEBP_EFFORT = 6
+"""Of 0 to 6; the highest takes longest and makes the smallest files."""
 
 
 @dataclass(frozen=True)
@@ -47,14 +50,21 @@ class ImageSet:
         return total.hexdigest()
 
 
-def encode(image: UInt8[Tensor, "3 height width"], image_format: Literal["png", "jpeg"], quality: int) -> bytes:
-    """Return an image as the bytes of a PNG file (lossless) or of a JPEG file of this quality."""
+def encode(image: UInt8[Tensor, "3 height width"], image_format: ImageFormat, quality: int) -> bytes:
+    """Return an image as the bytes of a PNG file (lossless), or of a JPEG or WebP file of this quality, 1 to 100.
+
+    Raises AttarError for WebP when Pillow was built without it.
+    """
     buffer = io.BytesIO()
     picture = Image.fromarray(np.ascontiguousarray(image.permute(1, 2, 0).numpy()))
     if image_format == "png":
         picture.save(buffer, "PNG", optimize=True)
-    else:
+    elif image_format == "jpeg":
         picture.save(buffer, "JPEG", quality=quality)
+    elif features.check("webp"):
+        picture.save(buffer, "WEBP", quality=quality, method=_WEBP_EFFORT)
+    else:
+        raise AttarError("This Pillow cannot write WebP; install another build, or use --recover.image-format jpeg.")
     return buffer.getvalue()
 
 
@@ -79,12 +89,12 @@ def write(
     folder: Path,
     images: Iterator[tuple[UInt8[Tensor, "3 height width"] | bytes, int, int]],
     classes: tuple[str, ...],
-    image_format: Literal["png", "jpeg"] = "png",
+    image_format: ImageFormat = "png",
     quality: int = 75,
 ) -> int:
     """Write (image, label, slot) rows into ``folder/train-*.parquet``; returns the size of the files in bytes.
 
-    An image given as the bytes of a PNG or JPEG file is stored unchanged.
+    An image given as the bytes of a PNG, JPEG or WebP file is stored unchanged.
 
     A shard has about 256 MiB. Shards get their names after all are written, so a reader never sees part of a set. If
     ``images`` raises an error, all shards are removed.
@@ -185,8 +195,10 @@ def encoded(folder: Path) -> Iterator[tuple[bytes, int, int]]:
     return _stored(folder, bytes)
 
 
-def suffix(data: bytes) -> Literal["png", "jpg"]:
-    """Return the file suffix of an encoded image, PNG or JPEG."""
+def suffix(data: bytes) -> Literal["png", "webp", "jpg"]:
+    """Return the file suffix of an encoded image: PNG, WebP or JPEG."""
+    if data.startswith(b"RIFF"):
+        return "webp"
     return "png" if data.startswith(b"\x89PNG") else "jpg"
 
 

@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 import pydantic
 
 from attar.core.config import BY_CONTENT, NO_EFFECT, Config
-from attar.ops.choices import PLAIN, Rounding, Storage
+from attar.ops.choices import PLAIN, ImageFormat, Rounding, Storage
 
 SNAPSHOTS = (100, 500, 1000, 2000)
 STUDENT_RATE = "student_learning_rate"
@@ -176,10 +176,13 @@ class MethodConfig(Part):
     snapshots: Annotated[tuple[int, ...], NO_EFFECT] = SNAPSHOTS
     """Iterations after which snapshots are kept for the figures; the last iteration is always kept. With the default,
     short runs keep them after a tenth, a quarter and half of their iterations instead."""
-    image_format: Literal["png", "jpeg"] = "png"
-    """File format of the images. 'jpeg' is lossy; the published scripts use it."""
+    image_format: ImageFormat = "png"
+    """File format of the images. 'jpeg' and 'webp' are lossy; the published scripts use 'jpeg', and 'webp' takes the
+    fewest bytes."""
     jpeg_quality: int = pydantic.Field(default=75, ge=1, le=100)
     """JPEG quality; the published scripts use Pillow's default, 75."""
+    webp_quality: int = pydantic.Field(default=90, ge=1, le=100)
+    """WebP quality."""
     rounding: Rounding = "nearest"
     """How pixels in [0, 1] become bytes; the published scripts use 'truncate'."""
     verifier: Annotated[str, NO_EFFECT] = ""
@@ -201,8 +204,13 @@ class MethodConfig(Part):
         return Needs()
 
     def idle(self) -> set[str]:
-        """Settings without effect: jpeg_quality when no JPEG files are written."""
-        return {"jpeg_quality"} if self.image_format == "png" else set()
+        """Settings without effect: the qualities of file formats that are not written."""
+        return {"jpeg_quality", "webp_quality"} - {f"{self.image_format}_quality"}
+
+    @property
+    def image_quality(self) -> int:
+        """Quality of the image files; 0 for a lossless format."""
+        return {"png": 0, "jpeg": self.jpeg_quality, "webp": self.webp_quality}[self.image_format]
 
     def cost(self, unit: UnitShape) -> tuple[Stretch, ...]:
         """The iterations of a unit of this shape, in order; empty for a method without iterations."""
