@@ -4,7 +4,6 @@ Labels, offsets and footers are read first and remembered; of the images only th
 files, or row groups of Parquet files. What cannot change is remembered by the store's own listing.
 """
 
-import os
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from attar.data.source import Found
 from attar.data.tar_index import Index
 from attar.data.tars import Tarred
 from attar.store import hub
+from attar.store.cache import cache_folder
 from attar.store.objects import Entry, Folder
 
 CONVERTED = "@refs/convert/parquet"
@@ -44,6 +44,9 @@ class RemoteShard:
     def key(self) -> str:
         """Names this content of the file."""
         return f"{self.place} {self.entry.bytes} {self.entry.tag}"
+
+    def stamp(self) -> str | None:
+        return self.key if self.entry.tag else None
 
     def read(self, start: int, size: int, whole: bool) -> bytes:
         """As in Shard: from the cache, into which the whole file is fetched if many of its images are read."""
@@ -91,12 +94,12 @@ class _Store:
     def __init__(self, folder: Folder, entries: dict[PurePosixPath, Entry], limit: int, log: Log) -> None:
         self.entries = entries
         self._folder, self._log = folder, log
-        self._cache = BlockCache(_cache_folder() / "blocks", limit)
+        self._cache = BlockCache(cache_folder() / "blocks", limit)
 
     def rows(self, files: Sequence[PurePosixPath]) -> RemoteRows:
         """Return the table of some Parquet files."""
         entries = {str(file): self.entries[file] for file in files}
-        return RemoteRows(self._folder, entries, self._cache, _cache_folder() / "rows", self._log)
+        return RemoteRows(self._folder, entries, self._cache, cache_folder() / "rows", self._log)
 
     def tars(self, every: Sequence[PurePosixPath]) -> Callable[[Sequence[PurePosixPath]], Tarred]:
         """Index all tar files; returns the function that makes the table of some of them."""
@@ -174,7 +177,3 @@ def _piece(path: Path, start: int, size: int) -> bytes:
     with path.open("rb", buffering=0) as file:
         file.seek(start)
         return file.read(size)
-
-
-def _cache_folder() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "attar"

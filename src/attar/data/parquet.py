@@ -80,6 +80,9 @@ class Rows(columns.Table):
     def former_identity(self) -> str:
         return hashed(*(_raw_footer(path) for path in self._paths), self.labels)
 
+    def stamp(self) -> str | None:
+        return content.stamps(self._paths)
+
     @cached_property
     def _content(self) -> bytes:
         return content.of_few(self._paths)
