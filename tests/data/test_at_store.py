@@ -105,6 +105,37 @@ def test_a_pattern_names_files_of_the_store(shards: Path, log: Log) -> None:
         load(DataChoice(source=f"file://{shards}/train-{{00000..00002}}{ending}"), 0, log)
 
 
+def test_several_datasets_in_one_folder_are_not_mixed(shards: Path, log: Log) -> None:
+    for name in ("one", "two"):
+        shutil.copytree(shards, shards.parent / "all" / name)
+    both = f"file://{shards.parent}/all"
+    with pytest.raises(
+        AttarError, match=rf"several datasets, in the folders one, two; choose one, as in .*'{both}/one'"
+    ):
+        opened(both, log)
+    assert len(opened(f"{both}/one", log).train) == 36
+    ending = next(shards.iterdir()).suffix
+    for place in (both, both.removeprefix("file://")):  # a pattern says that they belong together
+        assert len(opened(f"{place}/*/{{train,val}}-*{ending}", log).train) == 72
+    with pytest.raises(AttarError, match=rf"The class folder .*one holds no images, but train-00000\{ending}; if that"):
+        load(DataChoice(source=both.removeprefix("file://")), 0, log)
+
+
+def test_files_of_no_split_are_refused_in_a_pattern_and_else_told(
+    shards: Path, log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ending, said = next(shards.iterdir()).suffix, []
+    (shards / f"train-00005{ending}").rename(shards / f"extra-00000{ending}")
+    monkeypatch.setattr(log, "say", said.append)
+    for place in (f"file://{shards}", str(shards)):
+        with pytest.raises(
+            AttarError, match=rf"names .*extra-00000{ending}, which would be left out beside train-00000"
+        ):
+            opened(f"{place}/{{train,extra}}-*{ending}", log)
+        assert len(opened(place, log).train) == 30
+        assert "extra-00000" in said.pop()
+
+
 def test_a_changed_shard_is_read_again(shards: Path, log: Log) -> None:
     before = opened(f"file://{shards}", log)
     one, other = sorted(shards.glob("train-*"))[:2]

@@ -255,6 +255,12 @@ def _tell_order(names: Sequence[str], log: Log) -> None:
 
 
 def _fault(folder: Path, one: Scanned) -> str:
+    shard = next((file for ending in ("tar", "parquet") for file in sorted(folder.glob(f"*.{ending}"))), None)
+    if shard is not None:
+        return (
+            f"The class folder {folder} holds no images, but {shard.name}; if that is a dataset of its own, choose it "
+            f"with --data.source {folder}."
+        )
     if one.others:
         return (
             f"The class folder {folder} holds no images that attar reads, only {counted(one.others)}; "
