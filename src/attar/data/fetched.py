@@ -12,15 +12,18 @@ class Fetched:
     """The blocks of an epoch that are in use, from being fetched until they are finished.
 
     A block is fetched a window before its first image is shown, if it fits into the cache beside those in use: a block
-    fetched too early would push out one that is needed earlier. It is finished one batch after its last image, because
-    other processes that share the batches may be a batch behind.
+    fetched too early would push out one that is needed earlier. It is finished after its last image, or some batches
+    later where other processes, which share the batches, may be behind.
     """
 
     def __init__(
         self, batches: Sequence[Tensor], blocks: Int[np.ndarray, " image"], sizes: Int[np.ndarray, " block"],
-        limit: int, window: int,
+        limit: int, window: int, behind: int,
     ) -> None:  # fmt: skip
-        """``batches`` hold images' places in ``blocks``; ``sizes`` are the blocks' bytes, ``limit`` the cache's."""
+        """``batches`` hold images' places in ``blocks``; ``sizes`` are the blocks' bytes, ``limit`` the cache's.
+
+        ``behind`` is the number of batches that another process may be behind.
+        """
         self._ends = np.cumsum([len(batch) for batch in batches])
         shown = blocks[torch.cat(list(batches)).numpy()]
         used, first = np.unique(shown, return_index=True)
@@ -28,10 +31,11 @@ class Fetched:
         self._waiting = sorted(zip(first.tolist(), used.tolist(), strict=True), reverse=True)
         self._leaving = sorted(zip(last.tolist(), used.tolist(), strict=True), reverse=True)
         self._sizes, self._limit, self._window, self._in_use = sizes, limit, window, 0
+        self._behind = behind
 
     def finished(self, number: int) -> Iterator[int]:
         """Yield the blocks that are finished after batch ``number``, in order."""
-        shown = self._ends[number - 1] if number > 0 else 0
+        shown = self._ends[number - self._behind] if number >= self._behind else 0
         while self._leaving and self._leaving[-1][0] < shown:
             block = self._leaving.pop()[1]
             self._in_use -= int(self._sizes[block])

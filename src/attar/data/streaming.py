@@ -173,7 +173,7 @@ class Streaming:
         if sizes is None or blocks is None or not len(batches):
             yield lambda _: None
             return
-        fetched = Fetched(batches, blocks, sizes, self._choice.cache_bytes or 0, self._choice.window)
+        fetched = Fetched(batches, blocks, sizes, self._choice.cache_bytes or 0, self._choice.window, int(shared))
         remote, pool = self._split.swept(), ThreadPoolExecutor(FETCHING_THREADS)
         rank, size = (int(os.environ.get(name, default)) for name, default in _LOCAL) if shared else (0, 1)
 
