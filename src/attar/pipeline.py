@@ -38,6 +38,7 @@ from attar.stages import (
     recover,
     relabel,
     squeeze,
+    teacher_check,
 )
 from attar.stages.distilled import Distilled
 from attar.stages.mirror import Following
@@ -94,10 +95,11 @@ def run(
             squeeze.run(space, recipe.squeeze)
             experts.run(space, recipe.squeeze.experts, _needs(recipe).snapshots)
             copy.push()
+        label = recipe.relabel.mode != "given" and any(row.labels == "soft" for row in recipe.evaluate.rows)
         if "recover" in wanted and recipe.images:
-            imported_images.run(space, recipe.images, recipe.recover)
+            imported_images.run(space, recipe.images, recipe.recover, teachers_label=label)
         elif "recover" in wanted:
-            recover.run(space, recipe.method, recipe.recover, experts=recipe.squeeze.experts)
+            recover.run(space, recipe.method, recipe.recover, experts=recipe.squeeze.experts, teachers_label=label)
         copy.push()
         if "relabel" in wanted:
             relabel.run(space, recipe.relabel, recipe.evaluate.protocol, scored=scored_labels(recipe.evaluate.rows))
@@ -205,7 +207,7 @@ def _check(space: Workspace, recipe: Recipe[Any], wanted: Sequence[Stage]) -> No
     for index in recipe.recover.members_of(space.num_teachers):
         if (network := networks[index]) is not None and not recipe.images:
             architecture = recipe.squeeze.architecture if space.modules else recipe.squeeze.each[index].architecture
-            recover.check_network(network, architecture, recipe.method, recipe.recover)
+            teacher_check.check_network(network, architecture, recipe.method, recipe.recover)
     experts.check(space, recipe.squeeze.experts, _needs(recipe))
     baselines.check_labels(recipe.relabel, recipe.evaluate, recipe.data.size, len(real.classes), _storage(recipe))
     if recipe.images and "recover" in wanted and not done.is_done("recover"):
