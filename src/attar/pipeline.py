@@ -33,6 +33,7 @@ from attar.stages import (
     imported,
     imported_images,
     kept,
+    label_choice,
     members,
     published_figures,
     recover,
@@ -42,7 +43,7 @@ from attar.stages import (
 )
 from attar.stages.distilled import Distilled
 from attar.stages.mirror import Following
-from attar.stages.rows import scored_labels
+from attar.stages.rows import scored_labels, use_soft_labels
 from attar.stages.run import IMPORTED, Run, Stage
 from attar.stages.workspace import Workspace
 from attar.store import atomic
@@ -89,13 +90,16 @@ def run(
         trusted = imported.factories((member.architecture for member in recipe.squeeze.each), recipe.recover.verifier)
         modules, count = modules_of(teacher), len(recipe.squeeze.each)
         space = Workspace(Path(out), recipe.seed, recipe.data, recipe.execution, log, modules, trusted, count)
-        recipe = _with_members(recipe, space.num_teachers)
+        recipe, soft = _with_members(recipe, space.num_teachers), use_soft_labels(recipe.evaluate.rows)
+        if not soft and Run(space.out).is_done("relabel"):  # epochs of labels that no student trains with are no change
+            labelling = label_choice.with_epochs_of(space.out / "distilled", recipe.relabel)
+            recipe = recipe.changed(relabel=labelling)
         _check(space, recipe, wanted)
         if "squeeze" in wanted:
             squeeze.run(space, recipe.squeeze)
             experts.run(space, recipe.squeeze.experts, _needs(recipe).snapshots)
             copy.push()
-        label = recipe.relabel.mode != "given" and any(row.labels == "soft" for row in recipe.evaluate.rows)
+        label = soft and recipe.relabel.mode != "given"
         if "recover" in wanted and recipe.images:
             imported_images.run(space, recipe.images, recipe.recover, teachers_label=label)
         elif "recover" in wanted:
