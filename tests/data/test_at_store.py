@@ -4,7 +4,6 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from pydantic import ByteSize
@@ -13,7 +12,6 @@ from attar.core.errors import AttarError
 from attar.core.log import Log
 from attar.core.randomness import generator
 from attar.core.ranks import Part
-from attar.data import at_store
 from attar.data.choice import DataChoice
 from attar.data.feed import measure_normalisation, open_feed
 from attar.data.load import load
@@ -66,19 +64,14 @@ def test_the_same_data_as_on_this_machine(shards: Path, cache: Path, log: Log) -
         assert there.train.where(place) == f"file://{here.train.where(place)}"
 
 
-def test_what_was_read_before_the_images_is_remembered(shards: Path, log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_was_read_before_the_images_is_remembered(
+    shards: Path, cache: Path, log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
     before = opened(f"file://{shards}", log).fingerprint
-    shutil.rmtree(Path(at_store._cache_folder()) / "blocks", ignore_errors=True)
+    shutil.rmtree(cache / "blocks", ignore_errors=True)
     for name in ("read_range", "open", "fetch_to"):
         monkeypatch.setattr(Folder, name, lambda *_: pytest.fail("read again"))
-    if shards.joinpath("val-00000.parquet").exists():
-        assert opened(f"file://{shards}", log).fingerprint == before
-    else:
-        assert len(opened_tars(shards, log)) == 36
-
-
-def opened_tars(shards: Path, log: Log) -> np.ndarray:
-    return at_store.read(f"file://{shards}", LIMIT, log).train.labels
+    assert opened(f"file://{shards}", log).fingerprint == before
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -112,6 +105,37 @@ def test_a_pattern_names_files_of_the_store(shards: Path, log: Log) -> None:
         load(DataChoice(source=f"file://{shards}/train-{{00000..00002}}{ending}"), 0, log)
 
 
+def test_several_datasets_in_one_folder_are_not_mixed(shards: Path, log: Log) -> None:
+    for name in ("one", "two"):
+        shutil.copytree(shards, shards.parent / "all" / name)
+    both = f"file://{shards.parent}/all"
+    with pytest.raises(
+        AttarError, match=rf"several datasets, in the folders one, two; choose one, as in .*'{both}/one'"
+    ):
+        opened(both, log)
+    assert len(opened(f"{both}/one", log).train) == 36
+    ending = next(shards.iterdir()).suffix
+    for place in (both, both.removeprefix("file://")):  # a pattern says that they belong together
+        assert len(opened(f"{place}/*/{{train,val}}-*{ending}", log).train) == 72
+    with pytest.raises(AttarError, match=rf"The class folder .*one holds no images, but train-00000\{ending}; if that"):
+        load(DataChoice(source=both.removeprefix("file://")), 0, log)
+
+
+def test_files_of_no_split_are_refused_in_a_pattern_and_else_told(
+    shards: Path, log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ending, said = next(shards.iterdir()).suffix, []
+    (shards / f"train-00005{ending}").rename(shards / f"extra-00000{ending}")
+    monkeypatch.setattr(log, "say", said.append)
+    for place in (f"file://{shards}", str(shards)):
+        with pytest.raises(
+            AttarError, match=rf"names .*extra-00000{ending}, which would be left out beside train-00000"
+        ):
+            opened(f"{place}/{{train,extra}}-*{ending}", log)
+        assert len(opened(place, log).train) == 30
+        assert "extra-00000" in said.pop()
+
+
 def test_a_changed_shard_is_read_again(shards: Path, log: Log) -> None:
     before = opened(f"file://{shards}", log)
     one, other = sorted(shards.glob("train-*"))[:2]
@@ -121,11 +145,13 @@ def test_a_changed_shard_is_read_again(shards: Path, log: Log) -> None:
     assert after.train.encoded(0) == before.train.encoded(6)
 
 
-def test_a_store_that_fails_in_an_epoch_stops_the_run(shards: Path, log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_store_that_fails_in_an_epoch_stops_the_run(
+    shards: Path, cache: Path, log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("attar.store.objects.RETRY_SECONDS", ())
     choice = DataChoice(source=f"file://{shards}", size=8, cache_bytes=LIMIT, resident="off", on_corrupt="skip")
     real = load(choice, 0, log)
-    shutil.rmtree(at_store._cache_folder() / "blocks", ignore_errors=True)
+    shutil.rmtree(cache / "blocks", ignore_errors=True)
     shutil.rmtree(shards)
     feed = open_feed(real.train, choice, 2, "cpu", log)
     with pytest.raises(AttarError, match=r"^file://.* does not exist|cannot be read as Parq"):

@@ -16,7 +16,6 @@ MOST_PICTURES, MOST_BYTES = 2000, 10**8
 RUNS = 16
 """Runs of neighbouring pictures that the part consists of."""
 _NAMED = 3
-_MEND = "repair or delete them, or add --data.on-corrupt skip"
 
 
 @dataclass(frozen=True)

@@ -93,6 +93,9 @@ class RemoteRows(columns.Table):
     def former_identity(self) -> str:
         return hashed(*self._raw_footers, self.labels)
 
+    def stamp(self) -> str | None:
+        return "\n".join(self._keys) if all(entry.tag for entry in self._entries) else None
+
     def num_bytes(self) -> int:
         return sum(entry.bytes for entry in self._entries)
 
@@ -104,13 +107,13 @@ class RemoteRows(columns.Table):
 
     @cached_property
     def _content(self) -> bytes:
-        sizes = [entry.bytes for entry in self._entries]
-        tags = [entry.tag for entry in self._entries]
+        sizes, stamp = [entry.bytes for entry in self._entries], self.stamp()
 
-        def made() -> bytes:
-            return content.of_ranges(lambda file, *place: self._folder.read_range(self._names[file], *place), sizes)
+        def made() -> content.Content:
+            read = content.of_ranges(lambda file, *place: self._folder.read_range(self._names[file], *place), sizes)
+            return content.Content(read, is_whole=True)  # what cannot be read raises an error
 
-        return content.remembered(self._keys, made) if all(tags) else made()
+        return made().sha256 if stamp is None else content.remembered([stamp], made)
 
     def _place(self, file: int) -> str:
         return f"{self._folder.address}/{self._names[file]}"

@@ -38,6 +38,13 @@ class Split(abc.ABC):
         """The identity from names and sizes alone, which older runs have written down."""
         return self.identity()
 
+    def stamp(self) -> str | None:
+        """A text that changes when any image on this machine or in the store changes; None where nothing tells.
+
+        Unlike the identity it may also change when nothing but a file's time does. Empty where the identity knows all.
+        """
+        return None
+
     @abc.abstractmethod
     def num_bytes(self) -> int:
         """Bytes of the images as they are stored."""
@@ -85,6 +92,9 @@ class Subset(Split):
     def former_identity(self) -> str:
         return hashed(self._base.former_identity().encode(), self._indices, self.labels)
 
+    def stamp(self) -> str | None:
+        return self._base.stamp()
+
     def blocks(self) -> Int[np.ndarray, " image"] | None:
         found = self._base.blocks()
         return None if found is None else found[self._indices]
@@ -117,6 +127,9 @@ class Arrays(Split):
 
     def identity(self) -> str:
         return hashed(np.ascontiguousarray(self._images), self.labels)
+
+    def stamp(self) -> str:
+        return ""
 
     def num_bytes(self) -> int:
         return self._images.nbytes

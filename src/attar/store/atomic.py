@@ -39,17 +39,41 @@ _NOT_WRITABLE = (errno.EROFS, errno.EACCES, errno.EPERM)
 def one_at_a_time(folder: Path) -> Iterator[None]:
     """Let only one process of this machine at a time run blocks with this folder; the others wait for it.
 
-    The lock is a file beside the folder. A process that is killed gives it up. Without ``fcntl`` nobody waits.
+    The lock is a file beside the folder; raises OSError when it cannot be written.
     """
-    try:
-        import fcntl
-    except ImportError:
+    with locked(folder.parent / f".{folder.name}.lock"):
         yield
-        return
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with (folder.parent / f".{folder.name}.lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold the lock of a file, which is made where it is missing, during the block; other threads and processes wait.
+
+    A process that is killed gives it up. Without ``fcntl``, as on Windows, nobody waits. Raises OSError when the file
+    cannot be written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("ab") as file:
+        with contextlib.suppress(ImportError):
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX)
         yield
+
+
+def is_locked(path: Path) -> bool:
+    """Return whether a process, or a thread, holds the lock of a file; without ``fcntl`` every file counts as held.
+
+    Raises OSError when there is no such file.
+    """
+    with path.open("rb") as file:
+        try:
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (ImportError, BlockingIOError):
+            return True
+        return False
 
 
 @contextlib.contextmanager
