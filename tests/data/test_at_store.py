@@ -1,9 +1,12 @@
 """Shards at an address (file:// here; tests/store/test_objects.py has a server that speaks S3), read in parts."""
 
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from pydantic import ByteSize
@@ -69,7 +72,7 @@ def test_what_was_read_before_the_images_is_remembered(
 ) -> None:
     before = opened(f"file://{shards}", log).fingerprint
     shutil.rmtree(cache / "blocks", ignore_errors=True)
-    for name in ("read_range", "open", "fetch_to"):
+    for name in ("read_range", "read_with", "fetch_to"):
         monkeypatch.setattr(Folder, name, lambda *_: pytest.fail("read again"))
     assert opened(f"file://{shards}", log).fingerprint == before
 
@@ -164,6 +167,27 @@ def test_other_files_cannot_be_read_in_parts(tmp_path: Path, class_folders: Call
         opened(f"file://{tmp_path}/set", log)
     with pytest.raises(AttarError, match=r"holds no files; check the address"):
         opened(f"file://{tmp_path}/none", log)
+
+
+def test_damaged_blocks_are_fetched_again(shards: Path, cache: Path, log: Log) -> None:
+    train = opened(f"file://{shards}", log).train.swept()
+    expected = train.encoded(0)
+    for path in held(cache):
+        os.truncate(path, path.stat().st_size // 2)
+    assert train.encoded(0) == expected
+
+
+def test_a_row_group_that_repeats_an_image_keeps_the_limit(
+    tmp_path: Path, cache: Path, encoded: Encode, log: Log
+) -> None:
+    picture = encoded(0, width=120, height=120)
+    rows = pa.table({"image": [{"bytes": picture}] * 60, "label": [0, 1] * 30})
+    pq.write_table(rows, tmp_path / "train-0.parquet")
+    limit = LIMIT - 2**20  # each image once and the slack would fit
+    assert (tmp_path / "train-0.parquet").stat().st_size + 2**20 < limit < 60 * len(picture)
+    with pytest.raises(AttarError, match=r"more than the cache may hold; raise --data.cache-bytes"):
+        opened(f"file://{tmp_path}", log, cache_bytes=limit).train.encoded(0)
+    assert sum(path.stat().st_size for path in held(cache)) == 0
 
 
 def test_a_cache_that_is_too_small(shards: Path, log: Log) -> None:

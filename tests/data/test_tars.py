@@ -183,6 +183,7 @@ def kind(value: bytes) -> Callable[[tarfile.TarInfo], None]:
         ([("a.cls", b"x" * 2_000_000)], None, r"a.cls has 2,000,000 bytes, too many for a label"),
         ([("a.cls", b"\xff\xfe")], None, r"a.cls is no text; write the number or the name"),
         ([("a.json", b"{")], None, r"a.json cannot be read as JSON"),
+        ([("a.json", b'{"label": "\\ud800"}')], None, r"a.json has the class name \\ud800, which is no Unicode text"),
         ([("n" * 70_000 + ".png", b"x")], None, r"a name or extended header of 70,\d+ bytes"),
         ([("a.txt", b"x")], None, r"has no images that attar reads"),
     ],

@@ -4,6 +4,7 @@ Labels, offsets and footers are read first and remembered; of the images only th
 files, or row groups of Parquet files. What cannot change is remembered by the store's own listing.
 """
 
+import os
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from pathlib import Path, PurePath, PurePosixPath
 from attar.core.errors import AttarError
 from attar.core.log import Log
 from attar.data import braces, columns, parquet, splits, tar_index, tars
-from attar.data.block_cache import BlockCache
+from attar.data.block_cache import BlockCache, DamagedBlock, Grow
 from attar.data.remote_rows import RemoteRows
 from attar.data.source import Found
 from attar.data.tar_index import Index
@@ -50,7 +51,7 @@ class RemoteShard:
 
     def read(self, start: int, size: int, whole: bool) -> bytes:
         """As in Shard: from the cache, into which the whole file is fetched if many of its images are read."""
-        piece = partial(_piece, start=start, size=size)
+        piece = partial(self._piece, start=start, size=size)
         if whole:
             return self.cache.use(self.key, self.entry.bytes, self._fetch, piece)
         found = self.cache.read_if_there(self.key, piece)
@@ -65,8 +66,18 @@ class RemoteShard:
             tar_index.write(place, tag, found)
         return found
 
-    def _fetch(self, path: Path) -> None:
+    def finish(self) -> None:
+        self.cache.finish(self.key)
+
+    def _fetch(self, path: Path, _grow: Grow) -> None:
         self.folder.fetch_to(self.name, path, self.entry.bytes)
+
+    def _piece(self, path: Path, start: int, size: int) -> bytes:
+        with path.open("rb", buffering=0) as file:
+            if os.fstat(file.fileno()).st_size != self.entry.bytes:
+                raise DamagedBlock
+            file.seek(start)
+            return file.read(size)
 
     def _made(self, path: Path) -> Index:
         with path.open("rb", buffering=2**16) as file:
@@ -193,9 +204,3 @@ def _chosen(names: Sequence[PurePosixPath], listed: _Listed, log: Log) -> tuple[
     if len(homes) > 1:
         log.say(f"data      attar reads the files in {listed.named(first)}, and not those in folders below it")
     return is_table, [name for name in fitting if splits.home(name) == first]
-
-
-def _piece(path: Path, start: int, size: int) -> bytes:
-    with path.open("rb", buffering=0) as file:
-        file.seek(start)
-        return file.read(size)

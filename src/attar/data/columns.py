@@ -45,6 +45,17 @@ def find(names: Sequence[str], wanted: Sequence[str], kind: str, where: str) -> 
     )
 
 
+def refuse_broken(name: str, where: str) -> None:
+    """Raise AttarError for a class name that is no Unicode text: JSON can hold a half of a character."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        raise AttarError(
+            f"{where} has the class name {name.encode(errors='backslashreplace').decode()}, which is no Unicode text; "
+            f"write another name."
+        ) from None
+
+
 def labels(columns: Sequence[pa.ChunkedArray], places: Sequence[str]) -> LabelColumn:
     """The labels of tables that belong together: numbers, names, or true and false.
 

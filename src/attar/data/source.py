@@ -60,6 +60,9 @@ class Split(abc.ABC):
     def fetch(self, block: int) -> None:  # noqa: B027
         """Fetch a block ahead of its use, where blocks are remote."""
 
+    def finish(self, block: int) -> None:  # noqa: B027
+        """Let a fetched block be removed before others; it is not needed soon."""
+
     def select(
         self,
         indices: Int[np.ndarray, "chosen"],  # noqa: F821
@@ -104,6 +107,9 @@ class Subset(Split):
 
     def fetch(self, block: int) -> None:
         self._base.fetch(block)
+
+    def finish(self, block: int) -> None:
+        self._base.finish(block)
 
     def num_bytes(self) -> int:
         """In proportion to the number of images."""

@@ -214,5 +214,6 @@ def _of_json(text: bytes, where: str) -> str | None:
     for key in _JSON_LABELS:
         value = about.get(key)
         if isinstance(value, int | str) and not isinstance(value, bool):
+            columns.refuse_broken(str(value), where)
             return str(value).strip() or None
     return None

@@ -56,6 +56,10 @@ class Shard(Protocol):
         """
         ...
 
+    def finish(self) -> None:
+        """Let what is held of it on this machine be removed before others."""
+        ...
+
 
 @dataclass(frozen=True)
 class LocalShard:
@@ -75,6 +79,9 @@ class LocalShard:
         with self.path.open("rb", buffering=0) as file:
             file.seek(start)
             return file.read(size)
+
+    def finish(self) -> None:
+        """Do nothing: the file stays."""
 
 
 class Tarred(columns.Table):
@@ -131,6 +138,9 @@ class Tarred(columns.Table):
 
     def fetch(self, block: int) -> None:
         self._shards[block].read(0, 0, whole=True)
+
+    def finish(self, block: int) -> None:
+        self._shards[block].finish()
 
     def stamp(self) -> str | None:
         stamps = [shard.stamp() for shard in self._shards]
