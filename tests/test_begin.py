@@ -58,8 +58,30 @@ def test_the_choices_are_kept_as_a_recipe_that_runs(run: Path, pictures: Path):
     assert "# images per class: 2 (6 images) (as you asked)\n" in text
     recipe = recipe_named(str(path))
     assert (recipe.name, recipe.data.size, recipe.recover.ipc) == ("shapes", 8, 2)
-    assert recipe.recover.iterations > 1  # what was typed beside is in recipe.yaml
+    assert recipe.recover.iterations == 1  # as it was typed
+    assert f"# With the settings: {' '.join(QUICK)}\n" in text
+    assert "# method: dm, 1 step (as you asked)\n" in text
     assert yaml.safe_load((run / "recipe.yaml").read_text())["recover"]["iterations"] == 1
+    before = (run / "recover" / "manifest.json").read_bytes()
+    main(["run", str(path), "--out", str(run), "--quiet"])
+    main(["run", str(pictures), "--out", str(run), "--ipc", "2", "--quiet"])
+    assert (run / "recover" / "manifest.json").read_bytes() == before
+    assert path.read_text() == text
+
+
+def test_students_with_hard_labels_train_again_for_other_epochs(run: Path, pictures: Path, tmp_path: Path):
+    out, command = tmp_path / "mine", ["run", str(pictures), "--out", str(tmp_path / "mine"), "--ipc", "2", "--quiet"]
+    shutil.copytree(run, out)
+    main([*command, "--evaluate.protocol.training.epochs", "2"])
+    assert len(list((out / "evaluate" / "scores").glob("*.json"))) == 7  # three rows twice, and the teacher
+    for folder in ("squeeze", "recover", "distilled"):
+        assert (out / folder / "manifest.json").read_bytes() == (run / folder / "manifest.json").read_bytes()
+    chosen = (out / "chosen.yaml").read_text()
+    assert "--evaluate.protocol.training.epochs 2 " in chosen.splitlines()[1]
+    assert recipe_named(str(out / "chosen.yaml")).evaluate.protocol.training.epochs == 2
+    with pytest.raises(SystemExit):
+        main([*command, "--recover.iterations", "3"])
+    assert (out / "chosen.yaml").read_text() == chosen  # what is refused changes nothing
 
 
 def test_a_finished_set_grows_by_a_larger_number(run: Path, pictures: Path, tmp_path: Path):
@@ -71,7 +93,9 @@ def test_a_finished_set_grows_by_a_larger_number(run: Path, pictures: Path, tmp_
     after = load(out)
     assert (after.info.ipc, len(after)) == (3, 9)
     assert torch.equal(after.images[:6], before.images)
-    assert (out / "chosen.yaml").read_text() == (run / "chosen.yaml").read_text()
+    kept = [(folder / "chosen.yaml").read_text() for folder in (run, out)]
+    assert kept[1].splitlines()[0] == kept[0].splitlines()[0].replace("--ipc 2", "--ipc 3")
+    assert recipe_named(str(out / "chosen.yaml")).recover.ipc == 3
 
 
 def test_the_same_words_continue_and_others_are_refused(run: Path, pictures: Path, capsys: pytest.CaptureFixture[str]):
@@ -176,11 +200,23 @@ def test_the_split_is_the_one_of_the_run(run: Path, pictures: Path, capsys: pyte
     assert capsys.readouterr().out.splitlines() == lines
 
 
-def test_help_looks_at_no_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    with pytest.raises(SystemExit) as end:
-        main(["run", str(tmp_path), "--help"])
-    assert end.value.code == 0
-    assert "--recover.ipc" in capsys.readouterr().out
+def test_help_shows_the_values_that_are_chosen_for_the_pictures(
+    pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    for folder, size in ((tmp_path, ""), (pictures, "8]\n")):  # an empty folder has help, too
+        with pytest.raises(SystemExit) as end:
+            main(["run", str(folder), "--help"])
+        assert end.value.code == 0
+        assert f"--data.size INT  [{size}" in capsys.readouterr().out
+
+
+def test_a_folder_for_the_results_is_asked_for_before_the_pictures_are_looked_at(
+    pictures: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setattr(begin, "chosen", None)
+    with pytest.raises(SystemExit):
+        main(["run", str(pictures)])
+    assert "add --out runs/shapes." in capsys.readouterr().err
 
 
 def test_ipc_is_short_for_the_setting_of_a_recipe(capsys: pytest.CaptureFixture[str]):

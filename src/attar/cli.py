@@ -139,12 +139,13 @@ def _run(verb: str, arguments: list[str]) -> None:
     recipe, _, given = _recipe(verb, arguments)
     if not given.out:
         raise AttarError(f"'attar {verb}' needs a folder for its results; add --out runs/{recipe.name}.")
-    from attar import pipeline
+    from attar import begin, pipeline
     from attar.launch import choice
 
     stage = "" if verb == "run" else verb
     with choice.launched(given.launcher, given.address, recipe, Path(given.out), stage, given.quiet):
         result = pipeline.run(recipe, given.out, stage=stage, quiet=given.quiet)
+    begin.remember(given, recipe)
     if result.table and verb in ("run", "evaluate"):
         from attar.report import printed
 

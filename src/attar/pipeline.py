@@ -33,15 +33,17 @@ from attar.stages import (
     imported,
     imported_images,
     kept,
+    label_choice,
     members,
     published_figures,
     recover,
     relabel,
     squeeze,
+    teacher_check,
 )
 from attar.stages.distilled import Distilled
 from attar.stages.mirror import Following
-from attar.stages.rows import scored_labels
+from attar.stages.rows import scored_labels, use_soft_labels
 from attar.stages.run import IMPORTED, Run, Stage
 from attar.stages.workspace import Workspace
 from attar.store import atomic
@@ -88,16 +90,20 @@ def run(
         trusted = imported.factories((member.architecture for member in recipe.squeeze.each), recipe.recover.verifier)
         modules, count = modules_of(teacher), len(recipe.squeeze.each)
         space = Workspace(Path(out), recipe.seed, recipe.data, recipe.execution, log, modules, trusted, count)
-        recipe = _with_members(recipe, space.num_teachers)
+        recipe, soft = _with_members(recipe, space.num_teachers), use_soft_labels(recipe.evaluate.rows)
+        if not soft and Run(space.out).is_done("relabel"):  # epochs of labels that no student trains with are no change
+            labelling = label_choice.with_epochs_of(space.out / "distilled", recipe.relabel)
+            recipe = recipe.changed(relabel=labelling)
         _check(space, recipe, wanted)
         if "squeeze" in wanted:
             squeeze.run(space, recipe.squeeze)
             experts.run(space, recipe.squeeze.experts, _needs(recipe).snapshots)
             copy.push()
+        label = soft and recipe.relabel.mode != "given"
         if "recover" in wanted and recipe.images:
-            imported_images.run(space, recipe.images, recipe.recover)
+            imported_images.run(space, recipe.images, recipe.recover, teachers_label=label)
         elif "recover" in wanted:
-            recover.run(space, recipe.method, recipe.recover, experts=recipe.squeeze.experts)
+            recover.run(space, recipe.method, recipe.recover, experts=recipe.squeeze.experts, teachers_label=label)
         copy.push()
         if "relabel" in wanted:
             relabel.run(space, recipe.relabel, recipe.evaluate.protocol, scored=scored_labels(recipe.evaluate.rows))
@@ -205,7 +211,7 @@ def _check(space: Workspace, recipe: Recipe[Any], wanted: Sequence[Stage]) -> No
     for index in recipe.recover.members_of(space.num_teachers):
         if (network := networks[index]) is not None and not recipe.images:
             architecture = recipe.squeeze.architecture if space.modules else recipe.squeeze.each[index].architecture
-            recover.check_network(network, architecture, recipe.method, recipe.recover)
+            teacher_check.check_network(network, architecture, recipe.method, recipe.recover)
     experts.check(space, recipe.squeeze.experts, _needs(recipe))
     baselines.check_labels(recipe.relabel, recipe.evaluate, recipe.data.size, len(real.classes), _storage(recipe))
     if recipe.images and "recover" in wanted and not done.is_done("recover"):

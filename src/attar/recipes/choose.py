@@ -72,7 +72,10 @@ class Chosen:
 
     recipe: Recipe[Any]
     reasons: tuple[Reason, ...]
-    warnings: tuple[str, ...] = ()
+    warnings: tuple[str, ...]
+    made: ChosenSet
+    speed: float
+    """Operations a second of this device, about."""
 
     def header(self) -> str:
         """The reasons as a comment for the recipe's file."""
@@ -107,9 +110,9 @@ def choose(source: str, found: Survey, wishes: Wishes) -> Chosen:
         Reason("images per class", f"{made.ipc} ({made.num_images} images)", why_ipc),
         reasons.stored(made),
         reasons.students(made),
-        reasons.time(made, wishes.speed, "GPU" if wishes.gpu else "CPU"),
+        reasons.time(made, wishes.speed),
     )
-    return Chosen(whole, told, reasons.warnings(made, min(train), wishes.ipc, wishes.budget))
+    return Chosen(whole, told, reasons.warnings(made, min(train), wishes.ipc, wishes.budget), made, wishes.speed)
 
 
 def _remaining(count: int, holdout: float) -> int:

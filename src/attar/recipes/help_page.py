@@ -13,6 +13,7 @@ from attar.core.printable import printable
 from attar.recipes.catalogue import ENTRIES
 from attar.recipes.fields import Field, by_name, fields_of, key_of
 from attar.recipes.recipe import Recipe
+from attar.stages.rows import use_soft_labels
 
 FREQUENT = (
     "recover.ipc",
@@ -27,12 +28,14 @@ FREQUENT = (
     "relabel.mode",
     "relabel.epochs",
     "evaluate.students",
+    "evaluate.protocol.training.epochs",
     "evaluate.num_seeds",
     "execution.device",
     "execution.threads",
     "seed",
 )
-"""Settings that people change most. The page leaves out those that the recipe's method does not have."""
+"""Settings that people change most. The page leaves out those that the recipe's method does not have, and
+those of labels if no student trains with soft labels."""
 DOES = {
     "show": "Print the recipe with every setting, as YAML.",
     "plan": "Say what would be made, in which time and memory on this device, and make nothing.",
@@ -130,8 +133,10 @@ def _out(verb: str) -> str:
 
 
 def _frequent(recipe: Recipe[Any], verb: str, fields: Iterable[Field], width: int) -> list[str]:
-    chosen = ("recover.ipc",) if verb == "compare" else ()  # by the budgets
-    by_key = {field.key: field for field in fields if field.key not in chosen}
+    left_out = ("recover.ipc",) if verb == "compare" else ()  # the budgets choose it
+    if not use_soft_labels(recipe.evaluate.rows):
+        left_out += ("relabel.mode", "relabel.epochs")
+    by_key = {field.key: field for field in fields if field.key not in left_out}
     return [line for key in FREQUENT if key in by_key for line in _setting(recipe, by_key[key], width)]
 
 

@@ -54,6 +54,17 @@ def of_stored(folder: Path, config: Relabel) -> Relabel:
     return config.as_made(made, str(folder)) if config.unlike(made) else config
 
 
+def with_epochs_of(folder: Path, config: Relabel) -> Relabel:
+    """Return ``config`` with the epochs of the finished labels in ``folder``, if no label is stored.
+
+    For students that train with hard labels: their epochs may change, and nothing is labelled again.
+    """
+    made = labels_in(folder).settings
+    if config.mode != "online" or made.get("mode") != "online" or not isinstance(made.get("epochs"), int):
+        return config
+    return config.changed(epochs=made["epochs"])
+
+
 def planned_bytes(num_images: int, num_classes: int, config: Relabel, storage: Storage = PLAIN) -> int:
     """Return the bytes of stored labels for ``num_images`` stored images, without file headers."""
     one = label_files.record_bytes(num_classes, config.codec, config.views, config.mix, storage)

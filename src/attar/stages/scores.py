@@ -233,7 +233,7 @@ def _own_ways(protocol: Protocol, labels: LabelInfo) -> str:
         found += ["views"] * (labels.views != asked.views) + ["mixing"] * (_mix(labels.mix) != _mix(asked.mix))
         wanted = CommitteeChoice(batchnorm=asked.batchnorm, batchnorm_batch=asked.batchnorm_batch)
         found += ["BatchNorm"] * (protocol.loss != "hard" and _batchnorm(labels.committee) != _batchnorm(wanted))
-    found += [f"{labels.epochs} epochs"] * (labels.epochs < protocol.training.epochs)
+    found += [f"{labels.epochs} epochs"] * (labels.epochs < protocol.training.epochs and labels.scored != "hard")
     return ", ".join(found)
 
 
