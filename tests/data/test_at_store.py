@@ -190,6 +190,39 @@ def test_a_row_group_that_repeats_an_image_keeps_the_limit(
     assert sum(path.stat().st_size for path in held(cache)) == 0
 
 
+@pytest.mark.parametrize("num_parts", [1, 3])
+def test_a_cache_of_two_windows_fetches_each_shard_once_in_an_epoch(
+    tmp_path: Path, cache: Path, write_tar: Callable, encoded: Encode, log: Log, events: Callable,
+    monkeypatch: pytest.MonkeyPatch, num_parts: int,
+) -> None:  # fmt: skip
+    for name in (*(f"train-{n:02}" for n in range(12)), "val-00"):
+        pairs = [((f"{n}.png", encoded(n)), (f"{n}.cls", b"%d" % (n % 2))) for n in range(6)]
+        path = write_tar(tmp_path / f"{name}.tar", [member for pair in pairs for member in pair])
+    choice = DataChoice(
+        source=f"file://{tmp_path}", size=8, cache_bytes=4 * path.stat().st_size, window_images=12, resident="off"
+    )
+    train = load(choice, 0, log).train
+    shutil.rmtree(cache / "blocks")
+    fetched: list[str] = []
+    fetch_to = Folder.fetch_to
+    monkeypatch.setattr(
+        Folder, "fetch_to", lambda self, name, *given: fetched.append(name) or fetch_to(self, name, *given)
+    )
+    monkeypatch.setattr("attar.core.ranks.counts", lambda count: [count] * num_parts)
+    feeds = [open_feed(train, choice, 0, "cpu", log) for _ in range(num_parts)]
+    epochs = [
+        feed.epoch(6, ViewChoice(), generator(0, "epoch", 1), "cpu", Part(rank, num_parts))
+        for rank, feed in enumerate(feeds)
+    ]
+    for _ in range(12):
+        for epoch in epochs:
+            next(epoch)
+    assert sorted(fetched) == [f"train-{n:02}.tar" for n in range(12)]
+    assert not events("warning")
+    open_feed(train, choice.changed(window_images=18), 0, "cpu", log)
+    assert "holds less than two windows of 18 images" in events("warning")[0]["text"]
+
+
 def test_a_cache_that_is_too_small(shards: Path, log: Log) -> None:
     with pytest.raises(AttarError, match=r"more than the cache may hold; raise --data.cache-bytes \(1,000\)\."):
         opened(f"file://{shards}", log, cache_bytes=1000).train.image(0)

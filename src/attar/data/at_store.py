@@ -46,6 +46,10 @@ class RemoteShard:
         """Names this content of the file."""
         return f"{self.place} {self.entry.bytes} {self.entry.tag}"
 
+    @property
+    def fetched_bytes(self) -> int:
+        return self.entry.bytes
+
     def stamp(self) -> str | None:
         return self.key if self.entry.tag else None
 
@@ -53,7 +57,7 @@ class RemoteShard:
         """As in Shard: from the cache, into which the whole file is fetched if many of its images are read."""
         piece = partial(self._piece, start=start, size=size)
         if whole:
-            return self.cache.use(self.key, self.entry.bytes, self._fetch, piece)
+            return self.cache.use(self.key, self.entry.bytes, self._fetch, piece, self.place)
         found = self.cache.read_if_there(self.key, piece)
         return self.folder.read_range(self.name, start, size) if found is None else found
 
@@ -62,7 +66,7 @@ class RemoteShard:
         place, tag = tar_index.kept_at(self.place), f"{self.entry.bytes} {self.entry.tag}"
         found = tar_index.read(place, tag) if self.entry.tag else None
         if found is None:
-            found = self.cache.use(self.key, self.entry.bytes, self._fetch, self._made)
+            found = self.cache.use(self.key, self.entry.bytes, self._fetch, self._made, self.place)
             tar_index.write(place, tag, found)
         return found
 

@@ -38,12 +38,12 @@ class BlockCache:
     def __init__(self, folder: Path, limit: int) -> None:
         self.folder, self.limit = folder, limit
 
-    def use(self, name: str, size: int, make: Make, read: Callable[[Path], Result]) -> Result:
+    def use(self, name: str, size: int, make: Make, read: Callable[[Path], Result], where: str = "") -> Result:
         """Return what ``read`` returns for a block's file; ``make`` writes it if it is not there, or damaged.
 
-        ``size`` is the number of bytes that it will have, as far as it is known. Other processes wait while one makes a
-        block. Raises AttarError when the block alone is larger than the limit, or the folder cannot be used, and what
-        ``make`` raises.
+        Errors call the block ``where``. ``size`` is the number of bytes that it will have, as far as it is known. Other
+        processes wait while one makes a block. Raises AttarError when the block alone is larger than the limit, or the
+        folder cannot be used, and what ``make`` raises.
         """
         path = self._path(name)
         with usable(self.folder):
@@ -55,7 +55,7 @@ class BlockCache:
                     pass
                 except DamagedBlock:
                     path.unlink(missing_ok=True)
-                made = self._make(path, name, size, make, read)
+                made = self._make(path, where or name, size, make, read)
                 if made is not None:
                     return made[0]
         raise AttarError(
@@ -77,13 +77,13 @@ class BlockCache:
         return self.folder / sha256(name.encode(errors="surrogateescape")).hexdigest()[:40]
 
     def _make(
-        self, path: Path, name: str, size: int, make: Make, read: Callable[[Path], Result]
+        self, path: Path, where: str, size: int, make: Make, read: Callable[[Path], Result]
     ) -> tuple[Result] | None:
         """Make a block and read it, before another one can remove it; None if another process has made it."""
         with atomic.locked(self.folder / f"lock-{int(path.name[:8], 16) % _NUM_LOCKS}"):
             if path.exists():
                 return None
-            with self._reserved(path, name, size) as grow:
+            with self._reserved(path, where, size) as grow:
                 with atomic.replace(path) as unfinished:
                     make(unfinished, grow)
                 try:
@@ -91,15 +91,15 @@ class BlockCache:
                 except DamagedBlock:
                     path.unlink(missing_ok=True)
                     raise AttarError(
-                        f"{name} was written to {self.folder} and cannot be read; check the disk."
+                        f"{where} was written to {self.folder} and cannot be read; check the disk."
                     ) from None
 
     @contextlib.contextmanager
-    def _reserved(self, path: Path, name: str, size: int) -> Iterator[Grow]:
+    def _reserved(self, path: Path, where: str, size: int) -> Iterator[Grow]:
         """Keep room for a block, by a locked file of this size; waits while others make blocks that fill the limit."""
         place = path.with_name(path.name + _RESERVED)
         with contextlib.ExitStack() as stack:
-            with self._room(name, size):
+            with self._room(where, size):
                 stack.enter_context(atomic.locked(place))
                 stack.callback(place.unlink, missing_ok=True)
                 os.truncate(place, size)  # a hole: it counts, and takes no room
@@ -107,17 +107,17 @@ class BlockCache:
             def grow(size: int) -> None:
                 if size > place.stat().st_size:
                     os.truncate(place, 0)  # two that wait must not wait for each other
-                    with self._room(name, size):
+                    with self._room(where, size):
                         os.truncate(place, size)
 
             yield grow
 
     @contextlib.contextmanager
-    def _room(self, name: str, size: int) -> Iterator[None]:
+    def _room(self, where: str, size: int) -> Iterator[None]:
         """Wait until there is room for a block, and hold the lock of all reservations."""
         if size > self.limit:
             raise AttarError(
-                f"{name} has {size:,} bytes, more than the cache may hold; raise --data.cache-bytes ({self.limit:,})."
+                f"{where} has {size:,} bytes, more than the cache may hold; raise --data.cache-bytes ({self.limit:,})."
             )
         while True:
             with atomic.locked(self.folder / "lock-room"):

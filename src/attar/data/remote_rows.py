@@ -102,6 +102,9 @@ class RemoteRows(columns.Table):
     def blocks(self) -> np.ndarray:
         return np.repeat(np.arange(len(self._group_starts) - 1), np.diff(self._group_starts))
 
+    def block_bytes(self) -> np.ndarray:
+        return np.array([self._bytes_of(*self._file_and_group(n)) for n in range(len(self._group_starts) - 1)])
+
     def fetch(self, block: int) -> None:
         self._use(block, None)
 
@@ -131,7 +134,8 @@ class RemoteRows(columns.Table):
         def read(path: Path) -> Any:
             return None if row is None else _cell(path, row, self._group_rows[file][group])
 
-        return self._cache.use(self._key(block), self._bytes_of(file, group), make, read)
+        size, where = self._bytes_of(file, group) + _SLACK_BYTES, f"{self._place(file)} row group {group}"
+        return self._cache.use(self._key(block), size, make, read, where)
 
     def _file_and_group(self, block: int) -> tuple[int, int]:
         file = int(np.searchsorted(self._first_group, block, side="right")) - 1
@@ -145,7 +149,7 @@ class RemoteRows(columns.Table):
         about, name = self._footers[file].row_group(group), self._image_columns[file]
         parts = [about.column(n) for n in range(about.num_columns)]
         wanted = [part for part in parts if part.path_in_schema.split(".")[0] == name]
-        return sum(part.total_uncompressed_size for part in wanted) + _SLACK_BYTES
+        return sum(part.total_uncompressed_size for part in wanted)
 
     def _fetch(self, file: int, group: int, path: Path, grow: Grow) -> None:
         def rows(opened: pq.ParquetFile) -> pa.Table:

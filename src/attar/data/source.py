@@ -53,6 +53,10 @@ class Split(abc.ABC):
         """For each image the number of its block, a shard or a part of one; None where each image is a file."""
         return None
 
+    def block_bytes(self) -> Int[np.ndarray, " block"] | None:
+        """The bytes that each block, by its number, takes where it is fetched to; None where none is fetched."""
+        return None
+
     def swept(self) -> "Split":
         """The same images, for reading many of each block soon, as in an epoch: remote blocks are fetched whole."""
         return self
@@ -101,6 +105,9 @@ class Subset(Split):
     def blocks(self) -> Int[np.ndarray, " image"] | None:
         found = self._base.blocks()
         return None if found is None else found[self._indices]
+
+    def block_bytes(self) -> Int[np.ndarray, " block"] | None:
+        return self._base.block_bytes()
 
     def swept(self) -> Split:
         return Subset(self._base.swept(), self._indices, self.labels)

@@ -45,6 +45,11 @@ class Shard(Protocol):
         """Its path or address."""
         ...
 
+    @property
+    def fetched_bytes(self) -> int:
+        """The bytes that it takes on this disk when it is fetched; 0 for a file that is here."""
+        ...
+
     def stamp(self) -> str | None:
         """Return a text that changes with its content; None if nothing tells."""
         ...
@@ -70,6 +75,10 @@ class LocalShard:
     @property
     def place(self) -> str:
         return str(self.path)
+
+    @property
+    def fetched_bytes(self) -> int:
+        return 0
 
     def stamp(self) -> str | None:
         found = content.stamps([self.path])
@@ -130,6 +139,10 @@ class Tarred(columns.Table):
 
     def blocks(self) -> np.ndarray:
         return np.repeat(np.arange(len(self._shards)), np.diff(self._starts_at))
+
+    def block_bytes(self) -> np.ndarray | None:
+        sizes = [shard.fetched_bytes for shard in self._shards]
+        return np.array(sizes) if all(sizes) else None
 
     def swept(self) -> "Tarred":
         found = copy.copy(self)
