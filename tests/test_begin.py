@@ -125,18 +125,42 @@ def test_settings_that_decide_nothing_continue_a_run(run: Path, pictures: Path, 
 
 
 def test_a_run_that_stopped_before_it_made_anything_can_begin_with_other_words(pictures: Path, tmp_path: Path):
-    data = tmp_path / "data"
-    shutil.copytree(pictures, data)
-    (data / "dot" / "0.png").write_bytes(b"no picture")
-    out = tmp_path / "out"
-    with pytest.raises(SystemExit):
-        main(["squeeze", str(data), "--out", str(out), *QUICK, "--quiet"])
-    assert (out / "squeeze" / "plan.json").is_file()
+    data, out = pictures, tmp_path / "out"
+    assert recipe_of(str(data), "--out", str(out)).recover.ipc > 0
+    (out / "squeeze").mkdir()
+    (out / "squeeze" / "plan.json").touch()
     assert recipe_of(str(data), "--out", str(out), "--ipc", "2").recover.ipc == 2
     (out / "squeeze" / "checkpoints").mkdir()
     (out / "squeeze" / "checkpoints" / "latest.pt").touch()
     with pytest.raises(AttarError, match="was begun for"):
         recipe_of(str(data), "--out", str(out), "--ipc", "1")
+
+
+def test_unreadable_pictures_count_nowhere_and_stop_a_run_before_anything_is_written(
+    pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    data, out = tmp_path / "data", tmp_path / "out"
+    shutil.copytree(pictures, data)
+    gone = [data / "bar" / f"{index}.png" for index in range(2)]
+    for path in gone:
+        path.write_bytes(b"no picture")
+    with pytest.raises(SystemExit):
+        main(["run", str(data), "--out", str(out), *QUICK])
+    assert f"attar: 2 of 49 images cannot be read, the first is {gone[0]}" in capsys.readouterr().err
+    assert not out.exists()
+    skip = ["--data.on-corrupt", "skip", "--ipc", "9"]
+    main(["run", str(data), "--out", str(out), *QUICK, *skip])
+    said = capsys.readouterr().err
+    listed = attar.split(recipe_named(str(out / "chosen.yaml")), quiet=True)
+    train = [one.file for one in listed if one.split == "train" and Path(one.file) not in gone]
+    smallest = sum("bar" in file for file in train)
+    assert "pictures          47, 3 classes" in said
+    assert f"{len(train)} remain for training, {47 - len(train)} are held out" in said
+    assert f"the smallest class has {smallest} training pictures" in said
+    assert f"3 classes, {len(train)} training and {47 - len(train)} validation images" in said
+    assert attar.load(out).info.ipc == smallest
+    plan = pipeline.plan(recipe_named(str(out / "chosen.yaml")), quiet=True)
+    assert f"{len(train)} training and {47 - len(train)} validation images" in plan
 
 
 def test_what_was_chosen_and_never_run_is_chosen_again(pictures: Path, tmp_path: Path):

@@ -42,7 +42,7 @@ _IDLE = re.compile(r" --data\.(?!(?:root|size|classes|num[-_]classes|holdout)\b)
 """Settings of the data that the choice does not depend on; earlier runs have them in their words."""
 _WIDTH = 120
 """Columns of the table in a file or a pipe."""
-_EARLY = ("data.", "execution.")
+_EARLY = ("data.", "execution.", "seed")
 """Settings that the choice depends on."""
 
 
@@ -133,6 +133,8 @@ def _from_pictures(verb: str, given: Arguments, console: Console, prog: str) -> 
     if path is not None and path.parent.is_file():
         raise AttarError(f"--out {path.parent} is a file; give a folder, which may not exist yet.")
     found = chosen(given)
+    if verb not in _NOTHING_MADE and found.stops:
+        raise AttarError(found.stops)
     base, found = found.recipe, with_settings(found, changed_by(found.recipe, given.settings, prog))
     how = f"Change what you like, then: attar run {FILE} --out FOLDER"
     header = "\n".join([f"{_FOR}{words}", *([f"{_TYPED}{typed}"] if typed else []), how, found.header()])
@@ -185,7 +187,7 @@ def chosen(given: Arguments) -> Chosen:
     source = given.recipe
     typed = changed_by(_stand_in(source), _early(given), f"attar run {source}")
     data = typed.data
-    found = survey(data.changed(source=source), Log(quiet=given.quiet))
+    found = survey(data.changed(source=source), Log(quiet=given.quiet), typed.seed)
     device = resolve(typed.execution).device
     gpu = device.type == "cuda"
     threads = typed.execution.threads or torch.get_num_threads()
@@ -195,6 +197,7 @@ def chosen(given: Arguments) -> Chosen:
         budget=bytes_of(given.budget) if given.budget else None,
         ipc=_number(ipc) if ipc else None,
         size=data.size if "data.size" in asked else None,
+        skips=data.on_corrupt == "skip",
         every_class="data.classes" in asked,
         holdout=data.holdout if "data.holdout" in asked else None,
         gpu=gpu,

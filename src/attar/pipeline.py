@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -165,12 +165,15 @@ def plan(recipe: Recipe[Any], quiet: bool = False) -> str:
     )
     with log.heartbeat("plan"):
         real = load(recipe.data, recipe.seed, Log(quiet=True))
+        looked = damage.look((real.train, real.val))
+        train, val = damage.readable((real.train, real.val), looked)
+        real = replace(real, train=train, val=val)
         work = work_of(recipe, real)
         source = (
             f"Real data: {real.name}, {len(real.classes)} classes, {len(real.train)} training and {len(real.val)} "
             f"validation images"
         )
-        found = [source, *damage.look((real.train, real.val)).sentences(recipe.data.on_corrupt == "skip")]
+        found = [source, *looked.sentences(recipe.data.on_corrupt == "skip")]
         return "\n".join([*found, *forecast.made(work), *forecast.lines(work)])
 
 
@@ -198,9 +201,10 @@ def work_of(recipe: Recipe[Any], real: RealData) -> Work:
 def _check(space: Workspace, recipe: Recipe[Any], wanted: Sequence[Stage]) -> None:
     """Check before the run everything that would otherwise fail hours later."""
     real, done = space.real, Run(space.out)
+    train, val = (space.train, space.val) if recipe.data.on_corrupt == "skip" else (real.train, real.val)
     space.log.say(
-        f"attar     {recipe.name}: {real.name}, {len(real.classes)} classes, {len(real.train)} training and "
-        f"{len(real.val)} validation images, on {space.device.describe()}"
+        f"attar     {recipe.name}: {real.name}, {len(real.classes)} classes, {len(train.labels)} training and "
+        f"{len(val.labels)} validation images, on {space.device.describe()}"
     )
     kept.refuse_more_classes(space)
     if recipe.images and recipe.recover.keep_from:

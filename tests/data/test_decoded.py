@@ -68,6 +68,8 @@ def test_unreadable_images(tmp_path: Path, class_folders: Callable, log: Log, ev
         path.write_bytes(b"")
     with pytest.raises(AttarError, match=r"No image of a class can be read, the first of them is .*b_0\.png"):
         pixels(train, choice.changed(on_corrupt="skip"), log)
+    found = pixels(train, choice.changed(on_corrupt="skip"), log, all_classes=False)
+    assert found.labels.tolist() == [0, 0]
 
 
 def test_a_decoding_process_that_is_killed(

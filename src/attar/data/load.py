@@ -15,6 +15,7 @@ from attar.core.randomness import generator
 from attar.data import at_store, balance, braces, given, hub, layout, named, remote
 from attar.data.choice import IN_MEMORY, DataChoice
 from attar.data.columns import refuse_broken
+from attar.data.choice import IN_MEMORY, DataChoice, num_held
 from attar.data.source import Found, RealData, Split
 from attar.store import objects
 
@@ -137,6 +138,11 @@ def _refuse_empty(source: str, classes: tuple[str, ...], train: Split, faults: M
         raise AttarError(faults.get(name, plain))
 
 
+def draw_of(name: str, count: int, seed: int) -> np.ndarray:
+    """The order in which the ``count`` pictures of a class are held out."""
+    return torch.randperm(count, generator=generator(seed, "data", "holdout", name)).numpy()
+
+
 def _held_out(split: Split, classes: tuple[str, ...], fraction: float, seed: int) -> tuple[Split, Split]:
     """Training and validation parts: of each class the ``fraction``, drawn under the class's name, at least one image.
 
@@ -147,7 +153,5 @@ def _held_out(split: Split, classes: tuple[str, ...], fraction: float, seed: int
     order = np.argsort(split.labels, kind="stable")
     ends = np.cumsum(np.bincount(split.labels, minlength=len(classes)))
     for name, rows in zip(classes, np.split(order, ends[:-1]), strict=True):
-        count = min(max(1, round(fraction * len(rows))), len(rows) - 1)
-        draw = torch.randperm(len(rows), generator=generator(seed, "data", "holdout", name))
-        held[rows[draw[:count].numpy()]] = True
+        held[rows[draw_of(name, len(rows), seed)[: num_held(len(rows), fraction)]]] = True
     return split.select(np.flatnonzero(~held)), split.select(np.flatnonzero(held))

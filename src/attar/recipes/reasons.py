@@ -31,6 +31,17 @@ def pictures(found: Survey) -> Reason:
     return Reason("pictures", f"{sum(counts):,}, {len(counts)} classes", f"{spread} in a class{uneven}")
 
 
+def unreadable(found: Survey, skips: bool) -> tuple[Reason, ...]:
+    if found.damage is None or not (faults := found.damage.faults):
+        return ()
+    of = f"{found.damage.num_opened:,}" + " opened" * (found.damage.num_opened < found.damage.num_pictures)
+    does = (
+        "they are left out" if skips else "the run stops at them: repair or delete them, or add --data.on-corrupt skip"
+    )
+    where = f"{faults[0].where} ({faults[0].reason})"
+    return (Reason("unreadable", f"{len(faults):,} of {of}", f"first {where}; {does}, and no number here counts them"),)
+
+
 def left_out(found: Survey, kept: Sequence[bool]) -> tuple[Reason, ...]:
     names = [
         f"{name} ({count})" for name, count, keep in zip(found.classes, found.counts, kept, strict=True) if not keep

@@ -119,8 +119,9 @@ def baseline_config(name: str, config: MethodConfig) -> MethodConfig:
 
 
 def fewest(space: Workspace) -> tuple[str, int]:
-    """Return the class with the fewest real training images, and how many it has."""
-    counts = np.bincount(space.real.train.labels, minlength=len(space.real.classes))
+    """Return the class with the fewest real training images that can be used, and how many it has."""
+    split = space.train if space.choice.on_corrupt == "skip" else space.real.train
+    counts = np.bincount(split.labels, minlength=len(space.real.classes))
     return space.real.classes[int(counts.argmin())], int(counts.min())
 
 

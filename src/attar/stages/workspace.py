@@ -100,12 +100,12 @@ class Workspace:
     @cached_property
     def train(self) -> Feed:
         """Real training images."""
-        return self._feed(self.real.train, "reading")
+        return self._feed(self.real.train, all_classes=True)
 
     @cached_property
     def val(self) -> Feed:
-        """Real validation images."""
-        return self._feed(self.real.val, "reading")
+        """Real validation images; a class whose images cannot be read is not measured."""
+        return self._feed(self.real.val, all_classes=False)
 
     @property
     def feed(self) -> str:
@@ -150,8 +150,9 @@ class Workspace:
         read = {FEED: self.feed} if self.choice.on_corrupt == "skip" else {}
         return {"data": self.choice, "seed": self.seed, **read, **parts}
 
-    def _feed(self, split: Any, what: str) -> Feed:
-        return open_feed(split, self.choice, self.device.workers, self.device.device, self.log, what)
+    def _feed(self, split: Any, *, all_classes: bool) -> Feed:
+        workers, device = self.device.workers, self.device.device
+        return open_feed(split, self.choice, workers, device, self.log, all_classes=all_classes)
 
 
 def _answer(network: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
