@@ -13,9 +13,8 @@ from attar.core.log import Log
 from attar.core.plugin import unknown
 from attar.core.randomness import generator
 from attar.data import at_store, balance, braces, given, hub, layout, named, remote
-from attar.data.choice import IN_MEMORY, DataChoice
-from attar.data.columns import refuse_broken
 from attar.data.choice import IN_MEMORY, DataChoice, num_held
+from attar.data.columns import refuse_broken
 from attar.data.source import Found, RealData, Split
 from attar.store import objects
 
