@@ -1,4 +1,5 @@
 import errno
+import os
 from pathlib import Path
 
 import pytest
@@ -43,6 +44,22 @@ def test_a_folder_that_cannot_be_used_is_one_sentence_with_the_mend(tmp_path: Pa
         usable(tmp_path),
     ):
         raise OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_forked_process_does_not_keep_a_lock(tmp_path: Path) -> None:
+    ends_of_pipe = os.pipe()
+    with atomic.locked(tmp_path / "lock"):
+        child = os.fork()
+        if child == 0:  # as a worker that is started while another thread holds the lock
+            os.read(ends_of_pipe[0], 1)
+            os._exit(0)
+        assert atomic.is_locked(tmp_path / "lock")
+    try:
+        assert not atomic.is_locked(tmp_path / "lock")
+    finally:
+        os.write(ends_of_pipe[1], b"x")
+        os.waitpid(child, 0)
 
 
 def test_a_lock_is_seen_while_it_is_held(tmp_path: Path) -> None:

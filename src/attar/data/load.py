@@ -14,6 +14,7 @@ from attar.core.plugin import unknown
 from attar.core.randomness import generator
 from attar.data import at_store, balance, braces, given, hub, layout, named, remote
 from attar.data.choice import IN_MEMORY, DataChoice, num_held
+from attar.data.columns import refuse_broken
 from attar.data.source import Found, RealData, Split
 from attar.store import objects
 
@@ -29,6 +30,8 @@ def load(choice: DataChoice, seed: int, log: Log) -> RealData:
     found = find(choice, log)
     if len(found.classes) < 2:
         raise AttarError(f"'{choice.source}' has a single class ({', '.join(found.classes)}); two or more are needed.")
+    for name in found.classes:
+        refuse_broken(name, f"'{choice.source}'")
     labels = kept(choice, found.classes)
     classes = tuple(found.classes[label] for label in labels)
     train = of_classes(found.train, labels)

@@ -112,11 +112,7 @@ def named_by_metadata(footer: pq.FileMetaData, label: str) -> list[str] | None:
         names = json.loads(metadata[b"huggingface"])["info"]["features"][label]["names"]
     except (KeyError, TypeError, ValueError):
         return None
-    if not isinstance(names, list) or not names:
-        return None
-    for name in names:
-        columns.refuse_broken(str(name), "the metadata of a Parquet file")
-    return [str(name) for name in names]
+    return [str(name) for name in names] if isinstance(names, list) and names else None
 
 
 class _Cache:

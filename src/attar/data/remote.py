@@ -60,6 +60,7 @@ def _update(folder: Path, store: Folder, log: Log) -> None:
             _note(folder, kept)
             since_note = 0
 
+    atomic.sweep(folder)
     total = sum(entry.bytes for entry in wanted.values())
     with log.progress("fetching", max(1, round(total / 1e6)) if total else 0, unit="MB") as advance:
         store.fetch(wanted, folder, fetched)

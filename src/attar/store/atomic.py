@@ -54,11 +54,18 @@ def locked(path: Path) -> Iterator[None]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("ab") as file:
-        with contextlib.suppress(ImportError):
+        try:
             import fcntl
-
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+        except ImportError:
+            yield
+            return
+        fcntl.flock(file, fcntl.LOCK_EX)
+        owner = os.getpid()
+        try:
+            yield
+        finally:
+            if os.getpid() == owner:
+                fcntl.flock(file, fcntl.LOCK_UN)  # closing alone would leave it to processes forked meanwhile
 
 
 def is_locked(path: Path) -> bool:
@@ -71,6 +78,7 @@ def is_locked(path: Path) -> bool:
             import fcntl
 
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_UN)
         except (ImportError, BlockingIOError):
             return True
         return False
@@ -151,12 +159,13 @@ def is_temporary(path: Path) -> bool:
     return path.name.startswith(".") and path.name.endswith(".tmp")
 
 
-def sweep(folder: Path) -> None:
+def sweep(folder: Path, name: str = "") -> None:
     """Remove temporary files of killed processes from a folder and its subfolders.
 
-    Files that changed within ``STALE_SECONDS`` stay: another run may be writing them.
+    With ``name``, such as ``*.npy``, only those of files with this name in the folder itself. Files that changed within
+    ``STALE_SECONDS`` stay: another run may be writing them.
     """
-    for path in list(folder.rglob(".*.tmp")):
+    for path in list(folder.glob(f".{name}.*.tmp") if name else folder.rglob(".*.tmp")):
         with contextlib.suppress(FileNotFoundError):
             if path.stat().st_mtime < time.time() - STALE_SECONDS:
                 shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink()

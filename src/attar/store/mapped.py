@@ -70,6 +70,7 @@ def _decode(
     path: Path, folder: Path, labels: list[int], shape: tuple[int, ...], images_sha256: str, owner: str
 ) -> None:
     """Write the cache image by image; leaves no file if that fails or the images have another hash."""
+    atomic.sweep(path.parent, "*.npy")
     header = {"descr": "|u1", "fortran_order": False, "shape": shape}
     with usable(path.parent), atomic.replace(path) as temporary, temporary.open("wb") as file:
         np.lib.format.write_array_header_1_0(file, header)

@@ -270,6 +270,8 @@ class _Watched(io.RawIOBase):
 
 
 def _tag(about: Mapping[str, Any]) -> str:
+    if about.get("ino"):  # a file of a folder on this machine
+        return f"{about.get('mtime')} {about.get('created')} {about['ino']}"
     for key in ("ETag", "etag", "md5Hash", "crc32c", "LastModified", "mtime", "created", "blob_id"):
         if about.get(key):
             return str(about[key]).strip('"')
