@@ -1,6 +1,7 @@
 """A quick look for pictures that cannot be read, so that a plan can name them before a run meets them."""
 
 import contextlib
+import hashlib
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,6 +17,9 @@ MOST_PICTURES, MOST_BYTES = 2000, 10**8
 RUNS = 16
 """Runs of neighbouring pictures that the part consists of."""
 _NAMED = 3
+_known: dict[tuple[bytes, str], Unreadable | None] = {}
+"""What was found in this process, by a hash of the files' stamps and the picture: the choice of a recipe and the plan
+look at the same pictures."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +77,9 @@ def look(splits: Sequence[Split]) -> Damage:
     for split in splits:
         size = len(split) if split in files else 0
         own = places[(places >= start) & (places < start + size)] - start
-        found.append({place: fault for place in own.tolist() if (fault := _fault(split, place)) is not None})
+        stamp = split.stamp() if size else None
+        mark = None if stamp is None else hashlib.sha256(stamp.encode()).digest()
+        found.append({place: fault for place in own.tolist() if (fault := _looked_at(split, place, mark)) is not None})
         start += size
     faults = tuple(fault for own in found for fault in own.values())
     return Damage(total, len(places), faults, tuple(map(tuple, found)))
@@ -101,6 +107,16 @@ def _is_in_memory(split: Split) -> bool:
         return split.encoded(0) is None
     except Unreadable:
         return False
+
+
+def _looked_at(split: Split, place: int, mark: bytes | None) -> Unreadable | None:
+    """Do as ``_fault``; a picture of files with the same ``mark`` is opened once."""
+    if mark is None:
+        return _fault(split, place)
+    key = (mark, split.where(place))
+    if key not in _known:
+        _known[key] = _fault(split, place)
+    return _known[key]
 
 
 def _fault(split: Split, place: int) -> Unreadable | None:

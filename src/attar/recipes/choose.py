@@ -149,7 +149,7 @@ def _set(
             return made, "as you asked" if wishes.size else reasons.why_size(found, side, refused), why_labels, why_ipc
         if not made.ipc:
             refused = f"at {side} the budget holds not one image per class"
-        elif not refused:
+        else:
             refused = f"{side} would take about {reasons.hours(minutes)} here"
     least = ChosenSet(network_cost.network_for(sides[-1]), "hard", 1, classes, sum(train), wishes.gpu).num_bytes
     raise AttarError(

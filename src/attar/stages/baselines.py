@@ -44,7 +44,7 @@ def check(
     if labelling.mode == "stored":
         num_sets, num_classes = 1 + sum(name != method for name in own), len(space.real.classes)
         count = (config.ipc - config.ipc_start) * num_classes
-        needed = num_sets * label_choice.planned_bytes(count, num_classes, labelling, storage)
+        needed = num_sets * label_choice.planned_bytes(count, num_classes, labelling, space.choice.size, storage)
         label_choice.refuse_full_disk(needed, space.out)
 
 
