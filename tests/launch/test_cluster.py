@@ -19,7 +19,8 @@ from stages.test_determinism import assert_same, bytes_of, finish, start, start_
 
 pytestmark = pytest.mark.slow
 MANY = [*MINI, "--recover.ipc", "12", "--recover.unit-classes", "5", "--recover.parallel-units", "1"]
-"""24 units."""
+MANY += ["--recover.iterations", "40"]
+"""24 units, which take longer than a process takes to start."""
 WAIT_SECONDS = 600
 
 
@@ -96,7 +97,7 @@ def test_one_process_two_processes_and_four_workers_on_two_machines_make_the_sam
     assert_same(mini_run, tmp_path / "four")
     said = (tmp_path / "said").read_text()
     assert "3 machines with 4 CPUs and 0 GPUs; a job takes 1 CPU, on " in said
-    assert len(list((tmp_path / "four").glob("log.rank*.jsonl"))) == 4
+    assert len(list((tmp_path / "four").glob("log.rank*.jsonl"))) >= 3, "both machines did jobs"
     assert "all real images" in said, "the table"
     assert not re.search(r"^\(|^\[?20\d\d-|raylet", said, re.MULTILINE), f"Ray's own log in {said}"
 
@@ -106,7 +107,8 @@ def test_a_machine_that_is_lost_costs_only_what_it_was_doing(
 ):
     said = tmp_path / "said"
     process = by_ray(cluster, "recover", begun, MANY, said)
-    wait_until(lambda: len(units_in(begun)) >= 4, process, said)
+    # A third process is on the second machine.
+    wait_until(lambda: len(units_in(begun)) >= 4 and len([*begun.glob("log.rank*.jsonl")]) >= 3, process, said)
     cluster.remove_node(second, allow_graceful=False)
     assert len(units_in(begun)) < 24, "the machine was lost too late for this test"
     finish(process, said)
@@ -114,6 +116,16 @@ def test_a_machine_that_is_lost_costs_only_what_it_was_doing(
         name: content for name, content in bytes_of(quiet).items() if name.startswith("recover")
     }
     assert " begins again on " in said.read_text()
+
+
+def test_a_machine_that_joins_later_does_jobs(cluster: Any, begun: Path, tmp_path: Path):
+    said = tmp_path / "said"
+    process = by_ray(cluster, "recover", begun, MANY, said)
+    wait_until(lambda: bool(units_in(begun)), process, said)
+    second = cluster.add_node(num_cpus=2, object_store_memory=80 * 2**20)
+    finish(process, said)
+    assert len(list(begun.glob("log.rank*.jsonl"))) >= 3
+    cluster.remove_node(second)
 
 
 def test_a_driver_that_is_killed_goes_on_when_it_is_started_again(

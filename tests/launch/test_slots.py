@@ -95,7 +95,11 @@ def test_more_processes_are_asked_for_than_there_is_room_for_so_that_the_cluster
     slot.ask(1000)
     assert len(ray.calls) == 2 + slots.SPARE
     slot.ask(0)
-    assert len(ray.killed) == len(ray.calls)
+    assert ray.killed == [call.actor for call in ray.calls[2:]], "those for which there is room may do the next jobs"
+    slot.end_idle(60)
+    assert len(ray.killed) == slots.SPARE
+    slot.end_idle()
+    assert len(ray.killed) == 2 + slots.SPARE
 
 
 def test_a_lost_process_gives_its_job_back_and_is_replaced():
@@ -203,12 +207,12 @@ GLOO = RuntimeError("[gloo/transport/tcp/pair.cc:534] Connection closed by peer 
 
 def test_training_is_repeated_when_a_process_was_lost():
     pytest.importorskip("ray.train.torch")
-    assert not joint.announced(group_error(r1=died()))
-    assert not joint.announced(group_error(r0=GLOO, r1=died()))
-    assert not joint.announced(group_error(r0=GLOO)), "the others fail first"
-    assert not joint.announced(group_error(r0=ranks.PeerLostError("a process was lost")))
-    assert joint.announced(group_error(r0=GLOO, r1=died(preempted=True)))
-    assert not joint.announced(ray_exceptions.ActorDiedError())
+    assert not joint.was_announced(group_error(r1=died()))
+    assert not joint.was_announced(group_error(r0=GLOO, r1=died()))
+    assert not joint.was_announced(group_error(r0=GLOO)), "the others fail first"
+    assert not joint.was_announced(group_error(r0=ranks.PeerLostError("a process was lost")))
+    assert joint.was_announced(group_error(r0=GLOO, r1=died(preempted=True)))
+    assert not joint.was_announced(ray_exceptions.ActorDiedError())
 
 
 def test_an_error_of_any_training_process_that_the_user_can_fix_is_told():
@@ -219,14 +223,14 @@ def test_an_error_of_any_training_process_that_the_user_can_fix_is_told():
     for failure in (refusal, UserExceptionWithTraceback(refusal, "Traceback ...")):
         for others in ({"r0": GLOO}, {"r0": died()}, {}):
             with pytest.raises(AttarError, match=r"^a\.png cannot be read; remove it\.$"):
-                joint.announced(group_error(**others, r1=failure))
+                joint.was_announced(group_error(**others, r1=failure))
 
 
 def test_an_error_of_the_program_is_raised_as_it_is():
     pytest.importorskip("ray.train.torch")
     error = group_error(r0=GLOO, r1=KeyError("epoch"))
     with pytest.raises(RuntimeError) as raised:
-        joint.announced(error)
+        joint.was_announced(error)
     assert raised.value is error
 
 

@@ -50,12 +50,12 @@ def train(
     """
     lost = 0
     while (error := _fit(ray, order, inbox, job, team, show, say)) is not None:
-        lost += not announced(error)
+        lost += not was_announced(error)
         if lost > slots.RETRIES:
             raise slots.gave_up(job[1], "the training") from error
 
 
-def announced(error: Exception) -> bool:
+def was_announced(error: Exception) -> bool:
     """Return whether the machine of a lost process had announced its end; raises the error if no process was lost.
 
     Raises AttarError for an error of any process that the user can fix.
@@ -70,13 +70,13 @@ def announced(error: Exception) -> bool:
         if not isinstance(each, ranks.PeerLostError) and (sentence := slots.fixable(each)):
             raise AttarError(sentence) from None
     died = [each for each in found if isinstance(each, RayError | RayTrainError) and not isinstance(each, RayTaskError)]
-    if not died and not all(map(_tells_of_loss, found)):
+    if not died and not all(map(_caused_by_loss, found)):
         raise error
     ends = [getattr(each, "health_check_failure", each) for each in died]
     return any(type(end).__name__ == "PreemptionError" or getattr(end, "preempted", False) for end in ends)
 
 
-def _tells_of_loss(error: BaseException) -> bool:
+def _caused_by_loss(error: BaseException) -> bool:
     """Return whether a process failed only because another one was lost."""
     import torch.distributed
 

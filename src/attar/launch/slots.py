@@ -34,9 +34,9 @@ class Slots:
         """``actor`` is the class of a process; ``needs`` are the CPUs and GPUs of one."""
         self._ray, self._order, self._needs = ray, order, needs
         self._actor = ray.remote(actor).options(max_restarts=0, max_task_retries=0, **needs)
-        self._starting: dict[Any, Any] = {}
+        self._starting: dict[Any, tuple[Any, float]] = {}
         self._free: list[tuple[Any, float]] = []
-        """With the time since when."""
+        """Both with the time since when."""
         self._busy: dict[Any, tuple[Any, work.Job]] = {}
         self._failed, self._room, self._counted = 0, 0, -COUNT_SECONDS
         self._timer = threading.Timer(0, lambda: None)
@@ -52,18 +52,19 @@ class Slots:
         return len(self._free)
 
     def ask(self, num_jobs: int) -> None:
-        """Ask for processes, so that this many jobs more could be done at a time; 0: for no more."""
-        self._work()
-        if not num_jobs:
-            for actor in self._starting.values():
-                self._end(actor)
-            self._starting.clear()
-            return
+        """Ask for processes, so that this many jobs more could be done at a time.
+
+        0: for no more. Those for which the cluster has room go on starting, for the next jobs.
+        """
+        self._stop_timer()
         alive = len(self._free) + len(self._busy)
-        more = max(0, self._count() - alive) + max(SPARE, alive)
-        for _ in range(min(num_jobs - len(self._free), more) - len(self._starting)):
+        fitting = max(0, self._count() - alive)
+        if not num_jobs:
+            for reference in list(self._starting)[fitting:]:
+                self._end(self._starting.pop(reference)[0])
+        for _ in range(min(num_jobs - len(self._free), fitting + max(SPARE, alive)) - len(self._starting)):
             actor = self._actor.remote()
-            self._starting[actor.look.remote(self._order)] = actor
+            self._starting[actor.look.remote(self._order)] = actor, time.monotonic()
 
     def give(self, job: work.Job, order: "Order", inbox: Any, place: "Place") -> None:
         """Have a free process do a job."""
@@ -83,7 +84,7 @@ class Slots:
         seen, done = list["Seen"](), list[tuple[work.Job, Exception | None]]()
         for reference in ended:
             starts = reference in self._starting
-            actor, job = (self._starting.pop(reference), None) if starts else self._busy.pop(reference)
+            actor, job = (self._starting.pop(reference)[0], None) if starts else self._busy.pop(reference)
             found, error = self._answer(reference)
             if error is None:
                 self._free.append((actor, time.monotonic()))
@@ -104,31 +105,31 @@ class Slots:
         return seen, done
 
     def rest(self) -> None:
-        """Keep the free processes for the next jobs, but not longer than ``IDLE_SECONDS``; ends with ``ask``."""
-        self._work()
-        self._timer = threading.Timer(IDLE_SECONDS, self.end_free)
+        """Keep the free processes for the next call of ``ask``, but not longer than ``IDLE_SECONDS``."""
+        self._stop_timer()
+        self._timer = threading.Timer(IDLE_SECONDS, self.end_idle)
         self._timer.daemon = True
         self._timer.start()
 
-    def _work(self) -> None:
-        """End the rest."""
+    def _stop_timer(self) -> None:
         self._timer.cancel()
         if self._timer.is_alive():
             self._timer.join()
 
     def close(self) -> None:
         """End all processes."""
-        self.ask(0)
-        self.end_free()
+        self._stop_timer()
+        self.end_idle()
         for actor, _ in self._busy.values():
             self._end(actor)
         self._busy.clear()
 
-    def end_free(self, seconds: float = 0.0) -> None:
-        """End the processes that have had no job for so long."""
+    def end_idle(self, seconds: float = 0.0) -> None:
+        """End the processes that have had no job for so long, whether they are ready or still start."""
         until = time.monotonic() - seconds
-        ending = [actor for actor, since in self._free if since <= until]
-        self._free = [(actor, since) for actor, since in self._free if since > until]
+        ending = [actor for actor, since in [*self._free, *self._starting.values()] if since <= until]
+        self._free = [one for one in self._free if one[1] > until]
+        self._starting = {reference: one for reference, one in self._starting.items() if one[1] > until}
         for actor in ending:
             self._end(actor)
 

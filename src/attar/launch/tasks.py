@@ -123,8 +123,7 @@ class Tasks:
             starting.enter_context(activity("processes start on the cluster"))
             shown = Shown(call.log, advance, starting.close)
             if call.together:
-                self._slots.ask(0)
-                self._slots.end_free()  # their CPUs and GPUs are needed
+                self._slots.end_idle()  # their CPUs and GPUs are needed
                 for job in queue:
                     self._train(call, job, shown)
             else:
@@ -142,7 +141,7 @@ class Tasks:
             else:
                 waits()
             if not queue:
-                self._slots.end_free(slots.IDLE_SECONDS)
+                self._slots.end_idle(slots.IDLE_SECONDS)
             _, ended = self._slots.wait(POLL_SECONDS)
             self._show(shown)
             for job, error in ended:
