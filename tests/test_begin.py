@@ -227,11 +227,13 @@ def test_the_split_is_the_one_of_the_run(run: Path, pictures: Path, capsys: pyte
 def test_help_shows_the_values_that_are_chosen_for_the_pictures(
     pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
-    for folder, size in ((tmp_path, ""), (pictures, "8]\n")):  # an empty folder has help, too
+    for folder, size, words in ((tmp_path, "", "are examples"), (pictures, "8]\n", "chooses the values below")):
         with pytest.raises(SystemExit) as end:
             main(["run", str(folder), "--help"])
         assert end.value.code == 0
-        assert f"--data.size INT  [{size}" in capsys.readouterr().out
+        said = capsys.readouterr().out
+        assert f"--data.size INT  [{size}" in said
+        assert words in said
 
 
 def test_a_folder_for_the_results_is_asked_for_before_the_pictures_are_looked_at(

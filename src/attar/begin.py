@@ -46,18 +46,21 @@ _EARLY = ("data.", "execution.", "seed")
 """Settings that the choice depends on."""
 
 
-def help_recipe(verb: str, given: Arguments) -> Recipe[Any]:
-    """Return the recipe whose settings a help text shows: for a folder that can be read, the one chosen for it."""
-    base = _helped(given) if is_dataset(given.recipe) else recipe_named(given.recipe)
-    return changed_by(base, given.settings, f"attar {verb} {given.recipe}")
+def help_recipe(verb: str, given: Arguments) -> tuple[Recipe[Any], str]:
+    """Return the recipe whose settings a help text shows, and for pictures a sentence on where its values are from.
+
+    For a folder that can be read it is the one chosen for it; for data elsewhere, and a folder without data, one like
+    it.
+    """
+    base, about = _helped(given) if is_dataset(given.recipe) else (recipe_named(given.recipe), "")
+    return changed_by(base, given.settings, f"attar {verb} {given.recipe}"), about
 
 
-def _helped(given: Arguments) -> Recipe[Any]:
-    """Return the recipe chosen for a folder; for data elsewhere, and for a folder that holds none, one like it."""
+def _helped(given: Arguments) -> tuple[Recipe[Any], str]:
     if Path(given.recipe).expanduser().is_dir():
         with contextlib.suppress(AttarError):
-            return chosen(replace(given, quiet=True)).recipe
-    return _stand_in(given.recipe)
+            return chosen(replace(given, quiet=True)).recipe, "attar chooses the values below for these pictures."
+    return _stand_in(given.recipe), "The values below are examples: attar looks at the pictures and chooses others."
 
 
 def recipe_of(verb: str, given: Arguments) -> tuple[Recipe[Any], str]:
