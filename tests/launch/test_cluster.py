@@ -170,3 +170,69 @@ def test_a_training_goes_on_when_one_of_its_processes_is_killed(cluster: Any, tm
     assert "squeeze begins again on " in said.read_text()
     assert (Run(out).teachers[0].top1 or 0) > 0.9
     assert "raylet" not in said.read_text()
+
+
+ONLY_ONE_FAILS = """
+from torch import distributed, nn
+from attar.core.errors import AttarError
+
+class Net(nn.Sequential):
+    def forward(self, images):
+        if len(images) > 8 and distributed.is_initialized() and distributed.get_rank() == 1:
+            raise AttarError("The second process has had enough; ask it less.")
+        return super().forward(images)
+
+def network(num_classes, image_size):
+    return Net(nn.BatchNorm2d(3), nn.Flatten(), nn.Linear(3 * image_size**2, num_classes))
+"""
+
+
+def test_an_error_of_any_process_of_a_training_is_one_sentence(
+    cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "one_fails.py").write_text(ONLY_ONE_FAILS)
+    said = tmp_path / "said"
+    more = ("--execution.data-parallel", "on", "--execution.train-workers", "2")
+    more += ("--squeeze.architecture", "one_fails:network")
+    process = by_ray(cluster, "squeeze", tmp_path / "run", MINI, said, *more)
+    process.join(WAIT_SECONDS)
+    assert process.exitcode == 2, said.read_text()
+    *_, last = said.read_text().splitlines()
+    assert last == "attar: The second process has had enough; ask it less."
+    assert "Traceback" not in said.read_text()
+    assert not [*(tmp_path / "run").glob(".launch*"), *(tmp_path / "run").glob(".ray-train*")]
+
+
+def test_a_training_that_waits_for_machines_says_so(cluster: Any, tmp_path: Path):
+    said, out = tmp_path / "said", tmp_path / "run"
+    more = ("--execution.data-parallel", "on", "--execution.train-workers", "9")
+    process = by_ray(cluster, "squeeze", out, MINI, said, *more)
+    wanted = "ray       waiting for 9 places with 1 CPU each; the cluster has 2 CPUs"
+    wait_until(lambda: said.exists() and wanted in said.read_text(), process, said)
+    os.kill(process.pid or 0, signal.SIGKILL)
+    process.join()
+
+
+@pytest.fixture
+def with_gpus(environment: None) -> Iterator[Any]:
+    """A head, and a machine that Ray believes to have four GPUs."""
+    pytest.importorskip("ray")
+    from ray.cluster_utils import Cluster
+
+    node: dict[str, Any] = {"object_store_memory": 80 * 2**20}
+    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **node})
+    made.add_node(num_cpus=2, num_gpus=4, **node)
+    yield made
+    made.shutdown()
+
+
+def test_processes_keep_their_gpus(with_gpus: Any, quiet: Path, begun: Path, tmp_path: Path):
+    said = tmp_path / "said"
+    finish(by_ray(with_gpus, "recover", begun, MANY, said), said)
+    assert "a job takes 1 CPU and 1 GPU, on " in said.read_text()
+    assert "begins again" not in said.read_text()
+    assert {name: content for name, content in bytes_of(begun).items() if name.startswith("recover")} == {
+        name: content for name, content in bytes_of(quiet).items() if name.startswith("recover")
+    }
+    assert len(list(begun.glob("log.rank*.jsonl"))) <= 2, "a process for each CPU that has a GPU, for all units"

@@ -26,10 +26,12 @@ class Fetched:
         """
         self._ends = np.cumsum([len(batch) for batch in batches])
         shown = blocks[torch.cat(list(batches)).numpy()]
-        used, first = np.unique(shown, return_index=True)
-        last = len(shown) - 1 - np.unique(shown[::-1], return_index=True)[1]
-        self._waiting = sorted(zip(first.tolist(), used.tolist(), strict=True), reverse=True)
-        self._leaving = sorted(zip(last.tolist(), used.tolist(), strict=True), reverse=True)
+        places = np.arange(len(shown))
+        first, last = np.full(len(sizes), -1), np.full(len(sizes), -1)
+        first[shown[::-1]], last[shown] = places[::-1], places  # of equal indices the last one counts
+        used = np.flatnonzero(last >= 0)
+        self._waiting = sorted(zip(first[used].tolist(), used.tolist(), strict=True), reverse=True)
+        self._leaving = sorted(zip(last[used].tolist(), used.tolist(), strict=True), reverse=True)
         self._sizes, self._limit, self._window, self._in_use = sizes, limit, window, 0
         self._behind = behind
 

@@ -28,10 +28,10 @@ def load(choice: DataChoice, seed: int, log: Log) -> RealData:
     Raises AttarError when it is missing, or its files or classes are not as they should be.
     """
     found = find(choice, log)
-    if len(found.classes) < 2:
-        raise AttarError(f"'{choice.source}' has a single class ({', '.join(found.classes)}); two or more are needed.")
     for name in found.classes:
         refuse_broken(name, f"'{choice.source}'")
+    if len(found.classes) < 2:
+        raise AttarError(f"'{choice.source}' has a single class ({', '.join(found.classes)}); two or more are needed.")
     labels = kept(choice, found.classes)
     classes = tuple(found.classes[label] for label in labels)
     train = of_classes(found.train, labels)

@@ -103,6 +103,10 @@ class RemoteRows(columns.Table):
         return np.repeat(np.arange(len(self._group_starts) - 1), np.diff(self._group_starts))
 
     def block_bytes(self) -> np.ndarray:
+        return self._group_bytes
+
+    @cached_property
+    def _group_bytes(self) -> np.ndarray:
         return np.array([self._bytes_of(*self._file_and_group(n)) for n in range(len(self._group_starts) - 1)])
 
     def fetch(self, block: int) -> None:

@@ -163,7 +163,7 @@ class Tarred(columns.Table):
     def _content(self) -> bytes:
         stamp = self.stamp()
         made = partial(content.of_items, self._piece, self._sizes)
-        return made().sha256 if stamp is None else content.remembered([stamp], made)
+        return made().sha256 if stamp is None else content.remembered([stamp, hashed(self._starts, self._sizes)], made)
 
     def _piece(self, index: int, start: int, size: int) -> bytes:
         try:
