@@ -78,6 +78,8 @@ def test_students_with_hard_labels_train_again_for_other_epochs(run: Path, pictu
         assert (out / folder / "manifest.json").read_bytes() == (run / folder / "manifest.json").read_bytes()
     chosen = (out / "chosen.yaml").read_text()
     assert "--evaluate.protocol.training.epochs 2 " in chosen.splitlines()[1]
+    assert "# method: dm" in chosen
+    assert "# students: " not in chosen  # it told the former epochs
     assert recipe_named(str(out / "chosen.yaml")).evaluate.protocol.training.epochs == 2
     with pytest.raises(SystemExit):
         main([*command, "--recover.iterations", "3"])
@@ -195,6 +197,8 @@ def test_settings_of_the_data_count_in_the_choice(pictures: Path, capsys: pytest
     recipe = yaml.safe_load(capsys.readouterr().out)
     assert (recipe["data"]["size"], recipe["data"]["classes"]) == (16, ["dot", "disc"])
     assert (recipe["recover"]["ipc"], recipe["recover"]["unit_slots"]) == (3, 3)
+    main(["show", str(pictures), "--recover.ipc", "90", "--quiet"])  # no more than the smallest class has
+    assert yaml.safe_load(capsys.readouterr().out)["recover"]["ipc"] == 6
 
 
 def test_a_bad_setting_leaves_nothing(pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):

@@ -57,7 +57,7 @@ def _check_accuracy(teacher: Teacher, space: Workspace, config: MethodConfig, na
     """Raise AttarError when a teacher that is used is surely near chance; warn when it may be."""
     if teacher.accuracy is None or config.accept_weak_teacher:
         return
-    num_classes, num_val = len(space.real.classes), len(space.real.val)
+    num_classes, num_val = len(space.real.classes), len(space.val_labels)
     found = near_chance(teacher.accuracy, num_classes, num_val)
     seen = f"{name} is right on {teacher.accuracy:.1%} of the {num_val} real validation images"
     if found == "yes" and used:
