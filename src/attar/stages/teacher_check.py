@@ -70,7 +70,11 @@ def _check_accuracy(teacher: Teacher, space: Workspace, config: MethodConfig, na
     mend = "train it longer (--squeeze.training.epochs)"
     space.log.warn(
         f"{seen}, and guessing reaches about as much ({1 / num_classes:.1%}); "
-        + (f"add pictures, or {mend}" if used else f"only the row of all real images uses it: {mend}")
+        + (
+            f"add pictures, or {mend}"
+            if used
+            else f"images and labels do not depend on it, only its own row in the table: {mend}"
+        )
     )
 
 
