@@ -78,6 +78,8 @@ def test_students_with_hard_labels_train_again_for_other_epochs(run: Path, pictu
         assert (out / folder / "manifest.json").read_bytes() == (run / folder / "manifest.json").read_bytes()
     chosen = (out / "chosen.yaml").read_text()
     assert "--evaluate.protocol.training.epochs 2 " in chosen.splitlines()[1]
+    assert "# method: dm" in chosen
+    assert "# students: " not in chosen  # it told the former epochs
     assert recipe_named(str(out / "chosen.yaml")).evaluate.protocol.training.epochs == 2
     with pytest.raises(SystemExit):
         main([*command, "--recover.iterations", "3"])
@@ -195,6 +197,8 @@ def test_settings_of_the_data_count_in_the_choice(pictures: Path, capsys: pytest
     recipe = yaml.safe_load(capsys.readouterr().out)
     assert (recipe["data"]["size"], recipe["data"]["classes"]) == (16, ["dot", "disc"])
     assert (recipe["recover"]["ipc"], recipe["recover"]["unit_slots"]) == (3, 3)
+    main(["show", str(pictures), "--recover.ipc", "90", "--quiet"])  # no more than the smallest class has
+    assert yaml.safe_load(capsys.readouterr().out)["recover"]["ipc"] == 6
 
 
 def test_a_bad_setting_leaves_nothing(pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
@@ -227,11 +231,13 @@ def test_the_split_is_the_one_of_the_run(run: Path, pictures: Path, capsys: pyte
 def test_help_shows_the_values_that_are_chosen_for_the_pictures(
     pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
-    for folder, size in ((tmp_path, ""), (pictures, "8]\n")):  # an empty folder has help, too
+    for folder, size, words in ((tmp_path, "", "are examples"), (pictures, "8]\n", "chooses the values below")):
         with pytest.raises(SystemExit) as end:
             main(["run", str(folder), "--help"])
         assert end.value.code == 0
-        assert f"--data.size INT  [{size}" in capsys.readouterr().out
+        said = capsys.readouterr().out
+        assert f"--data.size INT  [{size}" in said
+        assert words in said
 
 
 def test_a_folder_for_the_results_is_asked_for_before_the_pictures_are_looked_at(

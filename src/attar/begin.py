@@ -20,7 +20,7 @@ from attar.data.braces import names_files
 from attar.data.survey import Survey
 from attar.recipes import reasons
 from attar.recipes.arguments import Arguments, changed_by, labels_follow, split
-from attar.recipes.as_typed import with_settings
+from attar.recipes.as_typed import stale, with_settings
 from attar.recipes.catalogue import header_of, is_dataset, recipe_named
 from attar.recipes.choose import Chosen, Wishes, choose
 from attar.recipes.compared import bytes_of
@@ -37,6 +37,7 @@ _FOR = "Chosen by attar for: "
 _TYPED = "With the settings: "
 _NOTHING_MADE = ("show", "plan", "split")
 """Verbs that make nothing."""
+_NUMBER = "recover.ipc"
 _IPC = re.compile(r" --ipc (\d+)")
 _IDLE = re.compile(r" --data\.(?!(?:root|size|classes|num[-_]classes|holdout)\b)\S+(?: (?!--)\S+)*")
 """Settings of the data that the choice does not depend on; earlier runs have them in their words."""
@@ -46,18 +47,21 @@ _EARLY = ("data.", "execution.", "seed")
 """Settings that the choice depends on."""
 
 
-def help_recipe(verb: str, given: Arguments) -> Recipe[Any]:
-    """Return the recipe whose settings a help text shows: for a folder that can be read, the one chosen for it."""
-    base = _helped(given) if is_dataset(given.recipe) else recipe_named(given.recipe)
-    return changed_by(base, given.settings, f"attar {verb} {given.recipe}")
+def help_recipe(verb: str, given: Arguments) -> tuple[Recipe[Any], str]:
+    """Return the recipe whose settings a help text shows, and for pictures a sentence on where its values are from.
+
+    For a folder that can be read it is the one chosen for it; for data elsewhere, and a folder without data, one like
+    it.
+    """
+    base, about = _helped(given) if is_dataset(given.recipe) else (recipe_named(given.recipe), "")
+    return changed_by(base, given.settings, f"attar {verb} {given.recipe}"), about
 
 
-def _helped(given: Arguments) -> Recipe[Any]:
-    """Return the recipe chosen for a folder; for data elsewhere, and for a folder that holds none, one like it."""
+def _helped(given: Arguments) -> tuple[Recipe[Any], str]:
     if Path(given.recipe).expanduser().is_dir():
         with contextlib.suppress(AttarError):
-            return chosen(replace(given, quiet=True)).recipe
-    return _stand_in(given.recipe)
+            return chosen(replace(given, quiet=True)).recipe, "attar chooses the values below for these pictures."
+    return _stand_in(given.recipe), "The values below are examples: attar looks at the pictures and chooses others."
 
 
 def recipe_of(verb: str, given: Arguments) -> tuple[Recipe[Any], str]:
@@ -91,11 +95,13 @@ def remember(given: Arguments, recipe: Recipe[Any]) -> None:
     path = Path(given.out) / FILE
     if not (is_dataset(given.recipe) and path.is_file() and ranks.is_first()):
         return
-    if from_yaml(path).plain() == recipe.plain():
+    before = from_yaml(path)
+    if before.plain() == recipe.plain():
         return
-    _, *reasons = (line for line in _header(path) if not line.startswith(_TYPED))
+    gone = (_TYPED, *(f"{row}: " for row in stale(before, recipe)))
+    _, *kept = (line for line in _header(path) if not line.startswith(gone))
     typed = _merged(_typed_in(path), given)
-    atomic.write_text(path, recipe.to_yaml("\n".join([f"{_FOR}{_words(given)}", *typed, *reasons])))
+    atomic.write_text(path, recipe.to_yaml("\n".join([f"{_FOR}{_words(given)}", *typed, *kept])))
 
 
 def _without_wishes(given: Arguments) -> Arguments:
@@ -135,7 +141,8 @@ def _from_pictures(verb: str, given: Arguments, console: Console, prog: str) -> 
     found = chosen(given)
     if verb not in _NOTHING_MADE and found.stops:
         raise AttarError(found.stops)
-    base, found = found.recipe, with_settings(found, changed_by(found.recipe, given.settings, prog))
+    others = [(flag, values) for flag, values in given.settings if key_of(flag) != _NUMBER]  # which the choice has
+    base, found = found.recipe, with_settings(found, changed_by(found.recipe, others, prog))
     how = f"Change what you like, then: attar run {FILE} --out FOLDER"
     header = "\n".join([f"{_FOR}{words}", *([f"{_TYPED}{typed}"] if typed else []), how, found.header()])
     if ranks.is_first():
@@ -192,7 +199,7 @@ def chosen(given: Arguments) -> Chosen:
     gpu = device.type == "cuda"
     threads = typed.execution.threads or torch.get_num_threads()
     asked = {key_of(flag): values for flag, values in given.settings}
-    ipc = given.ipc or " ".join(asked.get("recover.ipc", ()))
+    ipc = given.ipc or " ".join(asked.get(_NUMBER, ()))
     wishes = Wishes(
         budget=bytes_of(given.budget) if given.budget else None,
         ipc=_number(ipc) if ipc else None,

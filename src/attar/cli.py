@@ -236,8 +236,8 @@ def _recipe(verb: str, arguments: list[str]) -> tuple["Recipe[Any]", str, "Argum
     if verb in ("show", "plan", "split"):
         _refuse_launcher(verb, given)
     if given.help is not None:
-        recipe = begin.help_recipe(verb, given)
-        _print_and_end(help_page.page(recipe, verb, given.recipe, given.help, _width()))
+        recipe, about = begin.help_recipe(verb, given)
+        _print_and_end(help_page.page(recipe, verb, given.recipe, given.help, _width(), about))
     return *begin.recipe_of(verb, given), given
 
 

@@ -201,10 +201,9 @@ def work_of(recipe: Recipe[Any], real: RealData) -> Work:
 def _check(space: Workspace, recipe: Recipe[Any], wanted: Sequence[Stage]) -> None:
     """Check before the run everything that would otherwise fail hours later."""
     real, done = space.real, Run(space.out)
-    train, val = (space.train, space.val) if recipe.data.on_corrupt == "skip" else (real.train, real.val)
     space.log.say(
-        f"attar     {recipe.name}: {real.name}, {len(real.classes)} classes, {len(train.labels)} training and "
-        f"{len(val.labels)} validation images, on {space.device.describe()}"
+        f"attar     {recipe.name}: {real.name}, {len(real.classes)} classes, {len(space.train_labels)} training and "
+        f"{len(space.val_labels)} validation images, on {space.device.describe()}"
     )
     kept.refuse_more_classes(space)
     if recipe.images and recipe.recover.keep_from:

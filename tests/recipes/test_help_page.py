@@ -29,6 +29,7 @@ def test_the_page_begins_with_what_people_change():
     assert text.startswith("usage: attar run digits --out FOLDER [OPTIONS] [SETTINGS]\n")
     assert "  --recover.ipc INT  [37]\n      Images per class" in text
     assert text.index("--seed") < text.index("'attar run digits --help all'") < text.index("--protocol NAME")
+    assert "Epochs that each student trains for" in text
     assert len(text.splitlines()) < 125
 
 

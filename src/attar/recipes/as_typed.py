@@ -25,6 +25,12 @@ def with_settings(found: Chosen, recipe: Recipe[Any]) -> Chosen:
     return replace(found, recipe=recipe, reasons=told, made=made)
 
 
+def stale(before: Recipe[Any], now: Recipe[Any]) -> tuple[str, ...]:
+    """Return the first cells of the rows that do not tell what the recipe ``now`` does, if they told ``before``."""
+    of_number = ("images per class", "bytes", "students") if now.recover.ipc != before.recover.ipc else ()
+    return (*(row for row, (says, _) in _ROWS.items() if says(now) != says(before)), *of_number, reasons.TIME)
+
+
 def _told(one: Reason, before: Recipe[Any], now: Recipe[Any], made: ChosenSet, speed: float) -> Reason:
     """Return a choice as it is with the settings typed."""
     if one.what == reasons.TIME:

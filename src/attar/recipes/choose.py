@@ -150,7 +150,7 @@ def _set(
         if not made.ipc:
             refused = f"at {side} the budget holds not one image per class"
         else:
-            refused = f"{side} would take about {reasons.hours(minutes)} here"
+            refused = f"{side} would take about {reasons.hours(minutes)} here, reckoned; {MINUTES} are the limit"
     least = ChosenSet(network_cost.network_for(sides[-1]), "hard", 1, classes, sum(train), wishes.gpu).num_bytes
     raise AttarError(
         f"{readable_bytes(wishes.budget or 0)} hold no image of each of {len(classes)} classes; the least is about "

@@ -120,8 +120,7 @@ def baseline_config(name: str, config: MethodConfig) -> MethodConfig:
 
 def fewest(space: Workspace) -> tuple[str, int]:
     """Return the class with the fewest real training images that can be used, and how many it has."""
-    split = space.train if space.choice.on_corrupt == "skip" else space.real.train
-    counts = np.bincount(split.labels, minlength=len(space.real.classes))
+    counts = np.bincount(space.train_labels, minlength=len(space.real.classes))
     return space.real.classes[int(counts.argmin())], int(counts.min())
 
 

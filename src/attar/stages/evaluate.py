@@ -247,8 +247,7 @@ def _score(config: Evaluate, job: ScoreFile, num_classes: int, facts: Mapping[st
 
 def _val_images(space: Workspace) -> list[int]:
     """Return the number of readable validation images of each class; decodes them only if damaged ones are skipped."""
-    split = space.val if space.choice.on_corrupt == "skip" else space.real.val
-    return np.bincount(np.asarray(split.labels), minlength=len(space.real.classes)).tolist()
+    return np.bincount(space.val_labels, minlength=len(space.real.classes)).tolist()
 
 
 def _finish(

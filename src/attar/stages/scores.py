@@ -272,13 +272,8 @@ def facts(
             labels=nothing if hard else _cost(small.folder),
         ),
         "teacher_agreement": recognised.get(row.images),
-        "all_real": row == EQUAL_BYTES and info.num_images == _num_real(space),
+        "all_real": row == EQUAL_BYTES and info.num_images == len(space.train_labels),
     }
-
-
-def _num_real(space: Workspace) -> int:
-    """Return the number of real training images that can be used."""
-    return space.train.num_images if space.choice.on_corrupt == "skip" else len(space.real.train)
 
 
 def _costs(**elapsed: Elapsed | None) -> dict[str, float | None]:

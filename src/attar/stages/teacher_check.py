@@ -57,7 +57,7 @@ def _check_accuracy(teacher: Teacher, space: Workspace, config: MethodConfig, na
     """Raise AttarError when a teacher that is used is surely near chance; warn when it may be."""
     if teacher.accuracy is None or config.accept_weak_teacher:
         return
-    num_classes, num_val = len(space.real.classes), len(space.real.val)
+    num_classes, num_val = len(space.real.classes), len(space.val_labels)
     found = near_chance(teacher.accuracy, num_classes, num_val)
     seen = f"{name} is right on {teacher.accuracy:.1%} of the {num_val} real validation images"
     if found == "yes" and used:
@@ -70,7 +70,11 @@ def _check_accuracy(teacher: Teacher, space: Workspace, config: MethodConfig, na
     mend = "train it longer (--squeeze.training.epochs)"
     space.log.warn(
         f"{seen}, and guessing reaches about as much ({1 / num_classes:.1%}); "
-        + (f"add pictures, or {mend}" if used else f"only the row of all real images uses it: {mend}")
+        + (
+            f"add pictures, or {mend}"
+            if used
+            else f"images and labels do not depend on it, only its own row in the table: {mend}"
+        )
     )
 
 

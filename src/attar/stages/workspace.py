@@ -8,7 +8,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from jaxtyping import Int
 from torch import Tensor, nn
 
 from attar.core import ranks
@@ -106,6 +108,16 @@ class Workspace:
     def val(self) -> Feed:
         """Real validation images; a class whose images cannot be read is not measured."""
         return self._feed(self.real.val, all_classes=False)
+
+    @property
+    def train_labels(self) -> Int[np.ndarray, " image"]:
+        """Labels of the training images that can be used; images are decoded only if unreadable ones are skipped."""
+        return np.asarray(self.train.labels if self.choice.on_corrupt == "skip" else self.real.train.labels)
+
+    @property
+    def val_labels(self) -> Int[np.ndarray, " image"]:
+        """Labels of the validation images that can be used, as ``train_labels``."""
+        return np.asarray(self.val.labels if self.choice.on_corrupt == "skip" else self.real.val.labels)
 
     @property
     def feed(self) -> str:
