@@ -58,8 +58,32 @@ def test_the_choices_are_kept_as_a_recipe_that_runs(run: Path, pictures: Path):
     assert "# images per class: 2 (6 images) (as you asked)\n" in text
     recipe = recipe_named(str(path))
     assert (recipe.name, recipe.data.size, recipe.recover.ipc) == ("shapes", 8, 2)
-    assert recipe.recover.iterations > 1  # what was typed beside is in recipe.yaml
+    assert recipe.recover.iterations == 1  # as it was typed
+    assert f"# With the settings: {' '.join(QUICK)}\n" in text
+    assert "# method: dm, 1 step (as you asked)\n" in text
     assert yaml.safe_load((run / "recipe.yaml").read_text())["recover"]["iterations"] == 1
+    before = (run / "recover" / "manifest.json").read_bytes()
+    main(["run", str(path), "--out", str(run), "--quiet"])
+    main(["run", str(pictures), "--out", str(run), "--ipc", "2", "--quiet"])
+    assert (run / "recover" / "manifest.json").read_bytes() == before
+    assert path.read_text() == text
+
+
+def test_students_with_hard_labels_train_again_for_other_epochs(run: Path, pictures: Path, tmp_path: Path):
+    out, command = tmp_path / "mine", ["run", str(pictures), "--out", str(tmp_path / "mine"), "--ipc", "2", "--quiet"]
+    shutil.copytree(run, out)
+    main([*command, "--evaluate.protocol.training.epochs", "2"])
+    assert len(list((out / "evaluate" / "scores").glob("*.json"))) == 7  # three rows twice, and the teacher
+    for folder in ("squeeze", "recover", "distilled"):
+        assert (out / folder / "manifest.json").read_bytes() == (run / folder / "manifest.json").read_bytes()
+    chosen = (out / "chosen.yaml").read_text()
+    assert "--evaluate.protocol.training.epochs 2 " in chosen.splitlines()[1]
+    assert "# method: dm" in chosen
+    assert "# students: " not in chosen  # it told the former epochs
+    assert recipe_named(str(out / "chosen.yaml")).evaluate.protocol.training.epochs == 2
+    with pytest.raises(SystemExit):
+        main([*command, "--recover.iterations", "3"])
+    assert (out / "chosen.yaml").read_text() == chosen  # what is refused changes nothing
 
 
 def test_a_finished_set_grows_by_a_larger_number(run: Path, pictures: Path, tmp_path: Path):
@@ -71,7 +95,9 @@ def test_a_finished_set_grows_by_a_larger_number(run: Path, pictures: Path, tmp_
     after = load(out)
     assert (after.info.ipc, len(after)) == (3, 9)
     assert torch.equal(after.images[:6], before.images)
-    assert (out / "chosen.yaml").read_text() == (run / "chosen.yaml").read_text()
+    kept = [(folder / "chosen.yaml").read_text() for folder in (run, out)]
+    assert kept[1].splitlines()[0] == kept[0].splitlines()[0].replace("--ipc 2", "--ipc 3")
+    assert recipe_named(str(out / "chosen.yaml")).recover.ipc == 3
 
 
 def test_the_same_words_continue_and_others_are_refused(run: Path, pictures: Path, capsys: pytest.CaptureFixture[str]):
@@ -101,18 +127,42 @@ def test_settings_that_decide_nothing_continue_a_run(run: Path, pictures: Path, 
 
 
 def test_a_run_that_stopped_before_it_made_anything_can_begin_with_other_words(pictures: Path, tmp_path: Path):
-    data = tmp_path / "data"
-    shutil.copytree(pictures, data)
-    (data / "dot" / "0.png").write_bytes(b"no picture")
-    out = tmp_path / "out"
-    with pytest.raises(SystemExit):
-        main(["squeeze", str(data), "--out", str(out), *QUICK, "--quiet"])
-    assert (out / "squeeze" / "plan.json").is_file()
+    data, out = pictures, tmp_path / "out"
+    assert recipe_of(str(data), "--out", str(out)).recover.ipc > 0
+    (out / "squeeze").mkdir()
+    (out / "squeeze" / "plan.json").touch()
     assert recipe_of(str(data), "--out", str(out), "--ipc", "2").recover.ipc == 2
     (out / "squeeze" / "checkpoints").mkdir()
     (out / "squeeze" / "checkpoints" / "latest.pt").touch()
     with pytest.raises(AttarError, match="was begun for"):
         recipe_of(str(data), "--out", str(out), "--ipc", "1")
+
+
+def test_unreadable_pictures_count_nowhere_and_stop_a_run_before_anything_is_written(
+    pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    data, out = tmp_path / "data", tmp_path / "out"
+    shutil.copytree(pictures, data)
+    gone = [data / "bar" / f"{index}.png" for index in range(2)]
+    for path in gone:
+        path.write_bytes(b"no picture")
+    with pytest.raises(SystemExit):
+        main(["run", str(data), "--out", str(out), *QUICK])
+    assert f"attar: 2 of 49 images cannot be read, the first is {gone[0]}" in capsys.readouterr().err
+    assert not out.exists()
+    skip = ["--data.on-corrupt", "skip", "--ipc", "9"]
+    main(["run", str(data), "--out", str(out), *QUICK, *skip])
+    said = capsys.readouterr().err
+    listed = attar.split(recipe_named(str(out / "chosen.yaml")), quiet=True)
+    train = [one.file for one in listed if one.split == "train" and Path(one.file) not in gone]
+    smallest = sum("bar" in file for file in train)
+    assert "pictures          47, 3 classes" in said
+    assert f"{len(train)} remain for training, {47 - len(train)} are held out" in said
+    assert f"the smallest class has {smallest} training pictures" in said
+    assert f"3 classes, {len(train)} training and {47 - len(train)} validation images" in said
+    assert attar.load(out).info.ipc == smallest
+    plan = pipeline.plan(recipe_named(str(out / "chosen.yaml")), quiet=True)
+    assert f"{len(train)} training and {47 - len(train)} validation images" in plan
 
 
 def test_what_was_chosen_and_never_run_is_chosen_again(pictures: Path, tmp_path: Path):
@@ -147,6 +197,8 @@ def test_settings_of_the_data_count_in_the_choice(pictures: Path, capsys: pytest
     recipe = yaml.safe_load(capsys.readouterr().out)
     assert (recipe["data"]["size"], recipe["data"]["classes"]) == (16, ["dot", "disc"])
     assert (recipe["recover"]["ipc"], recipe["recover"]["unit_slots"]) == (3, 3)
+    main(["show", str(pictures), "--recover.ipc", "90", "--quiet"])  # no more than the smallest class has
+    assert yaml.safe_load(capsys.readouterr().out)["recover"]["ipc"] == 6
 
 
 def test_a_bad_setting_leaves_nothing(pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
@@ -176,11 +228,25 @@ def test_the_split_is_the_one_of_the_run(run: Path, pictures: Path, capsys: pyte
     assert capsys.readouterr().out.splitlines() == lines
 
 
-def test_help_looks_at_no_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    with pytest.raises(SystemExit) as end:
-        main(["run", str(tmp_path), "--help"])
-    assert end.value.code == 0
-    assert "--recover.ipc" in capsys.readouterr().out
+def test_help_shows_the_values_that_are_chosen_for_the_pictures(
+    pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    for folder, size, words in ((tmp_path, "", "are examples"), (pictures, "8]\n", "chooses the values below")):
+        with pytest.raises(SystemExit) as end:
+            main(["run", str(folder), "--help"])
+        assert end.value.code == 0
+        said = capsys.readouterr().out
+        assert f"--data.size INT  [{size}" in said
+        assert words in said
+
+
+def test_a_folder_for_the_results_is_asked_for_before_the_pictures_are_looked_at(
+    pictures: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setattr(begin, "chosen", None)
+    with pytest.raises(SystemExit):
+        main(["run", str(pictures)])
+    assert "add --out runs/shapes." in capsys.readouterr().err
 
 
 def test_ipc_is_short_for_the_setting_of_a_recipe(capsys: pytest.CaptureFixture[str]):

@@ -119,11 +119,16 @@ def test_a_dataset_of_the_hub_is_read_in_parts(
     assert len(list((tmp_path / "attar" / "rows").iterdir())) == 2
 
 
-def test_a_configuration_is_named(hub):
+def test_a_configuration_is_named(hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     card = b"---\nconfigs:\n- config_name: a\n  data_files: a/*\n- config_name: b\n  data_files: b/*\n---\n"
     files = {f"{name}/train.parquet": table(range(rows), "image", "label") for name, rows in (("a", 50), ("b", 60))}
     source = held(hub, "org/several", {"README.md": card, **files})
     assert sum(survey(DataChoice(source=f"{source}:b"), Log(quiet=True)).counts) == 60
+    with pytest.raises(
+        AttarError, match=r"several datasets, in the folders a, b; choose one, as in .* '?hf:org/several:a'"
+    ):
+        survey(DataChoice.of({"source": source, "cache_bytes": "20MB"}, "the test"), Log(quiet=True))
     for wrong in (source, f"{source}:c"):
         with pytest.raises(AttarError, match="'hf:org/several' has the configurations a, b; name one"):
             survey(DataChoice(source=wrong), Log(quiet=True))

@@ -1,6 +1,8 @@
 """Begin with pictures in place of a recipe: look at them, choose a recipe, print the reasons, and keep it as YAML."""
 
+import contextlib
 import re
+import shlex
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,8 @@ from attar.core.printable import one_line
 from attar.data.braces import names_files
 from attar.data.survey import Survey
 from attar.recipes import reasons
-from attar.recipes.arguments import Arguments, changed_by, labels_follow
+from attar.recipes.arguments import Arguments, changed_by, labels_follow, split
+from attar.recipes.as_typed import stale, with_settings
 from attar.recipes.catalogue import header_of, is_dataset, recipe_named
 from attar.recipes.choose import Chosen, Wishes, choose
 from attar.recipes.compared import bytes_of
@@ -31,44 +34,74 @@ CPU_SPEED, GPU_SPEED = 4e10, 1e13
 """Operations a second of one CPU thread and of a GPU, about; a run's time decides the size of the images."""
 _MOST_THREADS = 8
 _FOR = "Chosen by attar for: "
+_TYPED = "With the settings: "
 _NOTHING_MADE = ("show", "plan", "split")
 """Verbs that make nothing."""
+_NUMBER = "recover.ipc"
 _IPC = re.compile(r" --ipc (\d+)")
 _IDLE = re.compile(r" --data\.(?!(?:root|size|classes|num[-_]classes|holdout)\b)\S+(?: (?!--)\S+)*")
 """Settings of the data that the choice does not depend on; earlier runs have them in their words."""
 _WIDTH = 120
 """Columns of the table in a file or a pipe."""
-_EARLY = ("data.", "execution.")
+_EARLY = ("data.", "execution.", "seed")
 """Settings that the choice depends on."""
 
 
-def help_recipe(verb: str, given: Arguments) -> Recipe[Any]:
-    """Return the recipe whose settings a help text shows; looks at no picture."""
-    base = _stand_in(given.recipe) if is_dataset(given.recipe) else recipe_named(given.recipe)
-    return changed_by(base, given.settings, f"attar {verb} {given.recipe}")
+def help_recipe(verb: str, given: Arguments) -> tuple[Recipe[Any], str]:
+    """Return the recipe whose settings a help text shows, and for pictures a sentence on where its values are from.
+
+    For a folder that can be read it is the one chosen for it; for data elsewhere, and a folder without data, one like
+    it.
+    """
+    base, about = _helped(given) if is_dataset(given.recipe) else (recipe_named(given.recipe), "")
+    return changed_by(base, given.settings, f"attar {verb} {given.recipe}"), about
+
+
+def _helped(given: Arguments) -> tuple[Recipe[Any], str]:
+    if Path(given.recipe).expanduser().is_dir():
+        with contextlib.suppress(AttarError):
+            return chosen(replace(given, quiet=True)).recipe, "attar chooses the values below for these pictures."
+    return _stand_in(given.recipe), "The values below are examples: attar looks at the pictures and chooses others."
 
 
 def recipe_of(verb: str, given: Arguments) -> tuple[Recipe[Any], str]:
     """Return the recipe that a verb's words ask for, changed by the settings, and its header.
 
-    For a dataset in place of a recipe a recipe is chosen, its reasons are printed, and it is kept in the run's folder;
-    a run that was begun with the same words keeps its recipe. Raises AttarError with one sentence.
+    For a dataset in place of a recipe a recipe is chosen, its reasons are printed, and it is kept in the run's folder
+    with the settings typed; a run that was begun with the same words keeps its recipe. Raises AttarError with one
+    sentence.
     """
     from attar.core.log import Log
 
     console, prog = Log(quiet=given.quiet).console, f"attar {verb} {given.recipe}"
-    keeps = is_dataset(given.recipe) and given.out and verb not in _NOTHING_MADE
     if is_dataset(given.recipe):
-        base, header = _from_pictures(verb, given, console)
+        base, recipe, header = _from_pictures(verb, given, console, prog)
     else:
         given = _without_wishes(given)
         base, header = recipe_named(given.recipe), header_of(given.recipe)
-    recipe = changed_by(base, given.settings, prog)
-    if keeps and ranks.is_first():
-        _keep(Path(given.out) / FILE, base.to_yaml(header), console)
+        recipe = changed_by(base, given.settings, prog)
     if ranks.is_first() and (sentence := labels_follow(base, recipe, given.settings)):
         console.print(sentence, markup=False, soft_wrap=True)
     return recipe, header
+
+
+def remember(given: Arguments, recipe: Recipe[Any]) -> None:
+    """Put into the run's ``chosen.yaml`` what a finished run was changed by after the file was written.
+
+    So the file is the recipe of the run that there is, and settings that a run refuses leave it as it was.
+    """
+    from attar.store import atomic
+
+    path = Path(given.out) / FILE
+    if not (is_dataset(given.recipe) and path.is_file() and ranks.is_first()):
+        return
+    before = from_yaml(path)
+    if before.plain() == recipe.plain():
+        return
+    gone = (_TYPED, *(f"{row}: " for row in stale(before, recipe)))
+    _, *kept = (line for line in _header(path) if not line.startswith(gone))
+    typed = _merged(_typed_in(path), given)
+    atomic.write_text(path, recipe.to_yaml("\n".join([f"{_FOR}{_words(given)}", *typed, *kept])))
 
 
 def _without_wishes(given: Arguments) -> Arguments:
@@ -87,37 +120,48 @@ def _stand_in(source: str) -> Recipe[Any]:
     return choose(source, found, Wishes()).recipe
 
 
-def _from_pictures(verb: str, given: Arguments, console: Console) -> tuple[Recipe[Any], str]:
-    """Return the chosen recipe, before the settings typed, and its header; prints the reasons."""
+def _from_pictures(verb: str, given: Arguments, console: Console, prog: str) -> tuple[Recipe[Any], Recipe[Any], str]:
+    """Return the chosen recipe, the same with the settings typed, and its header; prints the reasons."""
+    if not given.out and verb not in _NOTHING_MADE:
+        name = Path(given.recipe).name if Path(given.recipe).exists() else "mine"
+        raise AttarError(f"'attar {verb}' needs a folder for its results; add --out runs/{name}.")
     words = _words(given)
     path = Path(given.out) / FILE if given.out else None
-    if path is not None and path.is_file() and (begun := _begun(path, words)) is not None:
+    typed = _typed(given)
+    if path is not None and path.is_file() and (begun := _begun(path, words, typed)) is not None:
         header, more = begun
         how = f", with {more} images per class" if more else ""
         if ranks.is_first():
             console.print(f"The recipe in {path} is used, which was chosen before{how}.", markup=False, soft_wrap=True)
-        recipe = from_yaml(path)
-        return recipe.changed(recover=recipe.recover.changed(ipc=more or recipe.recover.ipc)), header
+        base = from_yaml(path)
+        base = base.changed(recover=base.recover.changed(ipc=more or base.recover.ipc))
+        return base, changed_by(base, given.settings, prog), header
+    if path is not None and path.parent.is_file():
+        raise AttarError(f"--out {path.parent} is a file; give a folder, which may not exist yet.")
     found = chosen(given)
+    if verb not in _NOTHING_MADE and found.stops:
+        raise AttarError(found.stops)
+    others = [(flag, values) for flag, values in given.settings if key_of(flag) != _NUMBER]  # which the choice has
+    base, found = found.recipe, with_settings(found, changed_by(found.recipe, others, prog))
     how = f"Change what you like, then: attar run {FILE} --out FOLDER"
-    header = f"{_FOR}{words}\n{how}\n{found.header()}"
+    header = "\n".join([f"{_FOR}{words}", *([f"{_TYPED}{typed}"] if typed else []), how, found.header()])
     if ranks.is_first():
         if verb == "plan":
             console = SafeConsole(highlight=False)
         if not console.is_terminal:
             console.width = _WIDTH
         print_reasons(found, console, with_time=verb != "plan")
-    return found.recipe, header
+        if typed:
+            console.print(f"With the settings that you typed: {typed}", markup=False, soft_wrap=True)
+        if path is not None and verb not in _NOTHING_MADE:
+            _keep(path, found.recipe.to_yaml(header), console)
+    return base, found.recipe, header
 
 
 def _keep(path: Path, text: str, console: Console) -> None:
-    """Write the chosen recipe into the run's folder, unless it is there."""
+    """Write the chosen recipe into the run's folder."""
     from attar.store import atomic
 
-    if path.parent.is_file():
-        raise AttarError(f"--out {path.parent} is a file; give a folder, which may not exist yet.")
-    if path.is_file() and path.read_text(encoding="utf-8").startswith(text.partition("\n")[0] + "\n"):
-        return  # perhaps changed by the user since
     path.parent.mkdir(parents=True, exist_ok=True)
     atomic.write_text(path, text)
     console.print(f"This recipe is in {path}: change it and run it.", markup=False, soft_wrap=True)
@@ -150,16 +194,17 @@ def chosen(given: Arguments) -> Chosen:
     source = given.recipe
     typed = changed_by(_stand_in(source), _early(given), f"attar run {source}")
     data = typed.data
-    found = survey(data.changed(source=source), Log(quiet=given.quiet))
+    found = survey(data.changed(source=source), Log(quiet=given.quiet), typed.seed)
     device = resolve(typed.execution).device
     gpu = device.type == "cuda"
     threads = typed.execution.threads or torch.get_num_threads()
     asked = {key_of(flag): values for flag, values in given.settings}
-    ipc = given.ipc or " ".join(asked.get("recover.ipc", ()))
+    ipc = given.ipc or " ".join(asked.get(_NUMBER, ()))
     wishes = Wishes(
         budget=bytes_of(given.budget) if given.budget else None,
         ipc=_number(ipc) if ipc else None,
         size=data.size if "data.size" in asked else None,
+        skips=data.on_corrupt == "skip",
         every_class="data.classes" in asked,
         holdout=data.holdout if "data.holdout" in asked else None,
         gpu=gpu,
@@ -187,18 +232,24 @@ def print_reasons(found: Chosen, console: Console, with_time: bool = True) -> No
         console.print(f"warning: {sentence}", markup=False, soft_wrap=True)
 
 
-def _begun(path: Path, words: str) -> tuple[str, int] | None:
+def _header(path: Path) -> list[str]:
+    """Return the comment lines of a kept recipe."""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    return [line.removeprefix("# ") for line in lines if line.startswith("# ")]
+
+
+def _begun(path: Path, words: str, typed: str) -> tuple[str, int] | None:
     """Return the header of a kept recipe, and the images per class that the words ask for if that is all they change.
 
-    Returns None if the recipe was chosen for other words and nothing was run with it. The number is 0 if it stays.
+    Returns None if nothing was run with the recipe, and it was chosen for other words or settings. The number is 0 if
+    it stays.
     """
-    lines = path.read_text(encoding="utf-8").splitlines()
-    header = [line.removeprefix("# ") for line in lines if line.startswith("# ")]
+    header, has_work = _header(path), _has_work(path.parent)
     begun = header[0].removeprefix(_FOR) if header else ""
     begun = _IDLE.sub("", begun)
-    if begun == words:
+    if begun == words and (has_work or _typed_in(path) == typed):
         return "\n".join(header), 0
-    if not _has_work(path.parent):
+    if not has_work:
         return None
     before, now = (_IPC.search(each) for each in (begun, words))
     if before and now and _IPC.sub("", begun) == _IPC.sub("", words) and int(now[1]) > int(before[1]):
@@ -221,6 +272,24 @@ def _words(given: Arguments) -> str:
     typed = [f"{name} {value}" for name, value in options if value]
     typed += [" ".join([flag, *values]) for flag, values in _early(given) if key_of(flag).startswith("data.")]
     return _IDLE.sub("", one_line(" ".join([given.recipe, *typed])))
+
+
+def _typed(given: Arguments) -> str:
+    """Return the settings typed, as they can be typed again."""
+    return one_line(shlex.join(word for flag, values in given.settings for word in (flag, *values)))
+
+
+def _typed_in(path: Path) -> str:
+    """Return the settings that a kept recipe was changed by."""
+    return next((line.removeprefix(_TYPED) for line in _header(path) if line.startswith(_TYPED)), "")
+
+
+def _merged(before: str, given: Arguments) -> list[str]:
+    """Return the header's line on settings: those typed before and now, of a repeated one the last."""
+    kept = split("run", [given.recipe, *shlex.split(before)]).settings
+    known = {key_of(flag): (flag, values) for flag, values in (*kept, *given.settings)}
+    typed = _typed(replace(given, settings=tuple(known.values())))
+    return [f"{_TYPED}{typed}"] if typed else []
 
 
 def _early(given: Arguments) -> list[tuple[str, list[str]]]:

@@ -139,12 +139,13 @@ def _run(verb: str, arguments: list[str]) -> None:
     recipe, _, given = _recipe(verb, arguments)
     if not given.out:
         raise AttarError(f"'attar {verb}' needs a folder for its results; add --out runs/{recipe.name}.")
-    from attar import pipeline
+    from attar import begin, pipeline
     from attar.launch import choice
 
     stage = "" if verb == "run" else verb
     with choice.launched(given.launcher, given.address, recipe, Path(given.out), stage, given.quiet):
         result = pipeline.run(recipe, given.out, stage=stage, quiet=given.quiet)
+    begin.remember(given, recipe)
     if result.table and verb in ("run", "evaluate"):
         from attar.report import printed
 
@@ -235,8 +236,8 @@ def _recipe(verb: str, arguments: list[str]) -> tuple["Recipe[Any]", str, "Argum
     if verb in ("show", "plan", "split"):
         _refuse_launcher(verb, given)
     if given.help is not None:
-        recipe = begin.help_recipe(verb, given)
-        _print_and_end(help_page.page(recipe, verb, given.recipe, given.help, _width()))
+        recipe, about = begin.help_recipe(verb, given)
+        _print_and_end(help_page.page(recipe, verb, given.recipe, given.help, _width(), about))
     return *begin.recipe_of(verb, given), given
 
 

@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,15 +33,17 @@ from attar.stages import (
     imported,
     imported_images,
     kept,
+    label_choice,
     members,
     published_figures,
     recover,
     relabel,
     squeeze,
+    teacher_check,
 )
 from attar.stages.distilled import Distilled
 from attar.stages.mirror import Following
-from attar.stages.rows import scored_labels
+from attar.stages.rows import scored_labels, use_soft_labels
 from attar.stages.run import IMPORTED, Run, Stage
 from attar.stages.workspace import Workspace
 from attar.store import atomic
@@ -88,16 +90,20 @@ def run(
         trusted = imported.factories((member.architecture for member in recipe.squeeze.each), recipe.recover.verifier)
         modules, count = modules_of(teacher), len(recipe.squeeze.each)
         space = Workspace(Path(out), recipe.seed, recipe.data, recipe.execution, log, modules, trusted, count)
-        recipe = _with_members(recipe, space.num_teachers)
+        recipe, soft = _with_members(recipe, space.num_teachers), use_soft_labels(recipe.evaluate.rows)
+        if not soft and Run(space.out).is_done("relabel"):  # epochs of labels that no student trains with are no change
+            labelling = label_choice.with_epochs_of(space.out / "distilled", recipe.relabel)
+            recipe = recipe.changed(relabel=labelling)
         _check(space, recipe, wanted)
         if "squeeze" in wanted:
             squeeze.run(space, recipe.squeeze)
             experts.run(space, recipe.squeeze.experts, _needs(recipe).snapshots)
             copy.push()
+        label = soft and recipe.relabel.mode != "given"
         if "recover" in wanted and recipe.images:
-            imported_images.run(space, recipe.images, recipe.recover)
+            imported_images.run(space, recipe.images, recipe.recover, teachers_label=label)
         elif "recover" in wanted:
-            recover.run(space, recipe.method, recipe.recover, experts=recipe.squeeze.experts)
+            recover.run(space, recipe.method, recipe.recover, experts=recipe.squeeze.experts, teachers_label=label)
         copy.push()
         if "relabel" in wanted:
             relabel.run(space, recipe.relabel, recipe.evaluate.protocol, scored=scored_labels(recipe.evaluate.rows))
@@ -159,12 +165,15 @@ def plan(recipe: Recipe[Any], quiet: bool = False) -> str:
     )
     with log.heartbeat("plan"):
         real = load(recipe.data, recipe.seed, Log(quiet=True))
+        looked = damage.look((real.train, real.val))
+        train, val = damage.readable((real.train, real.val), looked)
+        real = replace(real, train=train, val=val)
         work = work_of(recipe, real)
         source = (
             f"Real data: {real.name}, {len(real.classes)} classes, {len(real.train)} training and {len(real.val)} "
             f"validation images"
         )
-        found = [source, *damage.look((real.train, real.val)).sentences(recipe.data.on_corrupt == "skip")]
+        found = [source, *looked.sentences(recipe.data.on_corrupt == "skip")]
         return "\n".join([*found, *forecast.made(work), *forecast.lines(work)])
 
 
@@ -193,8 +202,8 @@ def _check(space: Workspace, recipe: Recipe[Any], wanted: Sequence[Stage]) -> No
     """Check before the run everything that would otherwise fail hours later."""
     real, done = space.real, Run(space.out)
     space.log.say(
-        f"attar     {recipe.name}: {real.name}, {len(real.classes)} classes, {len(real.train)} training and "
-        f"{len(real.val)} validation images, on {space.device.describe()}"
+        f"attar     {recipe.name}: {real.name}, {len(real.classes)} classes, {len(space.train_labels)} training and "
+        f"{len(space.val_labels)} validation images, on {space.device.describe()}"
     )
     kept.refuse_more_classes(space)
     if recipe.images and recipe.recover.keep_from:
@@ -205,7 +214,7 @@ def _check(space: Workspace, recipe: Recipe[Any], wanted: Sequence[Stage]) -> No
     for index in recipe.recover.members_of(space.num_teachers):
         if (network := networks[index]) is not None and not recipe.images:
             architecture = recipe.squeeze.architecture if space.modules else recipe.squeeze.each[index].architecture
-            recover.check_network(network, architecture, recipe.method, recipe.recover)
+            teacher_check.check_network(network, architecture, recipe.method, recipe.recover)
     experts.check(space, recipe.squeeze.experts, _needs(recipe))
     baselines.check_labels(recipe.relabel, recipe.evaluate, recipe.data.size, len(real.classes), _storage(recipe))
     if recipe.images and "recover" in wanted and not done.is_done("recover"):

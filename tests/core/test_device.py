@@ -70,6 +70,15 @@ def test_a_device_that_is_not_there_is_refused(name):
         resolve(Execution(device=name))
 
 
+def test_a_machine_for_which_others_work_need_not_have_their_device():
+    with device.agreed("bf16", "as on the GPU", "NVIDIA H100"):
+        found = resolve(Execution(device="cuda:99"))
+    assert found.device.type == ("cuda" if torch.cuda.is_available() else "cpu")
+    assert (found.precision, found.why, found.describe()) == ("bf16", "as on the GPU", "NVIDIA H100")
+    with device.agreed("bf16", "as on the GPU"), pytest.raises(AttarError, match="no device 'cuda:99'"):
+        resolve(Execution(device="cuda:99"))
+
+
 def test_the_hardware_is_described():
     assert resolve(Execution(device="cpu", threads=1)).describe().endswith(", 1 thread")
     assert resolve(Execution(device="cpu", threads=2)).describe().endswith(", 2 threads")

@@ -105,3 +105,11 @@ def test_a_follower_makes_the_same_unit_and_no_shared_file(mini_run: Path, tmp_p
     log = RunLog(out)
     log.read()
     assert [entry["name"] for entry in log.state.units] == [unit.stem]
+
+
+def test_a_teacher_whose_process_was_lost_after_its_last_step_is_asked_for_again(squeezed: Path):
+    moved = list[float]()
+    session = Session(lambda: pipeline.run(mini_recipe(), squeezed, stage="squeeze"))
+    assert session.run(("squeeze", str(squeezed)), "squeeze", moved.append)
+    session.close()
+    assert moved == [4], "its epochs"

@@ -1,3 +1,4 @@
+import errno
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -6,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from attar.core.errors import AttarError
-from attar.data.block_cache import BlockCache
+from attar.data.block_cache import BlockCache, DamagedBlock, Grow
 
 
 class Store:
@@ -16,7 +17,7 @@ class Store:
         self.fetched: list[str] = []
 
     def use(self, cache: BlockCache, name: str) -> bytes:
-        def make(path: Path) -> None:
+        def make(path: Path, _grow: Grow) -> None:
             self.fetched.append(name)
             path.write_bytes(name.encode().ljust(100))
 
@@ -53,7 +54,7 @@ def test_a_block_larger_than_the_limit_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_failed_fetch_leaves_nothing(tmp_path: Path) -> None:
-    def fail(path: Path) -> None:
+    def fail(path: Path, _grow: Grow) -> None:
         path.write_bytes(b"half")
         raise AttarError("The store cannot be reached.")
 
@@ -85,7 +86,7 @@ def test_threads_share_the_blocks(tmp_path: Path) -> None:
 def test_blocks_that_are_made_at_once_keep_the_limit(tmp_path: Path) -> None:
     cache, most = BlockCache(tmp_path, 250), []
 
-    def make(path: Path) -> None:
+    def make(path: Path, _grow: Grow) -> None:
         time.sleep(0.01)
         path.write_bytes(bytes(100))
         most.append(held(tmp_path))
@@ -97,7 +98,79 @@ def test_blocks_that_are_made_at_once_keep_the_limit(tmp_path: Path) -> None:
     assert held(tmp_path) == 200
 
 
+def test_finished_blocks_are_removed_first(tmp_path: Path) -> None:
+    store, cache = Store(), BlockCache(tmp_path, 300)
+    for name in "abc":
+        store.use(cache, name)
+    cache.finish("c")
+    cache.finish("nothing")
+    for name in "dab":
+        store.use(cache, name)
+    assert store.fetched == list("abcd")
+
+
+def test_a_block_that_turns_out_larger_keeps_the_limit(tmp_path: Path) -> None:
+    cache = BlockCache(tmp_path, 300)
+
+    def grown(size: int) -> int:
+        def make(path: Path, grow: Grow) -> None:
+            grow(size)
+            path.write_bytes(bytes(size))
+            held_then.append(sum(path.stat().st_size for path in tmp_path.iterdir() if path.suffix != ".reserved"))
+
+        return len(cache.use(str(size), 10, make, Path.read_bytes))
+
+    held_then: list[int] = []
+    Store().use(cache, "a")
+    with ThreadPoolExecutor(3) as pool:
+        assert list(pool.map(grown, (250, 251, 252, 5))) == [250, 251, 252, 5]
+    assert max(held_then) <= 300
+    with pytest.raises(AttarError, match="301 bytes, more than the cache may hold"):
+        grown(301)
+
+
+def test_a_damaged_block_is_fetched_again(tmp_path: Path) -> None:
+    def read(path: Path) -> bytes:
+        if len(found := path.read_bytes()) != 100:
+            raise DamagedBlock
+        return found
+
+    cache, made = BlockCache(tmp_path, 300), []
+
+    def make(path: Path, _grow: Grow) -> None:
+        made.append(path)
+        path.write_bytes(bytes(size))
+
+    size = 100
+    cache.use("a", 100, make, read)
+    block = next(path for path in tmp_path.iterdir() if path.stat().st_size)
+    block.write_bytes(b"half")
+    assert cache.read_if_there("a", read) is None
+    assert (cache.use("a", 100, make, read), len(made)) == (bytes(100), 2)
+    block.write_bytes(b"half")
+    size = 50
+    with pytest.raises(AttarError, match="a was written to .* and cannot be read; check the disk"):
+        cache.use("a", 100, make, read)
+
+
+def test_errors_of_the_disk_are_those_of_the_cache(tmp_path: Path) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    (tmp_path / "file").touch()
+    with pytest.raises(
+        AttarError, match=r"^The cache folder .*file/x cannot be used \(Not a directory\); set ATTAR_CACHE"
+    ):
+        Store().use(BlockCache(tmp_path / "file" / "x", 300), "a")
+    with pytest.raises(
+        AttarError, match=r"^The disk is full while writing .*; free some space, or set ATTAR_CACHE to a"
+    ):
+        BlockCache(tmp_path, 300).use("a", 100, full, Path.read_bytes)
+
+
 def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
     (tmp_path / ("0" * 40 + ".reserved")).write_bytes(bytes(300))
+    for number in range(3):
+        (tmp_path / f".{'0' * 40}.{number}.tmp").write_bytes(bytes(300))
     assert Store().use(BlockCache(tmp_path, 300), "a") == b"a"
     assert held(tmp_path) == 100

@@ -1,3 +1,4 @@
+import time
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,33 @@ def test_paths(tmp_path: Path) -> None:
         braces.paths(f"{tmp_path}/a-{{0..2}}.tar")
     with pytest.raises(AttarError, match=r"There is no file .*c\*.tar; check the path\."):
         braces.paths(f"{tmp_path}/c*.tar")
+
+
+def test_patterns_name_the_same_files_here_and_in_a_store(tmp_path: Path) -> None:
+    names = ["a/0.tar", "a/1.tar", "a/b/0.tar", "a/.0.tar", "c/0.tar", ".h/0.tar", "a[1]/0.tar"]
+    for name in names:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    for text, expected in {
+        "*/0.tar": ["a/0.tar", "a[1]/0.tar", "c/0.tar"],
+        "a/?.tar": ["a/0.tar", "a/1.tar"],
+        "{c,a}/{0..1}.tar": None,
+        "{c/*,a[1]/0}.tar": ["c/0.tar", "a[1]/0.tar"],
+        "*.tar": None,
+    }.items():
+        found = [fitting for _, fitting in braces.fitting(text, names)]
+        assert ([name for one in found for name in one] if all(found) else None) == expected
+        if expected is None:
+            with pytest.raises(AttarError, match="There is no file"):
+                braces.paths(f"{tmp_path}/{text}")
+        else:
+            assert [path.relative_to(tmp_path).as_posix() for path in braces.paths(f"{tmp_path}/{text}")] == expected
+
+
+def test_many_names_are_found_quickly() -> None:
+    names, begun = [f"train-{number:06}.tar" for number in range(50_000)], time.process_time()
+    assert all(fitting == [wanted] for wanted, fitting in braces.fitting("train-{000000..049999}.tar", names))
+    assert time.process_time() - begun < 5  # comparing each with each takes a quarter of an hour
 
 
 def test_names_files(tmp_path: Path) -> None:

@@ -44,6 +44,23 @@ def test_of_much_only_pieces_are_read(tmp_path: Path, monkeypatch: pytest.Monkey
     assert content.sampled(np.full(10, 101)) == ([0, 3, 6, 9], False)
 
 
+def test_a_hash_made_while_a_file_was_unreadable_is_not_remembered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    path, sizes = files(tmp_path / "a", 3, 100)
+    path(1).rename(tmp_path / "lost")
+    during = content.remembered(["listing"], lambda: content.of_many(path, sizes))
+    (tmp_path / "lost").rename(path(1))
+    after = content.remembered(["listing"], lambda: content.of_many(path, sizes))
+    assert during != after == content.of_many(path, sizes).sha256
+    kept = content.Content(bytes(32), is_whole=True)
+    assert content.remembered(["listing"], lambda: kept) == after
+    monkeypatch.setattr(content, "NUM_PIECES", 7)  # another way to hash
+    assert content.remembered(["listing"], lambda: kept) == bytes(32)
+    assert not content.of_items(lambda *_: b"short", np.array([6])).is_whole
+
+
 def test_a_missing_file_is_left_to_who_decodes_it(tmp_path: Path) -> None:
     lost = folder.Files([tmp_path], [[("no.png", 3)]], np.array([0]))
     assert lost.identity() != lost.former_identity()

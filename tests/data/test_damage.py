@@ -46,6 +46,15 @@ def test_cut_and_empty_files_and_other_files_are_found_in_both_splits(folder: Pa
     assert found.sentences(skips=True)[0].endswith("The run leaves them out.")
 
 
+def test_a_picture_is_opened_once_until_its_file_changes(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, opened = damage._fault, []
+    monkeypatch.setattr(damage, "_fault", lambda split, place: opened.append(place) or real(split, place))
+    before = looked(folder)
+    assert (looked(folder), len(opened)) == (before, 12)
+    (folder / "dog" / "empty.jpg").write_bytes((folder / "cat" / "x.jpg").read_bytes())
+    assert len(looked(folder).faults) == len(before.faults) - 1
+
+
 def test_of_many_pictures_a_part_is_opened_and_the_sentence_says_so(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,3 +1,4 @@
+import errno
 import os
 import signal
 from collections.abc import Callable
@@ -6,14 +7,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from attar.core.errors import AttarError
 from attar.core.log import Log
-from attar.data import decoded
+from attar.data import content, decoded, decoded_file
 from attar.data.choice import DataChoice
 from attar.data.decoded import pixels
 from attar.data.load import load
 from attar.data.picture import prepare
+from attar.store import atomic
 
 
 def spoil(path: Path) -> None:
@@ -65,6 +68,8 @@ def test_unreadable_images(tmp_path: Path, class_folders: Callable, log: Log, ev
         path.write_bytes(b"")
     with pytest.raises(AttarError, match=r"No image of a class can be read, the first of them is .*b_0\.png"):
         pixels(train, choice.changed(on_corrupt="skip"), log)
+    found = pixels(train, choice.changed(on_corrupt="skip"), log, all_classes=False)
+    assert found.labels.tolist() == [0, 0]
 
 
 def test_a_decoding_process_that_is_killed(
@@ -143,3 +148,43 @@ def test_images_with_gaps_are_not_kept(tmp_path: Path, small_set: Callable[[int]
     found = pixels(train, choice.changed(keep_decoded=True), log)
     assert torch.equal(found.images, pixels(train, choice, log).images)
     assert not list((tmp_path / "cache" / "attar" / "decoded").glob("*.uint8"))
+
+
+def test_a_replaced_picture_is_decoded_again(
+    tmp_path: Path, small_set: Callable[[int], None], log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small_set(3)
+    monkeypatch.setattr(content, "WHOLE_BYTES", 0)
+    monkeypatch.setattr(content, "NUM_PIECES", 2)  # the identity does not know the pictures between
+    choice = DataChoice(source=str(tmp_path / "set"), size=8, keep_decoded=True)
+
+    def middle(value: int) -> int:
+        Image.new("RGB", (8, 8), (value,) * 3).save(tmp_path / "set" / "train" / "a" / "a_1.png", "BMP")
+        train = load(choice, 0, log).train
+        return int(pixels(train, choice, log).images[1].max())
+
+    assert (middle(3), middle(200)) == (3, 200)
+
+
+def test_a_disk_that_fills_before_decoding(
+    tmp_path: Path, small_set: Callable[[int], None], log: Log, events: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    small_set(3)
+    choice = DataChoice(source=str(tmp_path / "set"), size=8)
+    train = load(choice, 0, log).train
+    with monkeypatch.context() as patch:
+        patch.setattr(decoded_file.os, "posix_fallocate", full)
+        found = pixels(train, choice.changed(keep_decoded=True), log)
+    assert torch.equal(found.images, pixels(train, choice, log).images)
+    assert "has no room for" in events("warning")[0]["text"]
+    folder = tmp_path / "cache" / "attar" / "decoded"
+    assert [path.suffix for path in folder.iterdir()] == [".lock"]
+    stale, other = (folder / f".{name}.uint8.dead.tmp" for name in (next(folder.iterdir()).stem, "0" * 40))
+    for path in (stale, other, folder / f"{'0' * 40}.lock"):
+        path.touch()
+    with atomic.locked(folder / f"{'0' * 40}.lock"):  # another process writes it
+        pixels(train, choice.changed(keep_decoded=True), log)
+    assert (stale.exists(), other.exists()) == (False, True)

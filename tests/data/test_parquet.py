@@ -1,4 +1,5 @@
 import io
+import json
 import pickle
 import random
 from collections.abc import Callable
@@ -13,6 +14,8 @@ from PIL import Image
 from attar.core.errors import AttarError
 from attar.core.log import Log
 from attar.data import layout, parquet
+from attar.data.choice import DataChoice
+from attar.data.load import load
 from attar.data.picture import Unreadable
 
 Write = Callable[..., list[bytes]]
@@ -34,6 +37,21 @@ def test_hugging_face_layout(tmp_path: Path, write_parquet: Write, log: Log, ins
     for index, data in enumerate(first + second):  # across row groups and files
         assert np.array_equal(np.asarray(found.train.image(index)), np.asarray(Image.open(io.BytesIO(data))))
     assert found.train.where(6) == f"{folder / 'train-00001-of-00002.parquet'} row 1"
+
+
+def test_class_names_that_are_no_text(tmp_path: Path, encoded: Callable[..., bytes], log: Log) -> None:
+    def opened(labels: pa.Array, metadata: dict[str, str]) -> object:
+        images = [{"bytes": encoded(n)} for n in range(4)]
+        table = pa.table({"image": images, "label": labels}).replace_schema_metadata(metadata)
+        pq.write_table(table, tmp_path / "train-0.parquet")
+        return load(DataChoice(source=str(tmp_path)), 0, log)
+
+    features = {"info": {"features": {"label": {"names": ["\ud800", "b"]}}}}
+    with pytest.raises(AttarError, match=r"has the class name \\ud800, which is no Unicode text; write another name"):
+        opened(pa.array([0, 1, 0, 1]), {"huggingface": json.dumps(features)})
+    offsets, data = pa.py_buffer(np.arange(5, dtype=np.int32)), pa.py_buffer(b"a\xffa\xff")
+    with pytest.raises(AttarError, match=r"label column of .*train-0.parquet holds bytes that are no UTF-8 text"):
+        opened(pa.StringArray.from_buffers(4, offsets, data), {})
 
 
 @pytest.mark.parametrize("columns", [("img", "labels"), ("image", "fine_label")])

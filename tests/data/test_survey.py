@@ -9,6 +9,7 @@ from PIL import Image
 from attar.core.errors import AttarError
 from attar.core.log import Log
 from attar.data.choice import DataChoice
+from attar.data.load import load
 from attar.data.survey import SAMPLED, survey
 
 Make = Callable[..., Path]
@@ -48,7 +49,11 @@ def test_only_some_pictures_of_a_large_set_are_looked_at(tmp_path: Path, class_f
 def test_damaged_pictures_are_passed(tmp_path: Path, class_folders: Make, log: Log) -> None:
     class_folders(tmp_path, {"cat": 2, "dog": 1})
     (tmp_path / "cat" / "cat_0.png").write_bytes(b"no picture")
-    assert len(survey(DataChoice(source=str(tmp_path)), log).sizes) == 2
+    found = survey(DataChoice(source=str(tmp_path)), log)
+    assert len(found.sizes) == 2
+    assert found.counts == (1, 1)
+    left = load(DataChoice(source=str(tmp_path), holdout=0.5), 0, log).train
+    assert found.training(0.5) == (int(not left.where(0).endswith("cat_0.png")), 1)
     for path in tmp_path.glob("*/*.png"):
         path.write_bytes(b"no picture")
     with pytest.raises(AttarError, match=r"None of the pictures of '.*' can be read; the first is .*cat_0.png"):

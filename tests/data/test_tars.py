@@ -13,7 +13,7 @@ import pytest
 
 from attar.core.errors import AttarError
 from attar.core.log import Log
-from attar.data import tar_index
+from attar.data import content, tar_index
 from attar.data.choice import DataChoice
 from attar.data.load import load
 from attar.data.picture import Unreadable, decode
@@ -129,13 +129,22 @@ def test_an_index_of_other_content_is_not_believed(shards: Path, cache: Path) ->
     tar = shards / "set-val-000.tar"
     index = tar_index.of(tar)
     place = tar_index.kept_at(str(tar))
-    state = tar.stat()
-    tag = f"{state.st_size} {state.st_mtime_ns}"
+    tag = content.stamp(tar)
     assert tar_index.read(place, tag) is not None
     assert tar_index.read(place, tag + "1") is None
     table = pq.read_table(place)
     pq.write_table(table.set_column(1, "start", pa.array(index.starts + 512)), place)
     assert tar_index.read(place, tag) is None
+
+
+def test_labels_written_anew_under_the_old_time_are_noticed(tmp_path: Path, write_tar: Make, encoded: Encode) -> None:
+    def labels(*names: str) -> list:
+        pairs = [((f"{n}.png", encoded(n)), (f"{n}.cls", name.encode())) for n, name in enumerate(names)]
+        path = write_tar(tmp_path / "train-0.tar", [member for pair in pairs for member in pair])
+        os.utime(path, ns=(1, 1))  # as rsync and cp -p leave it
+        return tar_index.of(path).labels.to_pylist()
+
+    assert [labels("a", "b"), labels("b", "a")] == [["a", "b"], ["b", "a"]]
 
 
 def test_a_read_only_cache_is_no_obstacle(shards: Path, log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -174,6 +183,7 @@ def kind(value: bytes) -> Callable[[tarfile.TarInfo], None]:
         ([("a.cls", b"x" * 2_000_000)], None, r"a.cls has 2,000,000 bytes, too many for a label"),
         ([("a.cls", b"\xff\xfe")], None, r"a.cls is no text; write the number or the name"),
         ([("a.json", b"{")], None, r"a.json cannot be read as JSON"),
+        ([("a.json", b'{"label": "\\ud800"}')], None, r"a.json has the class name \\ud800, which is no Unicode text"),
         ([("n" * 70_000 + ".png", b"x")], None, r"a name or extended header of 70,\d+ bytes"),
         ([("a.txt", b"x")], None, r"has no images that attar reads"),
     ],

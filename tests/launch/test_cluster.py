@@ -19,7 +19,8 @@ from stages.test_determinism import assert_same, bytes_of, finish, start, start_
 
 pytestmark = pytest.mark.slow
 MANY = [*MINI, "--recover.ipc", "12", "--recover.unit-classes", "5", "--recover.parallel-units", "1"]
-"""24 units."""
+MANY += ["--recover.iterations", "80"]
+"""24 units, which take longer than a process takes to start."""
 WAIT_SECONDS = 600
 
 
@@ -96,7 +97,7 @@ def test_one_process_two_processes_and_four_workers_on_two_machines_make_the_sam
     assert_same(mini_run, tmp_path / "four")
     said = (tmp_path / "said").read_text()
     assert "3 machines with 4 CPUs and 0 GPUs; a job takes 1 CPU, on " in said
-    assert len(list((tmp_path / "four").glob("log.rank*.jsonl"))) == 4
+    assert len(list((tmp_path / "four").glob("log.rank*.jsonl"))) >= 2, "several did jobs"
     assert "all real images" in said, "the table"
     assert not re.search(r"^\(|^\[?20\d\d-|raylet", said, re.MULTILINE), f"Ray's own log in {said}"
 
@@ -106,7 +107,8 @@ def test_a_machine_that_is_lost_costs_only_what_it_was_doing(
 ):
     said = tmp_path / "said"
     process = by_ray(cluster, "recover", begun, MANY, said)
-    wait_until(lambda: len(units_in(begun)) >= 4, process, said)
+    # A third process is on the second machine.
+    wait_until(lambda: len(units_in(begun)) >= 4 and len([*begun.glob("log.rank*.jsonl")]) >= 3, process, said)
     cluster.remove_node(second, allow_graceful=False)
     assert len(units_in(begun)) < 24, "the machine was lost too late for this test"
     finish(process, said)
@@ -114,6 +116,18 @@ def test_a_machine_that_is_lost_costs_only_what_it_was_doing(
         name: content for name, content in bytes_of(quiet).items() if name.startswith("recover")
     }
     assert " begins again on " in said.read_text()
+
+
+def test_a_machine_that_joins_later_does_jobs(cluster: Any, begun: Path, tmp_path: Path):
+    said = tmp_path / "said"
+    process = by_ray(cluster, "recover", begun, MANY, said)
+    wait_until(lambda: bool(units_in(begun)), process, said)
+    second = cluster.add_node(num_cpus=2, object_store_memory=80 * 2**20)
+    try:
+        finish(process, said)
+        assert len(list(begun.glob("log.rank*.jsonl"))) >= 3
+    finally:
+        cluster.remove_node(second)
 
 
 def test_a_driver_that_is_killed_goes_on_when_it_is_started_again(
@@ -170,3 +184,69 @@ def test_a_training_goes_on_when_one_of_its_processes_is_killed(cluster: Any, tm
     assert "squeeze begins again on " in said.read_text()
     assert (Run(out).teachers[0].top1 or 0) > 0.9
     assert "raylet" not in said.read_text()
+
+
+ONLY_ONE_FAILS = """
+from torch import distributed, nn
+from attar.core.errors import AttarError
+
+class Net(nn.Sequential):
+    def forward(self, images):
+        if len(images) > 8 and distributed.is_initialized() and distributed.get_rank() == 1:
+            raise AttarError("The second process has had enough; ask it less.")
+        return super().forward(images)
+
+def network(num_classes, image_size):
+    return Net(nn.BatchNorm2d(3), nn.Flatten(), nn.Linear(3 * image_size**2, num_classes))
+"""
+
+
+def test_an_error_of_any_process_of_a_training_is_one_sentence(
+    cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "one_fails.py").write_text(ONLY_ONE_FAILS)
+    said = tmp_path / "said"
+    more = ("--execution.data-parallel", "on", "--execution.train-workers", "2")
+    more += ("--squeeze.architecture", "one_fails:network")
+    process = by_ray(cluster, "squeeze", tmp_path / "run", MINI, said, *more)
+    process.join(WAIT_SECONDS)
+    assert process.exitcode == 2, said.read_text()
+    *_, last = said.read_text().splitlines()
+    assert last == "attar: The second process has had enough; ask it less."
+    assert "Traceback" not in said.read_text()
+    assert not [*(tmp_path / "run").glob(".launch*"), *(tmp_path / "run").glob(".ray-train*")]
+
+
+def test_a_training_that_waits_for_machines_says_so(cluster: Any, tmp_path: Path):
+    said, out = tmp_path / "said", tmp_path / "run"
+    more = ("--execution.data-parallel", "on", "--execution.train-workers", "9")
+    process = by_ray(cluster, "squeeze", out, MINI, said, *more)
+    wanted = "ray       waiting for 9 places with 1 CPU each; the cluster has "
+    wait_until(lambda: said.exists() and wanted in said.read_text(), process, said)
+    os.kill(process.pid or 0, signal.SIGKILL)
+    process.join()
+
+
+@pytest.fixture
+def with_gpus(environment: None) -> Iterator[Any]:
+    """A head, and a machine that Ray believes to have four GPUs."""
+    pytest.importorskip("ray")
+    from ray.cluster_utils import Cluster
+
+    node: dict[str, Any] = {"object_store_memory": 80 * 2**20}
+    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **node})
+    made.add_node(num_cpus=2, num_gpus=4, **node)
+    yield made
+    made.shutdown()
+
+
+def test_processes_keep_their_gpus(with_gpus: Any, quiet: Path, begun: Path, tmp_path: Path):
+    said = tmp_path / "said"
+    finish(by_ray(with_gpus, "recover", begun, MANY, said), said)
+    assert "a job takes 1 CPU and 1 GPU, on " in said.read_text()
+    assert "begins again" not in said.read_text()
+    assert {name: content for name, content in bytes_of(begun).items() if name.startswith("recover")} == {
+        name: content for name, content in bytes_of(quiet).items() if name.startswith("recover")
+    }
+    assert len(list(begun.glob("log.rank*.jsonl"))) <= 2, "a process for each CPU that has a GPU, for all units"

@@ -16,10 +16,11 @@ class Bar:
     """A progress bar."""
 
     def __init__(self) -> None:
-        self.done, self.notes, self.begun = 0.0, list[str](), 0
+        self.done, self.earlier, self.notes, self.begun = 0.0, 0.0, list[str](), 0
 
-    def advance(self, steps: float = 1, note: str = "", values: Any = None) -> None:
+    def advance(self, steps: float = 1, note: str = "", values: Any = None, earlier: bool = False) -> None:
         self.done += steps
+        self.earlier += steps * earlier
         self.notes += [note] * bool(note)
 
     def begin(self) -> None:
@@ -55,8 +56,20 @@ def test_what_several_workers_say_is_shown_once(tmp_path: Path, capsys: pytest.C
             shown.add(Message(job, job, kind, text))
     assert capsys.readouterr().err == "recover   fp32\nwarning: a weak teacher\n"
     assert bar.begun
-    shown.add(Message("b", "b", "refused", "The disk is full."))
-    assert shown.refused == "The disk is full."
+
+
+def test_steps_that_an_earlier_process_did_do_not_count_for_the_time_left(tmp_path: Path):
+    bar = Bar()
+    shown = Shown(Log(tmp_path / "log.jsonl"), bar.advance, bar.begin)
+    shown.add(Message("a", "1", "began", "10.0.0.1"))
+    shown.add(Message("a", "1", "moved", "", 7.0, earlier=6.0))
+    shown.add(Message("a", "1", "moved", "", 8.0, earlier=6.0))
+    assert (bar.done, bar.earlier) == (8.0, 6.0)
+    shown.add(Message("a", "2", "began", "10.0.0.1"))
+    assert (bar.done, bar.earlier) == (0.0, 0.0)
+    shown.add(Message("a", "2", "moved", "", 7.5, earlier=7.0))
+    shown.finish(Job("a", lambda advance: None, steps=10))
+    assert (bar.done, bar.earlier) == (10.0, 7.0)
 
 
 def test_the_inbox_keeps_reports_until_they_are_taken_and_numbers_the_workers():

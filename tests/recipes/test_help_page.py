@@ -29,7 +29,13 @@ def test_the_page_begins_with_what_people_change():
     assert text.startswith("usage: attar run digits --out FOLDER [OPTIONS] [SETTINGS]\n")
     assert "  --recover.ipc INT  [37]\n      Images per class" in text
     assert text.index("--seed") < text.index("'attar run digits --help all'") < text.index("--protocol NAME")
-    assert len(text.splitlines()) < 120
+    assert "Epochs that each student trains for" in text
+    assert len(text.splitlines()) < 125
+
+
+def test_epochs_of_labels_are_left_out_where_students_train_with_hard_labels():
+    assert "--relabel.epochs" not in shown("", "--evaluate.rows", "distilled-hard", "full")
+    assert "--evaluate.protocol.training.epochs" in shown("", "--evaluate.rows", "distilled-hard", "full")
 
 
 def test_settings_that_a_method_lacks_are_left_out():

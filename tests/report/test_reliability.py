@@ -11,6 +11,7 @@ from attar.report import reliability
 @dataclass(frozen=True)
 class Line:
     row: str = "distilled"
+    run: str = "mine"
     top1_mean: float | None = 50.0
     top1_std: float | None = 1.0
     num_classes: int = 5
@@ -25,13 +26,15 @@ def test_the_interval_is_wilsons(right: int, count: int):
 
 
 def test_few_validation_images_have_a_note_and_many_have_none():
-    (note,) = reliability.notes([Line(), Line("full", 90.0)])
+    (note,) = reliability.notes([Line(), Line("full", top1_mean=90.0)])
     assert note.startswith(
         "80 validation images: one of them is 1.2 points. On other images of the same kind, 50.0 % may"
     )
     assert "be 39 to 61 % (95 %)" in note
+    (note,) = reliability.notes([Line(), Line(run="other", num_val=10_000)])
+    assert "50.0 % (mine) may be" in note
     assert reliability.notes([Line(num_val=10_000)]) == reliability.notes([Line(num_val=None)]) == []
-    assert "90.0 % may be" in reliability.notes([Line("full", 90.0)])[0]
+    assert "90.0 % may be" in reliability.notes([Line("full", top1_mean=90.0)])[0]
 
 
 def test_single_students_have_no_spread():

@@ -6,7 +6,17 @@ import pytest
 
 from attar.core.errors import AttarError
 from attar.stages.choices import Evaluate
-from attar.stages.rows import DISTILLED, FULL, KNOWN, RANDOM_HARD, ROWS, Row, without_twins
+from attar.stages.rows import (
+    DISTILLED,
+    FULL,
+    KNOWN,
+    RANDOM_HARD,
+    RANDOM_NOAUG,
+    ROWS,
+    Row,
+    use_soft_labels,
+    without_twins,
+)
 
 TEXTS = {
     "distilled": (Row("distilled", "soft"), "distilled"),
@@ -48,3 +58,9 @@ def test_without_soft_labels_a_row_and_its_twin_are_one():
     rows = tuple(map(Row.parse, ("distilled", "distilled-hard", "random-hard", "random-noaug", "full")))
     assert without_twins(rows, hard=False) == rows
     assert without_twins(rows, hard=True) == (DISTILLED, *rows[2:])
+
+
+def test_rows_with_hard_labels_use_no_soft_ones():
+    assert not use_soft_labels([RANDOM_HARD, FULL])
+    assert use_soft_labels([RANDOM_HARD, DISTILLED])
+    assert use_soft_labels([RANDOM_NOAUG])

@@ -2,6 +2,7 @@
 
 import errno
 import math
+import os
 import threading
 from pathlib import Path
 
@@ -87,3 +88,13 @@ def test_one_process_at_a_time_works_in_a_folder(tmp_path: Path):
         order.append("first")
     thread.join()
     assert order == ["first", "second"]
+
+
+def test_sweep_of_one_kind_of_files(tmp_path: Path):
+    old, new, other = (tmp_path / f".{name}.tmp" for name in ("a.npy.1", "b.npy.2", "c.json.3"))
+    for path in (old, new, other):
+        path.touch()
+    for path in (old, other):
+        os.utime(path, (0, 0))
+    atomic.sweep(tmp_path, "*.npy")
+    assert sorted(tmp_path.iterdir()) == [new, other]

@@ -162,10 +162,3 @@ def test_images_lie_on_the_device_where_they_fit():
     assert mapped.placed(images, meta, images.numel()).device == meta
     assert mapped.placed(images, meta, images.numel() - 1) is images
     assert mapped.placed(images, torch.device("cpu"), 0) is images
-
-
-def test_the_cache_is_where_the_user_says(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", "/somewhere")
-    assert mapped.cache_folder() == Path("/somewhere/attar")
-    monkeypatch.setenv("ATTAR_CACHE", "/elsewhere")
-    assert mapped.cache_folder() == Path("/elsewhere")

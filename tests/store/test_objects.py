@@ -6,6 +6,7 @@ import tarfile
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 from PIL import Image
@@ -139,6 +140,55 @@ def test_a_full_disk_is_named_and_not_the_store(bucket: str, tmp_path: Path, mon
     monkeypatch.setattr(store._opened[0], "get_file", full)
     with pytest.raises(AttarError, match="full"):
         store.fetch({"a": Entry(1, "")}, tmp_path / "back", lambda *_: None)
+    with pytest.raises(AttarError, match=rf"The disk is full while writing {tmp_path}; free some space"):
+        store.fetch_to("a", tmp_path / "a", 1)
+
+
+class Flaky(io.BytesIO):
+    """A file of a store that breaks off, so many times."""
+
+    faults: ClassVar[list[Exception]] = []
+
+    def read(self, size: int | None = -1) -> bytes:
+        if self.faults:
+            raise self.faults.pop()
+        return super().read(size)
+
+
+def test_reading_is_tried_again_and_a_library_does_not_hide_why_it_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    store = Folder(tmp_path.as_uri())
+    monkeypatch.setattr(objects, "RETRY_SECONDS", (0.0,))
+    monkeypatch.setattr(store._opened[0], "open", lambda *_, **__: Flaky(b"12345"))
+
+    def hiding(file: io.RawIOBase) -> bytes | None:
+        try:
+            return file.read()
+        except Exception:
+            raise ValueError("the content is odd") from None
+
+    for count in (0, 1):
+        monkeypatch.setattr(Flaky, "faults", [ConnectionResetError("reset")] * count)
+        assert store.read_with("a", hiding) == store.read_range("a", 0, 5) == b"12345"
+    for faults, error, message in (
+        (
+            [RuntimeError("Response payload is not completed")] * 2,
+            AttarError,
+            "cannot be reached .Response payload is no",
+        ),
+        ([PermissionError("no")], AttarError, "is refused"),
+    ):
+        monkeypatch.setattr(Flaky, "faults", faults)
+        with pytest.raises(error, match=message):
+            store.read_with("a", hiding)
+        assert not Flaky.faults
+
+    def odd(_: object) -> None:
+        raise ValueError("the content is odd")
+
+    with pytest.raises(AttarError, match="odd"):
+        store.read_with("a", odd)
 
 
 def test_real_data_are_fetched_once_and_again_when_they_change(

@@ -63,25 +63,40 @@ def agreed(precision: Precision, why: str, name: str = "") -> Iterator[None]:
 
 
 def resolve(execution: Execution) -> Device:
-    """Choose the device; raises AttarError when the named device does not exist."""
+    """Choose the device; raises AttarError when the named device does not exist.
+
+    A process for which others work (``agreed`` with their name) takes its own device if it lacks the named one.
+    """
     if execution.threads:
         torch.set_num_threads(execution.threads)
-    name = execution.device
-    if name == "auto":
-        name = f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu"
+    worker = "" if _agreed is None else _agreed[2]
+    device = _existing(_own() if execution.device == "auto" else execution.device)
+    if device is None and worker:
+        device = _existing(_own())
+    if device is None:
+        raise AttarError(f"This machine has no device '{execution.device}'; use --execution.device cpu or auto.")
+    if device.type == "cuda":
+        torch.backends.cudnn.deterministic = True  # the same pixels on every run
+    workers = min(8, os.cpu_count() or 1) if execution.workers < 0 else execution.workers
+    if execution.precision != "auto":
+        return Device(device, execution.precision, execution.compile, workers, name=worker)
+    precision, why = _faster(device) if _agreed is None else _agreed[:2]
+    return Device(device, precision, execution.compile, workers, why, worker)
+
+
+def _own() -> str:
+    """Return the name of this process's GPU, or else of the CPU."""
+    return f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu"
+
+
+def _existing(name: str) -> torch.device | None:
+    """Return the device of this name; None if this machine has none."""
     try:
         device = torch.device(name)
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError):
-        raise AttarError(f"This machine has no device '{name}'; use --execution.device cpu or auto.") from None
-    if device.type == "cuda":
-        torch.backends.cudnn.deterministic = True  # the same pixels on every run
-    workers = min(8, os.cpu_count() or 1) if execution.workers < 0 else execution.workers
-    name = "" if _agreed is None else _agreed[2]
-    if execution.precision != "auto":
-        return Device(device, execution.precision, execution.compile, workers, name=name)
-    precision, why = _faster(device) if _agreed is None else _agreed[:2]
-    return Device(device, precision, execution.compile, workers, why, name)
+        return None
+    return device
 
 
 def _faster(device: torch.device) -> tuple[Precision, str]:

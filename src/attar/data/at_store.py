@@ -8,23 +8,24 @@ import os
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from functools import partial
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePath, PurePosixPath
 
 from attar.core.errors import AttarError
 from attar.core.log import Log
 from attar.data import braces, columns, parquet, splits, tar_index, tars
-from attar.data.block_cache import BlockCache
+from attar.data.block_cache import BlockCache, DamagedBlock, Grow
 from attar.data.remote_rows import RemoteRows
 from attar.data.source import Found
 from attar.data.tar_index import Index
 from attar.data.tars import Tarred
 from attar.store import hub
+from attar.store.cache import cache_folder
 from attar.store.objects import Entry, Folder
 
 CONVERTED = "@refs/convert/parquet"
 """Revision in which the Hub keeps the Parquet files that it makes of datasets in other formats."""
+_SHOWN = 8
 
 
 @dataclass(frozen=True)
@@ -45,11 +46,18 @@ class RemoteShard:
         """Names this content of the file."""
         return f"{self.place} {self.entry.bytes} {self.entry.tag}"
 
+    @property
+    def fetched_bytes(self) -> int:
+        return self.entry.bytes
+
+    def stamp(self) -> str | None:
+        return self.key if self.entry.tag else None
+
     def read(self, start: int, size: int, whole: bool) -> bytes:
         """As in Shard: from the cache, into which the whole file is fetched if many of its images are read."""
-        piece = partial(_piece, start=start, size=size)
+        piece = partial(self._piece, start=start, size=size)
         if whole:
-            return self.cache.use(self.key, self.entry.bytes, self._fetch, piece)
+            return self.cache.use(self.key, self.entry.bytes, self._fetch, piece, self.place)
         found = self.cache.read_if_there(self.key, piece)
         return self.folder.read_range(self.name, start, size) if found is None else found
 
@@ -58,31 +66,55 @@ class RemoteShard:
         place, tag = tar_index.kept_at(self.place), f"{self.entry.bytes} {self.entry.tag}"
         found = tar_index.read(place, tag) if self.entry.tag else None
         if found is None:
-            found = self.cache.use(self.key, self.entry.bytes, self._fetch, self._made)
+            found = self.cache.use(self.key, self.entry.bytes, self._fetch, self._made, self.place)
             tar_index.write(place, tag, found)
         return found
 
-    def _fetch(self, path: Path) -> None:
+    def finish(self) -> None:
+        self.cache.finish(self.key)
+
+    def _fetch(self, path: Path, _grow: Grow) -> None:
         self.folder.fetch_to(self.name, path, self.entry.bytes)
+
+    def _piece(self, path: Path, start: int, size: int) -> bytes:
+        with path.open("rb", buffering=0) as file:
+            if os.fstat(file.fileno()).st_size != self.entry.bytes:
+                raise DamagedBlock
+            file.seek(start)
+            return file.read(size)
 
     def _made(self, path: Path) -> Index:
         with path.open("rb", buffering=2**16) as file:
             return tar_index.make(file, self.entry.bytes, self.place)
 
 
+@dataclass(frozen=True)
+class _Listed:
+    """The files that a source names."""
+
+    folder: Folder
+    files: dict[str, Entry]
+    named: Callable[[PurePath], str] | None
+    """Returns the source of the dataset in a folder; None for a pattern, which says which files belong together."""
+
+
 def read(source: str, limit: int, log: Log) -> Found:
     """Return the dataset of the shards at an address, or of the Hub, of which ``limit`` bytes may be on this disk.
 
     ``source`` is s3://BUCKET/FOLDER, s3://BUCKET/FOLDER/train-{000..146}.tar, or hf:ORG/NAME with or without
-    :CONFIGURATION. Raises AttarError when the store cannot be reached, or holds neither tar nor Parquet files.
+    :CONFIGURATION. Raises AttarError when the store cannot be reached, holds neither tar nor Parquet files, or holds
+    several datasets.
     """
-    folder, files = _listed(source)
-    store = _Store(folder, {PurePosixPath(name): entry for name, entry in files.items()}, limit, log)
-    train_files, val_files = _shards(list(store.entries), folder.address)
-    rows = train_files[0].suffix == ".parquet"
-    opened = store.rows if rows else store.tars([*train_files, *(file for files in val_files for file in files)])
-    vals = {str(files[0]): partial(opened, files) for files in val_files}
-    return columns.dataset(opened(train_files), vals, folder.address, None, log)
+    listed = _listed(source)
+    store = _Store(listed.folder, {PurePosixPath(name): entry for name, entry in listed.files.items()}, limit, log)
+    rows, chosen = _chosen(list(store.entries), listed, log)
+    shards = (parquet if rows else tars).grouped(chosen, listed.folder.address)
+    if listed.named is None:
+        shards.refuse_others(source)
+    shards.tell(log)
+    opened = store.rows if rows else store.tars([*shards.train, *(file for files in shards.vals for file in files)])
+    vals = {str(files[0]): partial(opened, files) for files in shards.vals}
+    return columns.dataset(opened(shards.train), vals, listed.folder.address, None, log)
 
 
 class _Store:
@@ -91,12 +123,12 @@ class _Store:
     def __init__(self, folder: Folder, entries: dict[PurePosixPath, Entry], limit: int, log: Log) -> None:
         self.entries = entries
         self._folder, self._log = folder, log
-        self._cache = BlockCache(_cache_folder() / "blocks", limit)
+        self._cache = BlockCache(cache_folder() / "blocks", limit)
 
     def rows(self, files: Sequence[PurePosixPath]) -> RemoteRows:
         """Return the table of some Parquet files."""
         entries = {str(file): self.entries[file] for file in files}
-        return RemoteRows(self._folder, entries, self._cache, _cache_folder() / "rows", self._log)
+        return RemoteRows(self._folder, entries, self._cache, cache_folder() / "rows", self._log)
 
     def tars(self, every: Sequence[PurePosixPath]) -> Callable[[Sequence[PurePosixPath]], Tarred]:
         """Index all tar files; returns the function that makes the table of some of them."""
@@ -109,7 +141,7 @@ class _Store:
         return lambda files: Tarred([shards[file] for file in files], [indexes[file] for file in files], names)
 
 
-def _listed(source: str) -> tuple[Folder, dict[str, Entry]]:
+def _listed(source: str) -> _Listed:
     """Return the folder that a source names, and its files; those that fit a pattern, if it is one."""
     if source.startswith(hub.PREFIX) and not source.startswith(f"{hub.PREFIX}//"):
         return _listed_on_hub(source)
@@ -119,23 +151,23 @@ def _listed(source: str) -> tuple[Folder, dict[str, Entry]]:
     if not files:
         raise AttarError(f"{folder.address} holds no files; check the address.")
     if not pattern:
-        return folder, files
+        return _Listed(folder, files, lambda home: f"{folder.address}/{home.as_posix()}")
     chosen: dict[str, Entry] = {}
-    for wanted in braces.expand(pattern):
-        fitting = {name: entry for name, entry in files.items() if fnmatchcase(name, wanted)}
+    for wanted, fitting in braces.fitting(pattern, files):
         if not fitting:
             raise AttarError(f"There is no file {folder.address}/{wanted}, which '{source}' names; check the range.")
-        chosen |= fitting
-    return folder, chosen
+        chosen |= {name: files[name] for name in fitting}
+    return _Listed(folder, chosen, None)
 
 
-def _listed_on_hub(source: str) -> tuple[Folder, dict[str, Entry]]:
+def _listed_on_hub(source: str) -> _Listed:
     name, _, configuration = source.removeprefix(hub.PREFIX).partition(":")
+    inside = f"{source}/" if configuration else f"{source}:"
     for address in (f"hf://datasets/{name}", f"hf://datasets/{name}{CONVERTED}"):
         folder = Folder(f"{address}/{configuration}" if configuration else address)
         files = folder.files()
         if any(file.endswith((".tar", ".parquet")) for file in files):
-            return folder, files
+            return _Listed(folder, files, lambda home: f"{inside}{home.as_posix()}")
     raise AttarError(
         f"'{source}' has no tar or Parquet files that can be read in parts; leave out --data.cache-bytes to fetch all "
         f"of it, or check the name."
@@ -151,30 +183,29 @@ def parted(source: str) -> tuple[str, str]:
     return f"{scheme}{mark}{plain}", place.removeprefix(plain).lstrip("/")
 
 
-def _shards(names: Sequence[PurePosixPath], address: str) -> tuple[list[PurePosixPath], list[list[PurePosixPath]]]:
-    """Return the training shards among files, and those of each split to validate on, best first."""
+def _chosen(names: Sequence[PurePosixPath], listed: _Listed, log: Log) -> tuple[bool, list[PurePosixPath]]:
+    """Return whether the dataset is one of Parquet files, and its files; raises AttarError when there are several."""
     shown = [name for name in names if not any(part.startswith(".") for part in name.parts)]
-    for ending, grouped in ((".parquet", parquet.grouped), (".tar", tars.grouped)):
-        fitting = [name for name in shown if name.suffix == ending]
-        depths = sorted({_depth(name) for name in fitting})
-        if fitting:
-            return grouped([name for name in fitting if _depth(name) == depths[0]])
-    raise AttarError(
-        f"{address} holds no tar or Parquet files, which alone can be read in parts; leave out --data.cache-bytes to "
-        f"fetch all of it."
-    )
-
-
-def _depth(name: PurePosixPath) -> int:
-    """Return how many folders a file lies in, but for data/ and folders of splits."""
-    return len([part for part in name.parts[:-1] if part != "data" and not splits.role(part)])
-
-
-def _piece(path: Path, start: int, size: int) -> bytes:
-    with path.open("rb", buffering=0) as file:
-        file.seek(start)
-        return file.read(size)
-
-
-def _cache_folder() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "attar"
+    fitting = next(filter(None, ([name for name in shown if name.suffix == one] for one in (".parquet", ".tar"))), None)
+    if fitting is None:
+        raise AttarError(
+            f"{listed.folder.address} holds no tar or Parquet files, which alone can be read in parts; leave out "
+            f"--data.cache-bytes to fetch all of it."
+        )
+    is_table = fitting[0].suffix == ".parquet"
+    if listed.named is None:
+        splits.tell_homes(fitting, log)
+        return is_table, fitting
+    homes = sorted({splits.home(name) for name in fitting})
+    first, *others = [home for home in homes if len(home.parts) == min(len(one.parts) for one in homes)]
+    if others:
+        few = ", ".join(home.as_posix() for home in [first, *others][:_SHOWN])
+        more = f" and {len(others) + 1 - _SHOWN} more" if len(others) >= _SHOWN else ""
+        raise AttarError(
+            f"{listed.folder.address} holds several datasets, in the folders {few}{more}; choose one, as in "
+            f"--data.source '{listed.named(first)}', or name the files that belong together by a pattern."
+        )
+    if len(homes) > 1:
+        named = listed.named(first) if first.parts else listed.folder.address
+        log.say(f"data      attar reads the files in {named}, and not those in folders below it")
+    return is_table, [name for name in fitting if splits.home(name) == first]

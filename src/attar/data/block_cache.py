@@ -14,100 +14,141 @@ from typing import TypeVar
 
 from attar.core.errors import AttarError
 from attar.store import atomic
+from attar.store.cache import usable
 
-STALE_SECONDS = 3600.0
-"""Age from which the unfinished file of a killed process is removed."""
 _WAIT_SECONDS = 0.05
 _ATTEMPTS = 20
 _RESERVED = ".reserved"
 _NUM_LOCKS = 64
+_FINISHED = (0, 0)
+"""Times of a block that is not needed soon."""
 Result = TypeVar("Result")
+Grow = Callable[[int], None]
+Make = Callable[[Path, Grow], None]
+"""Writes a block to a path; calls ``Grow`` with the number of its bytes before, if that was not known."""
+
+
+class DamagedBlock(Exception):  # noqa: N818
+    """A block's file does not hold what was written; raised by those who read it."""
 
 
 class BlockCache:
-    """The blocks in a folder, up to a number of bytes; those used longest ago are removed first."""
+    """The blocks in a folder, up to a number of bytes; finished ones are removed first, then those used longest ago."""
 
     def __init__(self, folder: Path, limit: int) -> None:
         self.folder, self.limit = folder, limit
 
-    def use(self, name: str, size: int, make: Callable[[Path], None], read: Callable[[Path], Result]) -> Result:
-        """Return what ``read`` returns for a block's file; ``make`` writes it if it is not there.
+    def use(self, name: str, size: int, make: Make, read: Callable[[Path], Result], where: str = "") -> Result:
+        """Return what ``read`` returns for a block's file; ``make`` writes it if it is not there, or damaged.
 
-        ``size`` is the number of bytes that it will have, at most. Other processes wait while one makes a block. Raises
-        AttarError when the block alone is larger than the limit, and what ``make`` raises.
+        Errors call the block ``where``. ``size`` is the number of bytes that it will have, as far as it is known. Other
+        processes wait while one makes a block. Raises AttarError when the block alone is larger than the limit, or the
+        folder cannot be used, and what ``make`` raises.
         """
-        path = self.folder / sha256(name.encode(errors="surrogateescape")).hexdigest()[:40]
-        for _ in range(_ATTEMPTS):
-            with contextlib.suppress(FileNotFoundError):  # not there, or removed by another process meanwhile
-                os.utime(path)
-                return read(path)
-            made = self._make(path, name, size, make, read)
-            if made is not None:
-                return made[0]
+        path = self._path(name)
+        with usable(self.folder):
+            for _ in range(_ATTEMPTS):
+                try:
+                    os.utime(path)
+                    return read(path)
+                except FileNotFoundError:  # not there, or removed by another process meanwhile
+                    pass
+                except DamagedBlock:
+                    path.unlink(missing_ok=True)
+                made = self._make(path, where or name, size, make, read)
+                if made is not None:
+                    return made[0]
         raise AttarError(
             f"{self.folder} is too small for the data that are in use; raise --data.cache-bytes ({self.limit:,})."
         )
 
     def read_if_there(self, name: str, read: Callable[[Path], Result]) -> Result | None:
-        """Return what ``read`` returns for a block's file; None if it is not there."""
-        path = self.folder / sha256(name.encode(errors="surrogateescape")).hexdigest()[:40]
-        with contextlib.suppress(FileNotFoundError):
-            return read(path)
+        """Return what ``read`` returns for a block's file; None if it is not there, or damaged."""
+        with usable(self.folder), contextlib.suppress(FileNotFoundError, DamagedBlock):
+            return read(self._path(name))
         return None
 
+    def finish(self, name: str) -> None:
+        """Let a block be removed before all that were used since."""
+        with contextlib.suppress(OSError):  # it is not there, or cannot be written, which its use tells
+            os.utime(self._path(name), _FINISHED)
+
+    def _path(self, name: str) -> Path:
+        return self.folder / sha256(name.encode(errors="surrogateescape")).hexdigest()[:40]
+
     def _make(
-        self, path: Path, name: str, size: int, make: Callable[[Path], None], read: Callable[[Path], Result]
+        self, path: Path, where: str, size: int, make: Make, read: Callable[[Path], Result]
     ) -> tuple[Result] | None:
         """Make a block and read it, before another one can remove it; None if another process has made it."""
-        if size > self.limit:
-            raise AttarError(
-                f"{name} has {size:,} bytes, more than the cache may hold; raise --data.cache-bytes ({self.limit:,})."
-            )
-        with self._locked(f"lock-{int(path.name[:8], 16) % _NUM_LOCKS}"):
+        with atomic.locked(self.folder / f"lock-{int(path.name[:8], 16) % _NUM_LOCKS}"):
             if path.exists():
                 return None
-            with self._reserved(path.with_name(path.name + _RESERVED), size):
+            with self._reserved(path, where, size) as grow:
                 with atomic.replace(path) as unfinished:
-                    make(unfinished)
-                return (read(path),)
+                    make(unfinished, grow)
+                try:
+                    return (read(path),)
+                except DamagedBlock:
+                    path.unlink(missing_ok=True)
+                    raise AttarError(
+                        f"{where} was written to {self.folder} and cannot be read; check the disk."
+                    ) from None
 
     @contextlib.contextmanager
-    def _reserved(self, place: Path, size: int) -> Iterator[None]:
+    def _reserved(self, path: Path, where: str, size: int) -> Iterator[Grow]:
         """Keep room for a block, by a locked file of this size; waits while others make blocks that fill the limit."""
-        import fcntl
+        place = path.with_name(path.name + _RESERVED)
+        with contextlib.ExitStack() as stack:
+            with self._room(where, size):
+                stack.enter_context(atomic.locked(place))
+                stack.callback(place.unlink, missing_ok=True)
+                os.truncate(place, size)  # a hole: it counts, and takes no room
 
+            def grow(size: int) -> None:
+                if size > place.stat().st_size:
+                    os.truncate(place, 0)  # two that wait must not wait for each other
+                    with self._room(where, size):
+                        os.truncate(place, size)
+
+            yield grow
+
+    @contextlib.contextmanager
+    def _room(self, where: str, size: int) -> Iterator[None]:
+        """Wait until there is room for a block, and hold the lock of all reservations."""
+        if size > self.limit:
+            raise AttarError(
+                f"{where} has {size:,} bytes, more than the cache may hold; raise --data.cache-bytes ({self.limit:,})."
+            )
         while True:
-            with self._locked("lock-room"):
+            with atomic.locked(self.folder / "lock-room"):
                 if self._make_room(size):
-                    file = place.open("wb")
-                    fcntl.flock(file, fcntl.LOCK_EX)
-                    file.truncate(size)  # a hole: it counts, and takes no room
-                    break
+                    yield
+                    return
             time.sleep(_WAIT_SECONDS)
-        try:
-            yield
-        finally:
-            place.unlink(missing_ok=True)
-            file.close()
 
     def _make_room(self, size: int) -> bool:
-        """Remove the blocks used longest ago, until ``size`` more bytes fit; return whether they do.
+        """Remove finished blocks, then those used longest ago, until ``size`` more bytes fit; return whether they do.
 
-        Blocks that others make count and are not removed; traces of killed processes are.
+        Blocks that others make count and are not removed; what killed processes left is.
         """
         held: dict[str, tuple[float, int]] = {}
         reserved: dict[str, int] = {}
+        unfinished: list[Path] = []
         for path in self.folder.iterdir():
             with contextlib.suppress(FileNotFoundError):
                 state = path.stat()
                 if path.suffix == _RESERVED:
-                    if not _abandoned(path):
+                    if atomic.is_locked(path):
                         reserved[path.stem] = state.st_size
-                elif path.suffix == ".tmp":
-                    if time.time() - state.st_mtime > STALE_SECONDS:
+                    else:
                         path.unlink()
+                elif atomic.is_temporary(path):
+                    unfinished.append(path)
                 elif not path.name.startswith("lock-"):
                     held[path.name] = (state.st_mtime, state.st_size)
+        for path in unfinished:
+            if path.name[1:].partition(".")[0] not in reserved:
+                path.unlink(missing_ok=True)
         removable = sorted((time, name, taken) for name, (time, taken) in held.items() if name not in reserved)
         total = size + sum(reserved.values()) + sum(taken for _, _, taken in removable)
         for _, name, taken in removable:
@@ -116,30 +157,3 @@ class BlockCache:
             (self.folder / name).unlink(missing_ok=True)
             total -= taken
         return total <= self.limit
-
-    @contextlib.contextmanager
-    def _locked(self, name: str) -> Iterator[None]:
-        import fcntl
-
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            with (self.folder / name).open("ab") as file:
-                fcntl.flock(file, fcntl.LOCK_EX)
-                yield
-        except PermissionError as error:
-            raise AttarError(
-                f"There is no permission to write {self.folder}; set XDG_CACHE_HOME to a folder of yours."
-            ) from error
-
-
-def _abandoned(path: Path) -> bool:
-    """Remove the reservation of a process that was killed; return whether it was one."""
-    import fcntl
-
-    with path.open("rb") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            return False
-        path.unlink(missing_ok=True)
-        return True

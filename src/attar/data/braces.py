@@ -1,14 +1,17 @@
 """Names of many files in one text, as WebDataset writes them: shards-{000000..000146}.tar, {train,val}-*.tar."""
 
+import glob
 import itertools
 import re
-from collections.abc import Iterator
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from attar.core.errors import AttarError
 
 MOST_FILES = 100_000
 _INNERMOST = re.compile(r"\{([^{}]*)\}")
+_WILD = re.compile(r"[*?]")
 _RANGE = re.compile(r"(\d{1,18})\.\.(\d{1,18})")
 
 
@@ -33,21 +36,46 @@ def expand(text: str) -> list[str]:
 def paths(text: str) -> list[Path]:
     """Return the files of this machine that a pattern names, in the order of the pattern, wildcards by name.
 
-    Raises AttarError when one of them does not exist.
+    Wildcards are as in ``fitting``. Raises AttarError when one of the files does not exist.
     """
     found: list[Path] = []
     for one in expand(text):
         path = Path(one).expanduser()
-        if set("*?") & set(path.name):
-            every = sorted(path.parent.glob(path.name))
+        if _WILD.search(str(path)):
+            every = [Path(name) for name in glob.glob(str(path).replace("[", "[[]"))]  # noqa: PTH207 - Path.glob shows hidden files
             if not every:
                 raise AttarError(f"There is no file {path}; check the path.")
-            found += every
+            found += sorted(file for file in every if file.is_file())
         elif not path.is_file():
             raise AttarError(f"There is no file {path}, which '{text}' names; check the range and the path.")
         else:
             found.append(path)
     return list(dict.fromkeys(found))
+
+
+def fitting(text: str, names: Iterable[str]) -> Iterator[tuple[str, list[str]]]:
+    """Yield each text that the braces of ``text`` stand for, with those of the names that it fits, sorted.
+
+    ``*`` and ``?`` stand for any characters but slashes, and not for the dot of a hidden file.
+    """
+    known = sorted(names)
+    every = set(known)
+    for wanted in expand(text):
+        wild = _WILD.search(wanted)
+        if wild is None:
+            yield wanted, [wanted] if wanted in every else []
+            continue
+        start, pattern = wanted[: wild.start()], _regular(wanted)
+        near = known[bisect_left(known, start) : bisect_left(known, start + chr(0x10FFFF))]
+        yield wanted, [name for name in near if pattern.fullmatch(name)]
+
+
+def _regular(wanted: str) -> re.Pattern[str]:
+    """Return the regular expression of a text with wildcards."""
+    meant = {"*": "[^/]*", "?": "[^/]"}
+    parts = ["".join(meant.get(sign) or re.escape(sign) for sign in part) for part in wanted.split("/")]
+    hidden = [r"(?!\.)" if part.startswith("[") else "" for part in parts]
+    return re.compile("/".join(map("".join, zip(hidden, parts, strict=True))))
 
 
 def _expanded(part: str, text: str) -> Iterator[str]:

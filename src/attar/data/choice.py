@@ -69,3 +69,8 @@ class DataChoice(Config):
         if (self.mean is None) != (self.std is None):
             raise ValueError("mean and std must be set together; set both or neither")
         return self
+
+
+def num_held(count: int, fraction: float) -> int:
+    """Return how many of a class's pictures are held out for validation: at least one, and never the last."""
+    return min(max(1, round(fraction * count)), count - 1)

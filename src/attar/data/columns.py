@@ -45,6 +45,17 @@ def find(names: Sequence[str], wanted: Sequence[str], kind: str, where: str) -> 
     )
 
 
+def refuse_broken(name: str, where: str) -> None:
+    """Raise AttarError for a class name that is no Unicode text: JSON can hold a half of a character."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        raise AttarError(
+            f"{where} has the class name {name.encode(errors='backslashreplace').decode()}, which is no Unicode text; "
+            f"write another name."
+        ) from None
+
+
 def labels(columns: Sequence[pa.ChunkedArray], places: Sequence[str]) -> LabelColumn:
     """The labels of tables that belong together: numbers, names, or true and false.
 
@@ -59,10 +70,17 @@ def labels(columns: Sequence[pa.ChunkedArray], places: Sequence[str]) -> LabelCo
     if not all(texts):
         number, name = places[texts.index(False)], places[texts.index(True)]
         raise AttarError(f"The label column of {number} holds numbers and that of {name} names; write both alike.")
-    rows = [name for one in columns for name in one.to_pylist()]
+    rows = [name for one, place in zip(columns, places, strict=True) for name in _texts(one, place)]
     names = sorted({name for name in rows if name is not None})
     index: dict[str | None, int] = {name: label for label, name in enumerate(names)} | {None: NO_LABEL}
     return LabelColumn(np.array([index[name] for name in rows], dtype=np.int64), names)
+
+
+def _texts(column: pa.ChunkedArray, where: str) -> list[str | None]:
+    try:
+        return column.to_pylist()
+    except UnicodeDecodeError:
+        raise AttarError(f"The label column of {where} holds bytes that are no UTF-8 text; write it again.") from None
 
 
 def _plain(column: pa.ChunkedArray, where: str) -> pa.ChunkedArray:

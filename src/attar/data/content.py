@@ -9,19 +9,31 @@ and size can pass unnoticed; a dataset that was made anew cannot.
 
 import contextlib
 import hashlib
-import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from attar.core.errors import AttarError
 from attar.store import sealed
+from attar.store.cache import cache_folder
 
 WHOLE_BYTES, WHOLE_FILES = 256 * 1024**2, 200_000
 NUM_PIECES, PIECE_BYTES = 4096, 4096
 _THREADS, _CHUNK, _BLOCK = 8, 256, 1024**2
+VERSION = 1
+"""Raise it when the same files get another hash."""
+
+
+@dataclass(frozen=True)
+class Content:
+    """What files hold."""
+
+    sha256: bytes
+    is_whole: bool
+    """Whether everything that should be hashed could be read; it is not remembered otherwise."""
 
 
 def sampled(sizes: np.ndarray) -> tuple[list[int], bool]:
@@ -38,43 +50,41 @@ def middle(data: bytes) -> bytes:
     return data[start : start + PIECE_BYTES]
 
 
-def of_many(path: Callable[[int], Path], sizes: np.ndarray) -> bytes:
-    """A SHA-256 of many small files; ``path`` gives each by its place in ``sizes``. Unreadable ones count as zeros."""
+def of_many(path: Callable[[int], Path], sizes: np.ndarray) -> Content:
+    """Hash many small files; ``path`` gives each by its place in ``sizes``. Unreadable ones count as zeros."""
     chosen, whole = sampled(sizes)
 
-    def read(chunk: Sequence[int]) -> bytes:
-        return b"".join(_digest_of(path(index), int(sizes[index]), whole) for index in chunk)
+    def digest(index: int) -> Content:
+        return _of_file(path(index), int(sizes[index]), whole)
 
-    return _hash_of(read, chosen)
+    return _of_each(digest, chosen)
 
 
-def of_items(read: Callable[[int, int, int], bytes], sizes: np.ndarray) -> bytes:
-    """A SHA-256 of many items with these numbers of bytes.
+def of_items(read: Callable[[int, int, int], bytes], sizes: np.ndarray) -> Content:
+    """Hash many items with these numbers of bytes.
 
-    ``read`` returns bytes of an item, from its place, where they start and how many they are.
+    ``read`` returns bytes of an item, from its place, where they start and how many they are; fewer if it is damaged.
     """
     chosen, whole = sampled(sizes)
 
-    def piece(index: int) -> bytes:
+    def digest(index: int) -> Content:
         size = int(sizes[index])
-        if whole or size <= PIECE_BYTES:
-            return read(index, 0, size)
-        return read(index, (size - PIECE_BYTES) // 2, PIECE_BYTES)
+        wanted = size if whole else min(size, PIECE_BYTES)
+        data = read(index, (size - wanted) // 2, wanted)
+        return Content(hashlib.sha256(data).digest(), len(data) == wanted)
 
-    def digests(chunk: Sequence[int]) -> bytes:
-        return b"".join(hashlib.sha256(data).digest() for data in map(piece, chunk))
-
-    return _hash_of(digests, chosen)
+    return _of_each(digest, chosen)
 
 
-def _hash_of(digests: Callable[[Sequence[int]], bytes], chosen: Sequence[int]) -> bytes:
-    """The SHA-256 of the ``digests`` of these items, which are read chunk by chunk in threads."""
+def _of_each(digest: Callable[[int], Content], chosen: Sequence[int]) -> Content:
+    """Hash what ``digest`` returns for each item; chunks of them are read in threads."""
     chunks = [chosen[start : start + _CHUNK] for start in range(0, len(chosen), _CHUNK)]
-    total = hashlib.sha256()
+    total, is_whole = hashlib.sha256(), True
     with ThreadPoolExecutor(_THREADS) as pool:
-        for part in pool.map(digests, chunks):
-            total.update(part)
-    return total.digest()
+        for part in pool.map(lambda chunk: [digest(index) for index in chunk], chunks):
+            is_whole &= all(one.is_whole for one in part)
+            total.update(b"".join(one.sha256 for one in part))
+    return Content(total.digest(), is_whole)
 
 
 def of_few(paths: Sequence[Path]) -> bytes:
@@ -105,31 +115,46 @@ def of_ranges(read: Callable[[int, int, int], bytes], sizes: Sequence[int]) -> b
     return total.digest()
 
 
-def remembered(listing: Sequence[str], make: Callable[[], bytes]) -> bytes:
-    """Return what ``make`` returned for the same listing before, on this machine; else call it.
+def remembered(listing: Sequence[str], make: Callable[[], Content]) -> bytes:
+    """Return the SHA-256 that ``make`` returned for the same listing before, on this machine; else call it.
 
-    A listing names files with what changes with their content. What is kept has a seal; where it cannot be kept,
-    ``make`` is called each time.
+    A listing names files with what changes with their content. What is kept has a seal. What is not whole is not kept,
+    because the files may be readable again the next time; where nothing can be kept, ``make`` is called each time.
     """
-    key = hashlib.sha256("\n".join(listing).encode(errors="surrogateescape")).hexdigest()
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    place = cache / "attar" / "contents" / f"{key[:40]}.json"
+    scheme = f"{VERSION} {WHOLE_BYTES} {WHOLE_FILES} {NUM_PIECES} {PIECE_BYTES}"
+    key = hashlib.sha256("\n".join([scheme, *listing]).encode(errors="surrogateescape")).hexdigest()
+    place = cache_folder() / "contents" / f"{key[:40]}.json"
     with contextlib.suppress(OSError, AttarError, KeyError, TypeError, ValueError):
         known = sealed.read_json(place, "")
         if known["listing"] == key:
             return bytes.fromhex(known["content"])
     found = make()
-    with contextlib.suppress(OSError, AttarError):
-        sealed.write_json(place, {"listing": key, "content": found.hex()})
-    return found
+    if found.is_whole:
+        with contextlib.suppress(OSError, AttarError):
+            sealed.write_json(place, {"listing": key, "content": found.sha256.hex()})
+    return found.sha256
 
 
-def _digest_of(path: Path, size: int, whole: bool) -> bytes:
+def stamp(path: Path) -> str:
+    """Return a text that changes with a file's content: size, inode and times; raises OSError when it is missing."""
+    state = path.stat()
+    return f"{state.st_size} {state.st_ino} {state.st_mtime_ns} {state.st_ctime_ns}"
+
+
+def stamps(paths: Iterable[Path]) -> str | None:
+    """Return a text that changes with the content of any of these files; None when one cannot be looked at."""
+    try:
+        return "\n".join(map(stamp, paths))
+    except OSError:
+        return None
+
+
+def _of_file(path: Path, size: int, whole: bool) -> Content:
     try:
         with path.open("rb", buffering=0) as file:
             if not whole and size > PIECE_BYTES:
                 file.seek((size - PIECE_BYTES) // 2)
-                return hashlib.sha256(file.read(PIECE_BYTES)).digest()
-            return hashlib.sha256(file.read()).digest()
+                return Content(hashlib.sha256(file.read(PIECE_BYTES)).digest(), True)
+            return Content(hashlib.sha256(file.read()).digest(), True)
     except OSError:  # found out when it is decoded
-        return bytes(32)
+        return Content(bytes(32), False)

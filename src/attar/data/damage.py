@@ -1,6 +1,7 @@
 """A quick look for pictures that cannot be read, so that a plan can name them before a run meets them."""
 
 import contextlib
+import hashlib
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,7 +17,9 @@ MOST_PICTURES, MOST_BYTES = 2000, 10**8
 RUNS = 16
 """Runs of neighbouring pictures that the part consists of."""
 _NAMED = 3
-_MEND = "repair or delete them, or add --data.on-corrupt skip"
+_known: dict[tuple[bytes, str], Unreadable | None] = {}
+"""What was found in this process, by a hash of the files' stamps and the picture: the choice of a recipe and the plan
+look at the same pictures."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,18 @@ class Damage:
     num_pictures: int
     num_opened: int
     faults: tuple[Unreadable, ...]
+    places: tuple[tuple[int, ...], ...] = ()
+    """For each of the splits the places of its unreadable pictures."""
+
+    def stopped(self) -> str:
+        """Say why a run stops that does not skip unreadable pictures; '' if none was found."""
+        if not self.faults:
+            return ""
+        first, part = self.faults[0], "" if self.num_opened == self.num_pictures else " opened"
+        return (
+            f"{len(self.faults)} of {self.num_opened:,}{part} images cannot be read, the first is {first.where} "
+            f"({first.reason}); repair or delete them, or skip them with --data.on-corrupt skip."
+        )
 
     def sentences(self, skips: bool) -> list[str]:
         """Say how many pictures cannot be read, and what a run does with them: it stops, or ``skips`` them.
@@ -53,17 +68,29 @@ def look(splits: Sequence[Split]) -> Damage:
 
     JPEG files are decoded at an eighth of their size, which also finds those that were cut short.
     """
-    splits = [split for split in splits if len(split) and not _is_in_memory(split)]
-    total = sum(map(len, splits))
-    mean = sum(split.num_bytes() for split in splits) / max(1, total)
+    files = [split for split in splits if len(split) and not _is_in_memory(split)]
+    total = sum(map(len, files))
+    mean = sum(split.num_bytes() for split in files) / max(1, total)
     count = min(total, MOST_PICTURES, max(1, int(MOST_BYTES // max(1.0, mean))))
     places = _places(total, count)
-    faults, start = list[Unreadable](), 0
+    found, start = list[dict[int, Unreadable]](), 0
     for split in splits:
-        own = places[(places >= start) & (places < start + len(split))] - start
-        faults += [fault for place in own.tolist() if (fault := _fault(split, place)) is not None]
-        start += len(split)
-    return Damage(total, len(places), tuple(faults))
+        size = len(split) if split in files else 0
+        own = places[(places >= start) & (places < start + size)] - start
+        stamp = split.stamp() if 0 < size <= MOST_PICTURES else None  # of many files it takes as long as the look
+        mark = None if stamp is None else hashlib.sha256(stamp.encode()).digest()
+        found.append({place: fault for place in own.tolist() if (fault := _looked_at(split, place, mark)) is not None})
+        start += size
+    faults = tuple(fault for own in found for fault in own.values())
+    return Damage(total, len(places), faults, tuple(map(tuple, found)))
+
+
+def readable(splits: Sequence[Split], found: Damage) -> list[Split]:
+    """Return the splits without the pictures that cannot be read; ``found`` is what ``look`` found in them."""
+    return [
+        split.select(np.setdiff1d(np.arange(len(split)), gone)) if gone else split
+        for split, gone in zip(splits, found.places, strict=True)
+    ]
 
 
 def _places(total: int, count: int) -> np.ndarray:
@@ -80,6 +107,16 @@ def _is_in_memory(split: Split) -> bool:
         return split.encoded(0) is None
     except Unreadable:
         return False
+
+
+def _looked_at(split: Split, place: int, mark: bytes | None) -> Unreadable | None:
+    """Do as ``_fault``; a picture of files with the same ``mark`` is opened once."""
+    if mark is None:
+        return _fault(split, place)
+    key = (mark, split.where(place))
+    if key not in _known:
+        _known[key] = _fault(split, place)
+    return _known[key]
 
 
 def _fault(split: Split, place: int) -> Unreadable | None:

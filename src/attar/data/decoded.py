@@ -46,11 +46,12 @@ class Pixels:
         return len(self.labels)
 
 
-def pixels(split: Split, choice: DataChoice, log: Log, what: str = "reading") -> Pixels:
+def pixels(split: Split, choice: DataChoice, log: Log, what: str = "reading", *, all_classes: bool = True) -> Pixels:
     """Decode and prepare every image of a split; ``what`` names the progress bar.
 
     Raises AttarError, after all have been tried, when images are unreadable: how many and which is the first. With
-    ``on_corrupt='skip'`` they are left out with a warning instead, unless a class would lose all of its images.
+    ``on_corrupt='skip'`` they are left out with a warning instead, unless a class would lose all of its images. Without
+    ``all_classes`` it may, and only a split that would lose every image is refused.
     """
     failed: list[tuple[int, str, str]] = []
     with_gaps: list[Tensor] = []
@@ -75,7 +76,8 @@ def pixels(split: Split, choice: DataChoice, log: Log, what: str = "reading") ->
             raise AttarError(_stopped(unreadable, len(split)))
         tell_skipped([error for _, error in unreadable], len(split), log)
         kept = np.setdiff1d(np.arange(len(split)), [index for index, _ in unreadable])
-        _refuse_lost_class(split.labels, kept, unreadable)
+        if all_classes or not len(kept):
+            _refuse_lost_class(split.labels, kept, unreadable)
         images, labels = images[kept], labels[kept]
     return Pixels(images, labels)
 

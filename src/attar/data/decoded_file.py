@@ -1,14 +1,14 @@
 """Decoded images in a file of this machine: decoded once, then mapped into memory by every run and process.
 
-The file lies in ``XDG_CACHE_HOME`` (``~/.cache``), under ``attar/decoded``, beside a sealed note of its SHA-256. It is
-named by the images' identity and by how they are prepared, so other data never meet it.
+The file lies in attar's cache, under ``decoded``, beside a sealed note. It is named by the images' identity, by the
+sizes, inodes and times of their files, and by how they are prepared, so it is not used for other or changed data.
 """
 
 import contextlib
 import math
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -18,14 +18,16 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from attar.core.config import digest
-from attar.core.errors import AttarError
+from attar.core.errors import AttarError, disk_full
 from attar.core.log import Log
 from attar.data.choice import DataChoice
 from attar.data.source import Split
 from attar.store import atomic, sealed
+from attar.store.cache import cache_folder, usable
 
 VERSION = 1
 """Raise it when images are prepared differently."""
+_ZEROS = 2**24
 
 
 def kept(
@@ -34,38 +36,73 @@ def kept(
     """Return all images of a split, mapped into memory; ``decode`` fills an array with them if they are not kept yet.
 
     ``decode`` returns whether all images could be read; if not, nothing is kept and the result is None, as where the
-    disk has no room. Other processes of this machine wait while one decodes.
+    disk has no room, or where nothing would tell that the images have changed. Other processes of this machine wait
+    while one decodes. Raises AttarError when the cache cannot be written.
     """
-    shape = (len(split), 3, choice.size, choice.size)
-    how = [VERSION, PIL.__version__, split.identity(), len(split), choice.size, choice.resize]
-    place = _folder() / f"{digest(how)[:40]}.uint8"
-    try:
-        with _alone(place):
-            if (found := _mapped(place, shape)) is not None:
-                return found
-            free = shutil.disk_usage(place.parent).free
-            if math.prod(shape) > free:
-                log.warn(f"{place.parent} has no room for {math.prod(shape) / 1e9:.3g} GB of decoded images")
-                return None
-            with atomic.replace(place) as unfinished:
-                rows = np.memmap(unfinished, np.uint8, "w+", shape=shape)
-                if not decode(rows):
-                    raise _Unread
-                rows.flush()
-                note = {"bytes": rows.nbytes, "content": atomic.sha256_of(unfinished)}
-            sealed.write_json(_note(place), note)
-            return _mapped(place, shape)
-    except _Unread:
+    shape, stamp = (len(split), 3, choice.size, choice.size), split.stamp()
+    if stamp is None:
+        log.warn("decoded images are not kept, because nothing would tell that the images of this dataset have changed")
         return None
-    except OSError as error:
-        raise AttarError(
-            f"{place.parent} cannot be used ({error.strerror}); set XDG_CACHE_HOME to a folder of yours, or leave out "
-            f"--data.keep-decoded."
-        ) from None
+    how = [VERSION, PIL.__version__, split.identity(), stamp, len(split), choice.size, choice.resize]
+    place = cache_folder() / "decoded" / f"{digest(how)[:40]}.uint8"
+    with usable(place.parent), atomic.locked(_lock(place)):
+        if (found := _mapped(place, shape)) is not None:
+            return found
+        _sweep(place)
+        try:
+            with atomic.replace(place) as unfinished:
+                rows = _room(unfinished, shape)
+                if not decode(rows):
+                    raise _NotKept
+                rows.flush()
+                is_checked = rows.nbytes <= sealed.READ_BYTES
+                note = {"bytes": rows.nbytes, "content": atomic.sha256_of(unfinished) if is_checked else ""}
+        except _NoRoom:
+            log.warn(f"{place.parent} has no room for {math.prod(shape) / 1e9:.3g} GB of decoded images")
+            return None
+        except _NotKept:
+            return None
+        sealed.write_json(_note(place), note)
+        return _mapped(place, shape)
 
 
-class _Unread(Exception):  # noqa: N818
+class _NotKept(Exception):  # noqa: N818
     """Some images cannot be read."""
+
+
+class _NoRoom(_NotKept):
+    """The disk has no room."""
+
+
+def _room(path: Path, shape: tuple[int, ...]) -> np.memmap:
+    """Return an array in a new file; raises _NoRoom when the disk has no room for all of it.
+
+    A write into a mapped hole of a file would kill the process on a full disk.
+    """
+    size = math.prod(shape)
+    try:
+        if size > shutil.disk_usage(path.parent).free:
+            raise _NoRoom
+        with path.open("wb") as file:
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(file.fileno(), 0, size)
+            else:
+                for start in range(0, size, _ZEROS):
+                    file.write(bytes(min(_ZEROS, size - start)))
+    except OSError as error:
+        if not disk_full(error):
+            raise
+        raise _NoRoom from None
+    return np.memmap(path, np.uint8, "r+", shape=shape)
+
+
+def _sweep(place: Path) -> None:
+    """Remove unfinished files whose process was killed: nobody holds their lock, or this process does."""
+    for path in place.parent.glob(".*.uint8.*.tmp"):
+        other = place.with_name(path.name[1:].partition(".")[0] + place.suffix)
+        with contextlib.suppress(FileNotFoundError):
+            if other == place or not atomic.is_locked(_lock(other)):
+                path.unlink()
 
 
 def _mapped(place: Path, shape: tuple[int, ...]) -> UInt8[Tensor, "image 3 height width"] | None:
@@ -85,16 +122,5 @@ def _note(place: Path) -> Path:
     return place.with_suffix(".json")
 
 
-def _folder() -> Path:
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return cache / "attar" / "decoded"
-
-
-@contextlib.contextmanager
-def _alone(place: Path) -> Iterator[None]:
-    import fcntl
-
-    place.parent.mkdir(parents=True, exist_ok=True)
-    with place.with_suffix(".lock").open("ab") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+def _lock(place: Path) -> Path:
+    return place.with_suffix(".lock")

@@ -115,14 +115,22 @@ class Resident:
 
 
 def open_feed(
-    split: Split, choice: DataChoice, workers: int, device: torch.device | str, log: Log, what: str = "reading"
+    split: Split,
+    choice: DataChoice,
+    workers: int,
+    device: torch.device | str,
+    log: Log,
+    what: str = "reading",
+    *,
+    all_classes: bool = True,
 ) -> Feed:
     """The feed of a split, resident or not as ``choice.resident`` says; ``what`` names the progress bar.
 
-    ``workers`` processes decode for a feed that is not resident. Raises AttarError when a resident image is unreadable.
+    Without ``all_classes`` a class may lose all of its images where unreadable ones are skipped. ``workers`` processes
+    decode for a feed that is not resident. Raises AttarError when a resident image is unreadable.
     """
     if is_resident(len(split), choice):
-        return Resident(pixels(split, choice, log, what), device)
+        return Resident(pixels(split, choice, log, what, all_classes=all_classes), device)
     return Streaming(split, choice, workers, log)
 
 

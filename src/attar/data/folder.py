@@ -58,13 +58,18 @@ class Files(Split):
     def former_identity(self) -> str:
         return hashed(self._names, self._bytes, self.labels)
 
+    def stamp(self) -> str | None:
+        if len(self._stamps) >= len(self._folders):
+            return "\n".join(self._stamps)
+        return content.stamps(map(self._path, range(len(self))))
+
     def num_bytes(self) -> int:
         return int(self._bytes.sum())
 
     @cached_property
     def _content(self) -> bytes:
         if len(self) < REMEMBERED_FILES or len(self._stamps) < len(self._folders):
-            return content.of_many(self._path, self._bytes)
+            return content.of_many(self._path, self._bytes).sha256
         return content.remembered(self._stamps, lambda: content.of_many(self._path, self._bytes))
 
     def _path(self, index: int) -> Path:
@@ -250,6 +255,12 @@ def _tell_order(names: Sequence[str], log: Log) -> None:
 
 
 def _fault(folder: Path, one: Scanned) -> str:
+    shard = next((file for ending in ("tar", "parquet") for file in sorted(folder.glob(f"*.{ending}"))), None)
+    if shard is not None:
+        return (
+            f"The class folder {folder} holds no images, but {shard.name}; if that is a dataset of its own, choose it "
+            f"with --data.source {folder}."
+        )
     if one.others:
         return (
             f"The class folder {folder} holds no images that attar reads, only {counted(one.others)}; "

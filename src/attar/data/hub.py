@@ -71,6 +71,13 @@ class HubRows(columns.Table):
         """Of names, sizes and labels, and of what the rows hold, as far as ``content`` reads them."""
         return hashed(self.former_identity().encode(), self._content)
 
+    def stamp(self) -> str | None:
+        files = [Path(one["filename"]) for one in self._rows.cache_files]
+        first = self._rows[0][self._column] if len(self) else None
+        if not files or (isinstance(first, dict) and first["bytes"] is None):  # images are files of their own
+            return None
+        return content.stamps(files)
+
     @cached_property
     def _content(self) -> bytes:
         # images in files of their own are not counted in num_bytes, so the size of all is estimated from a few

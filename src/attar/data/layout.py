@@ -5,7 +5,7 @@ from pathlib import Path
 
 from attar.core.errors import AttarError
 from attar.core.log import Log
-from attar.data import braces, folder, hub, parquet, tars
+from attar.data import braces, folder, hub, parquet, splits, tars
 from attar.data.scan import pictures
 from attar.data.source import Found
 
@@ -20,9 +20,9 @@ def read(path: Path, log: Log, *, are_classes: bool = False) -> Found:
     if folder.is_tiny_imagenet(path):
         return folder.read_tiny_imagenet(path, log)
     if files := parquet.find(path):
-        return parquet.read(path, *files, log)
+        return parquet.read(path, files, log)
     if files := tars.find(path):
-        return tars.read(path, *files, log)
+        return tars.read(path, files, log)
     inner = folder.unwrapped(path)
     if inner != path:
         log.say(f"data      {path} holds nothing but {inner.relative_to(path)}, which is read")
@@ -45,8 +45,12 @@ def read_pattern(pattern: str, log: Log) -> Found:
     files = braces.paths(pattern)
     folder_of_all = Path(os.path.commonpath([file.parent for file in files]))
     endings = {file.suffix for file in files}
-    if endings == {".tar"}:
-        return tars.read(folder_of_all, *tars.grouped(files), log)
-    if endings == {".parquet"}:
-        return parquet.read(folder_of_all, *parquet.grouped(files), log)
-    raise AttarError(f"'{pattern}' names files other than .tar, or other than .parquet; name files of one of the two.")
+    if endings not in ({".tar"}, {".parquet"}):
+        raise AttarError(
+            f"'{pattern}' names files other than .tar, or other than .parquet; name files of one of the two."
+        )
+    splits.tell_homes([file.relative_to(folder_of_all) for file in files], log)
+    package = tars if endings == {".tar"} else parquet
+    shards = package.grouped(files)
+    shards.refuse_others(pattern)
+    return package.read(folder_of_all, shards, log)

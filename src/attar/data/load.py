@@ -13,7 +13,8 @@ from attar.core.log import Log
 from attar.core.plugin import unknown
 from attar.core.randomness import generator
 from attar.data import at_store, balance, braces, given, hub, layout, named, remote
-from attar.data.choice import IN_MEMORY, DataChoice
+from attar.data.choice import IN_MEMORY, DataChoice, num_held
+from attar.data.columns import refuse_broken
 from attar.data.source import Found, RealData, Split
 from attar.store import objects
 
@@ -27,6 +28,8 @@ def load(choice: DataChoice, seed: int, log: Log) -> RealData:
     Raises AttarError when it is missing, or its files or classes are not as they should be.
     """
     found = find(choice, log)
+    for name in found.classes:
+        refuse_broken(name, f"'{choice.source}'")
     if len(found.classes) < 2:
         raise AttarError(f"'{choice.source}' has a single class ({', '.join(found.classes)}); two or more are needed.")
     labels = kept(choice, found.classes)
@@ -134,6 +137,11 @@ def _refuse_empty(source: str, classes: tuple[str, ...], train: Split, faults: M
         raise AttarError(faults.get(name, plain))
 
 
+def draw_of(name: str, count: int, seed: int) -> np.ndarray:
+    """The order in which the ``count`` pictures of a class are held out."""
+    return torch.randperm(count, generator=generator(seed, "data", "holdout", name)).numpy()
+
+
 def _held_out(split: Split, classes: tuple[str, ...], fraction: float, seed: int) -> tuple[Split, Split]:
     """Training and validation parts: of each class the ``fraction``, drawn under the class's name, at least one image.
 
@@ -144,7 +152,5 @@ def _held_out(split: Split, classes: tuple[str, ...], fraction: float, seed: int
     order = np.argsort(split.labels, kind="stable")
     ends = np.cumsum(np.bincount(split.labels, minlength=len(classes)))
     for name, rows in zip(classes, np.split(order, ends[:-1]), strict=True):
-        count = min(max(1, round(fraction * len(rows))), len(rows) - 1)
-        draw = torch.randperm(len(rows), generator=generator(seed, "data", "holdout", name))
-        held[rows[draw[:count].numpy()]] = True
+        held[rows[draw_of(name, len(rows), seed)[: num_held(len(rows), fraction)]]] = True
     return split.select(np.flatnonzero(~held)), split.select(np.flatnonzero(held))

@@ -7,8 +7,8 @@ import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from functools import cached_property, partial
-from pathlib import Path, PurePath
-from typing import Any, TypeVar
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -17,9 +17,11 @@ from PIL import Image
 
 from attar.core.errors import AttarError
 from attar.core.log import Log
+from attar.core.printable import one_line
 from attar.data import columns, content, splits
 from attar.data.picture import Unreadable, decode
 from attar.data.source import Found, hashed
+from attar.data.splits import Place, Shards
 
 CACHE_BYTES = 512 * 1024**2
 """Encoded images that a process keeps, by whole row groups; a smaller dataset is read once."""
@@ -29,7 +31,6 @@ MOST_UNPACKED = 100
 _UNREADABLE = (pa.ArrowException, OSError, UnicodeDecodeError)
 """What pyarrow raises for a damaged file."""
 
-Place = TypeVar("Place", bound=PurePath)
 _SPLIT = re.compile(r"[^.-]*?(?=[-.]|_\d|$)")
 """The split in the name of a file, as in val-00000-of-00001.parquet."""
 
@@ -79,6 +80,9 @@ class Rows(columns.Table):
 
     def former_identity(self) -> str:
         return hashed(*(_raw_footer(path) for path in self._paths), self.labels)
+
+    def stamp(self) -> str | None:
+        return content.stamps(self._paths)
 
     @cached_property
     def _content(self) -> bytes:
@@ -136,8 +140,8 @@ class _Cache:
         return _Cache, ()
 
 
-def find(path: Path) -> tuple[list[Path], list[list[Path]]] | None:
-    """The training files in a folder or in its ``data`` folder, and those of each split to validate on, best first.
+def find(path: Path) -> Shards[Path] | None:
+    """The files in a folder or in its ``data`` folder.
 
     None without any Parquet file; raises AttarError as ``grouped`` does.
     """
@@ -146,8 +150,8 @@ def find(path: Path) -> tuple[list[Path], list[list[Path]]] | None:
     return grouped(every) if every else None
 
 
-def grouped(files: Sequence[Place]) -> tuple[list[Place], list[list[Place]]]:
-    """The training files among these, and those of each split to validate on, best first.
+def grouped(files: Sequence[Place], where: str = "") -> Shards[Place]:
+    """What each of these files is for; ``where`` names their folder in errors, by default by the files' paths.
 
     The split is in a file's name, or in the name of its folder. Raises AttarError when none is for training.
     """
@@ -155,22 +159,23 @@ def grouped(files: Sequence[Place]) -> tuple[list[Place], list[list[Place]]]:
     for file in files:
         name = _SPLIT.match(file.name)[0]  # type: ignore[index]
         by_split.setdefault(name if splits.role(name) else file.parent.name, []).append(file)
-    trains, vals = splits.training(by_split), splits.validation(by_split)
-    if not trains:
+    found = splits.by_split(by_split)
+    if found is None:
         raise AttarError(
-            f"{files[0].parent} has no training files among its Parquet files; name them train-*.parquet "
+            f"{where or files[0].parent} has no training files among its Parquet files; name them train-*.parquet "
             f"(and the others val-*.parquet)."
         )
-    return by_split[trains[0]], [by_split[name] for name in vals]
+    return found
 
 
-def read(path: Path, train_files: Sequence[Path], val_files: Sequence[Sequence[Path]], log: Log) -> Found:
+def read(path: Path, shards: Shards[Path], log: Log) -> Found:
     """The dataset of these files; ``path`` is the folder, where a words.txt may lie.
 
-    ``val_files`` are those of each split that may be validated on, the best first: the first with labels is.
+    The first of the splits to validate on that has labels is validated on.
     """
-    vals = {str(files[0]): partial(Rows, files) for files in val_files}
-    return columns.dataset(Rows(train_files), vals, str(path), path, log)
+    shards.tell(log)
+    vals = {str(files[0]): partial(Rows, files) for files in shards.vals}
+    return columns.dataset(Rows(shards.train), vals, str(path), path, log)
 
 
 @contextlib.contextmanager
@@ -178,6 +183,8 @@ def reading(path: object) -> Iterator[None]:
     """Turn errors of a file at this path or address into AttarError."""
     try:
         yield
+    except UnicodeEncodeError:  # pyarrow opens no such file
+        raise AttarError(f"{one_line(str(path))} has a name that is no UTF-8 text; rename it.") from None
     except _UNREADABLE as error:
         raise AttarError(f"{path} cannot be read as Parquet ({_first_line(error)}); fetch it again.") from None
 

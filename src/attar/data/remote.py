@@ -9,6 +9,7 @@ from attar.core import ranks
 from attar.core.errors import AttarError
 from attar.core.log import Log
 from attar.store import atomic
+from attar.store.cache import cache_folder, usable
 from attar.store.objects import Entry, Folder
 
 LISTING = ".attar-listing.json"
@@ -20,13 +21,13 @@ NOTED_BYTES = 64 * 2**20
 def cached(address: str, log: Log) -> Path:
     """Return a local folder with the files at an address such as s3://bucket/folder; fetches those that changed.
 
-    The folder is in ``XDG_CACHE_HOME`` (``~/.cache``), under ``attar/data``. An interrupted call continues. In a launch
+    The folder is in attar's cache, under ``data``. An interrupted call continues. In a launch
     of several processes one on each machine fetches, and all must call it at the same point. Raises AttarError when the
     store cannot be reached, holds no files, or the disk is too small.
     """
     folder = folder_of(address)
     if int(os.environ.get("LOCAL_RANK", "0")) == 0:
-        with atomic.one_at_a_time(folder):  # workers of a cluster on one machine
+        with usable(folder.parent), atomic.one_at_a_time(folder):  # workers of a cluster on one machine
             _update(folder, Folder(address), log)
     ranks.wait()
     return folder
@@ -35,8 +36,7 @@ def cached(address: str, log: Log) -> Path:
 def folder_of(address: str) -> Path:
     """Return the folder in which the files of an address are kept."""
     plain = address.rstrip("/")
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return cache / "attar" / "data" / sha256(plain.encode()).hexdigest()[:16] / plain.rpartition("/")[2]
+    return cache_folder() / "data" / sha256(plain.encode()).hexdigest()[:16] / plain.rpartition("/")[2]
 
 
 def _update(folder: Path, store: Folder, log: Log) -> None:
@@ -60,6 +60,7 @@ def _update(folder: Path, store: Folder, log: Log) -> None:
             _note(folder, kept)
             since_note = 0
 
+    atomic.sweep(folder)
     total = sum(entry.bytes for entry in wanted.values())
     with log.progress("fetching", max(1, round(total / 1e6)) if total else 0, unit="MB") as advance:
         store.fetch(wanted, folder, fetched)

@@ -1,15 +1,14 @@
 """Parquet files in an object store or on the Hub: footers and labels are read first, images by row groups."""
 
-import contextlib
 import io
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -19,7 +18,7 @@ from PIL import Image
 from attar.core.errors import AttarError
 from attar.core.log import Log
 from attar.data import columns, content, parquet
-from attar.data.block_cache import BlockCache
+from attar.data.block_cache import BlockCache, DamagedBlock, Grow
 from attar.data.picture import Unreadable, decode
 from attar.data.source import hashed
 from attar.store import atomic
@@ -29,6 +28,7 @@ MOST_FOOTER_BYTES = 256 * 1024**2
 _SLACK_BYTES = 1024**2
 """Bytes that a row group may take more as an Arrow file."""
 _THREADS = 8
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -93,58 +93,90 @@ class RemoteRows(columns.Table):
     def former_identity(self) -> str:
         return hashed(*self._raw_footers, self.labels)
 
+    def stamp(self) -> str | None:
+        return "\n".join(self._keys) if all(entry.tag for entry in self._entries) else None
+
     def num_bytes(self) -> int:
         return sum(entry.bytes for entry in self._entries)
 
     def blocks(self) -> np.ndarray:
         return np.repeat(np.arange(len(self._group_starts) - 1), np.diff(self._group_starts))
 
+    def block_bytes(self) -> np.ndarray:
+        return self._group_bytes
+
+    @cached_property
+    def _group_bytes(self) -> np.ndarray:
+        return np.array([self._bytes_of(*self._file_and_group(n)) for n in range(len(self._group_starts) - 1)])
+
     def fetch(self, block: int) -> None:
         self._use(block, None)
 
+    def finish(self, block: int) -> None:
+        self._cache.finish(self._key(block))
+
     @cached_property
     def _content(self) -> bytes:
-        sizes = [entry.bytes for entry in self._entries]
-        tags = [entry.tag for entry in self._entries]
+        sizes, stamp = [entry.bytes for entry in self._entries], self.stamp()
 
-        def made() -> bytes:
-            return content.of_ranges(lambda file, *place: self._folder.read_range(self._names[file], *place), sizes)
+        def made() -> content.Content:
+            read = content.of_ranges(lambda file, *place: self._folder.read_range(self._names[file], *place), sizes)
+            return content.Content(read, is_whole=True)  # what cannot be read raises an error
 
-        return content.remembered(self._keys, made) if all(tags) else made()
+        return made().sha256 if stamp is None else content.remembered([stamp], made)
 
     def _place(self, file: int) -> str:
         return f"{self._folder.address}/{self._names[file]}"
 
     def _use(self, block: int, row: int | None) -> Any:
         """Return the cell of a row of a row group, which is fetched if it is not here; None without a row."""
-        file = int(np.searchsorted(self._first_group, block, side="right")) - 1
-        group = block - int(self._first_group[file])
+        file, group = self._file_and_group(block)
+
+        def make(path: Path, grow: Grow) -> None:
+            self._fetch(file, group, path, grow)
 
         def read(path: Path) -> Any:
-            if row is None:
-                return None
-            with pa.memory_map(str(path)) as mapped:
-                return pa.ipc.open_file(mapped).read_all().column(0)[row].as_py()
+            return None if row is None else _cell(path, row, self._group_rows[file][group])
 
-        key, size = f"{self._keys[file]} group {group}", self._bytes_of(file, group)
-        return self._cache.use(key, size, lambda path: self._fetch(file, group, path), read)
+        size, where = self._bytes_of(file, group) + _SLACK_BYTES, f"{self._place(file)} row group {group}"
+        return self._cache.use(self._key(block), size, make, read, where)
+
+    def _file_and_group(self, block: int) -> tuple[int, int]:
+        file = int(np.searchsorted(self._first_group, block, side="right")) - 1
+        return file, block - int(self._first_group[file])
+
+    def _key(self, block: int) -> str:
+        file, group = self._file_and_group(block)
+        return f"{self._keys[file]} group {group}"
 
     def _bytes_of(self, file: int, group: int) -> int:
         about, name = self._footers[file].row_group(group), self._image_columns[file]
         parts = [about.column(n) for n in range(about.num_columns)]
         wanted = [part for part in parts if part.path_in_schema.split(".")[0] == name]
-        return sum(part.total_uncompressed_size for part in wanted) + _SLACK_BYTES
+        return sum(part.total_uncompressed_size for part in wanted)
 
-    def _fetch(self, file: int, group: int, path: Path) -> None:
-        with parquet.reading(self._place(file)), self._opened(self._names[file], self._footers[file]) as opened:
-            table = opened.read_row_group(group, columns=[self._image_columns[file]], use_threads=False)
-        with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
-            writer.write_table(table.combine_chunks())
+    def _fetch(self, file: int, group: int, path: Path, grow: Grow) -> None:
+        def rows(opened: pq.ParquetFile) -> pa.Table:
+            return opened.read_row_group(group, columns=[self._image_columns[file]], use_threads=False)
 
-    @contextlib.contextmanager
-    def _opened(self, name: str, footer: pq.FileMetaData) -> Iterator[pq.ParquetFile]:
-        with self._folder.open(name) as remote, pq.ParquetFile(remote, metadata=footer, pre_buffer=True) as opened:
-            yield opened
+        table = self._read(file, self._footers[file], rows).combine_chunks()
+        counted = pa.MockOutputStream()
+        _write(table, counted)
+        grow(counted.size())  # images that occur several times take their place once in a Parquet file
+        with pa.OSFile(str(path), "wb") as sink:
+            _write(table, sink)
+
+    def _read(self, file: int, footer: pq.FileMetaData, use: Callable[[pq.ParquetFile], Result]) -> Result:
+        """Return what ``use`` makes of an opened file; raises AttarError."""
+
+        def read(remote: io.RawIOBase) -> Result:
+            with (
+                parquet.reading(self._place(file)),
+                pq.ParquetFile(pa.PythonFile(remote, "r"), metadata=footer, pre_buffer=True) as opened,
+            ):
+                return use(opened)
+
+        return self._folder.read_with(self._names[file], read)
 
     def _heads(self, kept: Path, log: Log) -> list[Head]:
         found: list[Head] = []
@@ -158,7 +190,7 @@ class RemoteRows(columns.Table):
         return found
 
     def _head(self, file: int, kept: Path) -> Head:
-        place = kept / f"{sha256(self._keys[file].encode()).hexdigest()[:32]}.parquet"
+        place = kept / f"{sha256(self._keys[file].encode(errors='surrogateescape')).hexdigest()[:32]}.parquet"
         head = _remembered(place) if self._entries[file].tag else None
         if head is None:
             head = self._read_head(file)
@@ -176,8 +208,29 @@ class RemoteRows(columns.Table):
             metadata = Head(footer, pa.chunked_array([], pa.int64())).metadata
             parquet.refuse_absurd(where, size, metadata)
             label = _label_column(metadata, where)
-            with self._opened(name, metadata) as opened:
-                return Head(footer, opened.read(columns=[label], use_threads=False)[label])
+        labels = self._read(file, metadata, lambda opened: opened.read(columns=[label], use_threads=False)[label])
+        columns.labels([labels], [where])  # refuses other values than numbers and names, which are not remembered
+        return Head(footer, labels)
+
+
+def _write(table: pa.Table, sink: pa.NativeFile) -> None:
+    with pa.ipc.new_file(sink, table.schema) as writer:
+        writer.write_table(table)
+
+
+def _cell(path: Path, row: int, num_rows: int) -> Any:
+    """Return a cell of the only column of an Arrow file; raises DamagedBlock."""
+    with path.open("rb"):  # raises FileNotFoundError, which pyarrow has no number for
+        pass
+    try:
+        with pa.memory_map(str(path)) as mapped:
+            column = pa.ipc.open_file(mapped).read_all().column(0)
+            if len(column) != num_rows:
+                raise DamagedBlock
+            column.slice(row, 1).validate(full=True)
+            return column[row].as_py()
+    except (pa.ArrowException, UnicodeDecodeError):
+        raise DamagedBlock from None
 
 
 def _label_column(footer: pq.FileMetaData, where: str) -> str:
@@ -190,9 +243,9 @@ def _remembered(place: Path) -> Head | None:
         table = pq.read_table(place)
         about = json.loads((table.schema.metadata or {})[b"attar"])
         head = Head(bytes.fromhex(about["footer"]), table.column(0))
+        return head if about["seal"] == _seal(head) else None
     except (OSError, pa.ArrowException, ValueError, KeyError, TypeError):
         return None
-    return head if about.get("seal") == _seal(head) else None
 
 
 def _remember(place: Path, head: Head) -> None:

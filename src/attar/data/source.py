@@ -38,6 +38,13 @@ class Split(abc.ABC):
         """The identity from names and sizes alone, which older runs have written down."""
         return self.identity()
 
+    def stamp(self) -> str | None:
+        """A text that changes when any image on this machine or in the store changes; None where nothing tells.
+
+        Unlike the identity it may also change when nothing but a file's time does. Empty where the identity knows all.
+        """
+        return None
+
     @abc.abstractmethod
     def num_bytes(self) -> int:
         """Bytes of the images as they are stored."""
@@ -46,12 +53,19 @@ class Split(abc.ABC):
         """For each image the number of its block, a shard or a part of one; None where each image is a file."""
         return None
 
+    def block_bytes(self) -> Int[np.ndarray, " block"] | None:
+        """The bytes that each block, by its number, takes where it is fetched to; None where none is fetched."""
+        return None
+
     def swept(self) -> "Split":
         """The same images, for reading many of each block soon, as in an epoch: remote blocks are fetched whole."""
         return self
 
     def fetch(self, block: int) -> None:  # noqa: B027
         """Fetch a block ahead of its use, where blocks are remote."""
+
+    def finish(self, block: int) -> None:  # noqa: B027
+        """Let a fetched block be removed before others; it is not needed soon."""
 
     def select(
         self,
@@ -85,15 +99,24 @@ class Subset(Split):
     def former_identity(self) -> str:
         return hashed(self._base.former_identity().encode(), self._indices, self.labels)
 
+    def stamp(self) -> str | None:
+        return self._base.stamp()
+
     def blocks(self) -> Int[np.ndarray, " image"] | None:
         found = self._base.blocks()
         return None if found is None else found[self._indices]
+
+    def block_bytes(self) -> Int[np.ndarray, " block"] | None:
+        return self._base.block_bytes()
 
     def swept(self) -> Split:
         return Subset(self._base.swept(), self._indices, self.labels)
 
     def fetch(self, block: int) -> None:
         self._base.fetch(block)
+
+    def finish(self, block: int) -> None:
+        self._base.finish(block)
 
     def num_bytes(self) -> int:
         """In proportion to the number of images."""
@@ -117,6 +140,9 @@ class Arrays(Split):
 
     def identity(self) -> str:
         return hashed(np.ascontiguousarray(self._images), self.labels)
+
+    def stamp(self) -> str:
+        return ""
 
     def num_bytes(self) -> int:
         return self._images.nbytes

@@ -1,7 +1,13 @@
 """Which folder, file or Hub split holds the training images and which the validation images, by its name."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import PurePath
+from typing import Generic, TypeVar
+
+from attar.core.errors import AttarError
+from attar.core.log import Log
 
 TRAIN_WORDS = ("train", "training", "trainset", "trn")
 _TEST_WORDS = ("test", "testing", "testset", "tst")
@@ -15,6 +21,59 @@ _FILLERS = {
     *("folder", "dir", "seg", "imagenet", "imagenet21k", "resized"),
 }
 """Words that may be added to a split's name, as in ``train_images`` or ``seg_train``."""
+
+Place = TypeVar("Place", bound=PurePath)
+_SHOWN = 3
+
+
+@dataclass(frozen=True)
+class Shards(Generic[Place]):
+    """The files of a dataset by what they are for."""
+
+    train: list[Place]
+    vals: list[list[Place]]
+    """Those of each split that may be validated on, the best first."""
+    others: list[Place]
+    """Files of further splits, or of other datasets, that are not read."""
+
+    def tell(self, log: Log) -> None:
+        """Say which files are left out."""
+        if self.others:
+            log.say(f"data      attar reads {self.train[0]} and files named like it, and not {_few(self.others)}")
+
+    def refuse_others(self, pattern: str) -> None:
+        """Raise AttarError when a pattern names files that are not read."""
+        if self.others:
+            raise AttarError(
+                f"'{pattern}' names {_few(self.others)}, which would be left out beside {self.train[0].name}; name the "
+                f"files of one dataset, with train or val in their names."
+            )
+
+
+def by_split(groups: Mapping[str, list[Place]]) -> Shards[Place] | None:
+    """Return which of the files, grouped by the names of their splits, are for what; None without a split to train."""
+    trains, vals = training(groups), validation(groups)
+    if not trains:
+        return None
+    others = [file for name, files in groups.items() if name not in (trains[0], *vals) for file in files]
+    return Shards(groups[trains[0]], [groups[name] for name in vals], others)
+
+
+def home(file: PurePath) -> PurePath:
+    """Return the folder of the dataset that a file belongs to: its own, without ``data`` and folders of splits."""
+    return PurePath(*(part for part in file.parts[:-1] if part != "data" and not role(part)))
+
+
+def tell_homes(files: Iterable[PurePath], log: Log) -> None:
+    """Say that files of several folders, which a pattern names, are read as one dataset."""
+    homes = sorted({home(file) for file in files})
+    if len(homes) > 1:
+        log.say(f"data      the files of {_few(homes)} are read as one dataset")
+
+
+def _few(paths: list[Place]) -> str:
+    shown = ", ".join(map(str, paths[:_SHOWN]))
+    return f"{shown} and {len(paths) - _SHOWN} more" if len(paths) > _SHOWN else shown
 
 
 def role(name: str) -> str:

@@ -20,6 +20,7 @@ from attar.core.randomness import generator as stream
 from attar.core.ranks import WHOLE, Part
 from attar.data.choice import DataChoice
 from attar.data.decoded import RealBatch, tell_skipped
+from attar.data.fetched import Fetched
 from attar.data.order import shuffled, spread
 from attar.data.picture import Unreadable, prepare
 from attar.data.source import Split
@@ -27,7 +28,8 @@ from attar.ops.pixels import from_bytes, to_bytes
 from attar.ops.views import ViewChoice, apply
 
 FETCHING_THREADS = 4
-"""Blocks of remote data that are fetched at the same time, ahead of their use."""
+"""Blocks of remote data that a process fetches at the same time, ahead of their use."""
+_LOCAL = (("LOCAL_RANK", "0"), ("LOCAL_WORLD_SIZE", "1"))
 
 
 @dataclass(frozen=True)
@@ -52,11 +54,12 @@ class Streaming:
         self.labels = split.labels
         self._split, self._choice, self._workers, self._log = split, choice, workers, log
         self._told: set[str] = set()
-        needed = 2 * choice.window * split.num_bytes() // max(1, len(split))
-        if choice.cache_bytes and choice.window and needed > choice.cache_bytes:
+        needed = _bytes_of_two_windows(split, choice.window) if choice.cache_bytes else 0
+        if choice.cache_bytes and needed > choice.cache_bytes:
+            what = f"two windows of {choice.window:,} images" if choice.window else "the shards of a split"
             log.warn(
-                f"data.cache_bytes ({choice.cache_bytes:,}) holds less than two windows of {choice.window:,} images, "
-                f"about {needed:,} bytes, so shards are fetched several times in an epoch; raise it, or lower "
+                f"data.cache_bytes ({choice.cache_bytes:,}) holds less than {what}, about {needed:,} bytes, so shards "
+                f"are fetched several times in an epoch; raise it, or {'lower' if choice.window else 'set'} "
                 f"--data.window-images"
             )
 
@@ -86,7 +89,7 @@ class Streaming:
             batches = batches[:-1]
         rows = [batch[part.of(len(batch))] for batch in batches]
         views_of = _Views(self._split, self._choice, views, seed)
-        return self._batches(rows, views_of, device, shared=part.size > 1, empty=True)
+        return self._batches(rows, views_of, device, batches if part.size > 1 else None, empty=True)
 
     def plain(self, batch_size: int, device: torch.device | str) -> Iterator[RealBatch]:
         """As in Feed; skipped images make their batch smaller. Raises AttarError on an unreadable image."""
@@ -124,13 +127,13 @@ class Streaming:
         rows: Sequence[Tensor],
         pictures: "_Whole",
         device: torch.device | str,
-        shared: bool = False,
+        shared: Sequence[Tensor] | None = None,
         empty: bool = False,
     ) -> Iterator[RealBatch]:
         """Yield the images of each batch, from ``rows``, their places in the split.
 
-        ``shared`` says that other processes read parts of the same batches; ``empty`` yields batches without readable
-        images, too.
+        ``shared`` holds the whole batches if other processes read parts of them; ``empty`` yields batches without
+        readable images, too.
         """
         loader = DataLoader(
             pictures,
@@ -143,7 +146,7 @@ class Streaming:
         skipped: list[Unreadable] = []
         reading = iter(loader)  # workers are forked here, before there are threads
         try:
-            with self._ahead(rows) as reach:
+            with self._ahead(rows if shared is None else shared, shared is not None) as reach:
                 for number, read in enumerate(reading):
                     reach(number)
                     if read.failure:
@@ -157,27 +160,32 @@ class Streaming:
                         yield from_bytes(images), read.labels.to(device, non_blocking=True)
         finally:
             del reading  # a traceback that holds this frame would keep the workers waiting
-        self._tell(skipped, sum(ranks.counts(len(skipped))) if shared else len(skipped))
+        self._tell(skipped, len(skipped) if shared is None else sum(ranks.counts(len(skipped))))
 
     @contextlib.contextmanager
-    def _ahead(self, rows: Sequence[Tensor]) -> Iterator[Callable[[int], None]]:
-        """Fetch blocks of remote data a window before their use; yields a function that is called at each batch."""
-        blocks = None if self._choice.cache_bytes is None else self._split.blocks()
-        if blocks is None or not len(rows):
+    def _ahead(self, batches: Sequence[Tensor], shared: bool) -> Iterator[Callable[[int], None]]:
+        """Fetch blocks of remote data a window before their use; yields a function that is called after each batch.
+
+        ``shared`` says that other processes of this machine, which read parts of the same batches, fetch some of them.
+        """
+        sizes = None if self._choice.cache_bytes is None else self._split.block_bytes()
+        blocks = self._split.blocks()
+        if sizes is None or blocks is None or not len(batches):
             yield lambda _: None
             return
-        ends = np.cumsum([len(batch) for batch in rows])
-        needed, first = np.unique(blocks[torch.cat(list(rows)).numpy()], return_index=True)
-        waiting = sorted(zip(first.tolist(), needed.tolist(), strict=True), reverse=True)
-        remote = self._split.swept()
-        pool = ThreadPoolExecutor(FETCHING_THREADS)
+        fetched = Fetched(batches, blocks, sizes, self._choice.cache_bytes or 0, self._choice.window, int(shared))
+        remote, pool = self._split.swept(), ThreadPoolExecutor(FETCHING_THREADS)
+        rank, size = (int(os.environ.get(name, default)) for name, default in _LOCAL) if shared else (0, 1)
 
         def reach(number: int) -> None:
-            while waiting and waiting[-1][0] <= ends[number] + self._choice.window:
-                pool.submit(remote.fetch, waiting.pop()[1])  # what fails here fails again in the worker, which tells
+            for block in fetched.finished(number):
+                remote.finish(block)
+            for block in fetched.wanted(number):
+                if block % size == rank:
+                    pool.submit(remote.fetch, block)  # what fails here fails again in the worker, which tells
 
         try:
-            reach(0)
+            reach(-1)
             yield reach
         finally:
             pool.shutdown(cancel_futures=True)
@@ -190,6 +198,16 @@ class Streaming:
         if new:
             self._told |= {error.where for error in new}
             tell_skipped(skipped, self.num_images, self._log, total)
+
+
+def _bytes_of_two_windows(split: Split, window: int) -> int:
+    """Return about how many bytes the blocks of two windows take where they are fetched to; of all without windows."""
+    sizes, blocks = split.block_bytes(), split.blocks()
+    if sizes is None or blocks is None or not len(split):
+        return 0
+    used = np.unique(blocks)
+    in_window = -(-window * len(used) // len(split))
+    return int(sizes[used].mean() * min(len(used), 2 * in_window if window else len(used)))
 
 
 class _Whole(Dataset[_Read]):

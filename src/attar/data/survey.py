@@ -9,7 +9,9 @@ from PIL import Image
 
 from attar.core.errors import AttarError
 from attar.core.log import Log
-from attar.data.choice import DataChoice
+from attar.data import damage
+from attar.data.choice import DataChoice, num_held
+from attar.data.damage import Damage
 from attar.data.picture import MOST_PIXELS, Unreadable
 from attar.data.source import Split
 
@@ -25,19 +27,37 @@ class Survey:
 
     classes: tuple[str, ...]
     counts: tuple[int, ...]
-    """Training pictures of each class. Without a validation split they include those that are held out."""
+    """Training pictures of each class, without those that cannot be read. Without a validation split they include those
+    that are held out."""
     num_val: int | None
-    """Pictures of the validation split; None if there is none."""
+    """Pictures of the validation split that can be read; None if there is none."""
     sizes: tuple[tuple[int, int], ...]
     """Width and height in pixels of the sampled pictures."""
     grey: bool
     """Whether every decoded picture is grey."""
+    damage: Damage | None = None
+    """Which pictures cannot be read; None if that was not looked for."""
+    ranks: tuple[tuple[int, ...], ...] = ()
+    """For each class the places of its unreadable training pictures in the order in which pictures are held out."""
+
+    def training(self, holdout: float) -> tuple[int, ...]:
+        """Training pictures of each class after a fraction of all is held out, without those that cannot be read."""
+        if self.num_val is not None:
+            return self.counts
+        found, ranks = [], self.ranks or ((),) * len(self.counts)
+        for count, lost in zip(self.counts, ranks, strict=True):
+            whole = count + len(lost)
+            held = num_held(whole, holdout)
+            found.append(whole - held - sum(rank >= held for rank in lost))
+        return tuple(found)
 
 
-def survey(choice: DataChoice, log: Log) -> Survey:
+def survey(choice: DataChoice, log: Log, seed: int = 0) -> Survey:
     """Look at the dataset that ``choice`` names, at its chosen classes: reads all file names, and some of the pictures.
 
-    Raises AttarError when there is no such dataset, or no picture of it can be read.
+    All files are opened, or a part if they are many, to find those that cannot be read; ``seed`` decides which of them
+    are held out. Pictures in a store are not looked for, because each would be fetched. Raises AttarError when there is
+    no such dataset, or no picture of it can be read.
     """
     from attar.data.load import find, kept, of_classes  # imports PyTorch, which the choice of a recipe does not need
     from attar.data.order import spread
@@ -51,13 +71,30 @@ def survey(choice: DataChoice, log: Log) -> Survey:
     sizes = [size for size in (_size(split, place) for place in places) if size is not None]
     if not sizes:
         raise AttarError(f"None of the pictures of '{choice.source}' can be read; the first is {split.where(0)}.")
+    splits = [split] if found.val is None else [split, of_classes(found.val, labels)]
+    damaged = None if choice.cache_bytes is not None else damage.look(splits)
+    usable = splits if damaged is None else damage.readable(splits, damaged)
     return Survey(
         classes=classes,
-        counts=tuple(np.bincount(split.labels, minlength=len(classes)).tolist()),
-        num_val=None if found.val is None else len(of_classes(found.val, labels)),
+        counts=tuple(np.bincount(usable[0].labels, minlength=len(classes)).tolist()),
+        num_val=None if found.val is None else len(usable[1]),
         sizes=tuple(sizes),
         grey=all(map(_is_grey, _decoded(split, places[:: max(1, len(places) // DECODED)]))),
+        damage=damaged,
+        ranks=_ranks(split, classes, damaged.places[0], seed) if damaged is not None and damaged.faults else (),
     )
+
+
+def _ranks(split: Split, classes: tuple[str, ...], gone: tuple[int, ...], seed: int) -> tuple[tuple[int, ...], ...]:
+    """For each class the places of these pictures of the split in the order in which pictures are held out."""
+    from attar.data.load import draw_of
+
+    found = []
+    for label, name in enumerate(classes):
+        rows = np.flatnonzero(split.labels == label)
+        drawn = rows[draw_of(name, len(rows), seed)]
+        found.append(tuple(np.flatnonzero(np.isin(drawn, gone)).tolist()))
+    return tuple(found)
 
 
 def _size(split: Split, place: int) -> tuple[int, int] | None:

@@ -1,12 +1,11 @@
 """The index of a tar file of images: where each image lies and its label; made once, then kept on this machine.
 
-An index is a Parquet file in ``XDG_CACHE_HOME`` (``~/.cache``), under ``attar/indexes``. It is used while the tar file
-keeps its size and time of change, and made again when it is damaged.
+An index is a Parquet file in attar's cache, under ``indexes``. It is used while the tar file keeps its size, inode and
+times, and made again when it is damaged.
 """
 
 import contextlib
 import json
-import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,11 +19,12 @@ import pyarrow.parquet as pq
 
 from attar.core.errors import AttarError
 from attar.core.printable import one_line
-from attar.data import columns
+from attar.data import columns, content
 from attar.data.members import Member, members
 from attar.data.scan import ENDINGS
 from attar.data.source import hashed
 from attar.store import atomic
+from attar.store.cache import cache_folder
 
 LABEL_BYTES = 1024 * 1024
 """Bytes of a member with a label, at most."""
@@ -107,8 +107,7 @@ def make(file: IO[bytes], size: int, where: str) -> Index:
 def of(path: Path) -> Index:
     """Return the index of a tar file of this machine, the kept one if the file did not change."""
     try:
-        state = path.stat()
-        tag = f"{state.st_size} {state.st_mtime_ns}"
+        tag = content.stamp(path)
         place = kept_at(str(path.resolve()))
         found = read(place, tag)
         if found is None:
@@ -116,7 +115,7 @@ def of(path: Path) -> Index:
                 found = read(place, tag)  # another process may have made it meanwhile
                 if found is None:
                     with path.open("rb", buffering=2**16) as file:
-                        found = make(file, state.st_size, str(path))
+                        found = make(file, path.stat().st_size, str(path))
                     write(place, tag, found)
     except OSError as error:
         raise AttarError(f"{path} cannot be read ({error.strerror or error}); check its permissions.") from None
@@ -125,8 +124,7 @@ def of(path: Path) -> Index:
 
 def kept_at(name: str) -> Path:
     """Return where the index of the tar file with this full name is kept."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return cache / "attar" / "indexes" / f"{sha256(name.encode(errors='surrogateescape')).hexdigest()[:32]}.parquet"
+    return cache_folder() / "indexes" / f"{sha256(name.encode(errors='surrogateescape')).hexdigest()[:32]}.parquet"
 
 
 def read(place: Path, tag: str) -> Index | None:
@@ -164,12 +162,8 @@ def write(place: Path, tag: str, index: Index) -> None:
 def _alone(place: Path) -> Iterator[None]:
     """Let one process of this machine at a time make an index; all of them where its folder cannot be written."""
     with contextlib.ExitStack() as stack:
-        with contextlib.suppress(OSError, ImportError):  # a read-only disk; Windows
-            import fcntl
-
-            place.parent.mkdir(parents=True, exist_ok=True)
-            lock = stack.enter_context((place.parent / f"{place.name[:2]}.lock").open("ab"))
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with contextlib.suppress(OSError):  # a read-only disk
+            stack.enter_context(atomic.locked(place.parent / f"{place.name[:2]}.lock"))
         yield
 
 
@@ -220,5 +214,6 @@ def _of_json(text: bytes, where: str) -> str | None:
     for key in _JSON_LABELS:
         value = about.get(key)
         if isinstance(value, int | str) and not isinstance(value, bool):
+            columns.refuse_broken(str(value), where)
             return str(value).strip() or None
     return None

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property, partial
-from pathlib import Path, PurePath, PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Protocol, TypeVar
 
 import numpy as np
@@ -23,6 +23,7 @@ from attar.data import columns, content, splits, tar_index
 from attar.data.picture import Unreadable, decode
 from attar.data.scan import class_folders
 from attar.data.source import Found, hashed
+from attar.data.splits import Place, Shards
 from attar.data.tar_index import Index
 from attar.data.titles import WORDNET_ID
 
@@ -34,7 +35,6 @@ _NUMBER = re.compile(r"([-_.]?(\d+|of))+$")
 _WHOLE = r"^-?[0-9]{1,18}$"
 _THREADS = 8
 File = TypeVar("File")
-Place = TypeVar("Place", bound=PurePath)
 
 
 class Shard(Protocol):
@@ -45,11 +45,24 @@ class Shard(Protocol):
         """Its path or address."""
         ...
 
+    @property
+    def fetched_bytes(self) -> int:
+        """The bytes that it takes on this disk when it is fetched; 0 for a file that is here."""
+        ...
+
+    def stamp(self) -> str | None:
+        """Return a text that changes with its content; None if nothing tells."""
+        ...
+
     def read(self, start: int, size: int, whole: bool) -> bytes:
         """Return bytes of it, fewer where it ends; ``whole`` says that many images of it will be read soon.
 
         Raises OSError when it cannot be opened, and AttarError when a store cannot be reached.
         """
+        ...
+
+    def finish(self) -> None:
+        """Let what is held of it on this machine be removed before others."""
         ...
 
 
@@ -63,10 +76,21 @@ class LocalShard:
     def place(self) -> str:
         return str(self.path)
 
+    @property
+    def fetched_bytes(self) -> int:
+        return 0
+
+    def stamp(self) -> str | None:
+        found = content.stamps([self.path])
+        return None if found is None else f"{self.path.resolve()} {found}"
+
     def read(self, start: int, size: int, whole: bool) -> bytes:
         with self.path.open("rb", buffering=0) as file:
             file.seek(start)
             return file.read(size)
+
+    def finish(self) -> None:
+        """Do nothing: the file stays."""
 
 
 class Tarred(columns.Table):
@@ -116,6 +140,10 @@ class Tarred(columns.Table):
     def blocks(self) -> np.ndarray:
         return np.repeat(np.arange(len(self._shards)), np.diff(self._starts_at))
 
+    def block_bytes(self) -> np.ndarray | None:
+        sizes = [shard.fetched_bytes for shard in self._shards]
+        return np.array(sizes) if all(sizes) else None
+
     def swept(self) -> "Tarred":
         found = copy.copy(self)
         found._whole = True
@@ -124,9 +152,18 @@ class Tarred(columns.Table):
     def fetch(self, block: int) -> None:
         self._shards[block].read(0, 0, whole=True)
 
+    def finish(self, block: int) -> None:
+        self._shards[block].finish()
+
+    def stamp(self) -> str | None:
+        stamps = [shard.stamp() for shard in self._shards]
+        return None if None in stamps else "\n".join(map(str, stamps))
+
     @cached_property
     def _content(self) -> bytes:
-        return content.of_items(self._piece, self._sizes)
+        stamp = self.stamp()
+        made = partial(content.of_items, self._piece, self._sizes)
+        return made().sha256 if stamp is None else content.remembered([stamp, hashed(self._starts, self._sizes)], made)
 
     def _piece(self, index: int, start: int, size: int) -> bytes:
         try:
@@ -145,8 +182,8 @@ class Tarred(columns.Table):
         return int(np.searchsorted(self._starts_at, index, side="right")) - 1
 
 
-def find(path: Path) -> tuple[list[Path], list[list[Path]]] | None:
-    """Return the training shards in a folder, and those of each split to validate on, best first; None without any.
+def find(path: Path) -> Shards[Path] | None:
+    """The shards in a folder; None without any.
 
     Shards lie in the folder itself, with the split in their names, or in a folder for each split. Folders with class
     folders are none of shards.
@@ -156,42 +193,37 @@ def find(path: Path) -> tuple[list[Path], list[list[Path]]] | None:
     if loose and not folders:
         return grouped(loose)
     inner = {name: sorted(folder.glob("*.tar")) for name, folder in folders.items() if splits.role(name)}
-    inner = {name: files for name, files in inner.items() if files and not class_folders(folders[name])}
-    if not splits.training(inner):
-        return None
-    return inner[splits.training(inner)[0]], [inner[name] for name in splits.validation(inner)]
+    return splits.by_split({name: files for name, files in inner.items() if files and not class_folders(folders[name])})
 
 
-def grouped(files: Sequence[Place]) -> tuple[list[Place], list[list[Place]]]:
-    """Return the training shards among files, and those of each split to validate on, best first.
+def grouped(files: Sequence[Place], where: str = "") -> Shards[Place]:
+    """What each of these files is for; ``where`` names their folder in errors, by default by the files' paths.
 
     The split is in a file's name, or in the name of its folder. Without any split all of them are for training.
     """
-    by_split: dict[str, list[Place]] = {}
+    by_name: dict[str, list[Place]] = {}
+    by_folder: dict[str, list[Place]] = {}
     for file in files:
-        by_split.setdefault(_NUMBER.sub("", file.stem), []).append(file)
-    trains, vals = splits.training(by_split), splits.validation(by_split)
-    if not trains and not vals:
-        by_split = {}
-        for file in files:
-            by_split.setdefault(file.parent.name, []).append(file)
-        trains, vals = splits.training(by_split), splits.validation(by_split)
-    if not trains and not vals:
-        return list(files), []
-    if not trains:
-        raise AttarError(
-            f"{files[0].parent} has no training files among its tar files; put train into their names, as in "
-            f"train-{{0000..0146}}.tar (and val into the others)."
-        )
-    return by_split[trains[0]], [by_split[name] for name in vals]
+        by_name.setdefault(_NUMBER.sub("", file.stem), []).append(file)
+        by_folder.setdefault(file.parent.name, []).append(file)
+    for groups in (by_name, by_folder):
+        if found := splits.by_split(groups):
+            return found
+        if splits.validation(groups):
+            raise AttarError(
+                f"{where or files[0].parent} has no training files among its tar files; put train into their names, as "
+                f"in train-{{0000..0146}}.tar (and val into the others)."
+            )
+    return Shards(list(files), [], [])
 
 
-def read(path: Path, train_files: Sequence[Path], val_files: Sequence[Sequence[Path]], log: Log) -> Found:
+def read(path: Path, shards: Shards[Path], log: Log) -> Found:
     """Return the dataset of these shards; ``path`` is the folder, where a list of classes may lie.
 
-    ``val_files`` are those of each split that may be validated on, the best first: the first with labels is.
+    The first of the splits to validate on that has labels is validated on.
     """
-    every = [*train_files, *(file for files in val_files for file in files)]
+    shards.tell(log)
+    every = [*shards.train, *(file for files in shards.vals for file in files)]
     indexes = dict(zip(every, indexed(every, tar_index.of, log), strict=True))
     listed = next((path / name for name in CLASS_LISTS if (path / name).is_file()), None)
     names = class_list(listed.read_bytes(), str(listed)) if listed else None
@@ -199,8 +231,8 @@ def read(path: Path, train_files: Sequence[Path], val_files: Sequence[Sequence[P
     def opened(files: Sequence[Path]) -> Tarred:
         return Tarred([LocalShard(file) for file in files], [indexes[file] for file in files], names)
 
-    vals = {str(files[0]): partial(opened, files) for files in val_files}
-    return columns.dataset(opened(train_files), vals, str(path), path, log)
+    vals = {str(files[0]): partial(opened, files) for files in shards.vals}
+    return columns.dataset(opened(shards.train), vals, str(path), path, log)
 
 
 def indexed(files: Sequence[File], index_of: Callable[[File], Index], log: Log) -> list[Index]:

@@ -20,7 +20,8 @@ from attar.core import device, interruption, work
 from attar.core.errors import AttarError, first_line
 from attar.core.log import Log
 from attar.core.peers import CONTINUE
-from attar.launch.tasks import RAY_TRAIN, Tasks, needs
+from attar.launch import joint
+from attar.launch.tasks import Tasks, needs, refuse_too_large
 from attar.recipes.recipe import Recipe
 from attar.store import atomic
 
@@ -30,6 +31,8 @@ WATCH_SECONDS = 5.0
 """How often the cluster's head is asked to answer."""
 LOST_SECONDS = 40.0
 """A head that does not answer for so long is lost."""
+LOCAL = "local"
+"""The address of a new cluster on this machine."""
 OBJECT_STORE_BYTES = 100 * 2**20
 """Shared memory of a cluster that is started here; hardly anything passes through it."""
 
@@ -44,57 +47,71 @@ def started(recipe: Recipe[Any], out: Path, stage: str, address: str, quiet: boo
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise AttarError("--launcher ray starts its own processes; run the command without torchrun.")
-    log, mark = Log(quiet=quiet), None
-    ray = _connected(address)
+    team = 1 if recipe.execution.data_parallel == "off" else recipe.execution.train_workers
+    address = address or os.environ.get("RAY_ADDRESS", "") or LOCAL
+    ray = _connected(address, train=team > 1)
     try:
         from attar.launch import worker
 
-        out = out.absolute()
+        asked = needs(ray, recipe)
+        if address == LOCAL:
+            refuse_too_large(ray, asked, team)
         order = worker.Order(
             launch=secrets.token_hex(8),
             recipe=recipe.to_yaml(),
-            out=str(out),
+            out=str(out.absolute()),
             stage=stage,
             folder=str(Path.cwd()),
             version=__version__,
-            cpus=recipe.execution.job_cpus,
+            cpus=asked["num_cpus"],
+            gpus=asked["num_gpus"],
         )
-        mark = out / worker.MARK
-        atomic.write_text(mark, order.launch)
-        launcher = Tasks(ray, order, needs(ray, recipe), recipe.execution.train_workers, log)
-        seen = launcher.look()
-        with (
-            _ended_if_lost(ray.get_runtime_context().gcs_address),
-            work.launched_by(launcher),
-            device.agreed(seen.precision, seen.why, seen.name),
-        ):
-            yield
+        with marked(worker.mark_of(order), joint.folder(order)), contextlib.ExitStack() as stack:
+            launcher = Tasks(ray, order, asked, team, Log(quiet=quiet))
+            stack.callback(launcher.close)
+            seen = launcher.look()
+            with (
+                _ended_if_lost(ray.get_runtime_context().gcs_address),
+                work.launched_by(launcher),
+                device.agreed(seen.precision, seen.why, seen.name),
+            ):
+                yield
     finally:
-        if mark is not None:
-            mark.unlink(missing_ok=True)
-            shutil.rmtree(out / RAY_TRAIN, ignore_errors=True)
-            with contextlib.suppress(OSError):
-                out.rmdir()  # of a run that was refused
         ray.shutdown()
 
 
-def _connected(address: str) -> Any:
+@contextlib.contextmanager
+def marked(mark: Path, beside: Path) -> Iterator[None]:
+    """Let the run's folder have this file during the block; then remove it and the folder ``beside`` it, if any."""
+    atomic.write_text(mark, mark.name)
+    try:
+        yield
+    finally:
+        mark.unlink(missing_ok=True)
+        shutil.rmtree(beside, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            mark.parent.rmdir()  # of a run that was refused
+
+
+def _connected(address: str, train: bool) -> Any:
+    """Return Ray, connected to a cluster; with ``train`` Ray Train is needed, too."""
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", "^")  # drops what it would print of its own on standard output
     try:
         import ray
     except ImportError:
         raise AttarError("--launcher ray needs the package ray; install it by: pip install 'attar[ray]'") from None
-    address = address or os.environ.get("RAY_ADDRESS", "")
-    if address and address not in ("auto", "local"):
+    if train:
+        joint.load()
+    if address not in ("auto", LOCAL):
         _refuse_unreachable(address)
-    own = {"include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES} if address in ("", "local") else {}
-    what = f"The Ray cluster {address or 'of this machine'}"
+    own = {"include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES} if address == LOCAL else {}
+    what = f"The Ray cluster {'of this machine' if address == LOCAL else address}"
     handler = signal.getsignal(signal.SIGTERM)  # Ray sets its own, which ends a run without a word
     try:
         late = f"{what} does not answer within {START_SECONDS:g} s; check --address, and that the cluster is well."
         with _silent() as speak, _ended_after(START_SECONDS, late, speak):
-            ray.init(address=address or "local", logging_level=logging.ERROR, log_to_driver=False, **own)
+            ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False, **own)
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
         raise AttarError(
             f"{what} cannot be used ({first_line(error)}); start the run on a machine of the cluster with --address "

@@ -13,12 +13,13 @@ class Message:
     attempt: str
     """Names this execution of the job; a retry has another one."""
     kind: str
-    """'began', 'moved', 'say', 'warn', 'refused' or 'lost': an error that the user can fix, or the loss of another
-    process."""
+    """'began', 'moved', 'say' or 'warn'."""
     text: str = ""
     """The machine, the note of the progress, or the sentence."""
     steps: float = 0.0
     """Steps done so far in this attempt."""
+    earlier: float = 0.0
+    """Those of them that an earlier process did."""
     values: Any = None
     """The last measured numbers."""
 

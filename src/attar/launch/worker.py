@@ -1,17 +1,15 @@
-"""What runs on the machines of a Ray cluster: a task does one job of a run, and reports to the process that the user
+"""What runs on the machines of a Ray cluster: a process does jobs of a run, and reports to the process that the user
 started."""
 
 import contextlib
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import ray
-import ray.train
-import ray.train.torch
 import torch
 
 from attar import __version__, pipeline
@@ -24,7 +22,7 @@ from attar.launch.inbox import Message
 from attar.recipes.recipe import Recipe, from_text
 
 MARK = ".launch"
-"""File in the run's folder with the launch's name, by which workers see whether they share the folder."""
+"""File in the run's folder, with the launch's name, by which workers see whether they share the folder."""
 REPORT_SECONDS = 0.5
 """Least time between two reports of a job's progress."""
 Place = tuple[str, str]
@@ -47,6 +45,8 @@ class Order:
     """The version of attar."""
     cpus: float
     """CPUs of a job."""
+    gpus: float
+    """GPUs of a job."""
     agreed: "Seen | None" = None
     """The device of the workers, as the first one found it."""
 
@@ -59,29 +59,29 @@ class Seen:
     why: str
     name: str
     """Name of the hardware."""
-    kind: str
-    """'cpu' or 'cuda'."""
 
 
 class Mail:
     """Sends the reports of one job."""
 
     def __init__(self, inbox: Any, job: str, attempt: str = "", speaks: bool = True) -> None:
-        """``speaks``: whether it sends more than errors, as one of several processes that do a job together."""
+        """``speaks``: whether it sends anything; one of several processes that do a job together does."""
         self._inbox, self._job, self._attempt, self._speaks = inbox, job, attempt or os.urandom(8).hex(), speaks
-        self._steps, self._text, self._values, self._sent = 0.0, "", None, time.monotonic()
+        self._steps, self._earlier, self._text, self._values, self._sent = 0.0, 0.0, "", None, time.monotonic()
         self.send("began", ray.util.get_node_ip_address())
 
     def send(self, kind: str, text: str) -> None:
         """Send a report, and wait until it has arrived."""
-        if not self._speaks and kind not in ("refused", "lost"):
+        if not self._speaks:
             return
         values, self._values = self._values, None
-        _answer(self._inbox.put.remote(Message(self._job, self._attempt, kind, text, self._steps, values)))
+        message = Message(self._job, self._attempt, kind, text, self._steps, self._earlier, values)
+        _answer(self._inbox.put.remote(message))
 
     def advance(self, steps: float = 1, note: str = "", values: Any = None, earlier: bool = False) -> None:
         """Report progress, not more often than every ``REPORT_SECONDS``."""
         self._steps += steps
+        self._earlier += steps * earlier
         self._text, self._values = note or self._text, values or self._values
         if time.monotonic() >= self._sent + REPORT_SECONDS:
             self.send("moved", self._text)
@@ -89,80 +89,66 @@ class Mail:
 
 
 def _answer(reference: Any) -> Any:
-    """Return the value of a reference. In a task ``ray.get`` would lend this job's CPUs to another job meanwhile."""
+    """Return the value of a reference. Here ``ray.get`` would lend this job's CPUs to another job meanwhile."""
     return reference.future().result()
 
 
 @dataclass
 class _Here:
-    """What this process keeps from one task to the next."""
+    """What this process keeps from one job to the next."""
 
     launch: str = ""
     session: Session | None = None
     mail: Mail | None = None
-    gpus: tuple[Any, ...] = ()
 
 
 _here = _Here()
 
 
-def look(order: Order) -> Seen | str:
-    """Return the device of this machine, or a sentence that says why it cannot take part."""
-    return _sentence_of(lambda: _look(order))
+class Worker:
+    """A process that does jobs one after another. It keeps the GPUs that it began with."""
 
+    def look(self, order: Order) -> Seen:
+        """Return the device of this machine; raises AttarError if it cannot take part."""
+        with _errors_for_driver():
+            found = device.resolve(_prepare(order).execution)
+            return Seen(found.precision, found.why, found.describe())
 
-def _look(order: Order) -> Seen:
-    execution = _prepare(order).execution
-    found = device.resolve(execution)
-    return Seen(found.precision, found.why, found.describe(), found.device.type)
-
-
-def do_job(order: Order, inbox: Any, place: Place, name: str) -> str:
-    """Do one job; returns '' or, for an error that the user can fix, its sentence.
-
-    Ray runs it again elsewhere if this process or machine is lost.
-    """
-    return _sentence_of(lambda: _do(order, inbox, place, name)) or ""
-
-
-def _do(order: Order, inbox: Any, place: Place, name: str) -> None:
-    gpus = tuple(ray.get_gpu_ids())
-    if _here.session is not None and _here.gpus != gpus:
-        # CUDA stays with the GPUs that it began with. Ray repeats the task in a new process.
-        os._exit(0)
-    _here.gpus, _here.mail = gpus, Mail(inbox, name)
-    for _ in range(3):  # a session may have ended for lack of work, or be past the job
-        if _session(order, inbox).run(place, name, _here.mail.advance):
-            return
-        _here.session = None
-    raise RuntimeError(f"the run has no job '{name}' in {place}")
+    def run(self, order: Order, inbox: Any, place: Place, name: str) -> None:
+        """Do one job; raises AttarError for an error that the user can fix."""
+        with _errors_for_driver():
+            _here.mail = Mail(inbox, name)
+            for _ in range(3):  # a session may have ended for lack of work, or be past the job
+                if _session(order, inbox).run(place, name, _here.mail.advance):
+                    return
+                _here.session = None
+            raise _no_job(place, name)
 
 
 def train_part(asked: Mapping[str, Any]) -> None:
-    """Do one process's part of a job that several do together; Ray Train starts it in each process."""
-    order, inbox, name = asked["order"], asked["inbox"], asked["name"]
+    """Do one process's part of a job that several do together; Ray Train starts it in each process.
+
+    Raises AttarError for an error that the user can fix.
+    """
+    import ray.train.torch
+
+    order, inbox, place, name = asked["order"], asked["inbox"], asked["place"], asked["name"]
     context = ray.train.get_context()
-    mail = _here.mail = Mail(inbox, name, asked["attempt"], speaks=context.get_world_rank() == 0)
-    try:
+    with _errors_for_driver():
+        mail = _here.mail = Mail(inbox, name, asked["attempt"], speaks=context.get_world_rank() == 0)
         recipe = _prepare(order)
-        device = ray.train.torch.get_device()
-        if device.type == "cuda":
-            recipe = recipe.changed(execution=recipe.execution.changed(device=str(device)))
+        own = str(ray.train.torch.get_device())
+        recipe = recipe.changed(execution=in_training(recipe.execution, own))
         _follow(inbox)
         size = context.get_world_size()
-        _here.session = Session(lambda: _walk(order, recipe), together=True, team=size)
-        _here.session.run(asked["place"], name, mail.advance)
-        _here.session.close()
-    except ranks.PeerLostError as error:
-        mail.send("lost", str(error))
-        raise
-    except AttarError as error:
-        mail.send("refused", str(error))
-        raise
-    except RuntimeError as error:
-        if isinstance(error, torch.distributed.DistError) or "gloo" in str(error):
-            mail.send("lost", str(error))
-        raise
+        session = _here.session = Session(lambda: _walk(order, recipe), together=True, team=size)
+        if not session.run(place, name, mail.advance):
+            raise _no_job(place, name)
+        session.close()
+
+
+def _no_job(place: Place, name: str) -> RuntimeError:
+    return RuntimeError(f"the run has no job '{name}' in {place}")
 
 
 def _follow(inbox: Any) -> None:
@@ -202,27 +188,48 @@ def _prepare(order: Order) -> Recipe[Any]:
         )
     with contextlib.suppress(OSError):
         os.chdir(order.folder)
-    mark = Path(order.out) / MARK
-    if not mark.is_file() or mark.read_text() != order.launch:
+    if not mark_of(order).is_file():
         raise AttarError(
             f"Machine {machine} does not see the run's files in {order.out}; give an --out folder on a file system "
             f"that all machines of the cluster share."
         )
     recipe = from_text(order.recipe, Path("the recipe of this run"))
-    return recipe.changed(execution=_threads(recipe.execution, order.cpus))
+    return recipe.changed(execution=execution_of(recipe.execution, order))
 
 
-def _threads(execution: Execution, cpus: float) -> Execution:
-    return execution if execution.threads else execution.changed(threads=max(1, int(cpus)))
+def mark_of(order: Order) -> Path:
+    """Return the file by which the machines of a launch see whether they share its folder."""
+    return Path(order.out) / f"{MARK}-{order.launch}"
 
 
-def _sentence_of(do: Callable[[], Any]) -> Any:
-    """Return what ``do`` returns; of an error that the user can fix, the sentence, so that Ray does not repeat it."""
+def execution_of(execution: Execution, order: Order) -> Execution:
+    """Return the settings for a job: as many threads as CPUs, and the CPU if it gets no GPU."""
+    threads = execution.threads or max(1, int(order.cpus))
+    # Ray hides no GPU from a process that asked for none.
+    name = "cpu" if execution.device == "auto" and not order.gpus else execution.device
+    return execution.changed(threads=threads, device=name)
+
+
+def in_training(execution: Execution, own: str) -> Execution:
+    """Return the settings for one of several processes that train together; ``own`` is the device that Ray names.
+
+    Such a process sees the GPUs of all of them on its machine. Without PyTorch for GPUs it computes as any job does.
+    """
+    if not own.startswith("cuda") or execution.device == "cpu" or not torch.cuda.is_available():
+        return execution
+    return execution.changed(device=own)
+
+
+@contextlib.contextmanager
+def _errors_for_driver() -> Iterator[None]:
+    """Raise errors that the user can fix as an AttarError that can be sent to another process; a full disk is one."""
     try:
-        return do()
+        yield
+    except ranks.PeerLostError:
+        raise
     except AttarError as error:
-        return str(error)
+        raise AttarError(str(error)) from None
     except OSError as error:
         if sentence := disk_full(error):
-            return sentence
+            raise AttarError(sentence) from None
         raise

@@ -1,6 +1,5 @@
 """Choose how many images per class fit into a number of bytes, labels included, before any is made."""
 
-import math
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,16 +13,12 @@ import torch
 from attar.core.config import worded
 from attar.core.log import readable_bytes
 from attar.core.randomness import generator
-from attar.ops.choices import Storage
-from attar.stages import baselines
+from attar.stages import baselines, label_choice
 from attar.stages.choices import Relabel
 from attar.stages.recover import RealByClass
 from attar.stages.unit_groups import planned
 from attar.stages.workspace import Workspace
 from attar.store import images as image_files
-from attar.store import labels as label_files
-from attar.store import weights
-from attar.store.labels import HEADER, Header
 from attar.synthesis.method import MethodConfig
 
 _GROUP = image_files.ROWS_PER_GROUP
@@ -80,7 +75,8 @@ class Sizes:
             return 0
         if config.mode == "given":
             return count * self._num_classes * 4 + _GIVEN_HEADER_BYTES
-        return _stored_label_bytes(config, count, self._num_classes, self._space.choice.size, self._config.storage())
+        size, storage = self._space.choice.size, self._config.storage()
+        return label_choice.planned_bytes(count, self._num_classes, config, size, storage)
 
     def choose(self, budget: int) -> Choice:
         """Return the most images per class whose files take at most ``budget`` bytes."""
@@ -182,33 +178,3 @@ def _written(rows: Any, classes: tuple[str, ...]) -> int:
     """Return the bytes of these rows on disk, by writing them to a temporary folder."""
     with tempfile.TemporaryDirectory() as folder:
         return image_files.write(Path(folder), rows, classes)
-
-
-def _stored_label_bytes(config: Relabel, num_images: int, num_classes: int, size: int, storage: Storage) -> int:
-    """Return the bytes of stored labels at most: their records, a header for each file, and ``labels.json``."""
-    one = label_files.record_bytes(num_classes, config.codec, config.views, config.mix, storage)
-    header = Header(
-        codec=config.codec,
-        images_sha256="0" * 64,
-        num_images=num_images,
-        num_classes=num_classes,
-        num_epochs=config.stored_epochs,
-        pooled=bool(config.pool_epochs),
-        epochs_per_file=min(config.stored_epochs, label_files.epochs_per_file(num_images, one)),
-        height=size,
-        width=size,
-        views=config.views,
-        mix=config.mix,
-        teacher="0" * 64,
-        storage=storage,
-    )
-    shapes = header.form.tensors()
-    tensors = {name: torch.zeros((1, 1, *shape), dtype=kind) for name, (kind, shape) in shapes.items()}
-    said = {"images_sha256": "0" * 64, "file": next(iter(header.files())), "header": "0" * 64}
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        label_files.write_header(folder, header)
-        weights.save_weights(folder / "one", tensors, said, sealed=True)
-        about, least = (folder / HEADER).stat().st_size, (folder / "one").stat().st_size - one
-    digits = 2 * math.ceil(math.log10(label_files.SHARD_BYTES + num_images * one)) + len(str(num_images)) + 5
-    return num_images * config.stored_epochs * one + about + len(header.files()) * (least + len(tensors) * digits)

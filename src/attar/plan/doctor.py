@@ -21,8 +21,10 @@ from pathlib import Path
 from typing import Any
 
 from attar.core.console import SafeConsole
+from attar.core.errors import AttarError
 from attar.core.log import readable_bytes
 from attar.core.parser import Parser
+from attar.store.cache import cache_folder
 
 LEAST_DISK, LITTLE_DISK = 50 * 10**6, 2 * 10**9
 """Bytes of disk below which no run fits (the smallest, 'digits', leaves 5 MB), and below which few do."""
@@ -127,9 +129,7 @@ def _system(found: Diagnosis, out: Path) -> None:
     found.groups["memory"] = memory
     disks: dict[str, Any] = {}
     places = [("runs", out, "give another --out")]
-    with contextlib.suppress(ImportError, OSError):  # PyTorch, reported with the packages
-        from attar.store.mapped import cache_folder
-
+    with contextlib.suppress(AttarError):
         places.append(("cache", cache_folder(), "set ATTAR_CACHE to another folder"))
     for name, folder, mend in places:
         there = _existing(folder)

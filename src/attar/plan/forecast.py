@@ -76,10 +76,10 @@ def _labels(work: Work) -> str:
     if config.mode == "given":
         return "Soft labels: learned by the method with the images, one for all views of an image"
     storage = PLAIN if work.method == IMPORTED else work.recover.storage()
-    needed = readable_bytes(label_choice.planned_bytes(work.num_images, len(work.counts), config, storage))
+    needed = readable_bytes(label_choice.planned_bytes(work.num_images, len(work.counts), config, work.size, storage))
     num_sets = len(baselines(work))
     again = f", as much again for each of {num_sets} baselines" if num_sets else ""
-    return f"Soft labels: stored, {label_choice.described(config)}, {needed} on disk{again}"
+    return f"Soft labels: stored, {label_choice.described(config)}, at most {needed} on disk{again}"
 
 
 def unit_file_bytes(work: Work) -> int:

@@ -17,7 +17,7 @@ from attar.models import build
 from attar.plan.calibrate import NORMALISATION, Work, random_bytes, shape_of, untrained_teacher
 from attar.stages import method_code, prepare
 from attar.stages.methods import method_named
-from attar.stages.recover import check_network
+from attar.stages.teacher_check import check_network
 from attar.store.units import Unit
 from attar.synthesis.method import Preparation, Stretch
 from attar.synthesis.networks import Bare

@@ -15,7 +15,7 @@ from attar.core.errors import AttarError
 from attar.recipes.fields import Field, by_name, fields_of, key_of, no_value, one_value
 from attar.recipes.recipe import Recipe, recipe_type
 from attar.stages.methods import METHODS, method_named
-from attar.stages.rows import FULL
+from attar.stages.rows import use_soft_labels
 
 _STUDENT_EPOCHS, _LABEL_EPOCHS = "evaluate.protocol.training.epochs", "relabel.epochs"
 Pair = tuple[str, list[str]]
@@ -123,7 +123,7 @@ def labels_follow(before: Recipe[Any], after: Recipe[Any], pairs: Iterable[Pair]
     was, now = before.relabel.epochs, after.relabel.epochs
     typed = {key_of(flag) for flag, _ in pairs}
     if (
-        all(row.labels == "hard" for row in after.evaluate.rows if row != FULL)
+        not use_soft_labels(after.evaluate.rows)
         or was == now
         or _STUDENT_EPOCHS not in typed
         or typed & {_LABEL_EPOCHS, "protocol"}

@@ -103,7 +103,7 @@ def published_beside(recipe: Recipe[Any], classes: Sequence[str] = ()) -> Beside
 
     A built-in recipe that was changed keeps its figures, with what was changed. If it has other data, another method or
     another number of images per class, or imports its images, the figures are those of another set: None. Data that come
-    from another source are the recipe's if their ``classes`` are.
+    from another source are the recipe's if their ``classes`` are: that is no change.
     """
     entry = ENTRIES.get(recipe.name)
     if entry is None or not entry.published.figures:
@@ -112,9 +112,7 @@ def published_beside(recipe: Recipe[Any], classes: Sequence[str] = ()) -> Beside
     before, now = usual.data.source, recipe.data.source
     if _set_of(recipe) != _set_of(usual) or not (before == now or _has_classes_of(before, classes)):
         return None
-    place = now if now.startswith("hf:") else "a folder"  # whose path need not be in a card that is shared
-    moved = [] if before == now else [f"data.source {before} -> {place}"]
-    return Beside(recipe.name, entry.published.figures, (*moved, *_changes(usual, recipe)))
+    return Beside(recipe.name, entry.published.figures, tuple(_changes(usual, recipe)))
 
 
 def _has_classes_of(name: str, classes: Sequence[str]) -> bool:
@@ -132,6 +130,7 @@ def _set_of(recipe: Recipe[Any]) -> tuple[Any, ...]:
 def _changes(usual: Recipe[Any], recipe: Recipe[Any]) -> list[str]:
     """Return the settings that differ and can change the scores of the distilled set, each as ``key old -> new``."""
     asks_teacher = usual.recover.needs().teachers != "none" or usual.evaluate.protocol.loss != "hard"
+    usual, recipe = _with_members(usual), _with_members(recipe)
     pairs = [(f"{name}.", getattr(usual, name), getattr(recipe, name)) for name in ("data", "recover", "relabel")]
     pairs.append(("evaluate.protocol.", usual.evaluate.protocol, recipe.evaluate.protocol))
     if asks_teacher:
@@ -139,3 +138,11 @@ def _changes(usual: Recipe[Any], recipe: Recipe[Any]) -> list[str]:
     elif usual.recover.needs().snapshots != "none":
         pairs.append(("squeeze.experts.", usual.squeeze.experts, recipe.squeeze.experts))
     return [line for key, before, now in pairs for line in now.unlike(before.recorded(), key.rstrip("."))]
+
+
+def _with_members(recipe: Recipe[Any]) -> Recipe[Any]:
+    """Return the recipe with the teachers that label numbered, as a run numbers them: none named means all of several."""
+    count, committee = len(recipe.squeeze.each), recipe.relabel.committee
+    if committee.members or count == 1:
+        return recipe
+    return recipe.changed(relabel=recipe.relabel.changed(committee=committee.changed(members=tuple(range(count)))))

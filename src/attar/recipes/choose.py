@@ -59,6 +59,8 @@ class Wishes:
     """Side of the images in pixels."""
     holdout: float | None = None
     """Fraction of each class to hold out for validation."""
+    skips: bool = False
+    """Leave out pictures that cannot be read, where a run would stop at them."""
     every_class: bool = False
     """Keep classes with few pictures, too."""
     gpu: bool = False
@@ -72,7 +74,12 @@ class Chosen:
 
     recipe: Recipe[Any]
     reasons: tuple[Reason, ...]
-    warnings: tuple[str, ...] = ()
+    warnings: tuple[str, ...]
+    made: ChosenSet
+    speed: float
+    """Operations a second of this device, about."""
+    stops: str = ""
+    """Why a run would stop at once: which pictures cannot be read, if they are not to be left out."""
 
     def header(self) -> str:
         """The reasons as a comment for the recipe's file."""
@@ -88,13 +95,14 @@ def choose(source: str, found: Survey, wishes: Wishes) -> Chosen:
     counts = [count for count, keep in zip(found.counts, kept, strict=True) if keep]
     classes = tuple(name for name, keep in zip(found.classes, kept, strict=True) if keep)
     holdout = wishes.holdout or (0.2 if sum(counts) < FEW else 0.1)
-    train = counts if found.num_val is not None else [_remaining(count, holdout) for count in counts]
+    train = [count for count, keep in zip(found.training(holdout), kept, strict=True) if keep]
     made, why_size, why_labels, why_ipc = _set(found, classes, train, wishes)
     mirrored, why_mirrored = _mirrored(found.classes)
     views = _teacher_views(made.size, mirrored)
     whole = _recipe(source, made, mirrored, found, views, holdout, () if all(kept) else classes)
     told = (
         reasons.pictures(found),
+        *reasons.unreadable(found, wishes.skips),
         *reasons.left_out(found, kept),
         reasons.validation(found, holdout, sum(counts), sum(train)),
         Reason("input size", f"{made.size} x {made.size} pixels", why_size),
@@ -107,14 +115,11 @@ def choose(source: str, found: Survey, wishes: Wishes) -> Chosen:
         Reason("images per class", f"{made.ipc} ({made.num_images} images)", why_ipc),
         reasons.stored(made),
         reasons.students(made),
-        reasons.time(made, wishes.speed, "GPU" if wishes.gpu else "CPU"),
+        reasons.time(made, wishes.speed),
     )
-    return Chosen(whole, told, reasons.warnings(made, min(train), wishes.ipc, wishes.budget))
-
-
-def _remaining(count: int, holdout: float) -> int:
-    """Training pictures of a class after its validation pictures are held out, as data.holdout does it."""
-    return count - min(max(1, round(holdout * count)), count - 1)
+    told_of = reasons.warnings(made, min(train), wishes.ipc, wishes.budget)
+    stops = "" if found.damage is None or wishes.skips else found.damage.stopped()
+    return Chosen(whole, told, told_of, made, wishes.speed, stops)
 
 
 def _kept(found: Survey) -> list[bool]:
@@ -144,8 +149,8 @@ def _set(
             return made, "as you asked" if wishes.size else reasons.why_size(found, side, refused), why_labels, why_ipc
         if not made.ipc:
             refused = f"at {side} the budget holds not one image per class"
-        elif not refused:
-            refused = f"{side} would take about {reasons.hours(minutes)} here"
+        else:
+            refused = f"{side} would take about {reasons.hours(minutes)} here, reckoned; {MINUTES} are the limit"
     least = ChosenSet(network_cost.network_for(sides[-1]), "hard", 1, classes, sum(train), wishes.gpu).num_bytes
     raise AttarError(
         f"{readable_bytes(wishes.budget or 0)} hold no image of each of {len(classes)} classes; the least is about "

@@ -2,10 +2,11 @@
 
 import math
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 from attar.recipes import network_cost
 from attar.recipes.network_cost import Network
+from attar.recipes.recipe import Recipe
 from attar.stages.protocols import PROTOCOLS
 
 TINY = 16
@@ -30,6 +31,8 @@ class ChosenSet:
     classes: tuple[str, ...]
     num_train: int
     gpu: bool
+    recipe: Recipe[Any] | None = None
+    """The recipe with the settings that were typed: its epochs, iterations and numbers count. None: the usual ones."""
 
     @property
     def size(self) -> int:
@@ -60,45 +63,76 @@ class ChosenSet:
 
     @property
     def batch_size(self) -> int:
+        if self.recipe is not None:
+            return self.recipe.squeeze.training.batch_size
         return 128 if self.num_train >= MANY else 64 if self.num_train >= 500 else 32
 
     @property
     def teacher_epochs(self) -> int:
         """1,200 steps; from 6 epochs, which three teachers of CIFAR-10 were trained for, up to 60."""
+        if self.recipe is not None:
+            return self.recipe.squeeze.training.epochs
         least = 6 if len(self.classes) <= 20 else 12
         return min(60, max(least, math.ceil(1200 * self.batch_size / self.num_train)))
 
     @property
+    def teachers_epochs(self) -> tuple[int, ...]:
+        """Epochs of every teacher that is trained; the third of three sees a sixth of the others' epochs."""
+        if self.recipe is not None:
+            return tuple(each.training.epochs for each in self.recipe.squeeze.each if not each.weights)
+        weak = max(1, round(self.teacher_epochs / 6))
+        return (self.teacher_epochs, self.teacher_epochs, weak) if self.labels == "soft" else (self.teacher_epochs,)
+
+    @property
+    def num_students(self) -> int:
+        """Students of each row of the table."""
+        return NUM_SEEDS if self.recipe is None else self.recipe.evaluate.num_seeds * len(self.recipe.evaluate.students)
+
+    @property
+    def student_batch(self) -> int:
+        if self.recipe is not None:
+            return self.recipe.evaluate.protocol.training.batch_size
+        return PROTOCOLS["digits" if self.size <= TINY else "attar-small"].training.batch_size
+
+    @property
     def student_epochs(self) -> int:
+        if self.recipe is not None:
+            return self.recipe.evaluate.protocol.training.epochs
         if self.size <= TINY:
             return PROTOCOLS["digits"].training.epochs
         steps = math.ceil(self.num_images / PROTOCOLS["attar-small"].training.batch_size)
         return min(1000, max(40, round(STUDENT_STEPS / steps)))
 
     @property
-    def method(self) -> Literal["attar", "dm"]:
+    def method(self) -> str:
         """'attar' needs labels by teachers, or teachers that many pictures have taught; else 'dm', which asks none."""
+        if self.recipe is not None:
+            return self.recipe.method
         taught = self.size > TINY and self.num_train >= MANY and self.ipc > 1
         return "attar" if self.labels == "soft" or taught else "dm"
 
     @property
     def iterations(self) -> int:
+        if self.recipe is not None:
+            return getattr(self.recipe.recover, "iterations", 0)
         if self.method == "attar":
             return 1000 if self.ipc == 1 else 100
         return 5000 if self.gpu else 1000 if self.size <= TINY else 600
 
     @property
     def real_batch(self) -> int:
+        if self.recipe is not None:
+            return getattr(self.recipe.recover, "real_batch", 0)
         return 128 if self.gpu else 64 if self.size <= TINY else 32
 
     def operations(self) -> float:
         """Operations of the whole run, about: a pass forward and back is three passes forward."""
-        passes = 3 * self.num_train * self.teacher_epochs * (2 + 1 / 6 if self.labels == "soft" else 1)
+        passes = 3.0 * self.num_train * sum(self.teachers_epochs)
         num_rows = 5 if self.labels == "soft" else 3
-        students = num_rows * NUM_SEEDS * self.student_epochs * self.num_images
+        students = num_rows * self.num_students * self.student_epochs * self.num_images
         passes += students * (3 + (NUM_TEACHERS * 0.4 if self.labels == "soft" else 0))
-        if self.method == "attar":
-            passes += 3 * self.iterations * self.num_images
-        else:
+        if self.method == "dm":
             passes += self.iterations * (3 * self.num_images + len(self.classes) * self.real_batch)
+        else:
+            passes += 3 * self.iterations * self.num_images
         return 2 * passes * self.network.multiplications()

@@ -3,6 +3,7 @@
 import shlex
 import textwrap
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 import pydantic
@@ -13,6 +14,7 @@ from attar.core.printable import printable
 from attar.recipes.catalogue import ENTRIES
 from attar.recipes.fields import Field, by_name, fields_of, key_of
 from attar.recipes.recipe import Recipe
+from attar.stages.rows import use_soft_labels
 
 FREQUENT = (
     "recover.ipc",
@@ -27,12 +29,19 @@ FREQUENT = (
     "relabel.mode",
     "relabel.epochs",
     "evaluate.students",
+    "evaluate.protocol.training.epochs",
     "evaluate.num_seeds",
     "execution.device",
     "execution.threads",
     "seed",
 )
-"""Settings that people change most. The page leaves out those that the recipe's method does not have."""
+"""Settings that people change most. The page leaves out those that the recipe's method does not have, and
+those of labels if no student trains with soft labels."""
+_EPOCHS = {
+    "squeeze.training.epochs": "Epochs that the teacher trains for: passes over all real images.",
+    "evaluate.protocol.training.epochs": "Epochs that each student trains for: passes over the small set.",
+}
+"""What these settings are of, where they stand without their sections."""
 DOES = {
     "show": "Print the recipe with every setting, as YAML.",
     "plan": "Say what would be made, in which time and memory on this device, and make nothing.",
@@ -98,22 +107,23 @@ def usage(verb: str, width: int) -> str:
     return _text(lines)
 
 
-def page(recipe: Recipe[Any], verb: str, name: str, section: str, width: int) -> str:
+def page(recipe: Recipe[Any], verb: str, name: str, section: str, width: int, about: str = "") -> str:
     """Return the text of ``attar VERB NAME --help SECTION``, in lines of at most ``width`` characters if words allow.
 
     ``section`` is '' for the settings that people change most, 'all', a group of settings (``recover``) or a single
-    setting. Raises AttarError for any other section.
+    setting. ``about`` says where the values are from. Raises AttarError for any other section.
     """
     command = f"attar {verb} {name}"
     fields = list(fields_of(type(recipe)))
+    told = [*_wrapped(about, width), ""] if about else []
     if section:
-        lines = [f"usage: {command} --KEY VALUE ...", "", *_wrapped(RULES, width), ""]
+        lines = [f"usage: {command} --KEY VALUE ...", "", *told, *_wrapped(RULES, width), ""]
         return _text(lines + _grouped(recipe, fields if section == "all" else _under(fields, section), width))
     lines = [f"usage: {command}{_out(verb)} [OPTIONS] [SETTINGS]", ""]
     if name in ENTRIES:
         lines += _wrapped(f"Aims at: {ENTRIES[name].aim}", width)
         lines += [*_wrapped(f"Cost: {ENTRIES[name].cost}", width), ""]
-    lines += ["Settings that people change most:", "", *_frequent(recipe, verb, fields, width), ""]
+    lines += [*told, "Settings that people change most:", "", *_frequent(recipe, verb, fields, width), ""]
     lines += _wrapped(f"For all settings: '{command} --help all'", width)
     lines += [*_wrapped(f"For one of the sections below: '{command} --help recover'", width), ""]
     lines += [*_wrapped(RULES, width), "", "Options:", "", *_options(verb, width), ""]
@@ -130,9 +140,12 @@ def _out(verb: str) -> str:
 
 
 def _frequent(recipe: Recipe[Any], verb: str, fields: Iterable[Field], width: int) -> list[str]:
-    chosen = ("recover.ipc",) if verb == "compare" else ()  # by the budgets
-    by_key = {field.key: field for field in fields if field.key not in chosen}
-    return [line for key in FREQUENT if key in by_key for line in _setting(recipe, by_key[key], width)]
+    left_out = ("recover.ipc",) if verb == "compare" else ()  # the budgets choose it
+    if not use_soft_labels(recipe.evaluate.rows):
+        left_out += ("relabel.mode", "relabel.epochs")
+    by_key = {field.key: field for field in fields if field.key not in left_out}
+    shown = [replace(by_key[key], text=_EPOCHS.get(key, by_key[key].text)) for key in FREQUENT if key in by_key]
+    return [line for field in shown for line in _setting(recipe, field, width)]
 
 
 def _options(verb: str, width: int) -> list[str]:

@@ -10,7 +10,6 @@ from attar.data.balance import UNEVEN
 from attar.data.survey import Survey
 from attar.recipes import network_cost
 from attar.recipes.chosen_set import FEWEST, MANY, NUM_SEEDS, TINY, ChosenSet
-from attar.stages.protocols import PROTOCOLS
 
 TIME = "time"
 """The row of the run's time."""
@@ -30,6 +29,17 @@ def pictures(found: Survey) -> Reason:
     spread = f"{min(counts):,} to {max(counts):,}" if min(counts) < max(counts) else f"{counts[0]:,}"
     uneven = "; uneven, so look at the class mean of accuracies" * (max(counts) >= UNEVEN * max(1, min(counts)))
     return Reason("pictures", f"{sum(counts):,}, {len(counts)} classes", f"{spread} in a class{uneven}")
+
+
+def unreadable(found: Survey, skips: bool) -> tuple[Reason, ...]:
+    if found.damage is None or not (faults := found.damage.faults):
+        return ()
+    of = f"{found.damage.num_opened:,}" + " opened" * (found.damage.num_opened < found.damage.num_pictures)
+    does = (
+        "they are left out" if skips else "the run stops at them: repair or delete them, or add --data.on-corrupt skip"
+    )
+    where = f"{faults[0].where} ({faults[0].reason})"
+    return (Reason("unreadable", f"{len(faults):,} of {of}", f"first {where}; {does}, and no number here counts them"),)
 
 
 def left_out(found: Survey, kept: Sequence[bool]) -> tuple[Reason, ...]:
@@ -83,8 +93,8 @@ def teachers(made: ChosenSet) -> Reason:
     epochs = made.teacher_epochs
     steps = f"{epochs * math.ceil(made.num_train / made.batch_size):,} steps for {made.num_train:,} pictures"
     if made.labels == "soft":
-        weak = max(1, round(epochs / 6))
-        return Reason("teachers", f"3, of {epochs}, {epochs} and {weak} epochs", f"{steps}; all three label")
+        first, second, weak = made.teachers_epochs
+        return Reason("teachers", f"3, of {first}, {second} and {weak} epochs", f"{steps}; all three label")
     does = "moves the images and " * (made.method == "attar") + "shows what all real pictures are worth"
     return Reason("teacher", f"1, {epochs} epochs", f"{steps}; it {does}")
 
@@ -110,14 +120,15 @@ def stored(made: ChosenSet) -> Reason:
 
 
 def students(made: ChosenSet) -> Reason:
-    batch = PROTOCOLS["digits" if made.size <= TINY else "attar-small"].training.batch_size
+    batch = made.student_batch
     steps = f"{made.student_epochs * math.ceil(made.num_images / batch):,} steps of {batch} images"
     more = "the protocol of the recipe digits" if made.size <= TINY else "more epochs bring more accuracy"
     return Reason("students", f"{NUM_SEEDS} of {made.network.name}, {made.student_epochs} epochs", f"{steps}; {more}")
 
 
-def time(made: ChosenSet, speed: float, device: str) -> Reason:
-    minutes = made.operations() / speed / 60
+def time(made: ChosenSet, speed: float) -> Reason:
+    """``speed`` is in operations a second."""
+    minutes, device = made.operations() / speed / 60, "GPU" if made.gpu else "CPU"
     return Reason(
         TIME, f"about {hours(minutes)}", f"reckoned for this {device} from the arithmetic; 'attar plan' measures"
     )

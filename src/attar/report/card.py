@@ -247,7 +247,7 @@ def _cores(table: list[Line]) -> str:
             "a student": line.train_processor_seconds,
         }
         listed = ", ".join(f"{what} {seconds:,.1f}" for what, seconds in parts.items() if seconds is not None)
-        return f"Processor core seconds of the table's first row: {listed}.\n" if listed else ""
+        return f"Processor seconds of the table's first row: {listed}.\n" if listed else ""
     return ""
 
 

@@ -71,7 +71,7 @@ class Line:
     device_seconds: float | None = None
     """Sum of all seconds that are known: teachers, images, labels and one student."""
     processor_seconds: float | None = None
-    """The same sum in processor core seconds, which a busy machine does not lengthen; None if a part is not known."""
+    """The same sum in processor seconds, which a busy machine does not lengthen; None if a part is not known."""
     real_train_seconds: float | None = None
     num_classes: int | None = None
 
@@ -130,7 +130,7 @@ def _measured(planned: Line, line: table.Line, found: Sequence[table.Line], asks
     )
 
 
-_EXPENDABLE = ("core s", "n", "real images", "images", "device s", "budget")
+_EXPENDABLE = ("processor s", "n", "real images", "images", "device s", "budget")
 """Columns that a narrow terminal leaves out, in this order."""
 _PLANNED = ("method", "labels", "budget_bytes", "why", "ipc", "most_bytes", "folder")
 
@@ -188,7 +188,7 @@ def cells(lines: Sequence[Line]) -> tuple[list[str], list[list[str]]]:
         "their top-1 %": lambda line: table.percent(line.real_top1_mean, line.real_top1_std),
         "gain": _gain,
         "device s": lambda line: f"{line.device_seconds or 0:,.0f}",
-        "core s": lambda line: "-" if line.processor_seconds is None else f"{line.processor_seconds:,.0f}",
+        "processor s": lambda line: "-" if line.processor_seconds is None else f"{line.processor_seconds:,.0f}",
     }
     done = [line for line in lines if line.state == "done"]
     if len({line.student for line in done}) < 2:
@@ -206,7 +206,7 @@ def notes(lines: Sequence[Line]) -> list[str]:
     found = [
         "Bytes: images and labels as stored. Real images: as many as fit into the same bytes, with hard labels. "
         "Device s: wall seconds of teachers (if the method or its labels need them), images, labels and one student; "
-        "core s: the same in seconds of processor cores, without waiting."
+        "processor s: the time that all cores spent on it, without waiting."
     ]
     if full := sorted({(line.student, line.full_top1_mean) for line in lines if line.full_top1_mean is not None}):
         every = ", ".join(f"{mean:.1f} % ({student})" for student, mean in full)

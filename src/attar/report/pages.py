@@ -57,7 +57,7 @@ def warnings(run: Path) -> list[str]:
 
 
 def elapsed(run: Path) -> str:
-    """Return the cost of every stage in words: wall seconds and, if measured, processor core seconds."""
+    """Return the cost of every stage in words: wall seconds and, if measured, processor seconds."""
     parts = []
     for stage, elapsed in Run(run).elapsed().items():
         cores = "" if elapsed.processor_seconds is None else f" ({elapsed.processor_seconds:.1f})"

@@ -14,6 +14,8 @@ class Scored(Protocol):
     """What is needed of a line of the table."""
 
     @property
+    def run(self) -> str: ...
+    @property
     def row(self) -> str: ...
     @property
     def top1_mean(self) -> float | None: ...
@@ -69,10 +71,11 @@ def notes(lines: Sequence[Scored]) -> list[str]:
     least = few[0]
     mean = found[least].top1_mean or 0.0
     low, high = (100 * bound for bound in interval(mean / 100, least))
+    who = f" ({found[least].run})" if len({line.run for line in lines}) > 1 else ""
     spread = "; the ± beside an accuracy does not include this" if found[least].top1_std is not None else ""
     return [
         f"{least:,} validation images: one of them is {100 / least:.2g} points. On other images of the same kind, "
-        f"{mean:.1f} % may be {low:.0f} to {high:.0f} % (95 %){spread}."
+        f"{mean:.1f} %{who} may be {low:.0f} to {high:.0f} % (95 %){spread}."
     ]
 
 

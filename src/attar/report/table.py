@@ -15,7 +15,7 @@ from rich.table import Table
 
 from attar.core import printable
 from attar.core.log import readable_bytes
-from attar.report import published, reliability
+from attar.report import published, reliability, verdict
 from attar.stages import published_figures
 from attar.stages.evaluate import TEACHER
 from attar.stages.evaluation import Evaluation, StudentScore
@@ -82,7 +82,7 @@ class Line:
     train_seconds: float
     """Wall seconds of training one student: the mean over seeds."""
     teacher_processor_seconds: float | None
-    """Processor core seconds for the same work; None if they were not measured."""
+    """Processor seconds for the same work; None if they were not measured."""
     images_processor_seconds: float | None
     labels_processor_seconds: float | None
     train_processor_seconds: float | None
@@ -236,14 +236,17 @@ def _without(cells: list[str], place: int) -> list[str]:
 
 def notes(table: list[Line]) -> list[str]:
     """Return notes on how to read the table, one sentence per note."""
-    found = []
+    found = verdict.notes(table)
     if any(line.num_diverged for line in table):
         found.append(
             "n: students in the mean, of those trained; the others diverged (NaN or infinite weights or logits)."
         )
-    unmeasured = {(line.num_unmeasured, line.num_classes) for line in table if line.num_unmeasured}
+    several = len({line.run for line in table}) > 1
+    unmeasured = {(line.num_unmeasured, line.num_classes, line.run) for line in table if line.num_unmeasured}
     if unmeasured:
-        counts = " or ".join(f"{missing} of {count} classes" for missing, count in sorted(unmeasured))
+        counts = " or ".join(
+            f"{missing} of {count} classes" + f" ({run})" * several for missing, count, run in sorted(unmeasured)
+        )
         found.append(f"{BY_CLASS} leaves out {counts}, which have no validation images.")
     if same := [line for line in table if line.row == str(EQUAL_BYTES)]:
         found.append(
@@ -251,6 +254,8 @@ def notes(table: list[Line]) -> list[str]:
             "labels, with hard labels, trained for the same number of steps."
             + (" 'All': every real image fits." if any(line.all_real for line in same) else "")
         )
+    if any(line.row == str(FULL) for line in table):
+        found.append("All real images: the bytes are those of the source's files, at their own size.")
     return [*found, *reliability.notes(table), *published.notes(table)]
 
 

@@ -44,7 +44,7 @@ def check(
     if labelling.mode == "stored":
         num_sets, num_classes = 1 + sum(name != method for name in own), len(space.real.classes)
         count = (config.ipc - config.ipc_start) * num_classes
-        needed = num_sets * label_choice.planned_bytes(count, num_classes, labelling, storage)
+        needed = num_sets * label_choice.planned_bytes(count, num_classes, labelling, space.choice.size, storage)
         label_choice.refuse_full_disk(needed, space.out)
 
 
@@ -119,8 +119,8 @@ def baseline_config(name: str, config: MethodConfig) -> MethodConfig:
 
 
 def fewest(space: Workspace) -> tuple[str, int]:
-    """Return the class with the fewest real training images, and how many it has."""
-    counts = np.bincount(space.real.train.labels, minlength=len(space.real.classes))
+    """Return the class with the fewest real training images that can be used, and how many it has."""
+    counts = np.bincount(space.train_labels, minlength=len(space.real.classes))
     return space.real.classes[int(counts.argmin())], int(counts.min())
 
 

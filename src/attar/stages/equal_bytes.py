@@ -124,7 +124,7 @@ def _make(space: Workspace, config: MethodConfig, num_bytes: int, stage: StageFo
     size = image_files.num_bytes(data)
     result = {"images_sha256": images_sha256, "num_images": count, "image_bytes": size, "method": "random"}
     result |= {"size": space.choice.size, "classes": list(classes)}
-    num_real = len(space.real.train)
+    num_real = space.train.num_images
     which = f"all {count:,} real images fit" if count == num_real else f"{count:,} of {num_real:,} real images fit"
     space.log.say(f"evaluate  {which} into {readable_bytes(num_bytes)}, the bytes of the distilled set")
     numbers = [sum(label == each for _, label, _ in rows[:count]) for each in range(len(classes))]

@@ -80,7 +80,7 @@ def run(space: Workspace, config: Evaluate, squeezing: Squeeze, sets: Mapping[Ro
 
     missing = [job for job in unknown.values() if not _shows_teacher(config, job.row) and not job.path.exists()]
     shared = together.shares(space, (students.training(*about(job)) for job in missing), len(missing))
-    if shared:
+    if shared and missing:
         log.say(f"evaluate  {work.launcher().team_size()} processes train each student together")
     todo = [
         work.Job(
@@ -247,8 +247,7 @@ def _score(config: Evaluate, job: ScoreFile, num_classes: int, facts: Mapping[st
 
 def _val_images(space: Workspace) -> list[int]:
     """Return the number of readable validation images of each class; decodes them only if damaged ones are skipped."""
-    split = space.val if space.choice.on_corrupt == "skip" else space.real.val
-    return np.bincount(np.asarray(split.labels), minlength=len(space.real.classes)).tolist()
+    return np.bincount(space.val_labels, minlength=len(space.real.classes)).tolist()
 
 
 def _finish(

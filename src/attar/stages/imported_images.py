@@ -18,7 +18,7 @@ from attar.core.errors import AttarError
 from attar.data import hub, layout
 from attar.data.picture import Unreadable
 from attar.data.source import Found, Split
-from attar.stages import members, recover
+from attar.stages import members, teacher_check
 from attar.stages.folder import MANIFEST, StageFolder
 from attar.stages.run import IMPORTED, ImagesMade, images_in
 from attar.stages.workspace import Workspace
@@ -49,11 +49,14 @@ class Import:
                 yield row, label, slot
 
 
-def run(space: Workspace, source: str, config: MethodConfig, folder: Path | None = None) -> ImagesMade:
+def run(
+    space: Workspace, source: str, config: MethodConfig, folder: Path | None = None, *, teachers_label: bool = True
+) -> ImagesMade:
     """Make ``<out>/recover`` from the images in ``source``; returns its manifest.
 
     ``source`` is a folder (one sub-folder per class, Parquet files, or the output of ``save_to_disk``) or hf:ORG/NAME.
-    ``config.ipc`` must equal the images per class; the ``accept_...`` settings apply to the teacher. Raises AttarError
+    ``config.ipc`` must equal the images per class; the ``accept_...`` settings apply to the teacher, and
+    ``teachers_label`` is as in ``recover.run``. Raises AttarError
     when classes, size or counts of the images do not fit the data, when the teacher fails its check, or when the
     folder holds other images.
     """
@@ -72,7 +75,7 @@ def run(space: Workspace, source: str, config: MethodConfig, folder: Path | None
     stage = StageFolder(out, "recover", request, parents, space.log.warn, lambda: image_files.files_of(out / "data"))
     if stage.finished() is not None:
         return images_in(out)
-    recover.check(members.teacher(space, 0), space, "random", config)
+    teacher_check.check(members.teacher(space, 0), space, "random", config, used=teachers_label)
     stage.begin()
     if ranks.is_first():
         clock = Clock()

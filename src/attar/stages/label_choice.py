@@ -1,7 +1,11 @@
 """Check label settings, compute the bytes of labels, and read the settings of finished labels."""
 
+import math
 import shutil
+import tempfile
 from pathlib import Path
+
+import torch
 
 from attar.core.errors import AttarError
 from attar.ops.choices import PLAIN, Storage
@@ -9,6 +13,8 @@ from attar.stages.choices import Relabel
 from attar.stages.protocols import Protocol
 from attar.stages.run import labels_in
 from attar.store import labels as label_files
+from attar.store import weights
+from attar.store.labels import HEADER, Header
 
 
 def check(config: Relabel, protocol: Protocol, size: int, num_classes: int, storage: Storage = PLAIN) -> None:
@@ -54,10 +60,48 @@ def of_stored(folder: Path, config: Relabel) -> Relabel:
     return config.as_made(made, str(folder)) if config.unlike(made) else config
 
 
-def planned_bytes(num_images: int, num_classes: int, config: Relabel, storage: Storage = PLAIN) -> int:
-    """Return the bytes of stored labels for ``num_images`` stored images, without file headers."""
+def with_epochs_of(folder: Path, config: Relabel) -> Relabel:
+    """Return ``config`` with the epochs of the finished labels in ``folder``, if no label is stored.
+
+    For students that train with hard labels: their epochs may change, and nothing is labelled again.
+    """
+    made = labels_in(folder).settings
+    if config.mode != "online" or made.get("mode") != "online" or not isinstance(made.get("epochs"), int):
+        return config
+    return config.changed(epochs=made["epochs"])
+
+
+def planned_bytes(num_images: int, num_classes: int, config: Relabel, size: int, storage: Storage = PLAIN) -> int:
+    """Return the bytes of stored labels at most: their records, a header for each file, and ``labels.json``.
+
+    ``size`` is the side of the images in pixels.
+    """
     one = label_files.record_bytes(num_classes, config.codec, config.views, config.mix, storage)
-    return num_images * config.stored_epochs * one
+    header = Header(
+        codec=config.codec,
+        images_sha256="0" * 64,
+        num_images=num_images,
+        num_classes=num_classes,
+        num_epochs=config.stored_epochs,
+        pooled=bool(config.pool_epochs),
+        epochs_per_file=min(config.stored_epochs, label_files.epochs_per_file(num_images, one)),
+        height=size,
+        width=size,
+        views=config.views,
+        mix=config.mix,
+        teacher="0" * 64,
+        storage=storage,
+    )
+    shapes = header.form.tensors()
+    tensors = {name: torch.zeros((1, 1, *shape), dtype=kind) for name, (kind, shape) in shapes.items()}
+    said = {"images_sha256": "0" * 64, "file": next(iter(header.files())), "header": "0" * 64}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        label_files.write_header(folder, header)
+        weights.save_weights(folder / "one", tensors, said, sealed=True)
+        about, least = (folder / HEADER).stat().st_size, (folder / "one").stat().st_size - one
+    digits = 2 * math.ceil(math.log10(label_files.SHARD_BYTES + num_images * one)) + len(str(num_images)) + 5
+    return num_images * config.stored_epochs * one + about + len(header.files()) * (least + len(tensors) * digits)
 
 
 def described(config: Relabel) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import UInt8
-from torch import Tensor, nn
+from torch import Tensor
 
 from attar.core import memory, plugin, ranks, work
 from attar.core.compiling import Compiler, decision, out_of_memory
@@ -19,10 +19,9 @@ from attar.core.device import Device
 from attar.core.errors import AttarError
 from attar.core.log import Advance, Log
 from attar.core.randomness import generator
-from attar.models import build
 from attar.models.teacher import Teacher
 from attar.ops.pixels import grid
-from attar.stages import assemble, earlier, growth, kept, members, method_code, prepare
+from attar.stages import assemble, earlier, growth, kept, members, method_code, prepare, teacher_check
 from attar.stages import experts as trajectories
 from attar.stages.checkup import UnitCheckup
 from attar.stages.choices import Experts
@@ -38,23 +37,25 @@ from attar.stages.workspace import Workspace
 from attar.store import images as image_files
 from attar.store import units
 from attar.store.units import Unit
-from attar.synthesis.choices import Statistics
 from attar.synthesis.method import MethodConfig, num_iterations
-from attar.synthesis.statistics import refuse_unobservable
 from attar.synthesis.task import Network, RealImages, Task
-
-WEAK = 0.05
-"""A teacher is near chance when its accuracy covers less than this fraction of the gap from chance to 100 %."""
 
 
 def run(
-    space: Workspace, method: str, config: MethodConfig, folder: Path | None = None, experts: Experts | None = None
+    space: Workspace,
+    method: str,
+    config: MethodConfig,
+    folder: Path | None = None,
+    experts: Experts | None = None,
+    *,
+    teachers_label: bool = True,
 ) -> dict[str, Any]:
     """Make ``<out>/recover``: unit files with images, losses and snapshots, and Parquet files; returns its manifest.
 
     Pass ``folder`` to write elsewhere, as for a baseline. ``experts`` are the settings of the experts, for methods that
-    need them; the defaults if None. Raises AttarError when the teacher fails its check or does
-    not fit the method, or when the folder holds other images.
+    need them; the defaults if None. ``teachers_label`` says whether students will be trained with the teachers' labels:
+    if not, and the method uses no teacher either, a weak teacher stops nothing. Raises AttarError when the teacher
+    fails its check or does not fit the method, or when the folder holds other images.
     """
     out = folder or space.out / "recover"
     module = method_named(method)
@@ -84,7 +85,10 @@ def run(
         return finished
     found = [members.teacher(space, index) for index in asked]
     for index, teacher in zip(asked, found, strict=True):
-        check(teacher, space, method, config, f"Teacher {index}" if space.num_teachers > 1 else "The teacher")
+        name = f"Teacher {index}" if space.num_teachers > 1 else "The teacher"
+        teacher_check.check(
+            teacher, space, method, config, name, used=teachers_label or config.needs().teachers != "none"
+        )
     stage.begin()
     log = space.log.beside(out)
     if earlier_run is not None:
@@ -113,47 +117,6 @@ def run(
         finished = stage.finish(result, elapsed, space.device.describe(), assemble.files_of(todo, out))
     ranks.wait()
     return finished or manifest_of(out, "recover")
-
-
-def check(teacher: Teacher, space: Workspace, method: str, config: MethodConfig, name: str = "The teacher") -> None:
-    """Raise AttarError, which calls the teacher ``name``, when its classes, size or accuracy make it unusable."""
-    chance = 1 / len(space.real.classes)
-    if teacher.classes != space.real.classes and not config.accept_other_classes:
-        first = next((name for name in teacher.classes if name not in space.real.classes), teacher.classes[0])
-        raise AttarError(
-            f"{name} knows other classes than the data ({len(teacher.classes)} against "
-            f"{len(space.real.classes)}; '{first}' is the first that differs); squeeze a teacher on these data, or "
-            f"use it anyway with --recover.accept-other-classes True."
-        )
-    if len(teacher.classes) != len(space.real.classes):
-        raise AttarError(
-            f"{name} has {len(teacher.classes)} classes, but the data have {len(space.real.classes)}; "
-            f"squeeze a teacher on these data."
-        )
-    if teacher.image_size != space.choice.size:
-        raise AttarError(
-            f"{name} was made for {teacher.image_size} pixels, but the data are prepared at {space.choice.size}; "
-            f"use --data.size {teacher.image_size}, or squeeze again."
-        )
-    check_network(teacher.module, teacher.architecture, method, config)
-    rated = teacher.accuracy
-    if rated is not None and (rated - chance) / (1 - chance) < WEAK and not config.accept_weak_teacher:
-        raise AttarError(
-            f"{name} is right on {rated:.1%} of the real validation images, about chance ({chance:.1%}); "
-            f"train it longer or with a lower learning rate, check its class order, or use it anyway with "
-            f"--recover.accept-weak-teacher True."
-        )
-
-
-def check_network(network: nn.Module, architecture: str, method: str, config: MethodConfig) -> None:
-    """Raise AttarError when the network lacks layers that the method needs."""
-    if isinstance(config, Statistics):
-        refuse_unobservable(network, architecture, config)
-    if config.needs().batchnorm and not build.has_batchnorm(network):
-        raise AttarError(
-            f"The teacher '{architecture}' has no BatchNorm layers, which method '{method}' matches; "
-            f"choose a network with BatchNorm (resnet18), or another method."
-        )
 
 
 def _experts(space: Workspace, choice: Experts, config: MethodConfig) -> TrainedExperts | None:

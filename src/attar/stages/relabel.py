@@ -19,7 +19,7 @@ from attar.ops.codec import EncodedLogits, Parts
 from attar.stages import dataset_files, growth, members
 from attar.stages.dataset_info import INFO, DatasetInfo, LabelInfo, TeacherInfo, write_info
 from attar.stages.folder import MANIFEST, StageFolder, logged, manifest_of, total
-from attar.stages.label_choice import Relabel, refuse_full_disk
+from attar.stages.label_choice import Relabel, planned_bytes, refuse_full_disk
 from attar.stages.protocols import Protocol
 from attar.stages.published_labels import PublishedLabels
 from attar.stages.run import ImagesMade, images_in, labels_in
@@ -80,7 +80,7 @@ def run(
         )
     header = _header(space, config, images, parents, storage)
     if config.mode == "stored":
-        _tell_size(space, header, out)
+        _tell_size(space, config, header, out)
     stage.begin()
     earlier = []
     if config.mode == "stored":
@@ -328,15 +328,15 @@ def _header(space: Workspace, config: Relabel, images: ImageSet, parents: dict[s
     )
 
 
-def _tell_size(space: Workspace, header: Header, out: Path) -> None:
+def _tell_size(space: Workspace, config: Relabel, header: Header, out: Path) -> None:
     """Print the labels' size before writing them; raises AttarError when the disk has too little room."""
-    needed = header.num_images * header.num_epochs * header.record_bytes
+    needed = planned_bytes(header.num_images, header.num_classes, config, space.choice.size, header.storage)
     refuse_full_disk(needed, out)
     epochs = f"{header.num_epochs} epoch{'s' if header.num_epochs > 1 else ''}"
     pooled = " in a pool" if header.pooled else ""
     which = "" if out == space.out / "distilled" else f" ({out.parent.name})"
     shape = f"{epochs} of {header.num_images:,} images{pooled}, {header.codec.title()}"
-    space.log.say(f"relabel   {shape}: {readable_bytes(needed)} of labels{which}")
+    space.log.say(f"relabel   {shape}: at most {readable_bytes(needed)} of labels{which}")
 
 
 def _info(

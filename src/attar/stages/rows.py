@@ -70,6 +70,11 @@ def scored_labels(rows: Iterable[Row]) -> Literal["soft", "hard"]:
     return "hard" if {row.labels for row in rows if row.images == DISTILLED.images} == {"hard"} else "soft"
 
 
+def use_soft_labels(rows: Iterable[Row]) -> bool:
+    """Return whether students of a row train with soft labels, of whatever images."""
+    return any(row.labels != "hard" for row in rows)
+
+
 ROWS = (
     *(DISTILLED, DISTILLED_HARD),
     *(Row(name, labels) for name in REAL_SETS for labels in ("soft", "hard")),

@@ -233,7 +233,7 @@ def _own_ways(protocol: Protocol, labels: LabelInfo) -> str:
         found += ["views"] * (labels.views != asked.views) + ["mixing"] * (_mix(labels.mix) != _mix(asked.mix))
         wanted = CommitteeChoice(batchnorm=asked.batchnorm, batchnorm_batch=asked.batchnorm_batch)
         found += ["BatchNorm"] * (protocol.loss != "hard" and _batchnorm(labels.committee) != _batchnorm(wanted))
-    found += [f"{labels.epochs} epochs"] * (labels.epochs < protocol.training.epochs)
+    found += [f"{labels.epochs} epochs"] * (labels.epochs < protocol.training.epochs and labels.scored != "hard")
     return ", ".join(found)
 
 
@@ -256,7 +256,9 @@ def facts(
     """Return the bytes of a row's training set and the seconds spent on it; None where unknown."""
     nothing = Elapsed(0.0, 0.0)
     if small is None:
-        sizes = {"num_images": space.train.num_images, "image_bytes": space.real.train.num_bytes(), "label_bytes": 0}
+        count, listed = space.train.num_images, len(space.real.train)
+        num_bytes = space.real.train.num_bytes() * count // listed  # without those of unreadable images, about
+        sizes = {"num_images": count, "image_bytes": num_bytes, "label_bytes": 0}
         costs = _costs(teacher=nothing, images=nothing, labels=nothing)
         return sizes | costs | {"teacher_agreement": None, "all_real": True}
     info, hard = read_info(small.folder), is_hard(row, protocol)
@@ -270,7 +272,7 @@ def facts(
             labels=nothing if hard else _cost(small.folder),
         ),
         "teacher_agreement": recognised.get(row.images),
-        "all_real": row == EQUAL_BYTES and info.num_images == len(space.real.train),
+        "all_real": row == EQUAL_BYTES and info.num_images == len(space.train_labels),
     }
 
 

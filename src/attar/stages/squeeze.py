@@ -67,15 +67,17 @@ def run(space: Workspace, config: Squeeze) -> None:
                 _finish(space, place, one.teacher, Elapsed(0.0, 0.0), rated[place.index])
     trained = [place for place in todo if found[place.index] is None]
     shared = together.shares(space, (_training(space, place) for place in trained), len(trained))
-    if shared:
+    if shared and trained:
         space.log.say(f"squeeze   {work.launcher().team_size()} processes train each teacher together")
-    jobs = [
+    jobs = [  # finished ones, too: a job whose process was lost after its last step is asked for again
         work.Job(
             name=place.folder.path.name,
             run=functools.partial(_make, space, place, shared),
+            done=(place.folder.path / MANIFEST).is_file,
             steps=place.config.training.epochs,
         )
-        for place in trained
+        for place in places
+        if place.module is None and not place.config.weights
     ]
     work.do(jobs, space.log, "squeeze", unit="epochs", results="teachers", together=shared)
     for place in todo:

@@ -8,7 +8,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from jaxtyping import Int
 from torch import Tensor, nn
 
 from attar.core import ranks
@@ -100,12 +102,22 @@ class Workspace:
     @cached_property
     def train(self) -> Feed:
         """Real training images."""
-        return self._feed(self.real.train, "reading")
+        return self._feed(self.real.train, all_classes=True)
 
     @cached_property
     def val(self) -> Feed:
-        """Real validation images."""
-        return self._feed(self.real.val, "reading")
+        """Real validation images; a class whose images cannot be read is not measured."""
+        return self._feed(self.real.val, all_classes=False)
+
+    @property
+    def train_labels(self) -> Int[np.ndarray, " image"]:
+        """Labels of the training images that can be used; images are decoded only if unreadable ones are skipped."""
+        return np.asarray(self.train.labels if self.choice.on_corrupt == "skip" else self.real.train.labels)
+
+    @property
+    def val_labels(self) -> Int[np.ndarray, " image"]:
+        """Labels of the validation images that can be used, as ``train_labels``."""
+        return np.asarray(self.val.labels if self.choice.on_corrupt == "skip" else self.real.val.labels)
 
     @property
     def feed(self) -> str:
@@ -150,8 +162,9 @@ class Workspace:
         read = {FEED: self.feed} if self.choice.on_corrupt == "skip" else {}
         return {"data": self.choice, "seed": self.seed, **read, **parts}
 
-    def _feed(self, split: Any, what: str) -> Feed:
-        return open_feed(split, self.choice, self.device.workers, self.device.device, self.log, what)
+    def _feed(self, split: Any, *, all_classes: bool) -> Feed:
+        workers, device = self.device.workers, self.device.device
+        return open_feed(split, self.choice, workers, device, self.log, all_classes=all_classes)
 
 
 def _answer(network: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:

@@ -39,17 +39,49 @@ _NOT_WRITABLE = (errno.EROFS, errno.EACCES, errno.EPERM)
 def one_at_a_time(folder: Path) -> Iterator[None]:
     """Let only one process of this machine at a time run blocks with this folder; the others wait for it.
 
-    The lock is a file beside the folder. A process that is killed gives it up. Without ``fcntl`` nobody waits.
+    The lock is a file beside the folder; raises OSError when it cannot be written.
     """
-    try:
-        import fcntl
-    except ImportError:
+    with locked(folder.parent / f".{folder.name}.lock"):
         yield
-        return
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with (folder.parent / f".{folder.name}.lock").open("w") as file:
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold the lock of a file, which is made where it is missing, during the block; other threads and processes wait.
+
+    A process that is killed gives it up. Without ``fcntl``, as on Windows, nobody waits. Raises OSError when the file
+    cannot be written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("ab") as file:
+        try:
+            import fcntl
+        except ImportError:
+            yield
+            return
         fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+        owner = os.getpid()
+        try:
+            yield
+        finally:
+            if os.getpid() == owner:
+                fcntl.flock(file, fcntl.LOCK_UN)  # closing alone would leave it to processes forked meanwhile
+
+
+def is_locked(path: Path) -> bool:
+    """Return whether a process, or a thread, holds the lock of a file; without ``fcntl`` every file counts as held.
+
+    Raises OSError when there is no such file.
+    """
+    with path.open("rb") as file:
+        try:
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_UN)
+        except (ImportError, BlockingIOError):
+            return True
+        return False
 
 
 @contextlib.contextmanager
@@ -127,12 +159,13 @@ def is_temporary(path: Path) -> bool:
     return path.name.startswith(".") and path.name.endswith(".tmp")
 
 
-def sweep(folder: Path) -> None:
+def sweep(folder: Path, name: str = "") -> None:
     """Remove temporary files of killed processes from a folder and its subfolders.
 
-    Files that changed within ``STALE_SECONDS`` stay: another run may be writing them.
+    With ``name``, such as ``*.npy``, only those of files with this name in the folder itself. Files that changed within
+    ``STALE_SECONDS`` stay: another run may be writing them.
     """
-    for path in list(folder.rglob(".*.tmp")):
+    for path in list(folder.glob(f".{name}.*.tmp") if name else folder.rglob(".*.tmp")):
         with contextlib.suppress(FileNotFoundError):
             if path.stat().st_mtime < time.time() - STALE_SECONDS:
                 shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink()

@@ -4,7 +4,6 @@ The file is a cache: a ``.npy`` file of uint8, named by the hash of the images. 
 missing or damaged file is rebuilt.
 """
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +14,7 @@ from torch import Tensor
 from attar.core.errors import AttarError
 from attar.store import atomic
 from attar.store import images as image_files
+from attar.store.cache import cache_folder, usable
 from attar.store.images import ImageSet
 
 RESIDENT_BYTES = 4 * 1024**3
@@ -66,20 +66,13 @@ def placed(
     return images.to(device) if images.numel() <= limit_bytes else images
 
 
-def cache_folder() -> Path:
-    """Return the folder for decoded images: $ATTAR_CACHE, or ``attar`` in the user's cache folder."""
-    named = os.environ.get("ATTAR_CACHE")
-    if named:
-        return Path(named)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "attar"
-
-
 def _decode(
     path: Path, folder: Path, labels: list[int], shape: tuple[int, ...], images_sha256: str, owner: str
 ) -> None:
     """Write the cache image by image; leaves no file if that fails or the images have another hash."""
+    atomic.sweep(path.parent, "*.npy")
     header = {"descr": "|u1", "fortran_order": False, "shape": shape}
-    with atomic.replace(path) as temporary, temporary.open("wb") as file:
+    with usable(path.parent), atomic.replace(path) as temporary, temporary.open("wb") as file:
         np.lib.format.write_array_header_1_0(file, header)
         if image_files.stream(folder, labels, file.write) != images_sha256:
             raise _wrong_images(folder, owner)

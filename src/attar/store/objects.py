@@ -4,8 +4,8 @@ Access is that of the store's own client, from its environment variables and fil
 """
 
 import contextlib
-import errno
 import importlib.util
+import io
 import os
 import re
 import shutil
@@ -14,9 +14,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, TypeVar
 
-from attar.core.errors import AttarError
+from attar.core.errors import AttarError, disk_full
 from attar.store import atomic
 from attar.store.sealed import SealedFile
 
@@ -25,12 +25,17 @@ EXTRAS = {"s3": ("s3fs", "s3"), "gs": ("gcsfs", "gs"), "gcs": ("gcsfs", "gs"), "
 NUM_THREADS = 8
 """Files that are sent or fetched at the same time."""
 RETRY_SECONDS = (1.0, 4.0)
-"""Pauses before a file of a dataset is fetched again."""
+"""Pauses before something is read from a store again."""
 _ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+://", flags=re.IGNORECASE)
 _AGAIN = "repeat the command, which continues where it stopped"
 
 Sent = Callable[[str, int], None]
 """Called with the name and the bytes of a file that was sent or fetched."""
+Result = TypeVar("Result")
+
+
+class UnreachableError(AttarError):
+    """A store that did not answer as it should; it may the next time."""
 
 
 @dataclass(frozen=True)
@@ -82,11 +87,14 @@ class Folder:
     def files(self) -> dict[str, Entry]:
         """Return all files of the folder and its subfolders by their relative paths; none if it does not exist."""
         files, root = self._opened
-        with self._explained():
+
+        def find() -> dict[str, Any]:
             try:
-                found = files.find(root, detail=True)
+                return files.find(root, detail=True)
             except FileNotFoundError:
                 return {}
+
+        found = self._tried(find)
         return {
             name: Entry(int(about.get("size") or 0), _tag(about))
             for path, about in sorted(found.items())
@@ -96,42 +104,58 @@ class Folder:
     def read(self, name: str) -> bytes | None:
         """Return a file's content; None if it does not exist."""
         files, root = self._opened
-        with self._explained():
+
+        def read() -> bytes | None:
             try:
                 return files.cat_file(f"{root}/{name}")
             except FileNotFoundError:
                 return None
 
+        return self._tried(read)
+
     def read_range(self, name: str, start: int, size: int) -> bytes:
         """Return ``size`` bytes of a file from ``start``, fewer where it ends; raises AttarError if it is missing."""
         files, root = self._opened
         path = f"{root}/{name}"
-        with self._explained():
+
+        def read() -> bytes:
             if getattr(files, "async_impl", False):
                 return files.cat_file(path, start=start, end=start + size)
             with files.open(path, "rb", cache_type="none") as file:  # other caches read megabytes ahead
                 file.seek(start)
                 return file.read(size)
 
-    def open(self, name: str) -> Any:
-        """Return a file for reading, of which only the bytes that are read are fetched; raises AttarError."""
+        return self._tried(read)
+
+    def read_with(self, name: str, use: Callable[[io.RawIOBase], Result]) -> Result:
+        """Return what ``use`` makes of an opened file, of which only the bytes that it reads are fetched.
+
+        Raises AttarError when the store fails, in whatever way ``use`` passes that on; else what ``use`` raises.
+        """
         files, root = self._opened
-        with self._explained():
-            return files.open(f"{root}/{name}", "rb", cache_type="none")
+
+        def read() -> Result:
+            with _Watched(files.open(f"{root}/{name}", "rb", cache_type="none")) as file:
+                try:
+                    return use(file)
+                except Exception:
+                    if file.fault is not None:
+                        raise file.fault from None
+                    raise
+
+        return self._tried(read)
 
     def fetch_to(self, name: str, path: Path, size: int) -> None:
-        """Fetch one file to a path; raises AttarError when it does not have ``size`` bytes. Tries three times."""
-        files, root = self._opened
-        for wait in (*RETRY_SECONDS, None):
+        """Fetch one file to a path; raises AttarError when it does not have ``size`` bytes."""
+
+        def get() -> None:
+            self._get(name, path)
             try:
-                with self._explained():
-                    files.get_file(f"{root}/{name}", str(path))
-                    _check(path, Entry(size, ""), f"{self.address}/{name}")
-                    return
-            except AttarError:
-                if wait is None:
-                    raise
-                time.sleep(wait)
+                _check(path, Entry(size, ""), f"{self.address}/{name}")
+            except AttarError as error:  # perhaps the connection broke
+                raise UnreachableError(str(error)) from None
+
+        self._tried(get)
 
     def write(self, name: str, content: bytes) -> None:
         """Write a small file. Object stores show it whole or not at all."""
@@ -162,23 +186,35 @@ class Folder:
         A file appears under its name when it is complete. Raises AttarError when its size, or its SHA-256 if that is
         known, is not as expected.
         """
-        files, root = self._opened
         refuse_outside(names, self.address)
         _refuse_full(into, sum(entry.bytes for entry in names.values()), self.address)
 
         def get(name: str) -> tuple[str, int]:
             path, entry = into / name, names[name]
             with atomic.replace(path) as unfinished:
-                try:
-                    files.get_file(f"{root}/{name}", str(unfinished))
-                except OSError as error:
-                    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                        raise
-                    raise AttarError(_sentence(error, self.address)) from None
+                self._get(name, unfinished)
                 _check(unfinished, entry, f"{self.address}/{name}")
             return name, entry.bytes
 
         self._each(get, names, fetched)
+
+    def _get(self, name: str, path: Path) -> None:
+        files, root = self._opened
+        with self._explained():
+            try:
+                files.get_file(f"{root}/{name}", str(path))
+            except OSError as error:
+                error.filename = error.filename or str(path.parent)
+                raise
+
+    def _tried(self, work: Callable[[], Result]) -> Result:
+        """Return what ``work`` reads from the store; tries it again where the store cannot be reached."""
+        for wait in RETRY_SECONDS:
+            with contextlib.suppress(UnreachableError), self._explained():
+                return work()
+            time.sleep(wait)
+        with self._explained():
+            return work()
 
     def _each(self, work: Callable[[str], tuple[str, int]], names: Iterable[str], done: Sent) -> None:
         pool = ThreadPoolExecutor(NUM_THREADS)
@@ -198,13 +234,44 @@ class Folder:
             yield
         except AttarError:
             raise
-        except (
-            Exception
-        ) as error:  # clients, their network libraries and the operating system raise errors of many kinds
-            raise AttarError(_sentence(error, self.address)) from None
+        except Exception as error:  # clients, their libraries and the operating system raise errors of many kinds
+            raise _explained(error, self.address) from None
+
+
+class _Watched(io.RawIOBase):
+    """A file of a store that keeps the error of its store, which a library that reads from it may hide."""
+
+    def __init__(self, file: Any) -> None:
+        self._file = file
+        self.fault: Exception | None = None
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        return self._file.seek(offset, whence)
+
+    def read(self, size: int = -1) -> bytes:
+        try:
+            return self._file.read(size)
+        except Exception as error:
+            self.fault = error
+            raise
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
 
 
 def _tag(about: Mapping[str, Any]) -> str:
+    if about.get("ino"):  # a file of a folder on this machine
+        return f"{about.get('mtime')} {about.get('created')} {about['ino']}"
     for key in ("ETag", "etag", "md5Hash", "crc32c", "LastModified", "mtime", "created", "blob_id"):
         if about.get(key):
             return str(about[key]).strip('"')
@@ -237,12 +304,18 @@ def _refuse_full(into: Path, needed: int, address: str) -> None:
         )
 
 
-def _sentence(error: BaseException, address: str) -> str:
+def _explained(error: Exception, address: str) -> AttarError:
     name, text = type(error).__name__, next(iter(str(error).strip().splitlines()), "").rstrip(".")
+    if isinstance(error, OSError) and (full := disk_full(error)):
+        return AttarError(full)
     if isinstance(error, PermissionError) or "Credentials" in name or "AccessDenied" in text:
-        return f"Access to {address} is refused ({text or name}); check the address and the store's access keys."
+        return AttarError(
+            f"Access to {address} is refused ({text or name}); check the address and the store's access keys."
+        )
     if isinstance(error, FileNotFoundError):
-        return f"{address} does not exist ({text or name}); check the address."
+        return AttarError(f"{address} does not exist ({text or name}); check the address.")
     if isinstance(error, ValueError | ImportError) and "rotocol" in text:
-        return f"There is no client for {address} ({text}); use s3://, gs:// or a folder of this machine."
-    return f"{address} cannot be reached ({text or name}); check the network and the store's settings, then {_AGAIN}."
+        return AttarError(f"There is no client for {address} ({text}); use s3://, gs:// or a folder of this machine.")
+    return UnreachableError(
+        f"{address} cannot be reached ({text or name}); check the network and the store's settings, then {_AGAIN}."
+    )

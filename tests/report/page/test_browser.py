@@ -59,6 +59,12 @@ seen.titles = [...document.querySelectorAll("#classes h3")].map((heading) => hea
 const cards = [...document.querySelectorAll("#classes > li")];
 const words = (card) => [...card.querySelectorAll(".set .soft")].map((one) => one.textContent);
 seen.sets = [cards[0], cards[9], cards[10]].map(words);
+const slider = document.querySelector("#step");
+seen.marked = [...document.querySelectorAll("#strip thead th")].map((_, place) => {
+  slider.value = place;
+  slider.dispatchEvent(new Event("input"));
+  return [...document.querySelectorAll("#strip tbody .now")].map((cell) => cell.childNodes.length);
+});
 const outcome = document.createElement("pre");
 outcome.id = "outcome";
 outcome.textContent = JSON.stringify(seen);
@@ -72,6 +78,8 @@ def test_a_comparison_shows_the_classes_of_all_runs(mini_run: Path, finished: Pa
     path = write.pages([mini_run, run], tmp_path / "pages")[0]
     seen = outcome(path.read_text(encoding="utf-8"), COMPARE, tmp_path)
     assert seen["titles"] == [*"0123456789", "other"]
+    assert seen["marked"]
+    assert all(cells == [1] * len(cells) for cells in seen["marked"])  # no empty cell is marked
     both, first, second = seen["sets"]
     assert [each.split(",")[0] for each in both] == ["mini", "run", "real images"]
     assert (first[1], second[0]) == ("run: has no such class", "mini: has no such class")

@@ -1,6 +1,6 @@
 """What the templates show of runs: tables, charts and sentences."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from attar.core.log import readable_bytes
@@ -64,7 +64,7 @@ def of_run(content: Content) -> dict[str, Any]:
         "aim": content.aim,
         "recipe": content.recipe,
         **_by_class(content),
-        **_scores(lines, several_runs=False),
+        **_scores(lines, {id(line): number for line, number, _ in points}, several_runs=False),
     }
 
 
@@ -109,7 +109,7 @@ def of_runs(contents: Sequence[Content]) -> dict[str, Any]:
         "differences": comparable.sentences([content.run for content in contents]),
         "same_classes": len({frozenset(content.distilled.classes) for content in contents}) == 1,
         "has_film": filmed,
-        **_scores(lines, several_runs=True),
+        **_scores(lines, {id(line): number for line, number, _ in points}, several_runs=True),
     }
 
 
@@ -117,7 +117,8 @@ def _scored(lines: Sequence[Line]) -> list[Line]:
     return [line for line in lines if line.top1_mean is not None]
 
 
-def _scores(lines: list[Line], several_runs: bool) -> dict[str, Any]:
+def _scores(lines: list[Line], colours: Mapping[int, int], several_runs: bool) -> dict[str, Any]:
+    """Return the table of scores; ``colours`` are the numbers of lines, by their ids, in the charts."""
     judged = ", ".join(map(one_line, table.protocols(lines)))
     students = sorted({line.student for line in lines if not table.shows_teacher(line)})
     first = [table.own_line([line for line in lines if line.run == run]) for run in {line.run for line in lines}]
@@ -127,6 +128,8 @@ def _scores(lines: list[Line], several_runs: bool) -> dict[str, Any]:
         {
             "title": one_line(table.title_of(line, several_runs and line not in shared)),
             "own": line in own,
+            "colour": 7 if line in shared else colours.get(id(line), 7) % svg.NUM_COLOURS,
+            "hollow": table.is_real(line),
             "mean": line.top1_mean,
             "std": line.top1_std,
             "top1": table.accuracy(line),
@@ -168,17 +171,17 @@ def _facts(content: Content) -> list[dict[str, str]]:
     facts = list[dict[str, str]]()
     if own is not None:
         more = f"published: {published.cell(own)}" if published.cell(own) else ""
-        facts.append(
-            {"name": f"top-1, {table.title_of(own, False)}", "value": f"{table.accuracy(own)} %", "more": more}
-        )
-    for line in (real, full):
-        if line is not None:
-            facts.append({"name": table.title_of(line, False), "value": f"{table.accuracy(line)} %", "more": ""})
+        facts.append(_top1(own, more))
+    facts += [_top1(line, "") for line in (real, full) if line is not None]
     size = readable_bytes(info.image_bytes + (own.label_bytes if own is not None else info.label_bytes))
     facts.append({"name": "images and labels", "value": size, "more": f"{info.num_images:,} images"})
     seconds = sum(one.seconds for stage, one in content.elapsed.items() if stage != "evaluate")
     facts.append({"name": "to make it", "value": _seconds(seconds), "more": "of all processes"})
     return facts
+
+
+def _top1(line: Line, more: str) -> dict[str, str]:
+    return {"name": f"top-1, {table.title_of(line, False)}", "value": f"{table.accuracy(line)} %", "more": more}
 
 
 def _trade(points: Sequence[tuple[Line, int, str]], paths: bool) -> list[dict[str, Any]]:

@@ -67,11 +67,12 @@ def _gathered(runs: Sequence[Path]) -> list[Content]:
 def _run_html(content: Content) -> str:
     kind = "real image" if content.made_real else "distilled image"
     described = [{"prefix": "", "label": f"{kind}s", "kind": kind}]
+    shown = figures.of_run(content)
     return _render(
         "run.html",
         [of_json("runs", described), *content.blocks],
-        title=f"{content.name}: {content.recipe_name or 'a distilled set'}",
-        **figures.of_run(content),
+        title=f"{content.name}: {shown['heading']}",
+        **shown,
     )
 
 

@@ -184,7 +184,9 @@
     }
     function mark() {
       for (const row of strip.rows) {
-        [...row.cells].forEach((cell, place) => cell.classList.toggle("now", place === Number(slider.value) + 1));
+        const cells = [...row.cells].slice(1), own = cells.map((cell) => cell.childNodes.length > 0);
+        const shown = own.lastIndexOf(true, Number(slider.value));  // a run that has ended keeps its last pictures
+        cells.forEach((cell, place) => cell.classList.toggle("now", place === (shown < 0 ? own.indexOf(true) : shown)));
       }
     }
     function drawStage() {
