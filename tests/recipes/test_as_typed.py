@@ -30,10 +30,11 @@ def told(words: str, wishes: Wishes) -> tuple[Chosen, dict[str, tuple[str, str]]
         ("--recover.flip false", "mirrored", "in some stages"),
         ("--recover.grey true", "colour", "grey"),
         ("--recover.image-format jpeg --recover.jpeg-quality 50", "bytes", "JPEG, quality 50"),
+        ("--recover.webp-quality 50", "bytes", "WebP, quality 50"),
     ],
 )
 def test_a_setting_that_was_typed_is_in_its_row(words: str, row: str, choice: str):
-    budget = Wishes(budget=100_000)
+    budget = Wishes(budget=40_000)
     found, rows = told(words, budget)
     assert rows[row] == (choice, "as you asked")
     _, usual = told("", budget)

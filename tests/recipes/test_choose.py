@@ -155,7 +155,7 @@ def test_a_budget_holds_images_and_labels(survey: Survey, budget: int):
 def test_more_bytes_bring_more_images_and_at_last_labels_by_teachers():
     made = [chosen(CIFAR, budget=budget).recipe for budget in (100_000, 300_000, 2_000_000, 8_000_000)]
     assert [len(recipe.squeeze.members) for recipe in made] == [0, 0, 3, 3]
-    assert chosen(CIFAR, budget=60_000).recipe.method == "dm"  # one image per class
+    assert chosen(CIFAR, budget=30_000).recipe.method == "dm"  # one image per class
     assert {recipe.method for recipe in made} == {"attar"}
     assert made[0].recover.ipc < made[1].recover.ipc
     assert made[2].recover.ipc < made[3].recover.ipc
@@ -198,7 +198,7 @@ def test_labels_by_teachers_are_not_chosen_where_their_bytes_hold_most_pictures(
 
 
 def test_labels_by_teachers_may_take_more_where_no_bytes_are_asked_for():
-    survey = found(31, 47, 70, 106, 160, sizes=((64, 64),))
+    survey = found(31, 47, 70, 106, 160, 240, 350, 500, sizes=((64, 64),))
     assert len(chosen(survey, size=32).recipe.squeeze.members) == 3
     assert chosen(survey, size=32, budget=400_000).recipe.squeeze.members == ()
 

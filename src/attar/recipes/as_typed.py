@@ -80,12 +80,12 @@ def _method(recipe: Recipe[Any], made: ChosenSet) -> str:
 
 def _stored(recipe: Recipe[Any]) -> tuple[Any, ...]:
     recover = recipe.recover
-    return recover.image_format, recover.jpeg_quality, recipe.relabel.mode, recipe.relabel.teacher_precision
+    return recover.image_format, recover.image_quality, recipe.relabel.mode, recipe.relabel.teacher_precision
 
 
 def _format(recipe: Recipe[Any], made: ChosenSet) -> str:
-    kind, quality = recipe.recover.image_format, recipe.recover.jpeg_quality
-    return kind.upper() + f", quality {quality}" * (kind == "jpeg")
+    kind, quality = recipe.recover.image_format, recipe.recover.image_quality
+    return {"webp": "WebP"}.get(kind, kind.upper()) + f", quality {quality}" * bool(quality)
 
 
 def _students(recipe: Recipe[Any], made: ChosenSet) -> str:

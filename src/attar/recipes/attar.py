@@ -60,7 +60,9 @@ def _cifar10(ipc: int, size: _Size) -> Recipe[Any]:
             views=ViewChoice(crop="padded"),
             members=(Member(), Member(), Member(training={"epochs": 1})),
         ),
-        recover=Config(ipc=ipc, unit_slots=min(ipc, 10), unit_classes=10, iterations=size.iterations),
+        recover=Config(
+            ipc=ipc, unit_slots=min(ipc, 10), unit_classes=10, iterations=size.iterations, image_format="webp"
+        ),
         relabel=relabel_section(protocol.name, {"mode": "online", "epochs": size.epochs, "teacher_precision": "int8"}),
         evaluate=Evaluate(
             protocol=protocol,

@@ -286,7 +286,7 @@ def _student_views(protocol: str, mirrored: bool) -> dict[str, Any]:
 
 
 def _method(made: ChosenSet, mirrored: bool, grey: bool) -> MethodConfig:
-    stored: dict[str, Any] = {"image_format": network_cost.format_for(made.size), "jpeg_quality": 90}
+    stored: dict[str, Any] = {"image_format": network_cost.format_for(made.size)}
     shared = {"ipc": made.ipc, "iterations": made.iterations, "flip": mirrored, "grey": grey, **stored}
     most = 100 if made.gpu else 10
     if made.method == "attar":

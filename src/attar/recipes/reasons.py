@@ -111,7 +111,7 @@ def why_method(made: ChosenSet) -> str:
 
 def stored(made: ChosenSet) -> Reason:
     kind = network_cost.format_for(made.size)
-    what = f"{kind.upper()}{', quality 90' if kind == 'jpeg' else ''}"
+    what = "WebP, quality 90" if kind == "webp" else "PNG"
     return Reason(
         "bytes",
         f"{what}, at most {readable_bytes(made.num_bytes)}",
