@@ -35,6 +35,23 @@ def test_a_job_without_a_gpu_computes_on_the_cpu(device: str, gpus: float, wante
     assert worker.execution_of(Execution(device=device), order).device == wanted
 
 
+@pytest.mark.parametrize(
+    ("device", "own", "gpus", "wanted"),
+    [
+        ("auto", "cuda:1", True, "cuda:1"),
+        ("cuda", "cuda:1", True, "cuda:1"),
+        ("cpu", "cuda:1", True, "cpu"),
+        ("auto", "cuda:1", False, "auto"),
+        ("auto", "cpu", True, "auto"),
+    ],
+)
+def test_training_together_takes_the_gpu_that_ray_names(
+    device: str, own: str, gpus: bool, wanted: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(worker.torch.cuda, "is_available", lambda: gpus)
+    assert worker.in_training(Execution(device=device), own).device == wanted
+
+
 def test_two_launches_in_one_folder_leave_each_other_alone(tmp_path: Path):
     one, two = (order_for(tmp_path / "run", launch) for launch in ("one", "two"))
     train = tmp_path / "run" / ".ray-train-two"

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
+import torch
 
 from attar import __version__, pipeline
 from attar.core import device, log, ranks
@@ -136,9 +137,8 @@ def train_part(asked: Mapping[str, Any]) -> None:
     with _errors_for_driver():
         mail = _here.mail = Mail(inbox, name, asked["attempt"], speaks=context.get_world_rank() == 0)
         recipe = _prepare(order)
-        own = ray.train.torch.get_device()
-        if own.type == "cuda":
-            recipe = recipe.changed(execution=recipe.execution.changed(device=str(own)))
+        own = str(ray.train.torch.get_device())
+        recipe = recipe.changed(execution=in_training(recipe.execution, own))
         _follow(inbox)
         size = context.get_world_size()
         session = _here.session = Session(lambda: _walk(order, recipe), together=True, team=size)
@@ -208,6 +208,16 @@ def execution_of(execution: Execution, order: Order) -> Execution:
     # Ray hides no GPU from a process that asked for none.
     name = "cpu" if execution.device == "auto" and not order.gpus else execution.device
     return execution.changed(threads=threads, device=name)
+
+
+def in_training(execution: Execution, own: str) -> Execution:
+    """Return the settings for one of several processes that train together; ``own`` is the device that Ray names.
+
+    Such a process sees the GPUs of all of them on its machine. Without PyTorch for GPUs it computes as any job does.
+    """
+    if not own.startswith("cuda") or execution.device == "cpu" or not torch.cuda.is_available():
+        return execution
+    return execution.changed(device=own)
 
 
 @contextlib.contextmanager

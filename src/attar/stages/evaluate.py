@@ -80,7 +80,7 @@ def run(space: Workspace, config: Evaluate, squeezing: Squeeze, sets: Mapping[Ro
 
     missing = [job for job in unknown.values() if not _shows_teacher(config, job.row) and not job.path.exists()]
     shared = together.shares(space, (students.training(*about(job)) for job in missing), len(missing))
-    if shared:
+    if shared and missing:
         log.say(f"evaluate  {work.launcher().team_size()} processes train each student together")
     todo = [
         work.Job(

@@ -67,7 +67,7 @@ def run(space: Workspace, config: Squeeze) -> None:
                 _finish(space, place, one.teacher, Elapsed(0.0, 0.0), rated[place.index])
     trained = [place for place in todo if found[place.index] is None]
     shared = together.shares(space, (_training(space, place) for place in trained), len(trained))
-    if shared:
+    if shared and trained:
         space.log.say(f"squeeze   {work.launcher().team_size()} processes train each teacher together")
     jobs = [  # finished ones, too: a job whose process was lost after its last step is asked for again
         work.Job(
