@@ -190,6 +190,35 @@ def test_a_row_group_that_repeats_an_image_keeps_the_limit(
     assert sum(path.stat().st_size for path in held(cache)) == 0
 
 
+NO_TEXT = pa.Array.from_buffers(
+    pa.string(), 2, [None, pa.py_buffer(b"\0\0\0\0\1\0\0\0\2\0\0\0"), pa.py_buffer(b"\xff\xfe")]
+)
+
+
+@pytest.mark.parametrize(
+    ("labels", "told"),
+    [
+        (pa.array([b"a", b"b"]), "holds binary values"),
+        (pa.array([0, 1], pa.timestamp("us")), r"holds timestamp\[us\] values"),
+        (NO_TEXT, "holds bytes that are no UTF-8 text"),
+    ],
+)
+def test_labels_that_are_neither_numbers_nor_names(tmp_path: Path, log: Log, labels: pa.Array, told: str) -> None:
+    pq.write_table(pa.table({"image": [{"bytes": b"x"}] * 2, "label": labels}), tmp_path / "train-0.parquet")
+    for source, cache_bytes in ((tmp_path, None), (f"file://{tmp_path}", LIMIT)):
+        with pytest.raises(AttarError, match=f"The label column of .*train-0.parquet {told}"):
+            opened(source, log, cache_bytes=cache_bytes)
+
+
+def test_names_of_files_that_are_no_text(tmp_path: Path, write_parquet: Callable, log: Log) -> None:
+    folder = tmp_path / "shards"
+    write_parquet(folder / "train-0.parquet", [0, 1] * 6, ["cat", "dog"])
+    (folder / "train-0.parquet").rename(folder / os.fsdecode(b"train-\xff-0.parquet"))
+    assert opened(f"file://{folder}", log).train.encoded(1)
+    with pytest.raises(AttarError, match="has a name that is no UTF-8 text; rename it"):
+        opened(folder, log, cache_bytes=None)
+
+
 @pytest.mark.parametrize("num_parts", [1, 3])
 def test_a_cache_of_two_windows_fetches_each_shard_once_in_an_epoch(
     tmp_path: Path, cache: Path, write_tar: Callable, encoded: Encode, log: Log, events: Callable,

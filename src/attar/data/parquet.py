@@ -17,6 +17,7 @@ from PIL import Image
 
 from attar.core.errors import AttarError
 from attar.core.log import Log
+from attar.core.printable import one_line
 from attar.data import columns, content, splits
 from attar.data.picture import Unreadable, decode
 from attar.data.source import Found, hashed
@@ -182,6 +183,8 @@ def reading(path: object) -> Iterator[None]:
     """Turn errors of a file at this path or address into AttarError."""
     try:
         yield
+    except UnicodeEncodeError:  # pyarrow opens no such file
+        raise AttarError(f"{one_line(str(path))} has a name that is no UTF-8 text; rename it.") from None
     except _UNREADABLE as error:
         raise AttarError(f"{path} cannot be read as Parquet ({_first_line(error)}); fetch it again.") from None
 

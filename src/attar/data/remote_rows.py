@@ -190,7 +190,7 @@ class RemoteRows(columns.Table):
         return found
 
     def _head(self, file: int, kept: Path) -> Head:
-        place = kept / f"{sha256(self._keys[file].encode()).hexdigest()[:32]}.parquet"
+        place = kept / f"{sha256(self._keys[file].encode(errors='surrogateescape')).hexdigest()[:32]}.parquet"
         head = _remembered(place) if self._entries[file].tag else None
         if head is None:
             head = self._read_head(file)
@@ -209,6 +209,7 @@ class RemoteRows(columns.Table):
             parquet.refuse_absurd(where, size, metadata)
             label = _label_column(metadata, where)
         labels = self._read(file, metadata, lambda opened: opened.read(columns=[label], use_threads=False)[label])
+        columns.labels([labels], [where])  # refuses other values than numbers and names, which are not remembered
         return Head(footer, labels)
 
 
@@ -242,9 +243,9 @@ def _remembered(place: Path) -> Head | None:
         table = pq.read_table(place)
         about = json.loads((table.schema.metadata or {})[b"attar"])
         head = Head(bytes.fromhex(about["footer"]), table.column(0))
+        return head if about["seal"] == _seal(head) else None
     except (OSError, pa.ArrowException, ValueError, KeyError, TypeError):
         return None
-    return head if about.get("seal") == _seal(head) else None
 
 
 def _remember(place: Path, head: Head) -> None:
