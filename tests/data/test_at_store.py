@@ -124,6 +124,19 @@ def test_several_datasets_in_one_folder_are_not_mixed(shards: Path, log: Log) ->
         load(DataChoice(source=both.removeprefix("file://")), 0, log)
 
 
+def test_the_top_folder_is_named_by_its_address(shards: Path, log: Log, capsys: pytest.CaptureFixture[str]) -> None:
+    ending = next(shards.iterdir()).suffix
+    (shards / "below").mkdir()
+    shutil.copy(shards / f"train-00000{ending}", shards / "below")
+    load(DataChoice(source=f"file://{shards}", cache_bytes=LIMIT, size=8), 0, Log())
+    assert f"reads the files in file://{shards}, and not those in folders below it" in capsys.readouterr().err
+    for path in shards.glob("train-*"):
+        path.unlink()
+    shutil.rmtree(shards / "below")
+    with pytest.raises(AttarError, match=f"^file://{shards} has no training files"):
+        opened(f"file://{shards}", log)
+
+
 def test_files_of_no_split_are_refused_in_a_pattern_and_else_told(
     shards: Path, log: Log, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -108,7 +108,7 @@ def read(source: str, limit: int, log: Log) -> Found:
     listed = _listed(source)
     store = _Store(listed.folder, {PurePosixPath(name): entry for name, entry in listed.files.items()}, limit, log)
     rows, chosen = _chosen(list(store.entries), listed, log)
-    shards = (parquet if rows else tars).grouped(chosen)
+    shards = (parquet if rows else tars).grouped(chosen, listed.folder.address)
     if listed.named is None:
         shards.refuse_others(source)
     shards.tell(log)
@@ -206,5 +206,6 @@ def _chosen(names: Sequence[PurePosixPath], listed: _Listed, log: Log) -> tuple[
             f"--data.source '{listed.named(first)}', or name the files that belong together by a pattern."
         )
     if len(homes) > 1:
-        log.say(f"data      attar reads the files in {listed.named(first)}, and not those in folders below it")
+        named = listed.named(first) if first.parts else listed.folder.address
+        log.say(f"data      attar reads the files in {named}, and not those in folders below it")
     return is_table, [name for name in fitting if splits.home(name) == first]

@@ -150,8 +150,8 @@ def find(path: Path) -> Shards[Path] | None:
     return grouped(every) if every else None
 
 
-def grouped(files: Sequence[Place]) -> Shards[Place]:
-    """What each of these files is for.
+def grouped(files: Sequence[Place], where: str = "") -> Shards[Place]:
+    """What each of these files is for; ``where`` names their folder in errors, by default by the files' paths.
 
     The split is in a file's name, or in the name of its folder. Raises AttarError when none is for training.
     """
@@ -162,7 +162,7 @@ def grouped(files: Sequence[Place]) -> Shards[Place]:
     found = splits.by_split(by_split)
     if found is None:
         raise AttarError(
-            f"{files[0].parent} has no training files among its Parquet files; name them train-*.parquet "
+            f"{where or files[0].parent} has no training files among its Parquet files; name them train-*.parquet "
             f"(and the others val-*.parquet)."
         )
     return found

@@ -196,8 +196,8 @@ def find(path: Path) -> Shards[Path] | None:
     return splits.by_split({name: files for name, files in inner.items() if files and not class_folders(folders[name])})
 
 
-def grouped(files: Sequence[Place]) -> Shards[Place]:
-    """What each of these files is for.
+def grouped(files: Sequence[Place], where: str = "") -> Shards[Place]:
+    """What each of these files is for; ``where`` names their folder in errors, by default by the files' paths.
 
     The split is in a file's name, or in the name of its folder. Without any split all of them are for training.
     """
@@ -211,8 +211,8 @@ def grouped(files: Sequence[Place]) -> Shards[Place]:
             return found
         if splits.validation(groups):
             raise AttarError(
-                f"{files[0].parent} has no training files among its tar files; put train into their names, as in "
-                f"train-{{0000..0146}}.tar (and val into the others)."
+                f"{where or files[0].parent} has no training files among its tar files; put train into their names, as "
+                f"in train-{{0000..0146}}.tar (and val into the others)."
             )
     return Shards(list(files), [], [])
 
