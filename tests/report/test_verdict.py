@@ -16,6 +16,7 @@ class Line:
     run: str = "mine"
     student: str = "convnet3"
     num_val: int | None = 1000
+    num_classes: int = 10
 
 
 def said(*lines: Line) -> list[str]:
@@ -35,6 +36,10 @@ def said(*lines: Line) -> list[str]:
         (Line("distilled", 29.0, None), Line("random-soft", 30.0, None), "about as good"),
         (Line("distilled", None), Line("random-soft", 30.0), None),
         (Line("distilled", 35.0, 0.0, num_val=10), Line("random-soft", 30.0, 0.0), "about as good"),  # half an image
+        (Line("distilled-hard", 11.0), Line("random-hard", 11.0), "clearly better than guessing (10.0 %)"),
+        (Line("distilled-hard", 11.5), Line("random-hard", 12.0), "about as good"),  # guessing stays under 11.6
+        (Line("distilled-hard", 24.0, num_val=12), Line("random-hard", 20.0, num_val=12), "guessing"),  # under 24.3
+        (Line("distilled-hard", 12.5), Line("random-hard", 10.0), None),
     ],
 )
 def test_a_gain_must_be_larger_than_the_spread(own: Line, real: Line, words: str | None):

@@ -9,6 +9,8 @@ from attar.stages.rows import DISTILLED, DISTILLED_HARD, RANDOM, RANDOM_HARD
 if TYPE_CHECKING:
     from attar.report.table import Line
 
+SURE = 1.65
+"""Standard deviations above chance that guessing stays under: 95 %, one-sided."""
 _PAIRS = {str(DISTILLED): str(RANDOM), str(DISTILLED_HARD): str(RANDOM_HARD)}
 """Rows of distilled images, and the rows of as many random real images with the same labels."""
 
@@ -51,6 +53,12 @@ def _compared(line: "Line", real: "Line") -> str:
     if gain > allowed:
         return ""
     pair = f"({line.top1_mean:.1f} against {real.top1_mean:.1f} %)"
+    if max(line.top1_mean, real.top1_mean) <= _guessed(line):
+        return (
+            f"Neither the distilled images nor random real ones {pair} are clearly better than guessing "
+            f"({100 / line.num_classes:.1f} %): train students longer (--evaluate.protocol.training.epochs), or use "
+            f"more images."
+        )
     if gain >= -allowed:
         return (
             f"The distilled images are about as good as random real ones {pair}: the difference is within the spread."
@@ -59,3 +67,9 @@ def _compared(line: "Line", real: "Line") -> str:
         f"The distilled images are worse than random real ones {pair}: keep real images (--method random), or use more "
         f"--recover.iterations."
     )
+
+
+def _guessed(line: "Line") -> float:
+    """Return the accuracy in percent that guessing stays under in 95 % of draws of so many validation images."""
+    chance = 1 / line.num_classes
+    return 100 * (chance + SURE * math.sqrt(chance * (1 - chance) / line.num_val)) if line.num_val else 0.0
