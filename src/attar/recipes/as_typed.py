@@ -85,7 +85,8 @@ def _stored(recipe: Recipe[Any]) -> tuple[Any, ...]:
 
 def _format(recipe: Recipe[Any], made: ChosenSet) -> str:
     kind, quality = recipe.recover.image_format, recipe.recover.image_quality
-    return {"webp": "WebP"}.get(kind, kind.upper()) + f", quality {quality}" * bool(quality)
+    name = "WebP" if kind == "webp" else kind.upper()
+    return f"{name}, quality {quality}" if quality else name
 
 
 def _students(recipe: Recipe[Any], made: ChosenSet) -> str:
