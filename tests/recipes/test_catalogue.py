@@ -132,7 +132,8 @@ def test_published_settings_of_edc():
         config, members = recipe.recover, recipe.relabel.committee.members
         unit, teachers = (config.unit_classes, config.unit_slots), len(recipe.squeeze.each)
         assert (config.iterations, config.min_crop, unit, teachers, len(members) or teachers) == expected, name
-        assert (config.learning_rate, config.bn_weight, config.first_bn_multiplier) == (0.05, 0.01, 10.0)
+        weight = 0.1 if "imagenet-1k" in name else 0.01
+        assert (config.learning_rate, config.bn_weight, config.first_bn_multiplier) == (0.05, weight, 10.0)
         assert (config.target, config.class_share, config.statistics_momentum) == ("mixed", 0.5, 0.8)
         assert config.committee == "round-robin"
     first = recipe_named("edc/cifar10-ipc10")
@@ -426,7 +427,7 @@ def test_published_settings_of_dwa():
         assert (config.start, config.adjust_length, config.bn_weight) == ("real", 0.015, 0.01)
     tiny = recipe_named("dwa/tiny-imagenet-ipc50")
     assert (tiny.recover.unit_classes, tiny.evaluate.protocol) == (200, PROTOCOLS["dwa-tiny"])
-    assert (tiny.evaluate.protocol.temperature, tiny.relabel.mix.kind) == (1.0, "cutmix")
+    assert (tiny.evaluate.protocol.temperature, tiny.relabel.mix.kind) == (20.0, "cutmix")
 
 
 def test_psm_is_fadrm_with_difficulty_groups_and_its_own_teachers():

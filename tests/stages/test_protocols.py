@@ -22,8 +22,8 @@ TRAINING = {
     "cda": (1, "adamw", 1e-3, 0.01, 300, 128, 1, "cosine", 1.0, "step", 0.0, 0),
     "sre2l": (1, "adamw", 1e-3, 0.01, 300, 1024, 2, "cosine", 1.0, "step", 0.0, 0),
     "tiny": (1, "sgd", 0.2, 1e-4, 100, 256, 1, "cosine", 1.0, "step", 0.0, 5),
-    "dwa-tiny": (1, "sgd", 0.2, 1e-4, 200, 64, 1, "cosine", 1.0, "step", 0.0, 5),
-    "cifar": (1, "adamw", 1e-3, 0.01, 400, 128, 1, "cosine", 1.0, "step", 0.0, 0),
+    "dwa-tiny": (2, "sgd", 0.2, 1e-4, 200, 64, 1, "cosine", 1.0, "step", 0.0, 5),
+    "cifar": (2, "adamw", 1e-3, 0.01, 400, 128, 1, "cosine", 1.0, "step", 0.0, 0),
     "imagenet-21k": (1, "adamw", 2e-3, 0.01, 300, 32, 1, "cosine", 1.0, "step", 0.0, 0),
     "hard-label": (1, "adamw", 1e-3, 0.01, 300, 128, 1, "cosine", 1.0, "step", 0.0, 0),
     "rded": (1, "adamw", 1e-3, 0.01, 300, 100, 1, "cosine", 2.0, "epoch", 0.0, 0),
@@ -58,8 +58,8 @@ SEEING = {
     "cda": ("soft", 20.0, False, 0.0, "resized", 0.08, True, 1, "cutmix", 1.0, "eval"),
     "sre2l": ("soft", 20.0, False, 0.0, "resized", 0.08, True, 1, "cutmix", 1.0, "eval"),
     "tiny": ("soft", 20.0, True, 0.0, "resized", 0.08, True, 1, "none", 1.0, "eval"),
-    "dwa-tiny": ("soft", 1.0, False, 0.0, "resized", 0.08, True, 1, "cutmix", 1.0, "eval"),
-    "cifar": ("soft", 30.0, False, 0.0, "padded", 0.08, True, 1, "mixup", 0.8, "eval"),
+    "dwa-tiny": ("soft", 20.0, True, 0.0, "resized", 0.08, True, 1, "cutmix", 1.0, "eval"),
+    "cifar": ("soft", 30.0, False, 0.0, "padded", 0.08, True, 1, "mixup", 0.8, "train"),
     "imagenet-21k": ("soft", 20.0, False, 0.0, "resized", 0.08, True, 1, "none", 1.0, "eval"),
     "hard-label": ("hard", 20.0, False, 0.0, "resized", 0.08, True, 1, "cutmix", 1.0, "eval"),
     "rded": ("soft", 20.0, False, 0.0, "resized", 0.5, True, 2, "cutmix", 1.0, "eval"),
@@ -107,7 +107,7 @@ def test_how_a_protocol_trains(name: str):
     ) == TRAINING[name]  # fmt: skip
     assert (how.betas, how.momentum) == ((0.9, 0.999), 0.9)
     assert how.decay_norms == (
-        name in ("tiny", "dwa-tiny", "dm", "mtt") or name.startswith("ncfm") or name.startswith("cim")
+        name in ("tiny", "dwa-tiny", "cifar", "dm", "mtt") or name.startswith("ncfm") or name.startswith("cim")
     )
     assert protocol.label_smoothing == 0
     assert (labels_named(name).epochs, labels_named(name).temperature) == (how.epochs, protocol.temperature)
@@ -122,7 +122,7 @@ def test_what_a_protocol_shows_and_asks_for(name: str):
         protocol.loss, protocol.temperature, protocol.temperature_squared, protocol.hard_weight, views.crop,
         views.min_scale, views.flip, views.patch_shuffle, mix.kind, mix.alpha, labels.batchnorm,
     ) == SEEING[name]  # fmt: skip
-    assert labels.batchnorm_batch == 8
+    assert labels.batchnorm_batch == (128 if name == "cifar" else 8)
     assert views.randaugment_ops == (2 if name.startswith("edc-") or name == "delt" else 0)
     assert views.padding == (1 if name == "digits" else 4)
     siamese = {

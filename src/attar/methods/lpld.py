@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from attar.synthesis.choices import Curricula, Pixels, Starts, Statistics, Teachers
 from attar.synthesis.method import Needs
@@ -15,12 +15,19 @@ if TYPE_CHECKING:
 
 
 class Config(
-    Pixels, Curricula, Statistics, Starts, Teachers, defaults={"unit_classes": 1, "unit_slots": 200, "target": "class"}
+    Pixels,
+    Curricula,
+    Statistics,
+    Starts,
+    Teachers,
+    defaults={"unit_classes": 1, "unit_slots": 200, "target": "class", "curriculum": "none"},
 ):
-    """CDA with all images of a class optimised together, towards the statistics of that class alone.
+    """SRe2L with all images of a class optimised together, towards the statistics of that class alone.
 
     The statistics are exact, in the teacher's evaluation mode; the paper collects a moving average in training mode.
     """
+
+    revision: ClassVar[int] = 2
 
     def needs(self) -> Needs:
         """Units of one class each."""

@@ -42,7 +42,7 @@ def _small(
 ) -> dict[str, BuiltInRecipe]:
     """Match features at the input of the classifier."""
     name = f"cim/{dataset}-ipc{ipc}"
-    setting = {"cifar10": settings.CIFAR10, "cifar100": settings.CIFAR100, "tiny-imagenet": settings.TINY_IMAGENET}
+    setting = {"cifar10": settings.CIFAR10, "cifar100": settings.CIFAR100, "tiny-imagenet": settings.TINY_OF_MATCHING}
     config = Config(ipc=ipc, unit_classes=1, unit_slots=ipc, parallel_units=_SIDE_BY_SIDE // ipc)
     return {name: _entry(name, setting[dataset], config, protocol, published, cost)}
 

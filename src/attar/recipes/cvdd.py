@@ -2,18 +2,17 @@
 
 The priors are those of the released code: how well students learn from sets that each teacher made alone. The authors'
 rule for choosing patches is unpublished; ``recover.patch_rule`` names attar's rule. The authors' mixed precision is
-float16, attar's is bfloat16. They train teachers on CIFAR with Adam and L2, these recipes with AdamW.
+float16, attar's is bfloat16.
 """
 
 from dataclasses import replace
 from typing import Any
 
 from attar.methods.cvdd import Config
-from attar.ops.choices import ViewChoice
 from attar.recipes import settings
 from attar.recipes.published import Published, row
 from attar.recipes.recipe import BuiltInRecipe
-from attar.recipes.settings import IMAGENET_MEAN, IMAGENET_STD, PAPER_STORAGE, Setting, entry, smoothed, with_training
+from attar.recipes.settings import PAPER_STORAGE, Setting, entry, smoothed
 from attar.stages.choices import Member
 from attar.stages.protocols import Protocol
 
@@ -30,29 +29,14 @@ _OWN, _FADRM = (f"arXiv {paper}, table shown in its repository" for paper in ("2
 _COST = "8.2 s per image on an RTX 4090 at 224 pixels, as FADRM measured"
 
 
-def _small(setting: Setting, mean: Any, std: Any, **training: Any) -> Setting:
-    """Five teachers of this dataset, trained on padded crops."""
-    setting = with_training(setting, **training)
-    members = tuple(Member(architecture=name) for name in _NETWORKS)
-    squeeze = setting.squeeze.changed(members=members, views=ViewChoice(crop="padded"))
-    return replace(setting, squeeze=squeeze, data=setting.data.changed(mean=mean, std=std))
-
-
-def _imagenet_1k() -> Setting:
-    names = tuple(name.replace("x0_5", "x1_0") for name in _NETWORKS)
-    members = tuple(Member(architecture=name) for name in names)  # with the weights of squeeze, IMAGENET1K_V1
-    return replace(settings.IMAGENET_1K, squeeze=settings.IMAGENET_1K.squeeze.changed(members=members))
-
-
-_ADAM: dict[str, Any] = {"optimizer": "adamw", "learning_rate": 1e-3, "weight_decay": 1e-4, "batch_size": 512}
-_SETTINGS = {
-    "cifar10": _small(settings.CIFAR10, (0.4914, 0.4822, 0.4465), (0.247, 0.2435, 0.2616), **_ADAM),
-    "cifar100": _small(settings.CIFAR100, (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761), **_ADAM),
-    "tiny-imagenet": _small(
-        settings.TINY_IMAGENET, IMAGENET_MEAN, IMAGENET_STD, learning_rate=0.01, batch_size=128, warmup_epochs=0
-    ),
-    "imagenet-1k": _imagenet_1k(),
-}
+def _setting(dataset: str) -> Setting:
+    """The dataset with five teachers."""
+    setting = settings.OF_CVDD[dataset]
+    names = _NETWORKS
+    if dataset == "imagenet-1k":
+        names = tuple(name.replace("x0_5", "x1_0") for name in names)  # with the weights of squeeze, IMAGENET1K_V1
+    members = tuple(Member(architecture=name) for name in names)
+    return replace(setting, squeeze=setting.squeeze.changed(members=members))
 
 
 def _config(dataset: str, ipc: int) -> Config:
@@ -84,7 +68,7 @@ def _entry(dataset: str, ipc: int, *top1: float, later: float | None = None) -> 
     config, protocol = _config(dataset, ipc), _protocol(dataset, ipc)
     published = row(_OWN, *top1) + (row(_FADRM, later, said="in FADRM's table") if later else Published())
     return entry(
-        "cvdd", dataset, ipc, _SETTINGS[dataset], config, protocol, published, _COST, labels={"committee": committee}
+        "cvdd", dataset, ipc, _setting(dataset), config, protocol, published, _COST, labels={"committee": committee}
     )
 
 

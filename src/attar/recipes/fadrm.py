@@ -1,8 +1,7 @@
 """FADRM and FADRM+ as published (Cui et al., 2025, arXiv 2506.24125): CIFAR-100, Tiny-ImageNet and ImageNet-1K.
 
 The authors' rule for choosing patches is unpublished; ``recover.patch_rule`` names attar's rule. The authors' mixed
-precision is float16, attar's is bfloat16. The authors train teachers on CIFAR-100 with Adam and L2, these recipes with
-AdamW.
+precision is float16, attar's is bfloat16.
 """
 
 from collections.abc import Sequence
@@ -13,7 +12,7 @@ from attar.methods.fadrm import Config
 from attar.recipes import settings
 from attar.recipes.published import Published, row
 from attar.recipes.recipe import BuiltInRecipe
-from attar.recipes.settings import Setting, entry, smoothed, with_training
+from attar.recipes.settings import Setting, entry, smoothed
 from attar.stages.choices import Member
 from attar.stages.protocols import Protocol
 
@@ -27,10 +26,6 @@ IMAGENET_1K = Config(block_sizes=(200 / 224, 1.0, 200 / 224, 1.0), jitter=32, **
 FOUR = ("resnet18", "densenet121", "shufflenet_v2_x0_5", "mobilenet_v2")
 _COST = "0.47 s per image on an RTX 4090 at 224 pixels, measured by the authors"
 _COST_PLUS = "1.09 s per image on an RTX 4090 at 224 pixels, measured by the authors"
-
-
-CIFAR100 = with_training(settings.CIFAR100, optimizer="adamw", learning_rate=1e-3, weight_decay=1e-4, batch_size=512)
-TINY_IMAGENET = with_training(settings.TINY_IMAGENET, learning_rate=0.01, batch_size=128, warmup_epochs=0)
 
 
 def several(setting: Setting, names: tuple[str, ...] = FOUR) -> Setting:
@@ -76,9 +71,9 @@ def _plus(dataset: str, ipc: int, *top1: float, rerun: float | None = None) -> B
 
 
 _ROWS = {
-    "cifar100": (CIFAR100, CIFAR),
-    "tiny-imagenet": (TINY_IMAGENET, TINY),
-    "imagenet-1k": (settings.IMAGENET_1K, IMAGENET_1K),
+    "cifar100": (settings.OF_CVDD["cifar100"], CIFAR),
+    "tiny-imagenet": (settings.OF_CVDD["tiny-imagenet"], TINY),
+    "imagenet-1k": (settings.OF_CVDD["imagenet-1k"], IMAGENET_1K),
 }
 
 RECIPES = {

@@ -10,7 +10,7 @@ from attar.recipes.recipe import BuiltInRecipe, Recipe
 from attar.recipes.settings import PAPER_STORAGE, entry
 from attar.stages.protocols import PROTOCOLS
 
-TINY = Config(learning_rate=0.1, bn_weight=0.05, jitter=4, **PAPER_STORAGE)
+TINY = Config(learning_rate=0.1, bn_weight=0.05, jitter=4, jitter_both_ways=True, **PAPER_STORAGE)
 IMAGENET_1K = Config(learning_rate=0.25, bn_weight=0.01, jitter=32, **PAPER_STORAGE)
 PRUNED = 40
 """Labels are made for one in this many epochs."""

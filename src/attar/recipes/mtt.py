@@ -55,7 +55,7 @@ CELLS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
 _DATA = {
     "cifar10": (settings.CIFAR10, "convnet3_in"),
     "cifar100": (settings.CIFAR100, "convnet3_in"),
-    "tiny-imagenet": (settings.TINY_IMAGENET, "convnet4_in"),
+    "tiny-imagenet": (settings.TINY_OF_MATCHING, "convnet4_in"),
 }
 _COST = "not measured; the authors name 1 to 5 hours on several GPUs for making the images, experts not counted"
 

@@ -52,7 +52,7 @@ def _entry(
 _SETTINGS = {
     "cifar10": _with_experts(settings.CIFAR10, "convnet3_in"),
     "cifar100": _with_experts(settings.CIFAR100, "convnet3_in"),
-    "tiny-imagenet": _with_experts(settings.TINY_IMAGENET, "convnet4_in"),
+    "tiny-imagenet": _with_experts(settings.TINY_OF_MATCHING, "convnet4_in"),
 }
 RECIPES = {
     **_entry("cifar10", 1, 49.5),

@@ -17,12 +17,11 @@ from attar.recipes.recipe import BuiltInRecipe
 from attar.recipes.settings import Setting, entry, smoothed, with_training
 from attar.stages.protocols import Protocol
 
-_ADAM = {"optimizer": "adamw", "learning_rate": 1e-3, "weight_decay": 1e-4, "batch_size": 512}
 _SETTINGS = {
-    "cifar10": with_training(settings.CIFAR10, epochs=150, **_ADAM),
-    "cifar100": with_training(settings.CIFAR100, epochs=100, **_ADAM),
-    "tiny-imagenet": fadrm.TINY_IMAGENET,
-    "imagenet-1k": settings.IMAGENET_1K,
+    "cifar10": with_training(settings.OF_CVDD["cifar10"], epochs=150),
+    "cifar100": with_training(settings.OF_CVDD["cifar100"], epochs=100),
+    "tiny-imagenet": settings.OF_CVDD["tiny-imagenet"],
+    "imagenet-1k": settings.OF_CVDD["imagenet-1k"],
 }
 _CONFIGS = {
     "cifar10": fadrm.CIFAR.changed(group_passes=135, parallel_units=10),  # ten classes do not fill a device

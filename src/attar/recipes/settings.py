@@ -172,3 +172,25 @@ IMAGENET_21K = Setting(
     ),
     student="timm/resnet18",
 )
+
+
+def _of_cvdd(setting: Setting, mean: Any, std: Any, **training: Any) -> Setting:
+    setting = with_training(setting, **training)
+    squeeze = setting.squeeze.changed(views=ViewChoice(crop="padded"))
+    return replace(setting, squeeze=squeeze, data=setting.data.changed(mean=mean, std=std))
+
+
+_ADAM: dict[str, Any] = {"optimizer": "adam", "learning_rate": 1e-3, "weight_decay": 1e-4, "batch_size": 512}
+OF_CVDD = {
+    "cifar10": _of_cvdd(CIFAR10, (0.4914, 0.4822, 0.4465), (0.247, 0.2435, 0.2616), **_ADAM),
+    "cifar100": _of_cvdd(CIFAR100, (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761), **_ADAM),
+    "tiny-imagenet": _of_cvdd(
+        TINY_IMAGENET, IMAGENET_MEAN, IMAGENET_STD, learning_rate=0.01, batch_size=128, warmup_epochs=0
+    ),
+    "imagenet-1k": IMAGENET_1K,
+}
+"""Datasets as the repositories of CV-DD and FADRM use them, for sre2l++, cvdd, fadrm, fadrm+ and psm: their means and
+deviations, and teachers trained on padded crops, on CIFAR with Adam."""
+
+TINY_OF_MATCHING = replace(TINY_IMAGENET, data=TINY_IMAGENET.data.changed(mean=IMAGENET_MEAN, std=IMAGENET_STD))
+"""Tiny-ImageNet as the released code of dm, mtt, ncfm and cim normalises it."""

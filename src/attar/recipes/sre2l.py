@@ -44,10 +44,10 @@ def _cifar(name: str, ipc: int, published: Published, cost: str) -> BuiltInRecip
 # rule for patches is unpublished; see recover.patch_rule.
 PLUS = Config(learning_rate=0.25, bn_weight=0.01, jitter=4, start="patches", patch_rule="medium", **PAPER_STORAGE)
 _PLUS = {
-    "cifar10": (settings.CIFAR10, PLUS),
-    "cifar100": (settings.CIFAR100, PLUS),
-    "tiny-imagenet": (settings.TINY_IMAGENET, PLUS),
-    "imagenet-1k": (settings.IMAGENET_1K, PLUS.changed(jitter=32)),
+    "cifar10": (settings.OF_CVDD["cifar10"], PLUS),
+    "cifar100": (settings.OF_CVDD["cifar100"], PLUS),
+    "tiny-imagenet": (settings.OF_CVDD["tiny-imagenet"], PLUS),
+    "imagenet-1k": (settings.OF_CVDD["imagenet-1k"], PLUS.changed(jitter=32)),
 }
 
 

@@ -169,10 +169,18 @@ def _with_labels(
     views: LookChoice = LookChoice(),  # noqa: B008 (frozen)
     mix: MixChoice = _CUTMIX,
     batchnorm: Literal["eval", "train"] = "eval",
+    batchnorm_batch: int = 8,
 ) -> tuple[Protocol, ProtocolLabels]:
     """Return both halves of a protocol; labels get the training's epochs and the loss's temperature."""
     epochs, temperature = training.training.epochs, training.temperature
-    labels = ProtocolLabels(epochs=epochs, views=views, mix=mix, temperature=temperature, batchnorm=batchnorm)
+    labels = ProtocolLabels(
+        epochs=epochs,
+        views=views,
+        mix=mix,
+        temperature=temperature,
+        batchnorm=batchnorm,
+        batchnorm_batch=batchnorm_batch,
+    )
     return training, labels
 
 
@@ -212,19 +220,30 @@ _BUILT_IN = (
         ),
         mix=MixChoice(kind="none"),
     ),
-    # DWA's Tiny-ImageNet script (arXiv 2409.17612): its temperature is 1 and its images are mixed.
+    # DWA's Tiny-ImageNet script (arXiv 2409.17612): images are mixed. Version 1 had the temperature of the script's
+    # first release, 1, which the authors corrected to 20, with T^2.
     _with_labels(
         Protocol(
             name="dwa-tiny",
+            version=2,
             training=Optimisation(epochs=200, batch_size=64, learning_rate=0.2, weight_decay=1e-4, warmup_epochs=5),
-            temperature=1.0,
+            temperature_squared=True,
         )
     ),
-    # SRe2L's CIFAR-100 script.
+    # SRe2L's CIFAR-100 script. It never puts the teacher into evaluation mode, so BatchNorm labels by the statistics of
+    # its batches of 128, and it decays normalisation layers and biases, too. Version 1 did neither; for labels in
+    # evaluation mode use --relabel.committee.batchnorm eval.
     _with_labels(
-        Protocol(name="cifar", training=_ADAMW.changed(epochs=400), temperature=30.0),
+        Protocol(
+            name="cifar",
+            version=2,
+            training=_ADAMW.changed(epochs=400, decay_norms=True),
+            temperature=30.0,
+        ),
         views=LookChoice(crop="padded"),
         mix=MixChoice(kind="mixup", alpha=0.8),
+        batchnorm="train",
+        batchnorm_batch=128,
     ),
     # ImageNet-21K-P, after the only published configuration (LPLD's), without its Cutout and logit smoothing.
     _with_labels(
