@@ -89,6 +89,15 @@ def test_late_images_may_have_a_rate_of_their_own():
     assert away["own"][3] > 2 * away["shared"][3]
 
 
+def test_images_may_have_views_of_their_own_while_others_wait():
+    task, curves = task_of(delt, config_of(), num_slots=4)
+    own, shared = (
+        delt.recover(task, config_of(views_per_image=each, min_crop=0.3)).images.view(4, -1) for each in (True, False)
+    )
+    assert len(curves.losses) == 18
+    assert not torch.equal(own[0], shared[0])
+
+
 @pytest.mark.parametrize(
     ("slots", "rounds", "joined"),
     [

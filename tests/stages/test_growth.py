@@ -106,7 +106,7 @@ def test_units_and_batches_of_two_sizes_are_separate():
     earlier = [growth.Earlier(3, 30, ""), growth.Earlier(4, 40, "")]
     found = planned(10, config, earlier)
     assert [[unit.slots[::10] for unit in group] for group in found] == [
-        [(0, 1), (2,)], [(3,)], [(4, 5), (6, 7)], [(8,)]
+        [(0, 1)], [(2,)], [(3,)], [(4, 5), (6, 7)], [(8,)]
     ]  # fmt: skip
 
 

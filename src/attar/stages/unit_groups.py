@@ -1,7 +1,7 @@
 """Plan the units of a run, and the groups of units that share a batch."""
 
 from collections.abc import Sequence
-from itertools import pairwise
+from itertools import groupby, pairwise
 
 from attar.stages.growth import Earlier
 from attar.stages.kept import Kept
@@ -13,7 +13,7 @@ from attar.synthesis.method import MethodConfig, UnitShape
 def planned(
     num_classes: int, config: MethodConfig, grown: Sequence[Earlier] = (), earlier_run: Kept | None = None
 ) -> list[tuple[Unit, ...]]:
-    """Return the units of a run, in groups that share a batch.
+    """Return the units of a run, in groups that share a batch; all units of a group have equally many slots.
 
     ``grown`` are the sets that it was grown from: no unit and no group has slots of an earlier set and later ones.
     Slots that images of an earlier run fill are made for the other classes only.
@@ -30,7 +30,9 @@ def planned(
         slots = end if needs.unit in ("slots", "set") else unit_slots
         without = earlier_run.labels if earlier_run is not None and end <= full else ()
         todo = units.plan(num_classes, first, end, unit_classes, slots, without)
-        found += [tuple(todo[start : start + at_once]) for start in range(0, len(todo), at_once)]
+        for _, alike in groupby(todo, key=lambda unit: unit.num_slots):  # a schedule may depend on the slots (delt)
+            same = list(alike)
+            found += [tuple(same[start : start + at_once]) for start in range(0, len(same), at_once)]
     return found
 
 

@@ -76,7 +76,7 @@ class Gradients:
         """Return the gradient of the pixels that take part, and each unit's metrics as weighted means over the
         teachers."""
         size = (pixels.shape[-2], pixels.shape[-1])
-        drawn = self._views.draw(iteration, size, shown)
+        drawn = _of_those(self._views.draw(iteration, size, shown), self._task, slots, self._canvas.shown)
         if len(shares) == 1 and shares[0].units is None and shares[0].weight is None:
             return self._share(pixels, shares[0], drawn, slots, shown)
         gradient, total = torch.zeros_like(pixels), dict[str, Tensor]()
@@ -223,6 +223,16 @@ def shown_size(stretch: Stretch, full: Size) -> Size:
             f"{SMALLEST}."
         )
     return size
+
+
+def _of_those(drawn: Records, task: Task, slots: int | None, shown: int) -> Records:
+    """Return the records of the images that take part; records that images share stay as they are."""
+    places = taking_part(task, slots)
+    total = len(task.labels) * shown
+    if places is None or total <= len(task.unit_sizes):
+        return drawn
+    index = (places.cpu()[:, None] * shown + torch.arange(shown)).flatten()
+    return tuple(record[index] if len(record) == total else record for record in drawn)
 
 
 def _records(drawn: Records, part: _Part, num_units: int, shown: int) -> Records:
