@@ -64,8 +64,8 @@ def test_an_older_evaluation_has_the_same_means(judged: Path, mini_run: Path):
     assert ranking.rankings(judged) == ranking.rankings(mini_run)
     pages.write_all(judged, found, judged / "report")
     assert "squeeze" in (judged / "report" / "table.md").read_text()
-    assert "Processor core seconds" not in card.text(read_info(mini_run / "distilled"), found)
-    assert "Processor core seconds" in card.text(read_info(mini_run / "distilled"), before)
+    assert "Processor seconds" not in card.text(read_info(mini_run / "distilled"), found)
+    assert "Processor seconds" in card.text(read_info(mini_run / "distilled"), before)
 
 
 def test_validation_images_that_an_older_evaluation_did_not_count_are_those_of_recover(finished: Path):

@@ -204,7 +204,8 @@ class Folder:
             try:
                 files.get_file(f"{root}/{name}", str(path))
             except OSError as error:
-                error.filename = error.filename or str(path.parent)
+                if error.errno is not None:  # the disk's; naming a file would replace the words of a client's own
+                    error.filename = error.filename or str(path.parent)
                 raise
 
     def _tried(self, work: Callable[[], Result]) -> Result:
