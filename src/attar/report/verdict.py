@@ -5,12 +5,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from attar.stages.rows import DISTILLED, DISTILLED_HARD, RANDOM, RANDOM_HARD
+from attar.stages.teacher_check import SURE
 
 if TYPE_CHECKING:
     from attar.report.table import Line
 
-SURE = 1.65
-"""Standard deviations above chance that guessing stays under: 95 %, one-sided."""
 _PAIRS = {str(DISTILLED): str(RANDOM), str(DISTILLED_HARD): str(RANDOM_HARD)}
 """Rows of distilled images, and the rows of as many random real images with the same labels."""
 
@@ -18,7 +17,7 @@ _PAIRS = {str(DISTILLED): str(RANDOM), str(DISTILLED_HARD): str(RANDOM_HARD)}
 def notes(lines: Sequence["Line"]) -> list[str]:
     """Return a sentence for each run and student whose distilled images do not clearly beat random real ones.
 
-    Nothing is said of a gain that is larger than the spread: the table shows it.
+    There is no sentence where the gain is larger than the spread.
     """
     by_key = {(line.run, line.student, line.row): line for line in lines}
     several, students = len({line.run for line in lines}) > 1, {line.student for line in lines if line.row in _PAIRS}
