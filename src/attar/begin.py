@@ -80,7 +80,8 @@ def recipe_of(verb: str, given: Arguments) -> tuple[Recipe[Any], str]:
         given = _without_wishes(given)
         base, header = recipe_named(given.recipe), header_of(given.recipe)
         recipe = changed_by(base, given.settings, prog)
-    if ranks.is_first() and (sentence := labels_follow(base, recipe, given.settings)):
+    labelled = bool(given.out) and (Path(given.out) / "distilled" / "manifest.json").is_file()  # the run tells the rest
+    if ranks.is_first() and not labelled and (sentence := labels_follow(base, recipe, given.settings)):
         console.print(sentence, markup=False, soft_wrap=True)
     return recipe, header
 

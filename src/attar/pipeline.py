@@ -91,9 +91,8 @@ def run(
         modules, count = modules_of(teacher), len(recipe.squeeze.each)
         space = Workspace(Path(out), recipe.seed, recipe.data, recipe.execution, log, modules, trusted, count)
         recipe, soft = _with_members(recipe, space.num_teachers), use_soft_labels(recipe.evaluate.rows)
-        if not soft and Run(space.out).is_done("relabel"):  # epochs of labels that no student trains with are no change
-            labelling = label_choice.with_epochs_of(space.out / "distilled", recipe.relabel)
-            recipe = recipe.changed(relabel=labelling)
+        if Run(space.out).is_done("relabel"):
+            recipe = _with_epochs_of_labels(space, recipe, soft=soft)
         _check(space, recipe, wanted)
         if "squeeze" in wanted:
             squeeze.run(space, recipe.squeeze)
@@ -228,6 +227,15 @@ def _check(space: Workspace, recipe: Recipe[Any], wanted: Sequence[Stage]) -> No
         _check_learned(space, recipe)
     if not recipe.images:
         refuse_fewer(*baselines.fewest(space), recipe.recover.ipc, recipe.recover.real_per_image())
+
+
+def _with_epochs_of_labels(space: Workspace, recipe: Recipe[Any], *, soft: bool) -> Recipe[Any]:
+    """Return the recipe with the epochs of the finished labels where other ones would change nothing for students."""
+    asked, epochs = recipe.relabel, recipe.evaluate.protocol.training.epochs
+    kept = label_choice.with_epochs_of(space.out / "distilled", asked, epochs, soft=soft)
+    if soft and kept.mode == "stored" and kept.epochs > asked.epochs:
+        space.log.say(f"relabel   the labels of {kept.epochs} epochs are kept; students train for {epochs}")
+    return recipe.changed(relabel=kept)
 
 
 def _check_learned(space: Workspace, recipe: Recipe[Any]) -> None:

@@ -194,7 +194,7 @@ def test_another_protocol_judges_the_labels_that_there_are(finished, capsys):
     assert {line.protocol for line in table} == {"cda v1 modified, but the labels' own views, mixing"}
     said = " ".join(capsys.readouterr().err.split())
     assert "made with other settings, which are kept: relabel.epochs 300 -> 6; relabel.codec.temperature" not in said
-    assert "which are kept: relabel.epochs 300 -> 6; relabel.views.crop" in said
+    assert "which are kept: relabel.views.crop" in said  # six epochs of labels are enough for two
     kept = recipe_named(str(finished / "recipe.yaml"))
     assert kept.relabel.identity() == mini_recipe().relabel.identity()
     assert kept.evaluate.protocol.name == "cda"

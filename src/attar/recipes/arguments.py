@@ -124,6 +124,7 @@ def labels_follow(before: Recipe[Any], after: Recipe[Any], pairs: Iterable[Pair]
     typed = {key_of(flag) for flag, _ in pairs}
     if (
         not use_soft_labels(after.evaluate.rows)
+        or after.relabel.mode != "stored"
         or was == now
         or _STUDENT_EPOCHS not in typed
         or typed & {_LABEL_EPOCHS, "protocol"}

@@ -128,7 +128,10 @@ def _refuse_other_labels(folder: Path, names: Sequence[str], labelling: Relabel)
     """Raise AttarError when existing baselines were labelled with other settings."""
     places = {name: folder / name / "distilled" for name in names}
     labelling = real_labelling(labelling)
-    others = {name: labelling.unlike(labels_in(place).settings) for name, place in places.items() if is_finished(place)}
+    made = {name: labels_in(place).settings for name, place in places.items() if is_finished(place)}
+    others = {
+        name: labelling.unlike(one) for name, one in made.items() if not label_choice.lacks_epochs(one, labelling)
+    }
     changed = [line for lines in others.values() for line in lines]
     if changed:
         raise AttarError(

@@ -3,7 +3,9 @@
 import math
 import shutil
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -60,15 +62,34 @@ def of_stored(folder: Path, config: Relabel) -> Relabel:
     return config.as_made(made, str(folder)) if config.unlike(made) else config
 
 
-def with_epochs_of(folder: Path, config: Relabel) -> Relabel:
-    """Return ``config`` with the epochs of the finished labels in ``folder``, if no label is stored.
+def with_epochs_of(folder: Path, config: Relabel, student_epochs: int, *, soft: bool) -> Relabel:
+    """Return ``config`` with the epochs of the finished labels in ``folder``, if students see the same with them.
 
-    For students that train with hard labels: their epochs may change, and nothing is labelled again.
+    So it is with labels of at least as many epochs as students train for, with a pool, whatever the number of epochs,
+    and with online labels for students that train on hard ones (``soft`` is False).
     """
     made = labels_in(folder).settings
-    if config.mode != "online" or made.get("mode") != "online" or not isinstance(made.get("epochs"), int):
+    epochs, pool = made.get("epochs"), made.get("pool_epochs", 0)
+    if config.mode != made.get("mode") or not isinstance(epochs, int) or not isinstance(pool, int):
         return config
-    return config.changed(epochs=made["epochs"])
+    if pool:
+        same = config.pool_epochs == min(pool, config.epochs)
+    else:
+        same = not config.pool_epochs and min(epochs, config.epochs) >= student_epochs
+    if same or (config.mode == "online" and not soft):
+        return config.changed(epochs=epochs, pool_epochs=pool)
+    return config
+
+
+def lacks_epochs(made: Mapping[str, Any], config: Relabel) -> bool:
+    """Return whether labels made with these settings are those of ``config`` but for epochs that are still to come.
+
+    An epoch's views and labels do not depend on how many others there are.
+    """
+    epochs = made.get("epochs")
+    if not isinstance(epochs, int) or epochs >= config.epochs or config.pool_epochs or config.imported:
+        return False
+    return not config.unlike({**made, "epochs": config.epochs})
 
 
 def planned_bytes(num_images: int, num_classes: int, config: Relabel, size: int, storage: Storage = PLAIN) -> int:

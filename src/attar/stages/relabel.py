@@ -46,7 +46,6 @@ def run(
     and ``folder`` to read and write elsewhere, as for a baseline. Raises AttarError when the labels do not fit on the
     disk, or the folder holds other labels.
     """
-    own = folder is None
     recovered, out = recovered or space.out / "recover", folder or space.out / "distilled"
     made = images_in(recovered)
     config = config.changed(committee=members.resolved(space.num_teachers, config.committee))
@@ -56,6 +55,7 @@ def run(
         parents["labels"] = _listed(space, Path(config.imported).expanduser(), out)
     request = space.request(relabel=config)
     stage = StageFolder(out, "relabel", request, parents, space.log.warn, lambda: _expected(config, out))
+    growth.begin_labels(stage, config, space.log)
     finished = stage.finished()
     if finished is not None:
         return finished
@@ -84,8 +84,9 @@ def run(
     stage.begin()
     earlier = []
     if config.mode == "stored":
-        keeps = own and published is None and not committee.by_batch
-        kept = growth.earlier_labels(out, images, header) if keeps else None
+        kept = None
+        if published is None:
+            kept = growth.earlier_labels(out, images, header, by_batch=committee.by_batch)
         earlier = [labels_in(kept.folder.parent).elapsed] if kept is not None else []
         _label(space, header, _labelling(space, config, header, committee, images, published, kept), out)
     if ranks.is_first():
@@ -110,8 +111,7 @@ def run(
         result = {"image_bytes": image_bytes, "label_bytes": label_bytes, "num_images": len(images.images)}
         files.append(out / INFO)
         finished = stage.finish(result, total([logged(out, "labels"), *earlier]), space.device.describe(), files)
-        if own:
-            shutil.rmtree(out.parent / growth.BEFORE, ignore_errors=True)
+        shutil.rmtree(out.parent / growth.BEFORE, ignore_errors=True)
     ranks.wait()
     return finished or manifest_of(out, "relabel")
 
@@ -127,17 +127,19 @@ def _labelling(
 ) -> Callable[[int, Advance], EpochLabels | Parts]:
     """Return a function that gives the labels of one epoch: published ones, or the committee's.
 
-    ``kept`` are the labels of the first images, which are taken as they are.
+    ``kept`` are the labels of the first images and epochs, which are taken as they are.
     """
     if published is not None:
         return _reading(published, header)
+    whole = _asking(space, config, header, committee, images)
     if kept is None:
-        return _asking(space, config, header, committee, images)
-    first = kept.header.num_images
+        return whole
+    if (first := kept.header.num_images) == header.num_images:
+        return growth.added_to(kept, None, whole)
     space.log.say(f"relabel   the labels of the first {first:,} images are kept")
     new = ImageSet(images.images[first:], images.labels[first:], images.slots[first:])
     smaller = header.changed(num_images=len(new.labels))
-    return growth.added_to(kept, _asking(space, config, smaller, committee, new, ("after", first)))
+    return growth.added_to(kept, _asking(space, config, smaller, committee, new, ("after", first)), whole)
 
 
 def _listed(space: Workspace, folder: Path, out: Path) -> str:

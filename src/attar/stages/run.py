@@ -155,6 +155,8 @@ class LabelsMade(Manifest):
     """Settings of relabel as plain values."""
     data: dict[str, Any] = Field(default={}, validation_alias=AliasPath("request", "data"))
     """Settings of the real data as plain values."""
+    grown: tuple[dict[str, Any], ...] = ()
+    """Numbers of epochs that the labels had before more were added, each as {epochs: number}."""
 
     @property
     def imported_sha256(self) -> str:

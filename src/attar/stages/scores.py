@@ -19,6 +19,7 @@ from attar.models import build
 from attar.models.choices import CommitteeChoice
 from attar.ops.choices import MixChoice
 from attar.ops.metrics import Measured
+from attar.stages.choices import Relabel
 from attar.stages.dataset_info import DatasetInfo, LabelInfo, read_info
 from attar.stages.evaluation import PER_CLASS, Fraction, Seconds, first_fault
 from attar.stages.folder import FEED, MANIFEST, total
@@ -208,7 +209,7 @@ def small_training(
     Images are identified by their pixels, not by their method; a row by its labels. With hard labels the teacher does
     not count, only the set's normalisation and views.
     """
-    request = made.request if say is legacy_identity else made.identity
+    request = _first_request(made, protocol.training.epochs, say)
     hard = is_hard(row, protocol)
     left_out = _NOT_TRAINING | (_SOFT_ONLY if hard else set())
     how = {key: value for key, value in say(protocol).items() if key not in left_out}
@@ -218,6 +219,18 @@ def small_training(
         shown["published"] = made.imported_sha256  # whose views are in no request
         return ["hard", info.images_sha256, info.mean, info.std, request | {"relabel": shown}, how]
     return ["soft", info.images_sha256, made.parents, request, how]
+
+
+def _first_request(made: LabelsMade, epochs: int, say: Say) -> dict[str, Any]:
+    """Return the settings of the labels before epochs were added that these students do not see."""
+    request = made.request if say is legacy_identity else made.identity
+    enough = [one["epochs"] for one in made.grown if one["epochs"] >= epochs]
+    if not enough:
+        return request
+    labelling = request["relabel"] | {"epochs": min(enough)}
+    if say is not legacy_identity and min(enough) == Relabel().epochs:  # an identity leaves defaults out
+        del labelling["epochs"]
+    return request | {"relabel": labelling}
 
 
 def title(protocol: Protocol, infos: Sequence[DatasetInfo]) -> str:
