@@ -17,7 +17,7 @@ from attar.report.table import lines, title_of
 from attar.stages import agreement
 from attar.stages import scores as scores_of
 from attar.stages.dataset_info import read_info
-from attar.stages.protocols import PROTOCOL_LABELS, PROTOCOLS
+from attar.stages.protocols import PROTOCOL_LABELS, PROTOCOLS, protocol_title
 from attar.stages.rows import ROWS, Row
 from conftest import mini_recipe
 
@@ -207,8 +207,8 @@ def test_another_protocol_judges_the_labels_that_there_are(finished, capsys):
 def test_a_title_says_what_is_not_the_protocols(mini_run):
     info, sre2lpp = read_info(mini_run / "distilled"), PROTOCOLS["sre2l++"]
     own = mini_recipe().evaluate.protocol
-    assert scores_of.title(own, [info]) == own.title() == "digits v2 modified"
-    assert scores_of.title(own, []) == own.title()
+    assert scores_of.title(own, [info]) == protocol_title(own) == "digits v2 modified"
+    assert scores_of.title(own, []) == protocol_title(own)
     assert scores_of.title(sre2lpp, [info]) == "sre2l++ v1, but the labels' own views, mixing, BatchNorm, 6 epochs"
     assert scores_of.title(PROTOCOLS["hard-label"], [info]).endswith("own views, mixing, 6 epochs")
     asked = PROTOCOL_LABELS["sre2l++"]
@@ -262,4 +262,4 @@ def test_rows_without_augmentation_alter_no_title(finished):
     recipe = mini_recipe()
     judged = recipe.evaluate.changed(rows=("distilled", "distilled-noaug"), num_seeds=1)
     table = pipeline.run(recipe.changed(evaluate=judged), finished, stage="evaluate", quiet=True).table
-    assert {line.protocol for line in table} == {recipe.evaluate.protocol.title()}
+    assert {line.protocol for line in table} == {protocol_title(recipe.evaluate.protocol)}

@@ -14,7 +14,8 @@ from attar.models import build
 from attar.ops.choices import AUGMENTATIONS
 from attar.ops.pixels import Normalisation
 from attar.ops.targets import Targets
-from attar.stages.protocols import PROTOCOL_LABELS, PROTOCOLS, Protocol, labels_named, protocol_named
+from attar.stages.protocol import Protocol
+from attar.stages.protocols import PROTOCOL_LABELS, PROTOCOLS, labels_named, protocol_named, protocol_title
 from attar.training.loop import TrainingBatch, fit
 
 # name: version, optimiser, learning rate, decay, epochs, batch, parts, schedule, stretch, moves, EMA, warm-up
@@ -141,8 +142,8 @@ def test_a_protocol_goes_through_a_file_and_tells_when_it_was_altered(name: str)
     again = Protocol.of(protocol.plain(), "here")
     assert again == protocol
     assert digest(again.plain()) == digest(protocol.plain())
-    assert again.title() == f"{name} v{protocol.version}"
-    assert again.changed(label_smoothing=0.1).title() == f"{name} v{protocol.version} modified"
+    assert protocol_title(again) == f"{name} v{protocol.version}"
+    assert protocol_title(again.changed(label_smoothing=0.1)) == f"{name} v{protocol.version} modified"
 
 
 @pytest.mark.parametrize("hard", [False, True])

@@ -23,7 +23,8 @@ from attar.models.small import ConvNet
 from attar.models.teacher import Selection
 from attar.stages.dataset_info import DatasetInfo
 from attar.stages.distilled import Distilled
-from attar.stages.protocols import Protocol
+from attar.stages.protocol import Protocol
+from attar.stages.protocols import protocol_title
 from attar.stages.rows import FULL
 from attar.stages.run import Run
 from attar.store import atomic
@@ -173,7 +174,7 @@ def _readme(
         mode=mode,
         real=_CIFAR if dataset.name.startswith("CIFAR") else _FOLDERS,
         model=config["model_name"],
-        protocol=evaluated.setup.protocol.title(),
+        protocol=protocol_title(evaluated.setup.protocol),
         full=full,
         notes="\n".join(_wrapped(note) for note in notes),
     )

@@ -11,7 +11,7 @@ from attar.ops.mixing import MixChoice
 from attar.ops.replay import LookChoice
 from attar.ops.views import ViewChoice
 from attar.stages.dataset_info import DatasetInfo
-from attar.stages.protocols import Protocol
+from attar.stages.protocol import Protocol
 from attar.training.choices import Optimisation
 
 CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")

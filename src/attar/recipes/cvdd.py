@@ -14,7 +14,7 @@ from attar.recipes.published import Published, row
 from attar.recipes.recipe import BuiltInRecipe
 from attar.recipes.settings import PAPER_STORAGE, Setting, entry, smoothed
 from attar.stages.choices import Member
-from attar.stages.protocols import Protocol
+from attar.stages.protocol import Protocol
 
 _NETWORKS = ("resnet18", "resnet50", "shufflenet_v2_x0_5", "mobilenet_v2", "densenet121")
 _PRIORS = {

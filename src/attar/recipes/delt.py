@@ -10,7 +10,8 @@ from attar.recipes import settings
 from attar.recipes.published import row
 from attar.recipes.recipe import BuiltInRecipe
 from attar.recipes.settings import PAPER_STORAGE, entry
-from attar.stages.protocols import PROTOCOLS, Protocol
+from attar.stages.protocol import Protocol
+from attar.stages.protocols import PROTOCOLS
 
 _OWN = "arXiv 2411.19946"
 _SETTINGS = {

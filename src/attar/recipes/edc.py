@@ -13,7 +13,8 @@ from attar.recipes.published import RESNETS, Published, row
 from attar.recipes.recipe import BuiltInRecipe, Recipe, recipe, relabel_section
 from attar.recipes.settings import IMAGENET_MEAN, IMAGENET_STD, PAPER_STORAGE
 from attar.stages.choices import Evaluate, Member, Squeeze
-from attar.stages.protocols import PROTOCOLS, Protocol
+from attar.stages.protocol import Protocol
+from attar.stages.protocols import PROTOCOLS
 from attar.training.choices import Optimisation
 
 _SMALL, _LARGE = "arXiv 2404.13733, Table 25", "arXiv 2404.13733"

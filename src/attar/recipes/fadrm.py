@@ -14,7 +14,7 @@ from attar.recipes.published import Published, row
 from attar.recipes.recipe import BuiltInRecipe
 from attar.recipes.settings import Setting, entry, smoothed
 from attar.stages.choices import Member
-from attar.stages.protocols import Protocol
+from attar.stages.protocol import Protocol
 
 _STORED: dict[str, Any] = {"image_format": "png", "rounding": "truncate"}
 CIFAR = Config(jitter=4, **_STORED)

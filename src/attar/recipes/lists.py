@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from attar.core import plugin
 from attar.core.errors import AttarError
-from attar.stages.protocols import Protocol, ProtocolLabels
+from attar.stages.protocol import Protocol, ProtocolLabels
 
 KINDS = ("recipes", "methods", "datasets", "models", "protocols")
 _HELP = """\

@@ -15,7 +15,7 @@ from attar.recipes.fadrm import several
 from attar.recipes.published import Published, note, row
 from attar.recipes.recipe import BuiltInRecipe
 from attar.recipes.settings import Setting, entry, smoothed, with_training
-from attar.stages.protocols import Protocol
+from attar.stages.protocol import Protocol
 
 _SETTINGS = {
     "cifar10": with_training(settings.OF_CVDD["cifar10"], epochs=150),

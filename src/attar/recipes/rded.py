@@ -8,7 +8,8 @@ from attar.recipes import settings
 from attar.recipes.published import RESNETS, row
 from attar.recipes.recipe import BuiltInRecipe
 from attar.recipes.settings import PAPER_STORAGE, entry
-from attar.stages.protocols import PROTOCOLS, Protocol
+from attar.stages.protocol import Protocol
+from attar.stages.protocols import PROTOCOLS
 
 _OWN, _CVDD = (f"arXiv {paper}, table shown in its repository" for paper in ("2312.03526", "2501.07575"))
 WHOLE = Config(patch_pool=300, patch_crops=5, **PAPER_STORAGE)

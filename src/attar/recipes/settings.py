@@ -10,7 +10,8 @@ from attar.ops.choices import ViewChoice
 from attar.recipes.published import Published
 from attar.recipes.recipe import BuiltInRecipe, Recipe, recipe, relabel_section
 from attar.stages.choices import Evaluate, Squeeze
-from attar.stages.protocols import PROTOCOLS, Protocol, protocol_named
+from attar.stages.protocol import Protocol
+from attar.stages.protocols import PROTOCOLS, protocol_named
 from attar.stages.rows import DISTILLED_HARD, EQUAL_BYTES, FULL, REAL_SETS, Row
 from attar.synthesis.method import MethodConfig
 from attar.training.choices import Optimisation

@@ -17,6 +17,7 @@ from attar.report.pages import tables
 from attar.report.table import Line, own_line, protocols
 from attar.stages.dataset_info import DatasetInfo, read_info
 from attar.stages.methods import METHODS, method_named
+from attar.stages.protocols import protocol_title
 from attar.stages.rows import REAL_SETS
 from attar.stages.run import IMPORTED
 from attar.store import atomic
@@ -124,7 +125,7 @@ def text(
         validation=reliability.measured_on(table) if table else "real validation images",
         guessing=reliability.guessing(table),
         scores=tables(table).strip() if table else "Not evaluated yet.",
-        protocol=markdown(", ".join(judged) if (judged := protocols(table)) else info.protocol.title()),
+        protocol=markdown(", ".join(judged) if (judged := protocols(table)) else protocol_title(info.protocol)),
         image_bytes=readable_bytes(info.image_bytes),
         label_name=label_name(info),
         label_bytes=readable_bytes(info.label_bytes),

@@ -15,7 +15,7 @@ from attar.stages import equal_bytes, label_choice, members, recover, relabel, s
 from attar.stages.dataset_info import read_info
 from attar.stages.evaluate import Evaluate, shared_folder
 from attar.stages.label_choice import Relabel
-from attar.stages.protocols import Protocol
+from attar.stages.protocol import Protocol
 from attar.stages.rows import DISTILLED, EQUAL_BYTES, Row, SmallSet, real_sets
 from attar.stages.run import Run, is_finished, labels_in
 from attar.stages.workspace import Workspace

@@ -8,7 +8,8 @@ import pydantic
 from attar.core.config import BY_CONTENT, NO_EFFECT, Config, worded
 from attar.models.choices import CommitteeChoice, Stem, StoredPrecision, upgraded_committee
 from attar.ops.choices import AUGMENTATIONS, Augmentation, Codec, LookChoice, MixChoice, ViewChoice
-from attar.stages.protocols import PROTOCOLS, Protocol, protocol_named
+from attar.stages.protocol import Protocol
+from attar.stages.protocols import PROTOCOLS, protocol_named
 from attar.stages.rows import ROWS, Row
 from attar.training.choices import Optimisation
 

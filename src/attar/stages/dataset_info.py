@@ -12,7 +12,7 @@ from attar.models.choices import CommitteeChoice, StoredPrecision, upgraded_comm
 from attar.ops.choices import PLAIN, Storage
 from attar.ops.mixing import MixChoice
 from attar.ops.replay import LookChoice
-from attar.stages.protocols import Protocol
+from attar.stages.protocol import Protocol
 from attar.store import sealed
 
 INFO = "dataset.json"

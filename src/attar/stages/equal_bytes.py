@@ -15,7 +15,7 @@ from attar.core.randomness import generator
 from attar.stages.choices import Evaluate
 from attar.stages.dataset_info import DatasetInfo, read_info
 from attar.stages.folder import StageFolder
-from attar.stages.protocols import Protocol
+from attar.stages.protocol import Protocol
 from attar.stages.recover import RealByClass
 from attar.stages.rows import DISTILLED_HARD, EQUAL_BYTES
 from attar.stages.run import is_finished

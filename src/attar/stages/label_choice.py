@@ -12,7 +12,7 @@ import torch
 from attar.core.errors import AttarError
 from attar.ops.choices import PLAIN, Storage
 from attar.stages.choices import Relabel
-from attar.stages.protocols import Protocol
+from attar.stages.protocol import Protocol
 from attar.stages.run import labels_in
 from attar.store import labels as label_files
 from attar.store import weights

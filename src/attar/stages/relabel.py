@@ -20,7 +20,7 @@ from attar.stages import dataset_files, growth, members
 from attar.stages.dataset_info import INFO, DatasetInfo, LabelInfo, TeacherInfo, write_info
 from attar.stages.folder import MANIFEST, StageFolder, logged, manifest_of, total
 from attar.stages.label_choice import Relabel, planned_bytes, refuse_full_disk
-from attar.stages.protocols import Protocol
+from attar.stages.protocol import Protocol
 from attar.stages.published_labels import PublishedLabels
 from attar.stages.run import ImagesMade, images_in, labels_in
 from attar.stages.workspace import Workspace

@@ -23,7 +23,8 @@ from attar.stages.choices import Relabel
 from attar.stages.dataset_info import DatasetInfo, LabelInfo, read_info
 from attar.stages.evaluation import PER_CLASS, Fraction, Seconds, first_fault
 from attar.stages.folder import FEED, MANIFEST, total
-from attar.stages.protocols import PROTOCOL_LABELS, Protocol
+from attar.stages.protocol import Protocol
+from attar.stages.protocols import PROTOCOL_LABELS, protocol_title
 from attar.stages.rows import EQUAL_BYTES, Row, SmallSet
 from attar.stages.run import EXPERTS, LabelsMade, images_in, made_in, teacher_folders
 from attar.stages.squeeze import Squeeze, ancestors
@@ -235,7 +236,7 @@ def _first_request(made: LabelsMade, epochs: int, say: Say) -> dict[str, Any]:
 
 def title(protocol: Protocol, infos: Sequence[DatasetInfo]) -> str:
     """Return the protocol's name for a table, with the label options in which the stored labels differ from it."""
-    said = protocol.title()
+    said = protocol_title(protocol)
     own = next((own for info in infos if (own := _own_ways(protocol, info.labels))), "")
     return f"{said}, but the labels' own {own}" if own else said
 

@@ -18,7 +18,7 @@ from attar.stages.choices import Evaluate, Squeeze
 from attar.stages.dataset_info import read_info
 from attar.stages.distilled import Distilled
 from attar.stages.health import Health, examined_epoch
-from attar.stages.protocols import Protocol
+from attar.stages.protocol import Protocol
 from attar.stages.rows import DISTILLED, FULL, SmallSet
 from attar.stages.scores import ScoreFile
 from attar.stages.workspace import Workspace
