@@ -1,5 +1,9 @@
 """What a process on the cluster does with its order; Ray is imported, but no cluster is started."""
 
+import os
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -66,6 +70,32 @@ def test_two_launches_in_one_folder_leave_each_other_alone(tmp_path: Path):
         with pytest.raises(AttarError, match="Machine 10.0.0.7 does not see the run's files"):
             worker._prepare(two)
     assert not (tmp_path / "run").exists(), "nothing is left of a run that made nothing"
+
+
+def test_what_a_killed_launch_left_is_removed_by_the_next(tmp_path: Path):
+    code = """
+import os, signal, sys
+from pathlib import Path
+from attar.launch.cluster import marked
+out = Path(sys.argv[1])
+with marked(out / ".launch-killed", out / ".ray-train-killed"):
+    (out / ".ray-train-killed").mkdir()
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+    out, beside = tmp_path / "run", tmp_path / "run" / ".ray-train-one"
+    out.mkdir()
+    subprocess.run([sys.executable, "-c", code, str(out)], check=False)
+    left = {".launch-killed", ".ray-train-killed"}
+    assert {path.name for path in out.iterdir()} == left
+    with cluster.marked(out / ".launch-begins", beside):  # a launch may not have its lock yet
+        assert {path.name for path in out.iterdir()} == left | {".launch-begins"}
+    old = time.time() - cluster.LOCK_SECONDS - 1
+    with cluster.marked(out / ".launch-one", beside):
+        for mark in out.glob(".launch-*"):
+            os.utime(mark, (old, old))
+        with cluster.marked(out / ".launch-two", beside):
+            assert {path.name for path in out.iterdir()} == {".launch-one", ".launch-two"}
+    assert not out.exists()
 
 
 def test_progress_says_what_earlier_processes_did(monkeypatch: pytest.MonkeyPatch):

@@ -31,6 +31,8 @@ WATCH_SECONDS = 5.0
 """How often the cluster's head is asked to answer."""
 LOST_SECONDS = 40.0
 """A head that does not answer for so long is lost."""
+LOCK_SECONDS = 60.0
+"""How long a launch may take to lock its file; a younger file belongs to a launch that begins."""
 LOCAL = "local"
 """The address of a new cluster on this machine."""
 OBJECT_STORE_BYTES = 100 * 2**20
@@ -82,15 +84,34 @@ def started(recipe: Recipe[Any], out: Path, stage: str, address: str, quiet: boo
 
 @contextlib.contextmanager
 def marked(mark: Path, beside: Path) -> Iterator[None]:
-    """Let the run's folder have this file during the block; then remove it and the folder ``beside`` it, if any."""
+    """Let the run's folder have this file during the block; then remove it and the folder ``beside`` it, if any.
+
+    Files and folders of launches that were killed are removed, too: the lock of such a file is free.
+    """
+    _sweep(mark.parent)
     atomic.write_text(mark, mark.name)
-    try:
-        yield
-    finally:
-        mark.unlink(missing_ok=True)
-        shutil.rmtree(beside, ignore_errors=True)
-        with contextlib.suppress(OSError):
-            mark.parent.rmdir()  # of a run that was refused
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError):  # of a disk that knows no locks
+            stack.enter_context(atomic.locked(mark))
+        try:
+            yield
+        finally:
+            mark.unlink(missing_ok=True)
+            shutil.rmtree(beside, ignore_errors=True)
+            with contextlib.suppress(OSError):
+                mark.parent.rmdir()  # of a run that was refused
+
+
+def _sweep(out: Path) -> None:
+    """Remove what launches that were killed left in a run's folder."""
+    from attar.launch.worker import MARK
+
+    for mark in out.glob(f"{MARK}-*"):
+        with contextlib.suppress(OSError):  # the launch ends in this moment, or the disk knows no locks
+            old = time.time() - mark.stat().st_mtime > LOCK_SECONDS
+            if old and not atomic.is_locked(mark):
+                shutil.rmtree(out / mark.name.replace(MARK, joint.RAY_TRAIN, 1), ignore_errors=True)
+                mark.unlink()
 
 
 def _connected(address: str, train: bool) -> Any:
