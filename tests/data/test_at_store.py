@@ -120,7 +120,7 @@ def test_several_datasets_in_one_folder_are_not_mixed(shards: Path, log: Log) ->
     ending = next(shards.iterdir()).suffix
     for place in (both, both.removeprefix("file://")):  # a pattern says that they belong together
         assert len(opened(f"{place}/*/{{train,val}}-*{ending}", log).train) == 72
-    with pytest.raises(AttarError, match=rf"The class folder .*one holds no images, but train-00000\{ending}; if that"):
+    with pytest.raises(AttarError, match=r"several datasets, in the folders one, two; choose one, as in .*all/one'"):
         load(DataChoice(source=both.removeprefix("file://")), 0, log)
 
 

@@ -212,7 +212,7 @@ def test_refuses_other_names_in_val(tmp_path: Path, write_parquet: Write, log: L
 
 
 def test_refuses_files_without_training_or_content(tmp_path: Path, write_parquet: Write, log: Log) -> None:
-    write_parquet(tmp_path / "0000.parquet", [0, 1])
+    write_parquet(tmp_path / "val-0000.parquet", [0, 1])
     with pytest.raises(AttarError, match=rf"{tmp_path} has no training files among its Parquet files"):
         layout.read(tmp_path, log)
     path = tmp_path / "train-0.parquet"

@@ -25,7 +25,6 @@ from attar.store.objects import Entry, Folder
 
 CONVERTED = "@refs/convert/parquet"
 """Revision in which the Hub keeps the Parquet files that it makes of datasets in other formats."""
-_SHOWN = 8
 
 
 @dataclass(frozen=True)
@@ -108,7 +107,7 @@ def read(source: str, limit: int, log: Log) -> Found:
     listed = _listed(source)
     store = _Store(listed.folder, {PurePosixPath(name): entry for name, entry in listed.files.items()}, limit, log)
     rows, chosen = _chosen(list(store.entries), listed, log)
-    shards = (parquet if rows else tars).grouped(chosen, listed.folder.address)
+    shards = (parquet if rows else tars).grouped(chosen, listed.folder.address, joined=listed.named is None)
     if listed.named is None:
         shards.refuse_others(source)
     shards.tell(log)
@@ -198,13 +197,7 @@ def _chosen(names: Sequence[PurePosixPath], listed: _Listed, log: Log) -> tuple[
         return is_table, fitting
     homes = sorted({splits.home(name) for name in fitting})
     first, *others = [home for home in homes if len(home.parts) == min(len(one.parts) for one in homes)]
-    if others:
-        few = ", ".join(home.as_posix() for home in [first, *others][:_SHOWN])
-        more = f" and {len(others) + 1 - _SHOWN} more" if len(others) >= _SHOWN else ""
-        raise AttarError(
-            f"{listed.folder.address} holds several datasets, in the folders {few}{more}; choose one, as in "
-            f"--data.source '{listed.named(first)}', or name the files that belong together by a pattern."
-        )
+    splits.refuse_several(listed.folder.address, [first, *others], listed.named(first))
     if len(homes) > 1:
         named = listed.named(first) if first.parts else listed.folder.address
         log.say(f"data      attar reads the files in {named}, and not those in folders below it")

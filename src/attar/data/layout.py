@@ -6,8 +6,12 @@ from pathlib import Path
 from attar.core.errors import AttarError
 from attar.core.log import Log
 from attar.data import braces, folder, hub, parquet, splits, tars
-from attar.data.scan import pictures
+from attar.data.scan import class_folders, is_results, pictures
 from attar.data.source import Found
+from attar.data.splits import Shards
+
+_MOST_FOLDERS = 50
+"""Folders in which shards are looked for; classes are often more."""
 
 
 def read(path: Path, log: Log, *, are_classes: bool = False) -> Found:
@@ -19,11 +23,12 @@ def read(path: Path, log: Log, *, are_classes: bool = False) -> Found:
         return hub.read_saved(path, log)
     if folder.is_tiny_imagenet(path):
         return folder.read_tiny_imagenet(path, log)
-    if files := parquet.find(path):
-        return parquet.read(path, files, log)
-    if files := tars.find(path):
-        return tars.read(path, files, log)
-    inner = folder.unwrapped(path)
+    for package in (parquet, tars):
+        if files := package.find(path):
+            if not {file.parent for file in _in_folders(path, files.train[0].suffix)} <= _parents(files):
+                log.say(f"data      attar reads the files in {path}, and not those in folders below it")
+            return package.read(path, files, log)
+    inner = _only_home(path) or folder.unwrapped(path)
     if inner != path:
         log.say(f"data      {path} holds nothing but {inner.relative_to(path)}, which is read")
         return read(inner, log, are_classes=are_classes)
@@ -40,6 +45,41 @@ def read(path: Path, log: Log, *, are_classes: bool = False) -> Found:
     )
 
 
+def _parents(files: Shards[Path]) -> set[Path]:
+    every = [*files.train, *files.others, *(file for val in files.vals for file in val)]
+    return {file.parent for file in every}
+
+
+def _in_folders(path: Path, *endings: str) -> list[Path]:
+    """The files with these endings in the folders in a folder, and in their ``data`` folders."""
+    places = [f"{within}*{ending}" for ending in endings for within in ("", "data/")]
+    return [file for inner in class_folders(path).values() for place in places for file in sorted(inner.glob(place))]
+
+
+def _only_home(path: Path) -> Path | None:
+    """The folder, one or two levels below, of the only dataset of shards; None if pictures lie there, or no shards.
+
+    Raises AttarError when there are several such datasets.
+    """
+    folders = list(class_folders(path).values())
+    if is_results(path) or not 0 < len(folders) <= _MOST_FOLDERS or any(map(pictures, [path, *folders])):
+        return None
+    inner = [folder for outer in folders for folder in class_folders(outer).values()]
+    if len(inner) > _MOST_FOLDERS or any(map(is_results, folders)) or any(map(pictures, inner)):
+        return None
+    files = [file for outer in (path, *folders) for file in _in_folders(outer, ".parquet", ".tar")]
+    homes = sorted({_home(file.parent, path) for file in files} - {path})
+    splits.refuse_several(str(path), [home.relative_to(path) for home in homes], str(next(iter(homes), "")))
+    return homes[0] if homes else None
+
+
+def _home(folder: Path, within: Path) -> Path:
+    """The folder of the dataset whose shards lie here: without ``data`` and folders of splits at its end."""
+    while folder != within and (folder.name == "data" or splits.role(folder.name)):
+        folder = folder.parent
+    return folder
+
+
 def read_pattern(pattern: str, log: Log) -> Found:
     """The dataset in the tar or Parquet files that a pattern names, such as shards/train-{000..146}.tar."""
     files = braces.paths(pattern)
@@ -51,6 +91,6 @@ def read_pattern(pattern: str, log: Log) -> Found:
         )
     splits.tell_homes([file.relative_to(folder_of_all) for file in files], log)
     package = tars if endings == {".tar"} else parquet
-    shards = package.grouped(files)
+    shards = package.grouped(files, joined=True)
     shards.refuse_others(pattern)
     return package.read(folder_of_all, shards, log)

@@ -20,6 +20,7 @@ from attar.core.log import Log
 from attar.core.printable import one_line
 from attar.data import columns, content, splits
 from attar.data.picture import Unreadable, decode
+from attar.data.scan import class_folders
 from attar.data.source import Found, hashed
 from attar.data.splits import Place, Shards
 
@@ -141,31 +142,35 @@ class _Cache:
 
 
 def find(path: Path) -> Shards[Path] | None:
-    """The files in a folder or in its ``data`` folder.
+    """The files in a folder, in its ``data`` folder, or in a folder for each split.
 
     None without any Parquet file; raises AttarError as ``grouped`` does.
     """
     every = sorted(path.glob("*.parquet")) or sorted((path / "data").glob("*.parquet"))
     every = [file for file in every if not file.name.startswith(".")]
-    return grouped(every) if every else None
+    if every:
+        return grouped(every)
+    inner = {name: sorted(folder.glob("*.parquet")) for name, folder in class_folders(path).items()}
+    return splits.by_split({name: files for name, files in inner.items() if files and splits.role(name)})
 
 
-def grouped(files: Sequence[Place], where: str = "") -> Shards[Place]:
+def grouped(files: Sequence[Place], where: str = "", *, joined: bool = False) -> Shards[Place]:
     """What each of these files is for; ``where`` names their folder in errors, by default by the files' paths.
 
-    The split is in a file's name, or in the name of its folder. Raises AttarError when none is for training.
+    The split is in a file's name, or in the name of its folder. Without any split all of them are for training; files
+    of several names must then be ``joined`` by a pattern. Raises AttarError when all are of other splits.
     """
     by_split: dict[str, list[Place]] = {}
     for file in files:
         name = _SPLIT.match(file.name)[0]  # type: ignore[index]
         by_split.setdefault(name if splits.role(name) else file.parent.name, []).append(file)
     found = splits.by_split(by_split)
-    if found is None:
+    if found is None and splits.validation(by_split):
         raise AttarError(
             f"{where or files[0].parent} has no training files among its Parquet files; name them train-*.parquet "
             f"(and the others val-*.parquet)."
         )
-    return found
+    return found or splits.without_split(files, "Parquet", where or str(files[0].parent), joined=joined)
 
 
 def read(path: Path, shards: Shards[Path], log: Log) -> Found:

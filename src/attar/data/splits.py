@@ -1,7 +1,7 @@
 """Which folder, file or Hub split holds the training images and which the validation images, by its name."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Generic, TypeVar
@@ -23,7 +23,8 @@ _FILLERS = {
 """Words that may be added to a split's name, as in ``train_images`` or ``seg_train``."""
 
 Place = TypeVar("Place", bound=PurePath)
-_SHOWN = 3
+_NUMBER = re.compile(r"([-_.]?(\d+|of))+$")
+_SHOWN, _SHOWN_HOMES = 3, 8
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,39 @@ def by_split(groups: Mapping[str, list[Place]]) -> Shards[Place] | None:
     return Shards(groups[trains[0]], [groups[name] for name in vals], others)
 
 
+def without_split(files: Sequence[Place], kind: str, where: str, *, joined: bool) -> Shards[Place]:
+    """Return files without any split in their names: all of them are for training.
+
+    ``kind`` is what to call them and ``where`` their folder. Raises AttarError when they have several names, as
+    birds-0.tar and cats-0.tar, unless they are ``joined`` by a pattern that names them.
+    """
+    names = sorted({name_of(file) for file in files})
+    if len(names) > 1 and not joined:
+        shown = _few([f"{name}*{files[0].suffix}" for name in names])
+        raise AttarError(
+            f"{where} holds {kind} files of several names ({shown}), and none of them names a split; name the files of "
+            f"one dataset by a pattern, as in --data.source '{where}/{names[-1]}*{files[0].suffix}', or put train into "
+            f"their names."
+        )
+    return Shards(list(files), [], [])
+
+
+def name_of(file: PurePath) -> str:
+    """Return a file's name without its ending and the numbers before it, such as those of shards."""
+    return _NUMBER.sub("", file.stem)
+
+
+def refuse_several(where: str, homes: Sequence[PurePath], source: str) -> None:
+    """Raise AttarError when a place holds several datasets, in these folders; ``source`` names the first of them."""
+    if len(homes) > 1:
+        few = ", ".join(home.as_posix() for home in homes[:_SHOWN_HOMES])
+        more = f" and {len(homes) - _SHOWN_HOMES} more" if len(homes) > _SHOWN_HOMES else ""
+        raise AttarError(
+            f"{where} holds several datasets, in the folders {few}{more}; choose one, as in --data.source '{source}', "
+            f"or name the files that belong together by a pattern."
+        )
+
+
 def home(file: PurePath) -> PurePath:
     """Return the folder of the dataset that a file belongs to: its own, without ``data`` and folders of splits."""
     return PurePath(*(part for part in file.parts[:-1] if part != "data" and not role(part)))
@@ -71,7 +105,7 @@ def tell_homes(files: Iterable[PurePath], log: Log) -> None:
         log.say(f"data      the files of {_few(homes)} are read as one dataset")
 
 
-def _few(paths: list[Place]) -> str:
+def _few(paths: Sequence[object]) -> str:
     shown = ", ".join(map(str, paths[:_SHOWN]))
     return f"{shown} and {len(paths) - _SHOWN} more" if len(paths) > _SHOWN else shown
 

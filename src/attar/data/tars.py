@@ -2,7 +2,6 @@
 
 import copy
 import os
-import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,7 +20,7 @@ from attar.core.log import Log
 from attar.core.printable import one_line
 from attar.data import columns, content, splits, tar_index
 from attar.data.picture import Unreadable, decode
-from attar.data.scan import class_folders
+from attar.data.scan import class_folders, pictures
 from attar.data.source import Found, hashed
 from attar.data.splits import Place, Shards
 from attar.data.tar_index import Index
@@ -31,7 +30,6 @@ MOST_BYTES = 2**30
 """Bytes of an image's file that are read, at most."""
 CLASS_LISTS = ("classnames.txt", "classes.txt", "class_names.txt", "synsets.txt", "labels.txt")
 """Files beside the shards that name the classes 0, 1, ..., one on each line."""
-_NUMBER = re.compile(r"([-_.]?(\d+|of))+$")
 _WHOLE = r"^-?[0-9]{1,18}$"
 _THREADS = 8
 File = TypeVar("File")
@@ -185,26 +183,31 @@ class Tarred(columns.Table):
 def find(path: Path) -> Shards[Path] | None:
     """The shards in a folder; None without any.
 
-    Shards lie in the folder itself, with the split in their names, or in a folder for each split. Folders with class
-    folders are none of shards.
+    Shards lie in the folder itself or in its ``data`` folder, with the split in their names, or in a folder for each
+    split. Folders with class folders are none of shards.
     """
     folders = class_folders(path)
-    loose = sorted(file for file in path.glob("*.tar") if not file.name.startswith("."))
-    if loose and not folders:
-        return grouped(loose)
     inner = {name: sorted(folder.glob("*.tar")) for name, folder in folders.items() if splits.role(name)}
-    return splits.by_split({name: files for name, files in inner.items() if files and not class_folders(folders[name])})
+    inner = {name: files for name, files in inner.items() if files and not class_folders(folders[name])}
+    if found := splits.by_split(inner):
+        return found
+    loose = sorted(path.glob("*.tar")) or sorted((path / "data").glob("*.tar"))
+    loose = [file for file in loose if not file.name.startswith(".")]
+    if loose and not any(pictures(folder) or class_folders(folder) for folder in folders.values()):
+        return grouped(loose)
+    return None
 
 
-def grouped(files: Sequence[Place], where: str = "") -> Shards[Place]:
+def grouped(files: Sequence[Place], where: str = "", *, joined: bool = False) -> Shards[Place]:
     """What each of these files is for; ``where`` names their folder in errors, by default by the files' paths.
 
-    The split is in a file's name, or in the name of its folder. Without any split all of them are for training.
+    The split is in a file's name, or in the name of its folder. Without any split all of them are for training; files
+    of several names must then be ``joined`` by a pattern.
     """
     by_name: dict[str, list[Place]] = {}
     by_folder: dict[str, list[Place]] = {}
     for file in files:
-        by_name.setdefault(_NUMBER.sub("", file.stem), []).append(file)
+        by_name.setdefault(splits.name_of(file), []).append(file)
         by_folder.setdefault(file.parent.name, []).append(file)
     for groups in (by_name, by_folder):
         if found := splits.by_split(groups):
@@ -214,7 +217,7 @@ def grouped(files: Sequence[Place], where: str = "") -> Shards[Place]:
                 f"{where or files[0].parent} has no training files among its tar files; put train into their names, as "
                 f"in train-{{0000..0146}}.tar (and val into the others)."
             )
-    return Shards(list(files), [], [])
+    return splits.without_split(files, "tar", where or str(files[0].parent), joined=joined)
 
 
 def read(path: Path, shards: Shards[Path], log: Log) -> Found:
