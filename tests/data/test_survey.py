@@ -3,14 +3,19 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from attar.core.errors import AttarError
 from attar.core.log import Log
 from attar.data.choice import DataChoice
 from attar.data.load import load
+from attar.data.picture import prepare
 from attar.data.survey import SAMPLED, survey
+from attar.recipes.network_cost import row_bytes
+from attar.store import images
 
 Make = Callable[..., Path]
 
@@ -44,6 +49,26 @@ def test_only_some_pictures_of_a_large_set_are_looked_at(tmp_path: Path, class_f
     class_folders(tmp_path, {"cat": 200, "dog": 120}, width=4, height=4)
     found = survey(DataChoice(source=str(tmp_path)), log)
     assert len(found.sizes) == SAMPLED < sum(found.counts) == 320
+
+
+def test_bytes_at_a_size_are_those_of_a_stored_set(tmp_path: Path, class_folders: Make, log: Log) -> None:
+    class_folders(tmp_path / "pictures", {"cat": 30, "dog": 20}, width=40, height=30)
+    (tmp_path / "pictures" / "cat" / "cat_0.png").write_bytes(b"no picture")
+    choice = DataChoice(source=str(tmp_path / "pictures"), size=24)
+    found = survey(choice, log)
+    assert found.stored_bytes is not None
+    train = load(choice, 0, log).train
+    whole = [n for n in range(len(train)) if not train.where(n).endswith("cat_0.png")]
+    pictures = [torch.from_numpy(prepare(train.image(n), 24)).permute(2, 0, 1) for n in whole]
+    assert found.stored_bytes(24, "png", 0) > found.stored_bytes(24, "jpeg", 75)
+    for kind, quality in (("webp", 90), ("png", 0)):
+        sizes = [len(images.encode(one, kind, quality)) for one in pictures]
+        assert found.stored_bytes(24, kind, quality) == pytest.approx(np.mean(sizes), rel=0.03)
+        folders = tmp_path / f"{kind}-few", tmp_path / kind
+        for folder, shown in zip(folders, (pictures[:8], pictures), strict=True):
+            images.write(folder, ((one, 0, n) for n, one in enumerate(shown)), ("cat",), kind, quality)
+        more = images.num_bytes(folders[1]) - images.num_bytes(folders[0])
+        assert row_bytes(found.stored_bytes(24, kind, quality)) == pytest.approx(more / (len(pictures) - 8), rel=0.1)
 
 
 def test_damaged_pictures_are_passed(tmp_path: Path, class_folders: Make, log: Log) -> None:

@@ -45,6 +45,23 @@ def test_cifar_gets_the_settings_of_the_recipe_that_was_measured():
     assert recipe.evaluate.protocol.training.epochs == recipe.relabel.epochs == 200
 
 
+def test_bytes_of_real_pictures_are_those_of_their_own():
+    few: dict[str, Any] = {"sizes": ((32, 32),), "num_val": 1000}
+    reckoned = chosen(found(*[300] * 10, **few), size=32).made
+    assert (reckoned.all_bytes, reckoned.labels) == (3000 * network_cost.picture_bytes(32), "soft")
+    asked = list[tuple[int, str, int]]()
+
+    def stored_bytes(*how: Any) -> float:
+        asked.append(how)
+        return 60.0
+
+    measured = chosen(found(*[300] * 10, stored_bytes=stored_bytes, **few), size=32)
+    assert asked == [(32, "webp", measured.recipe.recover.webp_quality)]
+    assert measured.made.all_bytes == 3000 * network_cost.row_bytes(60)
+    assert "all real pictures at this size take about 300 kB" in why(measured, "bytes")
+    assert measured.made.labels == "hard"  # the teachers would take more
+
+
 def test_digits_are_grey_never_mirrored_and_get_hard_labels():
     names = tuple("0123456789")
     choice = chosen(found(*[179] * 10, classes=names, sizes=((8, 8),), grey=True))

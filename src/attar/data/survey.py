@@ -1,8 +1,10 @@
 """A short look at a dataset before a recipe is chosen: how many pictures, of which sizes, grey or in colour."""
 
+import functools
 import io
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 from PIL import Image
@@ -12,13 +14,16 @@ from attar.core.log import Log
 from attar.data import damage
 from attar.data.choice import DataChoice, num_held
 from attar.data.damage import Damage
-from attar.data.picture import MOST_PIXELS, Unreadable
+from attar.data.picture import MOST_PIXELS, Unreadable, prepare
 from attar.data.source import Split
 
 SAMPLED = 256
 """Pictures whose sizes are read; they are spread evenly over the dataset."""
 DECODED = 32
 """Of these, pictures that are decoded to see whether they are grey."""
+STORED = 96
+"""Of these, pictures that are stored at the chosen size to see how many bytes they take."""
+ImageFormat = Literal["png", "jpeg", "webp"]
 
 
 @dataclass(frozen=True)
@@ -39,6 +44,9 @@ class Survey:
     """Which pictures cannot be read; None if that was not looked for."""
     ranks: tuple[tuple[int, ...], ...] = ()
     """For each class the places of its unreadable training pictures in the order in which pictures are held out."""
+    stored_bytes: Callable[[int, ImageFormat, int], float] | None = field(default=None, compare=False, repr=False)
+    """Returns the mean bytes of a picture at this side in pixels, in this format and quality, from some pictures. None
+    if the pictures are not at hand."""
 
     def training(self, holdout: float) -> tuple[int, ...]:
         """Training pictures of each class after a fraction of all is held out, without those that cannot be read."""
@@ -79,9 +87,10 @@ def survey(choice: DataChoice, log: Log, seed: int = 0) -> Survey:
         counts=tuple(np.bincount(usable[0].labels, minlength=len(classes)).tolist()),
         num_val=None if found.val is None else len(usable[1]),
         sizes=tuple(sizes),
-        grey=all(map(_is_grey, _decoded(split, places[:: max(1, len(places) // DECODED)]))),
+        grey=all(_is_grey(np.asarray(picture)) for picture in _decoded(split, _some(places, DECODED))),
         damage=damaged,
         ranks=_ranks(split, classes, damaged.places[0], seed) if damaged is not None and damaged.faults else (),
+        stored_bytes=functools.cache(functools.partial(_stored_bytes, split, _some(places, STORED), choice.resize)),
     )
 
 
@@ -109,12 +118,30 @@ def _size(split: Split, place: int) -> tuple[int, int] | None:
         return None
 
 
-def _decoded(split: Split, places: list[int]) -> Iterator[np.ndarray]:
+def _some(places: list[int], count: int) -> list[int]:
+    """Return about ``count`` of the places, spread evenly."""
+    return places[:: max(1, len(places) // count)]
+
+
+def _decoded(split: Split, places: list[int]) -> Iterator[Image.Image]:
     for place in places:
         try:
-            yield np.asarray(split.image(place))
+            yield split.image(place)
         except Unreadable:
             continue
+
+
+def _stored_bytes(
+    split: Split, places: list[int], resize: int | None, size: int, image_format: ImageFormat, quality: int
+) -> float:
+    """Return the mean bytes of these pictures as a distilled set stores them."""
+    import torch
+
+    from attar.store.images import encode
+
+    squares = (prepare(picture, size, resize) for picture in _decoded(split, places))
+    found = [len(encode(torch.from_numpy(one).permute(2, 0, 1), image_format, quality)) for one in squares]
+    return sum(found) / len(found)
 
 
 def _is_grey(pixels: np.ndarray) -> bool:

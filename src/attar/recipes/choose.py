@@ -143,7 +143,7 @@ def _set(
     sides = [wishes.size] if wishes.size else _sides(found)
     refused = ""
     for side in sides:
-        made, why_labels, why_ipc = _at(network_cost.network_for(side), classes, train, wishes)
+        made, why_labels, why_ipc = _at(found, network_cost.network_for(side), classes, train, wishes)
         minutes = made.operations() / wishes.speed / 60 if made.ipc else 0.0
         if made.ipc and (minutes <= MINUTES or side == sides[-1]):
             return made, "as you asked" if wishes.size else reasons.why_size(found, side, refused), why_labels, why_ipc
@@ -151,7 +151,7 @@ def _set(
             refused = f"at {side} the budget holds not one image per class"
         else:
             refused = f"{side} would take about {reasons.hours(minutes)} here, reckoned; {MINUTES} are the limit"
-    least = ChosenSet(network_cost.network_for(sides[-1]), "hard", 1, classes, sum(train), wishes.gpu).num_bytes
+    least = ChosenSet(network_cost.network_for(sides[-1]), "hard", 1, classes, sum(train), wishes.gpu, 0).num_bytes
     raise AttarError(
         f"{readable_bytes(wishes.budget or 0)} hold no image of each of {len(classes)} classes; the least is about "
         f"{readable_bytes(least)}. Raise --budget."
@@ -166,9 +166,15 @@ def _sides(found: Survey) -> list[int]:
     return [side for side in reversed(SIDES) if side <= short]
 
 
-def _at(network: Network, classes: tuple[str, ...], train: Sequence[int], wishes: Wishes) -> tuple[ChosenSet, str, str]:
+def _at(
+    found: Survey, network: Network, classes: tuple[str, ...], train: Sequence[int], wishes: Wishes
+) -> tuple[ChosenSet, str, str]:
     """Return the set with images of this size, 0 per class if none fits; and why its labels and its number."""
-    soft = ChosenSet(network, "soft", 1, classes, sum(train), wishes.gpu)
+    picture_bytes = network_cost.picture_bytes(network.size)
+    if found.stored_bytes is not None:
+        kind = network_cost.format_for(network.size)
+        picture_bytes = network_cost.row_bytes(found.stored_bytes(network.size, kind, network_cost.QUALITY))
+    soft = ChosenSet(network, "soft", 1, classes, sum(train), wishes.gpu, picture_bytes)
     labels, why = _labels(soft, min(wishes.ipc or IPC, min(train)), wishes.budget)
     made = replace(soft, labels=labels)
     ipc, why_ipc = _ipc(made, min(train), wishes)

@@ -31,6 +31,8 @@ class ChosenSet:
     classes: tuple[str, ...]
     num_train: int
     gpu: bool
+    picture_bytes: int
+    """Mean bytes of a real training picture at this size, about."""
     recipe: Recipe[Any] | None = None
     """The recipe with the settings that were typed: its epochs, iterations and numbers count. None: the usual ones."""
 
@@ -59,7 +61,7 @@ class ChosenSet:
     @property
     def all_bytes(self) -> int:
         """Bytes of all real training pictures at this size, about."""
-        return self.num_train * network_cost.picture_bytes(self.size)
+        return self.num_train * self.picture_bytes
 
     @property
     def batch_size(self) -> int:

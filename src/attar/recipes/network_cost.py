@@ -1,6 +1,7 @@
 """Arithmetic and bytes of the networks that a chosen recipe uses, from their shapes. Nothing here imports PyTorch."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 _RECORD_BYTES = 4096
 """Bytes at most of a stored teacher's header and description."""
@@ -8,6 +9,8 @@ _RESNET18 = (11_300_000, 1_820_000_000)
 """Parameters of ResNet-18 without its last layer, and its multiplications for an image of 224 pixels."""
 _RESNET18_ROWS = 5 * 4_800 + 20
 """Its numbers that stay in float32: five for each output channel of a convolution, and BatchNorm's counters."""
+QUALITY = 90
+"""Quality of WebP files."""
 _WEBP_BYTES, _WEBP_SHARE = 520, 0.283
 """Bytes of a WebP file of noise at quality 90 at most: a constant, and bytes per byte of pixels; measured from 17 to 224
 pixels."""
@@ -58,7 +61,7 @@ def network_for(size: int) -> Network:
     return Network(f"convnet{depth}_w64", size, depth)
 
 
-def format_for(size: int) -> str:
+def format_for(size: int) -> Literal["png", "webp"]:
     """File format of stored images: PNG up to 16 pixels, WebP above."""
     return "png" if size <= 16 else "webp"
 
@@ -76,6 +79,11 @@ def picture_bytes(size: int) -> int:
     if format_for(size) == "png":
         return round(_PNG_SHARE * image_bytes(size))
     return round(_PICTURE * (size / _PICTURE_SIDE) ** _PICTURE_POWER)
+
+
+def row_bytes(picture: float) -> int:
+    """Bytes of a picture of so many bytes with its row of a Parquet file, about."""
+    return round(picture + _ROW_BYTES)
 
 
 def set_bytes(num_images: int, size: int, classes: tuple[str, ...]) -> int:
