@@ -153,8 +153,9 @@ def test_distributions_are_matched_with_hard_labels_and_a_convnet_for_the_size(n
     config = recipe.recover
     assert (config.depth(recipe.data.size), config.network_width) == (int(convnet[7]), 128)
     if recipe.method == "ncfm":
-        assert (config.iterations, config.image_learning_rate, config.real_batch) == (20_000, 0.01, 1024)
-        assert config.optimizer == ("sgd" if name == "ncfm/cifar100-ipc10" else "adamw")
+        assert (config.iterations, config.real_batch) == (20_000, 1024)
+        sgd = name == "ncfm/cifar100-ipc10"
+        assert (config.optimizer, config.image_learning_rate) == (("sgd", 0.01) if sgd else ("adamw", 0.001))
         experts = recipe.squeeze.experts
         assert (experts.number, experts.architecture, experts.training.epochs) == (20, convnet, 60)
         assert (
@@ -379,6 +380,27 @@ def test_published_settings_of_delt():
         )
         assert (config.learning_rate, config.bn_weight, config.jitter, config.min_crop) == (0.25, 0.01, 0, 0.08)
         assert (config.start, config.patch_rule, config.patch_crops) == ("patches", "medium", 0)
+
+
+@pytest.mark.parametrize(
+    ("name", "rows"),
+    [
+        ("fadrm/cifar100-ipc1", [(5e-4, 2), (1e-3, 1), (5e-4, 1)]),
+        ("fadrm+/tiny-imagenet-ipc10", [(1e-3, 2), (5e-4, 2), (5e-4, 2)]),
+        ("fadrm/imagenet-1k-ipc1", [(1e-3, 2), (5e-4, 2), (3.5e-3, 2)]),
+        ("fadrm/imagenet-1k-ipc50", [(1e-3, 1), (1e-3, 1), (5e-4, 1)]),
+        ("cvdd/cifar10-ipc10", [(1e-3, 1), (1e-3, 1), (5e-4, 1)]),
+        ("cvdd/cifar100-ipc10", [(1e-3, 2), (1e-3, 2), (5e-4, 1)]),
+        ("sre2l++/tiny-imagenet-ipc50", [(1e-3, 2), (1e-3, 1), (5e-4, 2)]),
+        ("sre2l++/imagenet-1k-ipc10", [(1e-3, 2), (1e-3, 2), (1e-3, 2)]),
+        ("cvdd/imagenet-1k-ipc50", [(1e-3, 1), (1e-3, 1), (5e-4, 2)]),
+    ],
+)
+def test_each_student_is_trained_as_published(name: str, rows: list[tuple[float, float]]):
+    protocol = recipe_named(name).evaluate.protocol
+    found = [protocol.training_of(student) for student in ("resnet18", "resnet50", "torchvision/resnet101")]
+    assert [(how.learning_rate, how.cosine_stretch) for how in found] == rows
+    assert protocol.training_of("mobilenet_v2") == protocol.training == found[0]
 
 
 def test_published_settings_of_cvdd():

@@ -39,7 +39,7 @@ TRAINING = {
     "gvbsm-cifar10": (1, "adamw", 1e-3, 0.0, 1000, 100, 1, "cosine", 1.0, "epoch", 0.0, 0),
     "delt": (1, "adamw", 1e-3, 0.01, 300, 100, 1, "cosine", 2.0, "epoch", 0.0, 0),
     "sre2l++": (1, "adamw", 1e-3, 0.01, 300, 16, 2, "cosine", 2.0, "epoch", 0.0, 0),
-    "rd3": (1, "adamw", 1e-3, 0.01, 400, 50, 1, "cosine", 1.0, "epoch", 0.0, 0),
+    "rd3": (2, "adamw", 1e-3, 0.01, 400, 50, 1, "cosine", 1.0, "epoch", 0.0, 0),
     "cim": (1, "adamw", 1e-3, 1e-4, 1000, 50, 1, "multistep", 1.0, "epoch", 0.0, 0),
     "cim-batch-10": (1, "adamw", 1e-3, 1e-4, 1000, 10, 1, "multistep", 1.0, "epoch", 0.0, 0),
     "cim-batch-100": (1, "adamw", 1e-3, 1e-4, 1000, 100, 1, "multistep", 1.0, "epoch", 0.0, 0),
@@ -247,7 +247,6 @@ def test_hard_labels_need_no_teacher():
 def test_rdeds_learning_rates(student: str, rate: float):
     protocol = PROTOCOLS["rded"]
     assert protocol.training_of(student) == protocol.training.changed(learning_rate=rate)
-    assert PROTOCOLS["rd3"].training_of(student) == PROTOCOLS["rd3"].training
 
 
 def test_the_first_learning_rate_that_fits_holds():
@@ -257,6 +256,19 @@ def test_the_first_learning_rate_that_fits_holds():
     assert rates == [0.5, 0.25, 0.125]
     with pytest.raises(AttarError, match=r"learning_rates\.0\.1 must be greater than 0"):
         Protocol.of(protocol.plain() | {"learning_rates": {"resnet*": 0}}, "here")
+
+
+def test_students_have_cosines_of_their_own():
+    protocol = PROTOCOLS["rd3"]
+    stretches = [protocol.training_of(name).cosine_stretch for name in ("resnet18", "timm/resnet18", "resnet50")]
+    assert stretches == [1.0, 1.0, 2.0]
+    both = PROTOCOLS["rded"].changed(cosine_stretches={"vgg*": 1.5})
+    assert both.training_of("vgg11") == both.training.changed(learning_rate=5e-4, cosine_stretch=1.5)
+    assert PROTOCOLS["mtt"].changed(cosine_stretches={"*": 3.0}).training_of(
+        "convnet3_in", {"student_learning_rate": 0.03}
+    ) == PROTOCOLS["mtt"].training.changed(learning_rate=0.03, cosine_stretch=3.0)
+    with pytest.raises(AttarError, match="greater than or equal to 1"):
+        Protocol.of(protocol.plain() | {"cosine_stretches": {"*": 0.5}}, "here")
 
 
 def test_a_wrong_name_is_answered_with_a_near_one():

@@ -12,7 +12,7 @@ from attar.methods.cvdd import Config
 from attar.recipes import settings
 from attar.recipes.published import Published, row
 from attar.recipes.recipe import BuiltInRecipe
-from attar.recipes.settings import PAPER_STORAGE, Setting, entry, smoothed
+from attar.recipes.settings import PAPER_STORAGE, Setting, entry, of_cvdd
 from attar.stages.choices import Member
 from attar.stages.protocol import Protocol
 
@@ -53,9 +53,8 @@ def _config(dataset: str, ipc: int) -> Config:
 
 
 def _protocol(dataset: str, ipc: int) -> Protocol:
-    """The authors' table for ResNet-18: the length of the cosine."""
-    long = {"cifar10": (), "cifar100": (10,), "tiny-imagenet": (1, 50), "imagenet-1k": (1, 10)}[dataset]
-    protocol = smoothed(300, 1e-3, 2.0 if ipc in long else 1.0)
+    """The protocol of CV-DD and SRe2L++; ten images in all are one batch."""
+    protocol = of_cvdd(dataset, ipc)
     if (dataset, ipc) == ("cifar10", 1):  # ten images in all
         protocol = protocol.changed(training=protocol.training.changed(batch_size=10))
     return protocol

@@ -34,11 +34,31 @@ def several(setting: Setting, names: tuple[str, ...] = FOUR) -> Setting:
     return replace(setting, squeeze=setting.squeeze.changed(members=members))
 
 
+_LOW, _HIGH = 5e-4, 1e-3
+_TRAINED = {
+    "cifar100": {
+        1: ((_LOW, 2.0), (_HIGH, 1.0), (_LOW, 1.0)),
+        10: ((_HIGH, 2.0), (_HIGH, 2.0), (_LOW, 1.0)),
+        50: ((_HIGH, 1.0), (_HIGH, 1.0), (_LOW, 1.0)),
+    },
+    "tiny-imagenet": {
+        1: ((_HIGH, 2.0), (_LOW, 2.0), (_LOW, 2.0)),
+        10: ((_HIGH, 2.0), (_LOW, 2.0), (_LOW, 2.0)),
+        50: ((_HIGH, 1.0), (_LOW, 1.0), (_LOW, 1.0)),
+    },
+    "imagenet-1k": {
+        1: ((_HIGH, 2.0), (_LOW, 2.0), (3.5e-3, 2.0)),
+        10: ((_HIGH, 2.0), (_HIGH, 2.0), (_HIGH, 2.0)),
+        50: ((_HIGH, 1.0), (_HIGH, 1.0), (_LOW, 1.0)),
+    },
+}
+"""Learning rate and length of the cosine for ResNet-18, ResNet-50 and ResNet-101, by images per class, as released."""
+
+
 def protocol_of(dataset: str, ipc: int) -> Protocol:
-    """The authors' table for ResNet-18: epochs, learning rate, and the length of the cosine."""
-    if dataset == "cifar100":
-        return smoothed(1000, 5e-4 if ipc == 1 else 1e-3, 1.0 if ipc == 50 else 2.0)
-    return smoothed(1000 if (dataset, ipc) == ("tiny-imagenet", 1) else 300, 1e-3, 1.0 if ipc == 50 else 2.0)
+    """The authors' table: epochs, and learning rate and length of the cosine for each student."""
+    long = dataset == "cifar100" or (dataset, ipc) == ("tiny-imagenet", 1)
+    return smoothed(1000 if long else 300, *_TRAINED[dataset][ipc])
 
 
 def _row(top1: Sequence[float], rerun: float | None) -> Published:

@@ -38,7 +38,7 @@ def _grouped(config: Config) -> Config:
 
 def _protocol(dataset: str, ipc: int) -> Protocol:
     """FADRM's protocol; it has none for CIFAR-10, so the rate there is CV-DD's for 1000 epochs."""
-    return smoothed(1000, 5e-4, 1.0) if dataset == "cifar10" else fadrm.protocol_of(dataset, ipc)
+    return smoothed(1000, (5e-4, 1.0)) if dataset == "cifar10" else fadrm.protocol_of(dataset, ipc)
 
 
 def _published(top1: float, without: str, rerun: float) -> Published:

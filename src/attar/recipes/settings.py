@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from attar.data.choice import DataChoice
 from attar.ops.choices import ViewChoice
-from attar.recipes.published import Published
+from attar.recipes.published import RESNETS, Published
 from attar.recipes.recipe import BuiltInRecipe, Recipe, recipe, relabel_section
 from attar.stages.choices import Evaluate, Squeeze
 from attar.stages.protocol import Protocol
@@ -111,11 +111,30 @@ def hard_rows(whole: Recipe[Any]) -> Recipe[Any]:
     return whole.changed(relabel=whole.relabel.changed(mode="online"), evaluate=whole.evaluate.changed(rows=shown))
 
 
-def smoothed(epochs: int, learning_rate: float, stretch: float) -> Protocol:
-    """Return SRe2L++'s protocol with the epochs, learning rate and cosine length of a row in a paper's table."""
-    chosen = PROTOCOLS["sre2l++"]
-    training = chosen.training.changed(epochs=epochs, learning_rate=learning_rate, cosine_stretch=stretch)
-    return chosen.changed(training=training)
+def smoothed(epochs: int, *rows: tuple[float, float]) -> Protocol:
+    """Return SRe2L++'s protocol with the settings of a table in a paper.
+
+    ``rows`` are learning rate and length of the cosine for ResNet-18, ResNet-50 and ResNet-101; other students train as
+    the first.
+    """
+    chosen, (rate, stretch) = PROTOCOLS["sre2l++"], rows[0]
+    others = [(student, row) for student, row in zip(RESNETS[1:], rows[1:], strict=False)]
+    return chosen.changed(
+        training=chosen.training.changed(epochs=epochs, learning_rate=rate, cosine_stretch=stretch),
+        learning_rates=tuple((student, own) for student, (own, _) in others if own != rate),
+        cosine_stretches=tuple((student, own) for student, (_, own) in others if own != stretch),
+    )
+
+
+def of_cvdd(dataset: str, ipc: int) -> Protocol:
+    """Return the protocol of CV-DD's table for CV-DD and SRe2L++, with the released settings of each student."""
+    rate, low = 1e-3, 5e-4
+    if dataset == "tiny-imagenet":
+        return smoothed(300, (rate, 1.0 if ipc == 10 else 2.0), (rate, 1.0), (low, 2.0))
+    long = {"cifar10": (), "cifar100": (10,), "imagenet-1k": (1, 10)}[dataset]
+    both = (rate, 2.0 if ipc in long else 1.0)
+    large = (low, 1.0) if dataset != "imagenet-1k" else (low if ipc == 50 else rate, 2.0)
+    return smoothed(300, both, both, large)
 
 
 def _cifar(source: str) -> Setting:

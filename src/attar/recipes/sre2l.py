@@ -4,7 +4,7 @@ from attar.methods.sre2l import Config
 from attar.recipes import settings
 from attar.recipes.published import TIMM_RESNETS, Published, note, row
 from attar.recipes.recipe import BuiltInRecipe
-from attar.recipes.settings import PAPER_STORAGE, entry, smoothed
+from attar.recipes.settings import PAPER_STORAGE, entry, of_cvdd
 
 TINY = Config(learning_rate=0.1, bn_weight=1.0, jitter=4, jitter_both_ways=True, iterations=4000, **PAPER_STORAGE)
 IMAGENET_1K = Config(learning_rate=0.25, bn_weight=0.01, jitter=32, iterations=4000, **PAPER_STORAGE)
@@ -53,8 +53,7 @@ _PLUS = {
 
 def _plus(dataset: str, ipc: int, *top1: float) -> BuiltInRecipe:
     setting, config = _PLUS[dataset]
-    long = {"cifar10": (), "cifar100": (10,), "tiny-imagenet": (1, 50), "imagenet-1k": (1, 10)}[dataset]
-    protocol, published = smoothed(300, 1e-3, 2.0 if ipc in long else 1.0), row(_CVDD, *top1, said="in CV-DD's table")
+    protocol, published = of_cvdd(dataset, ipc), row(_CVDD, *top1, said="in CV-DD's table")
     cost = "2.5 s per image on an RTX 4090 at 224 pixels, as FADRM measured"
     return entry("sre2l++", dataset, ipc, setting, config, protocol, published, cost, method="sre2l")
 

@@ -67,6 +67,8 @@ class Protocol(Config):
     learning_rates: tuple[tuple[str, Annotated[float, pydantic.Field(gt=0)]], ...] = ()
     """Peak learning rates for some students: pairs of a name, which may have wildcards, and a rate; the first match
     counts."""
+    cosine_stretches: tuple[tuple[str, Annotated[float, pydantic.Field(ge=1)]], ...] = ()
+    """Lengths of the cosine, ``training.cosine_stretch``, for some students: pairs of a name and a length, as above."""
     learned_rate: bool = False
     """Train on a set whose method learned the student's learning rate (mtt, tesla) with that rate; on other sets, such
     as real images, with the rate above."""
@@ -101,24 +103,23 @@ class Protocol(Config):
         """Without the label options that an earlier attar stored here; they had no effect on training."""
         return {key: value for key, value in made.items() if key not in _LABELS_OF_EARLIER}
 
-    @pydantic.field_validator("learning_rates", mode="before")
+    @pydantic.field_validator("learning_rates", "cosine_stretches", mode="before")
     @classmethod
     def _of_mapping(cls, value: Any) -> Any:
         return tuple(value.items()) if isinstance(value, Mapping) else value
 
     def training_of(self, student: str, learned: Mapping[str, float] = MappingProxyType({})) -> Optimisation:
-        """Return how this student is trained; uses the first entry of ``learning_rates`` that matches its name.
+        """Return how this student is trained, with the first matches in ``learning_rates`` and ``cosine_stretches``.
 
         'torchvision/' or 'timm/' before the name makes no difference. ``learned`` are the numbers that the method of
         the set learned; with ``learned_rate`` the student's learning rate among them is used.
         """
+        rate, stretch = _first(self.learning_rates, student), _first(self.cosine_stretches, student)
         if self.learned_rate and STUDENT_RATE in learned:
-            return self.training.changed(learning_rate=learned[STUDENT_RATE])
-        bare = student.removeprefix("torchvision/").removeprefix("timm/")
-        for pattern, rate in self.learning_rates:
-            if fnmatch.fnmatchcase(bare, pattern):
-                return self.training.changed(learning_rate=rate)
-        return self.training
+            rate = learned[STUDENT_RATE]
+        own = {"learning_rate": rate, "cosine_stretch": stretch}
+        own = {name: value for name, value in own.items() if value is not None}
+        return self.training.changed(**own) if own else self.training
 
     def value(self, logits: Float[Tensor, "image class"], targets: Targets, hard: bool = False) -> Float[Tensor, ""]:
         """Return the protocol's loss; ``hard``: cross-entropy with the classes instead of soft labels."""
@@ -134,3 +135,9 @@ class Protocol(Config):
             classes = Targets(targets.labels) if self.hard_classes == "own" else targets
             loss = loss + self.hard_weight * hard_loss(logits, classes, self.label_smoothing)
         return loss
+
+
+def _first(pairs: tuple[tuple[str, float], ...], student: str) -> float | None:
+    """Return the number of the first pair whose pattern matches the student's name; None if there is none."""
+    bare = student.removeprefix("torchvision/").removeprefix("timm/")
+    return next((number for pattern, number in pairs if fnmatch.fnmatchcase(bare, pattern)), None)

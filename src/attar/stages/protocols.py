@@ -183,9 +183,15 @@ _BUILT_IN = (
     _with_labels(
         Protocol(name="sre2l++", training=_RDED.changed(batch_size=16, accumulation_steps=2)), batchnorm="train"
     ),
-    # RD3 (arXiv 2509.19743): one protocol for all methods; for students other than ResNet-18 the stretch is 2.
+    # RD3 (arXiv 2509.19743): one protocol for all methods. Version 1 trained every student as ResNet-18.
     _with_labels(
-        Protocol(name="rd3", training=_RDED.changed(epochs=400, batch_size=50, cosine_stretch=1.0)), views=_HALVES
+        Protocol(
+            name="rd3",
+            version=2,
+            training=_RDED.changed(epochs=400, batch_size=50, cosine_stretch=1.0),
+            cosine_stretches=(("resnet18", 1.0), ("*", 2.0)),
+        ),
+        views=_HALVES,
     ),
     # CIM (arXiv 2607.00916), its published evaluation: the batch follows from the number of stored images, and on
     # ImageNet-1K it trains 300 epochs. It asks one teacher of the student's architecture during training. Its

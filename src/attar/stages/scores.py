@@ -34,7 +34,7 @@ from attar.store.checkpoint import Checkpoint
 
 Say = Callable[[Config], dict[str, Any]]
 """How a configuration becomes part of an identity: ``Config.identity``, or ``legacy_identity`` for older versions."""
-_NOT_TRAINING = {"name", "version", "learning_rates", "learned_rate"}
+_NOT_TRAINING = {"name", "version", "learning_rates", "cosine_stretches", "learned_rate"}
 """Protocol settings that do not change this student's training."""
 _SOFT_ONLY = {"loss", "temperature", "temperature_squared", "hard_weight", "hard_classes"}
 """Protocol settings that have no effect with hard labels."""
