@@ -214,6 +214,13 @@ def test_a_changed_parent_is_refused(mini_run, tmp_path, capsys):
     assert f"{out / 'recover'} was made from a teacher that is not the current one" in said
 
 
+def test_a_typed_setting_without_effect_brings_a_warning(capsys):
+    main(["show", "digits", "--recover.padding", "2", "--recover.crop", "none"])
+    told = capsys.readouterr()
+    assert "warning: --recover.padding has no effect: it counts only with --recover.crop padded" in told.err
+    assert "warning" not in told.out
+
+
 def test_protocols_are_listed_with_all_their_augmentation(capsys):
     main(["list", "protocols", "cim-batch-10"])
     assert ", whole images, DSA colour+crop+cutout+flip+scale+rotate (warp), no mixing" in capsys.readouterr().out

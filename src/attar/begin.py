@@ -19,7 +19,7 @@ from attar.core.printable import one_line
 from attar.data.braces import names_files
 from attar.data.survey import Survey
 from attar.recipes import reasons
-from attar.recipes.arguments import Arguments, changed_by, labels_follow, split
+from attar.recipes.arguments import Arguments, changed_by, labels_follow, split, without_effect
 from attar.recipes.as_typed import stale, with_settings
 from attar.recipes.catalogue import header_of, is_dataset, recipe_named
 from attar.recipes.choose import Chosen, Wishes, choose
@@ -83,6 +83,8 @@ def recipe_of(verb: str, given: Arguments) -> tuple[Recipe[Any], str]:
     labelled = bool(given.out) and (Path(given.out) / "distilled" / "manifest.json").is_file()  # the run tells the rest
     if ranks.is_first() and not labelled and (sentence := labels_follow(base, recipe, given.settings)):
         console.print(sentence, markup=False, soft_wrap=True)
+    for sentence in without_effect(recipe, given.settings) if ranks.is_first() else ():
+        console.print(f"warning: {sentence}", style="yellow", markup=False, soft_wrap=True)
     return recipe, header
 
 

@@ -216,6 +216,8 @@ def _check(space: Workspace, recipe: Recipe[Any], wanted: Sequence[Stage]) -> No
             teacher_check.check_network(network, architecture, recipe.method, recipe.recover)
     experts.check(space, recipe.squeeze.experts, _needs(recipe))
     baselines.check_labels(recipe.relabel, recipe.evaluate, recipe.data.size, len(real.classes), _storage(recipe))
+    if use_soft_labels(recipe.evaluate.rows):
+        _compare_temperatures(space, recipe, made=done.is_done("relabel"))
     if recipe.images and "recover" in wanted and not done.is_done("recover"):
         imported_images.check(space, recipe.images, recipe.recover)
     if "relabel" in wanted and not done.is_done("relabel"):
@@ -227,6 +229,14 @@ def _check(space: Workspace, recipe: Recipe[Any], wanted: Sequence[Stage]) -> No
         _check_learned(space, recipe)
     if not recipe.images:
         refuse_fewer(*baselines.fewest(space), recipe.recover.ipc, recipe.recover.real_per_image())
+
+
+def _compare_temperatures(space: Workspace, recipe: Recipe[Any], *, made: bool) -> None:
+    """Warn if students train at another temperature than the one at which the labels spread what they leave out."""
+    labels = label_choice.of_stored(space.out / "distilled", recipe.relabel) if made else recipe.relabel
+    protocol, num_classes = recipe.evaluate.protocol, len(space.real.classes)
+    if text := label_choice.other_temperature(labels, protocol, num_classes, made=made):
+        space.log.warn(text)
 
 
 def _with_epochs_of_labels(space: Workspace, recipe: Recipe[Any], *, soft: bool) -> Recipe[Any]:

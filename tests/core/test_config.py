@@ -74,8 +74,8 @@ class Storage(Config):
     kind: Literal["small", "large"] = "small"
     depth: int = 3
 
-    def idle(self) -> set[str]:
-        return {"depth"} if self.kind == "small" else set()
+    def idle(self) -> dict[str, str]:
+        return {"depth": "--kind large"} if self.kind == "small" else {}
 
 
 class Work(Config):

@@ -35,4 +35,4 @@ def test_units_share_no_batch():
     config = dwa.Config(ipc=2, unit_classes=5, parallel_units=4)
     assert [len(group) for group in planned(10, config)] == [1, 1, 1, 1]
     assert not config.needs().side_by_side
-    assert dwa.Config(adjust_steps=0).idle() >= {"adjust_length", "adjust_onwards"}
+    assert dwa.Config(adjust_steps=0).idle().keys() >= {"adjust_length", "adjust_onwards"}

@@ -3,7 +3,7 @@
 import pytest
 
 from attar.core.errors import AttarError
-from attar.recipes.arguments import Arguments, changed_by, split, with_settings
+from attar.recipes.arguments import Arguments, changed_by, split, with_settings, without_effect
 from attar.recipes.catalogue import recipe_named
 from attar.stages.rows import DISTILLED
 
@@ -179,6 +179,62 @@ def test_a_setting_of_the_other_method_is_known_before_it_is_chosen():
 )  # fmt: skip
 def test_wrong_settings_are_reported_in_a_sentence(settings, sentence):
     assert sentence in refused(*settings)
+
+
+IDLE = [
+    ("sre2l", "--recover.patch-side 8", "patches in --recover.observe", "--recover.observe patches"),
+    ("sre2l", "--recover.class-share 0.2", "--recover.target mixed", "--recover.target mixed"),
+    ("sre2l", "--recover.class-variance within", "--recover.target class or mixed", "--recover.target class"),
+    ("sre2l", "--recover.drop-layers 0.2", "convolution or patches in --recover.observe", "--recover.observe patches"),
+    ("sre2l", "--recover.no-jitter-both-ways", "--recover.jitter above 0", "--recover.jitter 2"),
+    ("sre2l", "--recover.padding 2", "--recover.crop padded", "--recover.crop padded"),
+    ("cda", "--recover.milestone 0.5", "a --recover.curriculum", "--recover.curriculum linear"),
+    ("sre2l", "--recover.tiles 2", "--recover.start patches", "--recover.start patches"),
+    ("gvbsm", "--recover.diversity-temperature 2", "--recover.diversity-weight above 0",
+     "--recover.diversity-weight 1"),
+    ("fadrm", "--recover.residual 0.2", "several --recover.block-sizes", "--recover.block-sizes 1.0 1.0"),
+    ("delt", "--recover.late-rates own", "--recover.rounds above 1", "--recover.rounds 2"),
+    ("dm", "--recover.no-flip", "flip in --recover.dsa", "--recover.dsa flip"),
+    ("random", "--recover.webp-quality 50", "--recover.image-format webp", "--recover.image-format webp"),
+    ("random", "--relabel.codec.k 3", "--relabel.codec.kind topk", "--relabel.codec.kind topk"),
+    ("random", "--relabel.teacher-precision fp16", "--relabel.mode online", "--relabel.mode online"),
+    ("random", "--relabel.committee.batchnorm-batch 4", "--relabel.committee.batchnorm train",
+     "--relabel.committee.batchnorm train"),
+    ("random", "--relabel.views.randaugment-std 0", "--relabel.views.randaugment-ops above 0",
+     "--relabel.views.randaugment-ops 1"),
+    ("random", "--evaluate.protocol.temperature 3", "--evaluate.protocol.loss soft", "--evaluate.protocol.loss soft"),
+    ("random", "--evaluate.protocol.hard-weight 1", "--evaluate.protocol.loss soft or mse",
+     "--evaluate.protocol.loss mse"),
+    ("random", "--evaluate.protocol.training.momentum 0.5", "--evaluate.protocol.training.optimizer sgd or muon",
+     "--evaluate.protocol.training.optimizer sgd"),
+]  # fmt: skip
+BEFORE = {
+    "milestone": "--recover.curriculum none", "diversity-temperature": "--recover.diversity-weight 0",
+    "residual": "--recover.block-sizes 1.0", "late-rates": "--recover.rounds 1", "no-flip": "--recover.dsa crop",
+    "temperature": "--evaluate.protocol.loss mse", "hard-weight": "--evaluate.protocol.loss hard",
+    "no-jitter-both-ways": "--recover.jitter 0", "webp-quality": "--recover.image-format png",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("method", "typed", "needed", "mend"), IDLE)
+def test_a_typed_setting_without_effect_is_named_with_what_makes_it_count(method, typed, needed, mend):
+    def told(*more: str) -> list[str]:
+        pairs = split("run", ["digits", "--method", method, *" ".join((typed, *more)).split()]).settings
+        return without_effect(changed_by(recipe_named("digits"), pairs, "attar"), pairs)
+
+    name = typed.split()[0].rpartition(".")[2].removeprefix("--")
+    before = BEFORE.get(name, "")
+    assert told(before) == [f"{typed.split()[0]} has no effect: it counts only with {needed}"]
+    assert told(mend) == []
+
+
+def test_settings_of_a_teachers_training_count_for_the_row_of_full_data():
+    recipe = recipe_named("digits")
+    recipe = recipe.changed(squeeze=recipe.squeeze.changed(weights="somewhere.pth"))
+    pairs = [("--squeeze.training.epochs", ["5"])]
+    assert without_effect(recipe.changed(evaluate=recipe.evaluate.changed(full_data="train")), pairs) == []
+    (sentence,) = without_effect(recipe.changed(evaluate=recipe.evaluate.changed(full_data="teacher")), pairs)
+    assert sentence.endswith("it counts only with teachers that are trained here (--squeeze.weights '')")
 
 
 def test_labels_follow_the_epochs_of_students_unless_they_are_set():

@@ -127,6 +127,21 @@ def test_squared_error_needs_all_classes():
     label_choice.check(dropping.changed(codec={"kind": "topk", "k": 10, "remainder": "drop"}), squared, 8, 10)
 
 
+def test_labels_spread_at_another_temperature_than_students_train_at_are_named():
+    protocol = mini_recipe().evaluate.protocol.changed(loss="soft", temperature=4.0)
+    spread = mini_recipe().relabel.changed(mode="stored", codec={"kind": "topk", "k": 3, "temperature": 20.0})
+
+    def told(relabel=spread, protocol=protocol, *, made: bool = False) -> str:
+        return label_choice.other_temperature(relabel, protocol, 10, made=made)
+
+    assert "at temperature 20, and students train at 4," in told()
+    assert told().endswith("; set --relabel.codec.temperature 4")
+    assert told(made=True).endswith("in a new run, or train at --evaluate.protocol.temperature 20")
+    for codec in ({"temperature": 4.0}, {"k": 10}, {"remainder": "drop"}, {"kind": "fp16"}):
+        assert told(spread.changed(codec=spread.codec.plain() | codec)) == ""
+    assert told(spread.changed(mode="online")) == told(protocol=protocol.changed(loss="mse")) == ""
+
+
 def test_pools_must_fit():
     with pytest.raises(ValueError, match="pool_epochs \\(9\\) is more than epochs \\(6\\)"):
         with_labels(pool_epochs=9)

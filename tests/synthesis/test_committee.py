@@ -166,7 +166,7 @@ def test_cost_and_refusals():
     assert config_of().passes(5) == (0.4,) * 5
     assert config_of(voters=0).passes(5) == (1.0,) * 5
     assert config_of(committee="round-robin").passes(5) == (0.2,) * 5
-    assert {"voters", "voters_chosen", "priors"} <= config_of(committee="one").idle()
+    assert {"voters", "voters_chosen", "priors"} <= config_of(committee="one").idle().keys()
     assert config_of(members=(3, 1), priors=(50.0, 60.0)).members_of(5) == (3, 1)
     with pytest.raises(AttarError, match="--recover.priors has 2 priors for 5 teachers"):
         config_of(priors=(50.0, 60.0)).members_of(5)

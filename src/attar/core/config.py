@@ -2,8 +2,8 @@
 
 The identity of a result is the values that can change it. It leaves out fields at their default, so that a class can
 gain a field and finished work stays valid. Mark a field that never changes a result ``Annotated[..., NO_EFFECT]``, and
-a path of a file or folder ``Annotated[..., BY_CONTENT]``. Return the names of fields that have no effect because of
-another field's value from ``idle``. Raise ``revision`` when a default changes.
+a path of a file or folder ``Annotated[..., BY_CONTENT]``. Return the fields that have no effect because of another
+field's value from ``idle``. Raise ``revision`` when a default changes.
 """
 
 import difflib
@@ -81,9 +81,13 @@ class Config(pydantic.BaseModel):
         """Return a copy in which only ``names`` count as set; the other fields count as defaults."""
         return type(self).model_construct(_fields_set=names, **{key: getattr(self, key) for key in self._names()})
 
-    def idle(self) -> set[str]:
-        """Return the names of fields that have no effect because of other fields' values; by default none."""
-        return set()
+    def idle(self) -> dict[str, str]:
+        """Return the fields that have no effect because of other fields' values, each with what would make it count.
+
+        By default none. The words continue the sentence "it counts only with ..."; settings in them are written as
+        flags without their group, such as '--target mixed'.
+        """
+        return {}
 
     @classmethod
     def upgraded(cls, made: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from attar.synthesis.choices import Coreset
+from attar.synthesis.coreset_choices import Coreset
 
 if TYPE_CHECKING:
     from jaxtyping import Float

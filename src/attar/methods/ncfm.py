@@ -67,9 +67,10 @@ class Config(
         """Parts are enlarged bilinearly, as in the published code."""
         return Storage(factor=self.factor, enlarge="bilinear")
 
-    def idle(self) -> set[str]:
+    def idle(self) -> dict[str, str]:
         """The settings of the other optimiser."""
-        return super().idle() | {"momentum" if self.optimizer == "adamw" else "weight_decay"}
+        adamw = self.optimizer == "adamw"
+        return super().idle() | ({"momentum": "--optimizer sgd"} if adamw else {"weight_decay": "--optimizer adamw"})
 
 
 def recover(task: Task, config: Config) -> Recovered:

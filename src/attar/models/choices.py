@@ -40,9 +40,10 @@ class CommitteeChoice(Votes):
             )
         return value
 
-    def idle(self) -> set[str]:
+    def idle(self) -> dict[str, str]:
         """Return the batch size if running statistics are used, and weights that the policy ignores."""
-        return ({"batchnorm_batch"} if self.batchnorm == "eval" else set()) | self.idle_votes(self.policy)
+        batch = {"batchnorm_batch": "--batchnorm train"} if self.batchnorm == "eval" else {}
+        return batch | self.idle_votes(self.policy, "--policy")
 
 
 def upgraded_committee(made: Mapping[str, Any]) -> dict[str, Any]:

@@ -39,9 +39,9 @@ class Storage(Config):
     enlarge: Literal["nearest", "bilinear"] = "bilinear"
     """Interpolation that enlarges one of them to the stored image's size."""
 
-    def idle(self) -> set[str]:
+    def idle(self) -> dict[str, str]:
         """Return the interpolation if a stored image is one image."""
-        return {"enlarge"} if self.factor == 1 else set()
+        return {"enlarge": "a --factor above 1"} if self.factor == 1 else {}
 
     @property
     def num_parts(self) -> int:
@@ -93,9 +93,11 @@ class LookChoice(ViewChoice):
     """For stored images that hold several (CIM, NCFM): probability of showing one of them, enlarged, instead of the
     whole image."""
 
-    def idle(self) -> set[str]:
-        """Return the combination if there is no Siamese augmentation."""
-        return super().idle() | (set() if self.dsa else {"dsa_combine"})
+    def idle(self) -> dict[str, str]:
+        """Return the settings of RandAugment and Siamese augmentation if there is none."""
+        operations = dict.fromkeys(("randaugment_magnitude", "randaugment_std"), "--randaugment-ops above 0")
+        siamese = {"dsa_combine": "kinds of augmentation in --dsa"}
+        return super().idle() | (operations if not self.randaugment_ops else {}) | (siamese if not self.dsa else {})
 
 
 class MixChoice(Config):
@@ -154,11 +156,11 @@ class Codec(Config):
         rest = 2 if self.remainder == "spread" and kept < num_classes else 0
         return kept * (1 if num_classes <= 2**8 else 2 if num_classes <= 2**15 else 4) + spans + rest
 
-    def idle(self) -> set[str]:
+    def idle(self) -> dict[str, str]:
         """Return the settings of 'topk' if all logits are stored, and the temperature if the rest is dropped."""
         if self.kind == "fp16":
-            return {"k", "values", "remainder", "temperature"}
-        return {"temperature"} if self.remainder == "drop" else set()
+            return dict.fromkeys(("k", "values", "remainder", "temperature"), "--kind topk")
+        return {"temperature": "--remainder spread"} if self.remainder == "drop" else {}
 
     def title(self) -> str:
         """Describe the codec in a few words, for tables."""

@@ -20,11 +20,14 @@ class Votes(Config):
     prior_temperature: float = pydantic.Field(default=10.0, gt=0)
     """Divides the priors: the lower, the more the best teacher counts."""
 
-    def idle_votes(self, policy: str) -> set[str]:
-        """Names of these settings that have no effect with this policy."""
+    def idle_votes(self, policy: str, switch: str) -> dict[str, str]:
+        """Return those of these settings that have no effect with this policy, as ``idle`` does.
+
+        ``switch`` is the setting of the policy, as a flag without its group.
+        """
         if policy != "weighted":
-            return {"priors", "prior_temperature"}
-        return {"prior_temperature"} if self.weights else set()
+            return dict.fromkeys(("priors", "prior_temperature"), f"{switch} weighted")
+        return {"prior_temperature": "weights that follow from priors (leave --weights empty)"} if self.weights else {}
 
     def refuse_unfit(self, policy: str, num_teachers: int, group: str, switch: str) -> None:
         """Raise AttarError when weights or priors have no use, or are not one for each teacher.

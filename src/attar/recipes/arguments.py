@@ -15,7 +15,7 @@ from attar.core.errors import AttarError
 from attar.recipes.fields import Field, by_name, fields_of, key_of, no_value, one_value
 from attar.recipes.recipe import Recipe, recipe_type
 from attar.stages.methods import METHODS, method_named
-from attar.stages.rows import use_soft_labels
+from attar.stages.rows import FULL, use_soft_labels
 
 _STUDENT_EPOCHS, _LABEL_EPOCHS = "evaluate.protocol.training.epochs", "relabel.epochs"
 Pair = tuple[str, list[str]]
@@ -131,6 +131,27 @@ def labels_follow(before: Recipe[Any], after: Recipe[Any], pairs: Iterable[Pair]
     ):
         return ""
     return f"labels are made for {now} epochs, not {was}, as students train; --relabel.epochs chooses another number"
+
+
+def without_effect(recipe: Recipe[Any], pairs: Iterable[Pair]) -> list[str]:
+    """Return a sentence for each typed setting that has no effect because of the recipe's other settings."""
+    fields, found = by_name(fields_of(type(recipe))), list[str]()
+    trains_fully = recipe.evaluate.full_data == "train" and FULL in recipe.evaluate.rows  # by the teacher's settings
+    for flag in dict.fromkeys(flag for flag, _ in pairs):
+        field = fields.get(key_of(flag))
+        if field is None or (trains_fully and field.key.startswith("squeeze.")):
+            continue
+        group: Config = recipe
+        names = field.key.split(".")
+        for depth, name in enumerate(names):
+            if (needed := group.idle().get(name)) is not None:
+                needed = re.sub("--(?=[a-z])", f"--{'.'.join(names[:depth])}.", needed)
+                found.append(f"{flag} has no effect: it counts only with {needed}")
+                break
+            group = getattr(group, name)
+            if not isinstance(group, Config):
+                break
+    return found
 
 
 def _with_labels(recipe: Recipe[Any], tree: dict[str, Any]) -> dict[str, Any]:

@@ -123,9 +123,10 @@ class Squeeze(Config):
             own["views"] = _laid_over(self.views, member.views, "views")
         return self.changed(**own, members=())
 
-    def idle(self) -> set[str]:
+    def idle(self) -> dict[str, str]:
         """Training settings, which have no effect when weights are imported."""
-        return {"training", "views", "label_smoothing"} if self.weights else set()
+        training = ("training", "views", "label_smoothing")
+        return dict.fromkeys(training, "teachers that are trained here (--weights '')") if self.weights else {}
 
 
 def _laid_over(config: Config, values: dict[str, Any], name: str) -> dict[str, Any]:
@@ -176,9 +177,9 @@ class Relabel(Config):
             raise ValueError("imported labels are always stored; use mode stored")
         return self
 
-    def idle(self) -> set[str]:
+    def idle(self) -> dict[str, str]:
         """The codec, unless labels are stored; the teachers' precision, unless they label while students train."""
-        return {"codec"} if self.mode != "stored" else {"teacher_precision"}
+        return {"codec": "--mode stored"} if self.mode != "stored" else {"teacher_precision": "--mode online"}
 
     @classmethod
     def upgraded(cls, made: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -48,6 +48,25 @@ def check(config: Relabel, protocol: Protocol, size: int, num_classes: int, stor
         )
 
 
+def other_temperature(config: Relabel, protocol: Protocol, num_classes: int, *, made: bool) -> str:
+    """Return a warning if stored labels spread the rest at another temperature than students train at; '' if not.
+
+    ``made`` says that the labels are finished, so that students can follow them, but not the other way round.
+    """
+    codec = config.codec
+    spreads = config.mode == "stored" and codec.kind == "topk" and codec.remainder == "spread"
+    if not spreads or codec.k >= num_classes or protocol.loss != "soft" or codec.temperature == protocol.temperature:
+        return ""
+    stored, trained = f"{codec.temperature:g}", f"{protocol.temperature:g}"
+    new = f"--relabel.codec.temperature {trained}"
+    old = f"--evaluate.protocol.temperature {stored}"
+    return (
+        f"labels keep the total probability of the classes beyond the {codec.k} largest at temperature {stored}, and "
+        f"students train at {trained}, where the teacher gives these classes another probability; "
+        + (f"make labels with {new} in a new run, or train at {old}" if made else f"set {new}")
+    )
+
+
 def of_stored(folder: Path, config: Relabel) -> Relabel:
     """Return the settings of the finished labels in ``folder``, with the paths of ``config``.
 

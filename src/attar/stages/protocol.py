@@ -103,6 +103,13 @@ class Protocol(Config):
         """Without the label options that an earlier attar stored here; they had no effect on training."""
         return {key: value for key, value in made.items() if key not in _LABELS_OF_EARLIER}
 
+    def idle(self) -> dict[str, str]:
+        """Settings of the loss from soft labels, if it is another."""
+        found = {} if self.loss == "soft" else dict.fromkeys(("temperature", "temperature_squared"), "--loss soft")
+        if self.loss == "hard":
+            return super().idle() | found | dict.fromkeys(("hard_weight", "hard_classes"), "--loss soft or mse")
+        return super().idle() | found | ({} if self.hard_weight else {"hard_classes": "--hard-weight above 0"})
+
     @pydantic.field_validator("learning_rates", "cosine_stretches", mode="before")
     @classmethod
     def _of_mapping(cls, value: Any) -> Any:

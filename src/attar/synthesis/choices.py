@@ -1,9 +1,9 @@
 """Groups of settings to compose a method from, as in ``class Config(Pixels, Crops, Statistics, Starts)``.
 
 Each group adds to the method's ``needs`` and ``cost``. The code behind a group is in the file of its name:
-``optimise.py``, ``views.py``, ``statistics.py``, ``diversity.py``, ``starts.py``, ``committee.py``, ``stretches.py``,
-``coreset.py``. Those of methods that match distributions are in ``matching_choices.py``, those of methods that match
-trajectories in ``trajectory_choices.py``. Nothing here imports PyTorch.
+``optimise.py``, ``views.py``, ``statistics.py``, ``diversity.py``, ``starts.py``, ``committee.py``, ``stretches.py``.
+Those of methods that choose real images are in ``coreset_choices.py``, of methods that match distributions in
+``matching_choices.py``, of methods that match trajectories in ``trajectory_choices.py``. Nothing here imports PyTorch.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ PatchRule = Literal["lowest", "medium", "highest"]
 Observe = Literal["batchnorm", "convolution", "patches", "tokens"]
 Target = Literal["running", "collected", "class", "mixed", "group"]
 Policy = Literal["one", "round-robin", "random", "mean", "weighted"]
+_OF_ROUNDS = ("round_iterations", "late_rates")
 
 
 class Pixels(MethodConfig):
@@ -91,9 +92,11 @@ class Crops(MethodConfig):
     views_per_image: bool = False
     """Draw one view per image; False: one view for the whole unit, as in the published scripts."""
 
-    def idle(self) -> set[str]:
-        """The border, which has no effect for other crops."""
-        return super().idle() | (set() if self.crop == "padded" else {"padding"})
+    def idle(self) -> dict[str, str]:
+        """Settings of crops that are not drawn, and the direction of no shift."""
+        found = {} if self.crop == "padded" else {"padding": "--crop padded"}
+        found |= {} if self.crop == "resized" else {"min_crop": "--crop resized"}
+        return super().idle() | found | ({} if self.jitter else {"jitter_both_ways": "--jitter above 0"})
 
 
 class Curricula(Crops):
@@ -103,6 +106,12 @@ class Curricula(Crops):
     """How the smallest crop's area falls from 1 to min_crop; 'none' is SRe2L."""
     milestone: float = pydantic.Field(default=1.0, ge=0, le=1)
     """Fraction of the iterations after which the smallest crop has reached min_crop."""
+
+    def idle(self) -> dict[str, str]:
+        """The curriculum, unless crops are resized; its end, if there is none."""
+        if self.crop != "resized":
+            return super().idle() | dict.fromkeys(("curriculum", "milestone"), "--crop resized")
+        return super().idle() | ({"milestone": "a --curriculum"} if self.curriculum == "none" else {})
 
 
 class Statistics(MethodConfig):
@@ -159,11 +168,20 @@ class Statistics(MethodConfig):
         """True when the target is that of difficulty groups."""
         return self.target == "group" or super().uses_groups()
 
-    def idle(self) -> set[str]:
-        """How groups are measured, which has no effect for other targets."""
+    def idle(self) -> dict[str, str]:
+        """Settings of targets and layers that are not used."""
+        found = {} if self.target == "mixed" else {"class_share": "--target mixed"}
+        found |= {} if self.target in ("class", "mixed") else {"class_variance": "--target class or mixed"}
+        found |= {} if "patches" in self.observe else {"patch_side": "patches in --observe"}
+        if not {"convolution", "patches"} & set(self.observe):
+            found["drop_layers"] = "convolution or patches in --observe"
         if self.target == "group":
-            return super().idle() | ({"group_batch"} if not self.group_passes else set())
-        return super().idle() | {"group_passes", "group_batch"}
+            found["statistics_images"] = "a --target other than group"
+            found |= {} if self.group_passes else {"group_batch": "--group-passes above 0"}
+            return super().idle() | found
+        if self.target == "running" and self.observe == ("batchnorm",):
+            found["statistics_images"] = "another --target, or other layers in --observe"
+        return super().idle() | found | dict.fromkeys(("group_passes", "group_batch"), "--target group")
 
     def metrics(self) -> tuple[str, ...]:
         """The distance of the statistics, too."""
@@ -180,6 +198,11 @@ class Diverse(MethodConfig):
     diversity_products: Literal["sum", "mean"] = "sum"
     """Products of two images, whose eigenvalues are compared. 'sum': over all pixels, as in the released code, where
     the largest eigenvalue is so large that the term is nearly always 0; 'mean': over pixels, which makes it count."""
+
+    def idle(self) -> dict[str, str]:
+        """Settings of the term, if it is left out."""
+        settings = dict.fromkeys(("diversity_temperature", "diversity_products"), "--diversity-weight above 0")
+        return super().idle() | ({} if self.diversity_weight else settings)
 
     def metrics(self) -> tuple[str, ...]:
         """The term, if it is not left out."""
@@ -218,10 +241,10 @@ class Patches(MethodConfig):
             )
         return self
 
-    def idle(self) -> set[str]:
+    def idle(self) -> dict[str, str]:
         """Patch settings, which have no effect when no patches are used."""
-        names = {"patch_rule", "patch_pool", "patch_crops", "tiles"}
-        return super().idle() | (set() if self.uses_patches() else names)
+        names = ("patch_rule", "patch_pool", "patch_crops", "tiles")
+        return super().idle() | ({} if self.uses_patches() else dict.fromkeys(names, "--start patches"))
 
     def needs(self) -> Needs:
         """Real images, where patches are taken from them."""
@@ -270,9 +293,9 @@ class Teachers(Votes, MethodConfig, defaults={"prior_temperature": 5.0}):
             raise ValueError(f"teacher {twice} is named twice; name each once")
         return value
 
-    def idle(self) -> set[str]:
+    def idle(self) -> dict[str, str]:
         """Settings of the weights, which have no effect without the policy 'weighted'."""
-        return super().idle() | self.idle_votes(self.committee)
+        return super().idle() | self.idle_votes(self.committee, "--committee")
 
     def needs(self) -> Needs:
         """Several teachers, if they take turns."""
@@ -320,6 +343,10 @@ class Blocks(Pixels):
             raise ValueError("view_sizes cannot be combined with block_sizes; set view_sizes to 1.0")
         return self
 
+    def idle(self) -> dict[str, str]:
+        """The share of the start, if there is one block."""
+        return super().idle() | ({} if len(self.block_sizes) > 1 else {"residual": "several --block-sizes"})
+
     def cost(self, unit: UnitShape) -> tuple[Stretch, ...]:
         """One stretch per block, even for neighbours of one size, because the optimiser restarts between blocks."""
         passes = self.passes(unit.num_teachers)
@@ -339,6 +366,10 @@ class EarlyLate(Pixels):
     """Learning rate of groups that join late. 'shared': that of all images, which falls over all iterations, as in the
     released code; 'own': it begins at learning_rate and falls over the iterations that are left."""
 
+    def idle(self) -> dict[str, str]:
+        """When groups join and with which rate, if there is one."""
+        return super().idle() | ({} if self.rounds > 1 else dict.fromkeys(_OF_ROUNDS, "--rounds above 1"))
+
     def cost(self, unit: UnitShape) -> tuple[Stretch, ...]:
         """A stretch for each group: all that have joined take part."""
         rounds = min(self.rounds, unit.num_slots, self.iterations)
@@ -356,21 +387,6 @@ class EarlyLate(Pixels):
                 f"{self.iterations} iterations"
             )
         return self
-
-
-class Coreset(MethodConfig):
-    """Choose real images by a teacher's features."""
-
-    normalise_features: bool = False
-    """Scale every image's features to length one before comparing them."""
-
-    def needs(self) -> Needs:
-        """Real images, which are stored as they are."""
-        return super().needs() | Needs(real_images=True, stores_real_pixels=True)
-
-    def real_per_image(self) -> int:
-        """The stored image itself."""
-        return 1
 
 
 def equal_blocks(iterations: int, sides: tuple[float, ...]) -> list[tuple[float, int]]:

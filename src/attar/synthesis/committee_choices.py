@@ -19,10 +19,10 @@ class Voters(Teachers):
     """Which teachers optimise a unit. 'in-turn': every group of so many, one after the other from slot to slot;
     'random': a random group for each slot. All classes of a slot have the same teachers."""
 
-    def idle(self) -> set[str]:
+    def idle(self) -> dict[str, str]:
         """Settings of voters, which have no effect where one teacher is asked in an iteration."""
-        votes = self.committee in ("mean", "weighted")
-        return super().idle() | (set() if votes else {"voters", "voters_chosen"})
+        settings = dict.fromkeys(("voters", "voters_chosen"), "--committee mean or weighted")
+        return super().idle() | ({} if self.committee in ("mean", "weighted") else settings)
 
     def passes(self, num_teachers: int) -> tuple[float, ...]:
         """Passes through each teacher in one iteration, averaged over slots."""
@@ -42,10 +42,11 @@ class Adjusted(MethodConfig):
     """Begin with the weights that were adjusted for the classes before, not with the teacher's own. The published code
     does so where a slot has several units, as on ImageNet-1K."""
 
-    def idle(self) -> set[str]:
+    def idle(self) -> dict[str, str]:
         """The number of units in a batch, which is one; settings of the adjustment, if there are no steps."""
-        unused = set() if self.adjust_steps else {"adjust_length", "adjust_onwards"}
-        return super().idle() | {"parallel_units"} | unused
+        unused = dict.fromkeys(("adjust_length", "adjust_onwards"), "--adjust-steps above 0")
+        batch = {"parallel_units": "methods whose units share a teacher's weights"}
+        return super().idle() | batch | ({} if self.adjust_steps else unused)
 
     def needs(self) -> Needs:
         """Teachers of its own for each unit: units cannot share a batch."""

@@ -11,7 +11,7 @@ from torch import Tensor
 from attar.core.errors import AttarError
 from attar.ops.features import Extractor
 from attar.ops.pixels import from_bytes
-from attar.synthesis.choices import Coreset
+from attar.synthesis.coreset_choices import Coreset
 from attar.synthesis.task import RealImages, Task
 
 _BATCH_PIXELS, _LARGEST_BATCH = 2**24, 1024

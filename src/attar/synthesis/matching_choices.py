@@ -40,6 +40,10 @@ class Matching(MethodConfig):
         needs = super().needs() | Needs(real_images=True, stores_real_pixels=True, unit="slots")
         return replace(needs, teachers="none")
 
+    def idle(self) -> dict[str, str]:
+        """The mirror, if it is none of the kinds of augmentation."""
+        return super().idle() | ({} if "flip" in self.dsa else {"flip": "flip in --dsa"})
+
     def kinds(self) -> tuple[Augmentation, ...]:
         """Kinds of augmentation that are drawn."""
         return tuple(kind for kind in self.dsa if kind != "flip" or self.flip)

@@ -203,9 +203,10 @@ class MethodConfig(Part):
         """Return what the method requires. A part adds its own requirements: ``super().needs() | Needs(...)``."""
         return Needs()
 
-    def idle(self) -> set[str]:
+    def idle(self) -> dict[str, str]:
         """Settings without effect: the qualities of file formats that are not written."""
-        return {"jpeg_quality", "webp_quality"} - {f"{self.image_format}_quality"}
+        others = (kind for kind in ("jpeg", "webp") if kind != self.image_format)
+        return {f"{kind}_quality": f"--image-format {kind}" for kind in others}
 
     @property
     def image_quality(self) -> int:

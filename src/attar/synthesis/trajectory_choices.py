@@ -68,10 +68,12 @@ class Trajectories(MethodConfig):
         """Kinds of augmentation that are drawn."""
         return tuple(kind for kind in self.dsa if kind != "flip" or self.flip)
 
-    def idle(self) -> set[str]:
+    def idle(self) -> dict[str, str]:
         """Sizes of units, because the whole set is one; the settings of learned labels, if labels are not learned."""
-        learning = set() if self.labels == "learned" else {"label_learning_rate", "label_momentum"}
-        return super().idle() | {"unit_classes", "unit_slots", "parallel_units"} | learning
+        units = dict.fromkeys(("unit_classes", "unit_slots", "parallel_units"), "methods that divide the set")
+        learning = dict.fromkeys(("label_learning_rate", "label_momentum"), "--labels learned")
+        mirror = {} if "flip" in self.dsa else {"flip": "flip in --dsa"}
+        return super().idle() | units | mirror | ({} if self.labels == "learned" else learning)
 
     def cost(self, unit: UnitShape) -> tuple[Stretch, ...]:
         """All iterations have the same shape, and no teacher looks at the images."""

@@ -44,3 +44,10 @@ class Optimisation(Config):
     """Apply weight decay to biases and normalisation layers too."""
     ema_decay: float = pydantic.Field(default=0.0, ge=0, lt=1)
     """Decay of a moving average of the parameters, which is evaluated instead of them; 0: no average."""
+
+    def idle(self) -> dict[str, str]:
+        """The settings of other optimisers, and the length of a cosine that there is not."""
+        found = {} if self.optimizer in ("sgd", "muon") else {"momentum": "--optimizer sgd or muon"}
+        found |= {"betas": "--optimizer adam, adamw or muon"} if self.optimizer == "sgd" else {}
+        cosine = self.schedule in ("cosine", "cosine-linear")
+        return super().idle() | found | ({} if cosine else {"cosine_stretch": "--schedule cosine or cosine-linear"})
