@@ -333,6 +333,7 @@ def test_published_settings_of_the_methods_that_start_from_patches():
     assert batches == [10, 50, 100]
     lpld = recipe_named("lpld/imagenet-1k-ipc50")
     assert (lpld.recover.target, lpld.relabel.epochs, lpld.relabel.pool_epochs) == ("class", 300, 8)
+    assert recipe_named("lpld/tiny-imagenet-ipc50").relabel.pool_epochs == 3  # 2.5, never less than published
     assert recipe_named("sre2l++/cifar100-ipc10").recover.start == "patches"
 
 
