@@ -88,8 +88,8 @@ def test_every_step_is_rehearsed_with_the_code_that_a_gpu_runs(
 def test_a_training_that_the_time_ran_out_for_goes_on_on_another_machine(
     campaign: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ):
-    steps = importlib.import_module("steps")
-    shortened, save_tree = steps.shortened, weights.save_tree
+    carried = importlib.import_module("carried")
+    shortened, save_tree = carried.shortened, weights.save_tree
 
     def longer(recipe: Any) -> Any:
         short = shortened(recipe)
@@ -99,7 +99,7 @@ def test_a_training_that_the_time_ran_out_for_goes_on_on_another_machine(
         save_tree(path, tree)
         raise campaign.OutOfTimeError
 
-    monkeypatch.setattr(steps, "shortened", longer)
+    monkeypatch.setattr(carried, "shortened", longer)
     with monkeypatch.context() as patch:
         patch.setattr(weights, "save_tree", out_of_time)
         assert rehearse(campaign, tmp_path, "teacher") == 1
