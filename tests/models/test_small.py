@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from attar.models.small import NETWORKS, ConvNet, SmallResNet, WideResNet
+from attar.models.small import NETWORKS, ConvNet, InstanceNorm, SmallResNet, WideResNet
 
 
 @pytest.mark.parametrize(("depth", "millions"), [(20, 0.27), (32, 0.46), (44, 0.66), (56, 0.85)])
@@ -74,3 +74,43 @@ def test_every_network_is_differentiable_to_the_pixels(name: str):
     NETWORKS[name](5, 9).eval()(images).sum().backward()
     assert images.grad is not None
     assert images.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize(("side", "count"), [(8, 3), (5, 1), (1, 4), (2, 2)])
+def test_instance_norm_in_bf16_is_that_of_float32_with_its_gradients(side: int, count: int):
+    draws = torch.Generator().manual_seed(side)
+    layer = InstanceNorm(6)
+    with torch.no_grad():
+        layer.weight.copy_(torch.rand(6, generator=draws) + 0.5)
+        layer.bias.copy_(torch.randn(6, generator=draws))
+    maps = torch.randn(count, 6, side, side, generator=draws).bfloat16().contiguous(memory_format=torch.channels_last)
+    back = torch.randn(maps.shape, generator=draws)
+
+    def both(values: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        values = values.detach().requires_grad_()
+        normal = layer(values)
+        assert normal.dtype is values.dtype
+        gradients = torch.autograd.grad((normal.float() * back).sum(), [values, layer.weight, layer.bias])
+        return normal.detach(), *gradients
+
+    for low, exact in zip(both(maps), both(maps.float()), strict=True):
+        assert torch.allclose(low.float(), exact, rtol=0.03, atol=0.03 * max(0.1, float(exact.abs().max())))
+
+
+def test_instance_norm_has_the_second_gradients_of_float32():
+    draws = torch.Generator().manual_seed(0)
+    layer, maps = InstanceNorm(4), torch.randn(2, 4, 6, 6, generator=draws).bfloat16()
+
+    def second(values: torch.Tensor) -> torch.Tensor:
+        values = values.contiguous(memory_format=torch.channels_last).detach().requires_grad_()
+        loss = layer(values).float().pow(3).mean()
+        (first,) = torch.autograd.grad(loss, [layer.weight], create_graph=True)
+        return torch.autograd.grad(first.float().pow(2).sum(), [values])[0].float()
+
+    exact = second(maps.float())
+    assert torch.allclose(second(maps), exact, atol=0.05 * float(exact.abs().max()))
+
+
+def test_a_network_with_instance_norm_takes_weights_that_were_saved_with_groups():
+    groups = nn.GroupNorm(128, 128).state_dict()
+    assert NETWORKS["convnet3_in"](10, 32).blocks[0][1].state_dict().keys() == groups.keys()
