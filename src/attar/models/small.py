@@ -147,16 +147,17 @@ class ConvNet(nn.Module):
 class InstanceNorm(nn.GroupNorm):
     """InstanceNorm with a scale and a shift for each channel; unlike nn.InstanceNorm2d it accepts maps of one pixel.
 
-    One group per channel is InstanceNorm. But on a CPU PyTorch's kernels for bf16 groups take up to twenty times as long
-    as its BatchNorm when the channels of a pixel lie side by side in memory. There the maps become a matrix with a row
-    for each pixel and a column for each channel of each image, and BatchNorm normalises the columns. In float32 this
-    saves nothing, and compiled code does not use these kernels.
+    One group per channel is InstanceNorm. But on a CPU PyTorch's kernels for bf16 groups take up to twenty times as
+    long as its BatchNorm when the channels of a pixel lie side by side in memory. There the maps become a matrix with
+    a row for each pixel and a column for each channel of each image, and BatchNorm normalises the columns. In float32
+    this saves nothing, and compiled code does not use these kernels.
     """
 
     def __init__(self, width: int) -> None:
         super().__init__(width, width)
 
-    def forward(self, maps: Float[Tensor, "image channel height width"]) -> Float[Tensor, "image channel height width"]:
+    def forward(self, input: Float[Tensor, "image channel height width"]) -> Tensor:
+        maps = input  # named as in nn.GroupNorm
         count, channels, height, width = maps.shape
         slow = maps.device.type == "cpu" and maps.dtype is torch.bfloat16 and not torch.compiler.is_compiling()
         by_pixel = maps.is_contiguous(memory_format=torch.channels_last)
