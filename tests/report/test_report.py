@@ -5,6 +5,7 @@ import json
 import math
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -339,6 +340,33 @@ def test_figures_of_accuracies_show_chance_where_all_lines_share_it():
         marked = [axis for axis in figure.axes if "chance" in [text.get_text() for text in axis.texts]]
         assert len(marked) == count
     assert not [text for text in figures.accuracies([same, other]).axes[0].texts if text.get_text() == "chance"]
+
+
+@pytest.mark.parametrize("seconds", [(75.0, 90.0, 180.0), (100.0, 100.0, 100.0), (0.0, 1.0, 40_000.0)])
+def test_the_axes_of_cost_have_numbers_to_read_values_by(seconds, tmp_path):
+    lines = [line_of(top1_mean=50.0, train_seconds=value) for value in seconds]
+    figure = figures.cost(lines)
+    figure.savefig(tmp_path / "cost.png")
+    for axis in figure.axes:
+        low, high = axis.get_xlim()
+        assert sum(low <= tick <= high for tick in axis.get_xticks()) >= 2
+
+
+def test_long_class_names_end_in_dots_and_nothing_is_cut_off(tmp_path):
+    info = SimpleNamespace(titles={})
+    distilled: Any = SimpleNamespace(classes=("W" * 40, "x" * 24), info=info)
+    titles = [figures._title(distilled, label) for label in (0, 1)]
+    assert titles == ["W" * 23 + "…", "x" * 24]
+    rows = [torch.zeros(1, 3, 4, 4, dtype=torch.uint8)] * 2
+    png, _ = figures._save(figures._matrix(rows, titles, {0: "a heading wider than its image"}), tmp_path / "grid")
+    drawn = np.asarray(Image.open(png).convert("L"))
+    assert min(edge.min() for edge in (drawn[0], drawn[-1], drawn[:, 0], drawn[:, -1])) == 255
+
+
+def test_a_card_of_one_image_per_class_says_so(mini_run):
+    info = read_info(mini_run / "distilled")
+    assert "# digits, distilled: 1 image per class\n" in card.text(info.model_copy(update={"ipc": 1}), [])
+    assert "# digits, distilled: 2 images per class\n" in card.text(info, [])
 
 
 def test_what_the_health_checks_found_is_in_the_report(finished, capsys):

@@ -23,7 +23,7 @@ from attar.stages.run import IMPORTED
 from attar.store import atomic
 
 _TEXT = """\
-# {source}{kind}: {ipc} {images} per class
+# {source}{kind}: {ipc} {images}{plural} per class
 
 {num_images} images of {size} x {size} pixels for {num_classes} classes, {origin}, with {labels}.
 {decoding}
@@ -111,7 +111,8 @@ def text(
         citation=_citation(info.method),
         source=markdown(info.source),
         kind="" if info.method in REAL_SETS else ", distilled",
-        images="real images" if info.method in REAL_SETS else "images",
+        images="real image" if info.method in REAL_SETS else "image",
+        plural="s" * (info.ipc != 1),
         ipc=info.ipc,
         num_images=info.num_images,
         size=info.size,

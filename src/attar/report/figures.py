@@ -13,6 +13,7 @@ from attar.core.log import readable_bytes
 from attar.core.printable import one_line
 from attar.report import curves, reliability
 from attar.report.page.gallery import RealImages, real_images
+from attar.report.page.svg import decades
 from attar.report.table import Line, accuracy, held_bytes, is_real, shows_teacher, spent_seconds, student_of, title_of
 from attar.stages.distilled import Distilled
 from attar.stages.rows import REAL_SETS
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
 SHOWN_CLASSES, SHOWN_SLOTS, SHOWN_BESIDE = 10, 10, 7
 _CELL_INCHES = 0.8
+_LONGEST = 24
+"""Characters of a class's name in a figure; a longer one ends in dots."""
 _CHANCE: dict[str, Any] = {"color": "0.45", "linestyle": "--", "linewidth": 0.9, "zorder": 0.5}
 """Style of the line of chance."""
 _CELL_PIXELS, _GAP = 64, 0.04
@@ -124,25 +127,30 @@ def accuracies(lines: list[Line]) -> "Figure":
 def cost(lines: list[Line]) -> "Figure":
     """Draw the top-1 against bytes and against seconds; real images are hollow marks."""
     from matplotlib.figure import Figure
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+    from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter
 
     several_runs = len({line.run for line in lines}) > 1
     figure = Figure(figsize=(9.6, 3.8), layout="constrained")
     axes = figure.subplots(1, 2, sharey=True)
     titles = list(dict.fromkeys(line.run if several_runs else title_of(line, False) for line in lines))
+    found: tuple[list[float], list[float]] = ([], [])
     for line in lines:
         title = line.run if several_runs else title_of(line, False)
         colour = f"C{titles.index(title) % 10}"
         style = {"color": colour, "markerfacecolor": "white" if is_real(line) else colour, "capsize": 2, "fmt": "o"}
-        for axis, value in zip(axes, (held_bytes(line), spent_seconds(line)), strict=True):
+        for axis, value, values in zip(axes, (held_bytes(line), spent_seconds(line)), found, strict=True):
+            values.append(value)
             axis.errorbar(value, line.top1_mean, line.top1_std or 0.0, **style)
     words: list[tuple[str, Callable[[float], str]]] = [
         ("bytes of images and labels", lambda value: readable_bytes(round(value))),
         ("seconds: teachers, images, labels, one student", lambda value: f"{value:,g}"),
     ]
-    for axis, (label, readable) in zip(axes, words, strict=True):
+    for axis, (label, readable), values in zip(axes, words, found, strict=True):
         axis.set_xscale("log")
-        axis.xaxis.set_major_locator(LogLocator(subs=(1.0, 3.0), numticks=6))
+        if positive := [value for value in values if value > 0]:
+            low, high = min(positive) / 1.6, max(positive) * 1.6
+            axis.set_xlim(low, high)
+            axis.xaxis.set_major_locator(FixedLocator(decades(low, high)))
         axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _, readable=readable: readable(value)))
         axis.xaxis.set_minor_formatter(NullFormatter())
         axis.set_xlabel(label, fontsize=8)
@@ -164,7 +172,7 @@ def _matrix(rows: list[UInt8[Tensor, "column 3 height width"]], left: list[str],
     from matplotlib.figure import Figure
 
     columns = max(len(row) for row in rows)
-    margin = 0.12 * max((len(name) for name in left), default=0)
+    margin = 0.15 * max((len(name) for name in left), default=0)
     figure = Figure(figsize=(columns * _CELL_INCHES + margin, len(rows) * _CELL_INCHES + 0.2), layout="constrained")
     figure.get_layout_engine().set(w_pad=0.01, h_pad=0.01, wspace=0.0, hspace=0.0)  # type: ignore[union-attr]
     axis = figure.subplots()
@@ -187,7 +195,8 @@ def _matrix(rows: list[UInt8[Tensor, "column 3 height width"]], left: list[str],
 
 def _title(distilled: Distilled, label: int) -> str:
     name = distilled.classes[label]
-    return one_line(distilled.info.titles.get(name, name).split(",")[0])[:24]
+    title = one_line(distilled.info.titles.get(name, name).split(",")[0])
+    return title if len(title) <= _LONGEST else f"{title[: _LONGEST - 1]}…"
 
 
 def first_unit(run: Path) -> UnitResult | None:
@@ -206,5 +215,5 @@ def _save(figure: "Figure", path: Path) -> list[Path]:
         ending = file.suffix.removeprefix(".")
         with atomic.replace(file) as temporary, rc_context({"svg.hashsalt": file.name}):  # the same file every time
             metadata = {"Date": None} if ending == "svg" else None
-            figure.savefig(temporary, format=ending, dpi=80, metadata=metadata)
+            figure.savefig(temporary, format=ending, dpi=80, metadata=metadata, bbox_inches="tight", pad_inches=0.05)
     return written

@@ -57,7 +57,7 @@ def begin(stage: StageFolder, config: MethodConfig, method: str, log: Log, run: 
             made = manifest["result"]
             one = Earlier(former, made["num_images"], made["images_sha256"])
             stage.reopen(manifest, [*manifest.get(GROWN, ()), asdict(one)])
-            log.say(f"recover   the {former} images of each class are kept; {config.ipc - former} more are made")
+            log.say(f"recover   images of each class: {former} kept, {config.ipc - former} added")
         ranks.wait()
     return earlier_of(stage)
 

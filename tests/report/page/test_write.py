@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 
+from attar.core.log import Log
 from attar.recipes.catalogue import recipe_named
 from attar.report import comparable, printed, table
 from attar.report.page import gallery, labels, sheets, write
@@ -107,6 +108,15 @@ def test_labels_are_those_that_students_see(page: Page, mini_run: Path):
     assert [label for label, _ in view["top"]] == shares.topk(5).indices.tolist()
     assert [share for _, share in view["top"]] == pytest.approx(shares.topk(5).values.tolist(), abs=1e-4)
     assert view["box"] == pytest.approx([value / 8 for value in stored.records.look.view.box[place].tolist()], abs=1e-4)
+
+
+def test_what_the_health_checks_found_is_on_the_pages(finished: Path, mini_run: Path, tmp_path: Path):
+    assert "one colour" not in Page(write.pages([finished], tmp_path / "before")[0]).text
+    Log(finished / "recover" / "log.jsonl", quiet=True).warn("of <b>one colour", check="flat-images")
+    index, first, _ = write.pages([finished, mini_run], tmp_path / "page")
+    assert '<p class="warning">Warning: <bdi>of &lt;b&gt;one colour</bdi></p>' in Page(first).text
+    found = re.findall(r'<p class="warning">.*?</p>', Page(index).text)
+    assert len([text for text in found if "of &lt;b&gt;one colour" in text]) == 1
 
 
 def test_hostile_names_are_text(finished: Path):

@@ -8,7 +8,7 @@ from pathlib import Path
 from attar.core.elapsed import Elapsed
 from attar.core.errors import AttarError
 from attar.core.printable import one_line, printable
-from attar.report import curves, figures, per_class, table
+from attar.report import curves, figures, pages, per_class, table
 from attar.report.page import gallery, labels
 from attar.report.page.block import Block
 from attar.report.table import Line
@@ -45,6 +45,8 @@ class Content:
     """Why no soft labels are shown; '' if they are."""
     has_soft_labels: bool = True
     """Whether students of the run are trained with soft labels."""
+    warnings: list[str] = field(default_factory=list)
+    """What the health checks of the run found."""
     accuracies: dict[str, tuple[float, float | None]] = field(default_factory=dict)
     """Mean and deviation by class name of the first row's students, in per cent."""
 
@@ -85,6 +87,7 @@ def gather(run: Path, name: str, lines: list[Line]) -> Content:
         real_title="" if real is None else real.title,
         label_fault=one_line(fault),
         has_soft_labels=soft,
+        warnings=[one_line(text) for text in pages.warnings(run)],
         accuracies=by_class,
     )
 

@@ -62,6 +62,7 @@ def of_run(content: Content) -> dict[str, Any]:
         "label_words": _label_words(content),
         "stages": _stages(content),
         "aim": content.aim,
+        "warnings": content.warnings,
         "recipe": content.recipe,
         **_by_class(content),
         **_scores(lines, {id(line): number for line, number, _ in points}, several_runs=False),
@@ -93,7 +94,13 @@ def of_runs(contents: Sequence[Content]) -> dict[str, Any]:
         legend.append({"name": "hollow: real images", "colour": 7, "hollow": True})
     return {
         "runs": [
-            {"name": content.name, "aim": content.aim, "recipe": content.recipe, "stages": _stages(content)}
+            {
+                "name": content.name,
+                "aim": content.aim,
+                "warnings": content.warnings,
+                "recipe": content.recipe,
+                "stages": _stages(content),
+            }
             for content in contents
         ],
         "sections": list(sections.items()),

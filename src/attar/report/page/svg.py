@@ -58,7 +58,7 @@ class _Axis:
         return round(self.start + share * (self.end - self.start), 1)
 
     def ticks(self) -> list[float]:
-        return _decades(self.low, self.high) if self.logarithmic else _round_steps(self.low, self.high)
+        return decades(self.low, self.high) if self.logarithmic else _round_steps(self.low, self.high)
 
 
 def lines(series: Sequence[Series], *, label: str, across: str, up: str, logarithmic: bool = False) -> Markup:
@@ -178,12 +178,12 @@ def _round_steps(low: float, high: float) -> list[float]:
     return [round(place * step, 12) for place in range(first, math.floor(high / step + 1e-9) + 1)]
 
 
-def _decades(low: float, high: float) -> list[float]:
-    """Return powers of ten between low and high, with 2 and 5 times them if there are few."""
+def decades(low: float, high: float) -> list[float]:
+    """Return values to write at a logarithmic axis: powers of ten, with 2 and 5 times them if there are few."""
     exponents = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     for factors in ((1,), (1, 3), (1, 2, 5)):
         found = [factor * 10.0**exponent for exponent in exponents for factor in factors]
         found = [value for value in found if low <= value <= high]
         if len(found) >= 3:
             return found[:: -(-len(found) // 6)]
-    return found or [low, high]
+    return found if len(found) > 1 else _round_steps(low, high)
