@@ -16,6 +16,7 @@ from attar.ops.pixels import Normalisation
 from attar.stages import prepare
 from attar.store import units
 from attar.store.units import Unit
+from attar.synthesis import starts
 from attar.synthesis.task import Network, Task
 from conftest import mini_recipe
 from methods.test_conformance import RealByFormula, Steps
@@ -59,6 +60,27 @@ def test_images_start_as_real_ones_of_their_class_none_twice():
     assert [int(label) for label in records[:, 0, 0, 0]] == [0, 1, 2, 0, 1, 2]
     places = records[:, 1, 0, 0].view(2, 3)
     assert (places[0] != places[1]).all()
+
+
+def test_half_of_the_starts_are_mirrored_alike_in_any_division_into_units():
+    config = config_of(ipc=40, learning_rate=1e-9)
+    task = dataclasses.replace(
+        task_of(config),
+        labels=torch.arange(3).repeat(40),
+        slots=torch.arange(40).repeat_interleave(3),
+        unit_sizes=(120,),
+    )
+    plain, shown = (starts.start_of(task, config.changed(start_flip=mirrored)) for mirrored in (False, True))
+    mirrored = starts.mirrored(task)
+    assert 40 < int(mirrored.sum()) < 80
+    assert torch.equal(shown[mirrored], plain[mirrored].flip(-1))
+    assert torch.equal(shown[~mirrored], plain[~mirrored])
+    assert not torch.equal(shown, plain)
+    assert torch.equal(starts.start_of(task, config), shown), "as EDC's scripts do"
+    assert torch.equal(starts.start_of(task, config.changed(flip=False)), plain)
+    some = torch.arange(17, 61)
+    part = dataclasses.replace(task, labels=task.labels[some], slots=task.slots[some], unit_sizes=(len(some),))
+    assert torch.equal(starts.start_of(part, config), shown[some])
 
 
 def test_teachers_take_turns_each_with_its_own_statistics():

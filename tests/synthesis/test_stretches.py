@@ -19,7 +19,7 @@ from attar.synthesis.choices import EarlyLate, Patches, Teachers
 from attar.synthesis.committee import Share, committee_of
 from attar.synthesis.method import Needs, Part, Stretch, UnitShape
 from attar.synthesis.optimise import optimise
-from attar.synthesis.stretches import Residual
+from attar.synthesis.stretches import Residual, between_of
 from attar.synthesis.task import Context, Network, Task
 from attar.synthesis.terms import CrossEntropy, PerUnit, Seen, State, Stateless, UnitBatch
 from attar.synthesis.views import Whole
@@ -74,15 +74,17 @@ def config_of(**values: Any) -> fadrm.Config:
     return fadrm.Config.of(fixed | values, "the test")
 
 
-def test_between_blocks_half_of_the_start_is_put_back():
+@pytest.mark.parametrize("antialias", [False, True])
+def test_between_blocks_half_of_the_start_is_put_back(antialias: bool):
     """With a step of nothing, an image is the start resized there and back, and half of the start again."""
-    config = config_of(iterations=2, block_sizes=(0.5, 1.0), learning_rate=1e-12, residual=0.25)
+    config = config_of(iterations=2, block_sizes=(0.5, 1.0), learning_rate=1e-12, residual=0.25, antialias=antialias)
     task, notes = task_of()
     start = NORMALISATION.apply(torch.rand(NUM_CLASSES, 3, SIDE, SIDE, generator=generator(1)))
-    between = Residual(config.residual)
+    between = between_of(config)
+    assert between == Residual(0.25, antialias)
     images = optimise(task, config, start, Whole(), (CrossEntropy(),), between=between)
-    small = F.interpolate(start, (8, 8), mode="bilinear", antialias=True)
-    expected = 0.75 * F.interpolate(small, (SIDE, SIDE), mode="bilinear", antialias=True) + 0.25 * start
+    small = F.interpolate(start, (8, 8), mode="bilinear", antialias=antialias)
+    expected = 0.75 * F.interpolate(small, (SIDE, SIDE), mode="bilinear") + 0.25 * start
     torch.testing.assert_close(images, NORMALISATION.undo(expected), atol=1e-5, rtol=0)
     assert {kept.shape for kept in notes.images} == {images.shape}
 

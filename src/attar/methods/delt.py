@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from attar.synthesis.choices import Curricula, EarlyLate, Starts, Statistics, Teachers
+from attar.synthesis.choices import Curricula, Starts, Statistics, Teachers
+from attar.synthesis.stretch_choices import EarlyLate
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

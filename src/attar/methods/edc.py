@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from attar.synthesis.choices import Crops, Pixels, Starts, Statistics, Teachers
 
@@ -31,6 +31,7 @@ class Config(
         "class_variance": "within",
         "statistics_momentum": 0.8,
         "start": "real",
+        "start_flip": True,
         "committee": "round-robin",
     },
 ):
@@ -38,6 +39,8 @@ class Config(
 
     Units hold all images of a few classes. The flatness term, which the released code leaves off, is not offered.
     """
+
+    revision: ClassVar[int] = 2
 
 
 def prepare(config: Config) -> Sequence[Preparation]:

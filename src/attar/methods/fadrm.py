@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
-from attar.synthesis.choices import Blocks, Crops, Starts, Statistics, Teachers
+from attar.synthesis.choices import Crops, Starts, Statistics, Teachers
+from attar.synthesis.stretch_choices import Blocks
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,6 +26,8 @@ class Config(
 
     With several teachers in turn, ``--recover.committee round-robin``, this is FADRM+.
     """
+
+    revision: ClassVar[int] = 2
 
 
 def prepare(config: Config) -> Sequence[Preparation]:

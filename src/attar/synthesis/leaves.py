@@ -9,7 +9,8 @@ from torch import Tensor
 from attar.ops import schedule
 from attar.ops.pixels import Normalisation
 from attar.synthesis.canvas import Images
-from attar.synthesis.choices import EarlyLate, Pixels
+from attar.synthesis.choices import Pixels
+from attar.synthesis.stretch_choices import EarlyLate
 from attar.synthesis.terms import State
 
 _ADAM = ("step", "exp_avg", "exp_avg_sq")

@@ -9,13 +9,13 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from attar.core.errors import AttarError
 from attar.ops.pixels import from_bytes
 from attar.synthesis import difficulty
-from attar.synthesis.choices import Patches, Starts
+from attar.synthesis.choices import Crops, Patches, Starts
 from attar.synthesis.coreset import gather
 from attar.synthesis.method import Preparation
 from attar.synthesis.stretches import resized
@@ -39,6 +39,8 @@ def start_of(task: Task, config: Starts) -> Start:
         images = difficulty.chosen(task, config.start, config.ipc)
     else:
         images = real(task) if config.start == "real" else patches(task, config)
+    if config.start_flip and (not isinstance(config, Crops) or config.flip):
+        images = torch.where(mirrored(task)[:, None, None, None], images.flip(-1), images)
     return task.teachers[0].normalisation.apply(images)
 
 
@@ -46,6 +48,17 @@ def noise(task: Task) -> Start:
     """Return standard normal noise in normalised units, the start of SRe2L and CDA."""
     streams = zip(task.unit_sizes, task.streams("noise"), strict=True)
     return torch.cat([torch.randn((count, 3, *task.size), generator=stream) for count, stream in streams])
+
+
+def mirrored(task: Task) -> Bool[Tensor, " image"]:
+    """Draw for each slot whether its start is mirrored; another division into units draws the same."""
+    assert task.real is not None  # needs
+    names = [
+        (task.real.class_name(label), slot)
+        for label, slot in zip(task.labels.tolist(), task.slots.tolist(), strict=True)
+    ]
+    drawn = [torch.rand((), generator=task.shared_stream("mirrored", name, slot)) for name, slot in names]
+    return (torch.stack(drawn) < 0.5).to(task.device)
 
 
 def real(task: Task) -> Start:
