@@ -1,12 +1,18 @@
 """ops/augment.py: shuffled patches against loops, RandAugment against torchvision image by image."""
 
+from typing import Any
+
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 from torchvision.transforms import InterpolationMode
 
 from attar.ops import augment
-from attar.ops.augment import OPERATIONS, STRONGEST
+from attar.ops.augment import OPERATIONS, STRONGEST, RandAugment
+from attar.ops.choices import LookChoice
+from attar.ops.pixels import from_bytes, to_bytes
 
 
 def stream(seed: int = 0) -> torch.Generator:
@@ -40,9 +46,9 @@ def test_pixels_that_do_not_divide_are_refused():
         augment.shuffle(pictures(2), augment.draw_patches(2, 3, stream()))
 
 
-def reference(name: str, image: Tensor, signed: float) -> Tensor:
+def reference(name: str, image: Any, signed: float) -> Any:
     """torchvision's own RandAugment step for one image, at a strength of -1 to 1."""
-    from torchvision.transforms.v2 import RandAugment
+    from torchvision.transforms import v2
 
     names = {
         **{"identity": "Identity", "shear_x": "ShearX", "shear_y": "ShearY", "translate_x": "TranslateX"},
@@ -50,13 +56,19 @@ def reference(name: str, image: Tensor, signed: float) -> Tensor:
         **{"contrast": "Contrast", "sharpness": "Sharpness", "posterize": "Posterize", "solarize": "Solarize"},
         **{"autocontrast": "AutoContrast", "equalize": "Equalize"},
     }
-    module, transform = RandAugment(), names[name]
+    module, transform = v2.RandAugment(), names[name]
     magnitudes, is_signed = module._AUGMENTATION_SPACE[transform]
-    values = magnitudes(STRONGEST + 1, *image.shape[-2:])
+    sides = image.shape[-2:] if isinstance(image, Tensor) else (image.height, image.width)
+    values = magnitudes(STRONGEST + 1, *sides)
     value = 0.0 if values is None else float(values[round(abs(signed) * STRONGEST)])
     if is_signed and signed < 0:
         value = -value
     return module._apply_image_or_video_transform(image, transform, value, InterpolationMode.NEAREST, {})
+
+
+def same(name: str, level: int, count: int) -> RandAugment:
+    """One operation at one level for some images."""
+    return RandAugment(torch.tensor([[[OPERATIONS.index(name), level]]], dtype=torch.int8).expand(count, 1, 2))
 
 
 @pytest.mark.parametrize("name", OPERATIONS)
@@ -64,28 +76,63 @@ def reference(name: str, image: Tensor, signed: float) -> Tensor:
 @pytest.mark.parametrize("sign", [-1, 1])
 def test_an_operation_is_torchvisions(name: str, level: int, sign: int):
     images = pictures(3)
-    changes = torch.tensor([[[OPERATIONS.index(name), sign * level]]], dtype=torch.int8).expand(3, 1, 2)
-    shown = augment.change(images, changes)
+    shown = augment.change(images, same(name, sign * level, 3))
     for image, found in zip(images, shown, strict=True):
         torch.testing.assert_close(found, reference(name, image, sign * level / STRONGEST).clamp(0, 1))
 
 
-def test_steps_follow_one_another_and_images_do_not_touch():
-    images, changes = pictures(40), augment.draw_changes(40, 2, 6, 1, stream())
-    together = augment.change(images, changes)
+@pytest.mark.parametrize("name", OPERATIONS)
+@pytest.mark.parametrize("level", [0, 9, -9, 30])
+def test_of_bytes_an_operation_makes_what_torchvision_makes_of_a_pillow_image(name: str, level: int):
+    images = to_bytes(pictures(3))
+    shown = augment.change(images, same(name, level, 3))
+    assert shown.dtype == torch.uint8
+    for image, found in zip(images, shown, strict=True):
+        pillow = reference(name, Image.fromarray(image.permute(1, 2, 0).numpy()), level / STRONGEST)
+        away = (found.int() - torch.from_numpy(np.array(pillow)).permute(2, 0, 1).int()).abs()
+        moved = name in ("shear_x", "shear_y", "rotate")  # another nearest pixel, where two are as near
+        assert (away > 1).double().mean() <= (0.05 if moved else 0)
+
+
+CHOICES = [
+    LookChoice(randaugment_ops=2),
+    LookChoice(randaugment_ops=3, randaugment_set="timm", randaugment_place="before-crop"),
+]
+
+
+@pytest.mark.parametrize("choice", CHOICES)
+@pytest.mark.parametrize("kind", [torch.float32, torch.uint8])
+def test_steps_follow_one_another_and_images_do_not_touch(choice: LookChoice, kind: torch.dtype):
+    images, drawn = pictures(40), augment.draw_changes(40, choice, stream())
+    images = images if kind == torch.float32 else to_bytes(images)
+    together = augment.change(images, drawn)
     for place in range(40):
-        alone = images[place : place + 1]
-        for step in range(2):
-            alone = augment.change(alone, changes[place : place + 1, step : step + 1])
+        alone, mine = images[place : place + 1], drawn.take(slice(place, place + 1))
+        for step in range(choice.randaugment_ops):
+            alone = augment.change(alone, RandAugment(mine.changes[:, step : step + 1], drawn.operations, drawn.place))
         torch.testing.assert_close(together[place : place + 1], alone)
-    assert ((together >= 0) & (together <= 1)).all()
+    assert together.dtype == kind
+    assert ((together >= 0) & (together <= (1 if kind == torch.float32 else 255))).all()
 
 
 def test_strengths_are_about_the_magnitude():
-    changes = augment.draw_changes(4000, 2, 6, 1, stream())
+    changes = augment.draw_changes(4000, CHOICES[0], stream()).changes
     levels = changes[..., 1].abs().double()
     assert abs(levels.mean().item() - 18) < 0.2
     assert abs(levels.std().item() - 3) < 0.2
     assert set(changes[..., 0].flatten().tolist()) == set(range(len(OPERATIONS)))
     assert 0.45 < (changes[..., 1] > 0).double().mean() < 0.55
-    assert (augment.draw_changes(50, 1, 10, 5, stream())[..., 1].abs() <= STRONGEST).all()
+    strong = LookChoice(randaugment_ops=1, randaugment_magnitude=10, randaugment_std=5)
+    assert (augment.draw_changes(50, strong, stream()).changes[..., 1].abs() <= STRONGEST).all()
+
+
+def test_earlier_draws_stay_the_same():
+    """Frozen: labels that are made again draw what they drew."""
+    changes = augment.draw_changes(3, CHOICES[0], stream()).changes
+    assert changes.tolist() == [[[4, -22], [3, -16]], [[7, 18], [2, 16]], [[1, -16], [9, 21]]]
+
+
+def test_timms_operations_round_images_to_bytes():
+    images, drawn = pictures(20), augment.draw_changes(20, CHOICES[1], stream())
+    expected = from_bytes(augment.change(to_bytes(images), drawn))
+    assert torch.equal(augment.change(images, drawn), expected)

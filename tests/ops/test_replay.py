@@ -7,10 +7,11 @@ from torch import Tensor
 from attar.ops import augment, dsa, mixing, mosaic, replay, views
 from attar.ops.choices import AUGMENTATIONS, Storage
 from attar.ops.mixing import MixChoice
-from attar.ops.pixels import from_bytes
+from attar.ops.pixels import from_bytes, to_bytes
 from attar.ops.replay import LookChoice, Records
 
 CROPS = {"resized": LookChoice(), "padded": LookChoice(crop="padded"), "none": LookChoice(crop="none")}
+BEFORE = LookChoice(randaugment_ops=2, randaugment_place="before-crop")
 
 
 def stream(seed: int) -> torch.Generator:
@@ -72,11 +73,41 @@ def test_patches_are_shuffled_before_and_colours_changed_after_cropping():
     choice = LookChoice(patch_shuffle=2, randaugment_ops=2)
     look = replay.draw(10, (16, 16), choice, MixChoice(), stream(1)).look
     assert look.patches is not None
-    assert look.changes is not None
+    assert look.randaugment is not None
     shuffled = augment.shuffle(images, look.patches)
-    expected = augment.change(views.apply_to_bytes(shuffled, torch.arange(10), look.view), look.changes)
+    expected = augment.change(views.apply_to_bytes(shuffled, torch.arange(10), look.view), look.randaugment)
     assert torch.equal(replay.show(images, torch.arange(10), Records(look)), expected)
     assert not torch.equal(expected, views.apply(from_bytes(images), look.view))
+
+
+@pytest.mark.parametrize("operations", ["torchvision", "timm"])
+@pytest.mark.parametrize("factor", [1, 2])
+def test_randaugment_before_the_crop_changes_the_stored_image(operations: str, factor: int):
+    images, storage = small_set(30, 16), Storage(factor=factor)
+    choice = BEFORE.changed(patch_shuffle=2, randaugment_set=operations)
+    look = replay.draw(30, (16, 16), choice, MixChoice(), stream(1), storage=storage).look
+    assert look.patches is not None
+    assert look.randaugment is not None
+    decoded = images if look.part is None else to_bytes(mosaic.show(images, torch.arange(30), look.part))
+    changed = augment.change(augment.shuffle(decoded, look.patches), look.randaugment)
+    assert changed.dtype == torch.uint8
+    expected = views.apply(from_bytes(changed), look.view)
+    shown = replay.show(images, torch.arange(30), Records(look))
+    torch.testing.assert_close(shown, expected, atol=1e-6, rtol=0)
+    after = replay.draw(30, (16, 16), choice.changed(randaugment_place="after-crop"), MixChoice(), stream(1)).look
+    assert not torch.equal(shown, replay.show(images, torch.arange(30), Records(after)))
+
+
+@pytest.mark.parametrize("choice", ["torchvision", "timm"])
+@pytest.mark.parametrize("place", ["before-crop", "after-crop"])
+@pytest.mark.parametrize("kind", ["none", "cutmix"])
+def test_randaugment_is_shown_alike_in_any_batch(choice: str, place: str, kind: str):
+    images, looks = small_set(24, 16), BEFORE.changed(randaugment_set=choice, randaugment_place=place)
+    records = replay.draw(24, (16, 16), looks, MixChoice.of({"kind": kind}, "it"), stream(1))
+    labelled = shown_in_batches(images, torch.arange(24), 24, records)
+    assert torch.equal(shown_in_batches(images, torch.randperm(24, generator=stream(3)), 5, records), labelled)
+    epoch = replay.ShownEpoch(images, records)
+    assert torch.equal(torch.cat([epoch.show(index) for index in torch.arange(24).split(7)]), labelled)
 
 
 @pytest.mark.parametrize("enlarge", ["nearest", "bilinear"])

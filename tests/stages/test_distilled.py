@@ -133,6 +133,24 @@ def test_online_labels_are_the_stored_ones(mini_run, recovered):
         torch.testing.assert_close(mine.logits, yours.logits.float(), atol=2e-2, rtol=2e-3)
 
 
+@pytest.mark.parametrize("operations", ["torchvision", "timm"])
+@pytest.mark.parametrize("place", ["after-crop", "before-crop"])
+def test_teacher_and_student_see_the_same_randaugment(recovered, tmp_path, operations: str, place: str):
+    """Stored and on-line: the labels are the teacher's answers to the very pixels of the batch."""
+    recipe, shown = mini_recipe(), {}
+    views = {"randaugment_ops": 2, "randaugment_set": operations, "randaugment_place": place}
+    for mode in ("online", "stored"):
+        out = shutil.copytree(recovered, tmp_path / mode)
+        labels = recipe.relabel.changed(mode=mode, views=recipe.relabel.views.changed(**views))
+        pipeline.run(recipe.changed(relabel=labels), out, stage="relabel", quiet=True)
+        distilled = attar.load(out / "distilled")
+        assert distilled.info.labels.views == labels.views
+        shown[mode] = all_batches(distilled, 1, 8)
+    for (ours, mine), (theirs, yours) in zip(shown["online"], shown["stored"], strict=True):
+        assert torch.equal(ours, theirs)
+        torch.testing.assert_close(mine.logits, yours.logits.float(), atol=2e-2, rtol=2e-3)
+
+
 def test_a_student_learns_from_it_in_three_lines(mini_run):
     model = build("convnet3", 10, 8, seed=0)
     optimiser = torch.optim.AdamW(model.parameters(), 1e-3)

@@ -29,15 +29,15 @@ TRAINING = {
     "hard-label": (1, "adamw", 1e-3, 0.01, 300, 128, 1, "cosine", 1.0, "step", 0.0, 0),
     "rded": (1, "adamw", 1e-3, 0.01, 300, 100, 1, "cosine", 2.0, "epoch", 0.0, 0),
     "edc": (1, "adamw", 1e-3, 0.01, 300, 100, 1, "cosine", 2.0, "epoch", 0.99, 0),
-    "edc-cifar10": (1, "adamw", 1e-3, 0.01, 1000, 25, 1, "multistep-halves", 1.0, "epoch", 0.99, 0),
+    "edc-cifar10": (2, "adamw", 1e-3, 0.01, 1000, 25, 1, "multistep-halves", 1.0, "epoch", 0.99, 0),
     "attar-small": (1, "adamw", 1e-3, 0.01, 300, 25, 1, "multistep-halves", 1.0, "epoch", 0.99, 0),
-    "edc-cifar100": (1, "adamw", 1e-3, 0.01, 1000, 50, 1, "cosine-linear", 2.0, "epoch", 0.99, 0),
-    "edc-tiny": (1, "adamw", 1e-3, 0.01, 300, 100, 1, "cosine", 2.0, "epoch", 0.99, 0),
+    "edc-cifar100": (2, "adamw", 1e-3, 0.01, 1000, 50, 1, "cosine-linear", 2.0, "epoch", 0.99, 0),
+    "edc-tiny": (2, "adamw", 1e-3, 0.01, 300, 100, 1, "cosine", 2.0, "epoch", 0.99, 0),
     "gvbsm": (1, "adamw", 1e-3, 0.01, 300, 1024, 1, "cosine", 1.0, "epoch", 0.0, 0),
     "gvbsm-tiny": (1, "sgd", 0.1, 5e-4, 100, 100, 2, "cosine", 1.0, "epoch", 0.0, 0),
     "gvbsm-cifar100": (1, "sgd", 0.1, 5e-4, 1000, 64, 1, "cosine", 1.0, "epoch", 0.0, 0),
     "gvbsm-cifar10": (1, "adamw", 1e-3, 0.0, 1000, 100, 1, "cosine", 1.0, "epoch", 0.0, 0),
-    "delt": (1, "adamw", 1e-3, 0.01, 300, 100, 1, "cosine", 2.0, "epoch", 0.0, 0),
+    "delt": (2, "adamw", 1e-3, 0.01, 300, 100, 1, "cosine", 2.0, "epoch", 0.0, 0),
     "sre2l++": (1, "adamw", 1e-3, 0.01, 300, 16, 2, "cosine", 2.0, "epoch", 0.0, 0),
     "rd3": (2, "adamw", 1e-3, 0.01, 400, 50, 1, "cosine", 1.0, "epoch", 0.0, 0),
     "cim": (1, "adamw", 1e-3, 1e-4, 1000, 50, 1, "multistep", 1.0, "epoch", 0.0, 0),
@@ -124,7 +124,13 @@ def test_what_a_protocol_shows_and_asks_for(name: str):
         views.min_scale, views.flip, views.patch_shuffle, mix.kind, mix.alpha, labels.batchnorm,
     ) == SEEING[name]  # fmt: skip
     assert labels.batchnorm_batch == (128 if name == "cifar" else 8)
-    assert views.randaugment_ops == (2 if name.startswith("edc-") or name == "delt" else 0)
+    randaugment = (views.randaugment_ops, views.randaugment_magnitude, views.randaugment_std)
+    if name.startswith("edc-"):
+        assert (*randaugment, views.randaugment_set, views.randaugment_place) == (2, 3, 0, "torchvision", "before-crop")
+    elif name == "delt":
+        assert (*randaugment, views.randaugment_set, views.randaugment_place) == (2, 6, 1, "timm", "before-crop")
+    else:
+        assert views.randaugment_ops == 0
     assert views.padding == (1 if name == "digits" else 4)
     siamese = {
         "cim": (AUGMENTATIONS, "warp"),

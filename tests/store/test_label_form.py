@@ -31,7 +31,7 @@ def stored(folder, codec: Codec, kind: str = "cutmix", **values) -> Header:
     epochs = []
     for epoch in range(2):
         stream = torch.Generator().manual_seed(epoch)
-        records = replay.draw(COUNT, (8, 8), VIEWS, header.mix, stream, storage=STORAGE)
+        records = replay.draw(COUNT, (8, 8), header.views, header.mix, stream, storage=STORAGE)
         logits = 5 * torch.randn(COUNT, NUM_CLASSES, generator=stream)
         epochs.append(EpochLabels(records, codecs.encode(logits, codec)))
     for name in header.files():
@@ -101,6 +101,21 @@ def test_nonsense_is_refused_by_name(tmp_path, codec: str, name: str, change):
     with pytest.raises(AttarError, match=rf"{file} .*'{name}'.*; delete it and run the same command again"):
         LabelStore(tmp_path).epoch(0).logits()
     assert f"'{name}'" in labels.fault(tmp_path, header, file)
+
+
+@pytest.mark.parametrize(
+    ("operations", "most"), [("torchvision", (13, 30)), ("timm", (20, 120))], ids=["torchvision", "timm"]
+)
+def test_the_limits_of_randaugment_are_those_of_its_operations(tmp_path, operations: str, most: tuple[int, int]):
+    header = stored(tmp_path, CODECS["fp16"], views=VIEWS.changed(randaugment_set=operations))
+    (file,) = header.files()
+    assert labels.fault(tmp_path, header, file) == ""
+    tensors, said = weights.load_weights(tmp_path / file)
+    for extra in ((0, 0), (1, 0), (0, 1)):
+        furthest = torch.tensor(most) + torch.tensor(extra)
+        changed = tensors | {"changes": tensors["changes"] * 0 + furthest.to(torch.int8)}
+        weights.save_weights(tmp_path / file, changed, said, sealed=True)
+        assert ("'changes'" in labels.fault(tmp_path, header, file)) == (sum(extra) > 0)
 
 
 def test_tensors_that_the_header_does_not_tell_of_are_refused(tmp_path):

@@ -158,12 +158,29 @@ def test_files_are_about_as_large_as_they_should_be():
         assert epochs == 1 or epochs * each <= labels.SHARD_BYTES < (epochs + 1) * each
 
 
+RANDAUGMENT = [
+    {"randaugment_set": operations, "randaugment_place": place}
+    for operations in ("torchvision", "timm")
+    for place in ("after-crop", "before-crop")
+]
+
+
 @pytest.mark.parametrize("kind", KINDS)
-def test_further_augmentation_comes_back_too(tmp_path: Path, kind: str):
-    header = header_of(kind, views={"patch_shuffle": 2, "randaugment_ops": 2})
+@pytest.mark.parametrize("how", RANDAUGMENT)
+def test_further_augmentation_comes_back_too(tmp_path: Path, kind: str, how: dict[str, str]):
+    """What is read shows the very pixels that were labelled."""
+    header = header_of(kind, views={"patch_shuffle": 2, "randaugment_ops": 2} | how)
     found = LabelStore(stored(tmp_path, header))
+    shape = (NUM_IMAGES, 3, HEIGHT, WIDTH)
+    images = torch.randint(0, 256, shape, generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
     for epoch in range(NUM_EPOCHS):
         assert_same(found.epoch(epoch), record(header, epoch))
+        everyone = torch.arange(NUM_IMAGES)
+        seen, labelled = (
+            replay.show(images, everyone, records)
+            for records in (found.epoch(epoch).records, record(header, epoch).records)
+        )
+        assert torch.equal(seen, labelled)
     taken = sum(part.numel() * part.element_size() for name in header.files() for part in found._file(name).values())
     assert taken == NUM_IMAGES * NUM_EPOCHS * header.record_bytes
 

@@ -24,6 +24,10 @@ Rounding = Literal["nearest", "truncate"]
 """How pixels in [0, 1] become bytes."""
 RANDAUGMENT_SCALE = 10
 """Largest magnitude of RandAugment that can be set, as in timm."""
+RandAugmentSet = Literal["torchvision", "timm"]
+"""Whose operations RandAugment draws from."""
+RandAugmentPlace = Literal["after-crop", "before-crop"]
+"""When RandAugment is applied."""
 Augmentation = Literal["colour", "crop", "cutout", "flip", "scale", "rotate"]
 """Kinds of differentiable Siamese augmentation (see ``ops/dsa.py``)."""
 AUGMENTATIONS: tuple[Augmentation, ...] = ("colour", "crop", "cutout", "flip", "scale", "rotate")
@@ -83,6 +87,12 @@ class LookChoice(ViewChoice):
     """Strength of RandAugment, 0 to 10."""
     randaugment_std: float = pydantic.Field(default=1.0, ge=0)
     """Standard deviation of the strength between views."""
+    randaugment_set: RandAugmentSet = "torchvision"
+    """Operations of RandAugment. 'torchvision': torchvision's fourteen, always applied; 'timm': the fifteen of timm's
+    policies 'rand-m6-n2-mstd1.0', each applied with probability 0.5."""
+    randaugment_place: RandAugmentPlace = "after-crop"
+    """'after-crop': RandAugment changes the view, after crop and flip; 'before-crop': it changes the stored image, from
+    which the view is then cropped (the scripts of EDC and DELT)."""
     dsa: tuple[Augmentation, ...] = ()
     """Kinds of differentiable Siamese augmentation (DSA, arXiv 2102.08259) applied to each view after all other
     augmentation: colour, crop (a shift), cutout, flip, scale, rotate; empty: none."""
@@ -95,7 +105,8 @@ class LookChoice(ViewChoice):
 
     def idle(self) -> dict[str, str]:
         """Return the settings of RandAugment and Siamese augmentation if there is none."""
-        operations = dict.fromkeys(("randaugment_magnitude", "randaugment_std"), "--randaugment-ops above 0")
+        names = ("randaugment_magnitude", "randaugment_std", "randaugment_set", "randaugment_place")
+        operations = dict.fromkeys(names, "--randaugment-ops above 0")
         siamese = {"dsa_combine": "kinds of augmentation in --dsa"}
         return super().idle() | (operations if not self.randaugment_ops else {}) | (siamese if not self.dsa else {})
 

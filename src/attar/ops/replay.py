@@ -10,11 +10,11 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from attar.ops import augment, dsa, mixing, mosaic, views
-from attar.ops.augment import Changes, Patches
+from attar.ops.augment import Patches, RandAugment
 from attar.ops.choices import PLAIN, LookChoice, MixChoice, Storage
 from attar.ops.mixing import Mix
 from attar.ops.mosaic import Part
-from attar.ops.pixels import Normalisation
+from attar.ops.pixels import Normalisation, to_bytes
 from attar.ops.views import View
 
 ROOM_BYTES = 2**30
@@ -30,8 +30,8 @@ class Look:
     view: View
     patches: Patches | None = None
     """Order of the shuffled patches, applied before cropping; None: no shuffling."""
-    changes: Changes | None = None
-    """RandAugment operations, applied after cropping; None: no RandAugment."""
+    randaugment: RandAugment | None = None
+    """RandAugment operations, applied after flipping or before cropping; None: no RandAugment."""
     part: Part | None = None
     """Which part of a stored image is shown, applied first; None: stored images hold one image each."""
     siamese: dsa.Drawn | None = None
@@ -45,16 +45,17 @@ class Look:
         return type(self)(
             self.view.take(index),
             None if self.patches is None else self.patches[index],
-            None if self.changes is None else self.changes[index],
+            None if self.randaugment is None else self.randaugment.take(index),
             None if self.part is None else self.part.take(index),
             None if self.siamese is None else self.siamese.take(index),
         )
 
     def tensors(self) -> tuple[Tensor | None, ...]:
         """Return all tensors of the records."""
+        changes = None if self.randaugment is None else self.randaugment.changes
         part = None if self.part is None else self.part.number
         levels = None if self.siamese is None else self.siamese.levels
-        return *self.view.parts(), self.patches, self.changes, part, levels
+        return *self.view.parts(), self.patches, changes, part, levels
 
 
 @dataclass(frozen=True)
@@ -94,18 +95,17 @@ def draw(
     """
     view = looks.draw(num_images, *size, generator)
     mixed = mix.draw(num_images, *size, generator, order)
-    patches, changes = None, None
+    patches, randaugment = None, None
     if looks.patch_shuffle > 1:
         patches = augment.draw_patches(num_images, looks.patch_shuffle, generator)
     if looks.randaugment_ops:
-        strength = (looks.randaugment_magnitude, looks.randaugment_std)
-        changes = augment.draw_changes(num_images, looks.randaugment_ops, *strength, generator)
+        randaugment = augment.draw_changes(num_images, looks, generator)
     part, siamese = None, None
     if storage.factor > 1:
         part = mosaic.draw(storage, looks.part_probability, num_images, generator)
     if looks.dsa:
         siamese = dsa.Drawn(dsa.sample(looks.dsa, looks.dsa_combine, num_images, generator), looks.dsa)
-    look = Look(view, patches, changes, part, siamese)
+    look = Look(view, patches, randaugment, part, siamese)
     return Records(look, mixed, None if mixed is None else look.take(mixed.partner))
 
 
@@ -204,20 +204,21 @@ def _augmented(
     device: torch.device,
     out: Tensor | None = None,
 ) -> Tensor:
-    if look.part is not None or look.patches is not None or images.device != device:
+    before = look.randaugment if look.randaugment is not None and look.randaugment.place == "before-crop" else None
+    if look.part is not None or look.patches is not None or before is not None or images.device != device:
         images = images[index.to(images.device)].to(device)
         index = torch.arange(len(index))
-    if look.part is not None:
-        decoded = mosaic.show(images, index, look.part)
-        if look.patches is not None:
-            decoded = augment.shuffle(decoded, look.patches)
-        seen = decoded if _is_whole(look.view, images.shape[-2:]) else views.apply(decoded, look.view)
+    decoded = images if look.part is None else mosaic.show(images, index, look.part)
+    if look.patches is not None:
+        decoded = augment.shuffle(decoded, look.patches)
+    if before is not None:
+        decoded = augment.change(decoded if decoded.dtype == torch.uint8 else to_bytes(decoded), before)
+    if decoded.dtype == torch.uint8:
+        seen = views.apply_to_bytes(decoded, index, look.view, out)
     else:
-        if look.patches is not None:
-            images = augment.shuffle(images, look.patches)
-        seen = views.apply_to_bytes(images, index, look.view, out)
-    if look.changes is not None:
-        seen = augment.change(seen, look.changes)
+        seen = decoded if _is_whole(look.view, images.shape[-2:]) else views.apply(decoded, look.view)
+    if look.randaugment is not None and before is None:
+        seen = augment.change(seen, look.randaugment)
     if look.siamese is not None:
         levels, kinds = look.siamese.levels, look.siamese.kinds
         seen = NORMAL.undo(dsa.apply(NORMAL.apply(seen), levels, kinds))

@@ -116,6 +116,9 @@ def _lines(found: Mapping[str, str]) -> list[str]:
 
 def _protocol_line(protocol: Protocol, labels: ProtocolLabels) -> str:
     training, views = protocol.training, labels.views
+    whose = "timm's " if views.randaugment_set == "timm" else ""
+    strength = f"{views.randaugment_ops} at {views.randaugment_magnitude:g}"
+    crop, changed = _CROPS[views.crop], f"{whose}RandAugment {strength}" * (views.randaugment_ops > 0)
     squared = " times T^2" if protocol.temperature_squared else ""
     loss = {"soft": f"KL at T={protocol.temperature:g}{squared}", "mse": "MSE of logits", "hard": "hard labels"}
     parts = [
@@ -127,8 +130,7 @@ def _protocol_line(protocol: Protocol, labels: ProtocolLabels) -> str:
         loss[protocol.loss] + f" + {protocol.hard_weight:g} CE" * bool(protocol.hard_weight),
         f"labels by batches of {labels.batchnorm_batch}" * (labels.batchnorm == "train"),
         f"{views.patch_shuffle} x {views.patch_shuffle} patches" * (views.patch_shuffle > 1),
-        _CROPS[views.crop],
-        f"RandAugment {views.randaugment_ops} at {views.randaugment_magnitude:g}" * (views.randaugment_ops > 0),
+        *((changed, crop) if views.randaugment_place == "before-crop" else (crop, changed)),
         f"DSA {'+'.join(views.dsa)} ({views.dsa_combine})" * bool(views.dsa),
         _MIXES[labels.mix.kind],
     ]

@@ -52,12 +52,20 @@ def _with_labels(
     return training, labels
 
 
+def _randaugmented(min_scale: float, **settings: Any) -> LookChoice:
+    """Two operations of RandAugment on the stored image, then a crop."""
+    return LookChoice(min_scale=min_scale, randaugment_ops=2, randaugment_place="before-crop", **settings)
+
+
 def _edc_small(name: str, min_scale: float, **training: Any) -> tuple[Protocol, ProtocolLabels]:
-    """EDC on small images, with torchvision's RandAugment as it is by default: two operations at 9 of 30."""
+    """EDC on small images, with torchvision's RandAugment as it is by default: two operations at 9 of 30.
+
+    Version 1 applied it after the crop.
+    """
     how = _RDED.changed(ema_decay=0.99, **training)
     return _with_labels(
-        Protocol(name=name, training=how, loss="mse", hard_weight=0.025, hard_classes="own"),
-        views=LookChoice(min_scale=min_scale, randaugment_ops=2, randaugment_magnitude=3.0, randaugment_std=0.0),
+        Protocol(name=name, version=2, training=how, loss="mse", hard_weight=0.025, hard_classes="own"),
+        views=_randaugmented(min_scale, randaugment_magnitude=3.0, randaugment_std=0.0),
     )
 
 
@@ -173,10 +181,11 @@ _BUILT_IN = (
             ("gvbsm-cifar10", 0.15, {"epochs": 1000, "batch_size": 100, "weight_decay": 0.0}),
         )
     ),
-    # DELT (arXiv 2411.19946): RDED's students with RandAugment, and whole images in place of shuffled patches.
+    # DELT (arXiv 2411.19946): RDED's students with timm's RandAugment 'rand-m6-n2-mstd1.0', and whole images in place
+    # of shuffled patches. Version 1 had torchvision's operations, always applied, after the crop.
     _with_labels(
-        Protocol(name="delt", training=_RDED, learning_rates=_RATES_OF_RDED),
-        views=LookChoice(min_scale=0.25, randaugment_ops=2, randaugment_magnitude=6.0, randaugment_std=1.0),
+        Protocol(name="delt", version=2, training=_RDED, learning_rates=_RATES_OF_RDED),
+        views=_randaugmented(0.25, randaugment_magnitude=6.0, randaugment_std=1.0, randaugment_set="timm"),
     ),
     # SRe2L++ (CV-DD, arXiv 2501.07575) on ImageNet-1K at 1 and 10 images per class; at 50 the stretch is 1. Its
     # label batches of 16 go through the teacher in halves.

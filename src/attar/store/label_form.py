@@ -6,9 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from attar.ops import augment, dsa
 from attar.ops import codec as codecs
-from attar.ops import dsa
-from attar.ops.augment import OPERATIONS, STRONGEST
 from attar.ops.choices import PLAIN, Storage
 from attar.ops.codec import Codec
 from attar.ops.mixing import MixChoice
@@ -91,7 +90,8 @@ class Form:
             order = torch.arange(part.shape[-1], dtype=part.dtype)
             return bool((part.sort(-1).values == order).all())
         if name == "changes":
-            return _within(part[..., 0], 0, len(OPERATIONS) - 1) and _within(part[..., 1], -STRONGEST, STRONGEST)
+            last, strongest = augment.limits(self.views.randaugment_set)
+            return _within(part[..., 0], 0, last) and _within(part[..., 1], -strongest, strongest)
         if name == "siamese":
             return _within(part[..., 7], 0, 1)
         if name == "part":

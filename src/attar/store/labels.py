@@ -26,6 +26,7 @@ from attar.core.legacy import legacy_identity
 from attar.core.randomness import generator
 from attar.ops import codec as codecs
 from attar.ops import dsa
+from attar.ops.augment import RandAugment
 from attar.ops.choices import PLAIN, Storage
 from attar.ops.codec import Codec, Parts
 from attar.ops.mixing import Mix, MixChoice
@@ -167,8 +168,8 @@ def parts_of(epoch: EpochLabels) -> Parts:
     parts = {"box": look.view.box.to(torch.int16), "flip": look.view.flip.to(torch.uint8)}
     if look.patches is not None:
         parts["patches"] = look.patches
-    if look.changes is not None:
-        parts["changes"] = look.changes
+    if look.randaugment is not None:
+        parts["changes"] = look.randaugment.changes
     if look.part is not None:
         parts["part"] = look.part.number
     if look.siamese is not None:
@@ -327,10 +328,11 @@ def _look(labels: LabelStore, stored: Int[Tensor, " image"], image: Int[Tensor, 
         raise AttarError(f"{labels.folder} has no crops for its records; {sealed.FIX_DAMAGED}.")
     view = View(box.long(), flip.bool(), torch.zeros(len(image), 2, dtype=torch.int64))
     number, levels = labels.gather("part", stored, image), labels.gather("siamese", stored, image)
+    changes, looks = labels.gather("changes", stored, image), labels.header.views
     return Look(
         view,
         labels.gather("patches", stored, image),
-        labels.gather("changes", stored, image),
+        None if changes is None else RandAugment(changes, looks.randaugment_set, looks.randaugment_place),
         None if number is None else Part(number, labels.header.storage),
-        None if levels is None else dsa.Drawn(levels, labels.header.views.dsa),
+        None if levels is None else dsa.Drawn(levels, looks.dsa),
     )

@@ -2,8 +2,9 @@
 
 Each group adds to the method's ``needs`` and ``cost``. The code behind a group is in the file of its name:
 ``optimise.py``, ``views.py``, ``statistics.py``, ``diversity.py``, ``starts.py``, ``committee.py``. Groups with several
-stretches are in ``stretch_choices.py``. Those of methods that choose real images are in ``coreset_choices.py``, of methods that match distributions in
-``matching_choices.py``, of methods that match trajectories in ``trajectory_choices.py``. Nothing here imports PyTorch.
+stretches are in ``stretch_choices.py``. Those of methods that choose real images are in ``coreset_choices.py``, of
+methods that match distributions in ``matching_choices.py``, of methods that match trajectories in
+``trajectory_choices.py``. Nothing here imports PyTorch.
 """
 
 from __future__ import annotations

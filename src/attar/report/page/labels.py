@@ -98,7 +98,7 @@ def _described(records: Records, place: int, part: int) -> list[str]:
     said = [f"part {part} of the stored image, enlarged"] if part else []
     said += ["shuffled patches"] if look.patches is not None else []
     said += ["mirrored"] if bool(look.view.flip[place]) else []
-    said += ["RandAugment"] if look.changes is not None else []
+    said += ["RandAugment"] if look.randaugment is not None else []
     return said + (["Siamese augmentation"] if look.siamese is not None else [])
 
 
