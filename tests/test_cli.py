@@ -225,7 +225,9 @@ def test_protocols_are_listed_with_all_their_augmentation(capsys):
     main(["list", "protocols", "cim-batch-10"])
     assert ", whole images, DSA colour+crop+cutout+flip+scale+rotate (warp), no mixing" in capsys.readouterr().out
     main(["list", "protocols", "edc-cifar10"])
-    assert ", random resized crops, RandAugment 2 at 3, CutMix\n" in capsys.readouterr().out
+    assert ", RandAugment 2 at 3, random resized crops, CutMix\n" in capsys.readouterr().out
+    main(["list", "protocols", "delt"])
+    assert ", timm's RandAugment 2 at 6, random resized crops, CutMix\n" in capsys.readouterr().out
 
 
 def test_members_are_shown_without_the_settings_that_they_share(capsys, tmp_path):
