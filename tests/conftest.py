@@ -91,3 +91,24 @@ def _global_random_state_is_left_alone(request: pytest.FixtureRequest):
     after = torch.random.get_rng_state()
     torch.random.set_rng_state(before)
     assert torch.equal(before, after) or {"models", "store"} & set(request.path.parts)
+
+
+_DRAWN_FOR_NOTHING = ("stages", "methods", "launch", "plan", "core", "synthesis", "exchange", "training", "store")
+"""Folders whose tests run pipelines and do not look at the figures of their reports."""
+_LOOK_AT_FIGURES = ("test_storage.py", "test_imported_images.py")
+
+
+@pytest.fixture(autouse=True)
+def _figures_are_not_rendered(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures of reports are composed, but written without rendering, which would take most of a small run's time."""
+    path = request.path
+    if path.parent.name not in _DRAWN_FOR_NOTHING or path.name in _LOOK_AT_FIGURES:
+        return
+
+    def save(figure: object, path: Path) -> list[Path]:
+        written = [path.with_name(f"{path.name}.{ending}") for ending in ("png", "svg")]
+        for file in written:
+            file.write_bytes(b"")
+        return written
+
+    monkeypatch.setattr("attar.report.figures._save", save)

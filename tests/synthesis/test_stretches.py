@@ -15,10 +15,11 @@ from attar.methods import fadrm
 from attar.models.small import SmallResNet
 from attar.ops.pixels import Normalisation
 from attar.synthesis import starts
-from attar.synthesis.choices import EarlyLate, Patches, Teachers
+from attar.synthesis.choices import Patches, Teachers
 from attar.synthesis.committee import Share, committee_of
 from attar.synthesis.method import Needs, Part, Stretch, UnitShape
 from attar.synthesis.optimise import optimise
+from attar.synthesis.stretch_choices import EarlyLate
 from attar.synthesis.stretches import Residual, between_of
 from attar.synthesis.task import Context, Network, Task
 from attar.synthesis.terms import CrossEntropy, PerUnit, Seen, State, Stateless, UnitBatch
