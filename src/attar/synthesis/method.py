@@ -233,7 +233,7 @@ class MethodConfig(Part):
         return PLAIN
 
     def real_per_image(self) -> int:
-        """Number of real images of its class that each stored image takes, all different; 0: any number will do."""
+        """Number of different real images of its class that each stored image takes; 0: no class is too small."""
         return int(self.uses_groups())
 
     def uses_groups(self) -> bool:
