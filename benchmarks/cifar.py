@@ -98,8 +98,6 @@ def prepared(campaign: Campaign, row: Row, teacher: Path | None) -> Recipe[Any]:
     shown = ("distilled", "random-soft") if soft else ("distilled-hard", "random-hard")
     recipe = row.change(chosen(campaign, row.recipe, campaign.step, whole=True))
     squeeze = recipe.squeeze.changed(experts=recipe.squeeze.experts.changed(number=1 if campaign.dry else NUM_EXPERTS))
-    if not soft:  # nothing of such a row needs the teacher
-        squeeze = squeeze.changed(training=squeeze.training.changed(epochs=1, warmup_epochs=0.0))
     recipe = recipe.changed(
         squeeze=squeeze,
         evaluate=recipe.evaluate.changed(rows=(*shown, *(("full",) if teacher else ()))),

@@ -41,6 +41,7 @@ from attar.stages import (
     squeeze,
     teacher_check,
 )
+from attar.stages.asked import asks_teachers
 from attar.stages.distilled import Distilled
 from attar.stages.mirror import Following
 from attar.stages.rows import scored_labels, use_soft_labels
@@ -88,14 +89,19 @@ def run(
         copy = Following(Path(out), recipe.execution.mirror, log)
         copy.pull()
         trusted = imported.factories((member.architecture for member in recipe.squeeze.each), recipe.recover.verifier)
-        modules, count = modules_of(teacher), len(recipe.squeeze.each)
+        modules = modules_of(teacher)
+        asked = stage == "squeeze" or Run(Path(out)).is_done("squeeze") or _asks_teachers(recipe)
+        count = len(recipe.squeeze.each) if asked else 0
         space = Workspace(Path(out), recipe.seed, recipe.data, recipe.execution, log, modules, trusted, count)
         recipe, soft = _with_members(recipe, space.num_teachers), use_soft_labels(recipe.evaluate.rows)
         if Run(space.out).is_done("relabel"):
             recipe = _with_epochs_of_labels(space, recipe, soft=soft)
         _check(space, recipe, wanted)
         if "squeeze" in wanted:
-            squeeze.run(space, recipe.squeeze)
+            if space.num_teachers:
+                squeeze.run(space, recipe.squeeze)
+            else:
+                log.say("squeeze   no teacher is trained: neither images nor labels nor rows of the table ask one")
             experts.run(space, recipe.squeeze.experts, _needs(recipe).snapshots)
             copy.push()
         label = soft and recipe.relabel.mode != "given"
@@ -209,8 +215,8 @@ def _check(space: Workspace, recipe: Recipe[Any], wanted: Sequence[Stage]) -> No
         raise AttarError("--images takes all images from elsewhere; leave out --recover.keep-from.")
     if not recipe.images and "recover" in wanted:
         kept.check(space, recipe.method, recipe.recover)
-    networks = squeeze.check(space, recipe.squeeze)
-    for index in recipe.recover.members_of(space.num_teachers):
+    networks = squeeze.check(space, recipe.squeeze) if space.num_teachers else []
+    for index in members.of_images(space, recipe.recover):
         if (network := networks[index]) is not None and not recipe.images:
             architecture = recipe.squeeze.architecture if space.modules else recipe.squeeze.each[index].architecture
             teacher_check.check_network(network, architecture, recipe.method, recipe.recover)
@@ -264,9 +270,14 @@ def _check_learned(space: Workspace, recipe: Recipe[Any]) -> None:
 
 def _with_members(recipe: Recipe[Any], num_teachers: int) -> Recipe[Any]:
     """Return the recipe with the labelling teachers numbered; raises AttarError for a teacher that does not exist."""
-    recipe.recover.members_of(num_teachers)
+    if num_teachers:
+        recipe.recover.members_of(num_teachers)
     committee = members.resolved(num_teachers, recipe.relabel.committee)
     return recipe.changed(relabel=recipe.relabel.changed(committee=committee))
+
+
+def _asks_teachers(recipe: Recipe[Any]) -> bool:
+    return asks_teachers(_needs(recipe), recipe.relabel, recipe.evaluate)
 
 
 def _needs(recipe: Recipe[Any]) -> Needs:

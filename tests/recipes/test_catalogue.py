@@ -149,7 +149,7 @@ def test_distributions_are_matched_with_hard_labels_and_a_convnet_for_the_size(n
     convnet = "convnet4_in" if "tiny" in name else "convnet3_in"
     assert (recipe.evaluate.students, recipe.squeeze.architecture) == ((convnet,), convnet)
     assert {row.labels for row in recipe.evaluate.rows} == {"hard"}
-    assert (recipe.relabel.mode, recipe.relabel.views.crop) == ("online", "none" if "dm/" in name else "padded")
+    assert (recipe.relabel.mode, recipe.relabel.views.crop) == ("none", "none" if "dm/" in name else "padded")
     config = recipe.recover
     assert (config.depth(recipe.data.size), config.network_width) == (int(convnet[7]), 128)
     if recipe.method == "ncfm":

@@ -32,7 +32,7 @@ def test_labels_are_hard_where_no_teacher_is_needed_and_soft_elsewhere():
     hard, soft = found[4].recipe_of(3, "shared"), found[3].recipe_of(3, "shared")
     assert hard.evaluate.rows == (DISTILLED_HARD, EQUAL_BYTES, FULL)
     assert soft.evaluate.rows == (DISTILLED, EQUAL_BYTES, FULL)
-    assert (hard.relabel.mode, soft.relabel.mode, soft.recover.ipc) == ("online", "stored", 3)
+    assert (hard.relabel.mode, soft.relabel.mode, soft.recover.ipc) == ("none", "stored", 3)
     assert found[0].folder(16_000) == "dm-hard-16kB"
 
 

@@ -62,10 +62,12 @@ def export(run: Path, out: Path) -> list[str]:
     dataset = terms.dataset_of(info)
     evaluated = _evaluated(run, info, labels.data.get("resize") or info.size)
     student = terms.student_of(evaluated.student, evaluated.student_stem, info.size)
-    weights_sha256 = info.teachers[0].weights_sha256
-    squeezed = _squeezed(run, weights_sha256)
-    described = record.parse((squeezed / teachers.RECORD).read_bytes(), squeezed / teachers.RECORD)
-    teacher = terms.network_of(described.architecture, described.stem, info.size)
+    squeezed = described = teacher = None
+    weights_sha256 = info.teachers[0].weights_sha256 if info.teachers else ""
+    if weights_sha256:
+        squeezed = _squeezed(run, weights_sha256)
+        described = record.parse((squeezed / teachers.RECORD).read_bytes(), squeezed / teachers.RECORD)
+        teacher = terms.network_of(described.architecture, described.stem, info.size)
     notes = terms.unexpressed(dataset, info, evaluated.setup)
     if len(info.teachers) > 1:
         notes.insert(
@@ -76,10 +78,12 @@ def export(run: Path, out: Path) -> list[str]:
     if student is None:
         notes.insert(0, f"The evaluator does not have the student {evaluated.student}; it trains {STAND_IN.name}.")
     if teacher is None:
+        lacks = "The run made no soft labels"
+        if described is not None:
+            lacks = f"The evaluator does not have the teacher {described.architecture} ({described.stem} stem)"
         notes.insert(
             0,
-            f"The evaluator does not have the teacher {described.architecture} ({described.stem} stem), so "
-            f"teacher_models/ is empty and the images can be scored with hard labels only, unless you put "
+            f"{lacks}, so teacher_models/ is empty and the images can be scored with hard labels only, unless you put "
             f"{STAND_IN.name} weights there.",
         )
     config = terms.settings(dataset, info, evaluated.setup, student or STAND_IN, teacher or STAND_IN)
@@ -88,7 +92,7 @@ def export(run: Path, out: Path) -> list[str]:
     mode = "soft" if teacher is not None and evaluated.setup.protocol.loss != "hard" else "hard"
     with atomic.new_folder(out) as folder:
         _write_images(distilled, dataset, folder / "images")
-        if teacher is not None:
+        if teacher is not None and squeezed is not None:
             place = folder / config["teacher_dir"] / dataset.name / teacher.name
             _write_teacher(squeezed, dataset, place, weights_sha256)
         text = yaml.safe_dump(config, sort_keys=False, default_flow_style=None, width=120)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from attar.synthesis.method import MethodConfig, Needs
@@ -15,7 +16,7 @@ class Config(MethodConfig):
 
     def needs(self) -> Needs:
         """Real images, which are stored as they are, and no teacher."""
-        return super().needs() | Needs(real_images=True, stores_real_pixels=True)
+        return replace(super().needs() | Needs(real_images=True, stores_real_pixels=True), teachers="none")
 
     def real_per_image(self) -> int:
         """The stored image itself."""

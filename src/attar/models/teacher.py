@@ -155,6 +155,19 @@ def load(
     )
 
 
+class _Absent(nn.Module):
+    def forward(self, images: Float[Tensor, "image 3 height width"]) -> Float[Tensor, "image class"]:
+        raise AttarError(
+            "The method asks a teacher, but says that it needs none (needs().teachers is 'none'), so none was trained; "
+            "let its needs() return Needs(teachers='one')."
+        )
+
+
+def absent(classes: tuple[str, ...], normalisation: Normalisation) -> Teacher:
+    """Return what stands for the teacher in a run that trains none; it raises AttarError if it is asked."""
+    return Teacher(_Absent(), "", "standard", classes, normalisation, 0)
+
+
 def refuse_untyped(architecture: str, path: Path, factories: Collection[str]) -> None:
     """Raise AttarError when the record at ``path`` names code outside attar that the user did not type."""
     if is_outside(architecture) and architecture not in factories:

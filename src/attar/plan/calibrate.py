@@ -26,18 +26,20 @@ from attar.ops.mixing import MixChoice
 from attar.ops.pixels import Normalisation
 from attar.ops.replay import LookChoice
 from attar.ops.targets import Targets, hard_loss
+from attar.stages.asked import asks_teachers
 from attar.stages.evaluate import Evaluate
 from attar.stages.imported import squeeze_folder
 from attar.stages.kept import Kept
 from attar.stages.label_choice import Relabel
 from attar.stages.members import choose
 from attar.stages.relabel import label_epoch
+from attar.stages.run import IMPORTED
 from attar.stages.squeeze import Squeeze
 from attar.stages.unit_groups import planned, unit_shape
 from attar.store.images import ImageSet
 from attar.store.labels import Header
 from attar.store.units import Unit
-from attar.synthesis.method import MethodConfig, Stretch, num_iterations
+from attar.synthesis.method import MethodConfig, Needs, Stretch, num_iterations
 from attar.training.choices import Optimisation
 from attar.training.loop import Loss, TrainingBatch, fit
 
@@ -81,6 +83,12 @@ class Work:
     @property
     def num_classes(self) -> int:
         return len(self.counts)
+
+    @property
+    def asks_teachers(self) -> bool:
+        """Whether the run trains or imports teachers."""
+        needs = Needs(teachers="none") if self.method == IMPORTED else self.recover.needs()
+        return asks_teachers(needs, self.relabel, self.evaluate)
 
     @cached_property
     def groups(self) -> list[tuple[Unit, ...]]:

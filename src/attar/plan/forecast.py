@@ -8,7 +8,7 @@ import torch
 from attar.core.compiling import out_of_memory
 from attar.core.errors import AttarError
 from attar.core.log import readable_bytes
-from attar.ops.choices import PLAIN, Storage
+from attar.ops.choices import PLAIN
 from attar.plan import calibrate, recover_cost
 from attar.plan.calibrate import Work
 from attar.plan.recover_cost import RecoverCost
@@ -75,8 +75,8 @@ def _labels(work: Work) -> str:
         return "Soft labels: online, by the teacher, which is stored with the images"
     if config.mode == "given":
         return "Soft labels: learned by the method with the images, one for all views of an image"
-    label_bytes = label_choice.planned_bytes(work.num_images, len(work.counts), config, work.size, _storage(work))
-    needed = readable_bytes(label_bytes)
+    storage = PLAIN if work.method == IMPORTED else work.recover.storage()
+    needed = readable_bytes(label_choice.planned_bytes(work.num_images, len(work.counts), config, work.size, storage))
     num_sets = len(baselines(work))
     again = f", as much again for each of {num_sets} baselines" if num_sets else ""
     return f"Soft labels: stored, {label_choice.described(config)}, at most {needed} on disk{again}"
@@ -126,8 +126,10 @@ def _about(seconds: float, of: str) -> Estimate:
 
 def _squeeze(work: Work) -> Estimate:
     num_images = sum(work.counts)
-    trained = [config for config in work.squeeze.each if not config.weights]
+    trained = [config for config in work.squeeze.each if not config.weights] if work.asks_teachers else []
     experts, with_experts = _experts(work)
+    if not work.asks_teachers and not experts:
+        return 0.0, "nothing, because neither images nor labels nor rows of the table ask a teacher"
     if not trained and not experts:
         named = ", ".join(config.weights for config in work.squeeze.each)
         return 0.0, f"no training, because weights are imported ({named})"
@@ -135,9 +137,10 @@ def _squeeze(work: Work) -> Estimate:
         config.training.epochs * calibrate.full_epoch_seconds(work, config.architecture, config.stem, config)
         for config in trained
     )
-    epochs = " + ".join(str(config.training.epochs) for config in trained) or "0"
+    epochs = " + ".join(str(config.training.epochs) for config in trained)
     who = f"{len(trained)} teachers, " if len(trained) > 1 else ""
-    of = f"{who}{epochs} epochs of {num_images:,} images{with_experts}, reading them not counted"
+    own = f"{who}{epochs} epochs of {num_images:,} images" if trained else "no teacher"
+    of = f"{own}{with_experts}, reading them not counted"
     return _about(seconds + experts, of)
 
 
@@ -183,7 +186,7 @@ def _arithmetic(work: Work, found: RecoverCost) -> str:
 
 def _relabel(work: Work) -> Estimate:
     config, each = work.relabel, None
-    sets, plain = 1 + len(baselines(work)), _unaugmented(work)
+    sets, plain = 1 + len(baselines(work)), len(_unaugmented(work))
     of = []
     seconds = 0.0
     if config.mode == "stored":
@@ -193,9 +196,8 @@ def _relabel(work: Work) -> Estimate:
         if sets > 1:
             of.append(f"and of {sets - 1} baseline{'s' if sets > 2 else ''}")
     if plain:
-        seconds += sum(plain.values()) * (each or calibrate.labels_epoch_seconds(work))
-        names = (f"{num_epochs} of {name}" for name, num_epochs in plain.items())
-        of.append(f"{'and ' if of else ''}epochs without augmentation: {', '.join(names)}")
+        seconds += plain * (each or calibrate.labels_epoch_seconds(work))
+        of.append(f"{'and ' if of else ''}1 epoch without augmentation of {plain} set{'s' if plain > 1 else ''}")
     if not of:
         if config.mode == "given":
             return 0.0, "nothing, because the method makes the labels"
@@ -210,7 +212,7 @@ def _evaluate(work: Work) -> Estimate:
     trainings = _trainings(work)
     full = FULL in config.rows and config.full_data == "train"
     epochs, full_epochs = config.protocol.training.epochs, work.squeeze.training.epochs
-    asked = {"stored": set(), "online": {DISTILLED.images, *REAL_SETS}, "given": set(REAL_SETS)}[work.relabel.mode]
+    asked = {"online": {DISTILLED.images, *REAL_SETS}, "given": set(REAL_SETS)}.get(work.relabel.mode, set[str]())
     taught = [name for name, labels in trainings if labels == "soft" and name in asked]
     seconds, seen = 0.0, [name for name in baselines(work) if name != "random"]
     if taught:
@@ -249,15 +251,8 @@ def _only_hard(work: Work) -> bool:
     return bool(trainings) and all(labels == "hard" for _, labels in trainings)
 
 
-def _unaugmented(work: Work) -> dict[str, int]:
-    """Return the epochs of labels of each set that is labelled without augmentation."""
-    names = sorted(name for name, labels in _trainings(work) if labels == "noaug")
-    return {name: _storage(work).num_parts if name == DISTILLED.images else 1 for name in names}
-
-
-def _storage(work: Work) -> Storage:
-    """Return how the distilled images are decoded."""
-    return PLAIN if work.method == IMPORTED else work.recover.storage()
+def _unaugmented(work: Work) -> set[str]:
+    return {name for name, labels in _trainings(work) if labels == "noaug"}
 
 
 def _looking_seconds(work: Work) -> float:

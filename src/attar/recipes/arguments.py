@@ -14,8 +14,10 @@ from attar.core.config import Config, worded
 from attar.core.errors import AttarError
 from attar.recipes.fields import Field, by_name, fields_of, key_of, no_value, one_value
 from attar.recipes.recipe import Recipe, recipe_type
+from attar.stages.asked import asks_teachers
 from attar.stages.methods import METHODS, method_named
 from attar.stages.rows import FULL, use_soft_labels
+from attar.synthesis.method import Needs
 
 _STUDENT_EPOCHS, _LABEL_EPOCHS = "evaluate.protocol.training.epochs", "relabel.epochs"
 Pair = tuple[str, list[str]]
@@ -137,9 +139,14 @@ def without_effect(recipe: Recipe[Any], pairs: Iterable[Pair]) -> list[str]:
     """Return a sentence for each typed setting that has no effect because of the recipe's other settings."""
     fields, found = by_name(fields_of(type(recipe))), list[str]()
     trains_fully = recipe.evaluate.full_data == "train" and FULL in recipe.evaluate.rows  # by the teacher's settings
+    needs = Needs(teachers="none") if recipe.images else recipe.recover.needs()
+    trains_none = not asks_teachers(needs, recipe.relabel, recipe.evaluate)
     for flag in dict.fromkeys(flag for flag, _ in pairs):
         field = fields.get(key_of(flag))
         if field is None or (trains_fully and field.key.startswith("squeeze.")):
+            continue
+        if trains_none and field.key.startswith("squeeze.") and not field.key.startswith("squeeze.experts."):
+            found.append(f"{flag} has no effect: no teacher is asked, so none is trained")
             continue
         group: Config = recipe
         names = field.key.split(".")

@@ -271,7 +271,7 @@ def _recipe(
         relabel=relabel_section(
             protocol.name,
             {
-                "mode": "online",
+                "mode": "online" if soft else "none",
                 "epochs": made.student_epochs,
                 "views": _student_views(protocol.name, mirrored),
                 "teacher_precision": "int8",

@@ -37,7 +37,7 @@ class Contender:
     def asks_teacher(self) -> bool:
         """Whether images or labels need the teachers of squeeze."""
         recipe = self.recipe
-        return self.labels == "soft" or (recipe.method != "random" and recipe.recover.needs().teachers != "none")
+        return self.labels == "soft" or recipe.recover.needs().teachers != "none"
 
     def folder(self, num_bytes: int) -> str:
         """Return the name of the folder of its run at this size."""
@@ -158,7 +158,7 @@ def _contender(name: str, recipe: Recipe[Any], kind: str) -> Contender:
     if not hard and relabel.imported:
         raise AttarError("'attar compare' makes the labels itself; leave out --relabel.imported.")
     if hard:  # nothing is stored
-        recipe = recipe.changed(relabel=relabel.changed(mode="online", pool_epochs=0, imported=""))
+        recipe = recipe.changed(relabel=relabel.changed(mode="none", pool_epochs=0, imported=""))
     labels: Kind = "hard" if hard else "soft"
     return Contender(name, labels, recipe.changed(name=f"{recipe.name}, {name}:{labels}"))
 

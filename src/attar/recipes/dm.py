@@ -1,7 +1,7 @@
 """DM as published (arXiv 2110.04181): CIFAR-10, CIFAR-100 and Tiny-ImageNet, students with hard labels.
 
-The teacher, a ConvNet trained on all real images, is used for the row of full data only. The published pixels may leave
-[0, 1] and are float32; attar's are 8 bits.
+The teacher, a ConvNet trained on all real images, is used for the rows of herding, k-centre and full data only; without
+these rows none is trained. The published pixels may leave [0, 1] and are float32; attar's are 8 bits.
 """
 
 from dataclasses import replace

@@ -112,12 +112,10 @@ def why_method(made: ChosenSet) -> str:
 def stored(made: ChosenSet) -> Reason:
     kind = network_cost.format_for(made.size)
     what = "WebP, quality 90" if kind == "webp" else "PNG"
-    teacher = readable_bytes(made.network.stored_bytes(len(made.classes)))
-    beside = f"; the folder also holds a teacher of {teacher}, which students do not need" * (made.labels == "hard")
     return Reason(
         "bytes",
         f"{what}, at most {readable_bytes(made.num_bytes)}",
-        f"images and labels; all real pictures at this size take about {readable_bytes(made.all_bytes)}{beside}",
+        f"images and labels; all real pictures at this size take about {readable_bytes(made.all_bytes)}",
     )
 
 

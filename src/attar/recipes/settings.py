@@ -96,7 +96,7 @@ def with_convnet(setting: Setting, architecture: str) -> Setting:
     """Return the dataset as papers on matching use it: a ConvNet learns from all real images and from the small sets.
 
     The teacher is trained as DC (arXiv 2006.05929) trains on all real images: SGD, a tenth of the rate from half of
-    training on. Its answers are used for the row of full data only.
+    training on. It is used for the rows of herding, k-centre and full data only.
     """
     training = Optimisation(
         epochs=200, batch_size=256, learning_rate=0.01, schedule="step-tenth", rate_moves="epoch", weight_decay=5e-4
@@ -106,9 +106,9 @@ def with_convnet(setting: Setting, architecture: str) -> Setting:
 
 
 def hard_rows(whole: Recipe[Any]) -> Recipe[Any]:
-    """Return a recipe whose students train with hard labels: no soft label is stored, and no row asks for one."""
+    """Return a recipe whose students train with hard labels: no soft label is made, and no row asks for one."""
     shown = (DISTILLED_HARD, *(Row(name, "hard") for name in REAL_SETS), EQUAL_BYTES, FULL)
-    return whole.changed(relabel=whole.relabel.changed(mode="online"), evaluate=whole.evaluate.changed(rows=shown))
+    return whole.changed(relabel=whole.relabel.changed(mode="none"), evaluate=whole.evaluate.changed(rows=shown))
 
 
 def smoothed(epochs: int, *rows: tuple[float, float]) -> Protocol:

@@ -99,7 +99,7 @@ def text(
     whose images an earlier run made.
     """
     own = own_line(table)
-    hard = own is not None and not own.label_bytes
+    hard = info.labels.mode == "none" or (own is not None and not own.label_bytes)
     origin = f"made from *{markdown(info.source)}* with the method `{info.method}` and attar"
     if info.method in REAL_SETS:
         origin = f"real images that the method `{info.method}` of attar chose from *{markdown(info.source)}*"
@@ -137,6 +137,8 @@ def text(
 
 def _labels(info: DatasetInfo, hard: bool) -> str:
     """Say which labels the set has; ``hard``: the scores are those of students that learn from the classes alone."""
+    if info.labels.mode == "none":
+        return "their classes as hard labels"
     soft = f"soft labels of {_teachers(info)}" if not info.labels.imported else "soft labels made elsewhere"
     if not hard:
         return soft
@@ -201,6 +203,7 @@ _LABEL_NAMES = {
     "stored": "stored labels",
     "online": "the teachers (labels are made online)",
     "given": "labels that the method learned with the images",
+    "none": "nothing: students learn the classes alone",
 }
 
 

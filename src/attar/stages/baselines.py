@@ -17,7 +17,7 @@ from attar.stages.evaluate import Evaluate, shared_folder
 from attar.stages.label_choice import Relabel
 from attar.stages.protocol import Protocol
 from attar.stages.rows import DISTILLED, EQUAL_BYTES, Row, SmallSet, real_sets
-from attar.stages.run import Run, images_in, is_finished, labels_in
+from attar.stages.run import Run, is_finished, labels_in
 from attar.stages.workspace import Workspace
 from attar.synthesis.method import MethodConfig
 
@@ -50,9 +50,15 @@ def check(
 
 def check_labels(labelling: Relabel, judging: Evaluate, size: int, num_classes: int, storage: Storage = PLAIN) -> None:
     """Check the label settings of every row before the run starts; raises AttarError where they cannot work."""
+    taught = [row for row in judging.rows if row.labels != "hard"]
+    if taught and labelling.mode == "none" and judging.protocol.loss != "hard":
+        raise AttarError(
+            f"The row {taught[0]} trains with soft labels, and --relabel.mode none makes none; use --relabel.mode "
+            f"stored or online, or ask for rows with hard labels (--evaluate.rows distilled-hard random-hard)."
+        )
     label_choice.check(labelling, judging.protocol, size, num_classes, storage)
     if any(row.labels == "noaug" for row in judging.rows):
-        label_choice.check(unaugmented(labelling, storage), judging.protocol, size, num_classes, storage)
+        label_choice.check(unaugmented(labelling), judging.protocol, size, num_classes)
 
 
 def make(space: Workspace, config: MethodConfig, labelling: Relabel, judging: Evaluate) -> dict[Row, SmallSet]:
@@ -85,8 +91,7 @@ def make(space: Workspace, config: MethodConfig, labelling: Relabel, judging: Ev
         found[row] = sets[row.images]
         if row.labels == "noaug":
             found[row] = SmallSet(homes[row.images] / "noaug", sets[row.images].recovered)
-            storage = images_in(found[row].recovered).storage
-            plain = unaugmented(labelling if row.images == DISTILLED.images else of_real, storage)
+            plain = unaugmented(labelling if row.images == DISTILLED.images else of_real)
             relabel.run(space, plain, judging.protocol, found[row].recovered, found[row].folder)
     return found
 
@@ -97,16 +102,11 @@ def real_labelling(labelling: Relabel) -> Relabel:
     return labelling.changed(mode="online") if labelling.mode == "given" else labelling
 
 
-def unaugmented(labelling: Relabel, storage: Storage = PLAIN) -> Relabel:
-    """Return label settings without augmentation: no crop, no flip, no mixing, one epoch used in all epochs.
-
-    Stored images that hold several show them in turn, each enlarged and whole, in as many epochs.
-    """
+def unaugmented(labelling: Relabel) -> Relabel:
+    """Return label settings without augmentation: whole images, no flip, no mixing, one epoch used in all epochs."""
     plain = LookChoice(crop="none", flip=False, part_probability=0.0)
-    if storage.factor > 1:
-        plain = LookChoice(crop="none", flip=False, part_order="in-turn")
-    mode, epochs = "given" if labelling.mode == "given" else "stored", storage.num_parts
-    return labelling.changed(mode=mode, epochs=epochs, pool_epochs=0, views=plain, mix=MixChoice(kind="none"))
+    mode = labelling.mode if labelling.mode in ("given", "none") else "stored"
+    return labelling.changed(mode=mode, epochs=1, pool_epochs=0, views=plain, mix=MixChoice(kind="none"))
 
 
 def baseline_config(name: str, config: MethodConfig) -> MethodConfig:
@@ -183,7 +183,7 @@ def _home(
 def _known_by(space: Workspace, asked: dict[str, Any], labelling: Relabel) -> str:
     """Return a hash of everything that a baseline depends on; ``asked`` are the settings of its images."""
     parents = members.parents(space, members.of_labels(space, labelling.committee))
-    teacher = parents.get("committee", parents["teacher"])
+    teacher = parents.get("committee") or parents.get("teacher", "")
     of_data = [scores.data_of(space, Config.identity), space.real.fingerprint, teacher, space.device.precision]
     return digest([*of_data, asked, labelling.identity()])[:12]
 
@@ -194,7 +194,7 @@ def _equal_bytes(space: Workspace, config: MethodConfig, labelling: Relabel, jud
     Their folder's name contains a hash in a run of its own, too, because a set of other bytes is another set. Their
     views are those of the other rows, and no soft label is stored.
     """
-    labelling = labelling.changed(mode="online", pool_epochs=0)
+    labelling = labelling.changed(mode="none" if labelling.mode == "none" else "online", pool_epochs=0)
     num_bytes = equal_bytes.budget(read_info(space.out / "distilled"), judging)
     identity = _known_by(space, equal_bytes.settings(config, num_bytes), labelling)
     home = (shared_folder(judging) or space.out / "baselines") / f"{EQUAL_BYTES}-{identity}"

@@ -139,10 +139,11 @@ def _laid_over(config: Config, values: dict[str, Any], name: str) -> dict[str, A
 class Relabel(Config):
     """Label views of the images with the teachers' logits."""
 
-    mode: Literal["stored", "online", "given"] = "stored"
+    mode: Literal["stored", "online", "given", "none"] = "stored"
     """'stored': compute all labels now and write them to disk; 'online': store the teacher and run it while students
     train; 'given': use the soft labels that the method made with the images, for every view of an image (tesla with
-    recover.labels). With 'given' the teachers label sets of real images online."""
+    recover.labels). With 'given' the teachers label sets of real images online. 'none': no soft labels, so students
+    learn the classes alone; a run that asks its teachers nothing else trains none."""
     epochs: int = pydantic.Field(default=300, ge=1)
     """Epochs of labels, each with its own views. A student that trains longer reuses them from the first epoch on."""
     pool_epochs: int = pydantic.Field(default=0, ge=0)
@@ -178,8 +179,11 @@ class Relabel(Config):
         return self
 
     def idle(self) -> dict[str, str]:
-        """The codec, unless labels are stored; the teachers' precision, unless they label while students train."""
-        return {"codec": "--mode stored"} if self.mode != "stored" else {"teacher_precision": "--mode online"}
+        """The codec, unless labels are stored; what concerns teachers, where they do not label."""
+        codec, precision = {"codec": "--mode stored"}, {"teacher_precision": "--mode online"}
+        if self.mode == "none":
+            return codec | precision | {"committee": "--mode stored or online"}
+        return precision if self.mode == "stored" else codec
 
     @classmethod
     def upgraded(cls, made: Mapping[str, Any]) -> Mapping[str, Any]:

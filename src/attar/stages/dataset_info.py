@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import pydantic
 
@@ -24,9 +24,9 @@ _FORMAT_1 = ("teacher", "further_teachers", "teacher_sha256", "teacher_accuracy"
 class LabelInfo(Config):
     """The soft labels of a set."""
 
-    mode: Literal["stored", "online", "given"]
+    mode: Literal["stored", "online", "given", "none"]
     """'stored': files in labels/; 'online': computed by the teacher in teacher/ during training; 'given': made with the
-    images by the method, one for all views of an image, in labels/."""
+    images by the method, one for all views of an image, in labels/; 'none': there are none, only classes."""
     epochs: int = pydantic.Field(ge=1)
     """Epochs of different views."""
     views: LookChoice
@@ -80,8 +80,8 @@ class DatasetInfo(Config):
     """SHA-256 of the pixels."""
     learned: dict[str, float] = pydantic.Field(default_factory=dict)
     """Numbers that the method learned with the images, such as the student's learning rate."""
-    teachers: tuple[TeacherInfo, ...] = pydantic.Field(min_length=1)
-    """Teachers that labelled, in the order of the committee's weights."""
+    teachers: tuple[TeacherInfo, ...]
+    """Teachers that labelled, in the order of the committee's weights; none where there are no soft labels."""
     seed: int
     labels: LabelInfo
     protocol: Protocol
@@ -99,6 +99,12 @@ class DatasetInfo(Config):
     def _imported(cls, value: str) -> str:
         """Return today's name of the method of imported images, which was 'given' until 26 November 2026."""
         return "imported" if value == "given" else value
+
+    @pydantic.model_validator(mode="after")
+    def _labelled_by_someone(self) -> Self:
+        if not self.teachers and self.labels.mode != "none":
+            raise ValueError("teachers: the set has soft labels, but no teacher is listed")
+        return self
 
     @pydantic.field_validator("protocol", mode="before")
     @classmethod

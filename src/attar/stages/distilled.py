@@ -55,7 +55,7 @@ class Distilled(torch.utils.data.Dataset[tuple[UInt8[Tensor, "3 height width"], 
         self.normalisation = Normalisation(self.info.mean, self.info.std)
         self._check_images()
         self.stored: LabelStore | None = None
-        """The stored labels; None for online labels."""
+        """The stored labels; None for other labels, and where there are none."""
         self._modules, self._factories = modules_of(teacher), factories
         self._placed: tuple[torch.device, UInt8[Tensor, "image 3 height width"]] | None = None
         self._given: Float[Tensor, "image class"] | None = None
@@ -110,8 +110,9 @@ class Distilled(torch.utils.data.Dataset[tuple[UInt8[Tensor, "3 height width"], 
     def __repr__(self) -> str:
         info, place = self.info, self.info.labels
         kind = {"stored": "stored soft labels", "online": "soft labels by its teachers", "given": "learned soft labels"}
-        labels = f"{kind[place.mode]}, {place.epochs:,} epochs" if place.mode != "given" else kind[place.mode]
-        if info.protocol.loss == "hard" or place.scored == "hard":
+        kind["none"] = "hard labels"
+        labels = kind[place.mode] + (f", {place.epochs:,} epochs" if place.mode in ("stored", "online") else "")
+        if place.mode != "none" and (info.protocol.loss == "hard" or place.scored == "hard"):
             labels = f"hard labels ({labels} besides)"
         return (
             f"Distilled({str(self.folder)!r}: {info.num_images:,} images of {info.size} x {info.size} pixels, "
@@ -136,7 +137,8 @@ class Distilled(torch.utils.data.Dataset[tuple[UInt8[Tensor, "3 height width"], 
 
         The order depends on ``seed`` and ``epoch`` only. Views and labels depend on the epoch, not on the batch size.
         With ``soft=False`` targets hold the classes only, and ``loss`` is the cross-entropy with them. By default the
-        labels are those that the run scored (``info.labels.scored``).
+        labels are those that the run scored (``info.labels.scored``). Raises AttarError for soft labels of a set that
+        has none.
         """
         soft = self.info.labels.scored == "soft" if soft is None else soft
         for images, targets in self.views(epoch, batch_size, device, seed, soft):
@@ -184,8 +186,10 @@ class Distilled(torch.utils.data.Dataset[tuple[UInt8[Tensor, "3 height width"], 
         """Return augmented images with the teacher's probabilities as a PyTorch dataset, for any training loop.
 
         Items are (normalised image, probabilities at ``temperature``); call ``set_epoch`` before each epoch. Raises
-        AttarError when the teacher answers to whole batches only, so that single images have no label.
+        AttarError when the set has no soft labels, or the teacher answers to whole batches only, so that single images
+        have no label.
         """
+        self._refuse_none()
         if self._by_batch:
             raise AttarError(
                 "The labels of this set belong to whole batches (relabel.committee.batchnorm is 'train'); train with "
@@ -196,6 +200,13 @@ class Distilled(torch.utils.data.Dataset[tuple[UInt8[Tensor, "3 height width"], 
     def __reduce__(self) -> tuple[Any, ...]:
         """Open the set anew in another process, as workers of a DataLoader do on some systems."""
         return type(self), (self.folder, list(self._modules) or None, self._factories)
+
+    def _refuse_none(self) -> None:
+        if self.info.labels.mode == "none":
+            raise AttarError(
+                f"{self.folder} has no soft labels (relabel.mode is 'none'); train on its classes (soft=False, "
+                f"hard_dataset), or make labels in a new run with --relabel.mode stored."
+            )
 
     @property
     def _by_batch(self) -> bool:
@@ -217,10 +228,11 @@ class Distilled(torch.utils.data.Dataset[tuple[UInt8[Tensor, "3 height width"], 
         epoch %= choice.epochs
         stream = generator(self.info.seed, "relabel", "epoch", epoch)
         order = replay.published_order(self.labels, self.slots, epoch) if choice.mix.shared_by else None
-        return replay.draw(len(self), size, choice.views, choice.mix, stream, order, self.info.storage, epoch)
+        return replay.draw(len(self), size, choice.views, choice.mix, stream, order, self.info.storage)
 
     def logits(self, epoch: EpochViews, index: Tensor, shown: Tensor) -> Float[Tensor, "batch class"]:
-        """Return the teacher's logits for these views of the images at ``index``."""
+        """Return the teacher's logits for these views of the images at ``index``; raises AttarError without labels."""
+        self._refuse_none()
         if self._given is not None:
             return _mixed(self._given, index, epoch.records).log().to(shown.device)
         if epoch.stored is not None:

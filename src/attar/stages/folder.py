@@ -250,6 +250,16 @@ def identity_of(manifest: dict[str, Any]) -> dict[str, Any]:
     return manifest.get("identity", manifest["request"])
 
 
+def recorded_parents(folder: Path, names: Iterable[str]) -> dict[str, str]:
+    """Return those of the named inputs that a stage's manifest or plan records; none for a damaged one."""
+    for name in (MANIFEST, PLAN):
+        with contextlib.suppress(AttarError):  # the stage itself raises it
+            parents = (_read(folder / name) or {}).get("parents")
+            if isinstance(parents, dict):
+                return {key: parents[key] for key in names if key in parents}
+    return {}
+
+
 def precision_of(folder: Path) -> Precision | None:
     """Return the precision recorded in a stage's folder; None when it records none.
 

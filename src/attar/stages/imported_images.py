@@ -61,7 +61,8 @@ def run(
     folder holds other images.
     """
     out = folder or space.out / "recover"
-    members.made(space, 0)  # raises where there is none
+    if space.num_teachers:
+        members.made(space, 0)  # raises where there is none
     parents = {"data": space.real.fingerprint}
     if (out / MANIFEST).is_file() and not source.startswith(hub.PREFIX) and not Path(source).expanduser().exists():
         asked = images_in(out).settings
@@ -75,7 +76,8 @@ def run(
     stage = StageFolder(out, "recover", request, parents, space.log.warn, lambda: image_files.files_of(out / "data"))
     if stage.finished() is not None:
         return images_in(out)
-    teacher_check.check(members.teacher(space, 0), space, "random", config, used=teachers_label)
+    if space.num_teachers:
+        teacher_check.check(members.teacher(space, 0), space, "random", config, used=teachers_label)
     stage.begin()
     if ranks.is_first():
         clock = Clock()

@@ -85,17 +85,20 @@ def with_epochs_of(folder: Path, config: Relabel, student_epochs: int, *, soft: 
     """Return ``config`` with the epochs of the finished labels in ``folder``, if students see the same with them.
 
     So it is with labels of at least as many epochs as students train for, with a pool, whatever the number of epochs,
-    and with online labels for students that train on hard ones (``soft`` is False).
+    and with online labels, or none, for students that train on hard ones (``soft`` is False). These also keep a set
+    that holds teachers, as earlier versions made it.
     """
     made = labels_in(folder).settings
     epochs, pool = made.get("epochs"), made.get("pool_epochs", 0)
+    if config.mode == "none" and made.get("mode") == "online" and not soft:
+        config = config.changed(mode="online")
     if config.mode != made.get("mode") or not isinstance(epochs, int) or not isinstance(pool, int):
         return config
     if pool:
         same = config.pool_epochs == min(pool, config.epochs)
     else:
         same = not config.pool_epochs and min(epochs, config.epochs) >= student_epochs
-    if same or (config.mode == "online" and not soft):
+    if same or (config.mode in ("online", "none") and not soft):
         return config.changed(epochs=epochs, pool_epochs=pool)
     return config
 

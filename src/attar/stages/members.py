@@ -16,6 +16,7 @@ from attar.models.teacher import Teacher
 from attar.stages.folder import MANIFEST, PLAN
 from attar.stages.run import TeacherMade, numbered, teacher_in
 from attar.stages.workspace import Workspace
+from attar.synthesis.method import MethodConfig
 
 
 def folder_of(squeeze: Path, index: int, num_teachers: int) -> Path:
@@ -48,6 +49,11 @@ def choose(num_teachers: int, members: Sequence[int], setting: str) -> tuple[int
     return tuple(members) or tuple(range(num_teachers))
 
 
+def of_images(space: Workspace, config: MethodConfig) -> tuple[int, ...]:
+    """Return the numbers of the teachers that a method is given; none in a run that asks none."""
+    return config.members_of(space.num_teachers) if space.num_teachers else ()
+
+
 def of_labels(space: Workspace, choice: CommitteeChoice) -> tuple[int, ...]:
     """Return the numbers of the teachers that label."""
     return chosen(space, choice.members, "--relabel.committee.members")
@@ -70,9 +76,13 @@ def weights_sha256(space: Workspace, members: Sequence[int]) -> tuple[str, ...]:
 
 
 def parents(space: Workspace, members: Sequence[int]) -> dict[str, str]:
-    """Return the parents of work with these teachers: the first one's weights and, for several, the weights of all."""
+    """Return the parents of work with these teachers: the first one's weights and, for several, the weights of all.
+
+    Without teachers there are none.
+    """
     known = weights_sha256(space, members)
-    return {"teacher": known[0]} | ({"committee": digest(list(known))} if len(known) > 1 else {})
+    first = {"teacher": known[0]} if known else {}
+    return first | ({"committee": digest(list(known))} if len(known) > 1 else {})
 
 
 def answers_sha256(space: Workspace, choice: CommitteeChoice) -> str:

@@ -19,6 +19,7 @@ from attar.core.device import Device
 from attar.core.errors import AttarError
 from attar.core.log import Advance, Log
 from attar.core.randomness import generator
+from attar.models import teacher as teachers
 from attar.models.teacher import Teacher
 from attar.ops.pixels import grid
 from attar.stages import assemble, earlier, growth, kept, members, method_code, prepare, teacher_check
@@ -26,7 +27,7 @@ from attar.stages import experts as trajectories
 from attar.stages.checkup import UnitCheckup
 from attar.stages.choices import Experts
 from attar.stages.experts import TrainedExperts
-from attar.stages.folder import SOURCE, StageFolder, logged, manifest_of, total
+from attar.stages.folder import SOURCE, StageFolder, logged, manifest_of, recorded_parents, total
 from attar.stages.imported import named_teacher
 from attar.stages.methods import method_named
 from attar.stages.recorder import Recorder
@@ -59,10 +60,10 @@ def run(
     """
     out = folder or space.out / "recover"
     module = method_named(method)
-    asked = config.members_of(space.num_teachers)
+    asked = members.of_images(space, config)
     device = space.device_of(out)
     request = space.request(method=method, recover=config, precision=device.precision)
-    parents = members.parents(space, asked) | {"data": space.real.fingerprint}
+    parents = _asked_parents(space, asked, config, out) | {"data": space.real.fingerprint}
     parents |= trajectories.parents(space, config.needs().snapshots)
     if "." in method:
         parents[SOURCE] = plugin.source_sha256(method)
@@ -95,9 +96,9 @@ def run(
         kept.copy(earlier_run, out)
         many, names = earlier_run.num_images, len(earlier_run.classes)
         log.say(f"recover   the {many:,} images of {names} classes in {config.keep_from} are kept")
-    weights = list(members.weights_sha256(space, asked))
+    weights = list(members.weights_sha256(space, asked)) or [""]
     trained = _experts(space, experts or Experts(), config)
-    networks = networks_of(found, device, log)
+    networks = networks_of(found or [teachers.absent(space.real.classes, space.normalisation)], device, log)
     iterations = num_iterations(config.cost(unit_shape(todo[0][0], space.choice.size, len(networks))))
     checkup = None if folder else UnitCheckup(config, networks, space.real.classes, iterations, log)
     _make_units(space, device, module, config, networks, weights, todo, stage, log, trained, checkup)
@@ -117,6 +118,17 @@ def run(
         finished = stage.finish(result, elapsed, space.device.describe(), assemble.files_of(todo, out))
     ranks.wait()
     return finished or manifest_of(out, "recover")
+
+
+def _asked_parents(space: Workspace, asked: Sequence[int], config: MethodConfig, out: Path) -> dict[str, str]:
+    """Return the teachers that the images depend on.
+
+    Those of a method that asks none depend on none. Earlier versions recorded them there, too, and what they recorded
+    stays.
+    """
+    if config.needs().teachers != "none":
+        return members.parents(space, asked)
+    return recorded_parents(out, ("teacher", "committee"))
 
 
 def _experts(space: Workspace, choice: Experts, config: MethodConfig) -> TrainedExperts | None:

@@ -49,7 +49,7 @@ def run(
     recovered, out = recovered or space.out / "recover", folder or space.out / "distilled"
     made = images_in(recovered)
     config = config.changed(committee=members.resolved(space.num_teachers, config.committee))
-    asked = members.of_labels(space, config.committee)
+    asked = () if config.mode == "none" else members.of_labels(space, config.committee)
     parents = members.parents(space, asked) | {"images": made.images_sha256}
     if config.imported:
         parents["labels"] = _listed(space, Path(config.imported).expanduser(), out)
@@ -59,8 +59,9 @@ def run(
     finished = stage.finished()
     if finished is not None:
         return finished
-    committee = members.committee(space, config.committee)
-    _refuse_other_classes(space, asked, committee, made.settings)
+    committee = members.committee(space, config.committee) if asked else None
+    if committee is not None:
+        _refuse_other_classes(space, asked, committee, made.settings)
     images = mapped.read(recovered / "data", parents["images"], "the manifest of recover")
     sealed.check_all(recovered / "data", made.listed("data"))
     published = None
@@ -78,12 +79,13 @@ def run(
             f"Each image in {recovered} holds {storage.num_parts}, but published labels are for whole images; leave "
             f"out --relabel.imported."
         )
-    header = _header(space, config, images, parents, storage)
-    if config.mode == "stored":
+    header = _header(space, config, images, parents, storage) if config.mode == "stored" else None
+    if header is not None:
         _tell_size(space, config, header, out)
     stage.begin()
     earlier = []
-    if config.mode == "stored":
+    if header is not None:
+        assert committee is not None  # labels are stored
         kept = None
         if published is None:
             kept = growth.earlier_labels(out, images, header, by_batch=committee.by_batch)
@@ -93,19 +95,20 @@ def run(
         if out.is_relative_to(space.out):  # in a shared folder another run may be writing
             atomic.sweep(out)
         dataset_files.link_images(recovered / "data", out / "data")
-        stored = config.mode == "stored"
-        if stored:
+        label_bytes = 0
+        if header is not None:
             label_files.write_header(out / "labels", header)
             label_bytes = label_files.num_bytes(out / "labels", header)
-        elif config.mode == "online":
+        elif config.mode == "given":
+            label_bytes = dataset_files.copy_given(recovered, out, images, parents["images"], len(space.real.classes))
+        elif committee is not None:
             committee.save(out / "teacher", config.teacher_precision)
             label_bytes = dataset_files.folder_bytes(out / "teacher")
-        else:
-            label_bytes = dataset_files.copy_given(recovered, out, images, parents["images"], len(space.real.classes))
         image_bytes = image_files.num_bytes(out / "data")
-        files = _files(out, header if stored else None)
+        files = _files(out, header)
         known = sealed.entries(out, files)
         info = _info(space, config, protocol, committee, images, made, parents, (image_bytes, label_bytes))
+        scored = "hard" if config.mode == "none" else scored
         info = info.changed(files=known, storage=storage, labels=info.labels.changed(scored=scored))
         write_info(out, info)
         result = {"image_bytes": image_bytes, "label_bytes": label_bytes, "num_images": len(images.images)}
@@ -188,7 +191,7 @@ def label_epoch(
     """
     size = (header.height, header.width)
     order = replay.published_order(images.labels, images.slots, epoch) if header.mix.shared_by else None
-    records = replay.draw(header.num_images, size, header.views, header.mix, stream, order, header.storage, epoch)
+    records = replay.draw(header.num_images, size, header.views, header.mix, stream, order, header.storage)
     asked = torch.arange(header.num_images)
     if committee.by_batch:  # which images share a batch is part of the result, and classes must be mixed in it
         asked = torch.randperm(header.num_images, generator=stream)
@@ -345,14 +348,15 @@ def _info(
     space: Workspace,
     config: Relabel,
     protocol: Protocol,
-    committee: Committee,
+    committee: Committee | None,
     images: ImageSet,
     made: ImagesMade,
     parents: dict[str, str],
     num_bytes: tuple[int, int],
 ) -> DatasetInfo:
-    real, first = space.real, committee.members[0]
-    known = members.weights_sha256(space, members.of_labels(space, config.committee))
+    real, answering = space.real, committee.members if committee else ()
+    known = members.weights_sha256(space, members.of_labels(space, config.committee)) if committee else ()
+    normalisation = answering[0].normalisation if answering else space.normalisation
     return DatasetInfo(
         name=space.choice.source,
         source=real.name,
@@ -364,13 +368,13 @@ def _info(
         num_images=len(images.images),
         ipc=len(images.images) // len(real.classes),
         size=space.choice.size,
-        mean=first.normalisation.mean,
-        std=first.normalisation.std,
+        mean=normalisation.mean,
+        std=normalisation.std,
         images_sha256=parents["images"],
         learned=made.learned,
         teachers=tuple(
             TeacherInfo(architecture=one.architecture, weights_sha256=sha256, accuracy=one.accuracy)
-            for one, sha256 in zip(committee.members, known, strict=True)
+            for one, sha256 in zip(answering, known, strict=True)
         ),
         seed=space.seed,
         labels=LabelInfo(

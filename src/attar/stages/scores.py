@@ -281,7 +281,7 @@ def facts(
         "image_bytes": info.image_bytes,
         "label_bytes": 0 if hard else info.label_bytes,
         **_costs(
-            teacher=nothing if hard and info.method == "random" else _teacher_cost(space),
+            teacher=nothing if hard and (info.method == "random" or not space.num_teachers) else _teacher_cost(space),
             images=_images_cost(space, small.recovered),
             labels=nothing if hard else _cost(small.folder),
         ),

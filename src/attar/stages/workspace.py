@@ -49,6 +49,7 @@ class Workspace:
     ) -> None:
         """``modules`` are the caller's trained networks, used instead of the run's teachers.
 
+        ``num_teachers`` is 0 for a run that asks no teacher.
         ``factories`` are the networks outside attar that the user typed (package.module:factory); no others are built.
         """
         self.factories = factories

@@ -68,7 +68,8 @@ def gather(run: Path, name: str, lines: list[Line]) -> Content:
     if unit is not None and filmed:
         blocks += gallery.film("film", unit, distilled)
     titles = gallery.names_of(distilled)
-    label_blocks, fault, soft = list[Block](), "", _has_soft_labels(lines)
+    label_blocks, fault = list[Block](), ""
+    soft = distilled.info.labels.mode != "none" and _has_soft_labels(lines)
     if soft:
         label_blocks, fault = labels.blocks("labels", distilled, titles)
     named = _NAME.search(recipe)

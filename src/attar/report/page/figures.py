@@ -247,6 +247,7 @@ def _label_words(content: Content) -> str:
         "stored": "The labels are stored: students see these views and these labels again.",
         "online": "The teachers make the labels while students train; here they label views of the first epochs.",
         "given": "The method learned one label per image, which all its views share.",
+        "none": "",
     }[info.labels.mode]
     return (
         f"{words} The rectangle is the crop that the view shows; a bar is the probability of a class at temperature 1. "
