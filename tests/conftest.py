@@ -105,10 +105,10 @@ def _figures_are_not_rendered(request: pytest.FixtureRequest, monkeypatch: pytes
     if path.parent.name not in _DRAWN_FOR_NOTHING or path.name in _LOOK_AT_FIGURES:
         return
 
-    def save(figure: object, path: Path) -> list[Path]:
+    def write(figure: object, path: Path, **_: Any) -> list[Path]:
         written = [path.with_name(f"{path.name}.{ending}") for ending in ("png", "svg")]
         for file in written:
             file.write_bytes(b"")
         return written
 
-    monkeypatch.setattr("attar.report.figures._save", save)
+    monkeypatch.setattr("attar.report.drawn.write", write)

@@ -57,7 +57,7 @@ def patched() -> Iterator[None]:
     """Several label files in a store, and no pictures, which take longer than all else."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(label_files, "SHARD_BYTES", 2 * 20 * 45)
-        patch.setattr(figures, "write_all", lambda *_: [])
+        patch.setattr(figures, "write_all", lambda *_, **__: [])
         yield
 
 

@@ -85,7 +85,7 @@ def test_a_dataset_of_the_hub_is_planned_and_run(
     said = capsys.readouterr().out
     assert "Real data: org/with-val, 10 classes, 200 training and 60 validation images" in said
     assert "the dataset has a validation split" in said
-    monkeypatch.setattr(publish.figures, "write_all", lambda *_: [])  # drawn elsewhere
+    monkeypatch.setattr(publish.figures, "write_all", lambda *_, **__: [])  # drawn elsewhere
     monkeypatch.setattr(publish.write, "run_page", lambda *_: None)
     weak = ["--recover.accept-weak-teacher", "True"]
     main(["run", source, "--out", str(tmp_path / "run"), "--ipc", "2", *QUICK, *weak])

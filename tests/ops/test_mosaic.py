@@ -92,6 +92,15 @@ def test_parts_are_drawn_with_their_probability_and_each_as_often_as_another():
     assert mosaic.draw(Storage(factor=2), 1, 50, torch.Generator()).number.all()
 
 
+def test_parts_that_take_turns_are_all_shown_in_as_many_epochs():
+    storage = Storage(factor=3)
+    every = torch.stack([mosaic.in_turn(storage, 20, epoch).number for epoch in range(9)]).sort(0).values
+    assert torch.equal(every.long(), torch.arange(1, 10)[:, None].expand(9, 20))
+    first = mosaic.in_turn(storage, 20, 0).number
+    assert torch.equal(mosaic.in_turn(storage, 20, 9).number, first)
+    assert len(first.unique()) == 9
+
+
 def test_pixels_that_do_not_divide_are_refused():
     with pytest.raises(ValueError, match="12 x 12 pixels do not divide into 5 x 5 parts"):
         mosaic.unpack(from_bytes(small_set(2)), Storage(factor=5))

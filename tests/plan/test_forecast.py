@@ -124,12 +124,12 @@ def test_a_method_that_looks_at_all_real_images_takes_that_long():
     assert found["Evaluate"].endswith("the teacher looks at 1,400 images for kcentre)")
 
 
-def test_labels_without_augmentation_are_one_epoch():
-    rows = ("distilled", "distilled-noaug", "random-noaug")
-    found = told(evaluate=mini_recipe().evaluate.changed(rows=rows))
-    assert found["Relabel"] == (
-        "about 14 s (6 epochs of 20 images, and of 1 baseline, and 1 epoch without augmentation of 2 sets)"
-    )
+def test_labels_without_augmentation_are_one_epoch_for_each_image_of_a_mosaic():
+    judging = mini_recipe().evaluate.changed(rows=("distilled", "distilled-noaug", "random-noaug"))
+    found, mosaics = told(evaluate=judging), told(evaluate=judging, recover=mini_recipe().with_method("cim").recover)
+    words = "6 epochs of 20 images, and of 1 baseline, and epochs without augmentation"
+    assert found["Relabel"] == f"about 14 s ({words}: 1 of distilled, 1 of random)"
+    assert mosaics["Relabel"] == f"about 17 s ({words}: 4 of distilled, 1 of random)"
     assert "3 x 3 epochs of 20 images" in found["Evaluate"]
 
 

@@ -20,7 +20,7 @@ from attar.core.elapsed import Elapsed
 from attar.core.errors import AttarError
 from attar.core.log import Log, readable_bytes
 from attar.data.load import load
-from attar.report import architectures, card, figures, pages, per_class, table
+from attar.report import architectures, card, drawn, figures, pages, per_class, table
 from attar.report.table import Line, percent
 from attar.stages.dataset_info import read_info
 from attar.stages.rows import ROWS
@@ -358,9 +358,9 @@ def test_long_class_names_end_in_dots_and_nothing_is_cut_off(tmp_path):
     titles = [figures._title(distilled, label) for label in (0, 1)]
     assert titles == ["W" * 23 + "…", "x" * 24]
     rows = [torch.zeros(1, 3, 4, 4, dtype=torch.uint8)] * 2
-    png, _ = figures._save(figures._matrix(rows, titles, {0: "a heading wider than its image"}), tmp_path / "grid")
-    drawn = np.asarray(Image.open(png).convert("L"))
-    assert min(edge.min() for edge in (drawn[0], drawn[-1], drawn[:, 0], drawn[:, -1])) == 255
+    png, _ = drawn.write(figures._matrix(rows, titles, {0: "a heading wider than its image"}), tmp_path / "grid")
+    shown = np.asarray(Image.open(png).convert("L"))
+    assert min(edge.min() for edge in (shown[0], shown[-1], shown[:, 0], shown[:, -1])) == 255
 
 
 def test_a_card_of_one_image_per_class_says_so(mini_run):

@@ -10,4 +10,4 @@ from attar.report import publish
 @pytest.fixture(autouse=True)
 def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs draw nothing here; ``mini_run``, tests/report and test_storage.py draw."""
-    monkeypatch.setattr(publish, "figures", SimpleNamespace(write_all=lambda *_: []))
+    monkeypatch.setattr(publish, "figures", SimpleNamespace(write_all=lambda *_, **__: []))

@@ -109,12 +109,15 @@ def test_a_run_with_mosaics_is_made_labelled_judged_and_reported(squeezed: Path)
     assert read_info(squeezed / "distilled").storage == storage
     assert sealed.read_json(squeezed / "recover" / MANIFEST, "")["result"]["storage"] == storage.plain()
     assert read_info(squeezed / "baselines" / "random" / "distilled").storage == Storage()
-    unmixed = Distilled(squeezed / "baselines" / "distilled" / "noaug")
-    assert unmixed.stored is not None
-    part = unmixed.stored.epoch(0).records.look.part
-    assert part is not None
-    assert not part.number.any()
     assert (squeezed / "report" / "film.png").is_file()
+    unaugmented = Distilled(squeezed / "baselines" / "distilled" / "noaug")
+    parts = mosaic.decoded(unaugmented.images, storage)
+    for first in (0, 4):  # every image of the mosaics once in four epochs, enlarged, and nothing else
+        epochs = range(first, first + 4)
+        shown = torch.cat([images for epoch in epochs for images, _ in unaugmented.views(epoch, 7, "cpu", 0)])
+        alike = (shown[:, None] - parts).abs().amax((2, 3, 4)) < 1e-5
+        assert len(shown) == len(parts) == 80
+        assert torch.equal(alike.sum(0), (parts[:, None] - parts).abs().amax((2, 3, 4)).lt(1e-5).sum(0))
 
 
 def test_sides_that_do_not_divide_into_parts_are_refused_before_work(tmp_path: Path):

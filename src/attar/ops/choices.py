@@ -102,13 +102,19 @@ class LookChoice(ViewChoice):
     part_probability: float = pydantic.Field(default=0.75, ge=0, le=1)
     """For stored images that hold several (CIM, NCFM): probability of showing one of them, enlarged, instead of the
     whole image."""
+    part_order: Literal["random", "in-turn"] = "random"
+    """For stored images that hold several: 'random': each epoch draws which of them is shown; 'in-turn': each epoch
+    shows the next one, so that every image is seen equally often, and never the whole stored image."""
 
     def idle(self) -> dict[str, str]:
-        """Return the settings of RandAugment and Siamese augmentation if there is none."""
+        """Return the settings of RandAugment and Siamese augmentation if there is none, and what parts in turn replace.
+        """
         names = ("randaugment_magnitude", "randaugment_std", "randaugment_set", "randaugment_place")
         operations = dict.fromkeys(names, "--randaugment-ops above 0")
         siamese = {"dsa_combine": "kinds of augmentation in --dsa"}
-        return super().idle() | (operations if not self.randaugment_ops else {}) | (siamese if not self.dsa else {})
+        parts = {"part_probability": "--part-order random"} if self.part_order == "in-turn" else {}
+        augmented = (operations if not self.randaugment_ops else {}) | (siamese if not self.dsa else {})
+        return super().idle() | augmented | parts
 
 
 class MixChoice(Config):

@@ -39,6 +39,11 @@ def draw(storage: Storage, probability: float, count: int, generator: torch.Gene
     return Part(torch.where(shown, part, WHOLE).to(torch.uint8), storage)
 
 
+def in_turn(storage: Storage, count: int, epoch: int) -> Part:
+    """Return for each of ``count`` images the part that is its turn in this epoch; neighbours show different ones."""
+    return Part(((torch.arange(count) + epoch) % storage.num_parts + 1).to(torch.uint8), storage)
+
+
 def boxes(number: UInt8[Tensor, " image"], factor: int, height: int, width: int) -> Int[Tensor, "image 4"]:
     """Return top, left, height and width of these parts in a stored image of this size."""
     place = number.to(torch.int64) - 1

@@ -87,11 +87,12 @@ def draw(
     generator: torch.Generator,
     order: Int[Tensor, " image"] | None = None,
     storage: Storage = PLAIN,
+    epoch: int = 0,
 ) -> Records:
     """Draw one epoch's records of a set of images; a partner has the same augmentation as in its own record.
 
     If batches share a mix, ``order`` is the order in which images fill the batches. ``storage`` says how the set's
-    images are decoded.
+    images are decoded. ``epoch`` decides which part of them is shown where parts take turns.
     """
     view = looks.draw(num_images, *size, generator)
     mixed = mix.draw(num_images, *size, generator, order)
@@ -102,7 +103,10 @@ def draw(
         randaugment = augment.draw_changes(num_images, looks, generator)
     part, siamese = None, None
     if storage.factor > 1:
-        part = mosaic.draw(storage, looks.part_probability, num_images, generator)
+        if looks.part_order == "in-turn":
+            part = mosaic.in_turn(storage, num_images, epoch)
+        else:
+            part = mosaic.draw(storage, looks.part_probability, num_images, generator)
     if looks.dsa:
         siamese = dsa.Drawn(dsa.sample(looks.dsa, looks.dsa_combine, num_images, generator), looks.dsa)
     look = Look(view, patches, randaugment, part, siamese)

@@ -8,7 +8,7 @@ import torch
 from attar.core.compiling import out_of_memory
 from attar.core.errors import AttarError
 from attar.core.log import readable_bytes
-from attar.ops.choices import PLAIN
+from attar.ops.choices import PLAIN, Storage
 from attar.plan import calibrate, recover_cost
 from attar.plan.calibrate import Work
 from attar.plan.recover_cost import RecoverCost
@@ -75,8 +75,8 @@ def _labels(work: Work) -> str:
         return "Soft labels: online, by the teacher, which is stored with the images"
     if config.mode == "given":
         return "Soft labels: learned by the method with the images, one for all views of an image"
-    storage = PLAIN if work.method == IMPORTED else work.recover.storage()
-    needed = readable_bytes(label_choice.planned_bytes(work.num_images, len(work.counts), config, work.size, storage))
+    label_bytes = label_choice.planned_bytes(work.num_images, len(work.counts), config, work.size, _storage(work))
+    needed = readable_bytes(label_bytes)
     num_sets = len(baselines(work))
     again = f", as much again for each of {num_sets} baselines" if num_sets else ""
     return f"Soft labels: stored, {label_choice.described(config)}, at most {needed} on disk{again}"
@@ -186,7 +186,7 @@ def _arithmetic(work: Work, found: RecoverCost) -> str:
 
 def _relabel(work: Work) -> Estimate:
     config, each = work.relabel, None
-    sets, plain = 1 + len(baselines(work)), len(_unaugmented(work))
+    sets, plain = 1 + len(baselines(work)), _unaugmented(work)
     of = []
     seconds = 0.0
     if config.mode == "stored":
@@ -196,8 +196,9 @@ def _relabel(work: Work) -> Estimate:
         if sets > 1:
             of.append(f"and of {sets - 1} baseline{'s' if sets > 2 else ''}")
     if plain:
-        seconds += plain * (each or calibrate.labels_epoch_seconds(work))
-        of.append(f"{'and ' if of else ''}1 epoch without augmentation of {plain} set{'s' if plain > 1 else ''}")
+        seconds += sum(plain.values()) * (each or calibrate.labels_epoch_seconds(work))
+        names = (f"{num_epochs} of {name}" for name, num_epochs in plain.items())
+        of.append(f"{'and ' if of else ''}epochs without augmentation: {', '.join(names)}")
     if not of:
         if config.mode == "given":
             return 0.0, "nothing, because the method makes the labels"
@@ -251,8 +252,15 @@ def _only_hard(work: Work) -> bool:
     return bool(trainings) and all(labels == "hard" for _, labels in trainings)
 
 
-def _unaugmented(work: Work) -> set[str]:
-    return {name for name, labels in _trainings(work) if labels == "noaug"}
+def _unaugmented(work: Work) -> dict[str, int]:
+    """Return the epochs of labels of each set that is labelled without augmentation."""
+    names = sorted(name for name, labels in _trainings(work) if labels == "noaug")
+    return {name: _storage(work).num_parts if name == DISTILLED.images else 1 for name in names}
+
+
+def _storage(work: Work) -> Storage:
+    """Return how the distilled images are decoded."""
+    return PLAIN if work.method == IMPORTED else work.recover.storage()
 
 
 def _looking_seconds(work: Work) -> float:

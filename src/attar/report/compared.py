@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 from rich.table import Table
 
 from attar.core.log import readable_bytes
-from attar.report import table
+from attar.report import drawn, table
 from attar.stages.rows import DISTILLED, DISTILLED_HARD, EQUAL_BYTES, FULL
 from attar.store import atomic
 
@@ -20,7 +20,6 @@ State = Literal["done", "impossible", "failed", "to do"]
 CSV, MARKDOWN = "comparison.csv", "comparison.md"
 BYTES, SECONDS = "accuracy-bytes", "accuracy-seconds"
 """Names of the figures without their endings, .png and .svg."""
-_ENDINGS = ("png", "svg")
 _MARKERS = "osD^vP*X"
 _REAL = "real images of as many bytes"
 _WORDS: dict[State, str] = {"impossible": "is impossible", "failed": "failed", "to do": "is not done yet"}
@@ -149,7 +148,7 @@ def text_in(folder: Path) -> str:
 
 def has_figures(folder: Path) -> bool:
     """Return whether all figures are there."""
-    return all((folder / f"{name}.{ending}").is_file() for name in (BYTES, SECONDS) for ending in _ENDINGS)
+    return all((folder / f"{name}.{ending}").is_file() for name in (BYTES, SECONDS) for ending in drawn.ENDINGS)
 
 
 def as_csv(lines: Sequence[Line]) -> str:
@@ -248,7 +247,8 @@ def draw(lines: Sequence[Line], folder: Path) -> list[Path]:
             ("real_train_seconds", f"{_REAL}: one student"), lambda seconds: f"{seconds:g}",
         ),
     }  # fmt: skip
-    return [_save(figure, folder / f"{name}.{ending}") for name, figure in figures.items() for ending in _ENDINGS]
+    each = figures.items()
+    return [file for name, figure in each for file in drawn.write(figure, folder / name, dpi=120, tight=False)]
 
 
 def _figure(
@@ -299,12 +299,3 @@ def _curve(plot: "Axes", points: Sequence[Point], name: str, **style: str) -> No
         x, y, spread = ([point[place] for point in points] for place in range(3))
         heights = [one or 0.0 for one in spread]
         plot.errorbar(x, y, heights, label=name, capsize=2, linewidth=1.2, markersize=5, **style)  # type: ignore[arg-type]
-
-
-def _save(figure: "Figure", path: Path) -> Path:
-    from matplotlib import rc_context
-
-    ending = path.suffix.removeprefix(".")
-    with atomic.replace(path) as temporary, rc_context({"svg.hashsalt": path.name}):  # the same file every time
-        figure.savefig(temporary, format=ending, dpi=120, metadata={"Date": None} if ending == "svg" else None)
-    return path

@@ -11,19 +11,23 @@ from torch import Tensor
 
 from attar.core.log import readable_bytes
 from attar.core.printable import one_line
-from attar.report import curves, reliability
+from attar.report import curves, drawn, reliability
 from attar.report.page.gallery import RealImages, real_images
 from attar.report.page.svg import decades
 from attar.report.table import Line, accuracy, held_bytes, is_real, shows_teacher, spent_seconds, student_of, title_of
 from attar.stages.distilled import Distilled
 from attar.stages.rows import REAL_SETS
 from attar.stages.run import Run
-from attar.store import atomic, units
+from attar.store import units
 from attar.store.units import UnitResult
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+NAMES = ("grid", "accuracy", "accuracy-cost", "film", "curves")
+"""The figures that a run's report may have."""
+Matrix = tuple[list[UInt8[Tensor, "column 3 height width"]], list[str], Mapping[float, str]]
+"""Images in rows and columns, the names of the rows, and headings by column."""
 SHOWN_CLASSES, SHOWN_SLOTS, SHOWN_BESIDE = 10, 10, 7
 _CELL_INCHES = 0.8
 _LONGEST = 24
@@ -34,51 +38,62 @@ _CELL_PIXELS, _GAP = 64, 0.04
 """Least pixels of an image's side, and the gap between images as a fraction of it."""
 
 
-def write_all(run: Path, folder: Path, lines: list[Line]) -> list[Path]:
-    """Draw ``grid``, ``accuracy`` and, if pixels were optimised, ``film`` and ``curves``; returns the files' paths."""
+def write_all(run: Path, folder: Path, lines: list[Line], *, again: bool = True) -> list[Path]:
+    """Draw ``grid``, ``accuracy`` and, if pixels were optimised, ``film`` and ``curves``; returns the files' paths.
+
+    Without ``again``, files of figures that would not change are kept. Figures that only an earlier report had are
+    removed.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    distilled = Distilled(run / "distilled")
+    shown, distilled = drawn.Figures(folder, again=again), Distilled(run / "distilled")
     beside = None if distilled.info.method in REAL_SETS else real_images(run)
-    written = [*_save(grid(distilled, beside), folder / "grid"), *write_scores(lines, folder)]
+    shown.save("grid", _matrix, *grid(distilled, beside))
+    for name, (draw, scored) in _of_scores(lines).items():
+        shown.save(name, draw, scored)
     first = first_unit(run)
     if first is not None and first.snapshots:
-        written += _save(film(first, distilled), folder / "film")
-        written += _save(drawn_curves(curves.of_unit(first.curves, Run(run).images.settings)), folder / "curves")
-    return written
+        shown.save("film", _matrix, *film(first, distilled))
+        shown.save("curves", drawn_curves, curves.of_unit(first.curves, Run(run).images.settings))
+    shown.finish(NAMES)
+    return shown.written
 
 
 def write_scores(lines: list[Line], folder: Path) -> list[Path]:
     """Draw ``accuracy`` and ``accuracy-cost``, of every line that has an accuracy; returns the files' paths."""
-    shown = [line for line in lines if line.top1_mean is not None]
-    if not shown:
-        return []
-    return [*_save(accuracies(shown), folder / "accuracy"), *_save(cost(shown), folder / "accuracy-cost")]
+    found = _of_scores(lines).items()
+    return [file for name, (draw, scored) in found for file in drawn.write(draw(scored), folder / name)]
 
 
-def grid(distilled: Distilled, real: RealImages | None = None) -> "Figure":
-    """Draw up to ten images of up to ten classes; beside real ones, up to seven of each."""
+def _of_scores(lines: list[Line]) -> dict[str, tuple[Callable[[list[Line]], "Figure"], list[Line]]]:
+    """Return the figures of scores by name: how each is drawn, and of which lines; none without an accuracy."""
+    scored = [line for line in lines if line.top1_mean is not None]
+    return {"accuracy": (accuracies, scored), "accuracy-cost": (cost, scored)} if scored else {}
+
+
+def grid(distilled: Distilled, real: RealImages | None = None) -> Matrix:
+    """Return up to ten images of up to ten classes; beside real ones, up to seven of each."""
     shown = range(min(SHOWN_CLASSES, len(distilled.classes)))
     titles = [_title(distilled, label) for label in shown]
     most = SHOWN_SLOTS if real is None else SHOWN_BESIDE
     rows = [distilled.images[distilled.labels == label][:most] for label in shown]
     if real is None or real.pixels.shape[1:] != distilled.images.shape[1:]:
-        return _matrix(rows, titles, {})
+        return rows, titles, {}
     own = max(len(row) for row in rows)
     cells = [torch.full((own + 1, *distilled.images.shape[1:]), 255, dtype=torch.uint8) for _ in shown]
     for row, images in zip(cells, rows, strict=True):
         row[: len(images)] = images
     beside = [real.pixels[real.labels == label][:most] for label in shown]
     heads = {(own - 1) / 2: "distilled", own + 1 + (max(map(len, beside)) - 1) / 2: f"real, {real.title}"}
-    return _matrix([torch.cat(pair) for pair in zip(cells, beside, strict=True)], titles, heads)
+    return [torch.cat(pair) for pair in zip(cells, beside, strict=True)], titles, heads
 
 
-def film(unit: UnitResult, distilled: Distilled) -> "Figure":
-    """Draw the images of one unit after increasing numbers of iterations."""
+def film(unit: UnitResult, distilled: Distilled) -> Matrix:
+    """Return the images of one unit after increasing numbers of iterations."""
     steps = sorted(unit.snapshots)
     places = range(min(SHOWN_CLASSES, len(unit.labels)))
     rows = [torch.stack([unit.snapshots[step][place] for step in steps]) for place in places]
     titles = [_title(distilled, int(unit.labels[place])) for place in places]
-    return _matrix(rows, titles, {place: f"{step:,}" for place, step in enumerate(steps)})
+    return rows, titles, {place: f"{step:,}" for place, step in enumerate(steps)}
 
 
 def drawn_curves(found: list[curves.Curve]) -> "Figure":
@@ -204,16 +219,3 @@ def first_unit(run: Path) -> UnitResult | None:
     if not (run / "recover" / "units").is_dir():
         return None
     return units.first(run / "recover" / "units")
-
-
-def _save(figure: "Figure", path: Path) -> list[Path]:
-    """Write a figure as PNG and as SVG; ``path`` has no ending."""
-    from matplotlib import rc_context
-
-    written = [path.with_name(f"{path.name}.{ending}") for ending in ("png", "svg")]
-    for file in written:
-        ending = file.suffix.removeprefix(".")
-        with atomic.replace(file) as temporary, rc_context({"svg.hashsalt": file.name}):  # the same file every time
-            metadata = {"Date": None} if ending == "svg" else None
-            figure.savefig(temporary, format=ending, dpi=80, metadata=metadata, bbox_inches="tight", pad_inches=0.05)
-    return written

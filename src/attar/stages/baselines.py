@@ -17,7 +17,7 @@ from attar.stages.evaluate import Evaluate, shared_folder
 from attar.stages.label_choice import Relabel
 from attar.stages.protocol import Protocol
 from attar.stages.rows import DISTILLED, EQUAL_BYTES, Row, SmallSet, real_sets
-from attar.stages.run import Run, is_finished, labels_in
+from attar.stages.run import Run, images_in, is_finished, labels_in
 from attar.stages.workspace import Workspace
 from attar.synthesis.method import MethodConfig
 
@@ -58,7 +58,7 @@ def check_labels(labelling: Relabel, judging: Evaluate, size: int, num_classes: 
         )
     label_choice.check(labelling, judging.protocol, size, num_classes, storage)
     if any(row.labels == "noaug" for row in judging.rows):
-        label_choice.check(unaugmented(labelling), judging.protocol, size, num_classes)
+        label_choice.check(unaugmented(labelling, storage), judging.protocol, size, num_classes, storage)
 
 
 def make(space: Workspace, config: MethodConfig, labelling: Relabel, judging: Evaluate) -> dict[Row, SmallSet]:
@@ -91,7 +91,8 @@ def make(space: Workspace, config: MethodConfig, labelling: Relabel, judging: Ev
         found[row] = sets[row.images]
         if row.labels == "noaug":
             found[row] = SmallSet(homes[row.images] / "noaug", sets[row.images].recovered)
-            plain = unaugmented(labelling if row.images == DISTILLED.images else of_real)
+            storage = images_in(found[row].recovered).storage
+            plain = unaugmented(labelling if row.images == DISTILLED.images else of_real, storage)
             relabel.run(space, plain, judging.protocol, found[row].recovered, found[row].folder)
     return found
 
@@ -102,11 +103,16 @@ def real_labelling(labelling: Relabel) -> Relabel:
     return labelling.changed(mode="online") if labelling.mode == "given" else labelling
 
 
-def unaugmented(labelling: Relabel) -> Relabel:
-    """Return label settings without augmentation: whole images, no flip, no mixing, one epoch used in all epochs."""
+def unaugmented(labelling: Relabel, storage: Storage = PLAIN) -> Relabel:
+    """Return label settings without augmentation: no crop, no flip, no mixing, one epoch used in all epochs.
+
+    Stored images that hold several show them in turn, each enlarged and whole, in as many epochs.
+    """
     plain = LookChoice(crop="none", flip=False, part_probability=0.0)
-    mode = labelling.mode if labelling.mode in ("given", "none") else "stored"
-    return labelling.changed(mode=mode, epochs=1, pool_epochs=0, views=plain, mix=MixChoice(kind="none"))
+    if storage.factor > 1:
+        plain = LookChoice(crop="none", flip=False, part_order="in-turn")
+    mode, epochs = labelling.mode if labelling.mode in ("given", "none") else "stored", storage.num_parts
+    return labelling.changed(mode=mode, epochs=epochs, pool_epochs=0, views=plain, mix=MixChoice(kind="none"))
 
 
 def baseline_config(name: str, config: MethodConfig) -> MethodConfig:

@@ -228,7 +228,7 @@ class Distilled(torch.utils.data.Dataset[tuple[UInt8[Tensor, "3 height width"], 
         epoch %= choice.epochs
         stream = generator(self.info.seed, "relabel", "epoch", epoch)
         order = replay.published_order(self.labels, self.slots, epoch) if choice.mix.shared_by else None
-        return replay.draw(len(self), size, choice.views, choice.mix, stream, order, self.info.storage)
+        return replay.draw(len(self), size, choice.views, choice.mix, stream, order, self.info.storage, epoch)
 
     def logits(self, epoch: EpochViews, index: Tensor, shown: Tensor) -> Float[Tensor, "batch class"]:
         """Return the teacher's logits for these views of the images at ``index``; raises AttarError without labels."""

@@ -191,7 +191,7 @@ def label_epoch(
     """
     size = (header.height, header.width)
     order = replay.published_order(images.labels, images.slots, epoch) if header.mix.shared_by else None
-    records = replay.draw(header.num_images, size, header.views, header.mix, stream, order, header.storage)
+    records = replay.draw(header.num_images, size, header.views, header.mix, stream, order, header.storage, epoch)
     asked = torch.arange(header.num_images)
     if committee.by_batch:  # which images share a batch is part of the result, and classes must be mixed in it
         asked = torch.randperm(header.num_images, generator=stream)
