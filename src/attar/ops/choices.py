@@ -107,8 +107,7 @@ class LookChoice(ViewChoice):
     shows the next one, so that every image is seen equally often, and never the whole stored image."""
 
     def idle(self) -> dict[str, str]:
-        """Return the settings of RandAugment and Siamese augmentation if there is none, and what parts in turn replace.
-        """
+        """Return the settings of RandAugment and Siamese augmentation if there is none, and what turns replace."""
         names = ("randaugment_magnitude", "randaugment_std", "randaugment_set", "randaugment_place")
         operations = dict.fromkeys(names, "--randaugment-ops above 0")
         siamese = {"dsa_combine": "kinds of augmentation in --dsa"}
