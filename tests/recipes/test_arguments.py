@@ -190,6 +190,7 @@ IDLE = [
     ("sre2l", "--recover.padding 2", "--recover.crop padded", "--recover.crop padded"),
     ("cda", "--recover.milestone 0.5", "a --recover.curriculum", "--recover.curriculum linear"),
     ("sre2l", "--recover.tiles 2", "--recover.start patches", "--recover.start patches"),
+    ("rded", "--recover.tile-ranks spread", "--recover.tiles 2 or more", "--recover.tiles 2"),
     ("gvbsm", "--recover.diversity-temperature 2", "--recover.diversity-weight above 0",
      "--recover.diversity-weight 1"),
     ("fadrm", "--recover.residual 0.2", "several --recover.block-sizes", "--recover.block-sizes 1.0 1.0"),

@@ -328,7 +328,9 @@ def test_published_settings_of_the_methods_that_start_from_patches():
     assert one.relabel.committee.batchnorm == "eval"
     training = recipe_named("fadrm/cifar100-ipc1").evaluate.protocol.training
     assert (training.epochs, training.learning_rate, training.cosine_stretch) == (1000, 5e-4, 2.0)
-    assert recipe_named("rded/imagenet-1k-ipc10").recover.tiles == 2
+    for name in ("rded/imagenet-1k-ipc10", "edc/imagenet-1k-ipc10"):
+        tiled = recipe_named(name).recover
+        assert (tiled.tiles, tiled.tile_ranks, tiled.grows()) == (2, "spread", False)
     batches = [recipe_named(f"rded/cifar10-ipc{ipc}").evaluate.protocol.training.batch_size for ipc in (1, 10, 50)]
     assert batches == [10, 50, 100]
     lpld = recipe_named("lpld/imagenet-1k-ipc50")

@@ -249,6 +249,23 @@ def test_patches_are_ranked_by_what_the_teacher_makes_of_them(rule: str, order: 
     assert corners == order
     with pytest.raises(AttarError, match=r"'class 0' has 9 patches, .* and 12 are needed; lower --recover.ipc"):
         starts.patches(dataclasses.replace(task, slots=torch.tensor([2])), Patches(tiles=2, ipc=3))
+    with pytest.raises(AttarError, match=r"'class 0' has 9 patches, .* and 12 are needed; lower --recover.ipc"):
+        starts.patches(task, Patches(tiles=2, ipc=3, tile_ranks="spread"))
+    spread = [starts.ranks_of(slot, Patches(tiles=2, ipc=2, tile_ranks="spread")) for slot in range(2)]
+    assert list(map(list, spread)) == [[0, 2, 4, 6], [1, 3, 5, 7]]
+    two = dataclasses.replace(task, labels=torch.tensor([0, 0]), slots=torch.tensor([0, 1]), unit_sizes=(2,))
+    images = starts.patches(two, Patches(patch_rule=rule, tiles=2, ipc=2, tile_ranks="spread"))  # type: ignore[arg-type]
+    numbers = tables["place"][0].tolist()
+    for image, ranks in zip(images, spread, strict=True):
+        corners = [int(image[0, row, column] * 255 + 0.5) for row in (2, 12) for column in (2, 12)]
+        assert corners == [numbers[rank] for rank in ranks]
+
+
+def test_a_set_of_patches_grows_unless_their_ranks_are_spread_over_it():
+    spread = Patches(tiles=2, tile_ranks="spread")
+    assert not spread.grows()
+    assert spread.changed(tiles=1).grows()
+    assert spread.changed(tile_ranks="next").grows()
 
 
 def test_parts_of_one_field_name_are_refused_and_defaults_keep_what_a_field_says():

@@ -88,7 +88,7 @@ def _imagenet_1k(ipc: int) -> Recipe[Config]:
     # The released script has half of the paper's 2,000 iterations. Published batches of 80 images split a class; 8 classes of 10 images do not.
     config = Config(
         ipc=ipc, unit_classes=80 if ipc == 1 else 8, unit_slots=1 if ipc == 1 else 10, patch_side=16, start="patches",
-        patch_rule="lowest", tiles=2, bn_weight=0.1, **PAPER_STORAGE,
+        patch_rule="lowest", tiles=2, tile_ranks="spread", bn_weight=0.1, **PAPER_STORAGE,
     )  # fmt: skip
     members = tuple(Member(architecture=name, weights="IMAGENET1K_V1") for name in _IMAGENET)
     data = DataChoice(source="imagenet-1k", size=224, resize=256, mean=IMAGENET_MEAN, std=IMAGENET_STD)

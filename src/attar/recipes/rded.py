@@ -13,7 +13,7 @@ from attar.stages.protocols import PROTOCOLS
 
 _OWN, _CVDD = (f"arXiv {paper}, table shown in its repository" for paper in ("2312.03526", "2501.07575"))
 WHOLE = Config(patch_pool=300, patch_crops=5, **PAPER_STORAGE)
-TILED = WHOLE.changed(tiles=2)
+TILED = WHOLE.changed(tiles=2, tile_ranks="spread")
 _SETTINGS = {
     "cifar10": settings.CIFAR10,
     "cifar100": settings.CIFAR100,

@@ -222,6 +222,14 @@ class Patches(MethodConfig):
     """Random crops scored per image; the crop with the lowest cross-entropy is kept. 0: use the whole image."""
     tiles: int = pydantic.Field(default=1, ge=1)
     """Patches along each side of an image; 2 makes an image of four patches, each half as wide."""
+    tile_ranks: Literal["next", "spread"] = "next"
+    """Which ranked patches an image of several gets. 'next': the first image the best, the second the next best, and so
+    on, so that a set can grow; 'spread': tile k of image s the rank k * ipc + s, so that all images are alike (RDED's
+    script)."""
+
+    def grows(self) -> bool:
+        """Not with spread ranks, which depend on the number of images per class."""
+        return super().grows() and not (self.uses_patches() and self.tiles > 1 and self.tile_ranks == "spread")
 
     def uses_patches(self) -> bool:
         """Whether patches are chosen at all."""
@@ -243,8 +251,9 @@ class Patches(MethodConfig):
 
     def idle(self) -> dict[str, str]:
         """Patch settings, which have no effect when no patches are used."""
-        names = ("patch_rule", "patch_pool", "patch_crops", "tiles")
-        return super().idle() | ({} if self.uses_patches() else dict.fromkeys(names, "--start patches"))
+        names = ("patch_rule", "patch_pool", "patch_crops", "tiles", "tile_ranks")
+        tiled = {} if self.tiles > 1 else {"tile_ranks": "--tiles 2 or more"}
+        return super().idle() | (tiled if self.uses_patches() else dict.fromkeys(names, "--start patches"))
 
     def needs(self) -> Needs:
         """Real images, where patches are taken from them."""

@@ -82,9 +82,9 @@ def patches(task: Task, config: Patches) -> Start:
     num_tiles, size = config.tiles**2, tile_size(task.size, config.tiles)
     images = []
     for label, slot in zip(task.labels.tolist(), task.slots.tolist(), strict=True):
-        ranks = range(slot * num_tiles, (slot + 1) * num_tiles)
+        ranks = ranks_of(slot, config)
         available = int((places[label] >= 0).sum())
-        if ranks.stop > available:
+        if max(ranks) >= available:
             raise AttarError(
                 f"Class '{task.real.class_name(label)}' has {available} patches, one of each real image in the pool, "
                 f"and {config.ipc * num_tiles} are needed; lower --recover.ipc, or raise --recover.patch-pool if the "
@@ -95,6 +95,14 @@ def patches(task: Task, config: Patches) -> Start:
         rows = torch.stack(parts).unflatten(0, (config.tiles, config.tiles))
         images.append(rows.permute(2, 0, 3, 1, 4).reshape(3, *task.size))
     return torch.stack(images)
+
+
+def ranks_of(slot: int, config: Patches) -> range:
+    """Return the ranks of the patches of a slot's image, in the order of its tiles."""
+    num_tiles = config.tiles**2
+    if config.tile_ranks == "spread":
+        return range(slot, num_tiles * config.ipc, config.ipc)
+    return range(slot * num_tiles, (slot + 1) * num_tiles)
 
 
 def preparations(config: Patches) -> tuple[Preparation, ...]:
