@@ -1,6 +1,8 @@
 """What all tests share: one small run of the whole pipeline, and random state that no test may leave changed."""
 
+import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ from attar.recipes.catalogue import recipe_named
 from attar.recipes.recipe import Recipe
 from attar.stages.folder import MANIFEST, PLAN
 from attar.stages.rows import ROWS
-from attar.store import sealed
+from attar.store import atomic, sealed
 
 MINI = [
     *("--execution.threads", "1"),
@@ -51,12 +53,17 @@ def edit_json(path: Path, **values: Any) -> None:
 
 @pytest.fixture(scope="session")
 def mini_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished run of ``mini_recipe``; tests read it and change copies only."""
+    """A finished run of ``mini_recipe``; tests read it and change copies only.
+
+    One of the processes of pytest-xdist makes it, and each has a copy.
+    """
     from attar import pipeline  # here, for it imports much that tests of functions alone do without
 
-    out = tmp_path_factory.mktemp("runs") / "mini"
-    pipeline.run(mini_recipe(), out, quiet=True)
-    return out
+    own = tmp_path_factory.getbasetemp()
+    shared = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "shared"
+    with atomic.locked(shared / "mini.lock"):
+        pipeline.run(mini_recipe(), shared / "mini", quiet=True)
+    return Path(shutil.copytree(shared / "mini", tmp_path_factory.mktemp("runs") / "mini"))
 
 
 @pytest.fixture
@@ -93,17 +100,19 @@ def _global_random_state_is_left_alone(request: pytest.FixtureRequest):
     assert torch.equal(before, after) or {"models", "store"} & set(request.path.parts)
 
 
-_DRAWN_FOR_NOTHING = ("stages", "methods", "launch", "plan", "core", "synthesis", "exchange", "training", "store")
-"""Folders whose tests run pipelines and do not look at the figures of their reports."""
-_LOOK_AT_FIGURES = ("test_storage.py", "test_imported_images.py")
+_RENDERED = (
+    *("test_compare.py", "test_compared.py", "test_drawn.py", "test_imported_images.py", "test_real_images.py"),
+    *("test_report.py", "test_storage.py"),
+)
+"""Files whose tests look at figures of reports."""
 
 
-@pytest.fixture(autouse=True)
-def _figures_are_not_rendered(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Figures of reports are composed, but written without rendering, which would take most of a small run's time."""
-    path = request.path
-    if path.parent.name not in _DRAWN_FOR_NOTHING or path.name in _LOOK_AT_FIGURES:
-        return
+@pytest.fixture
+def unrendered() -> Iterator[None]:
+    """Figures of reports are composed, but written without rendering, which would take most of a small run's time.
+
+    A test's ``monkeypatch.undo()`` leaves it as it is.
+    """
 
     def write(figure: object, path: Path, **_: Any) -> list[Path]:
         written = [path.with_name(f"{path.name}.{ending}") for ending in ("png", "svg")]
@@ -111,4 +120,13 @@ def _figures_are_not_rendered(request: pytest.FixtureRequest, monkeypatch: pytes
             file.write_bytes(b"")
         return written
 
-    monkeypatch.setattr("attar.report.drawn.write", write)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("attar.report.drawn.write", write)
+        yield
+
+
+@pytest.fixture(autouse=True)
+def _figures_are_rendered_where_tests_look_at_them(request: pytest.FixtureRequest) -> None:
+    """``mini_run`` and other runs that several tests share are rendered always."""
+    if request.path.name not in _RENDERED:
+        request.getfixturevalue("unrendered")

@@ -369,7 +369,7 @@ def test_a_card_of_one_image_per_class_says_so(mini_run):
     assert "# digits, distilled: 2 images per class\n" in card.text(info, [])
 
 
-def test_what_the_health_checks_found_is_in_the_report(finished, capsys):
+def test_what_the_health_checks_found_is_in_the_report(finished, capsys, unrendered):
     log = Log(finished / "recover" / "log.jsonl", quiet=True)
     log.warn("2 of 20 images are of one colour", check="flat-images")
     log.warn("of another kind")

@@ -1,5 +1,6 @@
 """What tests of stages share: runs without pictures, which take as long as a small stage."""
 
+from collections.abc import Iterator
 from types import SimpleNamespace
 
 import pytest
@@ -8,6 +9,8 @@ from attar.report import publish
 
 
 @pytest.fixture(autouse=True)
-def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Runs draw nothing here; ``mini_run``, tests/report and test_storage.py draw."""
-    monkeypatch.setattr(publish, "figures", SimpleNamespace(write_all=lambda *_, **__: []))
+def no_pictures() -> Iterator[None]:
+    """Runs draw nothing here, also after ``monkeypatch.undo()``; ``mini_run`` and test_storage.py draw."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(publish, "figures", SimpleNamespace(write_all=lambda *_, **__: []))
+        yield
