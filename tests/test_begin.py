@@ -100,6 +100,32 @@ def test_a_finished_set_grows_by_a_larger_number(run: Path, pictures: Path, tmp_
     assert recipe_named(str(out / "chosen.yaml")).recover.ipc == 3
 
 
+def test_a_set_that_outgrows_its_budget_is_told_before_it_is_made(
+    pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    out = tmp_path / "mine"
+    words = [str(pictures), "--out", str(out), "--budget", "7kB"]
+    main(["run", *words, *QUICK])
+    assert "images and labels could take" not in capsys.readouterr().err
+    text = (out / "chosen.yaml").read_text()
+    assert "budget_bytes: 7000\n" in text
+    (out / "chosen.yaml").write_text(text.replace("budget_bytes: 7000\n", ""))  # as earlier versions wrote it
+    more = ["--recover.ipc", "6"]
+    main(["plan", *words, *more, "--quiet"])
+    planned = capsys.readouterr().out
+    main(["recover", *words, *more])
+    said = capsys.readouterr().err.replace("\n", " ")
+    for told in (planned, said):
+        assert "with 6 images per class, images and labels could take up to " in told
+        assert "and the budget of this recipe is 7 kB: lower --recover.ipc to " in told
+    made, word = said.index("images of each class: "), said.index("and the budget of this recipe")
+    assert word < made
+    main(["recover", *words, *more, "--budget-bytes", "60000"])
+    assert "the budget of this recipe" not in capsys.readouterr().err
+    kept = recipe_named(str(out / "chosen.yaml"))
+    assert (kept.budget_bytes, kept.recover.ipc) == (60_000, 6)
+
+
 def test_the_same_words_continue_and_others_are_refused(run: Path, pictures: Path, capsys: pytest.CaptureFixture[str]):
     main(["run", str(pictures), "--out", str(run), "--ipc", "2", *QUICK])
     assert f"The recipe in {run / 'chosen.yaml'} is used" in capsys.readouterr().err.replace("\n", "")
@@ -179,7 +205,7 @@ def test_show_and_plan_print_the_choices_and_write_nothing(
     shown = capsys.readouterr()
     assert "# validation: 20% of each class" in shown.out
     assert "mirrored" in shown.err
-    monkeypatch.setattr(pipeline, "plan", lambda recipe, quiet: f"The plan of {recipe.method}")
+    monkeypatch.setattr(pipeline, "plan", lambda recipe, quiet, out: f"The plan of {recipe.method}")
     for words in (["plan", str(pictures)], ["run", str(pictures), "--plan"], ["plan", str(pictures), "--out", "there"]):
         main(words)
         out = capsys.readouterr().out

@@ -138,6 +138,8 @@ def _from_pictures(verb: str, given: Arguments, console: Console, prog: str) -> 
             console.print(f"The recipe in {path} is used, which was chosen before{how}.", markup=False, soft_wrap=True)
         base = from_yaml(path)
         base = base.changed(recover=base.recover.changed(ipc=more or base.recover.ipc))
+        if given.budget and not base.budget_bytes:  # as earlier versions kept it
+            base = base.changed(budget_bytes=bytes_of(given.budget))
         return base, changed_by(base, given.settings, prog), header
     if path is not None and path.parent.is_file():
         raise AttarError(f"--out {path.parent} is a file; give a folder, which may not exist yet.")

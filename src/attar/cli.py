@@ -121,7 +121,7 @@ def _plan(arguments: list[str]) -> None:
     recipe, _, given = _recipe("plan", arguments)
     from attar import pipeline
 
-    print(pipeline.plan(recipe, quiet=given.quiet))
+    print(pipeline.plan(recipe, quiet=given.quiet, out=given.out))
 
 
 def _split_of_data(arguments: list[str]) -> None:

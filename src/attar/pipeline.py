@@ -19,7 +19,7 @@ from attar.data.load import load
 from attar.data.source import RealData
 from attar.models.committee import modules_of
 from attar.ops.choices import PLAIN, Storage
-from attar.plan import forecast
+from attar.plan import forecast, over_budget
 from attar.plan.calibrate import Work
 from attar.recipes.catalogue import header_of, published_beside, recipe_named
 from attar.recipes.made import recipe_of
@@ -97,6 +97,8 @@ def run(
         if Run(space.out).is_done("relabel"):
             recipe = _with_epochs_of_labels(space, recipe, soft=soft)
         _check(space, recipe, wanted)
+        if sentence := _over_budget(recipe, space):
+            log.warn(sentence)
         if "squeeze" in wanted:
             if space.num_teachers:
                 squeeze.run(space, recipe.squeeze)
@@ -158,10 +160,11 @@ def _log(out: Path, recipe: Recipe[Any], wanted: Sequence[Stage], quiet: bool) -
     log.event("finished")
 
 
-def plan(recipe: Recipe[Any], quiet: bool = False) -> str:
+def plan(recipe: Recipe[Any], quiet: bool = False, out: Path | str = "") -> str:
     """Estimate a run: units, images and bytes, and hours and memory on this device, as lines of text.
 
-    Opens the real data and times a few steps of every stage; writes nothing.
+    Opens the real data and times a few steps of every stage; writes nothing. ``out`` is the folder of a run that would
+    be continued: a warning that images and labels outgrow ``recipe.budget_bytes`` counts what it has made.
     """
     log, recipe = Log(quiet=quiet), _with_members(recipe, len(recipe.squeeze.each))  # before the data are opened
     log.say(
@@ -179,6 +182,8 @@ def plan(recipe: Recipe[Any], quiet: bool = False) -> str:
             f"validation images"
         )
         found = [source, *looked.sentences(recipe.data.on_corrupt == "skip")]
+        over = over_budget.warning(recipe.budget_bytes, work, real, recipe.data, Path(out) if out else None)
+        found += [f"Warning: {over}"] * bool(over)
         return "\n".join([*found, *forecast.made(work), *forecast.lines(work)])
 
 
@@ -235,6 +240,14 @@ def _check(space: Workspace, recipe: Recipe[Any], wanted: Sequence[Stage]) -> No
         _check_learned(space, recipe)
     if not recipe.images:
         refuse_fewer(*baselines.fewest(space), recipe.recover.ipc, recipe.recover.real_per_image())
+
+
+def _over_budget(recipe: Recipe[Any], space: Workspace) -> str:
+    """Return a sentence if the set would outgrow the recipe's bytes; '' if not, or where there is no limit."""
+    if not recipe.budget_bytes or not ranks.is_first():
+        return ""
+    work = work_of(recipe, space.real)
+    return over_budget.warning(recipe.budget_bytes, work, space.real, recipe.data, space.out, space.modules)
 
 
 def _compare_temperatures(space: Workspace, recipe: Recipe[Any], *, made: bool) -> None:

@@ -166,8 +166,73 @@ def test_a_budget_holds_images_and_labels(survey: Survey, budget: int):
     network = network_cost.network_for(recipe.data.size)
     num_classes, soft = len(survey.classes), bool(recipe.squeeze.members)
     teachers = 3 * network.stored_bytes(num_classes) if soft else 0
-    images = network_cost.set_bytes(recipe.recover.ipc * num_classes, recipe.data.size, survey.classes)
+    largest = network_cost.image_bytes(recipe.data.size)
+    if recipe.method == "random":
+        largest = network_cost.picture_bytes(recipe.data.size)
+    images = network_cost.set_bytes(recipe.recover.ipc * num_classes, largest, survey.classes)
     assert teachers + images <= budget
+
+
+@pytest.mark.parametrize(
+    ("survey", "size"),
+    [
+        (CIFAR, None),
+        (found(*[80] * 10, num_val=200), 64),
+        (found(*[100] * 10, sizes=((8, 8),)), None),
+        (found(31, 47, 70, 106, 160, 240, 350, 500, sizes=((64, 64),)), 64),
+    ],
+    ids=["cifar", "photographs", "digits", "uneven"],
+)
+def test_the_choice_is_monotone_from_one_image_per_class_to_all_pictures(survey: Survey, size: int | None):
+    all_bytes = chosen(survey, size=size).made.all_bytes
+    made = list[tuple[int, int]]()
+    for budget in (round(all_bytes * 1.25**step) for step in range(-40, 8)):
+        try:
+            choice = chosen(survey, budget=budget, size=size)
+        except AttarError:
+            assert not made  # only the smallest budgets hold nothing
+            continue
+        one = choice.made
+        assert choice.recipe.budget_bytes == budget
+        distilled = choice.recipe.method != "random"
+        if distilled and one.ipc > 1:  # a set that is distilled takes fewer bytes than most of the pictures
+            assert one.num_bytes <= all_bytes / 2
+        assert one.num_bytes <= budget
+        kind = 2 if not distilled else 1 if one.labels == "soft" else 0
+        assert bool(choice.warnings) == (budget > all_bytes or not distilled)
+        made.append((kind, one.ipc))
+    assert [kind for kind, _ in made] == sorted(kind for kind, _ in made)  # hard labels, soft ones, real pictures
+    for kind in range(3):
+        sizes = [ipc for each, ipc in made if each == kind]
+        assert sizes == sorted(sizes)
+    assert made[-1][0] == (1 if min(survey.counts) < max(survey.counts) else 2)
+
+
+def test_real_pictures_are_kept_where_the_budget_holds_most_of_them():
+    survey = found(*[80] * 10, num_val=200)
+    some, every = (chosen(survey, size=64, budget=budget) for budget in (1_300_000, 9_000_000))
+    assert (some.recipe.method, every.recipe.method) == ("random", "random")
+    assert 40 <= some.recipe.recover.ipc < 80 == every.recipe.recover.ipc
+    assert f"1.3 MB hold {some.made.num_images} of the 800 training pictures at 64 pixels" in some.warnings[0]
+    assert "9 MB hold all 800 training pictures" in every.warnings[0]
+    assert "add --ipc with the number of images per class" in every.warnings[0]
+    assert [str(row) for row in every.recipe.evaluate.rows] == ["distilled-hard", "full"]  # the rest are the same
+    assert "real pictures as they are" in why(some, "method")
+    assert chosen(survey, size=64, budget=1_300_000, ipc=9).recipe.method == "dm"
+
+
+def test_a_distilled_set_of_uneven_classes_takes_half_of_the_pictures_bytes_at_most():
+    survey = found(90, 90, 600, sizes=((64, 64),), num_val=50)
+    made = [chosen(survey, size=64, budget=budget) for budget in (1_000_000, 1_400_000)]
+    assert made[0].recipe.recover.ipc == made[1].recipe.recover.ipc < 90
+    assert "half of all real pictures' bytes" in why(made[1], "images per class")
+
+
+def test_labels_are_chosen_at_the_size_that_is_made():
+    survey = found(*[30] * 40, sizes=((64, 64),))
+    choice = chosen(survey, size=64)
+    assert (choice.made.labels, choice.made.ipc) == ("soft", 4)  # of ten per class they would take too much
+    assert chosen(survey, size=64, ipc=10).made.labels == "hard"
 
 
 def test_more_bytes_bring_more_images_and_at_last_labels_by_teachers():
@@ -207,7 +272,8 @@ def test_a_warning_says_where_images_budget_and_pictures_do_not_agree(wishes: di
 def test_a_number_that_is_cut_to_all_pictures_brings_both_warnings():
     asked, every = chosen(found(10, 10), ipc=50).warnings
     assert "you asked for 50 images per class, and 8 are made" in asked
-    assert "all 16 training pictures take about" in every
+    assert "all 16 training pictures at " in every
+    assert "take no more than this set" in every
 
 
 def test_labels_by_teachers_are_not_chosen_where_their_bytes_hold_most_pictures():

@@ -45,7 +45,7 @@ def test_no_stored_set_is_larger_than_reckoned(tmp_path: Path, size: int, count:
     noise = torch.randint(0, 256, (count, 3, size, size), dtype=torch.uint8, generator=generator(0, "noise"))
     rows = ((image, place % 2, place // 2) for place, image in enumerate(noise))
     written = images.write(tmp_path, rows, classes, network_cost.format_for(size), 90)  # type: ignore[arg-type]
-    assert written <= network_cost.set_bytes(count, size, classes) < 1.3 * written
+    assert written <= network_cost.set_bytes(count, network_cost.image_bytes(size), classes) < 1.3 * written
 
 
 def test_arithmetic_follows_the_maps():

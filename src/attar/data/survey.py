@@ -90,7 +90,7 @@ def survey(choice: DataChoice, log: Log, seed: int = 0) -> Survey:
         grey=all(_is_grey(np.asarray(picture)) for picture in _decoded(split, _some(places, DECODED))),
         damage=damaged,
         ranks=_ranks(split, classes, damaged.places[0], seed) if damaged is not None and damaged.faults else (),
-        stored_bytes=functools.cache(functools.partial(_stored_bytes, split, _some(places, STORED), choice.resize)),
+        stored_bytes=functools.cache(functools.partial(stored_bytes, split, _some(places, STORED), choice.resize)),
     )
 
 
@@ -131,7 +131,7 @@ def _decoded(split: Split, places: list[int]) -> Iterator[Image.Image]:
             continue
 
 
-def _stored_bytes(
+def stored_bytes(
     split: Split, places: list[int], resize: int | None, size: int, image_format: ImageFormat, quality: int
 ) -> float:
     """Return the mean bytes of these pictures as a distilled set stores them."""

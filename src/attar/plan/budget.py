@@ -3,7 +3,7 @@
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,8 @@ _COUNTED_BYTES = 4096
 """Parquet writes the first and last value of a column again, up to this size, so a shorter image can take more."""
 _SAMPLED = 8
 """Images of noise that are encoded to find the largest."""
-_GIVEN_HEADER_BYTES = 400
+GIVEN_HEADER_BYTES = 400
+"""Bytes of the file of learned labels beside the labels, about."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,6 @@ class Sizes:
         """
         self._space, self._method, self._config, self._labelling = space, method, config, labelling
         self._num_classes = len(space.real.classes)
-        self._written: dict[tuple[int, int], int] = {}
 
     def most_bytes(self, ipc: int) -> int:
         """Return the bytes that ``ipc`` images per class and their labels take at most."""
@@ -66,7 +66,7 @@ class Sizes:
         if self._method == "random" and self._space.feed == "resident":
             return self._random_bytes(ipc)
         count = ipc * self._num_classes
-        return max(self._noise_bytes(count, size) for size in {self._largest, min(self._largest, _COUNTED_BYTES)})
+        return most_file_bytes(count, self._largest, self._space.real.classes)
 
     def label_bytes(self, ipc: int) -> int:
         """Return the bytes of the labels at most; none for hard labels."""
@@ -74,7 +74,7 @@ class Sizes:
         if config is None:
             return 0
         if config.mode == "given":
-            return count * self._num_classes * 4 + _GIVEN_HEADER_BYTES
+            return count * self._num_classes * 4 + GIVEN_HEADER_BYTES
         size, storage = self._space.choice.size, self._config.storage()
         return label_choice.planned_bytes(count, self._num_classes, config, size, storage)
 
@@ -82,7 +82,7 @@ class Sizes:
         """Return the most images per class whose files take at most ``budget`` bytes."""
         most, why = self._limit()
         upper = min(most, budget // (self._num_classes * self._least) + 1)
-        ipc = _last_fitting(lambda ipc: not self._refusal(ipc) and self.most_bytes(ipc) <= budget, upper)
+        ipc = last_fitting(lambda ipc: not self._refusal(ipc) and self.most_bytes(ipc) <= budget, upper)
         if refusal := why if ipc == most else self._refusal(ipc + 1):
             return Choice(ipc, ipc * self._num_classes, self.most_bytes(max(ipc, 1)), refusal)
         over = readable_bytes(self.most_bytes(ipc + 1))
@@ -112,23 +112,7 @@ class Sizes:
 
     @cached_property
     def _largest(self) -> int:
-        """Bytes of an encoded image of noise."""
-        config, side = self._config, self._space.choice.size
-        stream = generator(0, "budget", side)
-        drawn = torch.randint(0, 256, (_SAMPLED, 3, side, side), generator=stream, dtype=torch.uint8)
-        return max(len(image_files.encode(image, config.image_format, config.image_quality)) for image in drawn)
-
-    def _noise_bytes(self, count: int, size: int) -> int:
-        """Return the bytes of the files of ``count`` images of ``size`` bytes each; exact up to two groups of rows."""
-        if count > 2 * _GROUP:  # whole groups take as much each
-            more = self._noise_bytes(2 * _GROUP, size) - self._noise_bytes(_GROUP, size)
-            return self._noise_bytes(_GROUP + count % _GROUP, size) + (count // _GROUP - 1) * more
-        if (count, size) not in self._written:
-            classes = self._space.real.classes
-            numbers = ((place, place % len(classes), place // len(classes)) for place in range(count))
-            rows = ((place.to_bytes(8, "big") + bytes(size - 8), label, slot) for place, label, slot in numbers)
-            self._written[count, size] = _written(rows, classes)
-        return self._written[count, size]
+        return noise_bytes(self._config, self._space.choice.size)
 
     def _random_bytes(self, ipc: int) -> int:
         config = self._config.changed(ipc=ipc)
@@ -159,7 +143,30 @@ class Sizes:
         return {}
 
 
-def _last_fitting(fits: Callable[[int], bool], upper: int) -> int:
+def noise_bytes(config: MethodConfig, side: int) -> int:
+    """Return the bytes of an encoded image of noise, which no encoder shortens."""
+    stream = generator(0, "budget", side)
+    drawn = torch.randint(0, 256, (_SAMPLED, 3, side, side), generator=stream, dtype=torch.uint8)
+    return max(len(image_files.encode(image, config.image_format, config.image_quality)) for image in drawn)
+
+
+def most_file_bytes(count: int, largest: int, classes: tuple[str, ...]) -> int:
+    """Return the bytes of the files of ``count`` images of at most ``largest`` bytes each."""
+    return max(_file_bytes(count, size, classes) for size in {largest, min(largest, _COUNTED_BYTES)})
+
+
+@cache
+def _file_bytes(count: int, size: int, classes: tuple[str, ...]) -> int:
+    """Return the bytes of the files of ``count`` images of ``size`` bytes each; exact up to two groups of rows."""
+    if count > 2 * _GROUP:  # whole groups take as much each
+        more = _file_bytes(2 * _GROUP, size, classes) - _file_bytes(_GROUP, size, classes)
+        return _file_bytes(_GROUP + count % _GROUP, size, classes) + (count // _GROUP - 1) * more
+    numbers = ((place, place % len(classes), place // len(classes)) for place in range(count))
+    rows = ((place.to_bytes(8, "big") + bytes(size - 8), label, slot) for place, label, slot in numbers)
+    return _written(rows, classes)
+
+
+def last_fitting(fits: Callable[[int], bool], upper: int) -> int:
     """Return the largest number up to ``upper`` that fits, 0 if 1 does not; what fits has no gaps.
 
     Steps double from 1, so nothing much larger than the answer is looked at.

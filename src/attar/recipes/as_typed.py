@@ -64,7 +64,7 @@ def _trained(recipe: Recipe[Any]) -> list[tuple[Any, ...]]:
 def _teachers(recipe: Recipe[Any], made: ChosenSet) -> str:
     epochs = made.teachers_epochs
     own = len(recipe.squeeze.each) - len(epochs)
-    trained = f"{len(epochs)}, of {_listed(epochs)} epochs" if epochs else ""
+    trained = f"{len(epochs)}, of {_listed(epochs)} epoch{'s' * (max(epochs) > 1)}" if epochs else ""
     return " and ".join(filter(None, (trained, f"{own} of your own" * bool(own))))
 
 

@@ -14,7 +14,7 @@ from attar.core.log import readable_bytes
 from attar.data.choice import DataChoice
 from attar.data.survey import Survey
 from attar.methods import attar as own
-from attar.methods import dm
+from attar.methods import dm, random
 from attar.ops.choices import ViewChoice
 from attar.recipes import network_cost, reasons
 from attar.recipes.chosen_set import FEWEST, NUM_SEEDS, TINY, ChosenSet, Labels
@@ -34,7 +34,8 @@ FEW = 5000
 IPC = 10
 """Images per class without a budget."""
 WORTHWHILE, WORTHWHILE_BYTES = 0.75, 0.5
-"""Images and stored teachers take no more of the bytes of all real pictures, without and with a budget."""
+"""Images and stored teachers take no more of the bytes of all real pictures, without and with a budget. A budget that
+holds as many real pictures is given to these."""
 SHARE = 5
 """Without a budget the set has no more than one in so many training pictures."""
 MINUTES = 45
@@ -100,6 +101,7 @@ def choose(source: str, found: Survey, wishes: Wishes) -> Chosen:
     mirrored, why_mirrored = _mirrored(found.classes)
     views = _teacher_views(made.size, mirrored)
     whole = _recipe(source, made, mirrored, found, views, holdout, () if all(kept) else classes)
+    whole = whole.changed(budget_bytes=wishes.budget or 0)
     told = (
         reasons.pictures(found),
         *reasons.unreadable(found, wishes.skips),
@@ -154,7 +156,7 @@ def _set(
     least = ChosenSet(network_cost.network_for(sides[-1]), "hard", 1, classes, sum(train), wishes.gpu, 0).num_bytes
     raise AttarError(
         f"{readable_bytes(wishes.budget or 0)} hold no image of each of {len(classes)} classes; the least is about "
-        f"{readable_bytes(least)}. Raise --budget."
+        f"{readable_bytes(least)}. Raise --budget, or choose fewer classes with --data.classes."
     )
 
 
@@ -174,48 +176,81 @@ def _at(
     if found.stored_bytes is not None:
         kind = network_cost.format_for(network.size)
         picture_bytes = network_cost.row_bytes(found.stored_bytes(network.size, kind, network_cost.QUALITY))
-    soft = ChosenSet(network, "soft", 1, classes, sum(train), wishes.gpu, picture_bytes)
-    labels, why = _labels(soft, min(wishes.ipc or IPC, min(train)), wishes.budget)
-    made = replace(soft, labels=labels)
-    ipc, why_ipc = _ipc(made, min(train), wishes)
-    return replace(made, ipc=ipc), why, why_ipc
+    base = ChosenSet(network, "hard", 0, classes, sum(train), wishes.gpu, picture_bytes)
+    if wishes.budget is not None:
+        return _within(base, min(train), wishes.ipc, wishes.budget)
+    ipc, why_ipc = _usual(base, min(train), wishes.ipc)
+    labels, why = _labels(replace(base, ipc=ipc, labels="soft"), None)
+    return replace(base, ipc=ipc, labels=labels), why, why_ipc
 
 
-def _labels(soft: ChosenSet, ipc: int, budget: int | None) -> tuple[Labels, str]:
-    """Soft labels where the teachers, whose bytes count, leave room, and where real pictures would not do better."""
+def _within(base: ChosenSet, smallest: int, asked: int | None, budget: int) -> tuple[ChosenSet, str, str]:
+    """Return the set that a budget holds, with 0 images per class if it holds none; and why its labels and its number.
+
+    Without a number that was ``asked`` for, a budget for half of the real pictures is given to these, and a set that is
+    distilled takes no more than half of their bytes.
+    """
+    most, limit = min(smallest, asked or smallest), budget
+    if asked is None:
+        real = replace(base, real=True)
+        real = replace(real, ipc=real.most_ipc(budget, most))
+        if real.num_images >= WORTHWHILE_BYTES * base.num_train:
+            return (
+                real,
+                "real pictures with their classes; teachers would take bytes from them",
+                _why(real, most, budget),
+            )
+        limit = min(budget, round(WORTHWHILE_BYTES * base.all_bytes))
+    soft = replace(base, labels="soft")
+    labels, why = _labels(replace(soft, ipc=soft.most_ipc(limit, most)), limit)
+    made = replace(base, labels=labels)
+    ipc = made.most_ipc(limit, most) or made.most_ipc(budget, 1)
+    if ipc < most and limit < budget:
+        half = readable_bytes(limit)
+        return replace(made, ipc=ipc), why, f"{ipc + 1} could take more than {half}, half of all real pictures' bytes"
+    return replace(made, ipc=ipc), why, "as you asked" if ipc == asked else _why(replace(made, ipc=ipc), most, budget)
+
+
+def _why(made: ChosenSet, most: int, budget: int) -> str:
+    """What keeps the set from being larger."""
+    if made.ipc == most:
+        return f"the smallest class has {most} training pictures"
+    more = replace(made, ipc=made.ipc + 1).num_bytes
+    over, size = readable_bytes(more), readable_bytes(budget)
+    return f"{made.ipc + 1} could take {over if over != size else f'{more:,} bytes'}, with a budget of {size}"
+
+
+def _labels(soft: ChosenSet, budget: int | None) -> tuple[Labels, str]:
+    """Soft labels where the teachers, whose bytes count, leave room, and where real pictures would not do better.
+
+    ``soft`` is the set that would be made with them.
+    """
     size, teachers = readable_bytes(soft.all_bytes), readable_bytes(soft.teacher_bytes)
     if soft.size <= TINY:
         return "hard", "for tiny pictures soft labels lost at every budget (docs/methods.md)"
-    if budget is not None and (soft.num_bytes > budget or soft.teacher_bytes > 0.8 * budget):
+    if budget is not None and (not soft.ipc or soft.teacher_bytes > 0.8 * budget):
         return "hard", f"the three teachers that would label take {teachers} of {readable_bytes(budget)}"
-    if replace(soft, ipc=ipc).num_bytes > soft.all_bytes * (WORTHWHILE if budget is None else WORTHWHILE_BYTES):
+    most = soft.all_bytes * (WORTHWHILE if budget is None else WORTHWHILE_BYTES)
+    if soft.num_bytes > most or (budget is not None and soft.teacher_bytes > most / 2):
         return "hard", f"teachers that label take {teachers}, and all real pictures only about {size}"
     return "soft", f"three small teachers label while students train; they are stored and take {teachers}"
 
 
-def _ipc(made: ChosenSet, smallest: int, wishes: Wishes) -> tuple[int, str]:
-    """Images per class, 0 if not one fits, and the reason; no more than the smallest class has training pictures."""
-    if wishes.ipc is not None and wishes.budget is None:
-        if wishes.ipc <= smallest:
-            return wishes.ipc, "as you asked"
-        return smallest, f"you asked for {wishes.ipc}, but the smallest class has {smallest} training pictures"
-    if wishes.budget is None:
-        mean = made.num_train // len(made.classes)
-        usual = "the usual number; --ipc or --budget changes it"
-        reason = {
-            IPC: usual,
-            smallest: f"the smallest class has {smallest} training pictures",
-            max(1, mean // SHARE): f"a class has {mean} training pictures in the mean; --ipc or --budget changes it",
-        }
-        ipc = min(reason)
-        return ipc, usual if ipc == IPC else reason[ipc]
-    most = min(smallest, wishes.ipc or smallest)
-    ipc = made.most_ipc(wishes.budget, most)
-    if ipc < most:
-        more = replace(made, ipc=ipc + 1).num_bytes
-        over, budget = readable_bytes(more), readable_bytes(wishes.budget)
-        return ipc, f"{ipc + 1} could take {over if over != budget else f'{more:,} bytes'}, with a budget of {budget}"
-    return ipc, "as you asked" if most == wishes.ipc else f"the smallest class has {smallest} training pictures"
+def _usual(made: ChosenSet, smallest: int, asked: int | None) -> tuple[int, str]:
+    """Images per class without a budget, and the reason; no more than the smallest class has training pictures."""
+    if asked is not None:
+        if asked <= smallest:
+            return asked, "as you asked"
+        return smallest, f"you asked for {asked}, but the smallest class has {smallest} training pictures"
+    mean = made.num_train // len(made.classes)
+    usual = "the usual number; --ipc or --budget changes it"
+    reason = {
+        IPC: usual,
+        smallest: f"the smallest class has {smallest} training pictures",
+        max(1, mean // SHARE): f"a class has {mean} training pictures in the mean; --ipc or --budget changes it",
+    }
+    ipc = min(reason)
+    return ipc, usual if ipc == IPC else reason[ipc]
 
 
 def _mirrored(classes: Sequence[str]) -> tuple[bool, str]:
@@ -252,11 +287,11 @@ def _recipe(
     )
     weak = {"epochs": max(1, round(made.teacher_epochs / 6)), "warmup_epochs": 0.0}
     soft = made.labels == "soft"
-    shown = (
-        (rows.DISTILLED, rows.DISTILLED_HARD, rows.RANDOM, rows.RANDOM_HARD)
-        if soft
-        else (rows.DISTILLED_HARD, rows.RANDOM_HARD)
-    )
+    shown = (rows.DISTILLED_HARD, rows.RANDOM_HARD, rows.EQUAL_BYTES)
+    if soft:
+        shown = (rows.DISTILLED, rows.DISTILLED_HARD, rows.RANDOM, *shown[1:])
+    elif made.real:
+        shown = (rows.DISTILLED_HARD,)
     return recipe(
         name=_name(source),
         method=made.method,
@@ -282,7 +317,7 @@ def _recipe(
             students=(made.network.name,),
             num_seeds=NUM_SEEDS,
             full_data="teacher",
-            rows=(*shown, rows.EQUAL_BYTES, rows.FULL),
+            rows=(*shown, rows.FULL),
         ),
     )
 
@@ -295,6 +330,8 @@ def _method(made: ChosenSet, mirrored: bool, grey: bool) -> MethodConfig:
     stored: dict[str, Any] = {"image_format": network_cost.format_for(made.size)}
     shared = {"ipc": made.ipc, "iterations": made.iterations, "flip": mirrored, "grey": grey, **stored}
     most = 100 if made.gpu else 10
+    if made.real:
+        return random.Config(**stored, ipc=made.ipc, unit_classes=min(len(made.classes), most), unit_slots=made.ipc)
     if made.method == "attar":
         return own.Config(
             **shared, unit_classes=min(len(made.classes), most), unit_slots=min(made.ipc, 10), committee="one"

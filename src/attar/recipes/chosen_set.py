@@ -33,6 +33,8 @@ class ChosenSet:
     gpu: bool
     picture_bytes: int
     """Mean bytes of a real training picture at this size, about."""
+    real: bool = False
+    """Whether the images are real pictures as they are, because the budget holds most of these."""
     recipe: Recipe[Any] | None = None
     """The recipe with the settings that were typed: its epochs, iterations and numbers count. None: the usual ones."""
 
@@ -51,8 +53,10 @@ class ChosenSet:
 
     @property
     def num_bytes(self) -> int:
-        """Bytes of images and labels, at most."""
-        return self.teacher_bytes + network_cost.set_bytes(self.num_images, self.size, self.classes)
+        """Bytes of images and labels, at most; of real pictures about, with a margin."""
+        mean, size = self.picture_bytes, self.size
+        largest = network_cost.with_margin(mean) if self.real else network_cost.image_bytes(size)
+        return self.teacher_bytes + network_cost.set_bytes(self.num_images, largest, self.classes)
 
     def most_ipc(self, budget: int, most: int) -> int:
         """Most images per class, up to ``most``, with which images and labels take at most ``budget`` bytes; 0 if none."""
@@ -107,9 +111,14 @@ class ChosenSet:
 
     @property
     def method(self) -> str:
-        """'attar' needs labels by teachers, or teachers that many pictures have taught; else 'dm', which asks none."""
+        """'attar' needs labels by teachers, or teachers that many pictures have taught; else 'dm', which asks none.
+
+        'random' where real pictures are kept as they are.
+        """
         if self.recipe is not None:
             return self.recipe.method
+        if self.real:
+            return "random"
         taught = self.size > TINY and self.num_train >= MANY and self.ipc > 1
         return "attar" if self.labels == "soft" or taught else "dm"
 
@@ -117,6 +126,8 @@ class ChosenSet:
     def iterations(self) -> int:
         if self.recipe is not None:
             return getattr(self.recipe.recover, "iterations", 0)
+        if self.real:
+            return 0
         if self.method == "attar":
             return 1000 if self.ipc == 1 else 100
         return 5000 if self.gpu else 1000 if self.size <= TINY else 600
@@ -130,7 +141,7 @@ class ChosenSet:
     def operations(self) -> float:
         """Operations of the whole run, about: a pass forward and back is three passes forward."""
         passes = 3.0 * self.num_train * sum(self.teachers_epochs)
-        num_rows = 5 if self.labels == "soft" else 3
+        num_rows = 5 if self.labels == "soft" else 1 if self.real else 3
         students = num_rows * self.num_students * self.student_epochs * self.num_images
         passes += students * (3 + (NUM_TEACHERS * 0.4 if self.labels == "soft" else 0))
         if self.method == "dm":

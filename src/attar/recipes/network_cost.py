@@ -11,6 +11,8 @@ _RESNET18_ROWS = 5 * 4_800 + 20
 """Its numbers that stay in float32: five for each output channel of a convolution, and BatchNorm's counters."""
 QUALITY = 90
 """Quality of WebP files."""
+MARGIN = 1.1
+"""Real pictures are reckoned as so much larger than the mean of some, where they have to fit a budget."""
 _WEBP_BYTES, _WEBP_SHARE = 520, 0.283
 """Bytes of a WebP file of noise at quality 90 at most: a constant, and bytes per byte of pixels; measured from 17 to 224
 pixels."""
@@ -86,9 +88,14 @@ def row_bytes(picture: float) -> int:
     return round(picture + _ROW_BYTES)
 
 
-def set_bytes(num_images: int, size: int, classes: tuple[str, ...]) -> int:
-    """Bytes of a set's image files at most."""
+def with_margin(row: int) -> int:
+    """Bytes of a picture without its row, where pictures and their rows have so many in the mean, and a margin."""
+    return round(MARGIN * row) - _ROW_BYTES
+
+
+def set_bytes(num_images: int, largest: int, classes: tuple[str, ...]) -> int:
+    """Bytes of a set's image files at most, where an image takes at most ``largest``."""
     names = [len(name.encode()) for name in classes]
-    rows = num_images * (image_bytes(size) + _ROW_BYTES + max(names))
+    rows = num_images * (largest + _ROW_BYTES + max(names))
     groups = 1 + num_images // _GROUP_ROWS
-    return _FILE_BYTES + 4 * sum(names) + 16 * len(names) + rows + groups * _TIMES * min(image_bytes(size), _REPEATED)
+    return _FILE_BYTES + 4 * sum(names) + 16 * len(names) + rows + groups * _TIMES * min(largest, _REPEATED)

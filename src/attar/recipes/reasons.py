@@ -100,6 +100,10 @@ def teachers(made: ChosenSet) -> Reason:
 
 
 def why_method(made: ChosenSet) -> str:
+    if made.real:
+        return (
+            "real pictures as they are: above half of them, none did worse here than distilled images of as many bytes"
+        )
     moved = f"real images, moved for {made.iterations:,} steps"
     if made.labels == "soft":
         return f"{moved} by the first teacher: best measured with labels by small teachers"
@@ -112,9 +116,10 @@ def why_method(made: ChosenSet) -> str:
 def stored(made: ChosenSet) -> Reason:
     kind = network_cost.format_for(made.size)
     what = "WebP, quality 90" if kind == "webp" else "PNG"
+    real = made.num_images * made.picture_bytes
     return Reason(
         "bytes",
-        f"{what}, at most {readable_bytes(made.num_bytes)}",
+        f"{what}, {f'about {readable_bytes(real)}' if made.real else f'at most {readable_bytes(made.num_bytes)}'}",
         f"images and labels; all real pictures at this size take about {readable_bytes(made.all_bytes)}",
     )
 
@@ -163,18 +168,21 @@ def _not_as_asked(made: ChosenSet, smallest: int, ipc: int | None, budget: int |
 
 
 def _no_smaller(made: ChosenSet, budget: int | None) -> tuple[str, ...]:
-    """Say that all real pictures would take no more bytes."""
-    if max(made.num_bytes, budget or 0) < made.all_bytes:
-        return ()
-    if budget:
+    """Say that real pictures are kept, or that all of them would take no more bytes."""
+    of = f"{made.num_train:,} training pictures at {made.size} pixels (about {readable_bytes(made.all_bytes)})"
+    if budget and made.real:
+        which, kept = f"{made.num_images:,} of the", "these"
+        if budget > made.all_bytes:
+            which, kept = "all", f"{made.ipc} of each class"
         return (
-            f"{readable_bytes(budget)} hold all {made.num_train:,} training pictures at {made.size} pixels (about "
-            f"{readable_bytes(made.all_bytes)}): keep those, or lower --budget",
+            f"{readable_bytes(budget)} hold {which} {of}: {kept} are kept as they are, and nothing is distilled; to "
+            f"distil all the same, lower --budget, or add --ipc with the number of images per class",
         )
-    return (
-        f"all {made.num_train:,} training pictures take about {readable_bytes(made.all_bytes)} at {made.size} pixels, no "
-        f"more than this set: keep those, or lower --ipc",
-    )
+    if budget and budget > made.all_bytes:
+        return (f"{readable_bytes(budget)} hold all {of}: keep those, or lower --budget",)
+    if made.num_bytes > made.all_bytes:
+        return (f"all {of} take no more than this set: keep those, or lower --{'budget' if budget else 'ipc'}",)
+    return ()
 
 
 def hours(minutes: float) -> str:

@@ -3,13 +3,13 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Annotated, Any, Generic, TypeVar
 
 import pydantic
 import yaml
 
 from attar.core import plugin, raw_yaml
-from attar.core.config import Config, explain
+from attar.core.config import NO_EFFECT, Config, explain
 from attar.core.errors import AttarError
 from attar.core.execution import Execution
 from attar.core.printable import printable
@@ -35,6 +35,9 @@ class Recipe(Config, Generic[M]):
     them, or Parquet files), or hf:ORG/NAME; empty: recover images."""
     seed: int = pydantic.Field(default=0, ge=0)
     """Seed of every random stream of the run."""
+    budget_bytes: Annotated[int, pydantic.Field(ge=0), NO_EFFECT] = 0
+    """Bytes that images and labels may take together, so that a set that would outgrow them brings a warning; 0: no
+    limit. With pictures in place of a recipe, --budget sets it."""
     data: DataChoice = DataChoice()
     """Real data."""
     squeeze: Squeeze = Squeeze()
