@@ -227,6 +227,20 @@ def test_settings_of_the_data_count_in_the_choice(pictures: Path, capsys: pytest
     assert yaml.safe_load(capsys.readouterr().out)["recover"]["ipc"] == 6
 
 
+def test_settings_of_a_method_distil_where_the_budget_holds_most_pictures(
+    pictures: Path, capsys: pytest.CaptureFixture[str]
+):
+    words = ["show", str(pictures), "--budget", "60kB", "--data.classes", "disc", "bar", "--quiet"]
+    for more, method in (
+        ([], "random"),
+        (["--recover.image-format", "webp"], "random"),
+        (["--recover.iterations", "7"], "dm"),
+        (["--method", "dm"], "dm"),
+    ):
+        main([*words, *more])
+        assert yaml.safe_load(capsys.readouterr().out)["method"] == method
+
+
 def test_a_bad_setting_leaves_nothing(pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     out = tmp_path / "out"
     with pytest.raises(SystemExit):

@@ -18,6 +18,7 @@ from attar.core.errors import AttarError
 from attar.core.printable import one_line
 from attar.data.braces import names_files
 from attar.data.survey import Survey
+from attar.methods import random
 from attar.recipes import reasons
 from attar.recipes.arguments import Arguments, changed_by, labels_follow, split, without_effect
 from attar.recipes.as_typed import stale, with_settings
@@ -211,6 +212,7 @@ def chosen(given: Arguments) -> Chosen:
         size=data.size if "data.size" in asked else None,
         skips=data.on_corrupt == "skip",
         every_class="data.classes" in asked,
+        distil=any(map(_distils, asked)),
         holdout=data.holdout if "data.holdout" in asked else None,
         gpu=gpu,
         speed=GPU_SPEED if gpu else CPU_SPEED * min(threads, _MOST_THREADS),
@@ -299,6 +301,12 @@ def _merged(before: str, given: Arguments) -> list[str]:
 
 def _early(given: Arguments) -> list[tuple[str, list[str]]]:
     return [(flag, values) for flag, values in given.settings if key_of(flag).startswith(_EARLY)]
+
+
+def _distils(key: str) -> bool:
+    """Return whether a typed setting is for a method that distils, which real pictures as they are do not have."""
+    group, _, name = key.partition(".")
+    return key == "method" or (group == "recover" and name not in random.Config.model_fields)
 
 
 def _number(text: str) -> int:

@@ -31,6 +31,7 @@ def test_few_validation_images_have_a_note_and_many_have_none():
         "80 validation images: one of them is 1.2 points. On other images of the same kind, 50.0 % may"
     )
     assert "be 39 to 61 % (95 %)" in note
+    assert "100 validation images: one of them is 1 point. On" in reliability.notes([Line(num_val=100)])[0]
     (note,) = reliability.notes([Line(), Line(run="other", num_val=10_000)])
     assert "50.0 % (mine) may be" in note
     assert reliability.notes([Line(num_val=10_000)]) == reliability.notes([Line(num_val=None)]) == []

@@ -95,7 +95,7 @@ class _Reckoned:
     def soft(self) -> bool:
         """Whether students need the soft labels, so that their bytes count."""
         judging = self.work.evaluate
-        return use_soft_labels(judging.rows) and judging.protocol.loss != "hard"
+        return self.work.relabel.mode != "none" and use_soft_labels(judging.rows) and judging.protocol.loss != "hard"
 
     @cached_property
     def made(self) -> ImagesMade | None:

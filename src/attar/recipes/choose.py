@@ -64,6 +64,8 @@ class Wishes:
     """Leave out pictures that cannot be read, where a run would stop at them."""
     every_class: bool = False
     """Keep classes with few pictures, too."""
+    distil: bool = False
+    """Distil even where the budget holds most of the real pictures."""
     gpu: bool = False
     speed: float = 4e10
     """Multiplications and additions a second, about."""
@@ -178,23 +180,24 @@ def _at(
         picture_bytes = network_cost.row_bytes(found.stored_bytes(network.size, kind, network_cost.QUALITY))
     base = ChosenSet(network, "hard", 0, classes, sum(train), wishes.gpu, picture_bytes)
     if wishes.budget is not None:
-        return _within(base, min(train), wishes.ipc, wishes.budget)
+        return _within(base, min(train), wishes, wishes.budget)
     ipc, why_ipc = _usual(base, min(train), wishes.ipc)
     labels, why = _labels(replace(base, ipc=ipc, labels="soft"), None)
     return replace(base, ipc=ipc, labels=labels), why, why_ipc
 
 
-def _within(base: ChosenSet, smallest: int, asked: int | None, budget: int) -> tuple[ChosenSet, str, str]:
+def _within(base: ChosenSet, smallest: int, wishes: Wishes, budget: int) -> tuple[ChosenSet, str, str]:
     """Return the set that a budget holds, with 0 images per class if it holds none; and why its labels and its number.
 
-    Without a number that was ``asked`` for, a budget for half of the real pictures is given to these, and a set that is
+    Unless a number of images was asked for, a budget for half of the real pictures is given to these, and a set that is
     distilled takes no more than half of their bytes.
     """
-    most, limit = min(smallest, asked or smallest), budget
+    asked, limit = wishes.ipc, budget
+    most = min(smallest, asked or smallest)
     if asked is None:
         real = replace(base, real=True)
         real = replace(real, ipc=real.most_ipc(budget, most))
-        if real.num_images >= WORTHWHILE_BYTES * base.num_train:
+        if real.num_images >= WORTHWHILE_BYTES * base.num_train and not wishes.distil:
             return (
                 real,
                 "real pictures with their classes; teachers would take bytes from them",
@@ -203,10 +206,9 @@ def _within(base: ChosenSet, smallest: int, asked: int | None, budget: int) -> t
         limit = min(budget, round(WORTHWHILE_BYTES * base.all_bytes))
     soft = replace(base, labels="soft")
     labels, why = _labels(replace(soft, ipc=soft.most_ipc(limit, most)), limit)
-    made = replace(base, labels=labels)
+    made, half = replace(base, labels=labels), readable_bytes(limit)
     ipc = made.most_ipc(limit, most) or made.most_ipc(budget, 1)
     if ipc < most and limit < budget:
-        half = readable_bytes(limit)
         return replace(made, ipc=ipc), why, f"{ipc + 1} could take more than {half}, half of all real pictures' bytes"
     return replace(made, ipc=ipc), why, "as you asked" if ipc == asked else _why(replace(made, ipc=ipc), most, budget)
 
@@ -229,7 +231,10 @@ def _labels(soft: ChosenSet, budget: int | None) -> tuple[Labels, str]:
     if soft.size <= TINY:
         return "hard", "for tiny pictures soft labels lost at every budget (docs/methods.md)"
     if budget is not None and (not soft.ipc or soft.teacher_bytes > 0.8 * budget):
-        return "hard", f"the three teachers that would label take {teachers} of {readable_bytes(budget)}"
+        return (
+            "hard",
+            f"the three teachers that would label take {teachers}, and a set may take {readable_bytes(budget)}",
+        )
     most = soft.all_bytes * (WORTHWHILE if budget is None else WORTHWHILE_BYTES)
     if soft.num_bytes > most or (budget is not None and soft.teacher_bytes > most / 2):
         return "hard", f"teachers that label take {teachers}, and all real pictures only about {size}"

@@ -176,7 +176,7 @@ def _no_smaller(made: ChosenSet, budget: int | None) -> tuple[str, ...]:
             which, kept = "all", f"{made.ipc} of each class"
         return (
             f"{readable_bytes(budget)} hold {which} {of}: {kept} are kept as they are, and nothing is distilled; to "
-            f"distil all the same, lower --budget, or add --ipc with the number of images per class",
+            f"distil all the same, lower --budget, or add --ipc with the number of images per class, or --method dm",
         )
     if budget and budget > made.all_bytes:
         return (f"{readable_bytes(budget)} hold all {of}: keep those, or lower --budget",)

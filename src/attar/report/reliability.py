@@ -72,9 +72,11 @@ def notes(lines: Sequence[Scored]) -> list[str]:
     mean = found[least].top1_mean or 0.0
     low, high = (100 * bound for bound in interval(mean / 100, least))
     who = f" ({found[least].run})" if len({line.run for line in lines}) > 1 else ""
+    share = f"{100 / least:.2g}"
+    each = f"{share} point{'s' * (share != '1')}"
     spread = "; the ± beside an accuracy does not include this" if found[least].top1_std is not None else ""
     return [
-        f"{least:,} validation images: one of them is {100 / least:.2g} points. On other images of the same kind, "
+        f"{least:,} validation images: one of them is {each}. On other images of the same kind, "
         f"{mean:.1f} %{who} may be {low:.0f} to {high:.0f} % (95 %){spread}."
     ]
 

@@ -120,3 +120,11 @@ def test_the_tab_key_reaches_every_control(browser: Browser):
     before = browser.value("document.querySelector('#step-output').textContent")
     browser.press("ArrowLeft", 37)
     assert browser.value("document.querySelector('#step-output').textContent") != before
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
+def test_no_part_of_the_page_is_wider_than_a_telephone(browser: Browser):
+    browser.ask("Emulation.setDeviceMetricsOverride", width=400, height=800, deviceScaleFactor=1, mobile=True)
+    browser.value("document.querySelector('details').open = true")
+    assert browser.value("document.querySelectorAll('table').length") > 2
+    assert browser.value("document.documentElement.scrollWidth") == 400
