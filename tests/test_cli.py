@@ -210,7 +210,7 @@ def test_a_changed_parent_is_refused(mini_run, tmp_path, capsys):
     out = tmp_path / "copy"
     shutil.copytree(mini_run, out)
     shutil.rmtree(out / "squeeze")
-    said = told(capsys, "run", "digits", "--out", str(out), *MINI, "--squeeze.training.epochs", "5")
+    said = told(capsys, "run", "digits", "--out", str(out), *MINI, "--squeeze.training.epochs", "1")
     assert f"{out / 'recover'} was made from a teacher that is not the current one" in said
 
 
@@ -321,8 +321,8 @@ def test_changing_the_method_keeps_what_both_have(capsys):
     assert "iterations" not in shown["recover"]
 
 
-def test_run_prints_the_table_and_report_prints_it_again(mini_run, tmp_path, capsys):
-    main(["run", "digits", "--out", str(mini_run), *MINI, "--quiet"])
+def test_run_prints_the_table_and_report_prints_it_again(finished, tmp_path, capsys):
+    main(["run", "digits", "--out", str(finished), *MINI, "--quiet"])
     ran = capsys.readouterr()
     for row in ("distilled, hard labels", "random real, soft labels", "k-centre, hard labels", "all real images"):
         assert row in ran.out
@@ -331,13 +331,13 @@ def test_run_prints_the_table_and_report_prints_it_again(mini_run, tmp_path, cap
         r"squeeze \S+ s \(\S+\), recover \S+ s \(\S+\), relabel \S+ s \(\S+\), evaluate \S+ s \(\S+\)\n",
         ran.out,
     )
-    assert f"Page: {mini_run / 'report' / 'index.html'}\n" in ran.out
+    assert f"Page: {finished / 'report' / 'index.html'}\n" in ran.out
     assert max(map(len, ran.out.split("Classes")[0].splitlines())) <= 100
     assert ran.err == ""
-    main(["report", str(mini_run), "--csv", str(tmp_path / "table.csv")])
+    main(["report", str(finished), "--csv", str(tmp_path / "table.csv")])
     assert capsys.readouterr().out == ran.out
-    assert (tmp_path / "table.csv").read_text() == (mini_run / "report" / "table.csv").read_text()
-    manifests = json.loads((tmp_path / "table.json").read_text())[mini_run.name]
+    assert (tmp_path / "table.csv").read_text() == (finished / "report" / "table.csv").read_text()
+    manifests = json.loads((tmp_path / "table.json").read_text())[finished.name]
     assert list(manifests) == ["squeeze", "recover", "relabel", "evaluate"]
 
 
@@ -366,10 +366,10 @@ def test_exports_are_refused_in_a_sentence(mini_run, tmp_path, capsys):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_report_takes_the_finished_of_several_runs(mini_run, tmp_path, capsys):
+def test_report_takes_the_finished_of_several_runs(finished, tmp_path, capsys):
     runs = [tmp_path / name for name in ("first", "second")]
     for run in runs:
-        run.symlink_to(mini_run)
+        run.symlink_to(finished)
     nothing = tmp_path / "proxy"
     nothing.mkdir()
     (tmp_path / "all.txt").write_text("")

@@ -7,6 +7,7 @@ import pytest
 
 from attar import pipeline
 from attar.cli import main
+from attar.report import figures
 from attar.report.compared import CSV, MARKDOWN
 
 COMMAND = [
@@ -40,6 +41,7 @@ def test_a_comparison_from_start_to_end(tmp_path, monkeypatch, capsys):
             raise ValueError("no luck")
         return run(recipe, folder, **more)
 
+    monkeypatch.setattr(figures, "write_all", lambda *_, **__: [])  # those of the runs; the comparison has its own
     monkeypatch.setattr(pipeline, "run", failing)
     with pytest.raises(SystemExit) as end:
         main([*COMMAND, "--out", str(out)])
@@ -53,7 +55,7 @@ def test_a_comparison_from_start_to_end(tmp_path, monkeypatch, capsys):
         "random-hard-12kB": "done",
         "rded-soft-12kB": "failed",
     }
-    monkeypatch.undo()
+    monkeypatch.setattr(pipeline, "run", run)
     before = times(out)
     main([*COMMAND, "--out", str(out), "--quiet"])
     found = rows_of(out)
