@@ -1,5 +1,6 @@
 """What all tests share: one small run of the whole pipeline, and random state that no test may leave changed."""
 
+import contextlib
 import os
 import shutil
 from collections.abc import Iterator
@@ -61,7 +62,7 @@ def mini_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     own = tmp_path_factory.getbasetemp()
     shared = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "shared"
-    with atomic.locked(shared / "mini.lock"):
+    with atomic.locked(shared / "mini.lock"), rendering(True):
         pipeline.run(mini_recipe(), shared / "mini", quiet=True)
     return Path(shutil.copytree(shared / "mini", tmp_path_factory.mktemp("runs") / "mini"))
 
@@ -107,26 +108,51 @@ _RENDERED = (
 """Files whose tests look at figures of reports."""
 
 
-@pytest.fixture
-def unrendered() -> Iterator[None]:
-    """Figures of reports are composed, but written without rendering, which would take most of a small run's time.
+_RENDERING = [False]
+"""Whether figures of reports are rendered now."""
 
-    Files that are there stay, such as those of ``mini_run``. A test's ``monkeypatch.undo()`` changes nothing here.
+
+@contextlib.contextmanager
+def rendering(on: bool) -> Iterator[None]:
+    """Render the figures of reports in this block, or do not."""
+    before, _RENDERING[0] = _RENDERING[0], on
+    try:
+        yield
+    finally:
+        _RENDERING[0] = before
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _figures_are_rendered_where_asked() -> Iterator[None]:
+    """Figures of reports are composed, but elsewhere written without rendering, which takes most of a small run's time.
+
+    Files that are there stay then.
     """
+    from attar.report import drawn
 
-    def write(figure: object, path: Path, **_: Any) -> list[Path]:
-        written = [path.with_name(f"{path.name}.{ending}") for ending in ("png", "svg")]
+    real = drawn.write
+
+    def write(figure: Any, path: Path, **style: Any) -> list[Path]:
+        if _RENDERING[0]:
+            return real(figure, path, **style)
+        written = [path.with_name(f"{path.name}.{ending}") for ending in drawn.ENDINGS]
         for file in written:
             file.touch()
         return written
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("attar.report.drawn.write", write)
+        patch.setattr(drawn, "write", write)
+        yield
+
+
+@pytest.fixture
+def unrendered() -> Iterator[None]:
+    """Figures of reports are not rendered in a test of a file whose other tests look at them."""
+    with rendering(False):
         yield
 
 
 @pytest.fixture(autouse=True)
-def _figures_are_rendered_where_tests_look_at_them(request: pytest.FixtureRequest) -> None:
-    """``mini_run`` and other runs that several tests share are rendered always."""
-    if request.path.name not in _RENDERED:
-        request.getfixturevalue("unrendered")
+def _figures_are_rendered_where_tests_look_at_them(request: pytest.FixtureRequest) -> Iterator[None]:
+    with rendering(request.path.name in _RENDERED):
+        yield
