@@ -81,6 +81,8 @@ def test_the_best_and_worst_classes_are_named_by_their_titles(tmp_path):
     accuracies = {"distilled": [[0.5, 0.1, 1.0, None], [0.7, 0.1, 1.0, None]], "full": [[1, 1, 1, None]]}
     run = written(tmp_path, accuracies, {"n1": "tench"})
     assert per_class.extremes(run) == "Classes (distilled, s): best 'n3' 100 %; worst 'n2' 10 %"
+    chosen = line_of(row="distilled", student="s", method="random")
+    assert per_class.extremes(run, [chosen]).startswith("Classes (random real, soft labels, s): best")
     first = per_class.as_csv(run).splitlines()[1]
     assert first == f"{run.name},distilled,s,n1,tench,2,60.0,14.14"
     assert len(per_class.as_csv(run).splitlines()) == 1 + 2 * 3  # a class without images has no line

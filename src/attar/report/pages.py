@@ -22,7 +22,7 @@ def write_all(run: Path, lines: list[Line], folder: Path) -> None:
     else:
         atomic.remove(side_by_side)  # left by an earlier evaluation with more students
     costs = f"{elapsed(run)}. The table's columns of seconds are wall seconds; table.csv has both."
-    parts = [tables(lines), aims(lines), costs, markdown(per_class.extremes(run)) + "."]
+    parts = [tables(lines), aims(lines), costs, markdown(per_class.extremes(run, lines)) + "."]
     if told := warnings(run):
         parts.append("Warnings:\n\n" + "\n".join(f"- {markdown(text)}" for text in told))
     atomic.write_text(folder / "table.md", "\n\n".join(part.strip() for part in parts if part) + "\n")

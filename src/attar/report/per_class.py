@@ -3,10 +3,12 @@
 import csv
 import io
 import statistics
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from attar.core.printable import one_line
+from attar.report import table
+from attar.report.table import Line
 from attar.stages.evaluation import PerClass
 from attar.stages.rows import Row
 from attar.stages.run import Run
@@ -34,8 +36,11 @@ def as_csv(run: Path) -> str:
     return buffer.getvalue()
 
 
-def extremes(run: Path) -> str:
-    """Return one line with the first student's best and worst classes, trained on the table's first row."""
+def extremes(run: Path, lines: Sequence[Line] = ()) -> str:
+    """Return one line with the first student's best and worst classes, trained on the table's first row.
+
+    ``lines`` are those of the table, which call the row what it is: 'random real' where the method chose real images.
+    """
     content = Run(run).per_class
     first = next(_groups(content), None)
     if first is None:
@@ -48,7 +53,9 @@ def extremes(run: Path) -> str:
     def listed(names: list[str]) -> str:
         return ", ".join(f"'{one_line(content.titles.get(name, name))}' {means[name]:.0f} %" for name in names)
 
-    return f"Classes ({row.title}, {student}): best {listed(ranked[:few])}; worst {listed(ranked[::-1][:few])}"
+    titles = {(line.row, line.student): table.title_of(line, False) for line in lines}
+    title = titles.get((str(row), student), row.title)
+    return f"Classes ({title}, {student}): best {listed(ranked[:few])}; worst {listed(ranked[::-1][:few])}"
 
 
 def first_row(run: Path) -> dict[str, list[float]]:

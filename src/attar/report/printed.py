@@ -81,7 +81,8 @@ def print_tables(runs: Sequence[Path], rows: list[Line]) -> None:
         console.print(crossed)
     for run in runs:
         about = f"{run}: " if len(runs) > 1 else ""
-        console.print(about + per_class.extremes(run), soft_wrap=True, markup=False)
+        own = rows if len(runs) == 1 else [row for row in rows if row.run == run.name]
+        console.print(about + per_class.extremes(run, own), soft_wrap=True, markup=False)
         console.print(f"{run}: {pages.elapsed(run)}", soft_wrap=True, markup=False)
         console.print(f"{about}Page: {run / 'report' / write.INDEX}", soft_wrap=True, markup=False)
         for text in pages.warnings(run):
