@@ -62,6 +62,7 @@ from attar.report.table import percent, readable_bytes
 from attar.stages import scores
 from attar.stages.label_choice import Relabel
 from attar.stages.protocols import Protocol
+from attar.stages.run import teacher_folders, teacher_in
 from attar.stages.workspace import Workspace
 from attar.store import atomic, images
 from attar.training.loop import TrainingBatch, fit
@@ -131,9 +132,13 @@ class Continual:
         self.space = Workspace(out, recipe.seed, recipe.data, recipe.execution, Log(quiet=quiet))
         self.device = self.space.device.device
         self.distilled = attar.load(run / "distilled")
-        self.teacher = teacher.load(run / "squeeze")
+        folders = teacher_folders(run / "squeeze")
+        if not folders:
+            raise attar.AttarError(f"{run} has no teacher, which labels the memory here; make a run with soft labels.")
+        self.teacher = teacher.load(folders[0])
         self.teacher.module.to(self.device)
-        self.teacher_bytes = (run / "squeeze" / teacher.WEIGHTS).stat().st_size
+        self.teacher_sha256 = teacher_in(folders[0]).weights_sha256
+        self.teacher_bytes = (folders[0] / teacher.WEIGHTS).stat().st_size
         self.recipe = recipe
         protocol = recipe.evaluate.protocol
         self.protocol = protocol.changed(training=protocol.training.changed(epochs=epochs))
@@ -150,8 +155,8 @@ class Continual:
                 chosen.extend(places[order[: int(counts[label])].numpy()].tolist())
             pixels, labels = real.take(chosen), torch.from_numpy(real.labels[chosen])
         how = self.recipe.recover
-        stored = [images.encode(image, how.image_format, how.jpeg_quality) for image in pixels]
-        pixels = torch.stack([images.decode(image) for image in stored])  # JPEG loses some, and for all rows alike
+        stored = [images.encode(image, how.image_format, how.image_quality) for image in pixels]
+        pixels = torch.stack([images.decode(image) for image in stored])  # which loses some, and for all rows alike
         return Memory(pixels.to(self.device), labels, torch.tensor([len(image) for image in stored]))
 
     def restricted(self, seen: tuple[int, ...]) -> Teacher:
@@ -221,7 +226,7 @@ class Continual:
             self.space.device.precision,
         ]
         views, mix = self.recipe.relabel.views.identity(), self.recipe.relabel.mix.identity()
-        depends += [info.images_sha256, info.teachers[0].weights_sha256, self.protocol.identity(), views, mix]
+        depends += [info.images_sha256, self.teacher_sha256, self.protocol.identity(), views, mix]
         depends += [self.recipe.evaluate.students[0], self.recipe.evaluate.student_stem]
         return self.space.out / "scores" / f"{row}-{len(seen)}-seed{seed}-{digest(depends)[:8]}.json"
 

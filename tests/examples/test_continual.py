@@ -2,6 +2,7 @@
 
 import csv
 import itertools
+import shutil
 import statistics
 from pathlib import Path
 from types import ModuleType
@@ -36,6 +37,32 @@ def out(continual: ModuleType, mini_run: Path, tmp_path_factory: pytest.TempPath
 def opened(continual: ModuleType, mini_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
     recipe, run = continual.open_run(str(mini_run), ["--execution.threads", "1"], mini_run, True)
     return continual.Continual(recipe, run, tmp_path_factory.mktemp("opened"), 2, True)
+
+
+def test_the_first_of_several_teachers_labels_and_a_run_without_one_is_refused(
+    continual: ModuleType, mini_run: Path, opened: Any, tmp_path: Path
+):
+    run = tmp_path / "run"
+    shutil.copytree(mini_run, run)
+    (run / "squeeze").rename(tmp_path / "0")
+    with pytest.raises(AttarError, match="run has no teacher, which labels the memory here"):
+        continual.Continual(opened.recipe, run, tmp_path / "out", 2, True)
+    (tmp_path / "0").rename((run / "squeeze").with_name("squeeze-0"))
+    (run / "squeeze").mkdir()
+    (run / "squeeze-0").rename(run / "squeeze" / "0")
+    found = continual.Continual(opened.recipe, run, tmp_path / "out", 2, True)
+    assert found.teacher_sha256 == opened.distilled.info.teachers[0].weights_sha256
+    assert found.teacher_bytes == opened.teacher_bytes
+    assert found.score_path("distilled", SEEN, 0).name == opened.score_path("distilled", SEEN, 0).name
+
+
+def test_a_memory_has_the_quality_of_its_format(continual: ModuleType, opened: Any, tmp_path: Path):
+    def num_bytes(**storage: Any) -> int:
+        recipe = opened.recipe.changed(recover=opened.recipe.recover.changed(image_format="webp", **storage))
+        return int(continual.Continual(recipe, tmp_path, tmp_path, 2, True).memory("distilled", 0).num_bytes.sum())
+
+    shutil.copytree(opened.distilled.folder.parent, tmp_path, dirs_exist_ok=True)
+    assert num_bytes(webp_quality=20) < num_bytes(webp_quality=95)
 
 
 def test_every_step_has_a_line_for_every_memory(out: Path):
