@@ -153,7 +153,7 @@ def test_the_size_is_told_before_labels_are_written(recovered: Path, capsys):
     recipe = with_labels(pool_epochs=2, codec={"kind": "topk", "k": 3})
     pipeline.run(recipe, recovered, stage="relabel")
     said = " ".join(capsys.readouterr().err.split())
-    assert "relabel 2 epochs of 20 images in a pool, top 3, rest spread: at most 2.98 kB of labels" in said
+    assert "relabel 2 epochs of 20 images in a pool, top 3, rest spread: at most 3 kB of labels" in said
 
 
 def test_a_full_disk_is_foreseen(recovered: Path, monkeypatch):
