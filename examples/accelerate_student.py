@@ -7,6 +7,7 @@ The first argument is what attar.load takes: a run, a distilled folder, or a set
 """
 
 import argparse
+import sys
 from collections.abc import Sequence
 
 import torch
@@ -51,4 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except attar.AttarError as error:
+        sys.exit(f"accelerate_student.py: {error}")

@@ -8,6 +8,7 @@ come through a plain DataLoader: each item is a view of an image with the teache
 """
 
 import argparse
+import sys
 from collections.abc import Sequence
 
 import lightning  # pyright: ignore[reportMissingImports]
@@ -81,4 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except attar.AttarError as error:
+        sys.exit(f"lightning_student.py: {error}")

@@ -9,6 +9,7 @@ probabilities in place of Mixup's targets. The first argument is what attar.load
 
 # pyright: reportPrivateImportUsage=false
 import argparse
+import sys
 from collections.abc import Sequence
 
 import timm
@@ -60,4 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except attar.AttarError as error:
+        sys.exit(f"timm_student.py: {error}")

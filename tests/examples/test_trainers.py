@@ -1,6 +1,8 @@
 """The trainers of other packages learn from a distilled set's soft labels."""
 
 import importlib
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -8,6 +10,8 @@ import pytest
 import torch
 
 import attar
+from attar.store import sealed
+from conftest import edit_json
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -43,3 +47,15 @@ def test_students_come_closer_to_the_teacher(trainer: str, mini_run: Path, monke
     networks = [one.network if trainer == "lightning" else one[0] for one in found]
     short, long = (divergence(network, mini_run) for network in networks)
     assert long < short
+
+
+def test_a_set_without_soft_labels_is_refused_in_a_sentence(mini_run: Path, tmp_path: Path):
+    pytest.importorskip("timm")
+    shutil.copytree(mini_run / "distilled", tmp_path / "set")
+    labels = sealed.read_json(tmp_path / "set" / "dataset.json", "")["labels"]
+    edit_json(tmp_path / "set" / "dataset.json", labels={**labels, "mode": "none", "scored": "hard"}, teachers=[])
+    command = [sys.executable, str(EXAMPLES / "timm_student.py"), str(tmp_path / "set")]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ended.returncode == 1
+    assert ended.stderr.startswith(f"timm_student.py: {tmp_path / 'set'} has no soft labels")
+    assert ended.stderr.count("\n") == 1
