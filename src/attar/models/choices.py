@@ -46,7 +46,16 @@ class CommitteeChoice(Votes):
         return batch | self.idle_votes(self.policy, "--policy")
 
 
-def upgraded_committee(made: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a committee's settings under today's names; ``made`` may have the names used until 26 November 2026."""
-    renamed = {"ensemble": "policy", "teacher_weights": "weights"}
-    return {renamed.get(key, key): value for key, value in made.items()}
+FORMER_COMMITTEE = "voices"
+"""Key of the committee in settings of labels that were written before 26 November 2026."""
+_RENAMED = {"ensemble": "policy", "teacher_weights": "weights"}
+"""Settings of a committee by the names that they had then."""
+
+
+def with_committee(labels: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return settings of labels, as a file has them, with the committee under its key and names of today."""
+    former = labels.get(FORMER_COMMITTEE)
+    if not isinstance(former, Mapping):
+        return labels
+    committee = {_RENAMED.get(key, key): value for key, value in former.items()}
+    return {key: value for key, value in labels.items() if key != FORMER_COMMITTEE} | {"committee": committee}

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, Self
 import pydantic
 
 from attar.core.config import BY_CONTENT, NO_EFFECT, Config, worded
-from attar.models.choices import CommitteeChoice, Stem, StoredPrecision, upgraded_committee
+from attar.models.choices import CommitteeChoice, Stem, StoredPrecision, with_committee
 from attar.ops.choices import AUGMENTATIONS, Augmentation, Codec, LookChoice, MixChoice, ViewChoice
 from attar.stages.protocol import Protocol
 from attar.stages.protocols import PROTOCOLS, protocol_named
@@ -189,16 +189,14 @@ class Relabel(Config):
     def upgraded(cls, made: Mapping[str, Any]) -> Mapping[str, Any]:
         """Return the settings of an earlier manifest under their names of today.
 
-        They had the committee under the key 'voices', and the number of teachers after the first under 'teachers'.
+        Those that name the committee otherwise give the number of teachers after the first under 'teachers'.
         """
-        if "voices" not in made:
+        found = with_committee(made)
+        if found is made:
             return made
-        committee = upgraded_committee(made["voices"])
-        if further := made.get("teachers"):  # their number
-            committee["members"] = list(range(1 + further))
-        return {key: value for key, value in made.items() if key not in ("voices", "teachers")} | {
-            "committee": committee
-        }
+        members = {"members": list(range(1 + further))} if (further := made.get("teachers")) else {}
+        kept = {key: value for key, value in found.items() if key != "teachers"}
+        return kept | {"committee": found["committee"] | members}
 
     @property
     def stored_epochs(self) -> int:

@@ -8,7 +8,7 @@ import pydantic
 
 from attar.core.config import Config
 from attar.core.errors import AttarError
-from attar.models.choices import CommitteeChoice, StoredPrecision, upgraded_committee
+from attar.models.choices import CommitteeChoice, StoredPrecision, with_committee
 from attar.ops.choices import PLAIN, Storage
 from attar.ops.mixing import MixChoice
 from attar.ops.replay import LookChoice
@@ -125,9 +125,8 @@ class DatasetInfo(Config):
             for name in values.get("further_teachers", ())
         ]
         labels = values.get("labels")
-        if isinstance(labels, Mapping) and isinstance(former := labels.get("voices"), Mapping):
-            labels = {key: value for key, value in labels.items() if key != "voices"}
-            labels["committee"] = upgraded_committee(former)
+        if isinstance(labels, Mapping):
+            labels = with_committee(labels)
         return kept | {"format": 2, "teachers": [first, *others], "labels": labels}
 
 

@@ -16,7 +16,7 @@ from attar.core.elapsed import Elapsed
 from attar.core.errors import AttarError
 from attar.core.legacy import legacy_identity
 from attar.models import build
-from attar.models.choices import CommitteeChoice
+from attar.models.choices import FORMER_COMMITTEE, CommitteeChoice
 from attar.ops.choices import MixChoice
 from attar.ops.metrics import Measured
 from attar.stages.choices import Relabel
@@ -38,7 +38,7 @@ _NOT_TRAINING = {"name", "version", "learning_rates", "cosine_stretches", "learn
 """Protocol settings that do not change this student's training."""
 _SOFT_ONLY = {"loss", "temperature", "temperature_squared", "hard_weight", "hard_classes"}
 """Protocol settings that have no effect with hard labels."""
-_NOT_VIEWS = {"mode", "codec", "batch_size", "teachers", "voices", "committee"}
+_NOT_VIEWS = {"mode", "codec", "batch_size", "teachers", FORMER_COMMITTEE, "committee"}
 """Relabel settings that change logits but not views."""
 
 
