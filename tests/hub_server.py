@@ -58,6 +58,7 @@ class Hub:
     """Refuse further large files after so many."""
     refused_owner: str = ""
     """Owner under which the token may not write."""
+    counting: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
 
 def files_hash(data: bytes) -> str:
@@ -168,13 +169,13 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_PUT(self) -> None:
         data, oid = self._body(), self.path.rpartition("/")[2]
-        if self.hub.break_after is not None and len(self.hub.puts) >= self.hub.break_after:
-            self._answer(403, {"error": "the connection broke"})
-            return
         assert hashlib.sha256(data).hexdigest() == oid
-        self.hub.objects[oid] = data
-        self.hub.puts.append(oid)
-        self._answer(200)
+        with self.hub.counting:  # the client sends several files at once
+            broken = self.hub.break_after is not None and len(self.hub.puts) >= self.hub.break_after
+            if not broken:
+                self.hub.objects[oid] = data
+                self.hub.puts.append(oid)
+        self._answer(403 if broken else 200, {"error": "the connection broke"} if broken else {})
 
     def _commit(self, name: str, lines: list[dict[str, Any]]) -> None:
         if (repository := self._find(name)) is None:
