@@ -320,3 +320,24 @@ def test_a_plan_with_hard_labels_speaks_of_no_soft_ones(pictures: Path, capsys: 
     assert "Labels: hard, the class of each image" in plan
     assert "Soft labels" not in plan
     assert "students use hard labels" in plan
+
+
+@pytest.mark.parametrize(
+    ("typed", "mode", "teacher"),
+    [
+        ("--squeeze.weights own.pt --squeeze.architecture resnet18", "online", "1 of your own"),
+        ("--squeeze.weights own.pt", "online", "1 of your own"),
+        ("--squeeze.weights own.pt --squeeze.architecture resnet18 --budget 20kB", "none", "1 of your own"),
+        ("--squeeze.architecture resnet18", "none", "1, 60 epochs"),
+    ],
+)
+def test_teachers_that_are_named_count_with_their_bytes(typed, mode, teacher, capsys, tmp_path):
+    draws = np.random.default_rng(0)
+    for index in range(120):
+        path = tmp_path / "pictures" / f"bird{index % 2}" / f"{index}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(draws.integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(path)
+    found = begin.chosen(split("show", [str(tmp_path / "pictures"), "--data.size", "32", "--quiet", *typed.split()]))
+    assert found.recipe.relabel.mode == mode
+    assert next(one.choice for one in found.reasons if one.what == "teacher") == teacher
+    assert found.recipe.squeeze.members == ()

@@ -39,6 +39,8 @@ def test_tensors_are_distilled_and_the_call_can_be_repeated(digits, tmp_path):
     assert distilled.classes == tuple("0123456789")
     real = {image.numpy().tobytes() for image in (digits[0] * 255).round().to(torch.uint8).expand(-1, 3, -1, -1)}
     assert all(image.numpy().tobytes() in real for image in distilled.images)
+    (page,) = (tmp_path / "run" / "report").glob("*.html")
+    assert "<code>attar.distil(DATA, out=&#39;runs/again&#39;, recipe=&#39;recipe.yaml&#39;)</code>" in page.read_text()
     times = {path: path.stat().st_mtime_ns for path in (tmp_path / "run" / "squeeze").iterdir()}
     attar.distil(digits, out=tmp_path / "run", recipe=quick(), ipc=3, name="my digits", quiet=True)
     assert all(path.stat().st_mtime_ns == before for path, before in times.items())
@@ -78,6 +80,35 @@ def test_own_teachers_replace_the_chosen_ones(digits, asked, tmp_path):
     recipe, _, more = asked[0]
     assert more["teacher"] is network
     assert recipe.squeeze.members == ()
+
+
+def test_the_bytes_of_an_own_teacher_decide_on_labels(asked, tmp_path, capsys):
+    draws = torch.Generator().manual_seed(0)
+    pictures = torch.randint(0, 256, (120, 3, 32, 32), generator=draws, dtype=torch.uint8), torch.arange(120) % 2
+    with torch.random.fork_rng():
+        network = nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 1000), nn.Linear(1000, 2))
+    attar.distil(pictures, out=tmp_path / "free", teacher=network)
+    assert asked[0][0].relabel.mode == "online"
+    attar.distil(pictures, out=tmp_path / "bound", teacher=network, budget="30kB")
+    assert asked[1][0].relabel.mode == "none"
+    reasons = (tmp_path / "bound" / "chosen.yaml").read_text()
+    assert "# teacher: 1 of your own (shows what" in reasons
+    assert "# labels: hard (labels by your own teacher would take 3.08 MB, and a set may take 30 kB)" in reasons
+    assert "attar.distil(DATA, out=FOLDER, recipe='chosen.yaml')" in reasons
+    printed = " ".join(capsys.readouterr().err.split())
+    assert "change it and give it to attar.distil as its recipe" in printed
+    with pytest.raises(AttarError, match="teacher must be a torch.nn.Module or a list of them, not a str"):
+        attar.distil(pictures, out=tmp_path / "no", teacher="resnet18")  # pyright: ignore[reportArgumentType]
+
+
+def test_a_folder_of_another_budget_is_continued_from_python(digits, asked, tmp_path):
+    attar.distil(digits, out=tmp_path / "run", budget=50_000, quiet=True)
+    (tmp_path / "run" / "squeeze").mkdir()
+    (tmp_path / "run" / "squeeze" / "teacher.safetensors").write_bytes(b"begun")
+    with pytest.raises(AttarError, match=r"continue it with recipe='.*chosen.yaml' \(ipc=N adds images\)"):
+        attar.distil(digits, out=tmp_path / "run", budget=60_000, quiet=True)
+    attar.distil(digits, out=tmp_path / "run", recipe=str(tmp_path / "run" / "chosen.yaml"), quiet=True)
+    assert asked[-1][0].plain() == asked[0][0].plain()
 
 
 @pytest.mark.parametrize(

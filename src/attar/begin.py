@@ -17,6 +17,7 @@ from attar.core.console import SafeConsole
 from attar.core.errors import AttarError
 from attar.core.printable import one_line
 from attar.data.braces import names_files
+from attar.data.choice import IN_MEMORY
 from attar.data.survey import Survey
 from attar.methods import random
 from attar.recipes import reasons
@@ -149,7 +150,10 @@ def _from_pictures(verb: str, given: Arguments, console: Console, prog: str) -> 
         raise AttarError(found.stops)
     others = [(flag, values) for flag, values in given.settings if key_of(flag) != _NUMBER]  # which the choice has
     base, found = found.recipe, with_settings(found, changed_by(found.recipe, others, prog))
-    how = f"Change what you like, then: attar run {FILE} --out FOLDER"
+    again = f"attar run {FILE} --out FOLDER"
+    if given.recipe.startswith(IN_MEMORY):
+        again = f"attar.distil(DATA, out=FOLDER, recipe='{FILE}')"
+    how = f"Change what you like, then: {again}"
     header = "\n".join([f"{_FOR}{words}", *([f"{_TYPED}{typed}"] if typed else []), how, found.header()])
     if ranks.is_first():
         if verb == "plan":
@@ -160,17 +164,18 @@ def _from_pictures(verb: str, given: Arguments, console: Console, prog: str) -> 
         if typed:
             console.print(f"With the settings that you typed: {typed}", markup=False, soft_wrap=True)
         if path is not None and verb not in _NOTHING_MADE:
-            _keep(path, found.recipe.to_yaml(header), console)
+            _keep(path, found.recipe.to_yaml(header), given.recipe, console)
     return base, found.recipe, header
 
 
-def _keep(path: Path, text: str, console: Console) -> None:
+def _keep(path: Path, text: str, source: str, console: Console) -> None:
     """Write the chosen recipe into the run's folder."""
     from attar.store import atomic
 
     path.parent.mkdir(parents=True, exist_ok=True)
     atomic.write_text(path, text)
-    console.print(f"This recipe is in {path}: change it and run it.", markup=False, soft_wrap=True)
+    how = "give it to attar.distil as its recipe" if source.startswith(IN_MEMORY) else "run it"
+    console.print(f"This recipe is in {path}: change it and {how}.", markup=False, soft_wrap=True)
 
 
 def choose_for(source: Path | str, *, budget: int | str = "", ipc: int | None = None) -> Chosen:
@@ -206,12 +211,15 @@ def chosen(given: Arguments) -> Chosen:
     threads = typed.execution.threads or torch.get_num_threads()
     asked = {key_of(flag): values for flag, values in given.settings}
     ipc = given.ipc or " ".join(asked.get(_NUMBER, ()))
+    own_teachers, teacher_bytes = _typed_teachers(given, len(found.classes), data.size)
     wishes = Wishes(
         budget=bytes_of(given.budget) if given.budget else None,
         ipc=_number(ipc) if ipc else None,
         size=data.size if "data.size" in asked else None,
         skips=data.on_corrupt == "skip",
         every_class="data.classes" in asked,
+        own_teachers=own_teachers,
+        teacher_bytes=teacher_bytes,
         distil=any(map(_distils, asked)),
         holdout=data.holdout if "data.holdout" in asked else None,
         gpu=gpu,
@@ -220,6 +228,28 @@ def chosen(given: Arguments) -> Chosen:
     folder = Path(source).expanduser()
     local = (folder.is_dir() and source not in KNOWN) or (names_files(source) and not is_address(source))
     return choose(str(folder.absolute()) if local else source, found, wishes)
+
+
+def _typed_teachers(given: Arguments, num_classes: int, size: int) -> tuple[tuple[int, ...], int]:
+    """Return the bytes of each teacher whose weights the settings name, and those of a teacher that is trained here.
+
+    The first are () if one is trained here. 0 stands for a network that is not named, which is the chosen one.
+    """
+    typed = [(flag, values) for flag, values in given.settings if key_of(flag).startswith("squeeze.")]
+    asked = {key_of(flag).removeprefix("squeeze.") for flag, _ in typed}
+    if asked.isdisjoint(("architecture", "weights", "members")):
+        return given.own_teachers, 0
+    from attar.models import compact
+    from attar.plan.calibrate import untrained_network
+
+    base = _stand_in(given.recipe)
+    base = base.changed(squeeze=base.squeeze.changed(members=()))
+    usual, each = base.squeeze.architecture, changed_by(base, typed, f"attar run {given.recipe}").squeeze.each
+    built = [untrained_network(one, size, num_classes) for one in each]
+    sizes = tuple(0 if name == usual else compact.stored_bytes(net.state_dict(), "int8") for net, name, _ in built)
+    if all(one.weights for one in each):
+        return sizes, 0
+    return given.own_teachers, max(sizes)
 
 
 def print_reasons(found: Chosen, console: Console, with_time: bool = True) -> None:
@@ -261,6 +291,11 @@ def _begun(path: Path, words: str, typed: str) -> tuple[str, int] | None:
     before, now = (_IPC.search(each) for each in (begun, words))
     if before and now and _IPC.sub("", begun) == _IPC.sub("", words) and int(now[1]) > int(before[1]):
         return "\n".join(header), int(now[1])
+    if words.startswith(IN_MEMORY):
+        raise AttarError(
+            f"{path.parent} was begun for '{begun}', and not for '{words}'; choose another folder for out, or continue "
+            f"it with recipe='{path}' (ipc=N adds images)."
+        )
     raise AttarError(
         f"{path.parent} was begun for '{begun}', and not for '{words}'; choose another --out, or continue it by: "
         f"attar run {path} --out {path.parent} (--recover.ipc N adds images)."

@@ -206,7 +206,7 @@ def _report(arguments: list[str]) -> None:
     )
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="write web pages of the runs here; open index.html")
     parser.add_argument("--ranking", action="store_true", help="print DD-Ranking's scores instead of the tables")
-    options = parser.parse_intermixed_args(arguments)
+    options = parser.parsed(arguments)
     if options.csv and options.csv.suffix == ".json":
         raise AttarError(f"--csv {options.csv} would be overwritten by the manifests; use a name that ends with .csv.")
     if options.out and (options.ranking or options.out.is_file()):

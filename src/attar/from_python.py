@@ -10,6 +10,8 @@ from attar import begin, pipeline
 from attar.core.errors import AttarError
 from attar.core.log import Log
 from attar.data import given
+from attar.models import compact
+from attar.models.committee import modules_of
 from attar.pipeline import Result
 from attar.recipes.arguments import Arguments
 from attar.recipes.catalogue import recipe_named
@@ -73,10 +75,9 @@ def _run(
             ipc=str(ipc or ""),
             quiet=quiet,
             settings=(("--data.size", [str(size)]),) if size else (),
+            own_teachers=tuple(_stored_bytes(module) for module in modules_of(teacher)),
         )
         made, _ = begin.recipe_of("run", asked)
-        if teacher is not None:
-            made = made.changed(squeeze=made.squeeze.changed(members=()))
     else:
         if budget is not None:
             raise AttarError("budget is for the recipe that attar chooses; leave out recipe, or set ipc instead.")
@@ -84,3 +85,9 @@ def _run(
         data = made.data.changed(source=source, **({"size": size} if size else {}))
         made = made.changed(data=data, recover=made.recover.changed(ipc=ipc or made.recover.ipc))
     return pipeline.run(made, out, teacher=teacher, quiet=quiet)
+
+
+def _stored_bytes(module: nn.Module) -> int:
+    if not isinstance(module, nn.Module):
+        raise AttarError(f"teacher must be a torch.nn.Module or a list of them, not a {type(module).__name__}.")
+    return compact.stored_bytes(module.state_dict(), "int8")

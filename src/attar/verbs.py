@@ -24,7 +24,7 @@ def _export(arguments: list[str]) -> list[str]:
         metavar="N",
         help="layout fkd only: images per file of labels; default: the batch size that the labels were made for",
     )
-    options = parser.parse_intermixed_args(arguments)
+    options = parser.parsed(arguments)
     if options.layout not in LAYOUTS:
         raise plugin.unknown("layout", options.layout, LAYOUTS)
     if options.out is None:
@@ -49,7 +49,7 @@ def _push(arguments: list[str]) -> list[str]:
         help="the dataset on the Hub, made if it does not exist; or an address: s3://BUCKET/FOLDER, file:///FOLDER",
     )
     parser.add_argument("--private", action="store_true", help="make a dataset that only you and ORG can see")
-    options = parser.parse_intermixed_args(arguments)
+    options = parser.parsed(arguments)
     from attar import share
     from attar.store import objects
 
@@ -71,7 +71,7 @@ def _pull(arguments: list[str]) -> list[str]:
     )
     parser.add_argument("--out", type=Path, default=None, metavar="FOLDER", help="the new folder to write")
     parser.add_argument("--revision", default="", metavar="NAME", help="a branch, tag or commit; default: the newest")
-    options = parser.parse_intermixed_args(arguments)
+    options = parser.parsed(arguments)
     if options.out is None:
         raise AttarError(f"'attar pull {options.name}' needs a folder to write; add --out FOLDER.")
     from attar import share

@@ -244,6 +244,29 @@ def test_more_bytes_bring_more_images_and_at_last_labels_by_teachers():
     assert made[2].recover.ipc < made[3].recover.ipc
 
 
+def test_own_teachers_label_and_their_bytes_count():
+    few = found(*[300] * 10, sizes=((32, 32),), num_val=1000)
+    mine = chosen(few, size=32, own_teachers=(11_000_000,))
+    assert (mine.made.labels, mine.recipe.method, mine.recipe.squeeze.members) == ("soft", "attar", ())
+    assert why(mine, "teacher") == "1 of your own: moves the images and labels"
+    assert why(mine, "labels").startswith("soft: made by your own teacher while students train; stored with the images")
+    assert why(mine, "time").startswith("not known")
+    assert mine.made.num_bytes > 11_000_000
+    assert "or use a smaller teacher: your own teacher takes most of it" in mine.warnings[0]
+    budgeted = chosen(few, size=32, own_teachers=(11_000_000,), budget=500_000)
+    assert budgeted.made.labels == "hard"
+    assert why(budgeted, "labels") == "hard: labels by your own teacher would take 11 MB, and a set may take 500 kB"
+    assert why(budgeted, "teacher") == "1 of your own: shows what all real pictures are worth"
+    named = chosen(few, size=32, teacher_bytes=11_000_000)
+    assert why(named, "labels").startswith(
+        "hard: labels by three teachers would take 33 MB, and all real pictures only"
+    )
+    usual = chosen(few, size=32, own_teachers=(0, 0))
+    assert usual.made.teacher_bytes == 2 * usual.made.network.stored_bytes(10)
+    assert why(usual, "teachers") == "2 of your own: the first moves the images and labels"
+    assert why(usual, "time").startswith("about")
+
+
 def test_a_budget_that_holds_nothing_is_refused_with_the_least():
     with pytest.raises(AttarError, match=r"5 kB hold no image of each of 10 classes; the least is about .* kB"):
         chosen(CIFAR, budget=5000)

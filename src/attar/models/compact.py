@@ -37,6 +37,11 @@ def encoded(state: Mapping[str, Tensor], precision: StoredPrecision) -> dict[str
     return found
 
 
+def stored_bytes(state: Mapping[str, Tensor], precision: StoredPrecision) -> int:
+    """Return the bytes of a network's values as they are stored, without the file's header."""
+    return sum(tensor.nbytes for tensor in encoded(state, precision).values())
+
+
 def decoded(state: Mapping[str, Tensor], precision: str, path: Path) -> dict[str, Tensor]:
     """Return the state of a network whose file has this precision; ``path`` is the file, for errors.
 

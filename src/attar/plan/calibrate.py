@@ -12,13 +12,14 @@ from pathlib import Path
 
 import torch
 from jaxtyping import UInt8
-from torch import Tensor
+from torch import Tensor, nn
 
 from attar.core.device import Device, Execution, resolve
 from attar.core.randomness import generator
 from attar.core.stopwatch import NUM_STEADY, NUM_WARM, PATIENCE_SECONDS, Pace, fair_clock
 from attar.models import build, record
 from attar.models import teacher as teachers
+from attar.models.choices import Stem
 from attar.models.committee import Committee
 from attar.models.teacher import Teacher
 from attar.ops import replay
@@ -196,8 +197,19 @@ def seconds_per_image(work: Work, batch_size: int, run: Callable[[int, Pace], No
 def untrained_teacher(work: Work, index: int = 0) -> Teacher:
     """Return one of the recipe's teachers with random weights, on the device; raises AttarError if it cannot be
     built."""
-    config = work.squeeze.each[index]
-    name, stem, size = config.architecture, config.stem, work.size
+    size, num_classes = work.size, work.num_classes
+    network, name, stem = untrained_network(work.squeeze.each[index], size, num_classes)
+    build.check_forward(network, size, num_classes, name=name)
+    stem = build.resolve_stem(name, size, stem)
+    return Teacher(network.to(work.device.device), name, stem, tuple(map(str, range(num_classes))), NORMALISATION, size)
+
+
+def untrained_network(config: Squeeze, size: int, num_classes: int) -> tuple[nn.Module, str, Stem]:
+    """Return a teacher's network with random weights, its architecture and its stem; for images of ``size`` pixels.
+
+    Raises AttarError if it cannot be built.
+    """
+    name, stem = config.architecture, config.stem
     file = Path(config.weights).expanduser()
     if folder := squeeze_folder(config.weights):
         path = folder / teachers.RECORD
@@ -206,11 +218,7 @@ def untrained_teacher(work: Work, index: int = 0) -> Teacher:
         name, stem = found.architecture, found.stem
     elif config.weights and stem == "auto" and not file.is_file():
         stem = "standard"  # which published weights have
-    network = build.build(name, work.num_classes, size, stem=stem, seed=0)
-    build.check_forward(network, size, work.num_classes, name=name)
-    classes = tuple(map(str, range(work.num_classes)))
-    stem = build.resolve_stem(name, size, stem)
-    return Teacher(network.to(work.device.device), name, stem, classes, NORMALISATION, size)
+    return build.build(name, num_classes, size, stem=stem, seed=0), name, stem
 
 
 def _training_seconds(

@@ -67,7 +67,7 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--out", type=Path, default=Path("runs"), metavar="FOLDER", help=out)
     parser.add_argument("--compile", action="store_true", help="also compile a small function, which takes a minute")
     parser.add_argument("--json", action="store_true", help="print it for programs")
-    options = parser.parse_args(list(arguments))
+    options = parser.parsed(list(arguments))
     found = examine(options.out, options.compile)
     if options.json:
         print(json.dumps(found.plain(), indent=2))

@@ -127,8 +127,8 @@ class _Reckoned:
                 return info.label_bytes
         asked = choose(len(self.modules) or len(self.work.squeeze.each), config.committee.members, "")
         if self.modules:
-            states = (compact.encoded(self.modules[index].state_dict(), config.teacher_precision) for index in asked)
-            return sum(tensor.nbytes for state in states for tensor in state.values())
+            states = (self.modules[index].state_dict() for index in asked)
+            return sum(compact.stored_bytes(state, config.teacher_precision) for state in states)
         with tempfile.TemporaryDirectory() as folder:
             for index in asked:
                 teacher = replace(untrained_teacher(self.work, index), classes=self.real.classes)

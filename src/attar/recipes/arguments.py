@@ -54,6 +54,8 @@ class Arguments:
     """The word after ``--help``; '' without a word, None if no help is requested."""
     settings: tuple[Pair, ...] = ()
     """All other flags, in the order typed."""
+    own_teachers: tuple[int, ...] = ()
+    """Bytes of each network that a program hands over as a teacher, as it is stored."""
 
 
 def split(verb: str, words: list[str]) -> Arguments:

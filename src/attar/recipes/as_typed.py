@@ -35,7 +35,7 @@ def _told(one: Reason, before: Recipe[Any], now: Recipe[Any], made: ChosenSet, s
     """Return a choice as it is with the settings typed."""
     if one.what == reasons.TIME:
         if now.squeeze.architecture != before.squeeze.architecture:
-            return Reason(one.what, "not known", "it is reckoned for the chosen network only; 'attar plan' measures")
+            return Reason(one.what, "not known", reasons.ONLY_CHOSEN)
         return reasons.time(made, speed)
     if one.what not in _ROWS:
         return one

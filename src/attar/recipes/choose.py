@@ -64,6 +64,10 @@ class Wishes:
     """Leave out pictures that cannot be read, where a run would stop at them."""
     every_class: bool = False
     """Keep classes with few pictures, too."""
+    own_teachers: tuple[int, ...] = ()
+    """Bytes of each teacher that the user brings, as it is stored; 0 if it is of the chosen network."""
+    teacher_bytes: int = 0
+    """Bytes of each teacher that is trained, as it is stored, if the user named its network."""
     distil: bool = False
     """Distil even where the budget holds most of the real pictures."""
     gpu: bool = False
@@ -179,6 +183,7 @@ def _at(
         kind = network_cost.format_for(network.size)
         picture_bytes = network_cost.row_bytes(found.stored_bytes(network.size, kind, network_cost.QUALITY))
     base = ChosenSet(network, "hard", 0, classes, sum(train), wishes.gpu, picture_bytes)
+    base = replace(base, own_teachers=wishes.own_teachers, named_bytes=wishes.teacher_bytes)
     if wishes.budget is not None:
         return _within(base, min(train), wishes, wishes.budget)
     ipc, why_ipc = _usual(base, min(train), wishes.ipc)
@@ -228,17 +233,18 @@ def _labels(soft: ChosenSet, budget: int | None) -> tuple[Labels, str]:
     ``soft`` is the set that would be made with them.
     """
     size, teachers = readable_bytes(soft.all_bytes), readable_bytes(soft.teacher_bytes)
+    who = reasons.labellers(soft)
     if soft.size <= TINY:
         return "hard", "for tiny pictures soft labels lost at every budget (docs/methods.md)"
     if budget is not None and (not soft.ipc or soft.teacher_bytes > 0.8 * budget):
-        return (
-            "hard",
-            f"the three teachers that would label take {teachers}, and a set may take {readable_bytes(budget)}",
-        )
+        return "hard", f"labels by {who} would take {teachers}, and a set may take {readable_bytes(budget)}"
+    made = f"made by {who} while students train; stored with the images they take {teachers}"
+    if budget is None and soft.own_teachers:
+        return "soft", made
     most = soft.all_bytes * (WORTHWHILE if budget is None else WORTHWHILE_BYTES)
     if soft.num_bytes > most or (budget is not None and soft.teacher_bytes > most / 2):
-        return "hard", f"teachers that label take {teachers}, and all real pictures only about {size}"
-    return "soft", f"three small teachers label while students train; they are stored and take {teachers}"
+        return "hard", f"labels by {who} would take {teachers}, and all real pictures only about {size}"
+    return "soft", made
 
 
 def _usual(made: ChosenSet, smallest: int, asked: int | None) -> tuple[int, str]:
@@ -305,7 +311,7 @@ def _recipe(
             architecture=made.network.name,
             training=training,
             views=views,
-            members=(Member(), Member(), Member(training=weak)) if soft else (),
+            members=(Member(), Member(), Member(training=weak)) if soft and not made.own_teachers else (),
         ),
         recover=_method(made, mirrored, found.grey),
         relabel=relabel_section(

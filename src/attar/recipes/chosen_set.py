@@ -33,6 +33,10 @@ class ChosenSet:
     gpu: bool
     picture_bytes: int
     """Mean bytes of a real training picture at this size, about."""
+    own_teachers: tuple[int, ...] = ()
+    """Bytes of each teacher that the user brings, as it is stored; 0 if it is of the chosen network, () to train them."""
+    named_bytes: int = 0
+    """Bytes of each other teacher, if the user named its network; 0 if it is of the chosen one."""
     real: bool = False
     """Whether the images are real pictures as they are, because the budget holds most of these."""
     recipe: Recipe[Any] | None = None
@@ -49,7 +53,10 @@ class ChosenSet:
     @property
     def teacher_bytes(self) -> int:
         """Bytes of the teachers that label, at most."""
-        return 0 if self.labels == "hard" else NUM_TEACHERS * self.network.stored_bytes(len(self.classes))
+        if self.labels == "hard":
+            return 0
+        usual = self.named_bytes or self.network.stored_bytes(len(self.classes))
+        return sum(own or usual for own in self.own_teachers or [usual] * NUM_TEACHERS)
 
     @property
     def num_bytes(self) -> int:
@@ -86,6 +93,8 @@ class ChosenSet:
         """Epochs of every teacher that is trained; the third of three sees a sixth of the others' epochs."""
         if self.recipe is not None:
             return tuple(each.training.epochs for each in self.recipe.squeeze.each if not each.weights)
+        if self.own_teachers:
+            return ()
         weak = max(1, round(self.teacher_epochs / 6))
         return (self.teacher_epochs, self.teacher_epochs, weak) if self.labels == "soft" else (self.teacher_epochs,)
 
@@ -143,7 +152,7 @@ class ChosenSet:
         passes = 3.0 * self.num_train * sum(self.teachers_epochs)
         num_rows = 5 if self.labels == "soft" else 1 if self.real else 3
         students = num_rows * self.num_students * self.student_epochs * self.num_images
-        passes += students * (3 + (NUM_TEACHERS * 0.4 if self.labels == "soft" else 0))
+        passes += students * (3 + (len(self.own_teachers or range(NUM_TEACHERS)) * 0.4 if self.labels == "soft" else 0))
         if self.method == "dm":
             passes += self.iterations * (3 * self.num_images + len(self.classes) * self.real_batch)
         else:

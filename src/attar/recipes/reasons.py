@@ -13,6 +13,7 @@ from attar.recipes.chosen_set import FEWEST, MANY, NUM_SEEDS, TINY, ChosenSet
 
 TIME = "time"
 """The row of the run's time."""
+ONLY_CHOSEN = "it is reckoned for the chosen network only; 'attar plan' measures"
 
 
 @dataclass(frozen=True)
@@ -89,14 +90,27 @@ def network(made: ChosenSet) -> Reason:
     return Reason("network", made.network.name, "standard stem (7x7, stride 2), which suits images of 224 pixels")
 
 
+def labellers(made: ChosenSet) -> str:
+    """The teachers that label, or would."""
+    if not made.own_teachers:
+        return "three teachers" if made.named_bytes else "three small teachers"
+    own = len(made.own_teachers)
+    return "your own teacher" if own == 1 else f"your own {own} teachers"
+
+
 def teachers(made: ChosenSet) -> Reason:
     epochs = made.teacher_epochs
+    moves = "moves the images and " * (made.method == "attar")
+    if own := len(made.own_teachers):
+        does = f"{moves}labels" if made.labels == "soft" else f"{moves}shows what all real pictures are worth"
+        return Reason(
+            "teachers" if own > 1 else "teacher", f"{own} of your own", does if own == 1 else f"the first {does}"
+        )
     steps = f"{epochs * math.ceil(made.num_train / made.batch_size):,} steps for {made.num_train:,} pictures"
     if made.labels == "soft":
         first, second, weak = made.teachers_epochs
         return Reason("teachers", f"3, of {first}, {second} and {weak} epochs", f"{steps}; all three label")
-    does = "moves the images and " * (made.method == "attar") + "shows what all real pictures are worth"
-    return Reason("teacher", f"1, {epochs} epochs", f"{steps}; it {does}")
+    return Reason("teacher", f"1, {epochs} epochs", f"{steps}; it {moves}shows what all real pictures are worth")
 
 
 def why_method(made: ChosenSet) -> str:
@@ -132,7 +146,9 @@ def students(made: ChosenSet) -> Reason:
 
 
 def time(made: ChosenSet, speed: float) -> Reason:
-    """``speed`` is in operations a second."""
+    """``speed`` is in operations a second. The time of another network than the chosen one is not known."""
+    if any(made.own_teachers) and (made.labels == "soft" or made.method == "attar"):
+        return Reason(TIME, "not known", ONLY_CHOSEN)
     minutes, device = made.operations() / speed / 60, "GPU" if made.gpu else "CPU"
     return Reason(
         TIME, f"about {hours(minutes)}", f"reckoned for this {device} from the arithmetic; 'attar plan' measures"
@@ -181,7 +197,11 @@ def _no_smaller(made: ChosenSet, budget: int | None) -> tuple[str, ...]:
     if budget and budget > made.all_bytes:
         return (f"{readable_bytes(budget)} hold all {of}: keep those, or lower --budget",)
     if made.num_bytes > made.all_bytes:
-        return (f"all {of} take no more than this set: keep those, or lower --{'budget' if budget else 'ipc'}",)
+        if made.teacher_bytes > made.all_bytes:
+            other = f"use a smaller teacher: {labellers(made)} take{'s' * (len(made.own_teachers) == 1)} most of it"
+        else:
+            other = f"lower --{'budget' if budget else 'ipc'}"
+        return (f"all {of} take no more than this set: keep those, or {other}",)
     return ()
 
 

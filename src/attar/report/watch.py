@@ -37,7 +37,7 @@ def main(arguments: Sequence[str]) -> None:
     parser = Parser("attar watch", "Show how far a run is, from its log files. Ctrl-C ends the screen, not the run.")
     parser.add_argument("run", type=Path, metavar="FOLDER", help="the --out folder of a run, also one that has ended")
     parser.add_argument("--once", action="store_true", help="show the present state and end")
-    options = parser.parse_intermixed_args(list(arguments))
+    options = parser.parsed(list(arguments))
     if options.run.exists() and not options.run.is_dir():
         raise AttarError(f"{options.run} is a file; give the --out folder of a run.")
     _refuse_several(options.run)

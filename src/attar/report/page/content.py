@@ -8,6 +8,7 @@ from pathlib import Path
 from attar.core.elapsed import Elapsed
 from attar.core.errors import AttarError
 from attar.core.printable import one_line, printable
+from attar.data.choice import IN_MEMORY
 from attar.report import curves, figures, pages, per_class, table
 from attar.report.page import gallery, labels
 from attar.report.page.block import Block
@@ -49,6 +50,13 @@ class Content:
     """What the health checks of the run found."""
     accuracies: dict[str, tuple[float, float | None]] = field(default_factory=dict)
     """Mean and deviation by class name of the first row's students, in per cent."""
+
+    @property
+    def again(self) -> str:
+        """The command, or the call in Python, that runs the saved recipe."""
+        if re.search(rf"^ +source: {IN_MEMORY}", self.recipe, re.MULTILINE):
+            return f"attar.distil(DATA, out='runs/again', recipe='{RECIPE}')"
+        return f"attar run {RECIPE} --out runs/again"
 
     @property
     def made_real(self) -> bool:

@@ -64,6 +64,7 @@ def of_run(content: Content) -> dict[str, Any]:
         "aim": content.aim,
         "warnings": content.warnings,
         "recipe": content.recipe,
+        "again": content.again,
         **_by_class(content),
         **_scores(lines, {id(line): number for line, number, _ in points}, several_runs=False),
     }
