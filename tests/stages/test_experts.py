@@ -85,6 +85,23 @@ def test_an_expert_begins_as_a_fresh_network_and_learns(matched: Path):
     assert all(entry["top1"] > 0.3 for entry in logged if entry["event"] == "expert")
 
 
+def test_experts_train_in_bf16_where_it_is_asked_for(matched: Path, mini_run: Path, tmp_path: Path):
+    shutil.copytree(mini_run / "squeeze", tmp_path / "squeeze")
+    recipe = matching()
+    quick = recipe.squeeze.changed(experts=recipe.squeeze.experts.changed(precision="bf16"))
+    pipeline.run(recipe.changed(squeeze=quick), tmp_path, stage="squeeze", quiet=True)
+    manifests = [json.loads((run / "squeeze" / "experts" / "manifest.json").read_text()) for run in (matched, tmp_path)]
+    assert "precision" not in manifests[0]["identity"]["experts"]
+    assert manifests[1]["identity"]["experts"]["precision"] == "bf16"
+    exact, rounded = (
+        trajectories.load(run / "squeeze" / "experts", 0, found["made_for"])
+        for run, found in zip((matched, tmp_path), manifests, strict=True)
+    )
+    assert torch.equal(exact[0], rounded[0])
+    moved = (exact[-1] - exact[0]).norm()
+    assert 1e-4 < (rounded[-1] - exact[-1]).norm() / moved < 0.2
+
+
 def test_their_time_is_that_of_squeeze_and_images_know_them(matched: Path):
     run = Run(matched)
     assert run.images.used_experts

@@ -48,6 +48,10 @@ class Experts(Config):
     image."""
     flip: bool = True
     """Let the augmentation mirror images. Turn it off when a mirrored object means something else (digits)."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """Precision of the experts' training. In fp32, as published, trajectories do not depend on what the device is fast
+    at; bf16 (autocast: weights and their updates stay in fp32) takes a fraction of the time where processors have
+    instructions for it."""
 
     def kinds(self) -> tuple[Augmentation, ...]:
         """Kinds of augmentation that are drawn."""

@@ -6,7 +6,7 @@ snapshots of weights.
 
 import functools
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -68,9 +68,8 @@ def check(space: Workspace, config: Experts, needs: Needs) -> None:
 def run(space: Workspace, config: Experts, snapshots: SnapshotNeed) -> None:
     """Make ``<out>/squeeze/experts`` if the method needs ``snapshots``; keeps finished experts.
 
-    Processes divide the trainings among themselves, and each continues from a checkpoint. Experts train in float32, so
-    that trajectories do not depend on the device's fastest precision. Raises AttarError when the folder holds other
-    experts, or a training diverges.
+    Processes divide the trainings among themselves, and each continues from a checkpoint. Raises AttarError when the
+    folder holds other experts, or a training diverges.
     """
     if snapshots == "none":
         return
@@ -203,7 +202,7 @@ def _make(
         hard_loss,
         config.training,
         space.train.num_images,
-        nullcontext,
+        replace(space.device, precision=config.precision).autocast,
         after,
         resume=earlier and earlier["fit"],
         seed=seed_of(space.seed, "experts", number),
