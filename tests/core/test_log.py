@@ -6,6 +6,7 @@ import math
 import os
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,42 @@ from rich.console import Console
 from attar.core import log as logs
 from attar.core.errors import AttarError
 from attar.core.log import Log, ProgressState
+
+
+class Hands:
+    """A clock that stands still until it is moved."""
+
+    time = staticmethod(time.time)
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def move(self, seconds: float) -> None:
+        """Move the clock; a progress line that is due then is printed."""
+        self.now += seconds
+        logs._REPORTER.print_if_due()
+
+
+@pytest.fixture
+def hands(monkeypatch: pytest.MonkeyPatch) -> Hands:
+    """The clock of logs, moved by hand; the thread that prints progress lines is away."""
+    clock = Hands()
+    monkeypatch.setattr(logs, "time", clock)
+    monkeypatch.setattr(logs.Reporter, "_watch", lambda self, ended: None)
+    return clock
+
+
+def said_until(capsys: pytest.CaptureFixture[str], enough: Callable[[str], bool]) -> str:
+    """What is printed, waited for."""
+    found, until = "", time.monotonic() + 60
+    while not enough(found):
+        assert time.monotonic() < until, found
+        time.sleep(0.01)
+        found += capsys.readouterr().err
+    return found
 
 
 def test_events_are_appended_as_json_lines(tmp_path):
@@ -64,48 +101,52 @@ def test_quick_work_says_nothing_where_there_is_no_terminal(capsys):
 
 
 def test_without_a_terminal_lines_come_in_the_middle_of_a_step(monkeypatch, capsys):
-    monkeypatch.setattr(logs, "OFTEN_SECONDS", 0.05)
+    monkeypatch.setattr(logs, "OFTEN_SECONDS", 0.02)
     with Log().progress("squeeze", 20, done=10, unit="epochs") as advance:
         advance(2.5, note="loss 1.5")
-        time.sleep(0.3)  # one long step
-    lines = capsys.readouterr().err.splitlines()
-    assert len(lines) >= 3
-    assert lines[0].startswith("squeeze   12.5/20 epochs, 0:00 so far, about 0:0")
-    assert lines[0].endswith(" left, loss 1.5")
+        said_until(capsys, lambda said: said.count("squeeze   12.5/20 epochs, ") >= 3)  # one long step
     assert "attar-progress" not in {thread.name for thread in threading.enumerate()}
 
 
-def test_lines_become_seldom_in_a_long_task(monkeypatch, capsys):
-    monkeypatch.setattr(logs, "OFTEN_SECONDS", 0.05)
-    monkeypatch.setattr(logs, "OFTEN_UNTIL_SECONDS", 0.12)
+def test_a_line_has_the_time_that_is_left_and_the_note(hands, capsys):
+    with Log().progress("squeeze", 20, done=10, unit="epochs") as advance:
+        advance(2.5, note="loss 1.5")
+        hands.move(8.9)
+        hands.move(0.1)
+    assert capsys.readouterr().err == "squeeze   12.5/20 epochs, 0:09 so far, about 0:27 left, loss 1.5\n"
+
+
+def test_lines_become_seldom_in_a_long_task(hands, capsys):
     with Log().progress("squeeze", 20):
-        time.sleep(0.5)
-    assert len(capsys.readouterr().err.splitlines()) in (2, 3)
+        for _ in range(400):
+            hands.move(1)
+    ages = [line.partition(", ")[2].partition(" ")[0] for line in capsys.readouterr().err.splitlines()]
+    often = [f"{seconds // 60}:{seconds % 60:02}" for seconds in range(9, 181, 9)]
+    assert ages == [*often, "4:00", "5:00", "6:00"]
 
 
-def test_what_is_said_puts_the_next_line_off(monkeypatch, capsys):
-    monkeypatch.setattr(logs, "OFTEN_SECONDS", 0.2)
+def test_what_is_said_puts_the_next_line_off(hands, capsys):
     log = Log()
     with log.progress("squeeze", 20):
         for number in range(4):
-            time.sleep(0.08)
+            hands.move(8)
             log.say(f"word {number}")
     assert capsys.readouterr().err.splitlines() == [f"word {number}" for number in range(4)]
 
 
-def test_between_tasks_a_line_says_that_it_goes_on(monkeypatch, capsys):
-    monkeypatch.setattr(logs, "OFTEN_SECONDS", 0.05)
+def test_between_tasks_a_line_says_that_it_goes_on(hands, capsys):
     log = Log()
     with log.heartbeat("attar"):
-        time.sleep(0.08)
+        hands.move(9)
         with log.progress("squeeze", 20) as advance:
-            time.sleep(0.08)
+            hands.move(9)
             advance(20)
-        time.sleep(0.08)
-    lines = capsys.readouterr().err.splitlines()
-    assert lines[0] == "attar     working, 0:00 so far"
-    assert any(line.startswith("squeeze   0/20, ") for line in lines)
-    assert lines[-1] == "after squeeze working, 0:00 so far"
+        hands.move(9)
+    assert capsys.readouterr().err.splitlines() == [
+        "attar     working, 0:09 so far",
+        "squeeze   0/20, 0:09 so far, working on the first step",
+        "after squeeze working, 0:09 so far",
+    ]
 
 
 def test_the_quiet_and_other_processes_print_no_lines(monkeypatch, capsys):
@@ -117,16 +158,16 @@ def test_the_quiet_and_other_processes_print_no_lines(monkeypatch, capsys):
     assert capsys.readouterr().err == ""
 
 
-def test_what_is_left_is_estimated_from_what_was_done_here():
-    stretch = ProgressState("evaluate", 16200, 4100, "full", "steps", began=time.monotonic() - 75, before=100)
+def test_what_is_left_is_estimated_from_what_was_done_here(hands):
+    stretch = ProgressState("evaluate", 16200, 4100, "full", "steps", began=hands.now - 75, before=100)
     assert stretch.line() == "evaluate  4,100/16,200 steps, 1:15 so far, about 3:47 left, full"
-    stretch = ProgressState("recover", 4000, began=time.monotonic() - 3675)
+    stretch = ProgressState("recover", 4000, began=hands.now - 3675)
     assert stretch.line() == "recover   0/4,000, 1:01:15 so far, working on the first step"
-    stretch = ProgressState("recover", 4000, 100, unit="iterations", began=time.monotonic() - 9, before=100)
+    stretch = ProgressState("recover", 4000, 100, unit="iterations", began=hands.now - 9, before=100)
     assert stretch.line() == "recover   100/4,000 iterations, 0:09 so far, working on the next iteration"
 
 
-def test_steps_of_a_training_that_is_continued_do_not_count_for_the_time_left(tmp_path):
+def test_steps_of_a_training_that_is_continued_do_not_count_for_the_time_left(hands, tmp_path):
     log = Log(tmp_path / "log.jsonl", quiet=True)
     with log.progress("evaluate", 8000, 4000, unit="steps") as advance:
         advance(2500, earlier=True)
@@ -134,7 +175,7 @@ def test_steps_of_a_training_that_is_continued_do_not_count_for_the_time_left(tm
     begun, *_, last = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert begun["done"] == 4000
     assert (last["done"], last["before"], last["taken_over"]) == (6575, 4000, 2500)
-    stretch = ProgressState("evaluate", 8000, 6575, unit="steps", began=time.monotonic() - 75, before=4000)
+    stretch = ProgressState("evaluate", 8000, 6575, unit="steps", began=hands.now - 75, before=4000)
     stretch.taken_over = 2500
     assert stretch.line() == "evaluate  6,575/8,000 steps, 1:15 so far, about 23:45 left"
     stretch.done = 6500
@@ -155,11 +196,11 @@ def test_a_bar_counts_no_steps_of_a_training_that_is_continued_for_its_speed(mon
         assert [sample.completed for sample in task._progress] == [75]
 
 
-def test_a_line_says_that_the_work_compiles():
-    stretch = ProgressState("recover", 4000, unit="iterations", began=time.monotonic() - 9)
+def test_a_line_says_that_the_work_compiles(hands):
+    stretch = ProgressState("recover", 4000, unit="iterations", began=hands.now - 9)
     with logs.activity("compiling"):
         assert stretch.line() == "recover   0/4,000 iterations, 0:09 so far, compiling"
-        assert ProgressState("plan", began=time.monotonic() - 9).line() == "plan      compiling, 0:09 so far"
+        assert ProgressState("plan", began=hands.now - 9).line() == "plan      compiling, 0:09 so far"
     assert "compiling" not in stretch.line()
 
 
@@ -169,9 +210,8 @@ def test_progress_draws_on_a_terminal(monkeypatch, capsys):
     with Log().progress("recover", 3, done=1) as advance:
         advance(note="loss 1.5")
         with logs.activity("compiling"):
-            time.sleep(0.3)
-    said = capsys.readouterr().err
-    assert "compiling" in said
+            said = said_until(capsys, lambda said: "compiling" in said)
+    said += capsys.readouterr().err
     assert "recover" in said
     assert "2/3" in said
     assert "loss 1.5" in said

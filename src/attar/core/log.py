@@ -126,10 +126,14 @@ class Reporter:
 
     def _watch(self, ended: threading.Event) -> None:
         while not ended.wait(max(0.01, self._due() - time.monotonic())):
-            if time.monotonic() >= self._due() and self._open:
-                state, console = self._open[-1]
-                self.last_printed = time.monotonic()
-                console.print(state.line(), markup=False, soft_wrap=True)
+            self.print_if_due()
+
+    def print_if_due(self) -> None:
+        """Print the line of the innermost task if its time has come."""
+        if time.monotonic() >= self._due() and self._open:
+            state, console = self._open[-1]
+            self.last_printed = time.monotonic()
+            console.print(state.line(), markup=False, soft_wrap=True)
 
     def _due(self) -> float:
         """Return the time at which the next line is printed."""
