@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -124,9 +125,10 @@ def results_of_nothing(folder: Path) -> bool:
 
 
 def test_a_step_stops_by_itself_and_does_no_piece_twice(
-    campaign: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture
+    campaign: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ):
-    calls = []
+    calls, limits, timer = [], [], signal.setitimer
+    monkeypatch.setattr(signal, "setitimer", lambda _, seconds: limits.append(seconds))
 
     def at(now: float) -> Any:
         """A campaign whose clock stands still unless a piece moves it."""
@@ -140,6 +142,8 @@ def test_a_step_stops_by_itself_and_does_no_piece_twice(
 
     def slow(_: Any) -> dict[str, Any]:
         calls.append("slow")
+        assert limits[-1] == pytest.approx(0.2)
+        timer(signal.ITIMER_REAL, limits[-1])  # not before: on a busy machine the time is over before the piece begins
         time.sleep(60)
         return {}
 

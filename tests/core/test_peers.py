@@ -3,7 +3,6 @@
 import multiprocessing
 import os
 import signal
-import socket
 import sys
 import time
 from collections.abc import Callable
@@ -16,16 +15,11 @@ from attar import cli
 from attar.core import interruption, peers, ranks
 from attar.core.errors import AttarError
 from attar.core.interruption import MESSAGE
+from meeting import free_port
 
-SOON_SECONDS = 8
+SOON_SECONDS = 20
 """Far below the timeouts of torchrun (30 s) and of the group (14 days), for a busy machine."""
 Body = Callable[[int, Path], None]
-
-
-def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return one.getsockname()[1]
 
 
 def launched(rank: int, size: int, port: int, body: Body, folder: Path) -> None:
@@ -34,6 +28,7 @@ def launched(rank: int, size: int, port: int, body: Body, folder: Path) -> None:
     with (folder / "said").open("a") as said:
         os.dup2(said.fileno(), 2)
     sys.stderr, sys.argv = os.fdopen(2, "w", buffering=1), ["attar"]
+    interruption.set_message(MESSAGE)  # tests of other verbs may have set another in the process that was forked
     signal.signal(signal.SIGINT, signal.default_int_handler)
     cli._dispatch = lambda arguments: body(rank, folder)
     cli.main()
@@ -152,9 +147,12 @@ def test_a_process_that_is_done_ends_nobody(tmp_path: Path):
 
 def forks(rank: int, folder: Path) -> None:
     """The second one has a child that lives on, as a process that reads images may."""
-    if rank == 1 and os.fork() == 0:
-        time.sleep(3)
-        os._exit(0)
+    if rank == 1:
+        child = os.fork()
+        if child == 0:
+            time.sleep(60)
+            os._exit(0)
+        (folder / "child").write_text(str(child))
     works(rank, folder)
 
 
@@ -165,18 +163,21 @@ def test_a_child_of_a_killed_process_does_not_hide_its_death(tmp_path: Path):
     process = started[1].pid
     assert process is not None
     os.kill(process, signal.SIGKILL)
-    started[0].join(2)
+    started[0].join(SOON_SECONDS)
+    os.kill(int((tmp_path / "child").read_text()), signal.SIGKILL)  # it was alive
     assert started[0].exitcode == 1
     _, said = ended(started, tmp_path)
     assert said == f"attar: {peers.lost(1, 2)}\n"
 
 
 SCRIPT = """
-import pathlib, sys, time
+import os, pathlib, sys, time
 from attar.core import interruption, ranks
 interruption.handle_signals()
 with ranks.group():
-    pathlib.Path(sys.argv[1], f"ready{ranks.rank()}").write_text(str(__import__("os").getpid()))
+    ready = pathlib.Path(sys.argv[1], f"ready{ranks.rank()}")
+    ready.with_suffix(".part").write_text(str(os.getpid()))
+    ready.with_suffix(".part").rename(ready)
     time.sleep(60)
 """
 
@@ -196,7 +197,6 @@ def test_torchrun_ends_soon_with_one_sentence_when_a_process_is_killed(tmp_path:
     try:
         for rank in (0, 1):
             wait_for(tmp_path / f"ready{rank}")
-        time.sleep(0.2)  # until it is written
         os.kill(int((tmp_path / "ready1").read_text()), signal.SIGKILL)
         began = time.monotonic()
         started.join(60)

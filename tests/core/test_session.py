@@ -72,9 +72,15 @@ def test_a_session_without_work_ends_and_frees_its_memory(tmp_path: Path):
         finally:
             ended.append(True)
 
-    session = Session(walk, idle=0.05)
-    assert session.run(("first", str(tmp_path)), "a", lambda: None)
+    session = Session(walk, idle=600.0)
+
+    def advance() -> None:
+        session._idle = 0.05  # from now on: the first request may come late
+
+    assert session.run(("first", str(tmp_path)), "a", advance)
+    until = time.monotonic() + 60
     while not ended:
+        assert time.monotonic() < until
         time.sleep(0.01)
     assert not session.run(("first", str(tmp_path)), "b", lambda: None)
 

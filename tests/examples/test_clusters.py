@@ -91,7 +91,7 @@ def test_the_ray_job_runs_a_command_that_attar_takes_on_gpus_that_its_machines_h
 @pytest.fixture
 def slurm(tmp_path: Path) -> dict[str, str]:
     """An environment with stand-ins of SLURM's commands, which write down how they were called."""
-    waits = f"for i in $(seq 100); do [ -f {tmp_path}/end ] && exit 3; sleep 0.1; done"
+    waits = f"for i in $(seq 600); do [ -f {tmp_path}/end ] && exit 3; sleep 0.1; done"
     for name, does in {
         "scontrol": f'[ "$1" != show ] || echo one; echo "scontrol $*" >> {tmp_path}/calls',
         "srun": f'echo "srun $*" >> {tmp_path}/calls; {waits}',
@@ -104,7 +104,7 @@ def slurm(tmp_path: Path) -> dict[str, str]:
 
 def calls(folder: Path, count: int) -> list[str]:
     """The first calls, waited for."""
-    for _ in range(100):
+    for _ in range(600):
         found = (folder / "calls").read_text().splitlines() if (folder / "calls").is_file() else []
         if len(found) >= count:
             return found

@@ -30,10 +30,11 @@ def test_ray_that_is_not_installed_is_named(
 
 def test_an_unreachable_address_is_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path):
     pytest.importorskip("ray")
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
     more = ("run", "digits", "--out", str(tmp_path / "run"), "--launcher", "ray", "--address")
-    assert f"No Ray cluster answers at 127.0.0.1:{port} (" in refused(capsys, *more, f"127.0.0.1:{port}")
+    with socket.socket() as deaf:  # it keeps the port from others, and does not listen
+        deaf.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{deaf.getsockname()[1]}"
+        assert f"No Ray cluster answers at {address} (" in refused(capsys, *more, address)
     for malformed in ("ray://127.0.0.1:10001", "127.0.0.1", "127.0.0.1:"):
         assert "--address takes HOST:PORT" in refused(capsys, *more, malformed)
 

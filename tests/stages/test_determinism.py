@@ -5,9 +5,7 @@ import multiprocessing
 import os
 import shutil
 import signal
-import socket
 import sys
-import time
 from collections.abc import Sequence
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -19,6 +17,7 @@ from attar import cli, pipeline
 from attar.store import labels as label_files
 from attar.store.weights import load_weights
 from conftest import MINI, interrupt, mini_recipe
+from meeting import free_port
 
 TIMEOUT_SECONDS = 240
 
@@ -51,9 +50,14 @@ CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["attar.cli", "attar.pipeline", "torch.distributed", "sklearn.datasets"])
 
 
-def attar(arguments: Sequence[str], environment: dict[str, str], said: Path) -> None:
-    """The command line, in a process of its own whose output goes into a file."""
+def attar(arguments: Sequence[str], environment: dict[str, str], said: Path, dies_at: Path | None = None) -> None:
+    """The command line, in a process of its own whose output goes into a file.
+
+    It is killed as soon as the file ``dies_at`` is there.
+    """
     os.environ |= environment
+    if dies_at is not None:
+        die_at(dies_at)
     with said.open("w") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
@@ -61,8 +65,21 @@ def attar(arguments: Sequence[str], environment: dict[str, str], said: Path) -> 
     cli.main()
 
 
-def start(arguments: Sequence[str], said: Path, **environment: str) -> BaseProcess:
-    process = CONTEXT.Process(target=attar, args=(arguments, environment, said))
+def die_at(path: Path) -> None:
+    """Kill this process when it has put a file there; all files are moved into place."""
+    replace = Path.replace
+
+    def replace_and_die(self: Path, target: Path) -> Path:
+        moved = replace(self, target)
+        if moved == path:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return moved
+
+    Path.replace = replace_and_die
+
+
+def start(arguments: Sequence[str], said: Path, dies_at: Path | None = None, **environment: str) -> BaseProcess:
+    process = CONTEXT.Process(target=attar, args=(arguments, environment, said, dies_at))
     process.start()
     return process
 
@@ -76,23 +93,9 @@ def finish(process: BaseProcess, said: Path) -> None:
 
 def start_ranks(arguments: Sequence[str], folder: Path, size: int = 2) -> list[tuple[BaseProcess, Path]]:
     """As torchrun starts them."""
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(one.getsockname()[1]), "WORLD_SIZE": str(size)}
+    meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": str(size)}
     outputs = [folder / f"said{rank}" for rank in range(size)]
     return [(start(arguments, said, RANK=str(rank), **meeting), said) for rank, said in enumerate(outputs)]
-
-
-def kill_when(process: BaseProcess, exists: Path, said: Path) -> None:
-    """SIGKILL as soon as a file is there; the process must not have finished by then."""
-    deadline = time.monotonic() + TIMEOUT_SECONDS
-    while not exists.exists():
-        assert process.is_alive(), said.read_text()
-        assert time.monotonic() < deadline
-        time.sleep(0.002)
-    process.kill()
-    process.join()
-    assert process.exitcode == -signal.SIGKILL
 
 
 def test_another_seed_gives_other_images(mini_run: Path, tmp_path: Path):
@@ -172,7 +175,9 @@ def test_killed_in_every_stage_and_run_again_equals_uninterrupted(mini_run: Path
             if json.loads(path.read_text())["score"]["row"] == "distilled"
         ),
     }.items():
-        kill_when(start(command, said), out / sign.relative_to(mini_run) if stage == "evaluate" else sign, said)
+        process = start(command, said, out / sign.relative_to(mini_run) if stage == "evaluate" else sign)
+        process.join(TIMEOUT_SECONDS)
+        assert process.exitcode == -signal.SIGKILL, said.read_text()
         folder = "distilled" if stage == "relabel" else stage
         assert not (out / folder / "manifest.json").exists(), f"{stage} was finished before it could be killed"
     finish(start(command, said), said)
