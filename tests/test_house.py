@@ -55,6 +55,22 @@ def test_importing_attar_loads_nothing_heavy():
     assert found.stdout.strip() == "[]"
 
 
+def test_a_run_of_the_digits_starts_without_libraries_that_it_does_not_use():
+    heavy = "torchvision timm sklearn scipy matplotlib datasets ray"
+    code = f"""
+import sys
+from attar import pipeline
+from attar.core.log import Log
+from attar.data.named import read
+from attar.models.build import build
+build("convnet3", 10, 8, seed=0)
+read("digits", "", Log(quiet=True))
+print([name for name in {heavy.split()} if name in sys.modules])
+"""
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"
+
+
 @pytest.mark.parametrize(
     "arguments",
     ["list recipes", "list methods", "list datasets", "list protocols", "show cda/imagenet-1k-ipc50 --seed 1",

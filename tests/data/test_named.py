@@ -61,6 +61,15 @@ def test_digits(log: Log) -> None:
     assert real.train.labels[0] == labels[index]
 
 
+def test_digits_are_those_of_scikit_learn_wherever_it_keeps_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    by_file = named._digit_arrays()
+    monkeypatch.setattr(named.importlib.util, "find_spec", lambda name: None)
+    by_package = named._digit_arrays.__wrapped__()
+    for one, other in zip(by_file, by_package, strict=True):
+        assert one.dtype == other.dtype
+        assert np.array_equal(one, other)
+
+
 def test_digits_split_is_the_same_for_every_seed_and_holdout(log: Log) -> None:
     one, two = load(DataChoice(), 0, log), load(DataChoice(holdout=0.5), 1, log)
     assert one.fingerprint == two.fingerprint

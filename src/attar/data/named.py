@@ -1,5 +1,7 @@
 """The datasets that have a name: digits, CIFAR and the ImageNet family."""
 
+import functools
+import importlib.util
 import os
 import re
 from collections.abc import Sequence
@@ -129,12 +131,29 @@ def _locate(name: str, root: str) -> Path:
 
 
 def _digits() -> Found:
-    from sklearn.datasets import load_digits
-
-    values, labels = load_digits(return_X_y=True)
-    grey = np.rint(np.asarray(values).reshape(-1, 8, 8, 1) * (255 / 16)).astype(np.uint8)
-    split = Arrays(np.repeat(grey, 3, axis=3), np.asarray(labels), "digits")
+    images, labels = _digit_arrays()
+    split = Arrays(images, labels.copy(), "digits")
     return Found(tuple("0123456789"), split, None, licence="CC BY 4.0 (UCI ML digits)")
+
+
+@functools.cache
+def _digit_arrays() -> tuple[np.ndarray, np.ndarray]:
+    """Return the images and labels of scikit-learn's digits, from its file: to import the package takes seconds."""
+    package = importlib.util.find_spec("sklearn")
+    folder = Path((package.submodule_search_locations or [""])[0] if package else "")
+    path = folder / "datasets" / "data" / "digits.csv.gz"
+    if path.is_file():
+        table = np.loadtxt(path, delimiter=",")
+        values, labels = table[:, :-1], table[:, -1].astype(np.int64)
+    else:
+        from sklearn.datasets import load_digits
+
+        values, labels = load_digits(return_X_y=True)
+    grey = np.rint(np.asarray(values).reshape(-1, 8, 8, 1) * (255 / 16)).astype(np.uint8)
+    images, labels = np.repeat(grey, 3, axis=3), np.asarray(labels)
+    for array in (images, labels):
+        array.flags.writeable = False
+    return images, labels
 
 
 def _cifar(name: str, path: Path) -> Found:

@@ -4,9 +4,7 @@ import difflib
 import fnmatch
 from typing import Any, Literal
 
-import torchvision
 from torch import Tensor, nn
-from torchvision.models import get_model, get_model_builder, list_models
 
 from attar.core import plugin
 from attar.core.errors import AttarError
@@ -57,8 +55,11 @@ def available(pattern: str = "") -> list[str]:
     """Return the names that ``build`` knows, attar's first; ``pattern`` is a substring or has wildcards (``*?[``)."""
     import timm
 
-    own, vision = list(NETWORKS), [f"torchvision/{name}" for name in list_models(torchvision.models)]
-    names = [*own, *vision, *(f"timm/{name}" for name in timm.list_models())]
+    names = [
+        *NETWORKS,
+        *(f"torchvision/{name}" for name in _torchvisions()),
+        *(f"timm/{name}" for name in timm.list_models()),
+    ]
     if not any(character in pattern for character in "*?["):
         return [name for name in names if pattern in name]
     return [
@@ -109,7 +110,11 @@ def resolve_stem(name: str, image_size: int, stem: Stem) -> Literal["small", "st
     Raises AttarError when a small stem is requested but the network cannot have one.
     """
     source, bare = locate(name)
-    family = get_model_builder(bare).__module__.rpartition(".")[2] if source == "torchvision" else ""
+    family = ""
+    if source == "torchvision":
+        from torchvision.models import get_model_builder
+
+        family = get_model_builder(bare).__module__.rpartition(".")[2]
     if stem == "small" and family not in _STEMS:
         raise AttarError(
             f"{name} cannot have a small stem; set the stem to auto, or choose a torchvision ResNet, DenseNet, "
@@ -124,7 +129,7 @@ def locate(name: str) -> tuple[Source, str]:
     name = plain_name(name)
     prefix, slash, bare = name.partition("/")
     if slash and prefix in ("torchvision", "timm"):
-        if prefix == "torchvision" and bare in list_models(torchvision.models):
+        if prefix == "torchvision" and bare in _torchvisions():
             return "torchvision", bare
         if prefix == "timm" and _timm_knows(bare):
             return "timm", bare
@@ -132,7 +137,7 @@ def locate(name: str) -> tuple[Source, str]:
         return "factory", name
     elif name in NETWORKS:
         return "attar", name
-    elif name in list_models(torchvision.models):
+    elif name in _torchvisions():
         return "torchvision", name
     elif _timm_knows(name):
         return "timm", name
@@ -170,7 +175,16 @@ def timm_arguments(name: str, image_size: int) -> dict[str, Any]:
     return {"img_size": image_size} if config is not None and config.fixed_input_size else {}
 
 
+def _torchvisions() -> list[str]:
+    """Return the names of torchvision's networks."""
+    import torchvision  # a second or two; runs with attar's own networks do without
+
+    return torchvision.models.list_models(torchvision.models)
+
+
 def _from_torchvision(name: str, num_classes: int, image_size: int) -> nn.Module:
+    from torchvision.models import get_model
+
     arguments: dict[str, Any] = {}
     if name in ("googlenet", "inception_v3"):
         arguments = {"aux_logits": False, "init_weights": True}

@@ -3,16 +3,18 @@
 import pkgutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from torch import nn
-from torchvision.models import GoogLeNet, Inception3, WeightsEnum, get_model, get_model_weights
 
 from attar.core import plugin
 from attar.core.errors import AttarError, first_line
 from attar.core.randomness import seeded
 from attar.models import build, foreign, record
 from attar.ops.pixels import Normalisation
+
+if TYPE_CHECKING:
+    from torchvision.models import WeightsEnum
 
 _SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".tar", ".ckpt", ".th")
 _SUBSETS = {
@@ -123,7 +125,9 @@ def _from_file(name: str, path: Path, num_classes: int, image_size: int, stem: b
     )
 
 
-def _from_torchvision(name: str, weights: WeightsEnum) -> Pretrained:
+def _from_torchvision(name: str, weights: "WeightsEnum") -> Pretrained:
+    from torchvision.models import GoogLeNet, Inception3, get_model
+
     module = get_model(name, weights=weights)
     presets = weights.transforms()
     normalisation = Normalisation(_three(presets.mean), _three(presets.std))
@@ -161,7 +165,9 @@ def _from_timm(name: str, weights: str, image_size: int) -> Pretrained:
     )
 
 
-def _torchvision_weights(name: str) -> dict[str, WeightsEnum]:
+def _torchvision_weights(name: str) -> dict[str, "WeightsEnum"]:
+    from torchvision.models import get_model_weights
+
     return dict(get_model_weights(name).__members__)
 
 
