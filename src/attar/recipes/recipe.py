@@ -1,5 +1,6 @@
 """A recipe: every choice of a run in one frozen model, the same in Python, in a YAML file and on the command line."""
 
+import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -140,7 +141,13 @@ class BuiltInRecipe:
 
 def recipe_type(method: str) -> type[Recipe[Any]]:
     """Return the recipe model whose ``recover`` has this method's settings."""
-    return Recipe[method_named(method).Config]
+    return _with_settings(method_named(method).Config)
+
+
+@functools.cache
+def _with_settings(settings: type[Any]) -> type[Recipe[Any]]:
+    """Return a model that is made once; pydantic forgets it, and makes it again, when no recipe of it is left."""
+    return Recipe[settings]
 
 
 def recipe(**choices: Any) -> Recipe[Any]:
