@@ -145,6 +145,14 @@ def _figures_are_rendered_where_asked() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _files_are_not_forced_to_the_disk() -> Iterator[None]:
+    """No test outlives a power failure, and waiting for the disk takes long."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda handle: None)
+        yield
+
+
 @pytest.fixture
 def unrendered() -> Iterator[None]:
     """Figures of reports are not rendered in a test of a file whose other tests look at them."""

@@ -1,8 +1,8 @@
 """What a process on the cluster does with its order; Ray is imported, but no cluster is started."""
 
+import multiprocessing
 import os
-import subprocess
-import sys
+import signal
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -72,19 +72,20 @@ def test_two_launches_in_one_folder_leave_each_other_alone(tmp_path: Path):
     assert not (tmp_path / "run").exists(), "nothing is left of a run that made nothing"
 
 
+def killed(out: Path) -> None:
+    """A launch that is killed."""
+    with cluster.marked(out / ".launch-killed", out / ".ray-train-killed"):
+        (out / ".ray-train-killed").mkdir()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
 def test_what_a_killed_launch_left_is_removed_by_the_next(tmp_path: Path):
-    code = """
-import os, signal, sys
-from pathlib import Path
-from attar.launch.cluster import marked
-out = Path(sys.argv[1])
-with marked(out / ".launch-killed", out / ".ray-train-killed"):
-    (out / ".ray-train-killed").mkdir()
-    os.kill(os.getpid(), signal.SIGKILL)
-"""
     out, beside = tmp_path / "run", tmp_path / "run" / ".ray-train-one"
     out.mkdir()
-    subprocess.run([sys.executable, "-c", code, str(out)], check=False)
+    launch = multiprocessing.get_context("fork").Process(target=killed, args=(out,))
+    launch.start()
+    launch.join()
+    assert launch.exitcode == -signal.SIGKILL
     left = {".launch-killed", ".ray-train-killed"}
     assert {path.name for path in out.iterdir()} == left
     with cluster.marked(out / ".launch-begins", beside):  # a launch may not have its lock yet
