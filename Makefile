@@ -11,9 +11,8 @@ PROCESSES ?= $(shell $(PYTHON) -c 'import os; print(min(4, len(getattr(os, "sche
 demo: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m torch.distributed.run --standalone --nproc-per-node $(PROCESSES) -m attar run dm/digits-ipc1 --out runs/digits
 
-# With plain assertions, for each process would rewrite all tests for seven seconds; pytest PATH explains a failure.
 test: $(STAMP)
-	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal --assert plain
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal
 
 slow: $(STAMP)
 	$(BIN)/python -m pytest -m slow
