@@ -107,6 +107,15 @@ def test_a_run_of_an_earlier_version_keeps_its_images_its_labels_and_its_teacher
     assert read_info(out / "distilled").labels.mode == "online"
 
 
+def test_a_committee_may_be_named_where_none_labels(tmp_path: Path):
+    recipe = alone("distilled-hard", committee={"members": (0, 1), "policy": "weighted", "weights": (1.0, 2.0)})
+    recipe = recipe.changed(squeeze=recipe.squeeze.changed(members=({}, {})))
+    attar.run(recipe, tmp_path / "run", quiet=True)
+    assert not (tmp_path / "run" / "squeeze").exists()
+    attar.run(recipe.changed(evaluate=recipe.evaluate.changed(rows=("herding-hard",))), tmp_path / "run", quiet=True)
+    assert len(Run(tmp_path / "run").teachers) == 2  # and the set stays as it is
+
+
 def test_soft_rows_are_refused_before_anything_is_made(tmp_path: Path):
     with pytest.raises(AttarError, match="The row random-soft trains with soft labels, and --relabel.mode none makes"):
         attar.run(alone("distilled-hard", "random-soft"), tmp_path / "run", quiet=True)

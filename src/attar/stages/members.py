@@ -62,9 +62,11 @@ def of_labels(space: Workspace, choice: CommitteeChoice) -> tuple[int, ...]:
 def resolved(num_teachers: int, choice: CommitteeChoice) -> CommitteeChoice:
     """Return the choice with explicit member numbers when there are several teachers.
 
-    So labels by "all" of two teachers differ from labels by "all" of three. Raises AttarError for teachers that do not
-    exist, or weights that do not fit.
+    So labels by "all" of two teachers differ from labels by "all" of three. A run without teachers has no choice to
+    resolve. Raises AttarError for teachers that do not exist, or weights that do not fit.
     """
+    if not num_teachers:
+        return choice
     found = choose(num_teachers, choice.members, "--relabel.committee.members")
     check_weights(choice, len(found))
     return choice.changed(members=() if num_teachers == 1 else found)
