@@ -87,8 +87,11 @@ def test_a_finished_run_stays_as_it_is_when_a_row_asks_for_a_teacher_later(made:
     assert Run(out).is_done("squeeze")
     assert sealed.sha256_of(next((out / "recover" / "data").iterdir())) == before
     assert set(map(str, Run(out).scores.rows)) == {*HARD, "herding-hard", "full"}
+    costs = {str(row): line.teacher_seconds for row, line in Run(out).scores.rows.items()}
+    assert [row for row, seconds in costs.items() if seconds] == ["herding-hard"]  # the others asked it nothing
     attar.run(alone(), out, quiet=True)  # the teacher is there now, and nothing is made again
     assert set(map(str, Run(out).scores.rows)) == set(HARD)
+    assert len(list((out / "baselines").glob("equal-bytes-*"))) == 1
 
 
 def test_a_run_of_an_earlier_version_keeps_its_images_its_labels_and_its_teacher(tmp_path: Path):

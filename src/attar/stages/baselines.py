@@ -182,13 +182,15 @@ def _home(
     shared = shared_folder(judging)
     if shared is None:
         return space.out / "baselines" / name
-    asked = baseline_config(name, config).identity()
-    return shared / f"{name}-ipc{config.ipc}-{_known_by(space, asked, labelling)}"
+    own = baseline_config(name, config)
+    known_by = _known_by(space, own.identity(), labelling, chosen_by_teacher=own.needs().teachers != "none")
+    return shared / f"{name}-ipc{config.ipc}-{known_by}"
 
 
-def _known_by(space: Workspace, asked: dict[str, Any], labelling: Relabel) -> str:
+def _known_by(space: Workspace, asked: dict[str, Any], labelling: Relabel, *, chosen_by_teacher: bool = False) -> str:
     """Return a hash of everything that a baseline depends on; ``asked`` are the settings of its images."""
-    parents = members.parents(space, members.of_labels(space, labelling.committee))
+    teaches = chosen_by_teacher or labelling.mode != "none"
+    parents = members.parents(space, members.of_labels(space, labelling.committee)) if teaches else {}
     teacher = parents.get("committee") or parents.get("teacher", "")
     of_data = [scores.data_of(space, Config.identity), space.real.fingerprint, teacher, space.device.precision]
     return digest([*of_data, asked, labelling.identity()])[:12]

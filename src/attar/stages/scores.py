@@ -281,7 +281,7 @@ def facts(
         "image_bytes": info.image_bytes,
         "label_bytes": 0 if hard else info.label_bytes,
         **_costs(
-            teacher=nothing if hard and (info.method == "random" or not space.num_teachers) else _teacher_cost(space),
+            teacher=nothing if hard and not _chosen_by_teacher(small) else _teacher_cost(space),
             images=_images_cost(space, small.recovered),
             labels=nothing if hard else _cost(small.folder),
         ),
@@ -294,6 +294,12 @@ def _costs(**elapsed: Elapsed | None) -> dict[str, float | None]:
     """Return wall seconds and processor seconds per stage."""
     seconds = {f"{name}_seconds": one and one.seconds for name, one in elapsed.items()}
     return seconds | {f"{name}_processor_seconds": one and one.processor_seconds for name, one in elapsed.items()}
+
+
+def _chosen_by_teacher(small: SmallSet) -> bool:
+    """Return whether a teacher took part in making a set's images; real ones of earlier versions record one in vain."""
+    made = images_in(small.recovered)
+    return "teacher" in made.parents and made.method != "random"
 
 
 def _teacher_cost(space: Workspace) -> Elapsed | None:
