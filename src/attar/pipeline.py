@@ -231,6 +231,8 @@ def _check(space: Workspace, recipe: Recipe[Any], wanted: Sequence[Stage]) -> No
         _compare_temperatures(space, recipe, made=done.is_done("relabel"))
     if recipe.images and "recover" in wanted and not done.is_done("recover"):
         imported_images.check(space, recipe.images, recipe.recover)
+    if done.is_done("relabel") and ("relabel" in wanted or use_soft_labels(recipe.evaluate.rows)):
+        label_choice.refuse_absent(space.out / "distilled", recipe.relabel)
     if "relabel" in wanted and not done.is_done("relabel"):
         relabel.check_sources(recipe.relabel)
         own = baselines.of_run(recipe.evaluate) if "evaluate" in wanted else []

@@ -110,6 +110,18 @@ def test_a_run_of_an_earlier_version_keeps_its_images_its_labels_and_its_teacher
     assert read_info(out / "distilled").labels.mode == "online"
 
 
+@pytest.mark.parametrize("stage", ["", "evaluate"])
+def test_soft_labels_of_a_set_without_them_are_refused_before_a_teacher_is_trained(
+    made: Path, tmp_path: Path, stage: str
+):
+    out = tmp_path / "run"
+    shutil.copytree(made, out)
+    with pytest.raises(AttarError, match="distilled was made without soft labels"):
+        attar.run(alone(*HARD, "distilled", mode="stored"), out, stage=stage, quiet=True)
+    assert not (out / "squeeze").exists()
+    attar.run(alone(mode="stored"), out, stage="evaluate", quiet=True)  # which rows with hard labels do not use
+
+
 def test_a_committee_may_be_named_where_none_labels(tmp_path: Path):
     recipe = alone("distilled-hard", committee={"members": (0, 1), "policy": "weighted", "weights": (1.0, 2.0)})
     recipe = recipe.changed(squeeze=recipe.squeeze.changed(members=({}, {})))

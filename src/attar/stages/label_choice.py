@@ -81,6 +81,15 @@ def of_stored(folder: Path, config: Relabel) -> Relabel:
     return config.as_made(made, str(folder)) if config.unlike(made) else config
 
 
+def refuse_absent(folder: Path, config: Relabel) -> None:
+    """Raise AttarError, before teachers are trained for them, when soft labels are asked of a set made without them."""
+    if config.mode != "none" and labels_in(folder).settings.get("mode") == "none":
+        raise AttarError(
+            f"{folder} was made without soft labels (--relabel.mode none); set it back, choose another --out, or "
+            f"delete that folder to make it again."
+        )
+
+
 def with_epochs_of(folder: Path, config: Relabel, student_epochs: int, *, soft: bool) -> Relabel:
     """Return ``config`` with the epochs of the finished labels in ``folder``, if students see the same with them.
 
