@@ -233,12 +233,16 @@ def test_settings_of_a_method_distil_where_the_budget_holds_most_pictures(
     words = ["show", str(pictures), "--budget", "60kB", "--data.classes", "disc", "bar", "--quiet"]
     for more, method in (
         ([], "random"),
+        (["--method", "random"], "random"),
         (["--recover.image-format", "webp"], "random"),
         (["--recover.iterations", "7"], "dm"),
         (["--method", "dm"], "dm"),
     ):
         main([*words, *more])
-        assert yaml.safe_load(capsys.readouterr().out)["method"] == method
+        shown = yaml.safe_load(capsys.readouterr().out)
+        assert shown["method"] == method
+        rows = ["distilled-hard", "full"] if method == "random" else ["distilled-hard", "random-hard"]
+        assert shown["evaluate"]["rows"][:2] == rows  # with --method random, too, the set is the one chosen for it
 
 
 def test_a_bad_setting_leaves_nothing(pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):

@@ -85,7 +85,8 @@ def recipe_of(verb: str, given: Arguments) -> tuple[Recipe[Any], str]:
     labelled = bool(given.out) and (Path(given.out) / "distilled" / "manifest.json").is_file()  # the run tells the rest
     if ranks.is_first() and not labelled and (sentence := labels_follow(base, recipe, given.settings)):
         console.print(sentence, markup=False, soft_wrap=True)
-    for sentence in without_effect(recipe, given.settings) if ranks.is_first() else ():
+    idle = without_effect(recipe, given.settings, squeezes=verb == "squeeze")
+    for sentence in idle if ranks.is_first() else ():
         console.print(f"warning: {sentence}", style="yellow", markup=False, soft_wrap=True)
     return recipe, header
 
@@ -220,7 +221,7 @@ def chosen(given: Arguments) -> Chosen:
         every_class="data.classes" in asked,
         own_teachers=own_teachers,
         teacher_bytes=teacher_bytes,
-        distil=any(map(_distils, asked)),
+        real=asked["method"] == ["random"] if "method" in asked else False if any(map(_distils, asked)) else None,
         holdout=data.holdout if "data.holdout" in asked else None,
         gpu=gpu,
         speed=GPU_SPEED if gpu else CPU_SPEED * min(threads, _MOST_THREADS),
@@ -341,7 +342,7 @@ def _early(given: Arguments) -> list[tuple[str, list[str]]]:
 def _distils(key: str) -> bool:
     """Return whether a typed setting is for a method that distils, which real pictures as they are do not have."""
     group, _, name = key.partition(".")
-    return key == "method" or (group == "recover" and name not in random.Config.model_fields)
+    return group == "recover" and name not in random.Config.model_fields
 
 
 def _number(text: str) -> int:

@@ -221,6 +221,16 @@ def test_real_pictures_are_kept_where_the_budget_holds_most_of_them():
     assert chosen(survey, size=64, budget=1_300_000, ipc=9).recipe.method == "dm"
 
 
+def test_real_pictures_that_are_asked_for_fill_any_budget():
+    survey = found(*[80] * 10, num_val=200)
+    few, some = (chosen(survey, size=64, budget=budget, real=True) for budget in (200_000, 1_300_000))
+    assert (few.recipe.method, few.made.labels) == ("random", "hard")
+    assert 0.8 * 200_000 < few.made.num_images * few.made.picture_bytes < 200_000
+    assert some.recipe == chosen(survey, size=64, budget=1_300_000).recipe
+    assert chosen(survey, size=64, budget=200_000, real=True, ipc=3).recipe.recover.ipc == 3
+    assert few.made.ipc > chosen(survey, size=64, budget=200_000).made.ipc  # whose bytes are reckoned as of noise
+
+
 def test_a_distilled_set_of_uneven_classes_takes_half_of_the_pictures_bytes_at_most():
     survey = found(90, 90, 600, sizes=((64, 64),), num_val=50)
     made = [chosen(survey, size=64, budget=budget) for budget in (1_000_000, 1_400_000)]

@@ -137,12 +137,15 @@ def labels_follow(before: Recipe[Any], after: Recipe[Any], pairs: Iterable[Pair]
     return f"labels are made for {now} epochs, not {was}, as students train; --relabel.epochs chooses another number"
 
 
-def without_effect(recipe: Recipe[Any], pairs: Iterable[Pair]) -> list[str]:
-    """Return a sentence for each typed setting that has no effect because of the recipe's other settings."""
+def without_effect(recipe: Recipe[Any], pairs: Iterable[Pair], *, squeezes: bool = False) -> list[str]:
+    """Return a sentence for each typed setting that has no effect because of the recipe's other settings.
+
+    ``squeezes`` says that teachers are trained even if nothing asks one, as 'attar squeeze' does.
+    """
     fields, found = by_name(fields_of(type(recipe))), list[str]()
     trains_fully = recipe.evaluate.full_data == "train" and FULL in recipe.evaluate.rows  # by the teacher's settings
     needs = Needs(teachers="none") if recipe.images else recipe.recover.needs()
-    trains_none = not asks_teachers(needs, recipe.relabel, recipe.evaluate)
+    trains_none = not squeezes and not asks_teachers(needs, recipe.relabel, recipe.evaluate)
     for flag in dict.fromkeys(flag for flag, _ in pairs):
         field = fields.get(key_of(flag))
         if field is None or (trains_fully and field.key.startswith("squeeze.")):

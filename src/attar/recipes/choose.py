@@ -68,8 +68,9 @@ class Wishes:
     """Bytes of each teacher that the user brings, as it is stored; 0 if it is of the chosen network."""
     teacher_bytes: int = 0
     """Bytes of each teacher that is trained, as it is stored, if the user named its network."""
-    distil: bool = False
-    """Distil even where the budget holds most of the real pictures."""
+    real: bool | None = None
+    """Whether the budget is for real pictures as they are: True with --method random, False with settings of a method
+    that distils; None: if it holds most of them."""
     gpu: bool = False
     speed: float = 4e10
     """Multiplications and additions a second, about."""
@@ -194,20 +195,18 @@ def _at(
 def _within(base: ChosenSet, smallest: int, wishes: Wishes, budget: int) -> tuple[ChosenSet, str, str]:
     """Return the set that a budget holds, with 0 images per class if it holds none; and why its labels and its number.
 
-    Unless a number of images was asked for, a budget for half of the real pictures is given to these, and a set that is
-    distilled takes no more than half of their bytes.
+    Unless a number of images or a method was asked for, a budget for half of the real pictures is given to these, and a
+    set that is distilled takes no more than half of their bytes.
     """
     asked, limit = wishes.ipc, budget
     most = min(smallest, asked or smallest)
+    real = replace(base, real=True)
+    real = replace(real, ipc=real.most_ipc(budget, most))
+    holds_most = asked is None and real.num_images >= WORTHWHILE_BYTES * base.num_train
+    if holds_most if wishes.real is None else wishes.real:
+        why = "real pictures with their classes; teachers would take bytes from them"
+        return real, why, "as you asked" if real.ipc == asked else _why(real, most, budget)
     if asked is None:
-        real = replace(base, real=True)
-        real = replace(real, ipc=real.most_ipc(budget, most))
-        if real.num_images >= WORTHWHILE_BYTES * base.num_train and not wishes.distil:
-            return (
-                real,
-                "real pictures with their classes; teachers would take bytes from them",
-                _why(real, most, budget),
-            )
         limit = min(budget, round(WORTHWHILE_BYTES * base.all_bytes))
     soft = replace(base, labels="soft")
     labels, why = _labels(replace(soft, ipc=soft.most_ipc(limit, most)), limit)
