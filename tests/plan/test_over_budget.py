@@ -66,6 +66,16 @@ def test_what_a_run_has_made_counts_with_the_bytes_that_it_takes(recovered: Path
     assert "lower --recover.ipc to 3" in told(larger, taken + 4000, recovered)
 
 
+def test_stored_labels_that_are_made_count_with_the_bytes_that_they_take(finished: Path):
+    recipe = mini_recipe()
+    info = read_info(finished / "distilled")
+    taken = info.image_bytes + info.label_bytes
+    assert told(recipe, taken, finished) == ""
+    assert told(recipe, taken - 1, finished)
+    other = recipe.changed(relabel=recipe.relabel.changed(codec={"kind": "topk", "k": 9}))
+    assert told(other, taken, finished)  # these labels would be others
+
+
 def test_real_pictures_count_with_their_own_bytes():
     random = with_rows("distilled-hard").with_method("random")
     noise = most_file_bytes(20, noise_bytes(random.recover, 8), tuple(map(str, range(10))))

@@ -19,10 +19,10 @@ from attar.plan.calibrate import Work, untrained_teacher
 from attar.stages import label_choice
 from attar.stages.choices import Relabel
 from attar.stages.dataset_files import folder_bytes
-from attar.stages.dataset_info import LabelInfo, read_info
+from attar.stages.dataset_info import DatasetInfo, LabelInfo, read_info
 from attar.stages.members import choose
 from attar.stages.rows import use_soft_labels
-from attar.stages.run import IMPORTED, ImagesMade, Run
+from attar.stages.run import IMPORTED, ImagesMade, LabelsMade, Run
 
 
 def warning(
@@ -80,10 +80,12 @@ class _Reckoned:
         return made.image_bytes + self._most(num_images) - self._most(made.num_images)
 
     def label_bytes(self, ipc: int) -> int:
-        config, num_classes = self.work.relabel, self.work.num_classes
+        config, num_classes, made = self.work.relabel, self.work.num_classes, self._labelled
+        count = ipc * num_classes
+        if made is not None and made[0].num_images == count and not config.unlike(made[1].settings):
+            return made[0].label_bytes
         if config.mode == "online":
             return self._teacher_bytes
-        count = ipc * num_classes
         if config.mode == "given":
             return count * num_classes * 4 + GIVEN_HEADER_BYTES
         return label_choice.planned_bytes(count, num_classes, config, self.work.size, self.work.recover.storage())
@@ -107,6 +109,13 @@ class _Reckoned:
         return images if same and "ipc" in images.settings else None
 
     @cached_property
+    def _labelled(self) -> tuple[DatasetInfo, LabelsMade] | None:
+        """The run's finished set with its labels."""
+        if self.run is None or not self.run.is_done("relabel"):
+            return None
+        return read_info(self.run.labels.folder), self.run.labels
+
+    @cached_property
     def _largest(self) -> int:
         """Bytes of an image at most; of a real picture that is stored as it is, in the mean."""
         config, size = self.work.recover, self.work.size
@@ -121,10 +130,8 @@ class _Reckoned:
     def _teacher_bytes(self) -> int:
         """Bytes of the teachers of online labels: of the stored ones, or of untrained ones."""
         config = self.work.relabel
-        if self.run is not None and self.run.is_done("relabel"):
-            info = read_info(self.run.labels.folder)
-            if _same_teachers(info.labels, config):
-                return info.label_bytes
+        if self._labelled is not None and _same_teachers(self._labelled[0].labels, config):
+            return self._labelled[0].label_bytes
         asked = choose(len(self.modules) or len(self.work.squeeze.each), config.committee.members, "")
         if self.modules:
             states = (self.modules[index].state_dict() for index in asked)
