@@ -61,6 +61,7 @@ def test_a_setting_of_recover_changes_the_methods_that_have_it():
         (["dm/cifar10-ipc1"], (), "for cifar10 at 32 pixels, and digits for digits at 8"),
         (["cda:soft"], [("--protocol", ["mtt"])], "trains students with hard labels; leave out ':soft'"),
         (["cda"], [("--relabel.mode", ["online"])], "the bytes of the teacher at every budget"),
+        (["cda"], [("--relabel.mode", ["none"])], "use --relabel.mode stored, or hard labels (cda:hard)"),
         (
             ["random"],
             [("--recover.iterations", ["5"])],

@@ -155,6 +155,11 @@ def _contender(name: str, recipe: Recipe[Any], kind: str) -> Contender:
             "Labels that are computed online take the bytes of the teacher at every budget; use --relabel.mode stored, "
             "or hard labels (METHOD:hard)."
         )
+    if not hard and relabel.mode == "none":
+        raise AttarError(
+            f"The recipe makes no soft labels (relabel.mode none), and {name} would be compared with some; use "
+            f"--relabel.mode stored, or hard labels ({name}:hard)."
+        )
     if not hard and relabel.imported:
         raise AttarError("'attar compare' makes the labels itself; leave out --relabel.imported.")
     if hard:  # nothing is stored
