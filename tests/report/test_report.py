@@ -20,7 +20,7 @@ from attar.core.elapsed import Elapsed
 from attar.core.errors import AttarError
 from attar.core.log import Log, readable_bytes
 from attar.data.load import load
-from attar.report import architectures, card, drawn, figures, pages, per_class, table
+from attar.report import architectures, card, drawn, figures, pages, per_class, printed, table
 from attar.report.table import Line, percent
 from attar.stages.dataset_info import read_info
 from attar.stages.rows import ROWS
@@ -90,6 +90,19 @@ def test_the_best_and_worst_classes_are_named_by_their_titles(tmp_path):
 
 HOSTILE = "\x1b]0;owned\x07<img src=x>|[a](b)\nattar: done"
 WRITTEN_OUT = "\\x1b]0;owned\\x07<img src=x>|[a](b)\\nattar: done"
+
+
+def test_runs_with_one_name_have_the_lines_of_their_own_table(mini_run, tmp_path, capsys, monkeypatch):
+    runs = [tmp_path / name / "mine" for name in ("first", "second")]
+    for run in runs:
+        run.parent.mkdir()
+        run.symlink_to(mini_run)
+    names = table.names_of(runs)
+    lines = [dataclasses.replace(line, run=names[run]) for run in runs for line in table.lines(run)]
+    monkeypatch.setattr(per_class, "extremes", lambda run, lines: f"of {', '.join({line.run for line in lines})}")
+    printed.print_tables(runs, lines)
+    said = capsys.readouterr().out.replace("\n", "")
+    assert all(f"{run}: of {names[run]}" in said for run in runs)
 
 
 def test_names_of_classes_are_written_out_for_terminals_and_programs(tmp_path):

@@ -79,9 +79,10 @@ def print_tables(runs: Sequence[Path], rows: list[Line]) -> None:
     if crossed is not None:
         console.print(architectures.CAPTION)
         console.print(crossed)
+    names = table.names_of(runs)
     for run in runs:
         about = f"{run}: " if len(runs) > 1 else ""
-        own = rows if len(runs) == 1 else [row for row in rows if row.run == run.name]
+        own = rows if len(runs) == 1 else [row for row in rows if row.run == names[run]]
         console.print(about + per_class.extremes(run, own), soft_wrap=True, markup=False)
         console.print(f"{run}: {pages.elapsed(run)}", soft_wrap=True, markup=False)
         console.print(f"{about}Page: {run / 'report' / write.INDEX}", soft_wrap=True, markup=False)
