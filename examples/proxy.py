@@ -280,7 +280,11 @@ def open_run(source: str, settings: list[str], out: Path, quiet: bool) -> tuple[
         data = recipe.data.changed(root=before.data.root, source=before.data.source)
         if recipe.changed(evaluate=before.evaluate, execution=before.execution, data=data) != before:
             raise attar.AttarError(f"{source} is finished, and these settings alter it; name the recipe in its place.")
+        if recipe.relabel.mode == "none":
+            raise attar.AttarError(f"{source} has no soft labels to compare with; name the recipe in its place.")
         return recipe, Path(source)
+    if recipe.relabel.mode == "none":  # half of the rows compared have soft labels
+        recipe = recipe.changed(relabel=recipe.relabel.changed(mode="online"))
     _make(recipe, out / "run", quiet)
     return recipe, out / "run"
 

@@ -146,6 +146,12 @@ def test_its_own_networks_take_images_of_any_size(proxy: ModuleType, name: str, 
     build.check_forward(network, size, 7, name=name)
 
 
+def test_a_recipe_without_soft_labels_gets_some(proxy: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(proxy, "_make", lambda recipe, folder, quiet: None)
+    found, _ = proxy.open_run("digits", ["--relabel.mode", "none"], tmp_path, True)
+    assert found.relabel.mode == "online"
+
+
 def test_what_it_cannot_compare_is_refused(proxy: ModuleType, mini_run: Path, out: Path, tmp_path: Path):
     with pytest.raises(AttarError, match="Fewer than three architectures"):
         proxy.main([str(mini_run), "--out", str(tmp_path / "out"), "--architectures", "convnet3", "resnet20"])
@@ -153,6 +159,11 @@ def test_what_it_cannot_compare_is_refused(proxy: ModuleType, mini_run: Path, ou
         proxy.main([str(mini_run), "--out", str(tmp_path / "out"), *QUICK, "--architectures", *NAMES, "convnet33"])
     with pytest.raises(AttarError, match="is finished, and these settings alter it"):
         proxy.main([str(mini_run), "--out", str(tmp_path / "out"), *QUICK, "--seed", "3"])
+    shutil.copytree(mini_run, tmp_path / "hard")
+    kept = tmp_path / "hard" / "recipe.yaml"
+    kept.write_text(kept.read_text().replace("mode: stored", "mode: none"))
+    with pytest.raises(AttarError, match="hard has no soft labels to compare with; name the recipe"):
+        proxy.main([str(tmp_path / "hard"), "--out", str(tmp_path / "out"), *QUICK])
     shutil.copytree(mini_run, tmp_path / "other")
     with pytest.raises(AttarError, match="compares another distilled set"):
         proxy.main([str(tmp_path / "other"), "--out", str(out), *QUICK])
