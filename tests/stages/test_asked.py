@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 
 import attar
+from attar.begin import recipe_of
 from attar.core.errors import AttarError
 from attar.pipeline import work_of
 from attar.plan import forecast
-from attar.recipes.arguments import changed_by, without_effect
+from attar.recipes.arguments import changed_by, split, without_effect
 from attar.recipes.catalogue import ENTRIES, recipe_named
 from attar.recipes.recipe import Recipe
 from attar.report import card
@@ -73,7 +74,9 @@ def test_the_set_trains_students_on_its_classes_and_says_that_it_has_no_soft_lab
 
 def test_card_and_page_speak_of_classes_alone(made: Path):
     assert "their classes as hard labels" in card.text(read_info(made / "distilled"), [])
-    assert "soft labels of" not in (made / "distilled" / "README.md").read_text()
+    text = (made / "distilled" / "README.md").read_text()
+    assert "soft" not in text.replace("soft=False", "")
+    assert 'To open the images and their classes without attar, use `datasets.load_dataset("this folder")`.' in text
     page = (made / "report" / "index.html").read_text()
     assert 'id="labels-section"' not in page
     assert 'id="gallery-section"' in page
@@ -164,6 +167,12 @@ def test_plan_counts_no_teacher(mini_run: Path):
     lines = forecast.lines(work_of(recipe, real))
     assert lines[0] == "Squeeze: nothing, because neither images nor labels nor rows of the table ask a teacher"
     assert any("Relabel: nothing, because students use hard labels" in line for line in lines)
+    classes_only = recipe.evaluate.protocol.changed(loss="hard")
+    for rows in (("distilled", "distilled-noaug"), ("full",)):
+        judging = recipe.evaluate.changed(rows=rows, protocol=classes_only)
+        work = work_of(recipe.changed(evaluate=judging), real)
+        assert forecast.made(work)[-1] == "Labels: hard, the class of each image"
+        assert forecast._relabel(work) == (0.0, "nothing, because students use hard labels")
 
 
 @pytest.mark.parametrize(
@@ -186,7 +195,7 @@ def test_who_asks(rows: tuple[str, ...], relabel: dict[str, Any], asked: bool):
     assert asks_teachers(method_named("cda").Config().needs(), recipe.relabel, recipe.evaluate)
 
 
-def test_a_typed_setting_of_a_teacher_that_is_not_trained_is_named():
+def test_a_typed_setting_of_a_teacher_that_is_not_trained_is_named(capsys: pytest.CaptureFixture[str]):
     def told(*words: str) -> list[str]:
         pairs = list(zip(words[::2], ([word] for word in words[1::2]), strict=True))
         return without_effect(changed_by(alone(), pairs, "attar"), pairs)
@@ -195,6 +204,13 @@ def test_a_typed_setting_of_a_teacher_that_is_not_trained_is_named():
     assert told(*epochs) == ["--squeeze.training.epochs has no effect: no teacher is asked, so none is trained"]
     assert told(*epochs, "--relabel.mode", "online") == []
     assert told("--squeeze.experts.number", "3") == []
+    given = split(
+        "squeeze", ["digits", "--method", "dm", "--relabel.mode", "none", *epochs, "--evaluate.rows", HARD[0]]
+    )
+    recipe_of("squeeze", given)
+    assert "has no effect" not in capsys.readouterr().err  # 'attar squeeze' trains one all the same
+    recipe_of("run", given)
+    assert "--squeeze.training.epochs has no effect" in capsys.readouterr().err
 
 
 def test_recipes_with_hard_rows_alone_make_no_soft_labels():

@@ -69,7 +69,7 @@ def made(work: Work) -> list[str]:
 
 def _labels(work: Work) -> str:
     config = work.relabel
-    if _only_hard(work):
+    if config.mode == "none" or _only_hard(work):
         return "Labels: hard, the class of each image"
     if config.mode == "online":
         return "Soft labels: online, by the teacher, which is stored with the images"
@@ -202,7 +202,7 @@ def _relabel(work: Work) -> Estimate:
     if not of:
         if config.mode == "given":
             return 0.0, "nothing, because the method makes the labels"
-        if _only_hard(work):
+        if config.mode == "none" or _only_hard(work):
             return 0.0, "nothing, because students use hard labels"
         return 0.0, "nothing, because the teacher labels while students train"
     return _about(seconds, ", ".join(of))
@@ -253,7 +253,9 @@ def _only_hard(work: Work) -> bool:
 
 
 def _unaugmented(work: Work) -> dict[str, int]:
-    """Return the epochs of labels of each set that is labelled without augmentation."""
+    """Return the epochs of labels of each set that is labelled without augmentation; none if there are no labels."""
+    if work.relabel.mode == "none":
+        return {}
     names = sorted(name for name, labels in _trainings(work) if labels == "noaug")
     return {name: _storage(work).num_parts if name == DISTILLED.images else 1 for name in names}
 

@@ -35,8 +35,7 @@ for images, targets in distilled.batches(epoch=0, batch_size=128, device="cpu"{h
     loss = distilled.loss(model(images), targets)
 ```
 
-To open the images without their soft labels, use `datasets.load_dataset("{place}")`. If the table below has
-rows with hard labels, compare them to see the gain from soft labels.
+{plainly}
 
 ## Scores
 
@@ -121,6 +120,7 @@ def text(
         origin=origin,
         labels=_labels(info, hard),
         hard=", soft=False" if hard else "",
+        plainly=_plainly(info, place),
         cores=_cores(table),
         spread=reliability.of_students(table),
         validation=reliability.measured_on(table) if table else "real validation images",
@@ -143,6 +143,17 @@ def _labels(info: DatasetInfo, hard: bool) -> str:
     if not hard:
         return soft
     return f"their classes as hard labels, which the students below are trained on; the set also holds {soft}"
+
+
+def _plainly(info: DatasetInfo, place: str) -> str:
+    """Say how to open the images without attar."""
+    opened = f'use `datasets.load_dataset("{place}")`.'
+    if info.labels.mode == "none":
+        return f"To open the images and their classes without attar, {opened}"
+    return (
+        f"To open the images without their soft labels, {opened} If the table below has rows with hard labels, compare "
+        f"them to see the gain from soft labels."
+    )
 
 
 def _front_matter(info: DatasetInfo) -> str:
