@@ -10,6 +10,7 @@ from attar.core.log import Log
 from attar.data.choice import DataChoice
 from attar.data.load import load
 from attar.data.source import RealData, Split
+from attar.data.survey import survey
 
 Make = Callable[..., Path]
 
@@ -84,6 +85,8 @@ def test_one_class_is_refused(tmp_path: Path, class_folders: Make, log: Log) -> 
     class_folders(tmp_path, {"only": 4})
     with pytest.raises(AttarError, match=r"has a single class \(only\); two or more are needed"):
         open_folder(tmp_path, log)
+    with pytest.raises(AttarError, match=r"has a single class \(only\); two or more are needed"):
+        survey(DataChoice(source=str(tmp_path)), log)
 
 
 def test_the_fingerprint_knows_content_and_no_paths(tmp_path: Path, class_folders: Make, log: Log) -> None:

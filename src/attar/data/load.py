@@ -30,8 +30,6 @@ def load(choice: DataChoice, seed: int, log: Log) -> RealData:
     found = find(choice, log)
     for name in found.classes:
         refuse_broken(name, f"'{choice.source}'")
-    if len(found.classes) < 2:
-        raise AttarError(f"'{choice.source}' has a single class ({', '.join(found.classes)}); two or more are needed.")
     labels = kept(choice, found.classes)
     classes = tuple(found.classes[label] for label in labels)
     train = of_classes(found.train, labels)
@@ -102,7 +100,9 @@ def _name(source: str) -> str:
 
 
 def kept(choice: DataChoice, classes: tuple[str, ...]) -> list[int]:
-    """The labels of the chosen classes, ascending."""
+    """The labels of the chosen classes, ascending; raises AttarError for fewer than two."""
+    if len(classes) < 2:
+        raise AttarError(f"'{choice.source}' has a single class ({', '.join(classes)}); two or more are needed.")
     known = set(classes)
     for name in choice.classes:
         if name not in known:
