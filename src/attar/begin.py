@@ -3,6 +3,7 @@
 import contextlib
 import re
 import shlex
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -221,7 +222,7 @@ def chosen(given: Arguments) -> Chosen:
         every_class="data.classes" in asked,
         own_teachers=own_teachers,
         teacher_bytes=teacher_bytes,
-        real=asked["method"] == ["random"] if "method" in asked else False if any(map(_distils, asked)) else None,
+        real=_wants_real(asked),
         holdout=data.holdout if "data.holdout" in asked else None,
         gpu=gpu,
         speed=GPU_SPEED if gpu else CPU_SPEED * min(threads, _MOST_THREADS),
@@ -337,6 +338,13 @@ def _merged(before: str, given: Arguments) -> list[str]:
 
 def _early(given: Arguments) -> list[tuple[str, list[str]]]:
     return [(flag, values) for flag, values in given.settings if key_of(flag).startswith(_EARLY)]
+
+
+def _wants_real(asked: Mapping[str, list[str]]) -> bool | None:
+    """Return whether the settings typed are for real pictures as they are; None if they are for neither."""
+    if "method" in asked:
+        return asked["method"] == ["random"]
+    return False if any(map(_distils, asked)) else None
 
 
 def _distils(key: str) -> bool:

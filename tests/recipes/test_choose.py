@@ -227,6 +227,7 @@ def test_real_pictures_that_are_asked_for_fill_any_budget():
     assert (few.recipe.method, few.made.labels) == ("random", "hard")
     assert 0.8 * 200_000 < few.made.num_images * few.made.picture_bytes < 200_000
     assert some.recipe == chosen(survey, size=64, budget=1_300_000).recipe
+    assert (why(few, "method"), few.warnings, some.warnings) == ("random: as you asked", (), ())
     assert chosen(survey, size=64, budget=200_000, real=True, ipc=3).recipe.recover.ipc == 3
     assert few.made.ipc > chosen(survey, size=64, budget=200_000).made.ipc  # whose bytes are reckoned as of noise
 

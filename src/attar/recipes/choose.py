@@ -105,6 +105,7 @@ def choose(source: str, found: Survey, wishes: Wishes) -> Chosen:
     holdout = wishes.holdout or (0.2 if sum(counts) < FEW else 0.1)
     train = [count for count, keep in zip(found.training(holdout), kept, strict=True) if keep]
     made, why_size, why_labels, why_ipc = _set(found, classes, train, wishes)
+    asked_real = made.real and wishes.real is True
     mirrored, why_mirrored = _mirrored(found.classes)
     views = _teacher_views(made.size, mirrored)
     whole = _recipe(source, made, mirrored, found, views, holdout, () if all(kept) else classes)
@@ -119,14 +120,14 @@ def choose(source: str, found: Survey, wishes: Wishes) -> Chosen:
         Reason("mirrored", "yes" if mirrored else "no", why_mirrored),
         reasons.network(made),
         reasons.teachers(made),
-        Reason("method", whole.method, reasons.why_method(made)),
+        Reason("method", whole.method, "as you asked" if asked_real else reasons.why_method(made)),
         Reason("labels", made.labels, why_labels),
         Reason("images per class", f"{made.ipc} ({made.num_images} images)", why_ipc),
         reasons.stored(made),
         reasons.students(made),
         reasons.time(made, wishes.speed),
     )
-    told_of = reasons.warnings(made, min(train), wishes.ipc, wishes.budget)
+    told_of = reasons.warnings(made, min(train), wishes.ipc, wishes.budget, asked_real=asked_real)
     stops = "" if found.damage is None or wishes.skips else found.damage.stopped()
     return Chosen(whole, told, told_of, made, wishes.speed, stops)
 
@@ -203,7 +204,7 @@ def _within(base: ChosenSet, smallest: int, wishes: Wishes, budget: int) -> tupl
     real = replace(base, real=True)
     real = replace(real, ipc=real.most_ipc(budget, most))
     holds_most = asked is None and real.num_images >= WORTHWHILE_BYTES * base.num_train
-    if holds_most if wishes.real is None else wishes.real:
+    if wishes.real or (holds_most and wishes.real is None):
         why = "real pictures with their classes; teachers would take bytes from them"
         return real, why, "as you asked" if real.ipc == asked else _why(real, most, budget)
     if asked is None:

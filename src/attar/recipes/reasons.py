@@ -155,12 +155,15 @@ def time(made: ChosenSet, speed: float) -> Reason:
     )
 
 
-def warnings(made: ChosenSet, smallest: int, ipc: int | None, budget: int | None) -> tuple[str, ...]:
+def warnings(
+    made: ChosenSet, smallest: int, ipc: int | None, budget: int | None, *, asked_real: bool = False
+) -> tuple[str, ...]:
     """What the user should know; ``ipc`` and ``budget`` are what was asked for, None if nothing was.
 
-    ``smallest`` is the number of training pictures of the smallest class.
+    ``smallest`` is the number of training pictures of the smallest class; ``asked_real`` says that real pictures were
+    asked for.
     """
-    return (*_not_as_asked(made, smallest, ipc, budget), *_no_smaller(made, budget))
+    return (*_not_as_asked(made, smallest, ipc, budget), *(() if asked_real else _no_smaller(made, budget)))
 
 
 def _not_as_asked(made: ChosenSet, smallest: int, ipc: int | None, budget: int | None) -> tuple[str, ...]:
