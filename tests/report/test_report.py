@@ -99,10 +99,10 @@ def test_runs_with_one_name_have_the_lines_of_their_own_table(mini_run, tmp_path
         run.symlink_to(mini_run)
     names = table.names_of(runs)
     lines = [dataclasses.replace(line, run=names[run]) for run in runs for line in table.lines(run)]
-    monkeypatch.setattr(per_class, "extremes", lambda run, lines: f"of {', '.join({line.run for line in lines})}")
+    monkeypatch.setattr(per_class, "extremes", lambda run, lines: f"of <{', '.join({line.run for line in lines})}>")
     printed.print_tables(runs, lines)
     said = capsys.readouterr().out.replace("\n", "")
-    assert all(f"{run}: of {names[run]}" in said for run in runs)
+    assert all(f"{run}: of <{names[run]}>" in said for run in runs)
 
 
 def test_names_of_classes_are_written_out_for_terminals_and_programs(tmp_path):
