@@ -24,6 +24,7 @@ from attar.stages.dataset_info import read_info
 from attar.stages.distilled import Distilled
 from attar.stages.protocols import PROTOCOL_LABELS, PROTOCOLS
 from attar.store import images as image_files
+from attar.store import sealed
 from conftest import edit_json
 
 CLASSES = tuple(reversed(CIFAR10))
@@ -270,6 +271,20 @@ def test_a_teacher_that_has_no_place_there_is_told(run, tmp_path, monkeypatch):
     assert "The evaluator does not have the teacher convnet3 (standard stem)" in text
     assert "The evaluator does not have the student convnet3" in text
     assert lines[-1].endswith("score.py hard")
+
+
+def test_a_set_without_soft_labels_is_scored_with_hard_ones(run, tmp_path):
+    plain = tmp_path / "run"
+    shutil.copytree(run, plain)
+    shutil.rmtree(plain / "squeeze")
+    labels = {**sealed.read_json(plain / "distilled" / "dataset.json", "")["labels"], "mode": "none", "scored": "hard"}
+    edit_json(plain / "distilled" / "dataset.json", labels=labels, teachers=[])
+    said = ddranking.export(plain, tmp_path / "out")
+    assert said[0].endswith("images of CIFAR10, configuration")
+    assert said[-1].endswith("score.py hard")
+    assert not (tmp_path / "out" / "teacher_models").exists()
+    text = " ".join((tmp_path / "out" / "README.txt").read_text().split())
+    assert "The run made no soft labels, so teacher_models/ is empty" in text
 
 
 def test_what_is_at_out_is_left_alone(run, tmp_path):
