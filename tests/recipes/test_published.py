@@ -117,3 +117,10 @@ def test_changed_settings_are_named_if_they_can_change_the_scores():
         ("squeeze.experts.number 100 -> 2",),
         ("squeeze.training.epochs 50 -> 9",),
     ]
+
+
+def test_runs_of_hard_labels_keep_their_figures_as_earlier_versions_made_them():
+    recipe = recipe_named("dm/cifar10-ipc10")
+    found = published_beside(recipe.changed(relabel=recipe.relabel.changed(mode="online", teacher_precision="int8")))
+    assert found is not None
+    assert not found.changed  # teachers beside the images change no score of hard labels

@@ -131,6 +131,8 @@ def _changes(usual: Recipe[Any], recipe: Recipe[Any]) -> list[str]:
     """Return the settings that differ and can change the scores of the distilled set, each as ``key old -> new``."""
     asks_teacher = usual.recover.needs().teachers != "none" or usual.evaluate.protocol.loss != "hard"
     usual, recipe = _with_members(usual), _with_members(recipe)
+    if usual.relabel.mode == "none" and recipe.relabel.mode == "online":  # as these recipes said in earlier versions
+        recipe = recipe.changed(relabel=recipe.relabel.changed(mode="none"))
     pairs = [(f"{name}.", getattr(usual, name), getattr(recipe, name)) for name in ("data", "recover", "relabel")]
     pairs.append(("evaluate.protocol.", usual.evaluate.protocol, recipe.evaluate.protocol))
     if asks_teacher:
