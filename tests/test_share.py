@@ -163,9 +163,10 @@ def test_a_folder_is_answered_with_its_address(mini_run, hub, tmp_path):
 
 def test_an_unfinished_or_damaged_set_is_refused(mini_run, hub, tmp_path):
     run = tmp_path / "run"
-    shutil.copytree(mini_run / "squeeze", run / "squeeze")
-    with pytest.raises(AttarError, match="distilled is not finished; run 'attar relabel'"):
-        share.push(run, NAME)
+    for stage in ("recover", "squeeze"):  # a run that asks no teacher begins with its images
+        shutil.copytree(mini_run / stage, run / stage)
+        with pytest.raises(AttarError, match="distilled is not finished; run 'attar relabel'"):
+            share.push(run, NAME)
     shutil.copytree(mini_run / "distilled", run / "distilled")
     next((run / "distilled" / "labels").glob("epochs*")).unlink()
     with pytest.raises(AttarError, match="has no file epochs-00000-00005"):

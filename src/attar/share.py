@@ -117,7 +117,7 @@ def pull_run(address: str, out: Path) -> list[str]:
 
 def _whole(run: Path, folder: Path) -> tuple[DatasetInfo, list[str]]:
     """Return a set's info and files, all checked; raises AttarError when the set is unfinished or damaged."""
-    if not (folder / INFO).is_file() and (run / "squeeze").is_dir():
+    if not (folder / INFO).is_file() and any((run / stage).is_dir() for stage in ("squeeze", "recover")):
         labels_in(run / "distilled")  # says which stage is not finished
     info = read_info(folder)
     Distilled(folder)
