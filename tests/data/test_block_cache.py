@@ -1,12 +1,15 @@
 import errno
+import itertools
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from attar.core.errors import AttarError
+from attar.data import block_cache
 from attar.data.block_cache import BlockCache, DamagedBlock, Grow
 
 
@@ -46,6 +49,20 @@ def test_the_limit_is_kept_and_the_oldest_is_removed(tmp_path: Path) -> None:
     assert store.fetched[-1] == "e"
     store.use(cache, "b")
     assert store.fetched[-1] == "b"
+
+
+def test_uses_within_one_step_of_the_systems_clock_have_an_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    moments = itertools.count(10**18)
+    monkeypatch.setattr(block_cache, "time", SimpleNamespace(time_ns=lambda: next(moments)))
+    store, cache = Store(), BlockCache(tmp_path, 300)
+    for name in "abca":
+        store.use(cache, name)
+    used = [path.stat().st_mtime_ns - 10**18 for path in map(cache._path, "bca")]
+    assert 0 < used[0] < used[1] < used[2] < 10
+    store.use(cache, "d")
+    assert not cache._path("b").exists()
 
 
 def test_a_block_larger_than_the_limit_is_refused(tmp_path: Path) -> None:

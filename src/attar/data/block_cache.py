@@ -49,7 +49,7 @@ class BlockCache:
         with usable(self.folder):
             for _ in range(_ATTEMPTS):
                 try:
-                    os.utime(path)
+                    _touch(path)
                     return read(path)
                 except FileNotFoundError:  # not there, or removed by another process meanwhile
                     pass
@@ -86,6 +86,7 @@ class BlockCache:
             with self._reserved(path, where, size) as grow:
                 with atomic.replace(path) as unfinished:
                     make(unfinished, grow)
+                    _touch(unfinished)
                 try:
                     return (read(path),)
                 except DamagedBlock:
@@ -131,7 +132,7 @@ class BlockCache:
 
         Blocks that others make count and are not removed; what killed processes left is.
         """
-        held: dict[str, tuple[float, int]] = {}
+        held: dict[str, tuple[int, int]] = {}
         reserved: dict[str, int] = {}
         unfinished: list[Path] = []
         for path in self.folder.iterdir():
@@ -145,7 +146,7 @@ class BlockCache:
                 elif atomic.is_temporary(path):
                     unfinished.append(path)
                 elif not path.name.startswith("lock-"):
-                    held[path.name] = (state.st_mtime, state.st_size)
+                    held[path.name] = (state.st_mtime_ns, state.st_size)
         for path in unfinished:
             if path.name[1:].partition(".")[0] not in reserved:
                 path.unlink(missing_ok=True)
@@ -157,3 +158,9 @@ class BlockCache:
             (self.folder / name).unlink(missing_ok=True)
             total -= taken
         return total <= self.limit
+
+
+def _touch(path: Path) -> None:
+    """Note that a block is used now; the system's own times of files move in steps, in which several are used."""
+    now = time.time_ns()
+    os.utime(path, ns=(now, now))

@@ -138,6 +138,7 @@ def remembered(listing: Sequence[str], make: Callable[[], Content]) -> bytes:
 def stamp(path: Path) -> str:
     """Return a text that changes with a file's content: size, inode and times; raises OSError when it is missing."""
     state = path.stat()
+    sealed.settle(state)
     return f"{state.st_size} {state.st_ino} {state.st_mtime_ns} {state.st_ctime_ns}"
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from attar.core.errors import AttarError
 from attar.core.log import Log
+from attar.store import sealed
 
 ENDINGS = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".pjpeg", ".pjp", ".png", ".apng", ".webp", ".avif", ".gif"),
@@ -193,5 +194,6 @@ def _state(entry: os.DirEntry[str]) -> tuple[int, int, int, int]:
     """Bytes, inode and times of a file; zeros for a link to nowhere, which is found out when it is decoded."""
     with contextlib.suppress(OSError):
         state = entry.stat()
+        sealed.settle(state)
         return state.st_size, state.st_ino, state.st_mtime_ns, state.st_ctime_ns
     return 0, 0, 0, 0

@@ -5,7 +5,10 @@ file once, and again only after the file has changed.
 """
 
 import functools
+import itertools
 import json
+import os
+import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -20,6 +23,8 @@ KEY = "sha256"
 """The key of the seal: a digest of all other keys of the JSON object."""
 READ_BYTES = 2**30
 """Files of a finished stage are hashed, to see whether they are complete, if they take at most this many bytes."""
+CLOCK_STEP_SECONDS = 0.011
+"""The times of files move in steps; on Linux of up to 10 ms, before version 6.13."""
 FIX_MISSING = "run the same command again to rebuild it, or copy it again"
 """What to do about a missing file, for error sentences."""
 FIX_DAMAGED = f"delete it and {FIX_MISSING}"
@@ -66,9 +71,25 @@ def sha256_of(path: Path) -> str:
 
 
 def state_of(path: Path) -> tuple[int, ...]:
-    """Return a file's device, inode, size and times; while they stay the same, the content counts as unchanged."""
+    """Return a file's device, inode, size and times; while they stay the same, the content counts as unchanged.
+
+    A file that was written a moment ago has another state at each call, because it may change and keep its times.
+    """
     state = path.stat()
-    return state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns, state.st_ctime_ns
+    newness = next(_CALLS) if _seconds_to_settle(state) else 0
+    return state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns, state.st_ctime_ns, newness
+
+
+def settle(state: os.stat_result) -> None:
+    """Return when a change of the file from now on gives it other times than these."""
+    if seconds := _seconds_to_settle(state):
+        time.sleep(seconds)
+
+
+def _seconds_to_settle(state: os.stat_result) -> float:
+    """Return for how long a change may still leave a file's times as they are; 0.0 if it cannot."""
+    age = time.time() - state.st_ctime
+    return CLOCK_STEP_SECONDS - age if 0 <= age < CLOCK_STEP_SECONDS else 0.0
 
 
 def entries(folder: Path, paths: Iterable[Path]) -> dict[str, SealedFile]:
@@ -131,6 +152,9 @@ def _has_renamed_seal(value: Mapping[str, Any]) -> bool:
     """Return whether the value under any key is the seal, which means that damage changed the key's name."""
     hashes = [key for key, part in value.items() if isinstance(part, str) and len(part) == 64]
     return any(value[key] == digest({name: value[name] for name in value if name != key}) for key in hashes)
+
+
+_CALLS = itertools.count(1)
 
 
 @functools.cache
