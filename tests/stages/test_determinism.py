@@ -19,7 +19,7 @@ from attar.store.weights import load_weights
 from conftest import MINI, interrupt, mini_recipe
 from meeting import free_port
 
-TIMEOUT_SECONDS = 240
+TIMEOUT_SECONDS = 900
 
 
 def bytes_of(run: Path) -> dict[str, bytes]:
