@@ -20,6 +20,7 @@ _WAIT_SECONDS = 0.05
 _ATTEMPTS = 20
 _RESERVED = ".reserved"
 _NUM_LOCKS = 64
+_ROOM_LOCK = "lock-room"
 _FINISHED = (0, 0)
 """Times of a block that is not needed soon."""
 Result = TypeVar("Result")
@@ -99,10 +100,15 @@ class BlockCache:
     def _reserved(self, path: Path, where: str, size: int) -> Iterator[Grow]:
         """Keep room for a block, by a locked file of this size; waits while others make blocks that fill the limit."""
         place = path.with_name(path.name + _RESERVED)
+
+        def release() -> None:
+            with atomic.locked(self.folder / _ROOM_LOCK):  # who looks for room must see the block or its reservation
+                place.unlink(missing_ok=True)
+
         with contextlib.ExitStack() as stack:
             with self._room(where, size):
                 stack.enter_context(atomic.locked(place))
-                stack.callback(place.unlink, missing_ok=True)
+                stack.callback(release)
                 os.truncate(place, size)  # a hole: it counts, and takes no room
 
             def grow(size: int) -> None:
@@ -121,7 +127,7 @@ class BlockCache:
                 f"{where} has {size:,} bytes, more than the cache may hold; raise --data.cache-bytes ({self.limit:,})."
             )
         while True:
-            with atomic.locked(self.folder / "lock-room"):
+            with atomic.locked(self.folder / _ROOM_LOCK):
                 if self._make_room(size):
                     yield
                     return
