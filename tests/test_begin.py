@@ -1,6 +1,7 @@
 """Beginning with pictures in place of a recipe, on the command line."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -345,3 +346,20 @@ def test_teachers_that_are_named_count_with_their_bytes(typed, mode, teacher, ca
     assert found.recipe.relabel.mode == mode
     assert next(one.choice for one in found.reasons if one.what == "teacher") == teacher
     assert found.recipe.squeeze.members == ()
+
+
+def test_a_narrow_terminal_shows_every_choice_and_setting_whole(pictures: Path):
+    import io
+
+    from rich.console import Console
+
+    found = begin.chosen(split("plan", [str(pictures)]))
+    settings = "--recover.flip false --squeeze.views.flip false --relabel.views.flip false"
+    reasons = tuple(replace(one, why=settings) for one in found.reasons)
+    written = io.StringIO()
+    shown = Console(file=written, width=60)
+    begin.print_reasons(replace(found, reasons=reasons), shown)
+    text = written.getvalue()
+    assert "…" not in text
+    assert max(map(len, text.partition("warning")[0].splitlines())) <= 60
+    assert text.replace(" ", "").replace("\n", "").count("--squeeze.views.fli") == len(reasons)

@@ -46,6 +46,8 @@ _IDLE = re.compile(r" --data\.(?!(?:root|size|classes|num[-_]classes|holdout)\b)
 """Settings of the data that the choice does not depend on; earlier runs have them in their words."""
 _WIDTH = 120
 """Columns of the table in a file or a pipe."""
+_NARROW = 80
+"""On a terminal of fewer columns a choice may take several lines, so that there is room for its reason."""
 _EARLY = ("data.", "execution.", "seed")
 """Settings that the choice depends on."""
 
@@ -261,7 +263,7 @@ def print_reasons(found: Chosen, console: Console, with_time: bool = True) -> No
     """
     table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     for name in ("attar chooses", "", "because"):
-        table.add_column(name, no_wrap=not name)
+        table.add_column(name, no_wrap=not name and console.width >= _NARROW, overflow="fold")
     for one in found.reasons:
         if one.what == reasons.TIME and not with_time:
             continue

@@ -41,7 +41,7 @@ usage: attar VERB ...
                                   download a set from the Hub
   attar doctor                    show what this machine has and what stops runs
 
-'attar VERB --help' explains a verb, 'attar run RECIPE --help' the settings.
+'attar VERB --help' explains a verb, 'attar run RECIPE --help [WORD]' settings.
 """
 VERBS = {"list": "attar.recipes.lists", "watch": "attar.report.watch", "doctor": "attar.plan.doctor"}
 """Verbs in modules of their own, which have ``main(arguments)``."""

@@ -65,6 +65,7 @@ def test_settings_of_a_method_outside_take_what_they_like():
         ("--help squeeze.training --out X digits", "digits", "squeeze.training"),
         ("digits --out X --help all", "digits", "all"),
         ("digits --help=reocver", "digits", "reocver"),
+        ("digits --help learning rate --out X", "digits", "learning rate"),
     ],
 )
 def test_help_may_name_a_section(line, recipe, section):
@@ -173,6 +174,8 @@ def test_a_setting_of_the_other_method_is_known_before_it_is_chosen():
         (["--evaluate.protocol.learning-rates", "vgg*"], "takes TEXT NUMBER ..., not 'vgg*'."),
         (["3"], "'3' does not follow a flag; write settings as --KEY VALUE."),
         (["-o", "3"], "no setting named '-o'"),
+        (["--lr", "0.1"], "no setting named '--lr'; 'attar run digits --help lr' lists those that speak of it."),
+        (["--G", "3"], "no setting named '--G'; did you mean"),
         (["--method"], "--method needs a value"),
         (["--method", "cdaa"], "no method named 'cdaa'; did you mean cda"),
     ],

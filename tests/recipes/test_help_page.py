@@ -30,7 +30,7 @@ def test_the_page_begins_with_what_people_change():
     assert "  --recover.ipc INT  [37]\n      Images per class" in text
     assert text.index("--seed") < text.index("'attar run digits --help all'") < text.index("--protocol NAME")
     assert "Epochs that each student trains for" in text
-    assert len(text.splitlines()) < 125
+    assert len(text.splitlines()) < 130
 
 
 def test_epochs_of_labels_are_left_out_where_students_train_with_hard_labels():
@@ -62,6 +62,28 @@ def test_every_section_of_the_front_page_can_be_asked_for():
 @pytest.mark.parametrize("section", ["recover.bn_weight", "--recover.bn-weight"])
 def test_a_single_setting_is_a_section(section):
     assert flags(shown(section)) == ["--recover.bn-weight"]
+
+
+@pytest.mark.parametrize(
+    ("words", "wanted"),
+    [
+        ("quality", "--recover.jpeg-quality"), ("JPEG", "--recover.image-format"), ("GPU", "--execution.job-gpus"),
+        ("smooth", "--squeeze.label-smoothing"), ("learning rate", "--squeeze.training.learning-rate"),
+        ("lr", "--evaluate.protocol.training.learning-rate"),
+        ("memory batchnorm", "--squeeze.training.accumulation-steps"),
+    ],
+)  # fmt: skip
+def test_settings_are_found_by_words_of_their_names_explanations_and_choices(words, wanted):
+    recipe = recipe_named("cda/imagenet-1k-ipc50")
+    found = flags(page(recipe, "run", "cda/imagenet-1k-ipc50", words, 80))
+    assert wanted in found
+    assert len(found) < 25
+
+
+def test_every_word_has_to_begin_a_word():
+    with pytest.raises(AttarError, match="did you mean recover.iterations"):
+        shown("rations")
+    assert "--recover.image-format" not in flags(shown("jpeg quality"))
 
 
 def test_an_unknown_section_is_refused():

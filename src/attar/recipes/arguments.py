@@ -12,7 +12,7 @@ import pydantic
 from attar.core import plugin
 from attar.core.config import Config, worded
 from attar.core.errors import AttarError
-from attar.recipes.fields import Field, by_name, fields_of, key_of, no_value, one_value
+from attar.recipes.fields import Field, by_name, fields_of, key_of, no_value, one_value, with_words
 from attar.recipes.recipe import Recipe, recipe_type
 from attar.stages.asked import asks_teachers
 from attar.stages.methods import METHODS, method_named
@@ -51,7 +51,7 @@ class Arguments:
     quiet: bool = False
     plan: bool = False
     help: str | None = None
-    """The word after ``--help``; '' without a word, None if no help is requested."""
+    """The words after ``--help``; '' without a word, None if no help is requested."""
     settings: tuple[Pair, ...] = ()
     """All other flags, in the order typed."""
     own_teachers: tuple[int, ...] = ()
@@ -76,7 +76,7 @@ def split(verb: str, words: list[str]) -> Arguments:
             no_value(flag, values)
             found[flag.removeprefix("--")] = True
         elif flag in ("-h", "--help"):
-            found["help"] = one_value("--help", values) if values else ""
+            found["help"] = " ".join(values)
         else:
             settings.append((flag, values))
     if len(names) > 1:
@@ -271,6 +271,9 @@ def _unknown(flag: str, fields: Mapping[str, Field], method: str, prog: str) -> 
     alike = [one for one in known if one.startswith(flag)] or [one for one in known if one.endswith(f".{last}")]
     if 0 < len(alike) <= plugin.SHOWN:
         return AttarError(f"There is no setting named '{flag}'; did you mean {' or '.join(alike)}?")
+    words = " ".join(re.findall("[a-z0-9]{2,}", flag.lower()))
+    if not flag.startswith("--help") and with_words(fields.values(), words):
+        return AttarError(f"There is no setting named '{flag}'; '{prog} --help {words}' lists those that speak of it.")
     return plugin.unknown("setting", flag, known)
 
 

@@ -1,5 +1,6 @@
 """The settings of a recipe: their names on the command line, how they are parsed, and their help texts."""
 
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,6 +16,8 @@ from attar.stages.rows import KNOWN, Row
 Kind = Literal["switch", "one", "many", "group"]
 """A setting with an optional value, with one value, with several values, or a group of settings."""
 _NAMES = {int: "INT", float: "NUMBER", bool: "yes|no"}
+_SHORT_FOR = {"lr": "learning rate", "wd": "weight decay"}
+"""What people type for two settings."""
 _SHORT = 40
 """Choices longer than this many characters are listed in the explanation, not after the flag."""
 
@@ -84,6 +87,11 @@ class Field:
             return tuple(map(str, KNOWN))
         return tuple(map(str, get_args(kind))) if get_origin(kind) is Literal else ()
 
+    @cached_property
+    def told(self) -> str:
+        """All words of the setting's name, explanation and choices, in small letters."""
+        return _plain(" ".join((self.key, self.text, *self.choices)))
+
     @property
     def lists_choices(self) -> bool:
         """Whether the choices are too long to show after the flag."""
@@ -137,6 +145,19 @@ def by_name(fields: Iterable[Field]) -> dict[str, Field]:
     fields = list(fields)
     off = {key_of(field.flag_off): field for field in fields if field.kind == "switch"}
     return off | {field.key: field for field in fields}
+
+
+def with_words(fields: Iterable[Field], words: str) -> list[Field]:
+    """Return the settings in whose name, explanation or choices each of the words begins a word."""
+    asked = [_SHORT_FOR.get(word, word) for word in _plain(words).split()]
+    return [
+        field for field in fields if asked and field.kind != "group" and all(f" {word}" in field.told for word in asked)
+    ]
+
+
+def _plain(text: str) -> str:
+    """Return the words in small letters, with a space before each."""
+    return "".join(f" {word}" for word in re.findall("[a-z0-9]+", text.lower()))
 
 
 def key_of(flag: str) -> str:

@@ -12,7 +12,7 @@ import yaml
 from attar.core import plugin
 from attar.core.printable import printable
 from attar.recipes.catalogue import ENTRIES
-from attar.recipes.fields import Field, by_name, fields_of, key_of
+from attar.recipes.fields import Field, by_name, fields_of, key_of, with_words
 from attar.recipes.recipe import Recipe
 from attar.stages.rows import use_soft_labels
 
@@ -66,8 +66,8 @@ OPTIONS = {
     "--protocol NAME": "Another evaluation protocol with its label options: a name from 'attar list protocols'.",
     "--launcher ray [--address HOST:PORT]": "Let a Ray cluster do the jobs; '--help execution' has CPUs and GPUs.",
     "--quiet": "Print results only.",
-    "--help [SECTION]": "After a recipe: the settings that people change most, the settings of a section (recover, "
-    "evaluate.protocol), or 'all' settings.",
+    "--help [SECTION|WORD ...]": "After a recipe: the settings that people change most, the settings of a section "
+    "(recover, evaluate.protocol), those whose name or explanation has these words (jpeg), or 'all' settings.",
 }
 _COMPARED = ("--methods NAME ...", "--budgets SIZE ...")
 _MAKES_NOTHING = ("show", "plan", "split")
@@ -110,8 +110,9 @@ def usage(verb: str, width: int) -> str:
 def page(recipe: Recipe[Any], verb: str, name: str, section: str, width: int, about: str = "") -> str:
     """Return the text of ``attar VERB NAME --help SECTION``, in lines of at most ``width`` characters if words allow.
 
-    ``section`` is '' for the settings that people change most, 'all', a group of settings (``recover``) or a single
-    setting. ``about`` says where the values are from. Raises AttarError for any other section.
+    ``section`` is '' for the settings that people change most, 'all', a group of settings (``recover``), a single
+    setting, or words of names and explanations. ``about`` says where the values are from. Raises AttarError if no
+    setting has these words.
     """
     command = f"attar {verb} {name}"
     fields = list(fields_of(type(recipe)))
@@ -125,7 +126,8 @@ def page(recipe: Recipe[Any], verb: str, name: str, section: str, width: int, ab
         lines += [*_wrapped(f"Cost: {ENTRIES[name].cost}", width), ""]
     lines += [*told, "Settings that people change most:", "", *_frequent(recipe, verb, fields, width), ""]
     lines += _wrapped(f"For all settings: '{command} --help all'", width)
-    lines += [*_wrapped(f"For one of the sections below: '{command} --help recover'", width), ""]
+    lines += _wrapped(f"For one of the sections below: '{command} --help recover'", width)
+    lines += [*_wrapped(f"To find settings by words: '{command} --help learning rate'", width), ""]
     lines += [*_wrapped(RULES, width), "", "Options:", "", *_options(verb, width), ""]
     return _text([*lines, "Sections of the settings:", "", *_sections(fields, width)])
 
@@ -169,12 +171,15 @@ def _sections(fields: Iterable[Field], width: int) -> list[str]:
 
 
 def _under(fields: list[Field], section: str) -> list[Field]:
-    """Return the group or the setting of this name, with all settings in it."""
+    """Return the group or the setting of this name with all settings in it, or the settings that have these words."""
     names = by_name(fields)
-    if key_of(section) not in names:
+    if key_of(section) in names:
+        key = names[key_of(section)].key
+        return [field for field in fields if f"{field.key}.".startswith(f"{key}.")]
+    found = with_words(fields, section)
+    if not found:
         raise plugin.unknown("section", section, ["all", *(field.key for field in fields)])
-    key = names[key_of(section)].key
-    return [field for field in fields if f"{field.key}.".startswith(f"{key}.")]
+    return found
 
 
 def _grouped(recipe: Recipe[Any], fields: list[Field], width: int) -> list[str]:
