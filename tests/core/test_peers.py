@@ -3,6 +3,8 @@
 import multiprocessing
 import os
 import signal
+import socket
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -129,6 +131,97 @@ def test_a_signal_to_any_process_ends_all_with_one_sentence(
     codes, said = ended(started, tmp_path)
     assert codes == [code, code]
     assert said == f"attar: {MESSAGE}\n"
+
+
+def looks(rank: int, folder: Path) -> None:
+    """Two processes on each of two machines."""
+    os.environ["LOCAL_RANK"] = str(rank % 2)
+    works(rank, folder)
+
+
+def test_a_machine_that_is_lost_with_its_processes_is_told_by_the_next_one(tmp_path: Path):
+    started = launch(looks, tmp_path, 4)
+    for rank in range(4):
+        wait_for(tmp_path / f"ready{rank}")
+    for number in (signal.SIGSTOP, signal.SIGKILL):  # so that neither sees the other's end
+        for rank in (0, 1):
+            os.kill(started[rank].pid or 0, number)
+    codes, said = ended(started, tmp_path)
+    assert codes == [-signal.SIGKILL, -signal.SIGKILL, 1, 1]
+    assert said == f"attar: {peers.lost(0, 4)}\n"
+
+
+def test_the_system_asks_within_a_minute_whether_the_other_machine_is_still_there():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        here = socket.create_connection(server.getsockname())
+        there, _ = server.accept()
+    kept = peers.Peers(1, 2, {0: here})
+    found = {name: here.getsockopt(socket.IPPROTO_TCP, getattr(socket, name)) for name in peers._KEEP_ALIVE}
+    assert here.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+    assert found["TCP_KEEPIDLE"] + found["TCP_KEEPCNT"] * found["TCP_KEEPINTVL"] <= 40
+    assert found["TCP_USER_TIMEOUT"] <= 40_000
+    kept.close()
+    there.close()
+
+
+LOST = """
+import os, sys, time
+from attar.core import interruption, ranks
+interruption.handle_signals()
+with ranks.group():
+    open(os.path.join(sys.argv[1], "ready" + os.environ["RANK"]), "w").close()
+    time.sleep(120)
+"""
+
+
+@pytest.mark.slow
+def test_a_machine_without_network_is_noticed_within_a_minute(tmp_path: Path):
+    """Two network namespaces stand for two machines; the cable between them is cut."""
+    (tmp_path / "script.py").write_text(LOST)
+    spaces = [f"attar{os.getpid()}-{rank}" for rank in (0, 1)]
+
+    def inside(rank: int, *words: str) -> list[str]:
+        return ["ip", "netns", "exec", spaces[rank], *words]
+
+    def run_all(*commands: list[str]) -> None:
+        for command in commands:
+            subprocess.run(command, check=True, capture_output=True)
+
+    try:
+        run_all(*(["ip", "netns", "add", space] for space in spaces))
+        cable = ["ip", "link", "add", "cable0", "netns", spaces[0], "type", "veth", "peer", "name", "cable1"]
+        run_all([*cable, "netns", spaces[1]])
+        for rank in (0, 1):
+            run_all(inside(rank, "ip", "addr", "add", f"10.77.0.{rank + 1}/24", "dev", f"cable{rank}"))
+            run_all(*(inside(rank, "ip", "link", "set", device, "up") for device in ("lo", f"cable{rank}")))
+    except (OSError, subprocess.CalledProcessError):
+        _remove(spaces)
+        pytest.skip("needs the right to make network namespaces")
+    together = {"MASTER_ADDR": "10.77.0.1", "MASTER_PORT": "29500", "WORLD_SIZE": "2", "LOCAL_RANK": "0"}
+    started = [
+        subprocess.Popen(
+            inside(rank, sys.executable, str(tmp_path / "script.py"), str(tmp_path)),
+            env=os.environ | together | {"RANK": str(rank), "GLOO_SOCKET_IFNAME": f"cable{rank}"},
+            stderr=subprocess.PIPE, text=True,
+        )
+        for rank in (0, 1)
+    ]  # fmt: skip
+    try:
+        for rank in (0, 1):
+            wait_for(tmp_path / f"ready{rank}")
+        run_all(inside(1, "ip", "link", "set", "cable1", "down"))
+        said = [process.communicate(timeout=60)[1] for process in started]
+        assert [process.returncode for process in started] == [1, 1]
+        assert [said[rank].count(f"attar: {peers.lost(1 - rank, 2)}") for rank in (0, 1)] == [1, 1]
+    finally:
+        for process in started:
+            process.kill()
+        _remove(spaces)
+
+
+def _remove(spaces: list[str]) -> None:
+    for space in spaces:
+        subprocess.run(["ip", "netns", "del", space], check=False, capture_output=True)
 
 
 def finishes(rank: int, folder: Path) -> None:

@@ -1,7 +1,8 @@
 """Stop all processes of one launch as soon as one of them ends early, and print the reason once.
 
 Every other process keeps a TCP connection to rank 0. The operating system closes it whenever a process dies, so no
-polling is needed. A collective operation would notice the loss only when the others reach it, perhaps hours later.
+polling is needed. A machine that loses its power or its network closes nothing: the system asks whether it is still
+there. A collective operation would notice the loss only when the others reach it, perhaps hours later.
 """
 
 import contextlib
@@ -18,6 +19,9 @@ from attar.core import interruption
 
 CONTINUE = "run the same command again, which continues where it stopped"
 CONNECT_SECONDS, ANSWER_SECONDS, GRACE_SECONDS = 20.0, 2.0, 0.1
+_KEEP_ALIVE = {"TCP_KEEPIDLE": 15, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 5, "TCP_USER_TIMEOUT": 40_000}
+"""After 15 s of silence the system asks the other machine every 5 s, and closes the connection after 5 questions
+without an answer, or when what was sent is not confirmed for 40 s. By default this takes two hours."""
 _CLAIM, _YES, _NO, _END, _BYE = b"c", b"y", b"n", b"e", b"b"
 """A message is one of these bytes and an exit code. Claim: may I print the reason? Yes. No. End now. Bye: I am done."""
 
@@ -25,8 +29,8 @@ _CLAIM, _YES, _NO, _END, _BYE = b"c", b"y", b"n", b"e", b"b"
 def lost(rank: int, size: int) -> str:
     """Return the error for a process that ended without a message."""
     return (
-        f"Process {rank} of {size} ended early (killed by a signal or for lack of memory, or by an error shown above), "
-        f"so all processes stopped; {CONTINUE}."
+        f"Process {rank} of {size} ended early (killed by a signal or for lack of memory, by an error shown above, or "
+        f"its machine cannot be reached any more), so all processes stopped; {CONTINUE}."
     )
 
 
@@ -44,7 +48,7 @@ class Peers:
         """Set when all messages of the other processes are read."""
         self._answers: queue.SimpleQueue[bool] = queue.SimpleQueue()
         for connection in connections.values():
-            connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            _keep_alive(connection)
         # Otherwise a forked image-reading worker would keep the connections open after this process is killed.
         os.register_at_fork(after_in_child=self._close_sockets)
         threading.Thread(target=self._watch, name="attar-peers", daemon=True).start()
@@ -130,10 +134,14 @@ class Peers:
         return True
 
     def _handle_loss(self, rank: int) -> None:
-        """End this process because ``rank`` is gone; exactly one of the remaining processes prints why."""
+        """End this process because ``rank`` is gone; one of the remaining processes prints why.
+
+        If rank 0 is gone, its machine may be, and rank 1 with it: the first process of every other machine prints it.
+        """
         if self._rank:
-            self._answers.put(self._rank == 1)
-            interruption.end(1, lost(rank, self._size) if self._rank == 1 else "")
+            speaks = self._rank == 1 or os.environ.get("LOCAL_RANK") == "0"
+            self._answers.put(speaks)
+            interruption.end(1, lost(rank, self._size) if speaks else "")
         elif self._claim(rank, 1):
             self._exit = 1, lost(rank, self._size)
 
@@ -187,6 +195,13 @@ def _accept(server: socket.socket, token: str, size: int) -> dict[int, socket.so
             else:
                 connection.close()
     return found
+
+
+def _keep_alive(connection: socket.socket) -> None:
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in _KEEP_ALIVE.items():
+        if hasattr(socket, name):  # what a system does not have keeps its default
+            connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
 
 
 def _send(connection: socket.socket, kind: bytes, code: int) -> None:
