@@ -10,6 +10,7 @@ from torch import Tensor
 from attar.core.errors import AttarError
 from attar.core.log import Log
 from attar.core.randomness import generator
+from attar.core.ranks import WHOLE as WHOLE_BATCH
 from attar.core.ranks import Part
 from attar.data import feed as feeds
 from attar.data.choice import DataChoice
@@ -18,6 +19,7 @@ from attar.data.feed import Resident, measure_normalisation, open_feed
 from attar.data.load import load
 from attar.data.source import Arrays, Split
 from attar.data.streaming import Streaming
+from attar.ops.choices import NO_AUGMENTATION, RealAugmentation
 from attar.ops.pixels import from_bytes
 from attar.ops.views import ViewChoice
 
@@ -280,3 +282,24 @@ def test_an_epoch_is_continued_from_a_batch(train: Split, choice: DataChoice, lo
         for (images, labels), (others, named) in zip(rest, whole[2:], strict=True):
             assert torch.equal(images, others)
             assert torch.equal(labels, named)
+
+
+def test_augmentation_hides_and_changes_the_views_of_both_feeds(train: Split, choice: DataChoice, log: Log) -> None:
+    hides, changes = RealAugmentation(cutout=0.5), RealAugmentation(cutout=0.5, randaugment_ops=2)
+
+    def epoch(feed: feeds.Feed, augmentation: RealAugmentation, part: Part = WHOLE_BATCH, first: int = 0) -> Tensor:
+        how = (4, WHOLE, generator(0, "epoch"), "cpu", part, first, augmentation)
+        return together(feed.epoch(*how))[0]
+
+    for feed in [*both(train, choice, log), Streaming(train, choice, 2, log)]:
+        plain, hidden, changed = (epoch(feed, one) for one in (NO_AUGMENTATION, hides, changes))
+        assert torch.equal(plain, together(feed.epoch(4, WHOLE, generator(0, "epoch"), "cpu"))[0])
+        share = (hidden != plain).any(1).float().mean()
+        assert 0.1 < share < 0.3  # half of the side is a quarter of the area, less where it lies outside
+        assert (hidden != plain).any((1, 2, 3)).all()
+        assert not torch.equal(changed, hidden)
+        assert torch.equal(epoch(feed, changes, first=1), changed[4:])
+        parts = [epoch(feed, changes, Part(rank, 2)) for rank in (0, 1)]
+        assert torch.equal(torch.cat([parts[0][:2], parts[1][:2]]), changed[:4])
+    streamed, worked = (epoch(Streaming(train, choice, workers, log), changes) for workers in (0, 2))
+    assert torch.equal(streamed, worked)

@@ -8,6 +8,7 @@ import yaml
 
 from attar.core.config import field_paths
 from attar.core.errors import AttarError
+from attar.ops.choices import NO_AUGMENTATION
 from attar.recipes import mtt
 from attar.recipes.catalogue import ENTRIES, header_of, recipe_named
 from attar.recipes.recipe import from_mapping, from_yaml, recipe
@@ -114,6 +115,9 @@ def test_published_settings():
     assert (cifar.crop, cifar.flip) == ("none", False)
     assert recipe_named("cda/imagenet-1k-ipc10").squeeze.weights == "IMAGENET1K_V1"
     assert recipe_named("cda/imagenet-21k-ipc10").data.std == (1.0, 1.0, 1.0)
+    augmentation = recipe_named("cda/imagenet-21k-ipc10").squeeze.augmentation
+    assert (augmentation.cutout, augmentation.randaugment_ops) == (0.5, 2)
+    assert recipe_named("cda/imagenet-1k-ipc10").squeeze.augmentation == NO_AUGMENTATION
 
 
 def test_published_settings_of_edc():

@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import pytest
 import torch
@@ -8,10 +9,12 @@ from attar import pipeline
 from attar.core.errors import AttarError
 from attar.models import teacher as teachers
 from attar.models.build import build
-from attar.stages import squeeze
+from attar.ops.choices import RealAugmentation
+from attar.stages import squeeze, students
 from attar.stages.rows import ROWS
 from attar.store import checkpoint
 from attar.store.weights import load_weights
+from attar.training import memory
 from conftest import mini_recipe
 
 
@@ -85,6 +88,34 @@ def test_a_hierarchy_of_classes_makes_another_teacher(tmp_path):
     with pytest.raises(AttarError, match=r"tree.txt cannot be read \(No such file or directory\)"):
         pipeline.run(with_tree, tmp_path / "new", stage="squeeze", quiet=True)
     assert not (tmp_path / "new" / "squeeze").exists()
+
+
+def test_cutout_and_randaugment_make_another_teacher(tmp_path):
+    recipe = one_epoch()
+    hidden = recipe.squeeze.changed(augmentation=RealAugmentation(cutout=0.5, randaugment_ops=1))
+    for name, config in (("plain", recipe.squeeze), ("hidden", hidden)):
+        pipeline.run(recipe.changed(squeeze=config), tmp_path / name, stage="squeeze", quiet=True)
+    ours, theirs = (tmp_path / name / "squeeze" / "teacher.safetensors" for name in ("plain", "hidden"))
+    assert ours.read_bytes() != theirs.read_bytes()
+    with pytest.raises(AttarError, match="augmentation"):
+        pipeline.run(recipe, tmp_path / "hidden", stage="squeeze", quiet=True)
+
+
+def test_trainings_that_lack_memory_name_the_setting_that_needs_less(mini_run, finished, tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    shutil.rmtree(finished / "evaluate")
+    monkeypatch.setattr(squeeze, "fit", full)
+    monkeypatch.setattr(students, "fit", full)
+    with pytest.raises(
+        AttarError, match=r"batches of \d+ images; raise --squeeze.training.accumulation-steps \(now 1\)"
+    ):
+        pipeline.run(mini_recipe(), tmp_path / "new", stage="squeeze", quiet=True)
+    with pytest.raises(AttarError, match="raise --evaluate.protocol.training.accumulation-steps"):
+        pipeline.run(mini_recipe(), finished, quiet=True)
+    with pytest.raises(ZeroDivisionError), memory.explained(mini_recipe().squeeze.training, "squeeze.training"):
+        _ = 1 / 0
 
 
 def test_a_foreign_checkpoint_is_taken_along(mini_run, tmp_path):

@@ -15,8 +15,10 @@ from attar.data.decoded import Pixels, RealBatch, pixels
 from attar.data.order import spread
 from attar.data.source import Split
 from attar.data.streaming import Streaming
+from attar.ops import cutout
+from attar.ops.choices import NO_AUGMENTATION, RealAugmentation, ViewChoice
 from attar.ops.pixels import Normalisation, from_bytes
-from attar.ops.views import View, ViewChoice, apply
+from attar.ops.views import View, apply
 
 RESIDENT_BYTES = 4 * 1024**3
 MEASURED_IMAGES = 10_000
@@ -44,13 +46,14 @@ class Feed(Protocol):
         device: torch.device | str,
         part: Part = WHOLE,
         first: int = 0,
+        augmentation: RealAugmentation = NO_AUGMENTATION,
     ) -> Iterator[RealBatch]:
         """Every image once, shuffled, each in one augmented view, on the device; from the batch ``first`` on.
 
-        Order and views are a function of the generator alone. The last batch may be smaller; it is left out when it
-        would be a single image, on which BatchNorm cannot train. With a ``part`` every batch holds the images of that
-        part only, so that all parts have equally many batches. Where unreadable images are skipped, a batch may be
-        empty.
+        ``augmentation`` hides and changes the views. Order, views and augmentation are a function of the generator
+        alone. The last batch may be smaller; it is left out when it would be a single image, on which BatchNorm cannot
+        train. With a ``part`` every batch holds the images of that part only, so that all parts have equally many
+        batches. Where unreadable images are skipped, a batch may be empty.
         """
         ...
 
@@ -87,11 +90,13 @@ class Resident:
         device: torch.device | str,
         part: Part = WHOLE,
         first: int = 0,
+        augmentation: RealAugmentation = NO_AUGMENTATION,
     ) -> Iterator[RealBatch]:
         """As in Feed; resized crops are cut from the prepared square image."""
         order = torch.randperm(self.num_images, generator=generator)
         height, width = self._images.shape[-2:]
         drawn = _draw(views, self.num_images, height, width, generator)
+        hidden = cutout.draw(augmentation, self.num_images, height, width, generator)
         for start in range(first * batch_size, self.num_images, batch_size):
             count = min(batch_size, self.num_images - start)
             if count == 1 < min(batch_size, self.num_images):
@@ -100,6 +105,8 @@ class Resident:
             places = slice(start + own.start, start + own.stop)
             rows = order[places].to(self._images.device)
             images = apply(from_bytes(self._images[rows]), drawn.take(places))
+            if hidden is not None:
+                images = cutout.apply(images, hidden.take(places))
             yield images.to(device), self._labels[rows].to(device)
 
     def plain(self, batch_size: int, device: torch.device | str) -> Iterator[RealBatch]:

@@ -24,6 +24,8 @@ from attar.data.fetched import Fetched
 from attar.data.order import shuffled, spread
 from attar.data.picture import Unreadable, prepare
 from attar.data.source import Split
+from attar.ops import cutout
+from attar.ops.choices import NO_AUGMENTATION, RealAugmentation
 from attar.ops.pixels import from_bytes, to_bytes
 from attar.ops.views import ViewChoice, apply
 
@@ -75,6 +77,7 @@ class Streaming:
         device: torch.device | str,
         part: Part = WHOLE,
         first: int = 0,
+        augmentation: RealAugmentation = NO_AUGMENTATION,
     ) -> Iterator[RealBatch]:
         """As in Feed; resized crops are cut from the original image. Raises AttarError on an unreadable image.
 
@@ -88,7 +91,7 @@ class Streaming:
         if batches and part.size == 1 and len(batches[-1]) == 1 < min(batch_size, self.num_images):
             batches = batches[:-1]
         rows = [batch[part.of(len(batch))] for batch in batches]
-        views_of = _Views(self._split, self._choice, views, seed)
+        views_of = _Views(self._split, self._choice, views, augmentation, seed)
         return self._batches(rows, views_of, device, batches if part.size > 1 else None, empty=True)
 
     def plain(self, batch_size: int, device: torch.device | str) -> Iterator[RealBatch]:
@@ -238,13 +241,21 @@ class _Whole(Dataset[_Read]):
 class _Views(_Whole):
     """The same, each image in a view of its own, drawn under the epoch's seed and the image's index."""
 
-    def __init__(self, split: Split, choice: DataChoice, views: ViewChoice, seed: int) -> None:
+    def __init__(
+        self, split: Split, choice: DataChoice, views: ViewChoice, augmentation: RealAugmentation, seed: int
+    ) -> None:
         super().__init__(split, choice)
-        self._views, self._seed = views, seed
+        self._views, self._augmentation, self._seed = views, augmentation, seed
 
     def picture(self, index: int) -> UInt8[Tensor, "3 height width"]:
         """One view of one image; raises Unreadable."""
-        picture, draws = self._split.image(index), stream(self._seed, "view", index)
+        draws = stream(self._seed, "view", index)
+        view = self._view(index, draws)
+        hidden = cutout.draw(self._augmentation, 1, self._size, self._size, draws)
+        return view if hidden is None else cutout.apply(view[None], hidden)[0]
+
+    def _view(self, index: int, draws: torch.Generator) -> UInt8[Tensor, "3 height width"]:
+        picture = self._split.image(index)
         if self._views.crop != "resized":
             whole = _tensor(prepare(picture, self._size, self._resize))
             view = self._views.draw(1, self._size, self._size, draws)

@@ -116,6 +116,29 @@ class LookChoice(ViewChoice):
         return super().idle() | augmented | parts
 
 
+class RealAugmentation(Config):
+    """What hides and changes views of real training images, after crop and flip."""
+
+    cutout: float = pydantic.Field(default=0.0, ge=0, le=1)
+    """Side of a square of a random colour that hides a part of each view (Cutout), as a fraction of the view's side; 0:
+    none."""
+    randaugment_ops: int = pydantic.Field(default=0, ge=0, le=8)
+    """Number of RandAugment operations after Cutout, of timm's fifteen, each applied with probability 0.5; 0: none."""
+    randaugment_magnitude: float = pydantic.Field(default=5.0, ge=0, le=RANDAUGMENT_SCALE)
+    """Mean strength of RandAugment, 0 to 10."""
+    randaugment_std: float = pydantic.Field(default=2.6, ge=0)
+    """Standard deviation of the strength; with the default, strengths are spread as if even from 1 to 9."""
+
+    def idle(self) -> dict[str, str]:
+        """Return the settings of RandAugment if there is none."""
+        names = ("randaugment_magnitude", "randaugment_std")
+        return {} if self.randaugment_ops else dict.fromkeys(names, "--randaugment-ops above 0")
+
+
+NO_AUGMENTATION = RealAugmentation()
+"""Nothing is hidden or changed."""
+
+
 class MixChoice(Config):
     """How images are mixed."""
 

@@ -6,7 +6,7 @@ from types import MappingProxyType
 from typing import Any, Literal
 
 from attar.data.choice import DataChoice
-from attar.ops.choices import ViewChoice
+from attar.ops.choices import RealAugmentation, ViewChoice
 from attar.recipes.published import RESNETS, Published
 from attar.recipes.recipe import BuiltInRecipe, Recipe, recipe, relabel_section
 from attar.stages.choices import Evaluate, Squeeze
@@ -173,8 +173,9 @@ IMAGENET_1K = Setting(
 )
 
 # The published teacher takes pixels in [0, 1] as they are; its 80 epochs are inferred from its name, "rn18E80". Optimiser,
-# schedule and smoothing are those of the dataset's authors (Ridnik et al., 2021, arXiv 2104.10972), whose training begins
-# with ImageNet-1K weights and adds Cutout and RandAugment; their batch is not stated.
+# schedule, smoothing and augmentation (Cutout and RandAugment on whole pictures, no crops and no flips) are those of the
+# dataset's authors (Ridnik et al., 2021, arXiv 2104.10972), whose training begins with ImageNet-1K weights; their batch is
+# not stated. Their RandAugment has uniform strengths and hides a small square as one of its operations; attar's is timm's.
 IMAGENET_21K = Setting(
     data=DataChoice(source="imagenet-21k-p", size=224, resize=224, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0)),
     squeeze=Squeeze(
@@ -188,6 +189,8 @@ IMAGENET_21K = Setting(
             weight_decay=1e-4,
             decay_norms=False,
         ),
+        views=ViewChoice(crop="none", flip=False),
+        augmentation=RealAugmentation(cutout=0.5, randaugment_ops=2),
         label_smoothing=0.2,
     ),
     student="timm/resnet18",

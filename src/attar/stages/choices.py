@@ -7,7 +7,7 @@ import pydantic
 
 from attar.core.config import BY_CONTENT, NO_EFFECT, Config, worded
 from attar.models.choices import CommitteeChoice, Stem, StoredPrecision, with_committee
-from attar.ops.choices import AUGMENTATIONS, Augmentation, Codec, LookChoice, MixChoice, ViewChoice
+from attar.ops.choices import AUGMENTATIONS, Augmentation, Codec, LookChoice, MixChoice, RealAugmentation, ViewChoice
 from attar.stages.protocol import Protocol
 from attar.stages.protocols import PROTOCOLS, protocol_named
 from attar.stages.rows import ROWS, Row
@@ -73,7 +73,9 @@ class Squeeze(Config):
     )
     """How teachers are trained."""
     views: ViewChoice = ViewChoice()
-    """Augmentation of the training images."""
+    """Crops and flips of the training images."""
+    augmentation: RealAugmentation = RealAugmentation()
+    """What hides and changes these views: Cutout and RandAugment."""
     label_smoothing: float = pydantic.Field(default=0.0, ge=0, lt=1)
     """Share of the target that is spread over all classes."""
     semantic_tree: Annotated[str, NO_EFFECT] = ""
@@ -129,7 +131,7 @@ class Squeeze(Config):
 
     def idle(self) -> dict[str, str]:
         """Training settings, which have no effect when weights are imported."""
-        training = ("training", "views", "label_smoothing")
+        training = ("training", "views", "augmentation", "label_smoothing")
         return dict.fromkeys(training, "teachers that are trained here (--weights '')") if self.weights else {}
 
 

@@ -28,6 +28,7 @@ from attar.stages.run import teacher_in
 from attar.stages.workspace import Workspace
 from attar.store import atomic, weights
 from attar.store.checkpoint import Pace
+from attar.training import memory
 from attar.training.loop import FinishedEpoch, Loss, all_finite, fit
 from attar.training.parallel import Together
 
@@ -134,22 +135,24 @@ def full_data(
 
     def batches(epoch: int, first: int = 0) -> Any:
         draws = space.stream(stream, "epoch", epoch)
-        feed = space.train.epoch(config.training.batch_size, config.views, draws, device.device, part, first)
+        how = (config.training.batch_size, config.views, draws, device.device, part, first, config.augmentation)
+        feed = space.train.epoch(*how)
         return ((images, Targets(labels)) for images, labels in feed)
 
-    fit(
-        network,
-        space.normalisation,
-        batches,
-        _loss(space, config),
-        config.training,
-        space.train.num_images,
-        device.autocast,
-        progress,
-        forward=space.training_forward(network, config.training.epochs * space.train.num_images, joined),
-        together=joined,
-        **more,
-    )
+    with memory.explained(config.training, "squeeze.training"):
+        fit(
+            network,
+            space.normalisation,
+            batches,
+            _loss(space, config),
+            config.training,
+            space.train.num_images,
+            device.autocast,
+            progress,
+            forward=space.training_forward(network, config.training.epochs * space.train.num_images, joined),
+            together=joined,
+            **more,
+        )
 
 
 def ancestors(space: Workspace, config: Squeeze) -> tuple[tuple[int, ...], ...] | None:

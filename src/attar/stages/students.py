@@ -23,6 +23,7 @@ from attar.stages.rows import DISTILLED, FULL, SmallSet
 from attar.stages.scores import ScoreFile
 from attar.stages.workspace import Workspace
 from attar.training.loop import FinishedEpoch, all_finite, fit
+from attar.training.memory import explained
 from attar.training.parallel import Together
 
 _BATCH = 256
@@ -173,7 +174,7 @@ def _fit_small(
     device, (student, seed, hard) = space.device, how
     choice = protocol.training_of(student, opened.info.learned)
     part = joined.part if joined else ranks.WHOLE
-    with memory.kept():
+    with memory.kept(), explained(choice, "evaluate.protocol.training"):
         fit(
             network,
             opened.normalisation,
