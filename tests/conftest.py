@@ -16,6 +16,10 @@ from attar.stages.folder import MANIFEST, PLAN
 from attar.stages.rows import ROWS
 from attar.store import atomic, sealed
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # these processes share the cores; threads of theirs would spin as they wait
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+
 MINI = [
     *("--execution.threads", "1"),
     *("--recover.ipc", "2", "--recover.unit-slots", "1", "--recover.iterations", "12", "--recover.snapshots", "4", "8"),
