@@ -25,7 +25,7 @@ def test_the_first_process_decides_for_all(tmp_path: Path):
     processes = [context.Process(target=choose, args=(place, tmp_path / "meeting", answers)) for place in (0, 1)]
     for process in processes:
         process.start()
-    found = dict(answers.get(timeout=60) for _ in processes)
+    found = dict(answers.get(timeout=300) for _ in processes)
     for process in processes:
         process.join()
     assert found == {0: [True, False], 1: [True, False]}
@@ -52,7 +52,7 @@ def test_a_process_that_never_comes_is_not_waited_for_forever(tmp_path: Path):
     answers = context.Queue()
     process = context.Process(target=join_alone, args=(tmp_path, answers))
     process.start()
-    said = answers.get(timeout=60)
+    said = answers.get(timeout=300)
     process.join(60)
     assert "The 2 processes of this launch did not find one another within 0.0167 minutes" in said
     assert process.exitcode == 0

@@ -183,7 +183,7 @@ def test_processes_share_the_same_open_jobs_and_wait_for_each_other(tmp_path: Pa
     processes = [context.Process(target=share, args=(place, *arguments)) for place in (0, 1)]
     for process in processes:
         process.start()
-    found = sorted(answers.get(timeout=60) for _ in processes)
+    found = sorted(answers.get(timeout=300) for _ in processes)
     for process in processes:
         process.join()
     assert found == [(0, ["job1", "job3"], True), (1, ["job2", "job4"], True)]

@@ -253,7 +253,7 @@ def test_two_processes_share_the_parts_and_leave_the_bytes_of_one(tmp_path: Path
     processes = [context.Process(target=share, args=(place, *arguments)) for place in (0, 1)]
     for process in processes:
         process.start()
-    found = sorted(answers.get(timeout=60) for _ in processes)
+    found = sorted(answers.get(timeout=300) for _ in processes)
     for process in processes:
         process.join()
     assert found == [(place, 3, [1, 2, 3, 4, 5, 6, 7]) for place in (0, 1)]

@@ -96,7 +96,7 @@ def of_two(folder: Path, unreadable: int = 0) -> list[list[Any]]:
     for one in processes:
         one.start()
     for _ in processes:
-        answers.get(timeout=60)
+        answers.get(timeout=300)
     for one in processes:
         one.join()
     return [torch.load(folder / f"result{rank}", weights_only=False) for rank in (0, 1)]
