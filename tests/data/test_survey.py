@@ -85,6 +85,18 @@ def test_damaged_pictures_are_passed(tmp_path: Path, class_folders: Make, log: L
         survey(DataChoice(source=str(tmp_path)), log)
 
 
+def test_few_whole_pictures_among_many_cut_off_ones_are_found(tmp_path: Path, class_folders: Make, log: Log) -> None:
+    class_folders(tmp_path, {"cat": 150, "dog": 150}, width=30, height=30)
+    for path in tmp_path.rglob("*.png"):
+        if path.stem.rpartition("_")[2] not in ("7", "8"):
+            path.write_bytes(path.read_bytes()[:60])  # its size can be read, and nothing else
+    found = survey(DataChoice(source=str(tmp_path)), log)
+    assert sum(found.counts) == len(found.sizes) == 4
+    assert not found.grey
+    assert found.stored_bytes is not None
+    assert found.stored_bytes(30, "png", 0) > 100
+
+
 def test_a_dataset_in_memory(log: Log) -> None:
     found = survey(DataChoice(source="digits"), log)
     assert (set(found.sizes), found.grey, found.num_val, sum(found.counts)) == ({(8, 8)}, True, None, 1797)

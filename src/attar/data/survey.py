@@ -75,22 +75,23 @@ def survey(choice: DataChoice, log: Log, seed: int = 0) -> Survey:
     classes, split = tuple(found.classes[label] for label in labels), of_classes(found.train, labels)
     if not len(split):
         raise AttarError(f"'{choice.source}' has no training pictures of these classes; add some, or choose others.")
-    places = spread(len(split), None if choice.cache_bytes is None else split.blocks(), SAMPLED)
-    sizes = [size for size in (_size(split, place) for place in places) if size is not None]
-    if not sizes:
-        raise AttarError(f"None of the pictures of '{choice.source}' can be read; the first is {split.where(0)}.")
     splits = [split] if found.val is None else [split, of_classes(found.val, labels)]
     damaged = None if choice.cache_bytes is not None else damage.look(splits)
     usable = splits if damaged is None else damage.readable(splits, damaged)
+    whole = usable[0]
+    places = spread(len(whole), None if choice.cache_bytes is None else whole.blocks(), SAMPLED) if len(whole) else []
+    sizes = [size for size in (_size(whole, place) for place in places) if size is not None]
+    if not sizes:
+        raise AttarError(f"None of the pictures of '{choice.source}' can be read; the first is {split.where(0)}.")
     return Survey(
         classes=classes,
-        counts=tuple(np.bincount(usable[0].labels, minlength=len(classes)).tolist()),
+        counts=tuple(np.bincount(whole.labels, minlength=len(classes)).tolist()),
         num_val=None if found.val is None else len(usable[1]),
         sizes=tuple(sizes),
-        grey=all(_is_grey(np.asarray(picture)) for picture in _decoded(split, _some(places, DECODED))),
+        grey=all(_is_grey(np.asarray(picture)) for picture in _decoded(whole, _some(places, DECODED))),
         damage=damaged,
         ranks=_ranks(split, classes, damaged.places[0], seed) if damaged is not None and damaged.faults else (),
-        stored_bytes=functools.cache(functools.partial(stored_bytes, split, _some(places, STORED), choice.resize)),
+        stored_bytes=functools.cache(functools.partial(stored_bytes, whole, _some(places, STORED), choice.resize)),
     )
 
 
@@ -134,13 +135,15 @@ def _decoded(split: Split, places: list[int]) -> Iterator[Image.Image]:
 def stored_bytes(
     split: Split, places: list[int], resize: int | None, size: int, image_format: ImageFormat, quality: int
 ) -> float:
-    """Return the mean bytes of these pictures as a distilled set stores them."""
+    """Return the mean bytes of these pictures as a distilled set stores them; raises AttarError if none can be read."""
     import torch
 
     from attar.store.images import encode
 
     squares = (prepare(picture, size, resize) for picture in _decoded(split, places))
     found = [len(encode(torch.from_numpy(one).permute(2, 0, 1), image_format, quality)) for one in squares]
+    if not found:
+        raise AttarError(f"None of {len(places)} pictures can be read; the first is {split.where(places[0])}.")
     return sum(found) / len(found)
 
 
