@@ -363,3 +363,26 @@ def test_a_narrow_terminal_shows_every_choice_and_setting_whole(pictures: Path):
     assert "…" not in text
     assert max(map(len, text.partition("warning")[0].splitlines())) <= 60
     assert text.replace(" ", "").replace("\n", "").count("--squeeze.views.fli") == len(reasons)
+
+
+def test_pictures_that_vanish_are_named_and_the_run_goes_on(run: Path, pictures: Path, tmp_path: Path, capsys):
+    shutil.copytree(pictures, tmp_path / "here")
+    out, command = tmp_path / "run", ["--out", str(tmp_path / "run"), *QUICK, "--ipc", "1", "--quiet"]
+    main(["squeeze", str(tmp_path / "here"), *command])
+    (tmp_path / "here").rename(tmp_path / "there")
+    for verb in ("recover", "run"):
+        with pytest.raises(SystemExit) as stop:
+            main([verb, str(tmp_path / "here"), *command])
+        assert stop.value.code == 2
+        said = capsys.readouterr().err
+        assert f"attar: The pictures in {tmp_path / 'here'}, with which {out} was begun, are gone; bring them" in said
+    with pytest.raises(SystemExit) as stop:
+        main(["run", str(out / "chosen.yaml"), "--out", str(out), "--quiet"])
+    assert stop.value.code == 2
+    assert capsys.readouterr().err == f"attar: There is no folder {tmp_path / 'here'}; check the path.\n"
+    main(["run", str(out / "chosen.yaml"), "--out", str(out), "--data.source", str(tmp_path / "there"), "--quiet"])
+    assert (out / "report" / "table.md").is_file()
+    images = "distilled/data/train-00000-of-00001.parquet"
+    (tmp_path / "there").rename(tmp_path / "here")
+    main(["run", str(tmp_path / "here"), "--out", str(tmp_path / "quiet"), *command[2:]])
+    assert (out / images).read_bytes() == (tmp_path / "quiet" / images).read_bytes()

@@ -2,6 +2,7 @@
 
 import os
 import random
+import re
 import shutil
 import subprocess
 import time
@@ -61,7 +62,7 @@ def test_two_hundred_units_among_accidents_equal_those_of_a_quiet_run(tmp_path: 
     quiet, chance = units_in(tmp_path / "quiet"), random.Random(0)
     assert len(quiet) == NUM_UNITS
 
-    out, whole, num_kills, num_spoilt = tmp_path / "rough", list[str](), 0, 0
+    out, whole, num_kills, spoilt = tmp_path / "rough", list[str](), 0, list[str]()
     for _ in range(MAX_LAUNCHES):
         begun, processes = time.time(), launch(out, tmp_path)
         if num_kills < NUM_KILLS:
@@ -78,14 +79,17 @@ def test_two_hundred_units_among_accidents_equal_those_of_a_quiet_run(tmp_path: 
             break
         whole = [name for name, content in made.items() if content == quiet[name]]
         if whole and chance.random() < 0.7:
-            spoil(out / "recover" / "units" / chance.choice(whole), chance)
-            num_spoilt += 1
+            spoilt.append(chance.choice(whole))
+            spoil(out / "recover" / "units" / spoilt[-1], chance)
     assert num_kills == NUM_KILLS
-    assert num_spoilt > 3
+    assert len(spoilt) > 3
+    said = "\n".join(path.read_text() for path in out.rglob("log*.jsonl"))
+    for name in spoilt:
+        assert re.search(rf"{re.escape(name)}[^\n]*made again", said), f"nothing says that {name} was made again"
     assert units_in(out) == quiet
     name = "recover/data/train-00000-of-00001.parquet"
     assert (out / name).read_bytes() == (tmp_path / "quiet" / name).read_bytes()
-    print(f"{num_kills} kills, {num_spoilt} spoilt units, {NUM_UNITS} units as in the quiet run")
+    print(f"{num_kills} kills, {len(spoilt)} spoilt units, {NUM_UNITS} units as in the quiet run")
 
 
 Resize = Callable[[int], None]

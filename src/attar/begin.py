@@ -82,6 +82,7 @@ def recipe_of(verb: str, given: Arguments) -> tuple[Recipe[Any], str]:
     if is_dataset(given.recipe):
         base, recipe, header = _from_pictures(verb, given, console, prog)
     else:
+        _refuse_gone(given)
         given = _without_wishes(given)
         base, header = recipe_named(given.recipe), header_of(given.recipe)
         recipe = changed_by(base, given.settings, prog)
@@ -121,6 +122,18 @@ def _without_wishes(given: Arguments) -> Arguments:
             f"instead, set --recover.ipc, or see 'attar compare --help' for budgets of recipes."
         )
     return replace(given, ipc="", settings=(*given.settings, ("--recover.ipc", [given.ipc]))) if given.ipc else given
+
+
+def _refuse_gone(given: Arguments) -> None:
+    """Raise AttarError when the word for a recipe names the pictures that the run was begun with, which are gone."""
+    path = Path(given.out) / FILE
+    if not given.out or Path(given.recipe).expanduser().exists() or not path.is_file():
+        return
+    if " ".join(_header(path)[:1]).removeprefix(_FOR).split(" --")[0] == one_line(given.recipe):
+        raise AttarError(
+            f"The pictures in {given.recipe}, with which {given.out} was begun, are gone; bring them back, or name "
+            f"their new place: attar run {path} --out {given.out} --data.source FOLDER."
+        )
 
 
 def _stand_in(source: str) -> Recipe[Any]:
