@@ -9,6 +9,7 @@ from torch import nn
 import attar
 from attar import from_python
 from attar.core.errors import AttarError
+from attar.report import card
 from conftest import mini_recipe
 
 
@@ -41,6 +42,10 @@ def test_tensors_are_distilled_and_the_call_can_be_repeated(digits, tmp_path):
     assert all(image.numpy().tobytes() in real for image in distilled.images)
     (page,) = (tmp_path / "run" / "report").glob("*.html")
     assert "<code>attar.distil(DATA, out=&#39;runs/again&#39;, recipe=&#39;recipe.yaml&#39;)</code>" in page.read_text()
+    recipe = (tmp_path / "run" / "recipe.yaml").read_text()
+    assert "is the recipe: `attar.distil(DATA, out='runs/again', recipe=" in card.text(
+        distilled.info, [], recipe=recipe
+    )
     times = {path: path.stat().st_mtime_ns for path in (tmp_path / "run" / "squeeze").iterdir()}
     attar.distil(digits, out=tmp_path / "run", recipe=quick(), ipc=3, name="my digits", quiet=True)
     assert all(path.stat().st_mtime_ns == before for path, before in times.items())

@@ -12,6 +12,7 @@ import yaml
 from attar.core.errors import AttarError
 from attar.core.log import Log, readable_bytes
 from attar.report import card, table
+from attar.report.card import RECIPE
 from attar.report.table import Line
 from attar.stages.dataset_info import INFO, DatasetInfo, read_info, write_info
 from attar.stages.distilled import Distilled, folder_in
@@ -19,7 +20,7 @@ from attar.stages.mirror import Mirror, stages_of
 from attar.stages.run import Run, labels_in
 from attar.store import hub, sealed
 
-CARD, RECIPE = "README.md", "recipe.yaml"
+CARD = "README.md"
 _PARTS = ("data", "labels", "teacher")
 """Folders of a distilled set."""
 _REPLACED = ("data/*.parquet", "labels/*", "teacher/*", RECIPE)
@@ -145,7 +146,8 @@ def _write_pages(staged: Path, run: Path, folder: Path, info: DatasetInfo, name:
         (staged / CARD).write_text((run / CARD).read_text(encoding="utf-8"), encoding="utf-8")
         return
     kept = Run(run).images.kept_classes if folder != run and Run(run).is_done("recover") else ()
-    text = card.text(info, evaluated, name, RECIPE if recipe.is_file() else "", kept)
+    again = (staged / RECIPE).read_text(encoding="utf-8") if recipe.is_file() else ""
+    text = card.text(info, evaluated, name, again, kept)
     (staged / CARD).write_text(text, encoding="utf-8")
 
 

@@ -12,6 +12,7 @@ from attar.core import plugin
 from attar.core.config import BY_CONTENT, effect_of
 from attar.core.log import readable_bytes
 from attar.core.printable import markdown, printable
+from attar.data.choice import IN_MEMORY
 from attar.report import reliability
 from attar.report.pages import tables
 from attar.report.table import Line, own_line, protocols
@@ -64,6 +65,8 @@ The licence of the source applies: {licence}. {privacy} This set does not protec
 
 {citation}
 """
+RECIPE = "recipe.yaml"
+"""The recipe in a run's folder, and beside a set that is shared."""
 HERE = "this folder"
 """How the card names a set that is on no Hub."""
 _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
@@ -89,12 +92,10 @@ def write(folder: Path, table: list[Line], kept: Sequence[str] = ()) -> None:
     atomic.write_text(folder / "README.md", text(read_info(folder), table, kept=kept))
 
 
-def text(
-    info: DatasetInfo, table: list[Line], place: str = HERE, recipe_file: str = "", kept: Sequence[str] = ()
-) -> str:
+def text(info: DatasetInfo, table: list[Line], place: str = HERE, recipe: str = "", kept: Sequence[str] = ()) -> str:
     """Return the card of a distilled dataset; ``place`` is what a reader loads, ORG/NAME if the set is on the Hub.
 
-    ``recipe_file`` is the file next to the card that has the recipe; '' if there is none. ``kept`` are the classes
+    ``recipe`` is the content of ``recipe.yaml`` next to the card; '' if there is none. ``kept`` are the classes
     whose images an earlier run made.
     """
     own = own_line(table)
@@ -106,7 +107,7 @@ def text(
         origin = f"made elsewhere from *{markdown(info.source)}*"
     return _front_matter(info) + _TEXT.format(
         place=place,
-        made=_made(recipe_file) + _kept(info, kept),
+        made=_made(recipe) + _kept(info, kept),
         citation=_citation(info.method),
         source=markdown(info.source),
         kind="" if info.method in REAL_SETS else ", distilled",
@@ -180,11 +181,21 @@ def _front_matter(info: DatasetInfo) -> str:
     return f"---\n{yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=120)}---\n\n"
 
 
-def _made(recipe_file: str) -> str:
+def again(recipe: str) -> str:
+    """Return the command that runs a recipe saved as ``recipe.yaml``, or the call in Python if its data were in memory.
+
+    ``recipe`` is its content.
+    """
+    if re.search(rf"^ +source: {IN_MEMORY}", recipe, re.MULTILINE):
+        return f"attar.distil(DATA, out='runs/again', recipe='{RECIPE}')"
+    return f"attar run {RECIPE} --out runs/again"
+
+
+def _made(recipe: str) -> str:
     """Say where the settings are."""
-    again = f"`{recipe_file}` is the recipe: `attar run {recipe_file} --out runs/again`. " if recipe_file else ""
+    words = f"`{RECIPE}` is the recipe: `{again(recipe)}`. " if recipe else ""
     return (
-        f"{again}`dataset.json` has the method's settings, the seed, versions, and the hashes of images and teachers."
+        f"{words}`dataset.json` has the method's settings, the seed, versions, and the hashes of images and teachers."
     )
 
 

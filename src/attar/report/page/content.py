@@ -8,8 +8,7 @@ from pathlib import Path
 from attar.core.elapsed import Elapsed
 from attar.core.errors import AttarError
 from attar.core.printable import one_line, printable
-from attar.data.choice import IN_MEMORY
-from attar.report import curves, figures, pages, per_class, table
+from attar.report import card, curves, figures, pages, per_class, table
 from attar.report.page import gallery, labels
 from attar.report.page.block import Block
 from attar.report.table import Line
@@ -17,7 +16,6 @@ from attar.stages.distilled import Distilled
 from attar.stages.rows import REAL_SETS
 from attar.stages.run import Run
 
-RECIPE = "recipe.yaml"
 _NAME = re.compile(r"^name: (.*)$", re.MULTILINE)
 
 
@@ -54,9 +52,7 @@ class Content:
     @property
     def again(self) -> str:
         """The command, or the call in Python, that runs the saved recipe."""
-        if re.search(rf"^ +source: {IN_MEMORY}", self.recipe, re.MULTILINE):
-            return f"attar.distil(DATA, out='runs/again', recipe='{RECIPE}')"
-        return f"attar run {RECIPE} --out runs/again"
+        return card.again(self.recipe)
 
     @property
     def made_real(self) -> bool:
@@ -67,7 +63,7 @@ class Content:
 def gather(run: Path, name: str, lines: list[Line]) -> Content:
     """Read what the page of an evaluated run shows; raises AttarError when it is unfinished or damaged."""
     done, distilled = Run(run), Distilled(run / "distilled")
-    recipe = (run / RECIPE).read_text(encoding="utf-8", errors="replace") if (run / RECIPE).is_file() else ""
+    recipe = (run / card.RECIPE).read_text(encoding="utf-8", errors="replace") if (run / card.RECIPE).is_file() else ""
     unit = figures.first_unit(run)
     filmed = unit is not None and bool(unit.snapshots)
     by_class = accuracies(run)
